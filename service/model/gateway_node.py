@@ -1,0 +1,41 @@
+"""A node as the others see it: role, segments, readiness. Carried as gossip metadata."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+
+
+class NodeRole(StrEnum):
+    WORKER = "worker"
+    CONTROL_PLANE = "control-plane"
+    CONTROLLER = "controller"
+    """A controller process: a gossip member that is never a gateway."""
+
+
+class NodeState(StrEnum):
+    UP = "Up"
+    DOWN = "Down"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One L2 segment a node is on: the address, its subnet, and the MAC that answers there."""
+
+    network: IPv4Network
+    address: IPv4Address
+    mac: bytes
+    """Six bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayNode:
+    """What the leader needs to know of a node to place a floating IP on it."""
+
+    name: str
+    role: NodeRole
+    state: NodeState
+    ready: bool
+    """Its datapath is loaded and its keeper alive."""
+    segments: tuple[Segment, ...]
+    schedulable: bool = True
+    """False while cordoned or draining: keeps nothing new, hands over what it has."""

@@ -1,0 +1,134 @@
+"""The objects of both sources (Kubernetes and manifests) as typed values, and the changes a source delivers."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+
+from service.model.errors import ObjectError
+
+API_GROUP = "networking.gke.io"
+API_VERSION = "networking.gke.io/v1alpha1"
+GATEWAY_NAMESPACE = "kube-system"
+GATEWAY_NAME = "default"
+
+Labels = tuple[tuple[str, str], ...]
+"""Label pairs sorted by key."""
+
+
+class Kind(StrEnum):
+    GATEWAY = "AnthosNetworkGateway"
+    POLICY = "EgressNATPolicy"
+    NAMESPACE = "Namespace"
+    POD = "Pod"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectKey:
+    """Names one object. `namespace` is empty for cluster-scoped kinds."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+class Operator(StrEnum):
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One `matchExpressions` entry; `values` is sorted, empty for Exists and DoesNotExist."""
+
+    key: str
+    operator: Operator
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSelector:
+    """A Kubernetes label selector; the empty selector matches everything."""
+
+    match_labels: Labels = ()
+    match_expressions: tuple[Requirement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EgressRule:
+    """Namespace selector AND pod selector. Rules of a policy are OR-ed."""
+
+    namespace_selector: LabelSelector
+    pod_selector: LabelSelector
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkGateway:
+    """AnthosNetworkGateway: the floating IPs in the order of the spec, which decides assignment."""
+
+    key: ObjectKey
+    floating_ips: tuple[IPv4Address, ...]
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EgressPolicy:
+    """EgressNATPolicy: which pods, to which destinations, from which source address."""
+
+    key: ObjectKey
+    rules: tuple[EgressRule, ...]
+    destinations: tuple[IPv4Network, ...]
+    egress_source_ip: IPv4Address
+    created: str = ""
+    """RFC 3339 time of creation, UTC, fixed width, so that text order is age order; ties go by name."""
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    key: ObjectKey
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """What selection needs to know of a pod."""
+
+    key: ObjectKey
+    uid: str
+    labels: Labels
+    node: str
+    ip: IPv4Address | None
+    """None until it has an address, and for host-network and finished pods, which are never selected."""
+
+
+Object = NetworkGateway | EgressPolicy | Namespace | Pod
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    object: Object
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    key: ObjectKey
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """All objects refused at present; replaces the list of the last such change."""
+
+    errors: tuple[ObjectError, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """Everything that exists has been delivered once; until this, absence means nothing."""
+
+
+Change = Upsert | Delete | Errors | Synced

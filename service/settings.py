@@ -1,0 +1,204 @@
+"""One YAML file plus flags, validated once into frozen settings. A bad file is an OperatorError that names the key."""
+
+import os
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from service.model.errors import OperatorError
+from service.model.gateway_node import NodeRole
+from service.model.lease import LEASE_PROFILES, Elector, Electorate, LeaseProfile, ProfileName
+
+PortNumber = Annotated[int, Meta(ge=1, le=65535)]
+NodeName = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class PortSettings(_Section, frozen=True):
+    """Ports of every node; equal on all of them."""
+
+    gossip: PortNumber = 9640
+    state: PortNumber = 9641
+    """Endpoints and NAT state."""
+    http: PortNumber = 9642
+    vxlan: PortNumber = 9643
+    lease: PortNumber = 9644
+
+
+class GossipSettings(_Section, frozen=True):
+    seeds: tuple[str, ...] = ()
+    """IPv4 addresses of members to join by (`host` or `host:port`); kept for ever, so that partitions heal."""
+
+
+class ElectorSettings(_Section, frozen=True):
+    name: NodeName
+    address: str
+
+
+class ElectorateSettings(_Section, frozen=True):
+    epoch: Annotated[int, Meta(ge=1)] = 1
+    members: tuple[ElectorSettings, ...] = ()
+    """1, 3, 5 or 7 agents. Changed by the operator with a higher epoch (leases.md, M2)."""
+
+
+class LeaseSettings(_Section, frozen=True):
+    profile: ProfileName = ProfileName.DEFAULT
+    agent_grace_ms: Annotated[int, Meta(ge=1000, le=60000)] = 15000
+    """How long the keeper keeps an IP for an agent that is stuck or absent (leases.md, S6)."""
+
+
+class DatapathSettings(_Section, frozen=True):
+    uplinks: tuple[str, ...] = ()
+    """Interfaces towards other nodes and the outside; empty: those that carry a default route or the bind address."""
+    pod_cidrs: tuple[str, ...] = ()
+    """Pod ranges of the whole cluster. With none known, a policy for 0.0.0.0/0 is refused (rule W12)."""
+    service_cidrs: tuple[str, ...] = ()
+    node_cidrs: tuple[str, ...] = ()
+    """Further in-cluster destinations never touched; the subnets of members are always among them."""
+    mark: Annotated[int, Meta(ge=1, le=0x80000000)] = 0x1000
+    """The one mark bit (rule W6): exactly one bit, and not one that the CNI or kube-proxy uses."""
+    route_table: Annotated[int, Meta(ge=1, le=0x7FFFFFFF)] = 9640
+    bpf_dir: str = "/sys/fs/bpf/egressgw"
+    """Folder for pins; on a bpffs, or a place where one can be mounted."""
+    workers: Annotated[int, Meta(ge=1, le=8)] = 2
+    """Threads of the worker pool that drives BPF maps."""
+
+
+class HttpSettings(_Section, frozen=True):
+    address: str = "0.0.0.0"
+
+
+class Settings(_Section, frozen=True):
+    """Everything a process needs to know before it starts."""
+
+    node: NodeName
+    cluster: str = "default"
+    """Label authenticated with every datagram: members of another cluster are strangers."""
+    role: NodeRole = NodeRole.WORKER
+    source: str = "manifests:/etc/egressgw/manifests"
+    """`manifests:DIR` or `kubernetes`."""
+    bind_address: str = "0.0.0.0"
+    """IPv4 address other members reach this process at."""
+    keyring: tuple[str, ...] = ()
+    """AES-256 keys as 64 hexadecimal digits; the first seals, all open."""
+    keyring_file: str = ""
+    """Instead of `keyring`: a file with one key per line."""
+    state_dir: str = "/var/lib/egressgw"
+    """Durable: audit outbox, leader terms."""
+    run_dir: str = "/run/egressgw"
+    """In shared memory: promises, sockets."""
+    ports: PortSettings = PortSettings()
+    gossip: GossipSettings = GossipSettings()
+    electors: ElectorateSettings = ElectorateSettings()
+    lease: LeaseSettings = LeaseSettings()
+    datapath: DatapathSettings = DatapathSettings()
+    http: HttpSettings = HttpSettings()
+
+    @property
+    def electorate(self) -> Electorate:
+        members = tuple(Elector(name=member.name, host=member.address) for member in self.electors.members)
+        return Electorate(epoch=self.electors.epoch, members=members)
+
+    @property
+    def lease_profile(self) -> LeaseProfile:
+        return LEASE_PROFILES[self.lease.profile]
+
+    def keys(self) -> tuple[bytes, ...]:
+        """The AES-256 keys, first the one that seals. Raises OperatorError where none is set or one is malformed."""
+        lines = self.keyring or _read_lines(self.keyring_file)
+        keys = []
+        for index, line in enumerate(lines):
+            try:
+                key = bytes.fromhex(line.strip())
+            except ValueError:
+                key = b""
+            if len(key) != 32:
+                raise OperatorError(f"keyring[{index}]: write 64 hexadecimal digits (make one with `openssl rand -hex 32`)")
+            keys.append(key)
+        if not keys:
+            raise OperatorError("keyring: at least one key is needed (make one with `openssl rand -hex 32`)")
+        return tuple(keys)
+
+
+def _read_lines(path: str) -> tuple[str, ...]:
+    if not path:
+        return ()
+    try:
+        text = Path(path).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OperatorError(f"keyring_file: cannot read {path}: {error}") from error
+    return tuple(line for line in text.splitlines() if line.strip())
+
+
+T = TypeVar("T")
+
+
+def load_settings(path: str | Path | None, overrides: dict[str, Any] | None = None) -> Settings:
+    """Read and validate the file, with `overrides` (flat top-level keys from flags) laid over it.
+
+    The node's name falls back to the environment's NODE_NAME, then to the host's name.
+    Raises OperatorError naming the file and the key.
+    """
+    document: dict[str, Any] = {}
+    origin = str(path) if path else "settings"
+    if path is not None:
+        document = _read_document(Path(path))
+    document |= {key: value for key, value in (overrides or {}).items() if value is not None}
+    document.setdefault("node", os.environ.get("NODE_NAME") or os.uname().nodename.lower())
+    try:
+        settings = msgspec.convert(document, Settings, strict=True)
+        _check(settings)
+    except msgspec.ValidationError as error:
+        raise OperatorError(f"{origin}: {error}") from error
+    except OperatorError as error:
+        raise OperatorError(f"{origin}: {error}") from error
+    return settings
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OperatorError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OperatorError(f"{path}: not valid YAML: {error}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise OperatorError(f"{path}: a mapping of settings is expected, not a {type(document).__name__}")
+    return document
+
+
+def _check(settings: Settings) -> None:
+    count = len(settings.electors.members)
+    if count not in (0, 1, 3, 5, 7):
+        raise OperatorError(f"electors.members: 1, 3, 5 or 7 members make an electorate, not {count}")
+    names = [member.name for member in settings.electors.members]
+    if len(set(names)) != len(names):
+        raise OperatorError("electors.members: each member must be named once")
+    for index, member in enumerate(settings.electors.members):
+        _parse(IPv4Address, member.address, f"electors.members[{index}].address")
+    _parse(IPv4Address, settings.bind_address, "bind_address")
+    _parse(IPv4Address, settings.http.address, "http.address")
+    mark = settings.datapath.mark
+    if mark & (mark - 1):
+        raise OperatorError(f"datapath.mark: {mark:#x} has more than one bit set; choose one free bit such as 0x1000")
+    for field in ("pod_cidrs", "service_cidrs", "node_cidrs"):
+        for index, cidr in enumerate(getattr(settings.datapath, field)):
+            _parse(IPv4Network, cidr, f"datapath.{field}[{index}]")
+    if not (settings.source == "kubernetes" or settings.source.startswith("manifests:")):
+        raise OperatorError(f"source: write `kubernetes` or `manifests:DIR`, not {settings.source!r}")
+
+
+def _parse(kind: type[T], text: str, field: str) -> T:
+    try:
+        return kind(text)  # type: ignore[call-arg]
+    except ValueError as error:
+        raise OperatorError(f"{field}: {error}") from error
