@@ -1,0 +1,23 @@
+/* Why a packet was dropped. Number for number the DropReason of service/model/drop.py (a test compares them). */
+#pragma once
+
+enum drop_reason {
+    DROP_NONE = 0,
+    DROP_NO_GATEWAY = 1,
+    DROP_ENDPOINT_PENDING = 2,
+    DROP_UNKNOWN_DEVICE = 3,
+    DROP_NOT_SELECTED = 4,
+    DROP_NO_TRANSPORT = 5,
+    DROP_LEASE_EXPIRED_INGRESS = 6,
+    DROP_LEASE_EXPIRED_EGRESS = 7,
+    DROP_UNKNOWN_ENDPOINT = 8,
+    DROP_WRONG_NODE = 9,
+    DROP_NO_BINDING = 10,
+    DROP_PORTS_EXHAUSTED = 11,
+    DROP_UNSUPPORTED_PROTOCOL = 12,
+    DROP_FRAGMENT = 13,
+    DROP_MALFORMED = 14,
+    DROP_TTL_EXPIRED = 15,
+    DROP_NO_STATE = 16,
+    DROP_MAP_FULL = 17,
+};

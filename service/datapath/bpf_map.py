@@ -1,0 +1,226 @@
+"""BPF maps through bpf(2) alone, without BCC: what the keeper uses to open the fence, and the worker pool to fill maps.
+
+Every call releases the interpreter lock while the kernel works, so batches belong in worker threads.
+Source: bpf(2); include/uapi/linux/bpf.h.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.model.errors import InvariantError
+
+_SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
+_NUMBER = _SYSCALL_NUMBERS.get(platform.machine(), 321)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 1, 2, 3, 4
+_OBJ_PIN, _OBJ_GET, _INFO_BY_FD = 6, 7, 15
+_LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
+_ATTR_SIZE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """Shape of a map as the kernel reports it (BPF_OBJ_GET_INFO_BY_FD)."""
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+    name: str
+
+
+def _bpf(command: int, attributes: bytearray) -> int:
+    buffer = (ctypes.c_char * len(attributes)).from_buffer(attributes)
+    result = _libc.syscall(_NUMBER, command, buffer, len(attributes))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return int(result)
+
+
+def _attributes(*fields: tuple[str, int, int]) -> bytearray:
+    attributes = bytearray(_ATTR_SIZE)
+    for form, offset, value in fields:
+        struct.pack_into(form, attributes, offset, value)
+    return attributes
+
+
+def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
+    return ctypes.addressof(buffer)
+
+
+def pin(fd: int, path: str) -> None:
+    """Pin a map, program or link at `path` on a bpffs. Raises FileExistsError where something is pinned there."""
+    name = ctypes.create_string_buffer(path.encode())
+    _bpf(_OBJ_PIN, _attributes(("=Q", 0, _address(name)), ("=I", 8, fd)))
+
+
+def open_object(path: str) -> int:
+    """A new descriptor of what is pinned at `path`. Raises FileNotFoundError where nothing is."""
+    name = ctypes.create_string_buffer(path.encode())
+    return _bpf(_OBJ_GET, _attributes(("=Q", 0, _address(name))))
+
+
+def map_info(fd: int) -> MapInfo:
+    """Ask the kernel for a map's shape: a pin is never trusted by its name."""
+    info = ctypes.create_string_buffer(_ATTR_SIZE)
+    _bpf(_INFO_BY_FD, _attributes(("=I", 0, fd), ("=I", 4, _ATTR_SIZE), ("=Q", 8, _address(info))))
+    kind, _identifier, key_size, value_size, max_entries, flags = struct.unpack_from("=6I", info.raw, 0)
+    name = info.raw[24:40].split(b"\0")[0].decode(errors="replace")
+    return MapInfo(kind, key_size, value_size, max_entries, flags, name)
+
+
+class BpfMap:
+    """One map by descriptor. Keys and values are bytes of exactly the map's sizes.
+
+    Lookup, update and delete are single system calls and safe on the event loop; the `_many` calls belong in threads.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.info = map_info(fd)
+        self._cpus = _possible_cpus() if self.info.type in _PER_CPU_TYPES else 1
+        self._value_bytes = self.info.value_size
+        if self._cpus > 1 or self.info.type in _PER_CPU_TYPES:
+            self._value_bytes = (self.info.value_size + 7) // 8 * 8 * self._cpus
+
+    def close(self) -> None:
+        """Close the descriptor; the map lives on while it is pinned or used by a program."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def update(self, key: bytes, value: bytes, *, flags: int = 0) -> None:
+        """Insert or replace. Raises OSError: E2BIG full, EEXIST with flags=1 (BPF_NOEXIST)."""
+        self._check(key, value)
+        self._element(_MAP_UPDATE, key, value, flags)
+
+    def lookup(self, key: bytes) -> bytes | None:
+        """The value, or None. Per-CPU maps: the values of all possible CPUs in a row, each padded to 8 bytes."""
+        self._check(key)
+        value = ctypes.create_string_buffer(self._value_bytes)
+        name = ctypes.create_string_buffer(key, len(key))
+        try:
+            _bpf(
+                _MAP_LOOKUP,
+                _attributes(("=I", 0, self.fd), ("=Q", 8, _address(name)), ("=Q", 16, _address(value))),
+            )
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        return value.raw
+
+    def delete(self, key: bytes) -> bool:
+        """Remove one entry; False where there was none."""
+        self._check(key)
+        name = ctypes.create_string_buffer(key, len(key))
+        try:
+            _bpf(_MAP_DELETE, _attributes(("=I", 0, self.fd), ("=Q", 8, _address(name))))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            raise
+        return True
+
+    def keys(self) -> list[bytes]:
+        """All keys at this time; entries that come and go meanwhile may be missed or doubled."""
+        found: list[bytes] = []
+        current = None
+        following = ctypes.create_string_buffer(self.info.key_size)
+        while len(found) <= self.info.max_entries:
+            pointer = 0 if current is None else _address(current)
+            try:
+                _bpf(
+                    _MAP_NEXT_KEY,
+                    _attributes(("=I", 0, self.fd), ("=Q", 8, pointer), ("=Q", 16, _address(following))),
+                )
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    break
+                raise
+            found.append(following.raw)
+            current = ctypes.create_string_buffer(following.raw, self.info.key_size)
+        return found
+
+    def items(self) -> dict[bytes, bytes]:
+        """All entries; see `keys`."""
+        return {key: value for key in self.keys() if (value := self.lookup(key)) is not None}
+
+    def update_many(self, items: Sequence[tuple[bytes, bytes]]) -> int:
+        """Upsert a batch and return how many were written; fewer than given means the map is full.
+
+        Where the kernel has no batch operation for this map type, the entries go one by one.
+        """
+        for key, value in items:
+            self._check(key, value)
+        if not items:
+            return 0
+        keys = ctypes.create_string_buffer(b"".join(key for key, _ in items), len(items) * self.info.key_size)
+        values = ctypes.create_string_buffer(b"".join(value for _, value in items), len(items) * self.info.value_size)
+        attributes = self._batch(_address(keys), _address(values), len(items))
+        try:
+            _bpf(_UPDATE_BATCH, attributes)
+        except OSError as error:
+            if error.errno in _NO_BATCH:
+                return self._update_singly(items)
+            if error.errno != errno.E2BIG:
+                raise
+        return int(struct.unpack_from("=I", attributes, 32)[0])
+
+    def delete_many(self, keys: Sequence[bytes]) -> None:
+        """Remove what is there of `keys`. One by one: a batch stops at the first missing key (measured)."""
+        for key in keys:
+            self.delete(key)
+
+    def _update_singly(self, items: Sequence[tuple[bytes, bytes]]) -> int:
+        for index, (key, value) in enumerate(items):
+            try:
+                self.update(key, value)
+            except OSError as error:
+                if error.errno in (errno.E2BIG, errno.ENOSPC):
+                    return index
+                raise
+        return len(items)
+
+    def _batch(self, keys: int, values: int, count: int) -> bytearray:
+        return _attributes(("=Q", 16, keys), ("=Q", 24, values), ("=I", 32, count), ("=I", 36, self.fd))
+
+    def _element(self, command: int, key: bytes, value: bytes, flags: int) -> None:
+        name = ctypes.create_string_buffer(key, len(key))
+        content = ctypes.create_string_buffer(value, len(value))
+        _bpf(
+            command,
+            _attributes(
+                ("=I", 0, self.fd), ("=Q", 8, _address(name)), ("=Q", 16, _address(content)), ("=Q", 24, flags)
+            ),
+        )
+
+    def _check(self, key: bytes, value: bytes | None = None) -> None:
+        if len(key) != self.info.key_size or (value is not None and len(value) != self.info.value_size):
+            got = (len(key), None if value is None else len(value))
+            raise InvariantError(f"map {self.info.name}: key/value of {got} bytes for {self.info}")
+
+
+_PER_CPU_TYPES = (5, 6, 10)
+"""PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH."""
+_NO_BATCH = (errno.EINVAL, 524)
+"""EINVAL on kernels without batch operations for the type, ENOTSUPP (524) where the type lacks one."""
+
+
+def _possible_cpus() -> int:
+    with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
+        last = file.read().strip().split(",")[-1].split("-")[-1]
+    return int(last) + 1
+
+
+def open_pinned(path: str) -> BpfMap:
+    """Open the map pinned at `path`. Raises FileNotFoundError where nothing is pinned there."""
+    return BpfMap(open_object(path))

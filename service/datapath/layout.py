@@ -1,0 +1,165 @@
+"""Keys and values of the BPF maps as bytes: the Python side of bpf/layout.h, whose sizes a test compares.
+
+Addresses are in network byte order (as `IPv4Address.packed`), everything else in the host's.
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv4Network
+
+LAYOUT_VERSION = 1
+"""In the path of every pin: maps of another layout are never reused."""
+
+
+class MapName:
+    """Names of the pinned maps."""
+
+    CONFIG = "config"
+    SELECTED = "selected"
+    RULES = "rules"
+    CLUSTER = "cluster"
+    WAYS = "ways"
+    FLOATING_IPS = "floating_ips"
+    LEASE_DEADLINES = "lease_deadlines"
+    ENDPOINTS = "endpoints"
+    MEMBERS = "members"
+    BINDINGS = "bindings"
+    REVERSE_BINDINGS = "reverse_bindings"
+    DROPS = "drops"
+    COUNTERS = "counters"
+
+
+@dataclass(frozen=True, slots=True)
+class MapShape:
+    """What a pinned map must look like before it is reused (libraries.md: pins are not validated by BCC)."""
+
+    type: int
+    key_size: int
+    value_size: int
+
+
+_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LRU_PERCPU_HASH, _LPM_TRIE = 1, 2, 6, 9, 10, 11
+MAP_SHAPES = {
+    MapName.CONFIG: MapShape(_ARRAY, 4, 16),
+    MapName.SELECTED: MapShape(_HASH, 8, 16),
+    MapName.RULES: MapShape(_LPM_TRIE, 16, 8),
+    MapName.CLUSTER: MapShape(_LPM_TRIE, 8, 4),
+    MapName.WAYS: MapShape(_HASH, 4, 32),
+    MapName.FLOATING_IPS: MapShape(_HASH, 4, 12),
+    MapName.LEASE_DEADLINES: MapShape(_HASH, 4, 16),
+    MapName.ENDPOINTS: MapShape(_HASH, 8, 16),
+    MapName.MEMBERS: MapShape(_HASH, 12, 4),
+    MapName.BINDINGS: MapShape(_LRU_HASH, 16, 8),
+    MapName.REVERSE_BINDINGS: MapShape(_LRU_HASH, 16, 24),
+    MapName.DROPS: MapShape(_LRU_PERCPU_HASH, 8, 16),
+    MapName.COUNTERS: MapShape(_PERCPU_ARRAY, 4, 8),
+}
+
+
+class SelectedState(IntEnum):
+    STEER = 1
+    PENDING = 2
+    """Holder and successor have not acknowledged the pod, or its selection is changing: drop, never leak."""
+
+
+class ClusterFlag(IntEnum):
+    """Why a destination is never steered; a service's may be, after DNAT."""
+
+    POD = 1
+    SERVICE = 2
+    NODE = 4
+
+
+class WayKind(IntEnum):
+    L2 = 1
+    LOCAL = 2
+
+
+COUNTER_NAMES = (
+    "marked",
+    "steered",
+    "translated",
+    "reversed",
+    "arp_answered",
+    "echo_answered",
+    "way_learned",
+    "bindings_created",
+)
+"""In the order of `enum counter`."""
+
+NO_MAC = bytes(6)
+
+
+def config_value(mark: int, egw_ifindex: int, egw_mac: bytes) -> bytes:
+    return struct.pack("=II6s2x", mark, egw_ifindex, egw_mac)
+
+
+def selected_key(pod_ip: IPv4Address, ifindex: int) -> bytes:
+    return struct.pack("=4sI", pod_ip.packed, ifindex)
+
+
+def selected_value(rule_set: int, state: SelectedState) -> bytes:
+    return struct.pack("=QI4x", rule_set, state)
+
+
+def rule_key(rule_set: int, destination: IPv4Network) -> bytes:
+    return struct.pack(
+        "=III4s",
+        64 + destination.prefixlen,
+        rule_set >> 32,
+        rule_set & 0xFFFFFFFF,
+        destination.network_address.packed,
+    )
+
+
+def rule_value(floating_ip: IPv4Address) -> bytes:
+    return struct.pack("=4sI", floating_ip.packed, 1)
+
+
+def cluster_key(network: IPv4Network) -> bytes:
+    return struct.pack("=I4s", network.prefixlen, network.network_address.packed)
+
+
+def cluster_value(flag: ClusterFlag) -> bytes:
+    return struct.pack("=I", flag)
+
+
+def way_value(token: int, kind: WayKind, ifindex: int, own_mac: bytes, gateway_mac: bytes) -> bytes:
+    return struct.pack("=QII6s6s4x", token, kind, ifindex, own_mac, gateway_mac)
+
+
+def floating_ip_value(ifindex: int, mac: bytes) -> bytes:
+    return struct.pack("=I6s2x", ifindex, mac)
+
+
+def lease_value(deadline_ns: int, token: int) -> bytes:
+    """`deadline_ns` is CLOCK_BOOTTIME; 0 is closed."""
+    return struct.pack("=QQ", deadline_ns, token)
+
+
+def endpoint_key(pod_ip: IPv4Address, ifindex: int) -> bytes:
+    return struct.pack("=4sI", pod_ip.packed, ifindex)
+
+
+def endpoint_value(rule_set: int, node_mac: bytes) -> bytes:
+    return struct.pack("=Q6s2x", rule_set, node_mac)
+
+
+def member_key(ifindex: int, mac: bytes) -> bytes:
+    return struct.pack("=I6s2x", ifindex, mac)
+
+
+MEMBER_VALUE = struct.pack("=I", 1)
+
+
+def parse_drop(key: bytes, value: bytes) -> tuple[IPv4Address, int, int, int]:
+    """(floating IP or 0.0.0.0, reason, packets, bytes), summed over CPUs."""
+    address, reason = struct.unpack("=4sI", key)
+    fields = struct.unpack(f"={len(value) // 8}Q", value)
+    return IPv4Address(address), reason, sum(fields[0::2]), sum(fields[1::2])
+
+
+def parse_counter(value: bytes) -> int:
+    """Sum over CPUs."""
+    return sum(struct.unpack(f"={len(value) // 8}Q", value))

@@ -1,0 +1,135 @@
+"""Compile and load bpf/egress_gateway.c with BCC. The only module that imports bcc.
+
+Maps are pinned under `{bpf_dir}/v{LAYOUT_VERSION}` and survive the agent, so that a restart interrupts nothing. A pin
+is checked for its shape before BCC may reuse it: BCC itself would take a map of any size (measured).
+"""
+
+import os
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from service.datapath import bpf_map
+from service.datapath.bpf_map import BpfMap
+from service.datapath.kernel_headers import write_kernel_headers
+from service.datapath.layout import LAYOUT_VERSION, MAP_SHAPES, MapName
+from service.model.errors import OperatorError
+
+PROGRAMS = ("pod_ingress", "steer_egress", "steer_ingress", "uplink_ingress", "uplink_egress")
+_SOURCE = Path(__file__).resolve().parent.parent.parent / "bpf"
+_BPFFS_MAGIC = 0xCAFE4A11
+
+
+class LoadedDatapath:
+    """The compiled programs and opened maps of one node.
+
+    `programs` maps each name of PROGRAMS to a descriptor that lives as long as this object; an attached program lives
+    on in the kernel. `maps` is keyed by MapName.
+    """
+
+    def __init__(self, pin_dir: Path, headers: Path) -> None:
+        self.pin_dir = pin_dir
+        self._module = _compile(pin_dir, headers)
+        from bcc import BPF
+
+        try:
+            self.programs = {name: int(self._module.load_func(name, BPF.SCHED_CLS).fd) for name in PROGRAMS}
+        except Exception as error:
+            raise OperatorError(f"the kernel refuses the datapath program: {error}") from error
+        self.maps = {name: bpf_map.open_pinned(str(pin_dir / name)) for name in MAP_SHAPES}
+
+    def map(self, name: str) -> BpfMap:
+        return self.maps[name]
+
+    def close(self) -> None:
+        for opened in self.maps.values():
+            opened.close()
+        self._module.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def pin_folder(bpf_dir: str) -> Path:
+    """Where the maps of this layout are pinned."""
+    return Path(bpf_dir) / f"v{LAYOUT_VERSION}"
+
+
+def load_datapath(bpf_dir: str, run_dir: str) -> LoadedDatapath:
+    """Load everything; takes about a second and 50 MB once (LLVM). Call it in a thread.
+
+    Raises OperatorError, in one sentence, where the kernel, BCC or the mount is not what is needed.
+    """
+    folder = pin_folder(bpf_dir)
+    _ensure_bpffs(Path(bpf_dir))
+    folder.mkdir(parents=True, exist_ok=True)
+    _drop_misfits(folder)
+    headers = write_kernel_headers(Path(run_dir) / "kernel-headers")
+    return LoadedDatapath(folder, headers)
+
+
+def _compile(pin_dir: Path, headers: Path) -> Any:
+    os.environ["BCC_KERNEL_SOURCE"] = str(headers)
+    try:
+        from bcc import BPF
+    except ImportError as error:
+        raise OperatorError(
+            "BCC is missing: install the Debian packages python3-bpfcc and libbpfcc (PyPI's `bcc` is another thing)"
+        ) from error
+    flags = [f"-I{_SOURCE}", f'-DPIN_DIR="{pin_dir}"', "-Wno-unused-function"]
+    try:
+        return BPF(text=(_SOURCE / "egress_gateway.c").read_bytes(), cflags=flags)
+    except Exception as error:
+        raise OperatorError(f"BCC could not compile {_SOURCE / 'egress_gateway.c'}: {error}") from error
+
+
+def _ensure_bpffs(folder: Path) -> None:
+    """Mount a bpffs at /sys/fs/bpf, or at `folder` itself where that is elsewhere, unless it is on one already."""
+    folder.mkdir(parents=True, exist_ok=True) if not str(folder).startswith("/sys/fs/bpf") else None
+    probe = folder if folder.exists() else Path("/sys/fs/bpf")
+    if _is_bpffs(probe):
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+    result = subprocess.run(
+        ["mount", "-t", "bpf", "bpf", str(probe)], capture_output=True, text=True, timeout=10, check=False
+    )
+    if result.returncode != 0:
+        raise OperatorError(f"datapath.bpf_dir: cannot mount a bpffs at {probe}: {result.stderr.strip()}")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _is_bpffs(path: Path) -> bool:
+    result = subprocess.run(
+        ["stat", "-f", "-c", "%t", str(path)], capture_output=True, text=True, timeout=10, check=False
+    )
+    return result.returncode == 0 and int(result.stdout.strip() or "0", 16) == _BPFFS_MAGIC
+
+
+def _drop_misfits(folder: Path) -> None:
+    """Unpin maps whose shape is not this version's: a changed layout without a new number would overrun memory."""
+    for name, shape in MAP_SHAPES.items():
+        path = folder / name
+        try:
+            fd = bpf_map.open_object(str(path))
+        except FileNotFoundError:
+            continue
+        info = bpf_map.map_info(fd)
+        os.close(fd)
+        if (info.type, info.key_size, info.value_size) != (shape.type, shape.key_size, shape.value_size):
+            path.unlink()
+
+
+def unpin(bpf_dir: str) -> None:
+    """Remove every pin of this layout (uninstall); programs that use the maps keep them until they are detached."""
+    folder = pin_folder(bpf_dir)
+    for name in vars(MapName).values():
+        if isinstance(name, str) and name in MAP_SHAPES:
+            (folder / name).unlink(missing_ok=True)
+    if folder.is_dir():
+        folder.rmdir()
