@@ -27,6 +27,7 @@ static long (*redirect_neigh)(u32 ifindex, void *next_hop, int next_hop_bytes, u
 
 #define FIRST_PORT 1024
 #define PORT_TRIES 32
+#define ECHO_REPLY_TTL 64
 
 BPF_TABLE_PINNED("array", u32, struct config, config, 1, PIN_DIR "/config");
 BPF_TABLE_PINNED("hash", struct selected_key, struct selected_value, selected, 16384, PIN_DIR "/selected");
@@ -135,6 +136,33 @@ static inline u32 load_flow(struct __sk_buff *skb, const struct ipv4 *ip, struct
     return DROP_NONE;
 }
 
+/* The header that an ICMP error quotes at offset `at`: whole IPv4 header, at least 8 bytes of L4 (RFC 792). */
+static inline u32 load_quoted(struct __sk_buff *skb, u32 at, struct flow *quoted)
+{
+    struct ipv4 ip;
+    u8 header[ICMP_BYTES];
+
+    if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)) < 0 || (ip.version_ihl >> 4) != 4 || (ip.version_ihl & 0x0f) < 5)
+        return DROP_MALFORMED;
+    if (ip.fragment & bpf_htons(0x1fff)) /* only the first fragment has ports */
+        return DROP_FRAGMENT;
+    quoted->source = ip.source;
+    quoted->destination = ip.destination;
+    quoted->protocol = ip.protocol;
+    quoted->l4 = at + (ip.version_ihl & 0x0f) * 4;
+    if (bpf_skb_load_bytes(skb, quoted->l4, header, sizeof(header)) < 0)
+        return DROP_MALFORMED;
+    if (ip.protocol == PROTOCOL_ICMP && header[0] == ICMP_ECHO_REQUEST) {
+        quoted->source_port = *(__be16 *)&header[4];
+        return DROP_NONE;
+    }
+    if (ip.protocol != PROTOCOL_TCP && ip.protocol != PROTOCOL_UDP)
+        return DROP_UNSUPPORTED_PROTOCOL;
+    quoted->source_port = *(__be16 *)&header[0];
+    quoted->destination_port = *(__be16 *)&header[2];
+    return DROP_NONE;
+}
+
 /* Rewrite one address and one port and every checksum they are part of. */
 static inline int rewrite(struct __sk_buff *skb, const struct flow *flow, int is_source, __be32 address, __be16 port)
 {
@@ -158,11 +186,10 @@ static inline int rewrite(struct __sk_buff *skb, const struct flow *flow, int is
     return 0;
 }
 
-static inline int decrement_ttl(struct __sk_buff *skb, const struct flow *flow)
+static inline int write_ttl(struct __sk_buff *skb, const struct flow *flow, u8 ttl)
 {
     __be16 before = bpf_htons((u16)flow->ttl << 8 | flow->protocol);
-    __be16 after = bpf_htons((u16)(flow->ttl - 1) << 8 | flow->protocol);
-    u8 ttl = flow->ttl - 1;
+    __be16 after = bpf_htons((u16)ttl << 8 | flow->protocol);
 
     if (bpf_l3_csum_replace(skb, ETHERNET_BYTES + 10, before, after, 2) < 0)
         return -1;
@@ -209,6 +236,8 @@ int pod_ingress(struct __sk_buff *skb)
         return TC_ACT_UNSPEC;
     if (!place && !find_rule(row->rule_set, ip.destination))
         return TC_ACT_UNSPEC;
+    if (row->state == SELECTED_CHANGING)
+        return drop(skb, DROP_ENDPOINT_PENDING, 0);
     skb->mark = skb->mark | settings->mark;
     count(COUNT_MARKED);
     return TC_ACT_UNSPEC;
@@ -282,14 +311,13 @@ static inline int reserve(struct reverse_key *key, struct reverse_binding *bindi
     return -1;
 }
 
-/* Find a port for a new flow: the pod's own if free, else random ones. Fills `key->nat_port`; 0 where reserved. */
+/* Find a port for a flow: the one in `key->nat_port` if free, else random ones, filled in there; 0 where reserved. */
 static inline int reserve_port(struct reverse_key *key, struct reverse_binding *binding)
 {
     u32 range = 65536 - FIRST_PORT;
     u32 start;
     int try;
 
-    key->nat_port = binding->pod_port;
     if (reserve(key, binding) == 0)
         return 0;
     start = bpf_get_prandom_u32();
@@ -303,6 +331,22 @@ static inline int reserve_port(struct reverse_key *key, struct reverse_binding *
         start = bpf_get_prandom_u32();
     }
     return -1;
+}
+
+/* Give up the reservation of a former floating IP, unless another flow has taken that port over. */
+static inline void release(const struct binding_key *forward, const struct binding *former)
+{
+    struct reverse_key key = {
+        .remote_ip = forward->remote_ip,
+        .floating_ip = former->floating_ip,
+        .remote_port = forward->remote_port,
+        .nat_port = former->nat_port,
+        .protocol = forward->protocol,
+    };
+    struct reverse_binding *present = reverse_bindings.lookup(&key);
+
+    if (present && present->pod_ip == forward->pod_ip && present->pod_port == forward->pod_port)
+        reverse_bindings.delete(&key);
 }
 
 /* The NAT port of a flow from a pod, from its binding or newly reserved. Returns a drop reason. */
@@ -319,6 +363,7 @@ static inline u32 bind_flow(const struct flow *flow, __be32 floating_ip, u32 ifi
         .remote_ip = flow->destination,
         .floating_ip = floating_ip,
         .remote_port = flow->destination_port,
+        .nat_port = flow->source_port,
         .protocol = flow->protocol,
     };
     struct reverse_binding fresh = {
@@ -331,17 +376,21 @@ static inline u32 bind_flow(const struct flow *flow, __be32 floating_ip, u32 ifi
     struct binding *known = bindings.lookup(&forward);
     struct reverse_binding *present;
     struct binding made = {.floating_ip = floating_ip};
+    struct binding former = {};
 
+    if (known)
+        former = *known;
     /* A binding to another floating IP is a former policy's (rule G5): it is replaced. */
     if (known && known->floating_ip == floating_ip) {
-        reverse.nat_port = known->nat_port;
+        /* Where only the reverse entry was lost, the remote side still knows the flow by this port. */
+        reverse.nat_port = former.nat_port;
         present = reverse_bindings.lookup(&reverse);
         if (present && present->pod_ip == flow->source && present->pod_port == flow->source_port &&
             !is_binding_over(present->last_ns, flow->protocol, present->state, fresh.last_ns)) {
             present->last_ns = fresh.last_ns;
             present->ifindex = ifindex;
             present->state = next_binding_state(present->state, flow, 1);
-            *nat_port = known->nat_port;
+            *nat_port = former.nat_port;
             return DROP_NONE;
         }
     }
@@ -354,6 +403,8 @@ static inline u32 bind_flow(const struct flow *flow, __be32 floating_ip, u32 ifi
         reverse_bindings.delete(&reverse);
         return DROP_MAP_FULL;
     }
+    if (known && former.floating_ip != floating_ip)
+        release(&forward, &former);
     count(COUNT_BINDINGS_CREATED);
     *nat_port = reverse.nat_port;
     return DROP_NONE;
@@ -398,7 +449,7 @@ static inline int forward_to_outside(struct __sk_buff *skb, const struct ipv4 *i
         reason = bind_flow(&flow, floating_ip, skb->ifindex, &nat_port);
     if (reason != DROP_NONE)
         return drop(skb, reason, floating_ip);
-    if (rewrite(skb, &flow, 1, floating_ip, nat_port) < 0 || (!is_local && decrement_ttl(skb, &flow) < 0))
+    if (rewrite(skb, &flow, 1, floating_ip, nat_port) < 0 || (!is_local && write_ttl(skb, &flow, flow.ttl - 1) < 0))
         return drop(skb, DROP_MALFORMED, floating_ip);
     count(COUNT_TRANSLATED);
     /* Safe here: the packet has no route yet, so an unresolved next hop cannot fall back to one (rules G7, W1). */
@@ -437,87 +488,151 @@ static inline int answer_echo(struct __sk_buff *skb, const struct flow *flow)
     if (bpf_skb_store_bytes(skb, 0, swapped, sizeof(swapped), 0) < 0 ||
         bpf_skb_store_bytes(skb, ETHERNET_BYTES + 12, addresses, sizeof(addresses), 0) < 0 ||
         bpf_l4_csum_replace(skb, flow->l4 + 2, bpf_htons(ICMP_ECHO_REQUEST << 8), 0, 2) < 0 ||
-        bpf_skb_store_bytes(skb, flow->l4, &reply, 1, 0) < 0)
+        bpf_skb_store_bytes(skb, flow->l4, &reply, 1, 0) < 0 || write_ttl(skb, flow, ECHO_REPLY_TTL) < 0)
         return TC_ACT_SHOT;
     count(COUNT_ECHO_ANSWERED);
     return bpf_redirect(skb->ifindex, 0);
 }
 
+/* Send what came back to its pod: `port` is the pod's for a reply, and what it was for an ICMP error. */
+static inline int deliver(struct __sk_buff *skb, const struct flow *flow, const struct reverse_binding *binding,
+                          __be16 port, struct config *settings)
+{
+    struct endpoint_key key = {.pod_ip = binding->pod_ip, .ifindex = binding->ifindex};
+    struct endpoint *endpoint = endpoints.lookup(&key);
+    __be32 floating_ip = flow->destination;
+    int is_local = key.ifindex == settings->egw_ifindex;
+    struct floating_ip *floating;
+
+    if (!endpoint)
+        return drop(skb, DROP_UNKNOWN_ENDPOINT, floating_ip);
+    if (!is_local && flow->ttl <= 1)
+        return drop(skb, DROP_TTL_EXPIRED, floating_ip);
+    floating = floating_ips.lookup(&floating_ip);
+    if (!floating)
+        return drop(skb, DROP_NO_GATEWAY, floating_ip);
+    if (rewrite(skb, flow, 0, key.pod_ip, port) < 0)
+        return drop(skb, DROP_MALFORMED, floating_ip);
+    if (!is_local && (write_ttl(skb, flow, flow->ttl - 1) < 0 ||
+                      write_macs(skb, endpoint->node_mac, floating->mac) < 0))
+        return drop(skb, DROP_MALFORMED, floating_ip);
+    count(COUNT_REVERSED);
+    /* To a local pod by the stack, as its request came: netfilter must see both directions. */
+    return is_local ? TC_ACT_UNSPEC : bpf_redirect(key.ifindex, 0);
+}
+
+/* Undo SNAT in the packet an ICMP error quotes, whose source is the floating IP. Each change that the quoted checksums
+ * do not cancel goes into the error's own. A quote may end before its checksum (RFC 792: 8 bytes of L4). */
+static inline int rewrite_quoted(struct __sk_buff *skb, const struct flow *error, const struct flow *quoted,
+                                 const struct reverse_binding *binding)
+{
+    u32 ip_at = error->l4 + ICMP_BYTES;
+    u32 error_at = checksum_offset(error);
+    u32 quoted_at = checksum_offset(quoted);
+    u64 flags = checksum_flags(quoted);
+    __be32 address = binding->pod_ip;
+    __be16 port = binding->pod_port;
+    __be16 before = 0;
+    __be16 after;
+
+    if (bpf_l3_csum_replace(skb, ip_at + 10, quoted->source, address, 4) < 0 ||
+        bpf_skb_store_bytes(skb, ip_at + 12, &address, 4, 0) < 0 ||
+        bpf_skb_store_bytes(skb, port_offset(quoted, 1), &port, 2, 0) < 0 ||
+        bpf_l4_csum_replace(skb, error_at, quoted->source_port, port, 2) < 0)
+        return -1;
+    if (bpf_skb_load_bytes(skb, quoted_at, &before, 2) < 0)
+        return 0;
+    if (quoted->protocol != PROTOCOL_ICMP &&
+        bpf_l4_csum_replace(skb, quoted_at, quoted->source, address, flags | 4) < 0)
+        return -1;
+    if (bpf_l4_csum_replace(skb, quoted_at, quoted->source_port, port, flags | 2) < 0 ||
+        bpf_skb_load_bytes(skb, quoted_at, &after, 2) < 0)
+        return -1;
+    return bpf_l4_csum_replace(skb, error_at, before, after, 2);
+}
+
+/* An ICMP error about a packet this node translated (RFC 5508 REQ-4). It proves nothing of the flow's life, since
+ * anybody may send one: the binding is neither refreshed nor changed. */
+static inline int return_error(struct __sk_buff *skb, const struct flow *error, struct config *settings)
+{
+    __be32 floating_ip = error->destination;
+    u64 now_ns = bpf_ktime_get_boot_ns();
+    struct reverse_key key = {.floating_ip = floating_ip};
+    struct reverse_binding *present;
+    struct reverse_binding binding;
+    struct flow quoted = {};
+    u32 reason = load_quoted(skb, error->l4 + ICMP_BYTES, &quoted);
+
+    if (reason == DROP_NONE && quoted.source != floating_ip)
+        reason = DROP_MALFORMED;
+    if (reason != DROP_NONE)
+        return drop(skb, reason, floating_ip);
+    key.remote_ip = quoted.destination;
+    key.remote_port = quoted.destination_port;
+    key.nat_port = quoted.source_port;
+    key.protocol = quoted.protocol;
+    present = reverse_bindings.lookup(&key);
+    if (!present || is_binding_over(present->last_ns, key.protocol, present->state, now_ns))
+        return drop(skb, DROP_NO_BINDING, floating_ip);
+    binding = *present;
+    if (rewrite_quoted(skb, error, &quoted, &binding) < 0)
+        return drop(skb, DROP_MALFORMED, floating_ip);
+    return deliver(skb, error, &binding, error->source_port, settings);
+}
+
+/* A flow that only receives keeps its forward entry young too, and gets it back if it was evicted. */
+static inline void keep_forward(const struct reverse_key *reverse, const struct reverse_binding *binding)
+{
+    struct binding_key key = {
+        .pod_ip = binding->pod_ip,
+        .remote_ip = reverse->remote_ip,
+        .pod_port = binding->pod_port,
+        .remote_port = reverse->remote_port,
+        .protocol = reverse->protocol,
+    };
+    struct binding again = {.floating_ip = reverse->floating_ip, .nat_port = reverse->nat_port};
+
+    if (!bindings.lookup(&key))
+        bindings.insert(&key, &again);
+}
+
+/* What came for a floating IP: a reply goes to its pod, everything else is answered here or dropped; the stack never
+ * sees a packet of another node's pod. */
 static inline int return_to_pod(struct __sk_buff *skb, const struct ipv4 *ip, struct config *settings)
 {
     __be32 floating_ip = ip->destination;
     struct flow flow = {};
-    struct reverse_key key = {};
-    struct reverse_binding *binding;
-    struct endpoint_key endpoint_key = {};
-    struct endpoint *endpoint;
-    struct floating_ip *floating;
-    struct binding_key forward = {};
-    struct binding again = {};
+    struct reverse_key key = {.remote_ip = ip->source, .floating_ip = floating_ip, .protocol = ip->protocol};
+    struct reverse_binding *present;
+    struct reverse_binding binding;
     u64 now_ns = bpf_ktime_get_boot_ns();
     u32 reason;
-    __be32 pod_ip;
-    __be16 pod_port;
-    u32 ifindex;
 
     if (!is_lease_live(floating_ip))
         return drop(skb, DROP_LEASE_EXPIRED_INGRESS, floating_ip);
     reason = load_flow(skb, ip, &flow);
     if (reason != DROP_NONE)
         return drop(skb, reason, floating_ip);
-    if (flow.protocol == PROTOCOL_ICMP && flow.icmp_type == ICMP_ECHO_REQUEST)
-        return answer_echo(skb, &flow);
-    if (flow.protocol == PROTOCOL_ICMP && flow.icmp_type != ICMP_ECHO_REPLY)
-        return drop(skb, DROP_UNSUPPORTED_PROTOCOL, floating_ip);
-    key.remote_ip = flow.source;
-    key.floating_ip = floating_ip;
-    key.protocol = flow.protocol;
     if (flow.protocol == PROTOCOL_ICMP) {
+        if (flow.icmp_type == ICMP_ECHO_REQUEST)
+            return answer_echo(skb, &flow);
+        if (is_icmp_error(flow.icmp_type))
+            return return_error(skb, &flow, settings);
+        if (flow.icmp_type != ICMP_ECHO_REPLY)
+            return drop(skb, DROP_UNSUPPORTED_PROTOCOL, floating_ip);
         key.nat_port = flow.source_port;
     } else {
         key.remote_port = flow.source_port;
         key.nat_port = flow.destination_port;
     }
-    binding = reverse_bindings.lookup(&key);
-    if (!binding || is_binding_over(binding->last_ns, key.protocol, binding->state, now_ns))
+    present = reverse_bindings.lookup(&key);
+    if (!present || is_binding_over(present->last_ns, key.protocol, present->state, now_ns))
         return drop(skb, DROP_NO_BINDING, floating_ip);
-    binding->last_ns = now_ns;
-    binding->state = next_binding_state(binding->state, &flow, 0);
-    pod_ip = binding->pod_ip;
-    pod_port = binding->pod_port;
-    ifindex = binding->ifindex;
-
-    /* A flow that only receives keeps its forward entry young too, and gets it back if it was evicted. */
-    forward.pod_ip = pod_ip;
-    forward.remote_ip = flow.source;
-    forward.pod_port = pod_port;
-    forward.remote_port = key.remote_port;
-    forward.protocol = key.protocol;
-    if (!bindings.lookup(&forward)) {
-        again.floating_ip = floating_ip;
-        again.nat_port = key.nat_port;
-        bindings.insert(&forward, &again);
-    }
-
-    endpoint_key.pod_ip = pod_ip;
-    endpoint_key.ifindex = ifindex;
-    endpoint = endpoints.lookup(&endpoint_key);
-    if (!endpoint)
-        return drop(skb, DROP_UNKNOWN_ENDPOINT, floating_ip);
-    if (rewrite(skb, &flow, 0, pod_ip, pod_port) < 0)
-        return drop(skb, DROP_MALFORMED, floating_ip);
-    count(COUNT_REVERSED);
-    /* To a local pod by the stack, as its request came: netfilter must see both directions. */
-    if (ifindex == settings->egw_ifindex)
-        return TC_ACT_UNSPEC;
-    floating = floating_ips.lookup(&floating_ip);
-    if (!floating)
-        return drop(skb, DROP_NO_GATEWAY, floating_ip);
-    if (flow.ttl <= 1)
-        return drop(skb, DROP_TTL_EXPIRED, floating_ip);
-    if (decrement_ttl(skb, &flow) < 0 || write_macs(skb, endpoint->node_mac, floating->mac) < 0)
-        return drop(skb, DROP_MALFORMED, floating_ip);
-    return bpf_redirect(ifindex, 0);
+    present->last_ns = now_ns;
+    present->state = next_binding_state(present->state, &flow, 0);
+    binding = *present;
+    keep_forward(&key, &binding);
+    return deliver(skb, &flow, &binding, binding.pod_port, settings);
 }
 
 /* ---- ARP ---- */

@@ -24,7 +24,8 @@ struct selected_value {
     __u32 _pad;
 };
 #define SELECTED_STEER 1
-#define SELECTED_PENDING 2
+#define SELECTED_PENDING 2  /* marked, and dropped at egw0: what is left to wait for is the gateway */
+#define SELECTED_CHANGING 3 /* dropped before netfilter, so that no connection-tracking entry is made (rule W10) */
 _Static_assert(sizeof(struct selected_value) == 16, "selected_value");
 
 /* {rule set, destination} -> what to do. prefixlen counts the 64 bits of the rule set too. */

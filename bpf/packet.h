@@ -9,8 +9,11 @@
 #define PROTOCOL_TCP 6
 #define PROTOCOL_UDP 17
 
+#define ICMP_BYTES 8
 #define ICMP_ECHO_REPLY 0
+#define ICMP_UNREACHABLE 3 /* code 4: fragmentation needed, which path MTU discovery lives on */
 #define ICMP_ECHO_REQUEST 8
+#define ICMP_TIME_EXCEEDED 11
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -66,6 +69,11 @@ struct flow {
 static inline int is_fragment(const struct ipv4 *ip)
 {
     return (ip->fragment & bpf_htons(0x3fff)) != 0; /* more fragments, or an offset */
+}
+
+static inline int is_icmp_error(__u8 type)
+{
+    return type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED;
 }
 
 static inline int is_ipv4_arp(const struct arp *arp)

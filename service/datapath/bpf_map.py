@@ -78,7 +78,7 @@ def map_info(fd: int) -> MapInfo:
 
 
 class BpfMap:
-    """One map by descriptor. Keys and values are bytes of exactly the map's sizes.
+    """One map by descriptor. Keys and values are bytes of exactly the map's sizes (per-CPU maps: see `lookup`).
 
     Lookup, update and delete are single system calls and safe on the event loop; the `_many` calls belong in threads.
     """
@@ -164,14 +164,14 @@ class BpfMap:
         if not items:
             return 0
         keys = ctypes.create_string_buffer(b"".join(key for key, _ in items), len(items) * self.info.key_size)
-        values = ctypes.create_string_buffer(b"".join(value for _, value in items), len(items) * self.info.value_size)
+        values = ctypes.create_string_buffer(b"".join(value for _, value in items), len(items) * self._value_bytes)
         attributes = self._batch(_address(keys), _address(values), len(items))
         try:
             _bpf(_UPDATE_BATCH, attributes)
         except OSError as error:
             if error.errno in _NO_BATCH:
                 return self._update_singly(items)
-            if error.errno != errno.E2BIG:
+            if error.errno not in _FULL:
                 raise
         return int(struct.unpack_from("=I", attributes, 32)[0])
 
@@ -185,7 +185,7 @@ class BpfMap:
             try:
                 self.update(key, value)
             except OSError as error:
-                if error.errno in (errno.E2BIG, errno.ENOSPC):
+                if error.errno in _FULL:
                     return index
                 raise
         return len(items)
@@ -204,7 +204,7 @@ class BpfMap:
         )
 
     def _check(self, key: bytes, value: bytes | None = None) -> None:
-        if len(key) != self.info.key_size or (value is not None and len(value) != self.info.value_size):
+        if len(key) != self.info.key_size or (value is not None and len(value) != self._value_bytes):
             got = (len(key), None if value is None else len(value))
             raise InvariantError(f"map {self.info.name}: key/value of {got} bytes for {self.info}")
 
@@ -213,6 +213,8 @@ _PER_CPU_TYPES = (5, 6, 10)
 """PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH."""
 _NO_BATCH = (errno.EINVAL, 524)
 """EINVAL on kernels without batch operations for the type, ENOTSUPP (524) where the type lacks one."""
+_FULL = (errno.E2BIG, errno.ENOSPC)
+"""Hashes say E2BIG, LPM tries ENOSPC."""
 
 
 def _possible_cpus() -> int:

@@ -60,7 +60,9 @@ MAP_SHAPES = {
 class SelectedState(IntEnum):
     STEER = 1
     PENDING = 2
-    """Holder and successor have not acknowledged the pod, or its selection is changing: drop, never leak."""
+    """Holder and successor have not acknowledged the pod: marked, then dropped at the steering device."""
+    CHANGING = 3
+    """Its selection is changing: dropped before netfilter, so that no connection-tracking entry is made (W10)."""
 
 
 class ClusterFlag(IntEnum):
@@ -151,6 +153,19 @@ def member_key(ifindex: int, mac: bytes) -> bytes:
 
 
 MEMBER_VALUE = struct.pack("=I", 1)
+
+
+def parse_rule_key(key: bytes) -> tuple[int, IPv4Network]:
+    """(rule set, destination)."""
+    length, high, low, address = struct.unpack("=III4s", key)
+    return high << 32 | low, IPv4Network((address, length - 64))
+
+
+def parse_selected(key: bytes, value: bytes) -> tuple[IPv4Address, int, int, int]:
+    """(pod IP, ifindex, rule set, state)."""
+    address, ifindex = struct.unpack("=4sI", key)
+    rule_set, state = struct.unpack("=QI4x", value)
+    return IPv4Address(address), ifindex, rule_set, state
 
 
 def parse_drop(key: bytes, value: bytes) -> tuple[IPv4Address, int, int, int]:

@@ -6,7 +6,6 @@ go before deletes, so an update has no gap. Failures are tried again with back-o
 """
 
 import asyncio
-import errno
 import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +40,8 @@ class _Lane:
 
     target: BpfMap
     pending: dict[bytes, bytes | None] = field(default_factory=dict)
+    writing: dict[bytes, bytes | None] = field(default_factory=dict)
+    """What a worker thread writes at this moment: until it is done nobody knows what the map contains for these."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     content: dict[bytes, bytes] = field(default_factory=dict)
@@ -63,14 +64,14 @@ class WorkerPool:
     def upsert(self, name: str, key: bytes, value: bytes) -> None:
         """Wish for `key` to have `value`; returns at once."""
         lane = self._lanes[name]
-        if lane.content.get(key) == value and key not in lane.pending:
+        if lane.content.get(key) == value and key not in lane.pending and key not in lane.writing:
             return
         self._wish(lane, key, value)
 
     def delete(self, name: str, key: bytes) -> None:
         """Wish for `key` to be absent; returns at once."""
         lane = self._lanes[name]
-        if key not in lane.content and key not in lane.pending:
+        if key not in lane.content and key not in lane.pending and key not in lane.writing:
             return
         self._wish(lane, key, None)
 
@@ -79,7 +80,7 @@ class WorkerPool:
         lane = self._lanes[name]
         for key, value in content.items():
             self.upsert(name, key, value)
-        stale = [key for key in lane.content.keys() | lane.pending.keys() if key not in content]
+        stale = [key for key in lane.content.keys() | lane.pending.keys() | lane.writing.keys() if key not in content]
         for key in stale:
             self.delete(name, key)
 
@@ -126,15 +127,20 @@ class WorkerPool:
         while True:
             await lane.changed.wait()
             lane.changed.clear()
-            batch, lane.pending = lane.pending, {}
+            batch = lane.writing = lane.pending
+            lane.pending = {}
             try:
                 written = await loop.run_in_executor(self._executor, _write, lane.target, batch)
             except OSError as error:
                 _log.warning("map %s: %s; trying again in %.2f s", name, error, retry_s)
-                written = {}
-            self._note(lane, written)
-            left = {key: value for key, value in batch.items() if key not in written}
+                written = None
+            lane.writing = {}
+            self._note(lane, written or {})
+            left = {key: value for key, value in batch.items() if not written or key not in written}
             if left:
+                if written is not None:
+                    self.counters.full += 1
+                    _log.warning("map %s is full: %d entries wait; trying again in %.2f s", name, len(left), retry_s)
                 self.counters.retries += 1
                 lane.pending = left | lane.pending
                 await asyncio.sleep(retry_s)
@@ -156,7 +162,7 @@ class WorkerPool:
 
 
 def _write(target: BpfMap, batch: Mapping[bytes, bytes | None]) -> dict[bytes, bytes | None]:
-    """In a worker thread: upserts, then deletes; returns what is in the kernel now."""
+    """In a worker thread: upserts, then deletes; returns what is in the kernel now, less than `batch` if it is full."""
     upserts = [(key, value) for key, value in batch.items() if value is not None]
     written: dict[bytes, bytes | None] = {}
     for start in range(0, len(upserts), _BATCH):
@@ -168,6 +174,4 @@ def _write(target: BpfMap, batch: Mapping[bytes, bytes | None]) -> dict[bytes, b
     deletes = [key for key, value in batch.items() if value is None]
     target.delete_many(deletes)
     written |= dict.fromkeys(deletes)
-    if len(written) < len(batch) and not deletes:
-        raise OSError(errno.E2BIG, f"map {target.info.name} is full at {target.info.max_entries} entries")
     return written

@@ -1,0 +1,472 @@
+"""The agent: one on every node. Gossip member, datapath, endpoint announcements, gratuitous ARP, audit of what it did.
+
+The lease keeper beside it decides whether an address may be used; the agent only prepares and announces. Everything is
+level-triggered: inputs update the reconciler's knowledge and set `dirty`; one task brings the kernel and the peers in
+step with it.
+"""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from service import process
+from service.audit.outbox import Outbox
+from service.datapath import node_datapath
+from service.datapath.endpoint_sync import (
+    Acknowledged,
+    EndpointAnnounced,
+    EndpointSync,
+    EndpointWithdrawn,
+    LocationHeard,
+)
+from service.datapath.node_datapath import NodeDatapath
+from service.datapath.reconciler import Reconciler
+from service.gateway.announcement import AnnouncementSchedule
+from service.gateway.row import MemberMetadata
+from service.model.assignment import Location
+from service.model.audit_record import RecordKind
+from service.model.errors import ObjectError, TransientError
+from service.model.gateway_node import NodeState
+from service.model.keeper_message import Claim, Heartbeat, HeldLease, LeaseReport, Uplink
+from service.model.lease import Token
+from service.model.machine import Address
+from service.model.objects import Change, Errors, Synced
+from service.network.arp import ArpSender, gratuitous_arp_frames
+from service.network.cluster_view import ClusterView
+from service.network.envelope import Envelope
+from service.network.keeper_link import KeeperLink
+from service.network.pump import MachinePump
+from service.network.sealed_socket import SealedSocket
+from service.policy.index import PolicyIndex
+from service.settings import Settings
+from service.sources.source import open_source
+from service.status import agent_status
+from service.version import VERSION
+from service.web.metrics import DatapathCollector
+from service.web.server import WebServer
+
+_log = logging.getLogger(__name__)
+
+_COALESCE_S = 0.002
+"""Changes that come together are reconciled together."""
+_DEVICE_RETRY_S = 0.2
+_DEVICE_REFRESH_S = 5.0
+_REFRESH_S = 1.0
+"""How often members, uplinks and acknowledgements are looked at even if nothing was reported."""
+
+
+async def run(settings: Settings) -> None:
+    """Run the agent until cancelled. Raises OperatorError, in one sentence, where it cannot start."""
+    async with AsyncExitStack() as stack:
+        agent = Agent(settings)
+        await agent.enter(stack)
+        try:
+            await agent.serve()
+        finally:
+            agent.outbox.append(RecordKind.AGENT_STOPPED, subject=settings.node)
+
+
+async def uninstall(settings: Settings) -> None:
+    """Remove everything an agent put on this node; its keeper must have been stopped first."""
+    await node_datapath.uninstall(settings)
+
+
+class Agent:
+    """One node's agent. `enter` opens everything in order; `serve` runs it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.start_id = process.start_id()
+        self.index = PolicyIndex(pod_cidrs_known=bool(settings.datapath.pod_cidrs))
+        self.reconciler = Reconciler(settings, self.index)
+        self.datapath = NodeDatapath(settings)
+        self.errors: tuple[ObjectError, ...] = ()
+        self.is_synced = False
+        self.held: dict[IPv4Address, HeldLease] = {}
+        self.report: LeaseReport | None = None
+        self.outbox = Outbox(
+            Path(settings.state_dir) / "outbox",
+            node=settings.node,
+            boot_id=process.boot_id(),
+            clock=lambda: (process.wall_ns(), process.boot_ns()),
+            cluster=settings.cluster,
+        )
+        self.cluster = ClusterView(
+            settings,
+            MemberMetadata(settings.role, False, True, (), VERSION, self.start_id),
+            clock=process.boot_ns,
+            changed=self._mark_dirty,
+            location_heard=self._hear_location,
+        )
+        self.sync = EndpointSync(node=settings.node, start_id=self.start_id, now_ns=process.boot_ns())
+        self.state_socket = SealedSocket(
+            Address(settings.bind_address, settings.ports.state),
+            Envelope(
+                settings.keys(),
+                cluster=settings.cluster,
+                node=settings.node,
+                start_id=self.start_id,
+                purpose="state",
+            ),
+            bind_receiver=True,
+            on_datagram=lambda source, payload: self.sync_pump.on_datagram(source, payload),
+        )
+        self.sync_pump = MachinePump(
+            self.sync, clock=process.boot_ns, send=self.state_socket.send, handle=self._handle_sync
+        )
+        self.keeper = KeeperLink(Path(settings.run_dir), clock=process.boot_ns, on_report=self._take_report)
+        self.announcements = AnnouncementSchedule()
+        self.arp = ArpSender()
+        self.registry = CollectorRegistry()
+        self._dirty = asyncio.Event()
+        self._announce = asyncio.Event()
+        self._devices_wanted = asyncio.Event()
+        self._clear_wanted = asyncio.Event()
+        self._unresolved: dict[tuple[str, IPv4Address], EndpointAnnounced] = {}
+        """Announced endpoints whose policies are not known here yet: acknowledged when they are."""
+        self._peers_known: set[str] = set()
+        self._netfilter: tuple[Any, ...] = ()
+        self._steer_pairs: tuple[Any, ...] = ()
+
+    async def enter(self, stack: AsyncExitStack) -> None:
+        """Open outbox, datapath, sockets and the HTTP server, in that order."""
+        settings = self.settings
+        await stack.enter_async_context(self.outbox)
+        await stack.enter_async_context(self.datapath)
+        stack.callback(self.arp.close)
+        self.reconciler.uplinks = self.datapath.uplinks
+        self.reconciler.egw_ifindex = self.datapath.egw_ifindex
+        for pod_ip, rule_set in self.datapath.steered_before().items():
+            self.reconciler.steering.adopt(pod_ip, rule_set, now_ns=process.boot_ns())
+        await stack.enter_async_context(self.cluster)
+        await stack.enter_async_context(self.state_socket)
+        await stack.enter_async_context(self.keeper)
+        self.registry.register(DatapathCollector(self.datapath, self))
+        await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, self.registry))
+        self.outbox.append(RecordKind.AGENT_STARTED, subject=settings.node, detail={"version": VERSION})
+
+    async def serve(self) -> None:
+        """Run every task until cancelled or one fails."""
+        async with asyncio.TaskGroup() as group:
+            for task in (
+                self.outbox.run,
+                self.datapath.pool.run,
+                self.cluster.run,
+                self.sync_pump.run,
+                self.keeper.run,
+                self._follow_source,
+                self._reconcile_for_ever,
+                self._clear_connections,
+                self._find_devices,
+                self._follow_links,
+                self._send_announcements,
+                self._refresh,
+            ):
+                group.create_task(task(), name=task.__qualname__)
+
+    # -- what others ask --
+
+    def status(self) -> dict[str, Any]:
+        """The document of /v1/status."""
+        return agent_status(self)
+
+    def not_ready_reasons(self) -> list[str]:
+        """Why this node should hold no floating IP now."""
+        reasons = []
+        if not self.is_synced:
+            reasons.append("objects have not been read yet")
+        if not self.keeper.is_keeper_alive:
+            reasons.append("the lease keeper of this node does not report")
+        if not any(uplink.carrier for uplink in self.datapath.uplinks):
+            reasons.append("no uplink has a carrier")
+        return reasons
+
+    # -- inputs --
+
+    def _mark_dirty(self) -> None:
+        self._dirty.set()
+
+    async def _follow_source(self) -> None:
+        async with open_source(self.settings) as source:
+            async for batch in source.changes():
+                self._take_changes(batch)
+
+    def _take_changes(self, batch: tuple[Change, ...]) -> None:
+        for change in batch:
+            if isinstance(change, Errors):
+                self._note_errors(change.errors)
+            elif isinstance(change, Synced):
+                self.is_synced = True
+        self.index.apply(batch)
+        self._mark_dirty()
+
+    def _note_errors(self, errors: tuple[ObjectError, ...]) -> None:
+        for error in errors:
+            if error not in self.errors:
+                _log.error("refused: %s", error)
+        self.errors = errors
+
+    def _hear_location(self, location: Location) -> None:
+        if self.reconciler.learn_location(location):
+            self._mark_dirty()
+
+    def _take_report(self, report: LeaseReport) -> None:
+        """The keeper says what it holds: announce what is new, stop what is gone, at once."""
+        self.report = report
+        held = {IPv4Address(lease.floating_ip): lease for lease in report.held}
+        for floating_ip, lease in held.items():
+            known = self.held.get(floating_ip)
+            if known is None or _token(known) != _token(lease):
+                self._acquired(floating_ip, lease)
+        for floating_ip, lease in self.held.items():
+            if floating_ip not in held:
+                self._lost(floating_ip, lease)
+        self.held = held
+
+    def _acquired(self, floating_ip: IPv4Address, lease: HeldLease) -> None:
+        node, token, now_ns = self.settings.node, _token(lease), process.boot_ns()
+        previous = self.reconciler.locations.get(floating_ip)
+        location = Location(floating_ip, node, token)
+        self.reconciler.learn_location(location)
+        self.sync.locate(location, self._peers(), now_ns=now_ns)
+        self.sync_pump.wake()
+        self.cluster.publish_location(location)
+        self.announcements.start(floating_ip, now_ns=now_ns)
+        self._announce.set()
+        self.outbox.append(
+            RecordKind.ACQUIRED,
+            subject=str(floating_ip),
+            token=token,
+            holder=node,
+            previous=previous.node if previous else "",
+        )
+        _log.info("holding %s with token %s", floating_ip, ".".join(map(str, token)))
+        self._mark_dirty()
+
+    def _lost(self, floating_ip: IPv4Address, lease: HeldLease) -> None:
+        self.announcements.stop(floating_ip)
+        is_over = lease.deadline_ns <= process.boot_ns()
+        self.outbox.append(
+            RecordKind.EXPIRED if is_over else RecordKind.RELEASED,
+            subject=str(floating_ip),
+            token=_token(lease),
+            holder=self.settings.node,
+        )
+        _log.info("%s %s", "lease expired for" if is_over else "released", floating_ip)
+        self._mark_dirty()
+
+    def _handle_sync(self, output: object) -> None:
+        if isinstance(output, EndpointAnnounced):
+            self._unresolved[output.endpoint.node, output.endpoint.pod_ip] = output
+        elif isinstance(output, EndpointWithdrawn):
+            self._unresolved.pop((output.node, output.pod_ip), None)
+            self.reconciler.endpoints.pop((output.node, output.pod_ip), None)
+        elif isinstance(output, LocationHeard):
+            self._hear_location(output.location)
+        elif not isinstance(output, Acknowledged):
+            raise TypeError(f"unknown output {output!r}")
+        self._mark_dirty()
+
+    # -- bringing the kernel and the peers in step --
+
+    async def _reconcile_for_ever(self) -> None:
+        while True:
+            await self._dirty.wait()
+            await asyncio.sleep(_COALESCE_S)
+            self._dirty.clear()
+            try:
+                await self._reconcile()
+            except TransientError as error:
+                _log.warning("reconcile: %s; trying again", error)
+                await asyncio.sleep(_DEVICE_RETRY_S)
+                self._mark_dirty()
+
+    async def _reconcile(self) -> None:
+        reconciler = self.reconciler
+        reconciler.nodes = self.cluster.gateway_nodes()
+        reconciler.assignments = self.cluster.assignments()
+        for location in self.cluster.locations().values():
+            reconciler.learn_location(location)
+        self._beat()
+        if not self.is_synced:
+            return
+        await self._update_netfilter()
+        now_ns = process.boot_ns()
+        selections = reconciler.local_selections()
+        reconciler.steering.select(selections, now_ns=now_ns)
+        self._tell_peers(now_ns)
+        confirmed = self._resolve_endpoints()
+        deadline_ns = reconciler.steering.admit(reconciler.audience, self.sync.acknowledged, now_ns=now_ns)
+        if any(pod_ip not in reconciler.devices for pod_ip in selections):
+            self._devices_wanted.set()
+        self.datapath.write(reconciler.rows())
+        if reconciler.steering.to_clear():
+            self._clear_wanted.set()
+        if deadline_ns is not None:
+            asyncio.get_running_loop().call_later((deadline_ns - now_ns) / 1e9 + 0.001, self._mark_dirty)
+        if confirmed:
+            await self._confirm_endpoints(confirmed)
+
+    def _beat(self) -> None:
+        """Tell the keeper and the members what this node is ready for."""
+        is_ready = not self.not_ready_reasons()
+        self.cluster.set_ready(is_ready, tuple(uplink.segment for uplink in self.reconciler.uplinks))
+        node = self.settings.node
+        claims = []
+        for floating_ip, assignment in sorted(self.reconciler.assignments.items()):
+            role = {assignment.holder: "holder", assignment.successor: "successor"}.get(node)
+            if role is not None:
+                claims.append(Claim(str(floating_ip), role, assignment.stamp.term, assignment.stamp.version))
+        uplinks = []
+        for floating_ip in self.reconciler.floating_ips():
+            for uplink in self.reconciler.uplinks:
+                if floating_ip in uplink.address.network:
+                    uplinks.append(
+                        Uplink(str(floating_ip), uplink.name, uplink.ifindex, uplink.mac.hex(), uplink.carrier)
+                    )
+        self.keeper.say(Heartbeat(ready=self.is_synced, uplinks=tuple(uplinks), claims=tuple(claims)))
+
+    async def _update_netfilter(self) -> None:
+        """Cluster ranges and uplinks change rarely: the whole table then; pairs of pods change often: only those."""
+        reconciler = self.reconciler
+        names = tuple(uplink.name for uplink in reconciler.uplinks)
+        wanted = (reconciler.pod_networks, reconciler.cluster_networks(), names)
+        pairs = reconciler.steer_pairs()
+        if wanted != self._netfilter:
+            await self.datapath.set_netfilter(*wanted, steer=pairs)
+            self._netfilter, self._steer_pairs = wanted, pairs
+        elif pairs != self._steer_pairs:
+            added = [pair for pair in pairs if pair not in self._steer_pairs]
+            removed = [pair for pair in self._steer_pairs if pair not in pairs]
+            await self.datapath.nftables.update_steer(added, removed)
+            self._steer_pairs = pairs
+
+    def _peers(self) -> tuple[str, ...]:
+        """Every other agent that is not known to be dead."""
+        return tuple(
+            node.name
+            for node in self.cluster.gateway_nodes()
+            if node.name != self.settings.node and node.state is NodeState.UP
+        )
+
+    def _tell_peers(self, now_ns: int) -> None:
+        present = {node.name for node in self.reconciler.nodes}
+        for name in sorted(present | self._peers_known):
+            address = self.cluster.address_of(name, self.settings.ports.state) if name in present else None
+            self.sync.set_peer(name, address, now_ns=now_ns)
+        self._peers_known = present
+        endpoints, targets = self.reconciler.announced_endpoints()
+        self.sync.announce(targets, endpoints, now_ns=now_ns)
+        self.sync_pump.wake()
+
+    def _resolve_endpoints(self) -> list[EndpointAnnounced]:
+        """Take announced endpoints whose policies are known by now; they are confirmed once in the kernel."""
+        known = [said for said in self._unresolved.values() if self.reconciler.is_resolvable(said.endpoint)]
+        for said in known:
+            key = (said.endpoint.node, said.endpoint.pod_ip)
+            del self._unresolved[key]
+            self.reconciler.endpoints[key] = said.endpoint
+        return known
+
+    async def _confirm_endpoints(self, installed: list[EndpointAnnounced]) -> None:
+        await self.datapath.settled()
+        now_ns = process.boot_ns()
+        for said in installed:
+            self.sync.confirm(said.endpoint.node, said.endpoint.pod_ip, said.revision, now_ns=now_ns)
+        self.sync_pump.wake()
+
+    async def _clear_connections(self) -> None:
+        """Delete connection-tracking entries of pods whose selection is changing (rule W10)."""
+        while True:
+            await self._clear_wanted.wait()
+            self._clear_wanted.clear()
+            turn = self.reconciler.steering.to_clear()
+            try:
+                await self.datapath.clear_connections(
+                    [clearing.pod_ip for clearing in turn], self.reconciler.cluster_networks()
+                )
+            except TransientError as error:
+                _log.warning("connection tracking: %s; trying again", error)
+                await asyncio.sleep(_DEVICE_RETRY_S)
+                self._clear_wanted.set()
+                continue
+            self.reconciler.steering.cleared(turn, now_ns=process.boot_ns())
+            self._mark_dirty()
+
+    async def _find_devices(self) -> None:
+        """Learn which device each selected local pod is behind; soon while one is missing, now and then otherwise."""
+        while True:
+            wanted = self.reconciler.local_selections()
+            try:
+                await self.datapath.attach_pod_devices()
+                devices = await self.datapath.pod_devices(wanted)
+            except TransientError as error:
+                _log.warning("pod devices: %s", error)
+                devices = self.reconciler.devices
+            if devices != self.reconciler.devices:
+                self.reconciler.devices = devices
+                self._mark_dirty()
+            is_missing = any(pod_ip not in devices for pod_ip in wanted)
+            await _wait(self._devices_wanted, _DEVICE_RETRY_S if is_missing else _DEVICE_REFRESH_S)
+            if is_missing:
+                await asyncio.sleep(_DEVICE_RETRY_S)
+
+    async def _follow_links(self) -> None:
+        """New pod devices are attached and lost carriers noticed as the kernel reports them."""
+        async with self.datapath.link_monitor() as monitor:
+            async for _ in monitor:
+                if await self.datapath.refresh_uplinks():
+                    self.reconciler.uplinks = self.datapath.uplinks
+                    self._restart_announcements()
+                    self._mark_dirty()
+                self._devices_wanted.set()
+
+    def _restart_announcements(self) -> None:
+        for floating_ip in self.held:
+            self.announcements.restart(floating_ip, now_ns=process.boot_ns())
+        self._announce.set()
+
+    async def _send_announcements(self) -> None:
+        """Gratuitous ARP by the schedule; the fence drops what comes after the lease."""
+        while True:
+            self.announcements.advance(now_ns=process.boot_ns())
+            for due in self.announcements.drain():
+                self._send_gratuitous_arp(due.floating_ip)
+            deadline_ns = self.announcements.deadline_ns()
+            wait_s = 60.0 if deadline_ns is None else max(0.0, (deadline_ns - process.boot_ns()) / 1e9)
+            await _wait(self._announce, wait_s)
+
+    def _send_gratuitous_arp(self, floating_ip: IPv4Address) -> None:
+        for uplink in self.reconciler.uplinks:
+            if floating_ip not in uplink.address.network:
+                continue
+            try:
+                for frame in gratuitous_arp_frames(uplink.mac, floating_ip):
+                    self.arp.send(uplink.name, frame)
+            except TransientError as error:
+                _log.warning("gratuitous ARP for %s: %s", floating_ip, error)
+
+    async def _refresh(self) -> None:
+        """A slow beat: what no event reports (a keeper that fell silent) is seen within a second."""
+        while True:
+            await asyncio.sleep(_REFRESH_S)
+            self._mark_dirty()
+
+
+def _token(lease: HeldLease) -> Token:
+    return Token(lease.term, lease.version, lease.counter)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for the event or the timeout, and clear the event."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        pass
+    event.clear()

@@ -1,0 +1,459 @@
+"""The controller: two or three of them compete for the lease `leader`; the one that holds it places floating IPs.
+
+It grants nothing. It says where each floating IP belongs and who comes next, and writes status; without it everything
+that is placed goes on, and fails over to the successors chosen ahead of time.
+"""
+
+import asyncio
+import logging
+import random
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from service import process
+from service.audit.outbox import Outbox
+from service.gateway.assignment import assign
+from service.gateway.row import MemberMetadata
+from service.gateway.validation import node_address_errors
+from service.lease.holder import CloseFence, DesiredClaim, Holder, OpenFence
+from service.lease.observer import Observation, Observed, Observer
+from service.model.assignment import Assignment
+from service.model.audit_record import RecordKind
+from service.model.errors import ObjectError, TransientError
+from service.model.gateway_node import GatewayNode, NodeRole, NodeState
+from service.model.lease import LEADER_KEY, Stamp, Token
+from service.model.machine import Address, Machine
+from service.model.objects import (
+    GATEWAY_NAME,
+    GATEWAY_NAMESPACE,
+    Change,
+    Delete,
+    EgressPolicy,
+    Errors,
+    Kind,
+    ObjectKey,
+    Synced,
+    Upsert,
+)
+from service.network.cluster_view import ClusterView
+from service.network.envelope import Envelope
+from service.network.pump import MachinePump
+from service.network.sealed_socket import SealedSocket
+from service.policy.acceptance import PolicyState
+from service.policy.index import PolicyDelta, PolicyIndex
+from service.settings import Settings
+from service.sources.source import Source, open_source
+from service.status import controller_status
+from service.version import VERSION
+from service.web.server import WebServer
+
+_log = logging.getLogger(__name__)
+
+_COALESCE_S = 0.005
+_REFRESH_S = 0.5
+_OBSERVE_NS = 100_000_000
+_SETTLE_NS = 3_000_000_000
+"""A controller that does not yet know every elector waits so long before it places anything: an address that is placed
+on the first node seen stays there."""
+_UNRESPONSIVE_NS = 2_000_000_000
+"""A node that does not take what it was assigned within this time gets nothing until it does something again."""
+_STATUS_PERIOD_S = 0.2
+
+
+async def run(settings: Settings) -> None:
+    """Run the controller until cancelled. Raises OperatorError where it cannot start."""
+    async with AsyncExitStack() as stack:
+        controller = Controller(settings)
+        await controller.enter(stack)
+        await controller.serve()
+
+
+class Controller:
+    """One controller process. `term` is set while it leads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.index = PolicyIndex(pod_cidrs_known=bool(settings.datapath.pod_cidrs))
+        self.errors: tuple[ObjectError, ...] = ()
+        self.is_synced = False
+        self.term: int | None = None
+        self.observed: dict[str, Observation] = {}
+        self.has_observed = False
+        self.source: Source | None = None
+        start_id = process.start_id()
+        self.cluster = ClusterView(
+            settings,
+            MemberMetadata(NodeRole.CONTROLLER, False, False, (), VERSION, start_id),
+            clock=process.boot_ns,
+            changed=self._mark_dirty,
+            member_changed=self._note_member,
+        )
+        self.outbox = Outbox(
+            Path(settings.state_dir) / "outbox",
+            node=settings.node,
+            boot_id=process.boot_id(),
+            clock=lambda: (process.wall_ns(), process.boot_ns()),
+            cluster=settings.cluster,
+        )
+        now_ns = process.boot_ns()
+        self._holder_socket, holder_id = self._lease_socket(lambda: self._holder_pump)
+        self._holder = Holder(
+            node=settings.node,
+            boot_id=process.boot_id(),
+            start_id=holder_id,
+            electorate=settings.electorate,
+            profile=settings.lease_profile,
+            lease_port=settings.ports.lease,
+            random=random.Random(start_id),
+            now_ns=now_ns,
+        )
+        self._holder_pump: MachinePump = self._pump(self._holder, self._holder_socket)
+        self._observer_socket, _ = self._lease_socket(lambda: self._observer_pump)
+        self._observer = Observer(
+            electorate=settings.electorate,
+            lease_port=settings.ports.lease,
+            interval_ns=_OBSERVE_NS,
+            now_ns=now_ns,
+        )
+        self._observer_pump: MachinePump = self._pump(self._observer, self._observer_socket)
+        self._started_ns = now_ns
+        self._version = 0
+        self._assigned_ns: dict[IPv4Address, tuple[Stamp, int]] = {}
+        """When each row last got a new stamp: from then on its holder is expected to take it."""
+        self._node_states: dict[str, NodeState] = {}
+        self._accepted: dict[ObjectKey, tuple[bool, str]] = {}
+        self._created: dict[ObjectKey, str] = {}
+        self._floating_ips: tuple[IPv4Address, ...] | None = None
+        self._dirty = asyncio.Event()
+
+    async def enter(self, stack: AsyncExitStack) -> None:
+        settings = self.settings
+        await stack.enter_async_context(self.outbox)
+        await stack.enter_async_context(self.cluster)
+        await stack.enter_async_context(self._holder_socket)
+        await stack.enter_async_context(self._observer_socket)
+        self.source = await stack.enter_async_context(open_source(settings))
+        stack.push_async_callback(self._step_down)
+        await stack.enter_async_context(
+            WebServer(settings.http.address, settings.ports.http, self, CollectorRegistry())
+        )
+
+    async def serve(self) -> None:
+        """Run every task until cancelled or one fails."""
+        self._holder.set_claims({LEADER_KEY: DesiredClaim("holder", Stamp(0, 0))}, now_ns=process.boot_ns())
+        async with asyncio.TaskGroup() as group:
+            for task in (
+                self.outbox.run,
+                self.cluster.run,
+                self._holder_pump.run,
+                self._observer_pump.run,
+                self._follow_source,
+                self._lead_for_ever,
+                self._write_status_for_ever,
+                self._refresh,
+            ):
+                group.create_task(task(), name=task.__qualname__)
+
+    def status(self) -> dict[str, Any]:
+        """The document of /v1/status."""
+        return controller_status(self)
+
+    def not_ready_reasons(self) -> list[str]:
+        """Why this controller could not lead now."""
+        reasons = []
+        if not self.is_synced:
+            reasons.append("objects have not been read yet")
+        if not self.has_observed:
+            reasons.append("no majority of electors answers")
+        return reasons
+
+    def holders(self) -> dict[IPv4Address, tuple[str, Token]]:
+        """Who really holds each floating IP, by a majority of electors."""
+        return {
+            IPv4Address(key): (seen.node, seen.token)
+            for key, seen in self.observed.items()
+            if key != LEADER_KEY and seen.node is not None
+        }
+
+    # -- inputs --
+
+    def _lease_socket(self, pump: Any) -> tuple[SealedSocket, int]:
+        # A socket and a start id for each machine: two senders under one start id would count nonces apart.
+        start_id = process.start_id()
+        settings = self.settings
+        envelope = Envelope(
+            settings.keys(), cluster=settings.cluster, node=settings.node, start_id=start_id, purpose="lease"
+        )
+        socket = SealedSocket(
+            Address(settings.bind_address, 0),
+            envelope,
+            bind_receiver=True,
+            on_datagram=lambda source, payload: pump().on_datagram(source, payload),
+        )
+        return socket, start_id
+
+    def _pump(self, machine: Machine, socket: SealedSocket) -> MachinePump:
+        return MachinePump(machine, clock=process.boot_ns, send=socket.send, handle=self._handle_lease)
+
+    def _mark_dirty(self) -> None:
+        self._dirty.set()
+
+    def _handle_lease(self, output: object) -> None:
+        if isinstance(output, OpenFence):
+            if self.term != output.token.term:
+                self._take_office(output.token)
+        elif isinstance(output, CloseFence):
+            self._leave_office(output)
+        elif isinstance(output, Observed):
+            self.has_observed = True
+            if dict(output.table) != self.observed:
+                self.observed = dict(output.table)
+                self._mark_dirty()
+
+    def _take_office(self, token: Token) -> None:
+        self.term, self._version = token.term, 0
+        self._assigned_ns.clear()
+        self.cluster.publish_leader(token.term)
+        self.outbox.append(RecordKind.LEADER_ELECTED, subject=LEADER_KEY, token=token, holder=self.settings.node)
+        _log.info("leading in term %d", token.term)
+        self._mark_dirty()
+
+    def _leave_office(self, output: CloseFence) -> None:
+        if self.term is None:
+            return
+        self.outbox.append(
+            RecordKind.LEADER_LOST,
+            subject=LEADER_KEY,
+            token=output.token,
+            holder=self.settings.node,
+            reason=output.reason,
+        )
+        _log.info("no longer leading: %s", output.reason)
+        self.term = None
+
+    async def _step_down(self) -> None:
+        """Give leadership up at once, so that the next one need not wait for the lease to end."""
+        self._holder.set_claims({}, now_ns=process.boot_ns())
+        self._holder_pump.wake()
+        await self.outbox.flush(1.0)
+
+    def _note_member(self, name: str, state: NodeState) -> None:
+        found = self.cluster.members().get(name)
+        if found is None or found[1].role is NodeRole.CONTROLLER or self._node_states.get(name) is state:
+            return
+        self._node_states[name] = state
+        if self.term is not None:
+            kind = RecordKind.NODE_UP if state is NodeState.UP else RecordKind.NODE_DOWN
+            self.outbox.append(kind, subject=name)
+            _log.info("node %s is %s", name, state)
+
+    async def _follow_source(self) -> None:
+        assert self.source is not None
+        async for batch in self.source.changes():
+            self._take_changes(batch)
+
+    def _take_changes(self, batch: tuple[Change, ...]) -> None:
+        for change in batch:
+            if isinstance(change, Errors):
+                for error in change.errors:
+                    if error not in self.errors:
+                        _log.error("refused: %s", error)
+                self.errors = change.errors
+            elif isinstance(change, Synced):
+                self.is_synced = True
+            elif isinstance(change, Upsert) and isinstance(change.object, EgressPolicy):
+                self._created[change.object.key] = change.object.created
+            elif isinstance(change, Delete):
+                self._created.pop(change.key, None)
+        self._record_policies(self.index.apply(batch))
+        self._mark_dirty()
+
+    def _record_policies(self, delta: PolicyDelta) -> None:
+        """Acceptance and refusal are events; how many pods match is not."""
+        for key, state in delta.policies.items():
+            verdict = (state.accepted, state.reason) if state else None
+            if verdict == self._accepted.get(key):
+                continue
+            if state is None or verdict is None:
+                del self._accepted[key]
+                self._record(RecordKind.POLICY_DELETED, key.name, "")
+                continue
+            self._accepted[key] = verdict
+            kind = RecordKind.POLICY_ACCEPTED if state.accepted else RecordKind.POLICY_REFUSED
+            self._record(kind, key.name, state.message)
+
+    def _record(self, kind: RecordKind, subject: str, reason: str) -> None:
+        if self.term is not None:
+            self.outbox.append(kind, subject=subject, reason=reason)
+
+    # -- leading --
+
+    async def _lead_for_ever(self) -> None:
+        while True:
+            await self._dirty.wait()
+            await asyncio.sleep(_COALESCE_S)
+            self._dirty.clear()
+            if self.term is not None and self._is_settled():
+                self._place(self.term)
+
+    def _is_settled(self) -> bool:
+        """Enough is known to place anything: objects, a majority of electors, and the members."""
+        if not (self.is_synced and self.has_observed):
+            return False
+        members = self.cluster.members()
+        knows_all = all(
+            elector.name in members and members[elector.name][1].ready for elector in self.settings.electorate.members
+        )
+        return knows_all or process.boot_ns() - self._started_ns > _SETTLE_NS
+
+    def _place(self, term: int) -> None:
+        """Bring the table in step with spec, nodes and holders; publish what changed."""
+        gateway = self.index.gateway()
+        floating_ips = gateway.floating_ips if gateway else ()
+        previous = self.cluster.assignments()
+        holders = {floating_ip: node for floating_ip, (node, _) in self.holders().items()}
+        rows = assign(floating_ips, self._nodes(previous), holders, previous, term=term, version=self._version + 1)
+        stamp = Stamp(term, self._version + 1)
+        changed = [row for row in rows if row.stamp == stamp]
+        removed = [row for floating_ip, row in previous.items() if floating_ip not in floating_ips]
+        if floating_ips != self._floating_ips:
+            self._record(RecordKind.GATEWAY_CHANGED, GATEWAY_NAME, ", ".join(map(str, floating_ips)))
+            self._floating_ips = floating_ips
+        if not changed and not removed:
+            return
+        self._version += 1
+        now_ns = process.boot_ns()
+        for row in changed:
+            self.cluster.publish_assignment(row)
+            self._assigned_ns[row.floating_ip] = (stamp, now_ns)
+            self._record_assignment(row, previous.get(row.floating_ip))
+        for row in removed:
+            self.cluster.publish_assignment(replace(row, stamp=stamp), removed=True)
+            self._assigned_ns.pop(row.floating_ip, None)
+            self.outbox.append(
+                RecordKind.UNASSIGNED,
+                subject=str(row.floating_ip),
+                token=(stamp.term, stamp.version, 0),
+                previous=row.holder or "",
+                reason="no longer in spec.floatingIPs",
+            )
+
+    def _record_assignment(self, row: Assignment, before: Assignment | None) -> None:
+        self.outbox.append(
+            RecordKind.ASSIGNED if row.holder else RecordKind.UNASSIGNED,
+            subject=str(row.floating_ip),
+            token=(row.stamp.term, row.stamp.version, 0),
+            holder=row.holder or "",
+            previous=(before.holder or "") if before else "",
+            reason=row.reason,
+            detail={"successor": row.successor or ""},
+        )
+        _log.info("assigned %s to %s, then %s", row.floating_ip, row.holder or "nobody", row.successor or "nobody")
+
+    def _nodes(self, table: dict[IPv4Address, Assignment]) -> tuple[GatewayNode, ...]:
+        """The members, of which those that do not take what they were assigned count as not ready (rule S2)."""
+        now_ns = process.boot_ns()
+        holders = self.holders()
+        silent: dict[str, None] = {}
+        for floating_ip, row in table.items():
+            stamp, since_ns = self._assigned_ns.setdefault(floating_ip, (row.stamp, now_ns))
+            if stamp != row.stamp or floating_ip in holders:
+                self._assigned_ns[floating_ip] = (row.stamp, now_ns)
+            elif row.holder is not None and now_ns - since_ns > _UNRESPONSIVE_NS:
+                silent[row.holder] = None
+        return tuple(
+            replace(node, ready=False) if node.name in silent else node for node in self.cluster.gateway_nodes()
+        )
+
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(_REFRESH_S)
+            self._mark_dirty()
+
+    # -- status --
+
+    async def _write_status_for_ever(self) -> None:
+        """The leader writes what is true now beside the objects; nothing waits for it."""
+        written: dict[ObjectKey, dict[str, Any]] = {}
+        while True:
+            await asyncio.sleep(_STATUS_PERIOD_S)
+            if self.term is None or not self.is_synced:
+                written.clear()
+                continue
+            for key, status in self._object_status().items():
+                if written.get(key) != status:
+                    await self._write_status(key, status)
+                    written[key] = status
+
+    async def _write_status(self, key: ObjectKey, status: dict[str, Any]) -> None:
+        assert self.source is not None
+        try:
+            await self.source.write_status(key, status, created=self._created.get(key, ""))
+        except TransientError as error:
+            _log.warning("status of %s: %s", key, error)
+
+    def _object_status(self) -> dict[ObjectKey, dict[str, Any]]:
+        statuses = {key: _policy_status(state) for key, state in self.index.policy_states().items()}
+        gateway = self.index.gateway()
+        if gateway is not None:
+            statuses[ObjectKey(Kind.GATEWAY, GATEWAY_NAMESPACE, GATEWAY_NAME)] = self._gateway_status()
+        return statuses
+
+    def _gateway_status(self) -> dict[str, Any]:
+        """`nodes` and `floatingIPs` as users read them; an address that nobody holds is in `conditions` with why."""
+        gateway = self.index.gateway()
+        assert gateway is not None
+        nodes = self.cluster.gateway_nodes()
+        table = self.cluster.assignments()
+        holders = self.holders()
+        up = {node.name for node in nodes if node.state is NodeState.UP}
+        held = {
+            str(floating_ip): holders[floating_ip][0]
+            for floating_ip in gateway.floating_ips
+            if floating_ip in holders and holders[floating_ip][0] in up
+        }
+        problems = [
+            {
+                "type": "NoEligibleNode",
+                "status": "True",
+                "reason": "NoEligibleNode",
+                "message": f"{floating_ip}: {table[floating_ip].reason}",
+            }
+            for floating_ip in gateway.floating_ips
+            if floating_ip in table and table[floating_ip].holder is None
+        ]
+        errors = node_address_errors(gateway, nodes)
+        return {
+            "nodes": {node.name: node.state.value for node in nodes},
+            "floatingIPs": held,
+            "conditions": problems + [_invalid_condition(error) for error in errors],
+        }
+
+
+def _policy_status(state: PolicyState) -> dict[str, Any]:
+    return {
+        "accepted": state.accepted,
+        "matchedPods": state.matched_pods,
+        "conditions": [
+            {
+                "type": "Accepted",
+                "status": "True" if state.accepted else "False",
+                "reason": state.reason,
+                "message": state.message,
+            }
+        ],
+    }
+
+
+def _invalid_condition(error: ObjectError) -> dict[str, str]:
+    return {
+        "type": "InvalidFloatingIP",
+        "status": "True",
+        "reason": "InvalidFloatingIP",
+        "message": f"{error.field}: {error.message}",
+    }

@@ -1,0 +1,113 @@
+"""Wire form of the endpoint channel: MessagePack arrays behind one channel byte.
+
+The announcing node is never on the wire: it is the authenticated sender. Revisions grow over everything one process
+sends, so a revision names one version of one row for the whole life of its sender.
+"""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from service.model.errors import PeerError
+
+CHANNEL = b"E"
+"""First byte of every payload; other traffic of the state socket begins with another one."""
+BATCH_BYTES_MAX = 1250
+"""Payload bytes per datagram; a row that is larger alone goes alone."""
+ACKS_PER_DATAGRAM = 128
+
+Count = Annotated[int, Meta(ge=0)]
+AddressNumber = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
+Mac = Annotated[bytes, Meta(min_length=6, max_length=6)]
+
+
+class EndpointRow(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    revision: Count
+    pod_ip: AddressNumber
+    pod_uid: Annotated[str, Meta(max_length=128)]
+    macs: Annotated[tuple[Mac, ...], Meta(max_length=64)]
+    rule_set: Count
+    policies: Annotated[tuple[Count, ...], Meta(max_length=4096)]
+    sequence: Count
+
+
+class WithdrawnRow(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    revision: Count
+    pod_ip: AddressNumber
+
+
+class LocationRow(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """The sender holds the floating IP under this token."""
+
+    revision: Count
+    floating_ip: AddressNumber
+    term: Count
+    version: Count
+    counter: Count
+
+
+Row = EndpointRow | WithdrawnRow | LocationRow
+
+
+class Rows(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    epoch: Count
+    """A higher epoch starts the table anew: rows of lower ones that are not said again are void."""
+    rows: tuple[Row, ...]
+
+
+class _EncodedRows(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Rows, on the way out."""
+
+    epoch: int
+    rows: list[msgspec.Raw]
+
+
+class Acks(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    start_id: Count
+    """The process whose revisions these are; to any other they mean nothing."""
+    revisions: tuple[Count, ...]
+
+
+class Status(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """What the sender has for the receiver, and what it holds from it: digests that show divergence."""
+
+    epoch: Count
+    complete: bool
+    """The sender has announced its full state in this life; before, a row not said means nothing."""
+    count: Count
+    digest: Count
+    held_start_id: Count
+    """The receiver's process the held rows are from; 0 for none."""
+    held_epoch: Count
+    held_count: Count
+    held_digest: Count
+    wants_reply: bool
+
+
+Message = Rows | Acks | Status
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def encode_row(row: Row) -> bytes:
+    return _encoder.encode(row)
+
+
+def encode_rows(epoch: int, rows: list[bytes]) -> bytes:
+    return CHANNEL + _encoder.encode(_EncodedRows(epoch, [msgspec.Raw(row) for row in rows]))
+
+
+def encode(message: Acks | Status) -> bytes:
+    return CHANNEL + _encoder.encode(message)
+
+
+def decode(payload: bytes) -> Message:
+    """Raises PeerError where it is not a message of this channel."""
+    if payload[:1] != CHANNEL:
+        raise PeerError("not of the endpoint channel")
+    try:
+        return _decoder.decode(memoryview(payload)[1:])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise PeerError("malformed endpoint message") from None

@@ -1,0 +1,266 @@
+"""The datapath of one node in the kernel: programs attached, steering device, netfilter rules, maps behind the pool.
+
+Everything it sets up outlives the agent on purpose, so that a restart interrupts nothing; `uninstall` takes it away in
+the order that never leaks (rule G8).
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from ipaddress import IPv4Address, IPv4Network
+from types import TracebackType
+from typing import Self
+
+from service.datapath import layout, loader
+from service.datapath.desired import LocalUplink, Rows
+from service.datapath.layout import COUNTER_NAMES, MapName, SelectedState
+from service.datapath.loader import LoadedDatapath
+from service.datapath.worker_pool import WorkerPool
+from service.model.drop import DropReason
+from service.model.errors import OperatorError, TransientError
+from service.network.capability import check_node
+from service.network.conntrack import Conntrack
+from service.network.link import Interface
+from service.network.link_monitor import LinkMonitor
+from service.network.netlink import Netlink
+from service.network.nftables import Nftables, NftConfig
+from service.policy.rule_set import RuleSet
+from service.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+STEERING_DEVICE = "egw0"
+_DRIVEN_MAPS = (
+    MapName.SELECTED,
+    MapName.RULES,
+    MapName.CLUSTER,
+    MapName.WAYS,
+    MapName.FLOATING_IPS,
+    MapName.ENDPOINTS,
+    MapName.MEMBERS,
+)
+"""Maps the agent fills; the keeper owns the deadlines, the kernel the rest."""
+
+
+_REASONS = {reason.value: reason.name.lower() for reason in DropReason}
+
+
+class NodeDatapath:
+    """Async context manager: entering loads and attaches everything, leaving only closes descriptors."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._attached: dict[int, str] = {}
+        self._uplinks: tuple[LocalUplink, ...] = ()
+        self._egw_ifindex = 0
+        self.netlink = Netlink()
+        self.nftables = Nftables()
+        self.conntrack = Conntrack()
+        self.pool: WorkerPool
+        self._loaded: LoadedDatapath
+
+    async def __aenter__(self) -> Self:
+        """Raises OperatorError, in one sentence, where something that is needed is missing."""
+        settings = self._settings
+        for warning in check_node():
+            _log.warning("%s", warning)
+        await self._stack.enter_async_context(self.netlink)
+        await self._stack.enter_async_context(self.conntrack)
+        await self.refresh_uplinks()
+        if not self._uplinks:
+            raise OperatorError(
+                "datapath.uplinks: no interface with an IPv4 address carries a default route or bind_address; name them"
+            )
+        bpf_dir, run_dir = settings.datapath.bpf_dir, settings.run_dir
+        self._loaded = await asyncio.to_thread(loader.load_datapath, bpf_dir, run_dir)
+        self._stack.callback(self._loaded.close)
+        self.pool = WorkerPool(
+            {name: self._loaded.map(name) for name in _DRIVEN_MAPS}, workers=settings.datapath.workers
+        )
+        for name in _DRIVEN_MAPS:
+            await asyncio.to_thread(self.pool.adopt, name)
+        await self._set_up_steering()
+        await self._attach_uplinks()
+        await self.attach_pod_devices()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    @property
+    def uplinks(self) -> tuple[LocalUplink, ...]:
+        return self._uplinks
+
+    @property
+    def egw_ifindex(self) -> int:
+        return self._egw_ifindex
+
+    def steered_before(self) -> dict[IPv4Address, RuleSet]:
+        """Pods that the pinned maps of a former agent say are steered, with the rules they were steered by."""
+        entries: dict[int, list[tuple[IPv4Network, IPv4Address]]] = {}
+        for key, value in self._loaded.map(MapName.RULES).items().items():
+            rule_set, network = layout.parse_rule_key(key)
+            entries.setdefault(rule_set, []).append((network, IPv4Address(value[:4])))
+        found = {}
+        for key, value in self._loaded.map(MapName.SELECTED).items().items():
+            pod_ip, ifindex, rule_set, state = layout.parse_selected(key, value)
+            if ifindex == 0 and state == SelectedState.STEER:
+                found[pod_ip] = RuleSet(rule_set, tuple(sorted(entries.get(rule_set, ()))))
+        return found
+
+    async def refresh_uplinks(self) -> bool:
+        """Read the uplinks again; True where something about them changed."""
+        names = self._settings.datapath.uplinks or await self.netlink.default_route_interfaces()
+        bind = self._settings.bind_address
+        uplinks = []
+        for interface in await self.netlink.interfaces():
+            if not interface.addresses:
+                continue
+            is_named = interface.name in names
+            if is_named or (not self._settings.datapath.uplinks and str(interface.addresses[0].ip) == bind):
+                uplinks.append(_local_uplink(interface))
+        if tuple(uplinks) == self._uplinks:
+            return False
+        self._uplinks = tuple(uplinks)
+        return True
+
+    async def attach_pod_devices(self) -> None:
+        """Attach the pod program to every pod device that has it not; gone devices are forgotten."""
+        exclude = [uplink.name for uplink in self._uplinks] + [STEERING_DEVICE]
+        devices = {interface.index: interface.name for interface in await self.netlink.veth_devices(exclude)}
+        for index in [index for index in self._attached if index not in devices]:
+            del self._attached[index]
+        for index, name in devices.items():
+            if self._attached.get(index) == name:
+                continue
+            try:
+                await self.netlink.attach(index, "ingress", self._loaded.programs["pod_ingress"], "pod_ingress")
+            except TransientError as error:
+                _log.warning("%s: cannot attach yet: %s", name, error)
+                continue
+            self._attached[index] = name
+
+    async def pod_devices(self, pod_ips: Iterable[IPv4Address]) -> dict[IPv4Address, int]:
+        """Which device each local pod is behind; those not yet known are absent."""
+        return await self.netlink.pod_devices(pod_ips, [uplink.name for uplink in self._uplinks])
+
+    def write(self, content: Mapping[str, Rows]) -> None:
+        """Wish for these maps to contain exactly these rows."""
+        for name, rows in content.items():
+            self.pool.replace(name, rows)
+
+    async def clear_connections(self, pod_ips: Sequence[IPv4Address], cluster: Sequence[IPv4Network]) -> None:
+        """Once the rows that precede it are in the kernel, delete the outside flows of these pods (rule W10)."""
+        await self.pool.settled((MapName.SELECTED, MapName.RULES))
+        await self.conntrack.forget(pod_ips, cluster)
+
+    def drops(self) -> dict[tuple[str, str], int]:
+        """Packets dropped per (reason, floating IP), since the maps were made."""
+        totals: dict[tuple[str, str], int] = {}
+        for key, value in self._loaded.map(MapName.DROPS).items().items():
+            address, reason, packets, _ = layout.parse_drop(key, value)
+            name = _REASONS.get(reason, str(reason))
+            label = (name, str(address) if int(address) else "")
+            totals[label] = totals.get(label, 0) + packets
+        return totals
+
+    def counters(self) -> dict[str, int]:
+        """Packets per counter of the datapath, since the maps were made."""
+        counters = self._loaded.map(MapName.COUNTERS)
+        return {
+            name: layout.parse_counter(counters.lookup(index.to_bytes(4, "little")) or b"")
+            for index, name in enumerate(COUNTER_NAMES)
+        }
+
+    async def _set_up_steering(self) -> None:
+        settings = self._settings
+        mark = settings.datapath.mark
+        await self.nftables.check_mark(mark)
+        await self.netlink.check_mark(table=settings.datapath.route_table, mark=mark)
+        device = await self.netlink.ensure_steering_device(
+            name=STEERING_DEVICE,
+            vni_port=settings.ports.vxlan,
+            table=settings.datapath.route_table,
+            mark=mark,
+            uplinks=[uplink.name for uplink in self._uplinks],
+        )
+        self._egw_ifindex = device.index
+        config = layout.config_value(mark, device.index, device.mac)
+        self._loaded.map(MapName.CONFIG).update(bytes(4), config)
+        programs = self._loaded.programs
+        await self.netlink.attach(device.index, "egress", programs["steer_egress"], "steer_egress")
+        await self.netlink.attach(device.index, "ingress", programs["steer_ingress"], "steer_ingress")
+
+    async def _attach_uplinks(self) -> None:
+        programs = self._loaded.programs
+        for uplink in self._uplinks:
+            # The fence first: from then on nothing from a floating IP leaves without a lease.
+            await self.netlink.attach(uplink.ifindex, "egress", programs["uplink_egress"], "uplink_egress")
+            await self.netlink.attach(uplink.ifindex, "ingress", programs["uplink_ingress"], "uplink_ingress")
+
+    async def settled(self) -> None:
+        """Wait until every wish so far is in the kernel. Raises TransientError after five seconds."""
+        await self.pool.settled(_DRIVEN_MAPS)
+
+    def link_monitor(self) -> LinkMonitor:
+        return LinkMonitor()
+
+    async def set_netfilter(
+        self,
+        pods: Sequence[IPv4Network],
+        cluster: Sequence[IPv4Network],
+        uplinks: Sequence[str],
+        *,
+        steer: Sequence[tuple[IPv4Address, IPv4Network]],
+    ) -> None:
+        """Write our netfilter table anew, in one transaction."""
+        config = NftConfig(
+            mark=self._settings.datapath.mark,
+            cluster=tuple(cluster),
+            pods=tuple(pods),
+            uplinks=tuple(uplinks),
+            steering_device=STEERING_DEVICE,
+        )
+        await self.nftables.apply(config)
+        await self.nftables.replace_steer(_by_pod(steer))
+
+
+def _by_pod(pairs: Iterable[tuple[IPv4Address, IPv4Network]]) -> dict[IPv4Address, list[IPv4Network]]:
+    grouped: dict[IPv4Address, list[IPv4Network]] = {}
+    for pod_ip, network in pairs:
+        grouped.setdefault(pod_ip, []).append(network)
+    return grouped
+
+
+def _local_uplink(interface: Interface) -> LocalUplink:
+    return LocalUplink(
+        ifindex=interface.index,
+        name=interface.name,
+        mac=interface.mac,
+        address=interface.addresses[0],
+        carrier=interface.carrier,
+    )
+
+
+async def uninstall(settings: Settings) -> None:
+    """Take everything away: steering first, so that no packet is half way, then the rest (rule G8)."""
+    check_node()
+    nftables = Nftables()
+    async with Netlink() as netlink:
+        interfaces = await netlink.interfaces()
+        for interface in interfaces:
+            if interface.kind == "veth" or interface.name in settings.datapath.uplinks:
+                await netlink.detach(interface.index, "ingress")
+        await netlink.remove_steering_device(
+            name=STEERING_DEVICE, table=settings.datapath.route_table, mark=settings.datapath.mark
+        )
+        await nftables.remove()
+        for interface in interfaces:
+            if interface.name != STEERING_DEVICE:
+                await netlink.detach(interface.index, "egress")
+                await netlink.detach(interface.index, "ingress")
+    await asyncio.to_thread(loader.unpin, settings.datapath.bpf_dir)

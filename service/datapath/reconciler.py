@@ -1,0 +1,157 @@
+"""From what is known to what the maps of this node shall contain. Holds the knowledge, decides nothing about leases."""
+
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network
+
+from service.datapath import desired
+from service.datapath.desired import LocalUplink, Rows
+from service.datapath.layout import MapName
+from service.datapath.steering import Audience, Steering
+from service.model.assignment import Assignment, Location
+from service.model.endpoint import Endpoint
+from service.model.gateway_node import GatewayNode, NodeState, Segment
+from service.policy.index import PolicyIndex
+from service.policy.rule_set import RuleSet, Selection
+from service.settings import Settings
+
+
+class Reconciler:
+    """State of one agent's view; `rows` is a pure function of it. Set the attributes, then call the methods."""
+
+    def __init__(self, settings: Settings, index: PolicyIndex) -> None:
+        self.node = settings.node
+        self.index = index
+        self.steering = Steering()
+        self.uplinks: tuple[LocalUplink, ...] = ()
+        self.egw_ifindex = 0
+        self.nodes: tuple[GatewayNode, ...] = ()
+        self.assignments: Mapping[IPv4Address, Assignment] = {}
+        self.locations: dict[IPv4Address, Location] = {}
+        self.devices: dict[IPv4Address, int] = {}
+        self.endpoints: dict[tuple[str, IPv4Address], Endpoint] = {}
+        """Pods of other nodes that were announced to this one, by (node, pod IP)."""
+        self._pods = tuple(IPv4Network(cidr) for cidr in settings.datapath.pod_cidrs)
+        self._services = tuple(IPv4Network(cidr) for cidr in settings.datapath.service_cidrs)
+        self._nodes = tuple(IPv4Network(cidr) for cidr in settings.datapath.node_cidrs)
+
+    @property
+    def pod_networks(self) -> tuple[IPv4Network, ...]:
+        return self._pods
+
+    def learn_location(self, location: Location) -> bool:
+        """Take the word of a holder; False where a newer token is known (rule W2)."""
+        known = self.locations.get(location.floating_ip)
+        if known is not None and known.token >= location.token:
+            return False
+        self.locations[location.floating_ip] = location
+        return True
+
+    def segments(self) -> dict[str, Sequence[Segment]]:
+        return {node.name: node.segments for node in self.nodes}
+
+    def cluster_networks(self) -> tuple[IPv4Network, ...]:
+        """Every in-cluster range, sorted and each once."""
+        networks = {*self._pods, *self._services, *self._node_networks()}
+        return tuple(sorted(networks))
+
+    def floating_ips(self) -> tuple[IPv4Address, ...]:
+        """Every floating IP of the spec, the leader's table or a location: the fence knows them all."""
+        gateway = self.index.gateway()
+        known: dict[IPv4Address, None] = dict.fromkeys(gateway.floating_ips if gateway else ())
+        known |= dict.fromkeys(sorted(self.assignments))
+        known |= dict.fromkeys(sorted(self.locations))
+        return tuple(known)
+
+    def local_selections(self) -> dict[IPv4Address, Selection]:
+        """This node's selected pods by address."""
+        return {
+            selection.pod.ip: selection
+            for selection in self.index.selections().values()
+            if selection.pod.node == self.node and selection.pod.ip is not None
+        }
+
+    def steer_pairs(self) -> tuple[tuple[IPv4Address, IPv4Network], ...]:
+        """(pod, destination) of every local rule: what netfilter may keep marked after DNAT (rule W4)."""
+        return tuple(
+            (pod_ip, network)
+            for pod_ip, selection in sorted(self.local_selections().items())
+            for network, _ in selection.rule_set.entries
+        )
+
+    def audience(self, selection: Selection) -> Audience:
+        """Who must acknowledge a pod before it is steered: holders, and successors that are up (rule G5)."""
+        up = {node.name: None for node in self.nodes if node.state is NodeState.UP}
+        holders: dict[str, None] = {}
+        successors: dict[str, None] = {}
+        for floating_ip in dict.fromkeys(address for _, address in selection.rule_set.entries):
+            holder = self.holder_of(floating_ip)
+            if holder is not None and holder in up:
+                holders[holder] = None
+            assignment = self.assignments.get(floating_ip)
+            for name in (assignment.holder, assignment.successor) if assignment else ():
+                if name is not None and name in up and name not in holders:
+                    successors[name] = None
+        holders.pop(self.node, None)
+        successors.pop(self.node, None)
+        return Audience(tuple(holders), tuple(successors))
+
+    def holder_of(self, floating_ip: IPv4Address) -> str | None:
+        """Who holds it as far as is known; before anybody did, who is assigned."""
+        location = self.locations.get(floating_ip)
+        if location is not None:
+            return location.node
+        assignment = self.assignments.get(floating_ip)
+        return assignment.holder if assignment else None
+
+    def announced_endpoints(self) -> tuple[dict[IPv4Address, Endpoint], dict[IPv4Address, tuple[str, ...]]]:
+        """This node's endpoints and, per pod, the nodes that must know it. The sequence is the sync machine's."""
+        macs = tuple(uplink.mac for uplink in self.uplinks)
+        endpoints, targets = {}, {}
+        for pod_ip, selection in sorted(self.local_selections().items()):
+            audience = self.audience(selection)
+            endpoints[pod_ip] = Endpoint(
+                pod_ip=pod_ip,
+                pod_uid=selection.pod.uid,
+                node=self.node,
+                macs=macs,
+                rule_set=selection.rule_set.id,
+                policies=selection.policies,
+                sequence=0,
+            )
+            targets[pod_ip] = audience.holders + audience.successors
+        return endpoints, targets
+
+    def is_resolvable(self, endpoint: Endpoint) -> bool:
+        """All policies of an announced endpoint are known here, so its packets can be judged."""
+        return self.index.rule_set(endpoint.policies) is not None
+
+    def rows(self) -> dict[str, Rows]:
+        """The full content of every driven map."""
+        segments = self.segments()
+        rule_sets: dict[int, RuleSet] = {}
+        in_force = self.steering.rule_sets()
+        rule_sets |= {rule_set.id: rule_set for rule_set in in_force.values()}
+        endpoints = desired.local_endpoint_rows(in_force, self.egw_ifindex)
+        for (node, _), endpoint in sorted(self.endpoints.items()):
+            rule_set = self.index.rule_set(endpoint.policies)
+            if rule_set is None:
+                continue
+            rule_sets[rule_set.id] = rule_set
+            endpoints |= desired.remote_endpoint_rows(endpoint, segments.get(node, ()), self.uplinks)
+        return {
+            MapName.CLUSTER: desired.cluster_rows(self._pods, self._services, self._node_networks()),
+            MapName.FLOATING_IPS: desired.floating_ip_rows(self.floating_ips(), self.uplinks),
+            MapName.MEMBERS: desired.member_rows(segments, self.uplinks, node=self.node),
+            MapName.WAYS: desired.way_rows(self.locations, segments, self.uplinks, node=self.node),
+            MapName.RULES: desired.rule_rows(rule_sets.values()),
+            MapName.ENDPOINTS: endpoints,
+            MapName.SELECTED: self.steering.rows(self.devices),
+        }
+
+    def _node_networks(self) -> tuple[IPv4Network, ...]:
+        """Ranges of nodes: configured, and the subnets of all members (rule W12)."""
+        found: dict[IPv4Network, None] = dict.fromkeys(self._nodes)
+        for node in self.nodes:
+            found |= dict.fromkeys(segment.network for segment in node.segments)
+        found |= dict.fromkeys(uplink.address.network for uplink in self.uplinks)
+        return tuple(found)

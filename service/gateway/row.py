@@ -1,0 +1,114 @@
+"""What this service puts into gossip: the metadata of a member, and the rows of the two disseminated tables. Pure."""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+import msgspec
+
+from service.model.assignment import Assignment, Location
+from service.model.errors import PeerError
+from service.model.gateway_node import NodeRole, Segment
+from service.model.lease import Stamp, Token
+
+ASSIGNMENT_TABLE = "assignment"
+"""Key: floating IP; version: (leader term, version, 0)."""
+LOCATION_TABLE = "location"
+"""Key: floating IP; version: the holder's token."""
+LEADER_TABLE = "leader"
+"""One key; version: (leader term, 0, 0); value: the leader's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberMetadata:
+    """What every member tells all others about itself."""
+
+    role: NodeRole
+    ready: bool
+    schedulable: bool
+    segments: tuple[Segment, ...]
+    version: str
+    start_id: int
+
+
+class _Metadata(msgspec.Struct, array_like=True):
+    role: str
+    ready: bool
+    schedulable: bool
+    segments: tuple[tuple[bytes, int, bytes, bytes], ...]
+    """(network, prefix length, address, MAC)."""
+    version: str
+    start_id: int
+
+
+class _AssignmentRow(msgspec.Struct, array_like=True):
+    holder: str | None
+    successor: str | None
+    reason: str
+    removed: bool = False
+
+
+_encoder = msgspec.msgpack.Encoder()
+_metadata_decoder = msgspec.msgpack.Decoder(_Metadata)
+_assignment_decoder = msgspec.msgpack.Decoder(_AssignmentRow)
+_REASON_MAX = 160
+
+
+def encode_metadata(metadata: MemberMetadata) -> bytes:
+    segments = tuple(
+        (
+            segment.network.network_address.packed,
+            segment.network.prefixlen,
+            segment.address.packed,
+            segment.mac,
+        )
+        for segment in metadata.segments
+    )
+    return _encoder.encode(
+        _Metadata(
+            metadata.role.value,
+            metadata.ready,
+            metadata.schedulable,
+            segments,
+            metadata.version,
+            metadata.start_id,
+        )
+    )
+
+
+def decode_metadata(data: bytes) -> MemberMetadata:
+    """Raises PeerError where a member of another kind or version sent something else."""
+    try:
+        raw = _metadata_decoder.decode(data)
+        segments = tuple(
+            Segment(IPv4Network((network, length)), IPv4Address(address), mac)
+            for network, length, address, mac in raw.segments
+        )
+        return MemberMetadata(NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise PeerError(f"member metadata: {error}") from error
+
+
+def encode_assignment(assignment: Assignment, *, removed: bool = False) -> bytes:
+    """`removed` tells holders that the floating IP is no longer in the spec: the row stays as a tombstone."""
+    row = _AssignmentRow(assignment.holder, assignment.successor, assignment.reason[:_REASON_MAX], removed)
+    return _encoder.encode(row)
+
+
+def decode_assignment(key: str, version: tuple[int, int, int], data: bytes) -> Assignment | None:
+    """None for a tombstone. Raises PeerError where the row is malformed."""
+    try:
+        row = _assignment_decoder.decode(data)
+        if row.removed:
+            return None
+        stamp = Stamp(version[0], version[1])
+        return Assignment(IPv4Address(key), row.holder, row.successor, stamp, row.reason)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise PeerError(f"assignment of {key}: {error}") from error
+
+
+def decode_location(key: str, version: tuple[int, int, int], data: bytes) -> Location:
+    """Raises PeerError where the row is malformed."""
+    try:
+        return Location(IPv4Address(key), data.decode("ascii"), Token(*version))
+    except ValueError as error:
+        raise PeerError(f"location of {key}: {error}") from error

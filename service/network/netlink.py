@@ -1,0 +1,148 @@
+"""The kernel's interfaces, routes, rules and tc filters, from asyncio.
+
+pyroute2's asyncio socket does not run on uvloop (an event loop of its own is started under the synchronous one), so one
+synchronous socket lives in one thread of its own; calls are carried there one after the other, each with a time limit.
+"""
+
+import asyncio
+import functools
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from service.model.errors import InvariantError, OperatorError, TransientError
+from service.network.link import Interface, read_default_route_interfaces, read_interfaces
+from service.network.pod_device import locate_pods
+from service.network.steering_device import (
+    SteeringSpec,
+    conflicting_rules,
+    ensure_steering_device,
+    remove_steering_device,
+)
+from service.network.traffic_control import (
+    Attachment,
+    Direction,
+    attach_program,
+    detach_program,
+    read_attachments,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_EPERM = 1
+_LOOK_INTERVAL_S = 0.02
+
+
+class Netlink:
+    """Async context manager. Every method raises TransientError where the kernel refuses or does not answer in time,
+    OperatorError where the process lacks the right."""
+
+    def __init__(self, *, timeout_s: float = 5.0) -> None:
+        self._timeout_s = timeout_s
+        self._executor: ThreadPoolExecutor | None = None
+        self._ipr: Any = None
+
+    async def __aenter__(self) -> Self:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
+        self._ipr = await self._in_thread(IPRoute)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        executor, ipr = self._executor, self._ipr
+        self._executor = self._ipr = None
+        if executor is not None:
+            if ipr is not None:
+                executor.submit(ipr.close)
+            # Not waited for: a thread stuck in the kernel must not hold up the stop of the agent.
+            executor.shutdown(wait=False)
+
+    async def interfaces(self) -> tuple[Interface, ...]:
+        """All interfaces, by index."""
+        return await self._call(read_interfaces)
+
+    async def default_route_interfaces(self) -> tuple[str, ...]:
+        """Names of the devices that carry a default route of the main table, best metric first."""
+        return await self._call(read_default_route_interfaces)
+
+    async def veth_devices(self, exclude: Iterable[str] = ()) -> tuple[Interface, ...]:
+        """Candidates for the pod program: veths that are up, bridge ports among them, but those named in `exclude`."""
+        foreign = frozenset(exclude)
+        interfaces = await self.interfaces()
+        return tuple(found for found in interfaces if found.kind == "veth" and found.up and found.name not in foreign)
+
+    async def pod_devices(
+        self, pod_ips: Iterable[IPv4Address], uplinks: Iterable[str], *, wait_s: float = 0.5
+    ) -> dict[IPv4Address, int]:
+        """Index of the node's device each local pod is behind; absent: not local, or silent to ARP for `wait_s`."""
+        wanted, foreign = tuple(pod_ips), tuple(uplinks)
+        deadline = asyncio.get_running_loop().time() + wait_s
+        found = await self._call(locate_pods, wanted, foreign, provoke=True)
+        devices = dict(found.devices)
+        while found.pending and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+            found = await self._call(locate_pods, found.pending, foreign, provoke=False)
+            devices |= found.devices
+        return devices
+
+    async def ensure_steering_device(
+        self,
+        *,
+        name: str = "egw0",
+        vni_port: int,
+        table: int,
+        mark: int,
+        vtep_address: IPv4Address | None = None,
+        uplinks: Iterable[str] = (),
+        mtu: int = 1500,
+    ) -> Interface:
+        """Device, sysctls, table and ip rules of the policy path (W3, G7). Idempotent; repairs what others removed."""
+        spec = SteeringSpec(name, vni_port, table, mark, vtep_address, tuple(uplinks), mtu)
+        return await self._call(ensure_steering_device, spec)
+
+    async def remove_steering_device(self, *, name: str = "egw0", table: int, mark: int) -> None:
+        """Rules first, then the table, then the device (G8). Sysctls stay."""
+        await self._call(remove_steering_device, name=name, table=table, mark=mark)
+
+    async def check_mark(self, *, table: int, mark: int) -> None:
+        """Raise OperatorError naming the ip rules of others that look at our mark bit (W6)."""
+        conflicts = await self._call(conflicting_rules, table, mark)
+        if conflicts:
+            raise OperatorError(f"datapath.mark: {mark:#x} is in use, choose another bit ({'; '.join(conflicts)})")
+
+    async def attach(self, ifindex: int, direction: Direction, program_fd: int, name: str) -> None:
+        """Attach the program to clsact, or replace ours in place. It must return TC_ACT_UNSPEC to pass (W7)."""
+        await self._call(attach_program, ifindex, direction, program_fd, name)
+
+    async def detach(self, ifindex: int, direction: Direction) -> bool:
+        """Remove our program and nothing else; False where there was none or the device is gone."""
+        return await self._call(detach_program, ifindex, direction)
+
+    async def attached(self, ifindex: int) -> tuple[Attachment, ...]:
+        """Our programs on the device."""
+        return await self._call(read_attachments, ifindex)
+
+    async def _call(self, function: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await self._in_thread(functools.partial(function, self._ipr, *args, **kwargs))
+        except NetlinkError as error:
+            action = function.__name__.replace("_", " ")
+            if error.code == _EPERM:
+                raise OperatorError(f"{action}: not permitted; the agent needs CAP_NET_ADMIN") from error
+            raise TransientError(f"{action}: {error}") from error
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        if self._executor is None:
+            raise InvariantError("Netlink is used outside its context")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+        except TimeoutError as error:
+            raise TransientError(f"netlink did not answer within {self._timeout_s:g} s") from error

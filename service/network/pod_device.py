@@ -1,0 +1,126 @@
+"""Which device of the node a local pod is behind (rules W8, W11). Synchronous, one look per call.
+
+A pod with a host route of its own is behind that device. A pod in a bridge's subnet is behind the bridge *port* that
+learned its MAC: address -> neighbour on the bridge -> forwarding database. A pod that has not been heard of is asked
+for by ARP; the caller looks again a little later.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from socket import AF_BRIDGE, AF_INET
+from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from service.network.link import RT_TABLE_MAIN, RTN_UNICAST, by_index, parse_mac, read_interfaces
+
+NTF_USE = 0x01
+NUD_NONE = 0x00
+NUD_PERMANENT = 0x80
+NUD_NO_ADDRESS = 0x01 | 0x20
+"""Incomplete or failed: whatever address is there does not count."""
+
+Key = tuple[int, Any]
+"""(bridge index, pod address) of a neighbour or (bridge index, MAC) of a forwarding entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodDevices:
+    """What one look has found."""
+
+    devices: dict[IPv4Address, int]
+    pending: tuple[IPv4Address, ...]
+    """Behind a bridge, asked for just now: worth another look."""
+
+
+def locate_pods(ipr: Any, pod_ips: Iterable[IPv4Address], uplinks: Iterable[str], *, provoke: bool) -> PodDevices:
+    """Find each pod's device with one dump per table, however many pods. With `provoke`, ask for the silent ones."""
+    interfaces = by_index(read_interfaces(ipr))
+    foreign = set(uplinks)
+    routes = _direct_routes(ipr)
+    devices: dict[IPv4Address, int] = {}
+    bridged: dict[IPv4Address, int] = {}
+    for pod_ip in dict.fromkeys(pod_ips):
+        index, prefix_length = _longest_match(routes, pod_ip)
+        device = interfaces.get(index)
+        if device is None or device.name in foreign:
+            continue
+        if device.kind == "bridge":
+            bridged[pod_ip] = index
+        elif prefix_length == 32 and device.kind is not None:
+            devices[pod_ip] = index
+    if not bridged:
+        return PodDevices(devices, ())
+    ports, pending = _bridge_ports(ipr, bridged, provoke)
+    allowed = {pod_ip: port for pod_ip, port in ports.items() if interfaces[port].name not in foreign}
+    return PodDevices(devices | allowed, pending)
+
+
+def _direct_routes(ipr: Any) -> dict[int, dict[int, int]]:
+    """Prefix length -> network -> device, of the main table's unicast routes without a gateway."""
+    routes: dict[int, dict[int, int]] = {}
+    for message in ipr.get_routes(family=AF_INET, table=RT_TABLE_MAIN):
+        device = message.get_attr("RTA_OIF")
+        if message["type"] != RTN_UNICAST or device is None or message.get_attr("RTA_GATEWAY") is not None:
+            device = 0
+        network = int(IPv4Address(message.get_attr("RTA_DST") or "0.0.0.0"))
+        routes.setdefault(message["dst_len"], {}).setdefault(network, int(device))
+    return dict(sorted(routes.items(), reverse=True))
+
+
+def _longest_match(routes: Mapping[int, Mapping[int, int]], address: IPv4Address) -> tuple[int, int]:
+    """(device, prefix length); device 0 where the address is not on a link of this node."""
+    for length, networks in routes.items():
+        key = int(address) & int(IPv4Network((0, length)).netmask)
+        if key in networks:
+            return networks[key], length
+    return 0, 0
+
+
+def _bridge_ports(
+    ipr: Any, bridged: Mapping[IPv4Address, int], provoke: bool
+) -> tuple[dict[IPv4Address, int], tuple[IPv4Address, ...]]:
+    neighbours = _neighbours(ipr)
+    forwarding = _forwarding_database(ipr)
+    ports: dict[IPv4Address, int] = {}
+    pending = []
+    for pod_ip, bridge in bridged.items():
+        mac = neighbours.get((bridge, pod_ip))
+        port = forwarding.get((bridge, mac)) if mac else None
+        if port is not None:
+            ports[pod_ip] = port
+            continue
+        pending.append(pod_ip)
+        if provoke:
+            _ask_for(ipr, pod_ip, bridge, stale=mac is not None)
+    return ports, tuple(pending)
+
+
+def _ask_for(ipr: Any, pod_ip: IPv4Address, bridge: int, *, stale: bool) -> None:
+    """Let the kernel send an ARP request. A MAC no port knows is of a pod that is gone, or has long been silent."""
+    # A bridge that is down or just going refuses; its pods stay pending, the others must not suffer.
+    with suppress(NetlinkError):
+        if stale:
+            ipr.neigh("del", dst=str(pod_ip), ifindex=bridge)
+        ipr.neigh("replace", dst=str(pod_ip), ifindex=bridge, flags=NTF_USE, state=NUD_NONE)
+
+
+def _neighbours(ipr: Any) -> dict[Key, bytes]:
+    found: dict[Key, bytes] = {}
+    for message in ipr.get_neighbours(family=AF_INET):
+        mac = message.get_attr("NDA_LLADDR")
+        if mac and not message["state"] & NUD_NO_ADDRESS:
+            found[message["ifindex"], IPv4Address(message.get_attr("NDA_DST"))] = parse_mac(mac)
+    return found
+
+
+def _forwarding_database(ipr: Any) -> dict[Key, int]:
+    """(bridge, MAC) -> port, of learned and static entries; a port's own MAC (permanent) is no pod's."""
+    found: dict[Key, int] = {}
+    for message in ipr.get_neighbours(family=AF_BRIDGE):
+        bridge = message.get_attr("NDA_MASTER")
+        if bridge is not None and not message["state"] & NUD_PERMANENT:
+            found[bridge, parse_mac(message.get_attr("NDA_LLADDR"))] = message["ifindex"]
+    return found

@@ -1,0 +1,36 @@
+"""Where objects come from: one interface for Kubernetes and for a folder of manifests."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from service.model.errors import OperatorError
+from service.model.objects import Change, ObjectKey
+from service.settings import Settings
+from service.sources.manifests import ManifestsSource
+
+_MANIFESTS = "manifests:"
+
+
+class Source(Protocol):
+    """Delivers objects and takes status."""
+
+    def changes(self) -> AsyncIterator[tuple[Change, ...]]:
+        """First everything that exists, ending in Synced; then a batch per change. Ends only by cancellation."""
+
+    async def write_status(self, key: ObjectKey, status: dict[str, Any], *, created: str) -> None:
+        """Write an object's status where its owner looks for it. Raises TransientError where that fails for now."""
+
+
+@asynccontextmanager
+async def open_source(settings: Settings) -> AsyncIterator[Source]:
+    """Open the configured source. Raises OperatorError where it cannot be used at all."""
+    if settings.source.startswith(_MANIFESTS):
+        folder = Path(settings.source.removeprefix(_MANIFESTS))
+        if not await asyncio.to_thread(folder.is_dir):
+            raise OperatorError(f"source: {folder} is not a folder; make it, or name another as manifests:DIR")
+        yield ManifestsSource(folder, node=settings.node)
+        return
+    raise OperatorError("source: `kubernetes` is not available in this version; use manifests:DIR")

@@ -1,0 +1,117 @@
+"""The status document: one form for /v1/status and `egressgw status`, from agents and controllers alike."""
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any
+
+from service.model.assignment import Assignment
+from service.model.errors import ObjectError
+from service.model.gateway_node import GatewayNode, NodeState
+from service.model.lease import Token
+from service.network.cluster_view import ClusterView
+from service.policy.index import PolicyIndex
+
+if TYPE_CHECKING:
+    from service.agent import Agent
+    from service.controller import Controller
+
+Holder = tuple[str, Token]
+
+
+def agent_status(agent: "Agent") -> dict[str, Any]:
+    """What one node knows, and what it does itself."""
+    locations = {
+        floating_ip: (location.node, location.token) for floating_ip, location in agent.reconciler.locations.items()
+    }
+    document = cluster_status(agent.cluster, agent.index, agent.errors, locations)
+    drops: dict[str, int] = {}
+    for (reason, _), packets in agent.datapath.drops().items():
+        drops[reason] = drops.get(reason, 0) + packets
+    report = agent.report if agent.keeper.is_keeper_alive else None
+    return document | {
+        "node": agent.settings.node,
+        "role": agent.settings.role.value,
+        "held": [str(floating_ip) for floating_ip in sorted(agent.held)],
+        "keeper": {
+            "alive": report is not None,
+            "elector": report.elector if report else None,
+            "voting": report.voting if report else None,
+            "scheduling": report.scheduling if report else None,
+        },
+        "endpoints": {str(pod_ip): phase.value for pod_ip, phase in sorted(agent.reconciler.steering.phases().items())},
+        "drops": drops,
+        "packets": agent.datapath.counters(),
+        "audit": {"healthy": agent.outbox.healthy, "reason": agent.outbox.reason},
+    }
+
+
+def controller_status(controller: "Controller") -> dict[str, Any]:
+    """What the leader, or one who would be, knows."""
+    document = cluster_status(controller.cluster, controller.index, controller.errors, controller.holders())
+    return document | {
+        "node": controller.settings.node,
+        "role": "controller",
+        "leading": controller.term is not None,
+        "drops": {},
+        "audit": {"healthy": controller.outbox.healthy, "reason": controller.outbox.reason},
+    }
+
+
+def cluster_status(
+    cluster: ClusterView,
+    index: PolicyIndex,
+    errors: Iterable[ObjectError],
+    holders: Mapping[IPv4Address, Holder],
+) -> dict[str, Any]:
+    """The part that every member can tell."""
+    leader = cluster.leader()
+    nodes = cluster.gateway_nodes()
+    return {
+        "leader": leader[0] if leader else None,
+        "term": leader[1] if leader else 0,
+        "nodes": {node.name: _node(node) for node in nodes},
+        "floatingIPs": _floating_ips(index, cluster.assignments(), holders, nodes),
+        "policies": {
+            key.name: {
+                "accepted": state.accepted,
+                "reason": state.reason,
+                "message": state.message,
+                "matchedPods": state.matched_pods,
+                "egressSourceIP": str(state.egress_source_ip),
+            }
+            for key, state in sorted(index.policy_states().items())
+        },
+        "errors": [str(error) for error in errors],
+    }
+
+
+def _node(node: GatewayNode) -> dict[str, Any]:
+    return {
+        "state": node.state.value,
+        "role": node.role.value,
+        "ready": node.ready,
+        "schedulable": node.schedulable,
+        "segments": [f"{segment.address}/{segment.network.prefixlen}" for segment in node.segments],
+    }
+
+
+def _floating_ips(
+    index: PolicyIndex,
+    assignments: Mapping[IPv4Address, Assignment],
+    holders: Mapping[IPv4Address, Holder],
+    nodes: Iterable[GatewayNode],
+) -> dict[str, Any]:
+    gateway = index.gateway()
+    up = {node.name for node in nodes if node.state is NodeState.UP}
+    table = {}
+    for floating_ip in dict.fromkeys((*(gateway.floating_ips if gateway else ()), *sorted(assignments))):
+        assignment = assignments.get(floating_ip)
+        holder, token = holders.get(floating_ip, (None, None))
+        table[str(floating_ip)] = {
+            "holder": holder if holder in up else None,
+            "assigned": assignment.holder if assignment else None,
+            "successor": assignment.successor if assignment else None,
+            "token": ".".join(map(str, token)) if token else None,
+            "reason": assignment.reason if assignment else "not assigned yet",
+        }
+    return table

@@ -1,0 +1,65 @@
+"""Fetch the status document of a process over HTTP. Synchronous and light: for short commands."""
+
+import http.client
+import json
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from service.model.errors import OperatorError, TransientError
+
+_BYTES_MAX = 64 << 20
+
+
+def fetch_status(url: str, *, timeout_s: float = 3.0) -> dict[str, Any]:
+    """Return `/v1/status` of the process at `url`.
+
+    Raises OperatorError for a URL that cannot be one, TransientError where the process does not answer as it should.
+    """
+    parts = urlsplit(url if "//" in url else f"//{url}")
+    try:
+        port = parts.port or 9642
+    except ValueError as error:
+        raise OperatorError(f"--url: {url}: {error}") from error
+    if parts.scheme not in ("", "http") or not parts.hostname:
+        raise OperatorError(f"--url: write http://HOST:PORT, not {url}")
+    where = f"{parts.hostname}:{port}"
+    # Not urllib.request: it would send the question for a cluster node to the proxy of the environment.
+    connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout_s)
+    try:
+        connection.request("GET", f"{parts.path.rstrip('/')}/v1/status")
+        response = connection.getresponse()
+        body = _read(response, time.monotonic() + timeout_s)
+    except TimeoutError as error:
+        raise TransientError(f"{where} does not answer within {timeout_s:g} s") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise TransientError(
+            f"{where} cannot be reached: {reason}; is an agent or controller running there?"
+        ) from error
+    except http.client.HTTPException as error:
+        raise TransientError(f"{where} does not speak HTTP: {error!r}") from error
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise TransientError(f"{where} answers {response.status} {response.reason}")
+    return _parse(body, where)
+
+
+def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
+    body = bytearray()
+    while block := response.read1(1 << 16):
+        body += block
+        if len(body) > _BYTES_MAX or time.monotonic() > deadline:
+            raise TimeoutError
+    return bytes(body)
+
+
+def _parse(body: bytes, where: str) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except ValueError as error:
+        raise TransientError(f"{where} answers something that is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise TransientError(f"{where} answers something that is not a status document")
+    return document

@@ -1,0 +1,174 @@
+"""The read-only HTTP server of a process: health, readiness, status and metrics.
+
+Bounded against whoever connects: a limit of connections, one request on each, and a whole-life limit that also ends a
+client which sends or reads too slowly. A page is made on the loop in one go, so a slow client costs memory only.
+"""
+
+import asyncio
+import errno
+import logging
+from collections import deque
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.exposition import choose_encoder
+
+from service.model.errors import OperatorError
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS_MAX = 64
+CONNECTION_S_MAX = 15.0
+_TICK_S = 0.5
+_LAG_TICKS = 10
+_REQUEST_BYTES_MAX = 4096
+_SHUTDOWN_S = 1.0
+
+
+class StatusProvider(Protocol):
+    """What the server shows. Both are called on the loop and must not block."""
+
+    def status(self) -> dict[str, Any]:
+        """The status document: JSON-able; addresses and other plain values are shown by `str`."""
+
+    def not_ready_reasons(self) -> list[str]:
+        """Why this process should get no work now; empty where it is ready."""
+
+
+class WebServer:
+    """Listens between enter and exit. `port` 0 takes a free one, which the attribute `port` then tells."""
+
+    def __init__(self, address: str, port: int, provider: StatusProvider, registry: CollectorRegistry) -> None:
+        self.address = address
+        self.port = port
+        self._provider = provider
+        self._registry = registry
+        self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
+        self._opened: dict[web.RequestHandler, float] = {}
+        self._lags: deque[float] = deque([0.0], maxlen=_LAG_TICKS)
+        self._tick: asyncio.TimerHandle | None = None
+        self._lag_gauge: Gauge | None = None
+
+    @property
+    def loop_lag_s(self) -> float:
+        """The latest that the loop came to a timer in the last five seconds."""
+        return max(self._lags)
+
+    async def __aenter__(self) -> Self:
+        """Start to listen. Raises OperatorError naming `ports.http` or `http.address` where that is not possible."""
+        application = web.Application(middlewares=[_answer], client_max_size=_REQUEST_BYTES_MAX)
+        application.router.add_get("/healthz", self._healthz)
+        application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/v1/status", self._status)
+        application.router.add_get("/metrics", self._metrics)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        await runner.setup()
+        self._runner = runner
+        loop = asyncio.get_running_loop()
+        try:
+            self._listener = await loop.create_server(self._accept, self.address, self.port, backlog=CONNECTIONS_MAX)
+        except OSError as error:
+            await runner.cleanup()
+            raise _listen_error(error, self.address, self.port) from error
+        self.port = self._listener.sockets[0].getsockname()[1]
+        self._lag_gauge = Gauge(
+            "egressgw_loop_lag_seconds", "Latest that the event loop came to a timer, last 5 s", registry=self._registry
+        )
+        self._lag_gauge.set_function(lambda: self.loop_lag_s)
+        self._schedule_tick()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._tick is not None:
+            self._tick.cancel()
+        if self._lag_gauge is not None:
+            self._registry.unregister(self._lag_gauge)
+        if self._listener is not None:
+            self._listener.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        for connection in self._opened:
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    def _accept(self) -> asyncio.Protocol:
+        assert self._runner is not None
+        server = self._runner.server
+        if server is None or len(server.connections) >= CONNECTIONS_MAX:
+            return _Refusal()
+        connection = server()
+        self._opened[connection] = asyncio.get_running_loop().time()
+        return connection
+
+    def _schedule_tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _TICK_S
+        self._tick = loop.call_at(due, self._on_tick, due)
+
+    def _on_tick(self, due: float) -> None:
+        now = asyncio.get_running_loop().time()
+        self._lags.append(max(0.0, now - due))
+        for connection, opened in list(self._opened.items()):
+            if now - opened > CONNECTION_S_MAX:
+                del self._opened[connection]
+                if connection.transport is not None:
+                    connection.transport.abort()
+        self._schedule_tick()
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return _json({"status": "ok", "loopLagMs": round(self.loop_lag_s * 1000, 3)})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        reasons = self._provider.not_ready_reasons()
+        return _json({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return _json(self._provider.status())
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        render, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=render(self._registry), headers={"Content-Type": content_type})
+
+
+class _Refusal(asyncio.Protocol):
+    """Ends a connection that is one too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+@web.middleware
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer errors in JSON, and each connection once."""
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        response = _json({"error": error.reason}, status=error.status)
+        response.headers.update({"Allow": error.headers["Allow"]} if "Allow" in error.headers else {})
+    except Exception:
+        log.exception("%r failed", request.path)
+        response = _json({"error": "internal error; the log of the process says more"}, status=500)
+    response.force_close()
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _json(document: dict[str, Any], *, status: int = 200) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(document, enc_hook=str), status=status, content_type="application/json"
+    )
+
+
+def _listen_error(error: OSError, address: str, port: int) -> OperatorError:
+    if error.errno == errno.EADDRINUSE:
+        return OperatorError(f"ports.http: {address}:{port} is in use by another process; choose a free port")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return OperatorError(f"ports.http: no permission to listen on {address}:{port}; choose a port above 1023")
+    return OperatorError(f"http.address: cannot listen on {address}:{port}: {error.strerror or error}")

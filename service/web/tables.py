@@ -1,0 +1,86 @@
+"""The status document as tables for a terminal."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_GOOD = "green"
+_BAD = "red"
+
+
+def print_status(document: dict[str, Any], console: Console) -> None:
+    """Print every section of the document that has rows. Missing members are shown as missing, never an error."""
+    title = Text.assemble(
+        ("node ", "dim"), plain(document.get("node")), ("  role ", "dim"), plain(document.get("role"))
+    )
+    leader = document.get("leader")
+    title.append("  leader ", "dim")
+    title.append(plain(leader) if leader else "none", "" if leader else _BAD)
+    title.append("  term ", "dim")
+    title.append(plain(document.get("term")))
+    console.print(title)
+    for section, columns, row in (
+        ("nodes", ("NODE", "STATE", "ROLE", "MORE"), _node_row),
+        ("floatingIPs", ("FLOATING IP", "HOLDER", "SUCCESSOR", "TOKEN", "REASON"), _floating_ip_row),
+        ("policies", ("POLICY", "ACCEPTED", "EGRESS IP", "PODS", "REASON"), _policy_row),
+    ):
+        _print_section(document.get(section), columns, row, console)
+    drops = {reason: count for reason, count in _members(document.get("drops")) if count}
+    _print_section(drops, ("DROPPED FOR", "PACKETS"), lambda reason, count: (reason, count), console)
+    for error in document.get("errors") or ():
+        console.print(Text.assemble(("error ", _BAD), plain(error)))
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], console: Console) -> None:
+    """Print rows of values; a Text keeps its style, anything else is shown plainly."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(value if isinstance(value, Text) else Text(plain(value)) for value in row))
+    console.print(table)
+
+
+def plain(value: Any) -> str:
+    """Text of a value from elsewhere, with nothing in it that a terminal would obey; `-` for none."""
+    text = "-" if value is None or value == "" else str(value)
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _print_section(
+    section: Any, columns: tuple[str, ...], row: Callable[[str, Any], tuple[Any, ...]], console: Console
+) -> None:
+    rows = [row(name, value) for name, value in _members(section)]
+    if rows:
+        console.print()
+        print_table(columns, rows, console)
+
+
+def _members(section: Any) -> list[tuple[str, Any]]:
+    return list(section.items()) if isinstance(section, dict) else []
+
+
+def _node_row(name: str, node: Any) -> tuple[Any, ...]:
+    members = dict(_members(node))
+    state = members.pop("state", None)
+    role = members.pop("role", None)
+    more = ", ".join(f"{key}: {plain(value)}" for key, value in members.items() if not isinstance(value, dict | list))
+    return (name, Text(plain(state), _GOOD if state == "Up" else _BAD), role, more)
+
+
+def _floating_ip_row(address: str, row: Any) -> tuple[Any, ...]:
+    members = dict(_members(row))
+    holder = members.get("holder")
+    shown = Text(plain(holder), _GOOD if holder else _BAD)
+    return (address, shown, members.get("successor"), members.get("token"), members.get("reason"))
+
+
+def _policy_row(name: str, policy: Any) -> tuple[Any, ...]:
+    members = dict(_members(policy))
+    accepted = bool(members.get("accepted"))
+    reason = ": ".join(str(members[key]) for key in ("reason", "message") if members.get(key))
+    shown = Text("yes" if accepted else "no", _GOOD if accepted else _BAD)
+    return (name, shown, members.get("egressSourceIP"), members.get("matchedPods"), reason)
