@@ -26,6 +26,7 @@ struct selected_value {
 #define SELECTED_STEER 1
 #define SELECTED_PENDING 2  /* marked, and dropped at egw0: what is left to wait for is the gateway */
 #define SELECTED_CHANGING 3 /* dropped before netfilter, so that no connection-tracking entry is made (rule W10) */
+_Static_assert(sizeof(struct selected_key) == 8, "selected_key");
 _Static_assert(sizeof(struct selected_value) == 16, "selected_value");
 
 /* {rule set, destination} -> what to do. prefixlen counts the 64 bits of the rule set too. */
@@ -43,12 +44,14 @@ struct rule_value {
 #define RULE_EXCLUDED 2
 #define RULE_SET_BITS 64
 _Static_assert(sizeof(struct rule_key) == 16, "rule_key");
+_Static_assert(sizeof(struct rule_value) == 8, "rule_value");
 
 /* In-cluster and never-steered destinations. */
 struct cluster_key {
     __u32 prefixlen;
     __be32 address;
 };
+_Static_assert(sizeof(struct cluster_key) == 8, "cluster_key");
 #define CLUSTER_POD 1
 #define CLUSTER_SERVICE 2
 #define CLUSTER_NODE 4
@@ -91,6 +94,7 @@ struct endpoint {
     __u8 node_mac[MAC_BYTES];
     __u16 _pad;
 };
+_Static_assert(sizeof(struct endpoint_key) == 8, "endpoint_key");
 _Static_assert(sizeof(struct endpoint) == 16, "endpoint");
 
 /* MACs of members per interface: whose gratuitous ARP is believed (rule W2). */
@@ -144,6 +148,8 @@ struct tally {
     __u64 packets;
     __u64 bytes;
 };
+_Static_assert(sizeof(struct drop_key) == 8, "drop_key");
+_Static_assert(sizeof(struct tally) == 16, "tally");
 
 enum counter {
     COUNT_MARKED,

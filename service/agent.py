@@ -56,6 +56,8 @@ _COALESCE_S = 0.002
 """Changes that come together are reconciled together."""
 _DEVICE_RETRY_S = 0.2
 _DEVICE_REFRESH_S = 5.0
+_INHERITANCE_NS = 30_000_000_000
+"""How long pods that a former agent served are served without having been announced again."""
 _REFRESH_S = 1.0
 """How often members, uplinks and acknowledgements are looked at even if nothing was reported."""
 
@@ -141,8 +143,10 @@ class Agent:
         stack.callback(self.arp.close)
         self.reconciler.uplinks = self.datapath.uplinks
         self.reconciler.egw_ifindex = self.datapath.egw_ifindex
-        for pod_ip, rule_set in self.datapath.steered_before().items():
+        inherited = await asyncio.to_thread(self.datapath.inherited)
+        for pod_ip, rule_set in inherited.steered.items():
             self.reconciler.steering.adopt(pod_ip, rule_set, now_ns=process.boot_ns())
+        self.reconciler.inherit(inherited.endpoints, inherited.rule_sets)
         await stack.enter_async_context(self.cluster)
         await stack.enter_async_context(self.state_socket)
         await stack.enter_async_context(self.keeper)
@@ -421,6 +425,7 @@ class Agent:
         async with self.datapath.link_monitor() as monitor:
             async for _ in monitor:
                 if await self.datapath.refresh_uplinks():
+                    await self.datapath.attach_uplinks()
                     self.reconciler.uplinks = self.datapath.uplinks
                     self._restart_announcements()
                     self._mark_dirty()
@@ -453,8 +458,11 @@ class Agent:
 
     async def _refresh(self) -> None:
         """A slow beat: what no event reports (a keeper that fell silent) is seen within a second."""
+        inherited_until_ns = process.boot_ns() + _INHERITANCE_NS
         while True:
             await asyncio.sleep(_REFRESH_S)
+            if process.boot_ns() > inherited_until_ns:
+                self.reconciler.disinherit()
             self._mark_dirty()
 
 

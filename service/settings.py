@@ -120,7 +120,9 @@ class Settings(_Section, frozen=True):
             except ValueError:
                 key = b""
             if len(key) != 32:
-                raise OperatorError(f"keyring[{index}]: write 64 hexadecimal digits (make one with `openssl rand -hex 32`)")
+                raise OperatorError(
+                    f"keyring[{index}]: write 64 hexadecimal digits (make one with `openssl rand -hex 32`)"
+                )
             keys.append(key)
         if not keys:
             raise OperatorError("keyring: at least one key is needed (make one with `openssl rand -hex 32`)")

@@ -29,6 +29,7 @@ class LocalUplink:
     mac: bytes
     address: IPv4Interface
     carrier: bool
+    mtu: int = 1500
 
     @property
     def segment(self) -> Segment:

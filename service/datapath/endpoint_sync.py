@@ -44,6 +44,12 @@ GONE_NS = 30 * _SECOND
 """How long the rows of a node that is no peer (any more) outlast its last word."""
 UNSETTLED_NS = 5 * _SECOND
 """While rows are under way and this young, a digest that differs proves nothing."""
+RETIRED_NS = 3 * _SECOND
+"""A former life is refused until the present one was silent for so long.
+
+Start ids have no order: where two lives overlap (a rolling update) and the later was heard first, the earlier passes
+for the present one, and the later must not be refused for ever.
+"""
 _RETIRED_MAX = 16
 
 
@@ -277,7 +283,7 @@ class EndpointSync:
             raise PeerError("endpoint message from another process of this node")
         message = decode(payload)
         known = self._peers.get(source.node)
-        if known is not None and source.start_id in known.retired:
+        if known is not None and source.start_id in known.retired and now_ns - known.heard_ns < RETIRED_NS:
             raise PeerError("endpoint message of a former life")
         peer = known or self._meet(source.node)
         self._recognize(peer, source)
@@ -351,6 +357,8 @@ class EndpointSync:
         peer.acks.clear()
         if former is not None:
             peer.retired.append(former)
+            if source.start_id in peer.retired:
+                peer.retired.remove(source.start_id)
             peer.inbox.begin_life()
             peer.outbox.resend_all()
             self._flush_changes(peer)

@@ -144,6 +144,12 @@ def endpoint_key(pod_ip: IPv4Address, ifindex: int) -> bytes:
     return struct.pack("=4sI", pod_ip.packed, ifindex)
 
 
+def parse_endpoint_key(key: bytes) -> tuple[IPv4Address, int]:
+    """(pod IP, ifindex)."""
+    address, ifindex = struct.unpack("=4sI", key)
+    return IPv4Address(address), ifindex
+
+
 def endpoint_value(rule_set: int, node_mac: bytes) -> bytes:
     return struct.pack("=Q6s2x", rule_set, node_mac)
 

@@ -34,7 +34,7 @@ class LoadedDatapath:
         from bcc import BPF
 
         try:
-            self.programs = {name: int(self._module.load_func(name, BPF.SCHED_CLS).fd) for name in PROGRAMS}
+            self.programs = {name: int(self._module.load_func(name.encode(), BPF.SCHED_CLS).fd) for name in PROGRAMS}
         except Exception as error:
             raise OperatorError(f"the kernel refuses the datapath program: {error}") from error
         self.maps = {name: bpf_map.open_pinned(str(pin_dir / name)) for name in MAP_SHAPES}

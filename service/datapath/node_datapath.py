@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from types import TracebackType
 from typing import Self
@@ -46,6 +47,17 @@ _DRIVEN_MAPS = (
 _REASONS = {reason.value: reason.name.lower() for reason in DropReason}
 
 
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """State that outlived a former agent of this node and must not be interrupted."""
+
+    steered: dict[IPv4Address, RuleSet]
+    """Local pods that are steered, with the rules they are steered by."""
+    endpoints: Rows
+    """Pods of other nodes that are translated here."""
+    rule_sets: tuple[RuleSet, ...]
+
+
 class NodeDatapath:
     """Async context manager: entering loads and attaches everything, leaving only closes descriptors."""
 
@@ -55,6 +67,7 @@ class NodeDatapath:
         self._attached: dict[int, str] = {}
         self._uplinks: tuple[LocalUplink, ...] = ()
         self._egw_ifindex = 0
+        self._has_netfilter = False
         self.netlink = Netlink()
         self.nftables = Nftables()
         self.conntrack = Conntrack()
@@ -82,7 +95,7 @@ class NodeDatapath:
         for name in _DRIVEN_MAPS:
             await asyncio.to_thread(self.pool.adopt, name)
         await self._set_up_steering()
-        await self._attach_uplinks()
+        await self.attach_uplinks()
         await self.attach_pod_devices()
         return self
 
@@ -99,18 +112,24 @@ class NodeDatapath:
     def egw_ifindex(self) -> int:
         return self._egw_ifindex
 
-    def steered_before(self) -> dict[IPv4Address, RuleSet]:
-        """Pods that the pinned maps of a former agent say are steered, with the rules they were steered by."""
+    def inherited(self) -> "Inheritance":
+        """What the pinned maps of a former agent contain. Blocking: for the start only."""
         entries: dict[int, list[tuple[IPv4Network, IPv4Address]]] = {}
         for key, value in self._loaded.map(MapName.RULES).items().items():
             rule_set, network = layout.parse_rule_key(key)
             entries.setdefault(rule_set, []).append((network, IPv4Address(value[:4])))
-        found = {}
+        rule_sets = {identity: RuleSet(identity, tuple(sorted(rows))) for identity, rows in entries.items()}
+        steered = {}
         for key, value in self._loaded.map(MapName.SELECTED).items().items():
             pod_ip, ifindex, rule_set, state = layout.parse_selected(key, value)
-            if ifindex == 0 and state == SelectedState.STEER:
-                found[pod_ip] = RuleSet(rule_set, tuple(sorted(entries.get(rule_set, ()))))
-        return found
+            if ifindex == 0 and state == SelectedState.STEER and rule_set in rule_sets:
+                steered[pod_ip] = rule_sets[rule_set]
+        endpoints = {
+            key: value
+            for key, value in self._loaded.map(MapName.ENDPOINTS).items().items()
+            if layout.parse_endpoint_key(key)[1] != self._egw_ifindex
+        }
+        return Inheritance(steered, endpoints, tuple(rule_sets.values()))
 
     async def refresh_uplinks(self) -> bool:
         """Read the uplinks again; True where something about them changed."""
@@ -187,6 +206,7 @@ class NodeDatapath:
             table=settings.datapath.route_table,
             mark=mark,
             uplinks=[uplink.name for uplink in self._uplinks],
+            mtu=max(uplink.mtu for uplink in self._uplinks),
         )
         self._egw_ifindex = device.index
         config = layout.config_value(mark, device.index, device.mac)
@@ -195,7 +215,8 @@ class NodeDatapath:
         await self.netlink.attach(device.index, "egress", programs["steer_egress"], "steer_egress")
         await self.netlink.attach(device.index, "ingress", programs["steer_ingress"], "steer_ingress")
 
-    async def _attach_uplinks(self) -> None:
+    async def attach_uplinks(self) -> None:
+        """Attach to every uplink, or replace in place; called again when an uplink changed."""
         programs = self._loaded.programs
         for uplink in self._uplinks:
             # The fence first: from then on nothing from a floating IP leaves without a lease.
@@ -217,7 +238,7 @@ class NodeDatapath:
         *,
         steer: Sequence[tuple[IPv4Address, IPv4Network]],
     ) -> None:
-        """Write our netfilter table anew, in one transaction."""
+        """Bring our netfilter table in step; the whole table at the start and where somebody flushed it."""
         config = NftConfig(
             mark=self._settings.datapath.mark,
             cluster=tuple(cluster),
@@ -225,7 +246,11 @@ class NodeDatapath:
             uplinks=tuple(uplinks),
             steering_device=STEERING_DEVICE,
         )
-        await self.nftables.apply(config)
+        if await self.nftables.present() and self._has_netfilter:
+            await self.nftables.update_sets(config)
+        else:
+            await self.nftables.apply(config)
+            self._has_netfilter = True
         await self.nftables.replace_steer(_by_pod(steer))
 
 
@@ -243,6 +268,7 @@ def _local_uplink(interface: Interface) -> LocalUplink:
         mac=interface.mac,
         address=interface.addresses[0],
         carrier=interface.carrier,
+        mtu=interface.mtu,
     )
 
 

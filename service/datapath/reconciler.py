@@ -30,9 +30,19 @@ class Reconciler:
         self.devices: dict[IPv4Address, int] = {}
         self.endpoints: dict[tuple[str, IPv4Address], Endpoint] = {}
         """Pods of other nodes that were announced to this one, by (node, pod IP)."""
+        self._inherited_endpoints: Rows = {}
+        self._inherited_rule_sets: tuple[RuleSet, ...] = ()
         self._pods = tuple(IPv4Network(cidr) for cidr in settings.datapath.pod_cidrs)
         self._services = tuple(IPv4Network(cidr) for cidr in settings.datapath.service_cidrs)
         self._nodes = tuple(IPv4Network(cidr) for cidr in settings.datapath.node_cidrs)
+
+    def inherit(self, endpoints: Rows, rule_sets: tuple[RuleSet, ...]) -> None:
+        """Keep translating for pods that a former agent knew until their nodes have announced them again."""
+        self._inherited_endpoints, self._inherited_rule_sets = dict(endpoints), rule_sets
+
+    def disinherit(self) -> None:
+        """Whoever has not announced its pods again by now does not need them."""
+        self._inherited_endpoints, self._inherited_rule_sets = {}, ()
 
     @property
     def pod_networks(self) -> tuple[IPv4Network, ...]:
@@ -131,7 +141,8 @@ class Reconciler:
         rule_sets: dict[int, RuleSet] = {}
         in_force = self.steering.rule_sets()
         rule_sets |= {rule_set.id: rule_set for rule_set in in_force.values()}
-        endpoints = desired.local_endpoint_rows(in_force, self.egw_ifindex)
+        rule_sets |= {rule_set.id: rule_set for rule_set in self._inherited_rule_sets}
+        endpoints = self._inherited_endpoints | desired.local_endpoint_rows(in_force, self.egw_ifindex)
         for (node, _), endpoint in sorted(self.endpoints.items()):
             rule_set = self.index.rule_set(endpoint.policies)
             if rule_set is None:

@@ -21,6 +21,8 @@ class RecordKind(StrEnum):
     GATEWAY_CHANGED = "gateway-changed"
     AGENT_STARTED = "agent-started"
     AGENT_STOPPED = "agent-stopped"
+    GAP = "gap"
+    """Records that the outbox had to give up; `detail` counts them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ Rendering is pure text; one `nft -f -` is one atomic transaction, and a refused 
 
 import asyncio
 import json
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from service.model.errors import OperatorError, TransientError
 from service.network.mark_conflict import conflicting_lines
 
 TABLE = "egressgw"
-COUNTERS = ("steered", "guard_unmarked", "guard_marked", "guard_transit")
-"""steered: packets netfilter let pass to the steering device. guard_unmarked: from a selected pod, for a destination
-of its policy, about to leave without having been marked. guard_marked: marked, about to leave by another device.
+COUNTERS = ("steered", "guard_unmarked", "guard_unknown", "guard_marked", "guard_transit")
+"""steered: packets netfilter let pass to the steering device. The others count drops.
+guard_unmarked: from a selected pod, for a destination of its policy, about to leave without having been marked.
+guard_unknown: from a pod nobody has classified yet, for a destination some policy names (W11).
+guard_marked: marked, about to leave by another device than the steering device.
 guard_transit: another node's pod passing through untranslated (G3)."""
 
 SteerElement = tuple[IPv4Address, IPv4Network]
@@ -41,11 +44,23 @@ class NftConfig:
     steering_device: str = "egw0"
 
 
-def ruleset(config: NftConfig, steer: Iterable[SteerElement] = ()) -> str:
-    """The whole table as one transaction that replaces whatever was there. `steer` must not overlap per pod."""
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Contents that outlive a restart of the agent: until it knows better, they are the truth."""
+
+    steer: frozenset[SteerElement] = frozenset()
+    """Free of overlaps per pod."""
+    classified: frozenset[IPv4Address] = frozenset()
+    """Pods of this node whose selection has been decided."""
+    destinations: frozenset[IPv4Network] = frozenset()
+    """Every destination that some policy names."""
+
+
+def ruleset(config: NftConfig, carried: Carried = Carried()) -> str:
+    """The whole table as one transaction that replaces whatever was there."""
     bit, rest = f"{config.mark:#x}", f"{~config.mark & 0xFFFFFFFF:#x}"
     counters = "\n".join(f"  counter {name} {{ }}" for name in COUNTERS)
-    elements = ", ".join(_steer_element(element) for element in steer)
+    steer = ", ".join(_steer_element(element) for element in sorted(carried.steer))
     return f"""add table ip {TABLE}
 delete table ip {TABLE}
 table ip {TABLE} {{
@@ -53,7 +68,9 @@ table ip {TABLE} {{
   set cluster {{ type ipv4_addr; flags interval; {_elements(_networks(_in_cluster(config)))} }}
   set pods {{ type ipv4_addr; flags interval; {_elements(_networks(config.pods))} }}
   set uplinks {{ type ifname; {_elements(_names(config.uplinks))} }}
-  set steer {{ type ipv4_addr . ipv4_addr; flags interval; {_elements(elements)} }}
+  set steer {{ type ipv4_addr . ipv4_addr; flags interval; {_elements(steer)} }}
+  set classified {{ type ipv4_addr; {_elements(_addresses(carried.classified))} }}
+  set destinations {{ type ipv4_addr; flags interval; {_elements(_networks(carried.destinations))} }}
 
   chain after_dstnat {{
     type filter hook prerouting priority -90; policy accept;
@@ -71,6 +88,7 @@ table ip {TABLE} {{
     ip daddr @cluster return
     ip saddr . ip daddr @steer oifname != "{config.steering_device}" counter name guard_unmarked drop
     iifname @uplinks ip saddr @pods counter name guard_transit drop
+    ip saddr @pods ip saddr != @classified ip daddr @destinations counter name guard_unknown drop
   }}
 
   chain keep_source {{
@@ -83,17 +101,18 @@ table ip {TABLE} {{
 
 def set_replacement(config: NftConfig) -> str:
     """New contents for cluster, pods and uplinks, without touching chains, counters or steered pods."""
-    contents = {
-        "cluster": _networks(_in_cluster(config)),
-        "pods": _networks(config.pods),
-        "uplinks": _names(config.uplinks),
-    }
-    lines = []
-    for name, elements in contents.items():
-        lines.append(f"flush set ip {TABLE} {name}")
-        if elements:
-            lines.append(f"add element ip {TABLE} {name} {{ {elements} }}")
-    return "\n".join(lines) + "\n"
+    return _replace_contents(
+        {
+            "cluster": _networks(_in_cluster(config)),
+            "pods": _networks(config.pods),
+            "uplinks": _names(config.uplinks),
+        }
+    )
+
+
+def guard_replacement(classified: Iterable[IPv4Address], destinations: Iterable[IPv4Network]) -> str:
+    """New contents for the guard of unknown pods (W11)."""
+    return _replace_contents({"classified": _addresses(classified), "destinations": _networks(destinations)})
 
 
 def steer_change(removed: Iterable[SteerElement], added: Iterable[SteerElement]) -> str:
@@ -106,14 +125,17 @@ def steer_change(removed: Iterable[SteerElement], added: Iterable[SteerElement])
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def parse_steer(document: Mapping[str, Any]) -> frozenset[SteerElement]:
-    """The elements in the answer to `nft -j list set`."""
-    found: set[SteerElement] = set()
-    for entry in document["nftables"]:
-        for element in entry.get("set", {}).get("elem", ()):
-            pod, destination = element["concat"]
-            found.update((IPv4Address(pod), network) for network in _parse_networks(destination))
-    return frozenset(found)
+def parse_carried(document: Mapping[str, Any]) -> Carried:
+    """The contents in the answer to `nft -j list table`."""
+    sets = {entry["set"]["name"]: entry["set"].get("elem", ()) for entry in document["nftables"] if "set" in entry}
+    pairs = (element["concat"] for element in sets.get("steer", ()))
+    return Carried(
+        steer=frozenset((IPv4Address(pod), network) for pod, ranges in pairs for network in _parse_networks(ranges)),
+        classified=frozenset(IPv4Address(element) for element in sets.get("classified", ())),
+        destinations=frozenset(
+            network for element in sets.get("destinations", ()) for network in _parse_networks(element)
+        ),
+    )
 
 
 class Nftables:
@@ -126,11 +148,10 @@ class Nftables:
         self._present: frozenset[SteerElement] = frozenset()
 
     async def apply(self, config: NftConfig) -> None:
-        """Replace the table. Steered pods of an earlier run are carried over, so a restart leaves no gap for them."""
-        # Listed afresh: the kernel's truth, whatever an earlier run or a failed transaction left.
-        present = await self._read_steer()
-        await self._run("-f", "-", text=ruleset(config, sorted(present)))
-        self._adopt(present)
+        """Replace the table. What an earlier run knew of pods is carried over, so a restart leaves no gap for them."""
+        carried = await self._read()
+        await self._run("-f", "-", text=ruleset(config, carried))
+        self._adopt(carried.steer)
 
     async def update_sets(self, config: NftConfig) -> None:
         """Change cluster, pods and uplinks only; mark and steering device must be those of `apply`."""
@@ -148,6 +169,13 @@ class Nftables:
         for pod, network in added:
             wanted.setdefault(pod, set()).add(network)
         await self._commit(wanted)
+
+    async def replace_guard(self, classified: Iterable[IPv4Address], destinations: Iterable[IPv4Network]) -> None:
+        """Which pods of this node are decided on (selected or not), and all destinations of all policies (W11).
+
+        A pod of this node that is not among the first reaches none of the second. Without destinations all may pass.
+        """
+        await self._run("-f", "-", text=guard_replacement(classified, destinations))
 
     async def counters(self) -> dict[str, int]:
         """Packets by counter name; they start again from zero with each `apply`."""
@@ -185,7 +213,7 @@ class Nftables:
                 await self._run("-f", "-", text=text)
             except TransientError:
                 # Somebody else changed the set: learn what is really there, so that the retry fits.
-                self._present = await self._read_steer()
+                self._present = (await self._read()).steer
                 raise
         self._wanted = {pod: networks for pod, networks in wanted.items() if networks}
         self._present = target
@@ -196,25 +224,25 @@ class Nftables:
         for pod, network in present:
             self._wanted.setdefault(pod, set()).add(network)
 
-    async def _read_steer(self) -> frozenset[SteerElement]:
+    async def _read(self) -> Carried:
         if not await self.present():
-            return frozenset()
-        return parse_steer(json.loads(await self._run("-j", "list", "set", "ip", TABLE, "steer")))
+            return Carried()
+        return parse_carried(json.loads(await self._run("-j", "list", "table", "ip", TABLE)))
 
     async def _run(self, *arguments: str, text: str = "", program: str = "nft") -> str:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                program,
-                *arguments,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        except FileNotFoundError as error:
-            raise OperatorError(f"{program} is not installed; install the package `nftables`") from error
+        # Input by file and not by pipe: uvloop raises RuntimeError where a program ends before it has read its input.
+        with os.fdopen(os.memfd_create(TABLE), "wb+") as source:
+            source.write(text.encode())
+            source.seek(0)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    program, *arguments, stdin=source, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+                )
+            except FileNotFoundError as error:
+                raise OperatorError(f"{program} is not installed; install the package `nftables`") from error
         try:
             async with asyncio.timeout(self._timeout_s):
-                output, errors = await process.communicate(text.encode())
+                output, errors = await process.communicate()
         except TimeoutError as error:
             raise TransientError(f"{program} did not end within {self._timeout_s:g} s") from error
         finally:
@@ -241,6 +269,15 @@ def _disjoint(wanted: Mapping[IPv4Address, Iterable[IPv4Network]]) -> frozenset[
     return frozenset((pod, network) for pod, networks in wanted.items() for network in collapse_addresses(networks))
 
 
+def _replace_contents(contents: Mapping[str, str]) -> str:
+    lines = []
+    for name, elements in contents.items():
+        lines.append(f"flush set ip {TABLE} {name}")
+        if elements:
+            lines.append(f"add element ip {TABLE} {name} {{ {elements} }}")
+    return "\n".join(lines) + "\n"
+
+
 def _steer_element(element: SteerElement) -> str:
     pod, network = element
     return f"{pod} . {network}"
@@ -252,6 +289,10 @@ def _elements(text: str) -> str:
 
 def _networks(networks: Iterable[IPv4Network]) -> str:
     return ", ".join(str(network) for network in collapse_addresses(networks))
+
+
+def _addresses(addresses: Iterable[IPv4Address]) -> str:
+    return ", ".join(str(address) for address in sorted(set(addresses)))
 
 
 def _names(names: Iterable[str]) -> str:

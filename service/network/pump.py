@@ -143,7 +143,8 @@ class MachinePump:
         try:
             if self._on_lag is not None:
                 self._on_lag(lag_ns)
-            self._machine.advance(now_ns=now_ns)
+            # Read again: what `on_lag` told the machine may have been later than `now_ns`, and time never goes back.
+            self._machine.advance(now_ns=self._clock())
         except Exception as error:
             self._fail(error)
             return

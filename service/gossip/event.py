@@ -1,0 +1,34 @@
+"""Outputs of the membership machine beside Send: what others made known. Our own changes are not echoed."""
+
+from dataclasses import dataclass
+
+from service.gossip.member import Member, MemberState
+from service.model.machine import Address
+
+
+@dataclass(frozen=True, slots=True)
+class MemberChanged:
+    """State, address or metadata of another member changed. Alive and suspect both mean up."""
+
+    member: Member
+    previous_state: MemberState | None
+    """None where the member was unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowChanged:
+    """Another member's newer version of a row was accepted."""
+
+    table: str
+    key: str
+    version: tuple[int, int, int]
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NameConflict:
+    """Another living process uses our name. Both stay members in name only until an operator renames one."""
+
+    name: str
+    address: Address
+    """Where the other one is."""

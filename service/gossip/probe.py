@@ -1,0 +1,157 @@
+"""Whom to probe next, how long to wait, and what a probe has found out (SWIM 3.1 and 4.3, Lifeguard LHA-Probe)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from service.gossip.randomness import Random
+from service.model.machine import Address
+
+
+class RoundTrip:
+    """Smoothed round trip to one member and the timeout that follows from it (RFC 6298, sections 2.2 and 2.3)."""
+
+    def __init__(self) -> None:
+        self._smoothed_ns: int | None = None
+        self._variation_ns = 0
+
+    def observe(self, round_trip_ns: int) -> None:
+        if self._smoothed_ns is None:
+            self._smoothed_ns = round_trip_ns
+            self._variation_ns = round_trip_ns // 2
+            return
+        self._variation_ns += (abs(self._smoothed_ns - round_trip_ns) - self._variation_ns) // 4
+        self._smoothed_ns += (round_trip_ns - self._smoothed_ns) // 8
+
+    def timeout_ns(self, timeout_ns_min: int, timeout_ns_max: int) -> int:
+        """smoothed + 4 * variation within bounds; the upper bound where nothing is known yet."""
+        if self._smoothed_ns is None:
+            return timeout_ns_max
+        return min(timeout_ns_max, max(timeout_ns_min, self._smoothed_ns + 4 * self._variation_ns))
+
+
+class Rotation:
+    """Round robin over a shuffled list, reshuffled after each turn (SWIM 4.3).
+
+    It bounds the time between two probes of one member to 2n - 1 periods, where random choice has no bound.
+    """
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._names: list[str] = []
+        self._position = 0
+        self._hastened: dict[str, None] = {}
+
+    def add(self, name: str) -> None:
+        """Insert at a random place, so that members that join together are not probed in a convoy."""
+        if name in self._names:
+            return
+        place = int(self._random.random() * (len(self._names) + 1))
+        self._names.insert(place, name)
+        # What was already probed in this turn stays before the position.
+        if place < self._position:
+            self._position += 1
+
+    def remove(self, name: str) -> None:
+        self._hastened.pop(name, None)
+        if name not in self._names:
+            return
+        place = self._names.index(name)
+        del self._names[place]
+        if place < self._position:
+            self._position -= 1
+
+    def hasten(self, name: str) -> None:
+        """Probe this one next, out of turn: it was accused, and a second opinion is wanted soon."""
+        if name in self._names:
+            self._hastened[name] = None
+
+    def next(self) -> str | None:
+        """The next member to probe; None where there is none."""
+        for name in self._hastened:
+            del self._hastened[name]
+            return name
+        if self._position >= len(self._names):
+            self._random.shuffle(self._names)
+            self._position = 0
+        if not self._names:
+            return None
+        self._position += 1
+        return self._names[self._position - 1]
+
+
+@dataclass(slots=True)
+class Probe:
+    """The probe of one period."""
+
+    target: str
+    address: Address
+    sequence: int
+    started_ns: int
+    indirect_at_ns: int | None
+    """When indirect probes start; None once they have."""
+    is_timing_clean: bool = True
+    """False once this process stood still meanwhile: the answer's time then says nothing of the network."""
+    acked: bool = False
+    helpers: tuple[str, ...] = ()
+    nacks: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def missing_nacks(self) -> int:
+        """Helpers that said nothing at all: more likely we, or our link, are the sick one (Lifeguard, LHA-Probe)."""
+        return len(self.helpers) - len(self.nacks)
+
+    def postpone(self, span_ns: int) -> None:
+        self.is_timing_clean = False
+        self.started_ns += span_ns
+        if self.indirect_at_ns is not None:
+            self.indirect_at_ns += span_ns
+
+
+@dataclass(slots=True)
+class _Relayed:
+    origin: Address
+    origin_name: str
+    origin_sequence: int
+    nack_at_ns: int | None
+    expires_ns: int
+
+
+RELAYS_MAX = 256
+
+
+class Relays:
+    """Probes made for others: the ack is passed back, and a nack is sent in time if none has come."""
+
+    def __init__(self) -> None:
+        self._relayed: dict[int, _Relayed] = {}
+
+    def open(
+        self, sequence: int, *, origin: Address, name: str, origin_sequence: int, nack_at_ns: int, expires_ns: int
+    ) -> bool:
+        """False where too many are open: then silence tells the asker that this member is overloaded."""
+        if len(self._relayed) >= RELAYS_MAX:
+            return False
+        self._relayed[sequence] = _Relayed(origin, name, origin_sequence, nack_at_ns, expires_ns)
+        return True
+
+    def close(self, sequence: int) -> tuple[Address, str, int] | None:
+        """Who asked for the probe now answered, and under which sequence. An ack after the nack still counts."""
+        relayed = self._relayed.pop(sequence, None)
+        return None if relayed is None else (relayed.origin, relayed.origin_name, relayed.origin_sequence)
+
+    def run_due(self, now_ns: int, nack: Callable[[Address, str, int], None]) -> None:
+        for sequence, relayed in list(self._relayed.items()):
+            if relayed.nack_at_ns is not None and relayed.nack_at_ns <= now_ns:
+                relayed.nack_at_ns = None
+                nack(relayed.origin, relayed.origin_name, relayed.origin_sequence)
+            if relayed.expires_ns <= now_ns:
+                del self._relayed[sequence]
+
+    def postpone(self, span_ns: int) -> None:
+        for relayed in self._relayed.values():
+            relayed.expires_ns += span_ns
+            if relayed.nack_at_ns is not None:
+                relayed.nack_at_ns += span_ns
+
+    def deadline_ns(self) -> int | None:
+        return min((relayed.nack_at_ns or relayed.expires_ns for relayed in self._relayed.values()), default=None)

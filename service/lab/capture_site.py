@@ -1,0 +1,22 @@
+"""What the leak check must know of a lab, taken from its plan."""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+
+from service.lab.leak_check import CaptureSite
+from service.lab.plan import POD_CIDR, SEGMENTS, SERVICE_CIDR, Plan
+
+
+def capture_site(plan: Plan, floating_ips: Iterable[str]) -> CaptureSite:
+    return CaptureSite(
+        node_of_port={node.port(0): node.name for node in plan.nodes},
+        second_uplink_ports=frozenset(f"{name}-1" for name in ("router", *(node.name for node in plan.nodes))),
+        macs_of_node={node.name: tuple(_mac(node.mac(segment)) for segment in (0, 1)) for node in plan.nodes},
+        pod_cidrs=(POD_CIDR,),
+        in_cluster=(POD_CIDR, SERVICE_CIDR, *SEGMENTS),
+        floating_ips=frozenset(IPv4Address(address) for address in floating_ips),
+    )
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))

@@ -1,0 +1,66 @@
+"""The settings file of every agent, keeper and controller of a lab (service/settings.py is their reader)."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from service.lab.plan import POD_CIDR, SEGMENTS, SERVICE_CIDR, Plan, PlannedController, PlannedNode
+from service.model.gateway_node import NodeRole
+from service.settings import LeaseSettings
+
+MAX_LEASE_MS = 1000
+
+
+def member_folder(folder: Path, name: str) -> Path:
+    """Where one member keeps its settings, logs, state and pins."""
+    return folder / name
+
+
+def manifests_folder(folder: Path) -> Path:
+    return folder / "manifests"
+
+
+def write_configuration(folder: Path, plan: Plan, member: PlannedNode | PlannedController, key: str) -> Path:
+    """Write the settings of one member, make its folders, and return the file. `key`: 64 hexadecimal digits."""
+    home = member_folder(folder, member.name)
+    for name in ("state", "run", "bpf"):
+        (home / name).mkdir(parents=True, exist_ok=True)
+    role = member.role if isinstance(member, PlannedNode) else NodeRole.CONTROLLER
+    path = home / "config.yaml"
+    path.write_text(yaml.safe_dump(_settings(folder, plan, member.name, str(member.ip), role, key)), encoding="utf-8")
+    return path
+
+
+def _settings(folder: Path, plan: Plan, name: str, address: str, role: NodeRole, key: str) -> dict[str, Any]:
+    home = member_folder(folder, name)
+    return {
+        "node": name,
+        "cluster": plan.options.name,
+        "role": str(role),
+        "source": f"manifests:{manifests_folder(folder)}",
+        "bind_address": address,
+        "keyring": [key],
+        "state_dir": str(home / "state"),
+        "run_dir": str(home / "run"),
+        "gossip": {"seeds": [str(node.ip) for node in plan.nodes]},
+        "electors": {
+            "epoch": 1,
+            "members": [{"name": node.name, "address": str(node.ip)} for node in plan.electors],
+        },
+        "lease": _lease_settings(plan),
+        "datapath": {
+            "uplinks": [f"eth{segment}" for segment in range(len(SEGMENTS))],
+            "pod_cidrs": [str(POD_CIDR)],
+            "service_cidrs": [str(SERVICE_CIDR)],
+            "bpf_dir": str(home / "bpf"),
+        },
+    }
+
+
+def _lease_settings(plan: Plan) -> dict[str, Any]:
+    settings: dict[str, Any] = {"profile": plan.options.profile}
+    if "max_lease_ms" in LeaseSettings.__struct_fields__:
+        # Electors without memory keep silent for the longest lease; a new lab shall not wait the usual 15 s for that.
+        settings["max_lease_ms"] = MAX_LEASE_MS
+    return settings

@@ -1,0 +1,70 @@
+"""Breaks one member of a running lab, and mends it."""
+
+import signal
+from enum import StrEnum
+
+from service.lab.lab import Lab
+from service.lab.process import ProcessRecord, is_alive, respawn, send_signal, wait_for_end, wait_for_stop
+from service.lab.site import set_port_state
+from service.model.errors import OperatorError
+
+
+class Fault(StrEnum):
+    KILL = "kill"
+    STOP = "stop"
+    CONT = "cont"
+    CUT = "cut"
+    HEAL = "heal"
+    RESTART = "restart"
+
+
+_SIGNALS = {Fault.KILL: signal.SIGKILL, Fault.STOP: signal.SIGSTOP, Fault.CONT: signal.SIGCONT}
+
+
+def apply_fault(lab: Lab, member: str, fault: Fault, *, only: str | None = None) -> list[str]:
+    """Do it and return one line per thing done.
+
+    `kill`, `stop` and `cont` act on all the member's programs at once or on the one named by `only` (`agent`,
+    `keeper`); `cut` and `heal` on its links to both segments, which stay up; `restart` starts what is dead. Raises
+    OperatorError for a member or program that does not exist; nothing has been done then.
+    """
+    if fault in (Fault.CUT, Fault.HEAL):
+        return _set_links(lab, member, forwarding=fault is Fault.HEAL)
+    records = _records(lab, member, only)
+    if fault is Fault.RESTART:
+        return _restart(lab, records)
+    number = _SIGNALS[fault]
+    reached = [record for record in records if send_signal(record, number)]
+    if fault is Fault.KILL:
+        wait_for_end(reached, 5.0)
+    elif fault is Fault.STOP:
+        wait_for_stop(reached)
+    return [f"{number.name} to {record.kind} of {record.member} (pid {record.pid})" for record in reached]
+
+
+def _set_links(lab: Lab, member: str, *, forwarding: bool) -> list[str]:
+    ports = lab.ports(member)
+    for port in ports:
+        set_port_state(lab.plan, port, forwarding=forwarding)
+    return [f"port {port} {'forwards again' if forwarding else 'is silent'}" for port in ports]
+
+
+def _records(lab: Lab, member: str, only: str | None) -> list[ProcessRecord]:
+    # The name is checked first, for the better message.
+    lab.ports(member)
+    records = [record for record in lab.state.processes if record.member == member]
+    if only is not None:
+        records = [record for record in records if record.kind == only]
+    if not records:
+        raise OperatorError(f"{member} has no program{f' {only!r}' if only else ''} in this lab")
+    return records
+
+
+def _restart(lab: Lab, records: list[ProcessRecord]) -> list[str]:
+    done = []
+    for record in records:
+        if not is_alive(record):
+            new = respawn(record)
+            lab.remember(new)
+            done.append(f"{new.kind} of {new.member} runs again (pid {new.pid})")
+    return done

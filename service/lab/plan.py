@@ -1,0 +1,230 @@
+"""Names and addresses of a lab, derived from its size. No I/O: the same options give the same plan.
+
+One control-plane node and the rest workers share `segment0` (192.168.1.0/24) with the router and the controllers, and
+a second uplink `segment1` (172.30.1.0/24) with the router only. The router joins them to the outside server and knows
+no way to pod addresses, so a pod's bare packet that leaks is seen outside but never answered.
+"""
+
+import re
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+
+from service.model.errors import OperatorError
+from service.model.gateway_node import NodeRole
+
+SEGMENTS = (IPv4Network("192.168.1.0/24"), IPv4Network("172.30.1.0/24"))
+POD_CIDR = IPv4Network("10.244.0.0/16")
+SERVICE_CIDR = IPv4Network("10.96.0.0/16")
+OUTSIDE_LINK = IPv4Network("203.0.113.0/30")
+OUTSIDE_ADDRESSES = (IPv4Address("8.8.8.8"), IPv4Address("9.9.9.9"), IPv4Address("8.8.4.4"))
+OUTSIDE_NETWORKS = tuple(IPv4Network((int(address) & 0xFFFFFF00, 24)) for address in OUTSIDE_ADDRESSES)
+"""The outside server answers for every address of these."""
+SECOND_UPLINK_DESTINATION = IPv4Network("8.8.4.0/24")
+"""Nodes route this through `segment1`: a place to leak through."""
+POD_GATEWAY = IPv4Address("169.254.1.1")
+"""The gateway of pods on a bare veth."""
+ROUTER_OCTET, CONTROL_OCTET, FIRST_WORKER_OCTET, LAST_WORKER_OCTET = 1, 11, 21, 99
+"""Addresses from .100 on are free for floating IPs."""
+CONTROLLER_OCTETS = (5, 6, 7)
+FIRST_POD_OCTET, LAST_POD_OCTET = 10, 254
+TCP_PORT, UDP_PORT, HTTP_PORT = 8080, 8081, 9642
+DEFAULT_NAME = "egw"
+_ROLES = (("alice", "frontend"), ("carol", "other"), ("paul", "frontend"))
+"""(namespace and its `user` label, role of the pod), dealt out in turn on every node."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabOptions:
+    """What `lab up` may be told."""
+
+    name: str = DEFAULT_NAME
+    """Prefix of every namespace, and name of the lab."""
+    nodes: int = 3
+    pods_per_node: int = 3
+    controllers: int = 2
+    electors: int = 0
+    """0: as many of 1, 3 and 5 as there are nodes for."""
+    profile: str = "default"
+    """Lease profile."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPod:
+    namespace: str
+    name: str
+    role: str
+    node: str
+    ip: IPv4Address
+    netns: str
+    device: str
+    """The host's end of its veth, in the node's namespace."""
+    on_bridge: bool
+    """False: bare veth with a /32 route."""
+    mac: str
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {"user": self.namespace, "role": self.role}
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedNode:
+    name: str
+    role: NodeRole
+    netns: str
+    octet: int
+    pod_cidr: IPv4Network
+    pods: tuple[PlannedPod, ...]
+
+    @property
+    def ip(self) -> IPv4Address:
+        return self.address(0)
+
+    @property
+    def bridge_address(self) -> IPv4Address:
+        return self.pod_cidr[1]
+
+    @property
+    def bridge_mac(self) -> str:
+        return pod_mac(self.bridge_address)
+
+    def address(self, segment: int) -> IPv4Address:
+        return SEGMENTS[segment][self.octet]
+
+    def mac(self, segment: int) -> str:
+        return segment_mac(segment, self.octet)
+
+    def port(self, segment: int) -> str:
+        """The fabric's end of the node's link."""
+        return f"{self.name}-{segment}"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedController:
+    name: str
+    netns: str
+    octet: int
+
+    @property
+    def ip(self) -> IPv4Address:
+        return SEGMENTS[0][self.octet]
+
+    @property
+    def mac(self) -> str:
+        return segment_mac(0, self.octet)
+
+    @property
+    def port(self) -> str:
+        return f"{self.name}-0"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    options: LabOptions
+    nodes: tuple[PlannedNode, ...]
+    controllers: tuple[PlannedController, ...]
+    fabric: str
+    router: str
+    outside: str
+    namespaces: tuple[str, ...] = field(default=())
+
+    @property
+    def pods(self) -> tuple[PlannedPod, ...]:
+        return tuple(pod for node in self.nodes for pod in node.pods)
+
+    @property
+    def electors(self) -> tuple[PlannedNode, ...]:
+        count = self.options.electors or max(size for size in (1, 3, 5) if size == 1 or size <= len(self.nodes))
+        return self.nodes[:count]
+
+    @property
+    def outside_link(self) -> tuple[IPv4Address, IPv4Address]:
+        """Addresses of the router and of the outside server on the link between them."""
+        return OUTSIDE_LINK[1], OUTSIDE_LINK[2]
+
+
+def segment_mac(segment: int, octet: int) -> str:
+    """A locally administered address that tells segment and host at a glance in a capture."""
+    return f"02:65:67:00:{segment:02x}:{octet:02x}"
+
+
+def pod_mac(address: IPv4Address) -> str:
+    """The address as CNI plugins make it: 0a:58 and the four bytes of the pod's IP."""
+    return "0a:58:" + address.packed.hex(":")
+
+
+def make_plan(options: LabOptions) -> Plan:
+    """Lay out a lab. Raises OperatorError naming the option that does not fit."""
+    _check(options)
+    prefix = options.name
+    nodes = tuple(_node(options, index) for index in range(options.nodes))
+    controllers = tuple(
+        PlannedController(name=f"controller{index + 1}", netns=f"{prefix}-controller{index + 1}", octet=octet)
+        for index, octet in enumerate(CONTROLLER_OCTETS[: options.controllers])
+    )
+    fabric, router, outside = f"{prefix}-fabric", f"{prefix}-router", f"{prefix}-outside"
+    members = [*(node.netns for node in nodes), *(controller.netns for controller in controllers)]
+    pods = [pod.netns for node in nodes for pod in node.pods]
+    return Plan(
+        options=options,
+        nodes=nodes,
+        controllers=controllers,
+        fabric=fabric,
+        router=router,
+        outside=outside,
+        namespaces=(fabric, router, outside, *members, *pods),
+    )
+
+
+def _check(options: LabOptions) -> None:
+    nodes_max = LAST_WORKER_OCTET - FIRST_WORKER_OCTET + 2
+    pods_max = LAST_POD_OCTET - FIRST_POD_OCTET + 1
+    if not re.fullmatch(r"[a-z][a-z0-9]{0,11}", options.name):
+        raise OperatorError(f"--name: {options.name!r}: up to 12 lower-case letters and digits, a letter first")
+    if not 1 <= options.nodes <= nodes_max:
+        raise OperatorError(f"--nodes: 1 to {nodes_max}, not {options.nodes}")
+    if not 0 <= options.pods_per_node <= pods_max:
+        raise OperatorError(f"--pods-per-node: 0 to {pods_max}, not {options.pods_per_node}")
+    if not 0 <= options.controllers <= len(CONTROLLER_OCTETS):
+        raise OperatorError(f"--controllers: 0 to {len(CONTROLLER_OCTETS)}, not {options.controllers}")
+    if options.electors not in (0, 1, 3, 5, 7) or options.electors > options.nodes:
+        raise OperatorError(f"--electors: 1, 3, 5 or 7 and no more than there are nodes, not {options.electors}")
+
+
+def _node(options: LabOptions, index: int) -> PlannedNode:
+    control = index == 0
+    name = "control1" if control else f"worker{index}"
+    pod_cidr = IPv4Network((int(POD_CIDR[0]) + (index << 8), 24))
+    return PlannedNode(
+        name=name,
+        role=NodeRole.CONTROL_PLANE if control else NodeRole.WORKER,
+        netns=f"{options.name}-{name}",
+        octet=CONTROL_OCTET if control else FIRST_WORKER_OCTET + index - 1,
+        pod_cidr=pod_cidr,
+        pods=tuple(_pod(options, name, pod_cidr, index, ordinal) for ordinal in range(options.pods_per_node)),
+    )
+
+
+def _pod(options: LabOptions, node: str, pod_cidr: IPv4Network, node_index: int, ordinal: int) -> PlannedPod:
+    namespace, role = _ROLES[ordinal % len(_ROLES)]
+    turn = ordinal // len(_ROLES)
+    name = f"{role}-{node}" + (f"-{turn + 1}" if turn else "")
+    last = ordinal == options.pods_per_node - 1
+    # With one pod per node all bridge pods would be lost, so only the last node's is on a bare veth then.
+    bare = last and (options.pods_per_node > 1 or node_index == options.nodes - 1)
+    octet = FIRST_POD_OCTET + ordinal
+    return PlannedPod(
+        namespace=namespace,
+        name=name,
+        role=role,
+        node=node,
+        ip=pod_cidr[octet],
+        netns=f"{options.name}-pod-{namespace}-{name}",
+        device=f"pod{ordinal}",
+        on_bridge=not bare,
+        mac=pod_mac(pod_cidr[octet]),
+    )

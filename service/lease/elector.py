@@ -1,0 +1,459 @@
+"""One elector: it promises each key to at most one session at a time, and keeps its word (leases.md, Promises).
+
+Safety rests on three sentences. A promise lasts L from receipt and ends only when both clocks have passed it (T2, T3).
+It never shrinks but by a release that says the fence is closed (P1). It outlives the process, or the elector is silent
+until it is over (P2). Majorities intersect, so two sessions can never both count a majority for one key.
+
+Liveness rests on standing claims (S1): every claim that is not granted stays recorded, and the moment a promise ends
+the elector grants to the best claim of its own accord.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from service.lease.message import (
+    Ack,
+    ClaimRole,
+    Detail,
+    Entry,
+    Query,
+    Renew,
+    Row,
+    Verdict,
+    decode,
+    encode,
+    reports,
+)
+from service.lease.promise import (
+    NEVER,
+    Identity,
+    Instant,
+    Promise,
+    StoredPromises,
+    decode_promises,
+    decode_tokens,
+    encode_promises,
+    encode_tokens,
+)
+from service.model.errors import InvariantError, PeerError
+from service.model.lease import LEADER_KEY, ZERO_TOKEN, Electorate, Stamp, Token
+from service.model.machine import Address, Send, Source
+
+STANDING_INTERVALS = 3
+"""A claim is void after this many renew intervals without a refresh (rule S1)."""
+_IDLE_NS = 60_000_000_000
+"""A session unheard of for this long is forgotten; its promises, if any, live on by themselves."""
+_STARTS_REMEMBERED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write before executing anything that follows."""
+
+    data: bytes
+    durable: bool
+    """False: the promises, to shared memory. True: the highest tokens, to disk with fsync (rule K1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Write the highest tokens to disk soon; nothing waits for it. A later one replaces an earlier."""
+
+    data: bytes
+
+
+@dataclass(slots=True)
+class _Group:
+    """The part of a session that one datagram renews."""
+
+    sequence: int = -1
+    list_number: int = -1
+    entries: tuple[Entry, ...] = ()
+
+
+@dataclass(slots=True)
+class _Session:
+    """One holder process as this elector knows it."""
+
+    identity: Identity
+    start_id: int
+    address: Address
+    lease_ns: int
+    renew_ns: int
+    heard: Instant
+    order: tuple[int, ...]
+    """Rank among equals: by name. Negated letter by letter, so that here too the greater goes first."""
+    groups: dict[int, _Group] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Claim:
+    """What a session wants of one key; alive while refreshed."""
+
+    session: _Session
+    group: int
+    role: ClaimRole
+    token: Token
+    refreshed_ns: int
+
+    def is_alive(self, now: Instant) -> bool:
+        # Void at *three* intervals, not after: a claimant that died must not be granted anything for long (S1).
+        return now.boot_ns - self.refreshed_ns < STANDING_INTERVALS * self.session.renew_ns
+
+    @property
+    def rank(self) -> tuple[Stamp, ClaimRole, tuple[int, ...]]:
+        # P4: the newest assignment goes first; within one, the assigned holder before the successor; between equals
+        # (controllers that compete for leadership) any order will do if all electors use the same one.
+        return self.token.stamp, self.role, self.session.order
+
+
+class ElectorMachine:
+    """Answers Renew and Query. Follows the machine contract, but takes time on both clocks (rule T3).
+
+    Outputs: Send, Persist, Remember, in the order in which they must be executed.
+    """
+
+    def __init__(
+        self,
+        *,
+        boot_id: bytes,
+        electorate: Electorate,
+        lease_ns_max: int,
+        promises: bytes | None,
+        tokens: bytes | None,
+        now: Instant,
+    ) -> None:
+        """`promises` and `tokens`: the records as found in shared memory and on disk, None where there is none."""
+        self._boot_id = boot_id
+        self._epoch = electorate.epoch
+        self._lease_ns_max = lease_ns_max
+        self._now = now
+        self._outputs: list[Send | Persist | Remember] = []
+        self._sessions: dict[Identity, _Session] = {}
+        self._claims: dict[str, dict[Identity, _Claim]] = {}
+        # Start ids that another start of the same node has replaced, the most recent last.
+        self._replaced: dict[tuple[Identity, int], None] = {}
+        self._purge_ns = now.boot_ns + _IDLE_NS
+        self._new_tokens: dict[str, None] = {}
+        stored = decode_promises(promises)
+        self._promises: dict[str, Promise] = {}
+        # The disk knows tokens only; the promises of this boot, where they survive, know at least as much (K1).
+        for key, token in (decode_tokens(tokens) or {}).items():
+            self._promises[key] = Promise(token)
+        self._silent_until = NEVER
+        if stored is not None and stored.boot_id == boot_id:
+            self._restore(stored)
+        else:
+            # P2: promises that this elector made and forgot may still be alive. The longest one it could have made is
+            # over after 1.2 of its length: the fifth covers the difference of the clocks before and after.
+            longest_ns = max(lease_ns_max, stored.lease_ns_max if stored is not None else 0)
+            self._silent_until = now.later_by(longest_ns * 12 // 10)
+
+    def _restore(self, stored: StoredPromises) -> None:
+        for key, promise in stored.promises.items():
+            known = self._promises.get(key)
+            # The disk can be ahead by one grant that was never answered: the process died between the two writes.
+            # The promise stands as it is; only what is granted next must go above both.
+            if known is not None and known.token > promise.token:
+                promise.token = known.token
+            self._promises[key] = promise
+
+    @property
+    def is_voting(self) -> bool:
+        """False in the silence of rule P2."""
+        return self._now.boot_ns >= self._silent_until.boot_ns and self._now.raw_ns >= self._silent_until.raw_ns
+
+    def promises(self) -> Mapping[str, Promise]:
+        """What is promised, by key; for status."""
+        return self._promises
+
+    def receive(self, source: Source, payload: bytes, *, now: Instant) -> None:
+        """Take one datagram; `now` read after it was received (T1). Raises PeerError with no promise changed."""
+        message = decode(payload)
+        # Promises that have ended go to the standing claims first. A late renewal of the old holder must not win
+        # against a successor only because the timer was late (S1).
+        self.advance(now=now)
+        if not isinstance(message, Renew | Query):
+            raise PeerError("lease datagram: not for an elector")
+        if message.epoch != self._epoch:
+            # M4: what another electorate asks is not ours to answer.
+            raise PeerError(f"lease datagram: epoch {message.epoch}, ours is {self._epoch}")
+        if isinstance(message, Query):
+            self._answer_query(source, message)
+            return
+        if message.lease_ns > self._lease_ns_max:
+            # The silence of P2 is measured by the longest lease: a longer one must never be promised.
+            raise PeerError(f"lease of {message.lease_ns} ns asked, at most {self._lease_ns_max} ns are promised")
+        if self.is_voting:
+            self._renew(source, message)
+
+    def advance(self, *, now: Instant) -> None:
+        """Let time pass: grant every key whose promise has ended to the best standing claim (S1)."""
+        if now.boot_ns < self._now.boot_ns or now.raw_ns < self._now.raw_ns:
+            raise InvariantError("time went backwards")
+        self._now = now
+        due = [key for key in self._claims if self._is_open(key)]
+        self._settle(due, [])
+        if now.boot_ns >= self._purge_ns:
+            self._purge()
+
+    def deadline_ns(self) -> int | None:
+        """The next end of a promise that somebody waits for, as CLOCK_BOOTTIME; None where nobody waits."""
+        due: int | None = None
+        for key, claims in self._claims.items():
+            promise = self._promises.get(key)
+            if promise is None or promise.holder is None:
+                continue
+            if not any(identity != promise.holder and claim.is_alive(self._now) for identity, claim in claims.items()):
+                continue
+            # T3: both clocks must pass; the raw one's share is what is left on it now.
+            left_ns = max(promise.until.boot_ns - self._now.boot_ns, promise.until.raw_ns - self._now.raw_ns)
+            # A promise already over, yet not granted, waits for a better token, not for time.
+            if left_ns > 0 and (due is None or self._now.boot_ns + left_ns < due):
+                due = self._now.boot_ns + left_ns
+        return due
+
+    def drain(self) -> list[Send | Persist | Remember]:
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    # --- sessions ---
+
+    def _renew(self, source: Source, message: Renew) -> None:
+        session = self._session(source, message)
+        if session is None:
+            return
+        group = session.groups.setdefault(message.group, _Group())
+        if message.sequence <= group.sequence:
+            # Reordered or duplicated. Above all, a renewal sent before a release must not undo it (P1).
+            return
+        group.sequence = message.sequence
+        session.address = source.address
+        session.lease_ns, session.renew_ns = message.lease_ns, message.renew_ns
+        if message.entries is not None:
+            self._replace_list(session, message.group, group, message.entries)
+            group.list_number = message.list_number
+        elif message.list_number != group.list_number:
+            ack = Ack(self._epoch, message.sequence, message.group, message.list_number, True, ())
+            self._outputs.append(Send(session.address, encode(ack)))
+            return
+        self._refresh(session, message.group, group)
+
+    def _session(self, source: Source, message: Renew) -> _Session | None:
+        """The session of this process; None where a newer process of the same node has taken its place."""
+        identity = Identity(source.node, message.boot_id)
+        session = self._sessions.get(identity)
+        if session is not None and session.start_id != source.start_id:
+            # A keeper was restarted. Its predecessor's datagrams may still be under way and must not bring back its
+            # claims, but if the newcomer is the one that fell silent, the other is heard again: no order is known
+            # between two start ids, and a wrong guess for ever would cost the node its IPs.
+            quiet = self._now.boot_ns - session.heard.boot_ns >= STANDING_INTERVALS * session.renew_ns
+            if (identity, source.start_id) in self._replaced and not quiet:
+                return None
+            self._replace_session(session)
+            session = None
+        if session is None:
+            order = tuple(-letter for letter in source.node.encode() + message.boot_id)
+            session = _Session(
+                identity, source.start_id, source.address, message.lease_ns, message.renew_ns, self._now, order
+            )
+            self._sessions[identity] = session
+        session.heard = self._now
+        return session
+
+    def _replace_session(self, session: _Session) -> None:
+        for key in list(self._claims):
+            self._drop_claim(key, session.identity)
+        mark = (session.identity, session.start_id)
+        self._replaced.pop(mark, None)
+        self._replaced[mark] = None
+        while len(self._replaced) > _STARTS_REMEMBERED * max(1, len(self._sessions)):
+            del self._replaced[next(iter(self._replaced))]
+
+    def _replace_list(self, session: _Session, number: int, group: _Group, entries: tuple[Entry, ...]) -> None:
+        # A key that vanished from the list is no longer claimed. Its promise, if any, lives on to its end (P1).
+        listed = {entry.key for entry in entries}
+        for entry in group.entries:
+            claim = self._claims.get(entry.key, {}).get(session.identity)
+            if entry.key not in listed and claim is not None and claim.group == number:
+                self._drop_claim(entry.key, session.identity)
+        group.entries = entries
+
+    def _drop_claim(self, key: str, identity: Identity) -> None:
+        claims = self._claims.get(key, {})
+        claims.pop(identity, None)
+        if not claims:
+            self._claims.pop(key, None)
+
+    def _purge(self) -> None:
+        self._purge_ns = self._now.boot_ns + _IDLE_NS
+        for identity, session in list(self._sessions.items()):
+            if self._now.boot_ns - session.heard.boot_ns < _IDLE_NS:
+                continue
+            del self._sessions[identity]
+            for key in list(self._claims):
+                self._drop_claim(key, identity)
+
+    # --- promises ---
+
+    def _refresh(self, session: _Session, number: int, group: _Group) -> None:
+        until = self._now.later_by(session.lease_ns)
+        waiting = []
+        changed = False
+        for entry in group.entries:
+            if entry.role is ClaimRole.RELEASED:
+                changed |= self._release(session, entry)
+                waiting.append(entry.key)
+                continue
+            claims = self._claims.setdefault(entry.key, {})
+            claims[session.identity] = _Claim(session, number, entry.role, entry.token, self._now.boot_ns)
+            promise = self._promises.get(entry.key)
+            if promise is not None and promise.holder == session.identity:
+                changed |= self._extend(promise, session, entry, until)
+            if self._is_open(entry.key):
+                waiting.append(entry.key)
+        self._settle(waiting, [(session, number)], changed=changed)
+
+    def _extend(self, promise: Promise, session: _Session, entry: Entry, until: Instant) -> bool:
+        """Renew what this session has; True where the promise changed."""
+        if entry.token == promise.token:
+            # Also where the promise had lapsed meanwhile: nobody was granted in between, or the token would be higher.
+            # But a new process that happens to propose its predecessor's token is not its predecessor (K1).
+            if not entry.held and promise.start_id != session.start_id:
+                return False
+        elif entry.token > promise.token and not promise.is_over(self._now):
+            # The same fence under a higher token: another elector knew a higher one, so the claimant went above it.
+            promise.token = entry.token
+            self._new_tokens[entry.key] = None
+        else:
+            return False
+        promise.start_id = session.start_id
+        promise.extend(until)
+        return True
+
+    def _release(self, session: _Session, entry: Entry) -> bool:
+        self._drop_claim(entry.key, session.identity)
+        promise = self._promises.get(entry.key)
+        # Only who was promised may release, and only the tenure it means: not a later one of its own.
+        if promise is None or promise.holder != session.identity or promise.token > entry.token:
+            return False
+        promise.release()
+        return True
+
+    def _is_open(self, key: str) -> bool:
+        promise = self._promises.get(key)
+        return promise is None or promise.is_over(self._now)
+
+    def _settle(self, keys: list[str], answered: list[tuple[_Session, int]], *, changed: bool = False) -> None:
+        """Grant the open ones of `keys` to their best claims, then write, then answer: `answered` and who won."""
+        acks: dict[tuple[Identity, int], tuple[_Session, int]] = {}
+        for session, number in answered:
+            acks[session.identity, number] = (session, number)
+        for key in keys:
+            winner = self._grant(key) if self._is_open(key) else None
+            if winner is not None:
+                changed = True
+                acks[winner.session.identity, winner.group] = (winner.session, winner.group)
+        if changed:
+            # P2: the promise is written before anybody hears of it.
+            self._outputs.append(
+                Persist(encode_promises(self._boot_id, self._lease_ns_max, self._promises), durable=False)
+            )
+        if LEADER_KEY in self._new_tokens:
+            # K1: a leader's term orders every other token, so it is on disk before the leader hears of it.
+            self._outputs.append(Persist(encode_tokens(self._promises), durable=True))
+        for session, number in acks.values():
+            self._acknowledge(session, number)
+        if self._new_tokens and LEADER_KEY not in self._new_tokens:
+            # Of other tokens the disk knows soon; one is lost only if a majority loses power in that moment.
+            self._outputs.append(Remember(encode_tokens(self._promises)))
+        self._new_tokens = {}
+
+    def _grant(self, key: str) -> _Claim | None:
+        """Promise an open key to the best live claim. None where there is none with a token above the highest."""
+        promise = self._promises.get(key)
+        highest = promise.token if promise is not None else ZERO_TOKEN
+        best: _Claim | None = None
+        for claim in self._claims.get(key, {}).values():
+            # K1: a token at or below the highest ever granted would let an old holder's traces outrank the new one's.
+            if claim.is_alive(self._now) and claim.token > highest and (best is None or claim.rank > best.rank):
+                best = claim
+        if best is None:
+            return None
+        if promise is None:
+            promise = self._promises[key] = Promise()
+        promise.grant(best.session.identity, best.session.start_id, best.token, self._now.later_by(best.session.lease_ns))
+        self._new_tokens[key] = None
+        return best
+
+    # --- answers ---
+
+    def _acknowledge(self, session: _Session, number: int) -> None:
+        # P5: the sequence is that of the last renewal of this group, even where the grant is spontaneous. The claimant
+        # counts from when it sent that one, which is never later than what is promised here.
+        group = session.groups[number]
+        granted = []
+        details = {}
+        for index, entry in enumerate(group.entries):
+            promise = self._promises.get(entry.key)
+            if entry.role is ClaimRole.RELEASED:
+                granted.append(True)
+                continue
+            ours = (
+                promise is not None
+                and promise.holder == session.identity
+                and promise.start_id == session.start_id
+                and promise.token == entry.token
+                and not promise.is_over(self._now)
+            )
+            granted.append(ours)
+            detail = self._detail(session, entry, promise, ours=ours)
+            if detail is not None:
+                details[index] = detail
+        ack = Ack(self._epoch, group.sequence, number, group.list_number, False, tuple(granted), details)
+        self._outputs.append(Send(session.address, encode(ack)))
+
+    def _detail(self, session: _Session, entry: Entry, promise: Promise | None, *, ours: bool) -> Detail | None:
+        highest = promise.token if promise is not None else ZERO_TOKEN
+        verdict = Verdict.GRANTED if ours else Verdict.NONE
+        if not ours and entry.token <= highest:
+            verdict |= Verdict.STALE
+        if not ours and promise is not None and promise.holder != session.identity and not promise.is_over(self._now):
+            verdict |= Verdict.PROMISED
+        claims = self._claims.get(entry.key, {})
+        rival = self._rival(session.identity, claims, highest)
+        stamp = Stamp(0, 0)
+        if rival is not None:
+            verdict |= Verdict.CONTESTED
+            stamp = rival.token.stamp
+            if rival.role is ClaimRole.HOLDER:
+                verdict |= Verdict.RIVAL_IS_HOLDER
+            mine = claims.get(session.identity)
+            if mine is not None and rival.rank > mine.rank:
+                verdict |= Verdict.OUTRANKED
+        if verdict == Verdict.GRANTED:
+            return None
+        return Detail(verdict, highest, stamp)
+
+    def _rival(self, identity: Identity, claims: Mapping[Identity, _Claim], highest: Token) -> _Claim | None:
+        """The best live claim of another session whose assignment is not older than what was granted.
+
+        One whose token is too low counts too: it will go above as soon as the key is open.
+        """
+        best: _Claim | None = None
+        for other, claim in claims.items():
+            if other == identity or claim.token.stamp < highest.stamp or not claim.is_alive(self._now):
+                continue
+            if best is None or claim.rank > best.rank:
+                best = claim
+        return best
+
+    def _answer_query(self, source: Source, message: Query) -> None:
+        rows = []
+        for key, promise in self._promises.items():
+            left_ns = max(promise.until.boot_ns - self._now.boot_ns, promise.until.raw_ns - self._now.raw_ns, 0)
+            held = promise.holder is not None and not promise.is_over(self._now)
+            node = promise.holder.node if held and promise.holder is not None else None
+            rows.append(Row(key, promise.token, node, left_ns // 1_000_000 if held else 0))
+        for report in reports(self._epoch, message.sequence, voting=self.is_voting, rows=rows):
+            self._outputs.append(Send(source.address, encode(report)))

@@ -1,0 +1,420 @@
+"""The holder: claims keys for this node, renews what it has, and lets go in time (leases.md, Promises and Succession).
+
+Every path keeps one order: the fence is closed before anything is said that lets another node open its own (P1, P3).
+The fence is opened only until the moment at which a majority of electors is still bound (T2, T4).
+
+A claim is not refused but left standing at the electors (S1). Two rules end a split vote, in which each of several
+claimants has some electors and none a majority: a claimant that an elector calls outranked gives way at once; any other
+gives way after three intervals, if somebody else wants what it has. Both then wait a random time, so that whoever
+reaches a majority gets it. Nobody gives way where nobody waits: a successor may keep the vote of an elector that its
+holder cannot reach, and has so much less to collect when the holder dies.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from service.lease.message import Ack, ClaimRole, Detail, Entry, Verdict, decode
+from service.lease.session import Sent, Session
+from service.lease.tenure import Tenure, counted_until
+from service.model.errors import InvariantError, PeerError
+from service.model.lease import LEADER_KEY, ZERO_TOKEN, Electorate, LeaseProfile, Stamp, Token
+from service.model.machine import Send, Source
+
+PATIENCE_INTERVALS = 3
+"""Renew intervals that a claimant keeps a contested minority."""
+_YIELD_PAUSE_INTERVALS = 8
+"""It gives way to a higher rank at most once in so many intervals, lest the higher rank block a key it cannot take."""
+
+CloseReason = Literal["released", "expired", "refused"]
+
+
+class Random(Protocol):
+    """Where randomness comes from: `random.Random`, seeded or not."""
+
+    def random(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredClaim:
+    """This node's part in the assignment of one key. For leadership: `holder` and Stamp(0, 0)."""
+
+    role: Literal["holder", "successor"]
+    stamp: Stamp
+
+
+class HeldKey(NamedTuple):
+    """A lease that is held: the fence is open until the deadline (CLOCK_BOOTTIME)."""
+
+    token: Token
+    deadline_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFence:
+    """Let the kernel forward for this key until the deadline: a new lease (`first`), or a longer one."""
+
+    key: str
+    token: Token
+    deadline_ns: int
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CloseFence:
+    """Let the kernel forward nothing more for this key, before executing anything that follows.
+
+    `released`: given up; `expired`: the deadline passed; `refused`: a newer assignment displaced it (P4).
+    """
+
+    key: str
+    token: Token
+    reason: CloseReason
+
+
+@dataclass(slots=True)
+class _Release:
+    """A release that not every elector has confirmed."""
+
+    token: Token
+    until_ns: int
+    waiting: dict[str, None]
+
+
+class Holder:
+    """Claims and renews the keys of one node, or leadership for one controller. Follows the machine contract.
+
+    Outputs: Send, OpenFence, CloseFence, in the order in which they must be executed.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        boot_id: str,
+        start_id: int,
+        electorate: Electorate,
+        profile: LeaseProfile,
+        lease_port: int,
+        random: Random,
+        now_ns: int,
+    ) -> None:
+        self.node = node
+        self.start_id = start_id
+        self._electorate = electorate
+        self._profile = profile
+        self._random = random
+        self._now_ns = now_ns
+        self._session = Session(
+            electorate=electorate, lease_port=lease_port, profile=profile, boot_id=boot_id_bytes(boot_id)
+        )
+        self._claiming = True
+        self._desired: dict[str, DesiredClaim] | None = None
+        self._tenures: dict[str, Tenure] = {}
+        self._releases: dict[str, _Release] = {}
+        self._highest: dict[str, Token] = {}
+        self._resume_ns: dict[str, int] = {}
+        self._next_yield_ns: dict[str, int] = {}
+        self._outputs: list[Send | OpenFence | CloseFence] = []
+
+    # --- what the driver asks for ---
+
+    def set_claims(self, claims: Mapping[str, DesiredClaim], *, now_ns: int) -> None:
+        """Replace the whole desired set. What is held and no longer desired is handed over at once."""
+        self._pass(now_ns)
+        self._desired = dict(claims)
+        for key in list(self._tenures):
+            if key not in claims:
+                self._give_up(key, "released")
+                self._resume_ns.pop(key, None)
+        self._claim_all()
+        self._flush()
+
+    def set_claiming(self, allowed: bool, *, now_ns: int) -> None:
+        """S3: with False nothing new is taken; what is held goes on being renewed."""
+        self._pass(now_ns)
+        self._claiming = allowed
+        if not allowed:
+            for key, tenure in list(self._tenures.items()):
+                if not tenure.held:
+                    # Also its standing claim: the electors must not grant to a node that would not serve.
+                    self._give_up(key, "released")
+        self._claim_all()
+        self._flush()
+
+    def adopt(self, key: str, token: Token, deadline_ns: int, *, now_ns: int) -> None:
+        """S8: go on with what an earlier process of this boot held, as found in the fence, until it is confirmed anew.
+
+        To be called before `set_claims`. A deadline that has passed is not adopted; the caller closes that fence.
+        """
+        self._pass(now_ns)
+        if deadline_ns > now_ns and key not in self._tenures:
+            self._note_highest(key, token)
+            tenure = Tenure(key, token, ClaimRole.HOLDER, token.stamp, held_token=token, deadline_ns=deadline_ns)
+            self._tenures[key] = tenure
+            self._put(tenure)
+        self._flush()
+
+    def held(self) -> Mapping[str, HeldKey]:
+        """The leases whose deadline has not passed as of the last call into the machine."""
+        return {
+            key: HeldKey(tenure.held_token, tenure.deadline_ns)
+            for key, tenure in self._tenures.items()
+            if tenure.held_token is not None
+        }
+
+    @property
+    def is_released(self) -> bool:
+        """Nothing is held or claimed, and every elector knows it (or its promise is over by itself)."""
+        return not self._tenures and not self._releases
+
+    # --- the machine contract ---
+
+    def receive(self, source: Source, payload: bytes, *, now_ns: int) -> None:
+        """Take one acknowledgement. Raises PeerError, with no claim changed, where it is not one of this electorate."""
+        message = decode(payload)
+        # What expired while this was in the socket's buffer has expired (P3, P5).
+        self._pass(now_ns)
+        if not isinstance(message, Ack):
+            raise PeerError("lease datagram: not for a holder")
+        if message.epoch != self._electorate.epoch:
+            # M4: only acknowledgements of one epoch are counted together.
+            raise PeerError(f"lease datagram: epoch {message.epoch}, ours is {self._electorate.epoch}")
+        if not any(member.name == source.node for member in self._electorate.members):
+            raise PeerError(f"lease datagram: {source.node} is no elector")
+        sent = self._session.acknowledge(source.node, message)
+        if sent is not None:
+            for index, entry in enumerate(sent.entries):
+                self._take(source.node, sent, entry, message.granted[index], message.details.get(index))
+        self._claim_all()
+        self._flush()
+
+    def advance(self, *, now_ns: int) -> None:
+        """Let time pass: expire, resume claims, send what is due."""
+        self._pass(now_ns)
+        self._claim_all()
+        self._flush()
+
+    def deadline_ns(self) -> int | None:
+        """The next renewal, expiry, end of patience or of a pause."""
+        times = [] if (due := self._session.due_ns()) is None else [due]
+        times += [release.until_ns for release in self._releases.values()]
+        for tenure in self._tenures.values():
+            if tenure.held:
+                times.append(tenure.deadline_ns)
+            elif tenure.minority_since_ns is not None:
+                # Once patience is over, every answer is judged anew; time alone changes nothing more.
+                patient_until_ns = tenure.minority_since_ns + self._patience_ns
+                times += [patient_until_ns] if patient_until_ns > self._now_ns else []
+        if self._claiming and self._desired is not None:
+            times += [time for key, time in self._resume_ns.items() if key in self._desired]
+        return min(times) if times else None
+
+    def drain(self) -> list[Send | OpenFence | CloseFence]:
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    # --- claiming ---
+
+    @property
+    def _patience_ns(self) -> int:
+        return PATIENCE_INTERVALS * self._profile.renew_ns
+
+    def _claim_all(self) -> None:
+        """Bring tenures in line with what is desired and allowed."""
+        for key, desired in (self._desired or {}).items():
+            role = ClaimRole.HOLDER if desired.role == "holder" and key != LEADER_KEY else ClaimRole.STANDING
+            tenure = self._tenures.get(key)
+            if tenure is None:
+                self._begin(key, role, desired.stamp)
+            elif (tenure.role, tenure.stamp) != (role, desired.stamp):
+                tenure.role, tenure.stamp = role, desired.stamp
+                if not tenure.held:
+                    self._propose(tenure)
+                self._put(tenure)
+                # What the electors said of rivals was about another claim of ours.
+                tenure.verdicts.clear()
+
+    def _begin(self, key: str, role: ClaimRole, stamp: Stamp) -> None:
+        if not self._claiming or self._resume_ns.get(key, 0) > self._now_ns:
+            return
+        self._resume_ns.pop(key, None)
+        tenure = Tenure(key, ZERO_TOKEN, role, stamp)
+        self._tenures[key] = tenure
+        self._releases.pop(key, None)
+        self._propose(tenure)
+        self._put(tenure)
+
+    def _propose(self, tenure: Tenure) -> None:
+        """Choose a token above every one that any elector has named (K1).
+
+        Majorities intersect: the highest token of any tenure so far is known to some elector of every majority, which
+        refuses what is not above it and names it; so a proposal that a majority grants is above all former tenures.
+        """
+        highest = self._highest.get(tenure.key, ZERO_TOKEN)
+        if tenure.key == LEADER_KEY:
+            # A new leader outranks the traces of every other: the term goes above all terms seen in any token.
+            term = max(token.term for token in (ZERO_TOKEN, tenure.token, *self._highest.values()))
+            token = Token(term + 1, 0, 1)
+        elif tenure.stamp > highest.stamp:
+            token = Token(*tenure.stamp, 1)
+        else:
+            # Of an older stamp than what was granted: it stays refused until a newer assignment names us (P4).
+            token = Token(*tenure.stamp, highest.counter + 1 if tenure.stamp == highest.stamp else 1)
+        if tenure.held and token <= tenure.token:
+            return
+        tenure.token = token
+
+    def _put(self, tenure: Tenure, *, urgent: bool = True) -> None:
+        self._session.put(Entry(tenure.key, tenure.role, tenure.token, tenure.held), urgent=urgent)
+
+    def _note_highest(self, key: str, token: Token) -> None:
+        if token > self._highest.get(key, ZERO_TOKEN):
+            self._highest[key] = token
+
+    # --- answers ---
+
+    def _take(self, elector: str, sent: Sent, entry: Entry, granted: bool, detail: Detail | None) -> None:
+        if entry.role is ClaimRole.RELEASED:
+            self._confirm_release(elector, entry)
+            return
+        highest = detail.highest if detail is not None else entry.token
+        self._note_highest(entry.key, highest)
+        tenure = self._tenures.get(entry.key)
+        if tenure is None:
+            # Given up meanwhile: what arrives after the release is ignored (P1).
+            return
+        if granted:
+            tenure.count(elector, entry.token, counted_until(sent.sent_ns, sent.lease_ns))
+        if entry.token != tenure.token:
+            return
+        if detail is None:
+            tenure.verdicts.pop(elector, None)
+        else:
+            tenure.verdicts[elector] = detail
+        self._settle(tenure)
+        if highest >= tenure.token and not granted and entry.key in self._tenures:
+            self._outbid(tenure, promised=detail is not None and Verdict.PROMISED in detail.verdict)
+
+    def _outbid(self, tenure: Tenure, *, promised: bool) -> None:
+        """An elector has granted as high a token as ours, or a higher one: go above it where our stamp allows.
+
+        Also while holding: otherwise an elector that once granted to a successor (it could not hear us) would be lost
+        to us for the rest of the tenure, and the next elector's death would be ours. But then only once the key is
+        open there: two that go above each other's promises would never come to rest.
+        """
+        if promised and tenure.held:
+            return
+        before = tenure.token
+        self._propose(tenure)
+        if tenure.token != before:
+            # A standing claim has time until the promise to the other ends; an open key is taken at once.
+            self._put(tenure, urgent=not promised)
+
+    def _settle(self, tenure: Tenure) -> None:
+        """Open or extend the fence if a majority allows; otherwise see whether to give way."""
+        majority = self._electorate.majority
+        deadline_ns = tenure.deadline(majority)
+        if tenure.held_token is not None:
+            self._extend(tenure, tenure.held_token, deadline_ns)
+            if tenure.is_superseded(majority):
+                self._pause(tenure.key)
+                self._give_up(tenure.key, "refused")
+        elif deadline_ns is not None and deadline_ns > self._now_ns:
+            tenure.held_token, tenure.deadline_ns = tenure.token, deadline_ns
+            tenure.minority_since_ns = None
+            self._outputs.append(OpenFence(tenure.key, tenure.token, deadline_ns, first=True))
+            # From the first round on the list says that it is held; nothing depends on it at once.
+            self._put(tenure, urgent=False)
+        else:
+            self._contend(tenure)
+
+    def _extend(self, tenure: Tenure, held_token: Token, deadline_ns: int | None) -> None:
+        moved = tenure.token != held_token and tenure.moved_token(self._electorate.majority)
+        if moved:
+            tenure.held_token = tenure.token
+        # An adopted deadline may lie behind what this process has collected so far; it never goes back.
+        if deadline_ns is None or (deadline_ns <= tenure.deadline_ns and not moved):
+            return
+        tenure.deadline_ns = max(tenure.deadline_ns, deadline_ns)
+        self._outputs.append(OpenFence(tenure.key, tenure.held_token or held_token, tenure.deadline_ns, first=False))
+
+    def _contend(self, tenure: Tenure) -> None:
+        """End a split vote: give up a minority that somebody else waits for."""
+        granting = tenure.granting(self._now_ns)
+        if not granting:
+            tenure.minority_since_ns = None
+            return
+        if tenure.minority_since_ns is None:
+            tenure.minority_since_ns = self._now_ns
+        verdicts = [tenure.verdicts[name].verdict for name in granting if name in tenure.verdicts]
+        outranked = any(Verdict.OUTRANKED in verdict for verdict in verdicts)
+        contested = any(Verdict.CONTESTED in verdict for verdict in verdicts)
+        patient_until_ns = tenure.minority_since_ns + self._patience_ns
+        may_yield = self._next_yield_ns.get(tenure.key, 0) <= self._now_ns
+        if (outranked and may_yield) or (contested and self._now_ns >= patient_until_ns):
+            self._next_yield_ns[tenure.key] = self._now_ns + _YIELD_PAUSE_INTERVALS * self._profile.renew_ns
+            self._pause(tenure.key)
+            self._give_up(tenure.key, "released")
+
+    # --- letting go ---
+
+    def _give_up(self, key: str, reason: CloseReason) -> None:
+        """Close the fence if it is open, and only then release (P1). The tenure is over; a later one starts afresh."""
+        tenure = self._tenures.pop(key)
+        if tenure.held_token is not None:
+            self._outputs.append(CloseFence(key, tenure.held_token, reason))
+        # What was said stays in the list as released until all electors know, or until no promise can be left.
+        until_ns = self._now_ns + 2 * self._profile.lease_ns
+        waiting = dict.fromkeys(member.name for member in self._electorate.members)
+        self._releases[key] = _Release(tenure.token, until_ns, waiting)
+        self._session.put(Entry(key, ClaimRole.RELEASED, tenure.token))
+
+    def _confirm_release(self, elector: str, entry: Entry) -> None:
+        release = self._releases.get(entry.key)
+        if release is None or release.token != entry.token:
+            return
+        release.waiting.pop(elector, None)
+        if not release.waiting:
+            self._forget_release(entry.key)
+
+    def _forget_release(self, key: str) -> None:
+        del self._releases[key]
+        self._session.remove(key)
+
+    def _pause(self, key: str) -> None:
+        """Claim again only after one to two intervals: the other goes first, and two losers do not meet again."""
+        self._resume_ns[key] = self._now_ns + int(self._profile.renew_ns * (1 + self._random.random()))
+
+    # --- time ---
+
+    def _pass(self, now_ns: int) -> None:
+        if now_ns < self._now_ns:
+            raise InvariantError("time went backwards")
+        self._now_ns = now_ns
+        for key, tenure in list(self._tenures.items()):
+            if tenure.held and now_ns >= tenure.deadline_ns:
+                # P3: past its deadline a holder releases and renews no more. Otherwise a minority of electors could
+                # keep its claim alive for ever, and the successor would never see a majority.
+                self._pause(key)
+                self._give_up(key, "expired")
+            elif tenure.minority_since_ns is not None and now_ns >= tenure.minority_since_ns + self._patience_ns:
+                self._contend(tenure)
+        for key, release in list(self._releases.items()):
+            if now_ns >= release.until_ns:
+                self._forget_release(key)
+
+    def _flush(self) -> None:
+        # T1: the driver read the clock before this call, and these datagrams are built after it.
+        self._outputs += self._session.renewals(self._now_ns)
+
+
+def boot_id_bytes(boot_id: str) -> bytes:
+    """The sixteen bytes of /proc/sys/kernel/random/boot_id. Raises InvariantError where it is not one."""
+    try:
+        data = bytes.fromhex(boot_id.strip().replace("-", ""))
+    except ValueError:
+        data = b""
+    if len(data) != 16:
+        raise InvariantError(f"boot id {boot_id!r} is not a UUID")
+    return data

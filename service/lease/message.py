@@ -1,0 +1,361 @@
+"""The datagrams of the lease protocol: Renew and its Ack, Query and its Report (leases.md, Wire).
+
+Fixed binary layout, network byte order, at most 1200 bytes. Who sent a datagram is never in it: the envelope
+authenticates node name and start id. Every message carries the electorate's epoch (rule M4).
+
+A session's keys are split into *groups* of at most `GROUP_KEYS`, each renewed by its own datagram, so that neither a
+list nor the details of its acknowledgement ever outgrow a datagram, and the number of keys has no bound but 255 groups.
+The list of a group is named by a number that its holder raises with every change. A number cannot collide, as a hash
+could: two lists taken for each other would be two holders.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+from functools import lru_cache
+from ipaddress import IPv4Address
+
+from service.model.errors import PeerError
+from service.model.lease import LEADER_KEY, Stamp, Token
+
+DATAGRAM_BYTES_MAX = 1200
+GROUP_KEYS = 48
+"""Keys of one group: 48 details of 22 bytes and the header stay below 1200 bytes with the envelope around them."""
+GROUPS_MAX = 255
+_REPORT_BYTES = 1060
+"""Rows and names of one part of a report."""
+
+_FORMAT = 1
+_U32_MAX = 0xFFFFFFFF
+_HEADER = struct.Struct("!BBI")  # kind, format, epoch
+_BOOT_ID_BYTES = 16
+_RENEW = struct.Struct(
+    "!QQQBIB"
+)  # after the boot id: sequence, lease, renew interval, group, list number, entries or 255
+_ENTRY = struct.Struct("!IBIII")  # key, role and held, token
+_HELD = 0x80
+_ACK = struct.Struct("!QBBIB")  # sequence, group, flags, list number, entries
+_DETAIL = struct.Struct("!BBIIIII")  # index, flags, highest token, stamp of the best rival
+_QUERY = struct.Struct("!Q")
+_REPORT = struct.Struct("!QBBBBB")  # sequence, part, parts, voting, names, rows
+_ROW = struct.Struct("!IIIIBI")  # key, token, name or 255, remaining ms
+_NO_LIST = 255
+_NO_NAME = 255
+
+
+class MessageKind(IntEnum):
+    RENEW = 1
+    ACK = 2
+    QUERY = 3
+    REPORT = 4
+
+
+class ClaimRole(IntEnum):
+    """What a session says of one key. Higher ranks first among claims of one stamp."""
+
+    RELEASED = 0
+    """The fence is closed already; the elector may forget the promise (rule P1)."""
+    STANDING = 1
+    """The successor's standing claim (rule S1); also every claim to leadership."""
+    HOLDER = 2
+    """The holder named by the assignment, whether it holds the key yet or not."""
+
+
+class Verdict(IntFlag):
+    """What an elector answers for one key."""
+
+    NONE = 0
+    GRANTED = 1
+    STALE = 2
+    """The proposed token is not above the highest that this elector has granted."""
+    CONTESTED = 4
+    """Another session also claims the key; its stamp is in the detail."""
+    OUTRANKED = 8
+    """That rival goes first by (stamp, role, name)."""
+    RIVAL_IS_HOLDER = 16
+    """That rival is the holder named by its assignment (rule P4)."""
+    PROMISED = 32
+    """The key is promised to another session at present."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One key of a session's list."""
+
+    key: str
+    role: ClaimRole
+    token: Token
+    held: bool = False
+    """A majority has granted it under this token, perhaps to an earlier process of this boot (rule S8)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Holder to elector: the session lives. `entries` is None where the elector has confirmed this list number."""
+
+    epoch: int
+    boot_id: bytes
+    sequence: int
+    """Grows with every datagram to this elector."""
+    lease_ns: int
+    renew_ns: int
+    group: int
+    list_number: int
+    entries: tuple[Entry, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What a plain `granted` bit cannot say of one key."""
+
+    verdict: Verdict
+    highest: Token
+    rival: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Elector to holder: what is promised, counted from the sending of `sequence` (rule P5)."""
+
+    epoch: int
+    sequence: int
+    group: int
+    list_number: int
+    needs_list: bool
+    """The elector does not know this list; nothing is promised by this acknowledgement."""
+    granted: tuple[bool, ...]
+    """One per entry of the list; for a RELEASED entry it says that the release is done."""
+    details: Mapping[int, Detail] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Observer to elector: who holds what?"""
+
+    epoch: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One key as an elector knows it; `node` None where nobody has a promise."""
+
+    key: str
+    token: Token
+    node: str | None
+    remaining_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Elector to observer, in as many parts as it takes."""
+
+    epoch: int
+    sequence: int
+    part: int
+    parts: int
+    voting: bool
+    rows: tuple[Row, ...]
+
+
+Message = Renew | Ack | Query | Report
+
+
+@lru_cache(maxsize=65536)
+def key_number(key: str) -> int:
+    """The key as u32: an IPv4 address, or 0 for leadership."""
+    return 0 if key == LEADER_KEY else int(IPv4Address(key))
+
+
+@lru_cache(maxsize=65536)
+def key_name(number: int) -> str:
+    return LEADER_KEY if number == 0 else str(IPv4Address(number))
+
+
+def encode(message: Message) -> bytes:
+    """The datagram. Never more than DATAGRAM_BYTES_MAX, because groups and report parts are bounded."""
+    match message:
+        case Renew():
+            return _encode_renew(message)
+        case Ack():
+            return _encode_ack(message)
+        case Query():
+            return _HEADER.pack(MessageKind.QUERY, _FORMAT, message.epoch) + _QUERY.pack(message.sequence)
+        case Report():
+            return _encode_report(message)
+
+
+def kind_of(payload: bytes) -> MessageKind:
+    """Which message it is, for whoever shares one socket between machines. Raises PeerError."""
+    if len(payload) < _HEADER.size or payload[1] != _FORMAT:
+        raise PeerError("lease datagram: too short or of an unknown format")
+    try:
+        return MessageKind(payload[0])
+    except ValueError as error:
+        raise PeerError(f"lease datagram: unknown kind {payload[0]}") from error
+
+
+def decode(payload: bytes) -> Message:
+    """Raises PeerError where it is malformed."""
+    kind = kind_of(payload)
+    _, _, epoch = _HEADER.unpack_from(payload)
+    reader = _Reader(payload, _HEADER.size)
+    try:
+        match kind:
+            case MessageKind.RENEW:
+                message: Message = _decode_renew(reader, epoch)
+            case MessageKind.ACK:
+                message = _decode_ack(reader, epoch)
+            case MessageKind.QUERY:
+                message = Query(epoch, *reader.take(_QUERY))
+            case MessageKind.REPORT:
+                message = _decode_report(reader, epoch)
+    except (struct.error, ValueError, IndexError) as error:
+        raise PeerError(f"lease datagram: {error}") from error
+    if reader.offset != len(payload):
+        raise PeerError("lease datagram: trailing bytes")
+    return message
+
+
+class _Reader:
+    """A position in a datagram."""
+
+    __slots__ = ("offset", "payload")
+
+    def __init__(self, payload: bytes, offset: int) -> None:
+        self.payload = payload
+        self.offset = offset
+
+    def take(self, layout: struct.Struct) -> tuple[int, ...]:
+        values = layout.unpack_from(self.payload, self.offset)
+        self.offset += layout.size
+        return values
+
+    def take_bytes(self, count: int) -> bytes:
+        data = self.payload[self.offset : self.offset + count]
+        if len(data) != count:
+            raise ValueError("too short")
+        self.offset += count
+        return data
+
+
+def _encode_renew(message: Renew) -> bytes:
+    entries = message.entries
+    parts = [
+        _HEADER.pack(MessageKind.RENEW, _FORMAT, message.epoch),
+        message.boot_id,
+        _RENEW.pack(
+            message.sequence,
+            message.lease_ns,
+            message.renew_ns,
+            message.group,
+            message.list_number,
+            _NO_LIST if entries is None else len(entries),
+        ),
+    ]
+    parts += [_encode_entry(entry) for entry in entries or ()]
+    return b"".join(parts)
+
+
+def _encode_entry(entry: Entry) -> bytes:
+    return _ENTRY.pack(key_number(entry.key), entry.role | (_HELD if entry.held else 0), *entry.token)
+
+
+def _decode_renew(reader: _Reader, epoch: int) -> Renew:
+    boot_id = reader.take_bytes(_BOOT_ID_BYTES)
+    sequence, lease_ns, renew_ns, group, list_number, count = reader.take(_RENEW)
+    if lease_ns <= 0 or renew_ns <= 0:
+        raise ValueError("a lease and a renew interval above zero are needed")
+    if count == _NO_LIST:
+        return Renew(epoch, boot_id, sequence, lease_ns, renew_ns, group, list_number, None)
+    if count > GROUP_KEYS:
+        raise ValueError(f"{count} keys in one group")
+    entries = []
+    for _ in range(count):
+        key, role, *token = reader.take(_ENTRY)
+        entries.append(Entry(key_name(key), ClaimRole(role & ~_HELD), Token(*token), bool(role & _HELD)))
+    if len({entry.key for entry in entries}) != count:
+        raise ValueError("a key is listed twice")
+    return Renew(epoch, boot_id, sequence, lease_ns, renew_ns, group, list_number, tuple(entries))
+
+
+def _encode_ack(message: Ack) -> bytes:
+    bits = sum(1 << index for index, granted in enumerate(message.granted) if granted)
+    count = len(message.granted)
+    parts = [
+        _HEADER.pack(MessageKind.ACK, _FORMAT, message.epoch),
+        _ACK.pack(message.sequence, message.group, int(message.needs_list), message.list_number, count),
+        bits.to_bytes((count + 7) // 8, "little"),
+        bytes([len(message.details)]),
+    ]
+    parts += [
+        _DETAIL.pack(index, detail.verdict, *detail.highest, *detail.rival) for index, detail in message.details.items()
+    ]
+    return b"".join(parts)
+
+
+def _decode_ack(reader: _Reader, epoch: int) -> Ack:
+    sequence, group, flags, list_number, count = reader.take(_ACK)
+    bits = int.from_bytes(reader.take_bytes((count + 7) // 8), "little")
+    details = {}
+    for _ in range(reader.take_bytes(1)[0]):
+        index, verdict, term, version, counter, *rival = reader.take(_DETAIL)
+        if index >= count:
+            raise ValueError("a detail of no entry")
+        details[index] = Detail(Verdict(verdict), Token(term, version, counter), Stamp(*rival))
+    granted = tuple(bool(bits >> index & 1) for index in range(count))
+    return Ack(epoch, sequence, group, list_number, bool(flags & 1), granted, details)
+
+
+def reports(epoch: int, sequence: int, *, voting: bool, rows: Iterable[Row]) -> list[Report]:
+    """Cut the rows into parts that fit a datagram; at least one, so that an empty table is an answer too."""
+    cuts: list[list[Row]] = [[]]
+    names: dict[str, None] = {}
+    room = _REPORT_BYTES
+    for row in rows:
+        cost = _ROW.size + (0 if row.node is None or row.node in names else 1 + len(row.node.encode()))
+        if cost > room:
+            # A new part names its nodes anew, so that each part can be read by itself.
+            cuts.append([])
+            names = {}
+            cost = _ROW.size + (0 if row.node is None else 1 + len(row.node.encode()))
+            room = _REPORT_BYTES
+        room -= cost
+        cuts[-1].append(row)
+        if row.node is not None:
+            names[row.node] = None
+    # 255 parts are some 12,000 keys; a report beyond that says what it can rather than nothing.
+    cuts = cuts[:255]
+    return [Report(epoch, sequence, part, len(cuts), voting, tuple(cut)) for part, cut in enumerate(cuts)]
+
+
+def _encode_report(message: Report) -> bytes:
+    names: dict[str, int] = {}
+    for row in message.rows:
+        if row.node is not None:
+            names.setdefault(row.node, len(names))
+    parts = [
+        _HEADER.pack(MessageKind.REPORT, _FORMAT, message.epoch),
+        _REPORT.pack(message.sequence, message.part, message.parts, int(message.voting), len(names), len(message.rows)),
+    ]
+    for name in names:
+        text = name.encode()[:255]
+        parts.append(bytes([len(text)]) + text)
+    for row in message.rows:
+        name_index = _NO_NAME if row.node is None else names[row.node]
+        parts.append(_ROW.pack(key_number(row.key), *row.token, name_index, min(row.remaining_ms, _U32_MAX)))
+    return b"".join(parts)
+
+
+def _decode_report(reader: _Reader, epoch: int) -> Report:
+    sequence, part, parts, voting, name_count, row_count = reader.take(_REPORT)
+    if part >= parts:
+        raise ValueError("a part beyond the last")
+    names = [reader.take_bytes(reader.take_bytes(1)[0]).decode() for _ in range(name_count)]
+    rows = []
+    for _ in range(row_count):
+        key, term, version, counter, name, remaining_ms = reader.take(_ROW)
+        node = None if name == _NO_NAME else names[name]
+        rows.append(Row(key_name(key), Token(term, version, counter), node, remaining_ms))
+    return Report(epoch, sequence, part, parts, bool(voting), tuple(rows))

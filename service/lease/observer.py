@@ -1,0 +1,150 @@
+"""Who holds what, as a majority of electors says it (rule S2).
+
+The leader asks all electors and counts. It learns which keys nobody holds without any elector deciding it alone, and it
+never acts on one elector's word: a minority may remember a promise that was never a lease.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from service.lease.message import Query, Report, Row, decode, encode
+from service.model.errors import InvariantError, PeerError
+from service.model.lease import ZERO_TOKEN, Electorate, Token
+from service.model.machine import Address, Send, Source
+
+FRESH_INTERVALS = 3
+"""Reports older than so many intervals are not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One key as a majority knows it."""
+
+    node: str | None
+    """Whom a majority has promised it to; None where a majority has promised it to nobody."""
+    token: Token
+    """The highest token that any counted elector has granted."""
+    age_ns: int
+    """How long ago the oldest counted elector was asked."""
+    remaining_ns: int = 0
+    """How long the promises that make the majority last at most, without renewal, from when they were reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The table at this time; replaces the last one.
+
+    Only sent while a majority answers. A key no elector has ever granted is absent, which is to say vacant. A key about
+    which electors disagree so that there is no majority either way is in `unsettled`: it is about to change.
+    """
+
+    table: Mapping[str, Observation]
+    unsettled: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Answer:
+    """The parts of one elector's report on one question."""
+
+    asked_ns: int
+    sequence: int
+    voting: bool
+    parts: dict[int, tuple[Row, ...]]
+
+    def rows(self) -> dict[str, Row]:
+        return {row.key: row for _, rows in sorted(self.parts.items()) for row in rows}
+
+
+class Observer:
+    """Asks every elector each interval. Follows the machine contract. Outputs: Send, Observed."""
+
+    def __init__(self, *, electorate: Electorate, lease_port: int, interval_ns: int, now_ns: int) -> None:
+        self._electorate = electorate
+        self._addresses = {member.name: Address(member.host, lease_port) for member in electorate.members}
+        self._interval_ns = interval_ns
+        self._now_ns = now_ns
+        self._next_ns = now_ns
+        self._sequence = 0
+        self._asked: dict[int, int] = {}
+        self._partial: dict[str, _Answer] = {}
+        self._answers: dict[str, tuple[_Answer, dict[str, Row]]] = {}
+        self._outputs: list[Send | Observed] = []
+
+    def receive(self, source: Source, payload: bytes, *, now_ns: int) -> None:
+        """Take one part of a report. Raises PeerError, with nothing changed, where it is not one of this electorate."""
+        message = decode(payload)
+        self._pass(now_ns)
+        if not isinstance(message, Report):
+            raise PeerError("lease datagram: not for an observer")
+        if message.epoch != self._electorate.epoch:
+            raise PeerError(f"lease datagram: epoch {message.epoch}, ours is {self._electorate.epoch}")
+        if source.node not in self._addresses:
+            raise PeerError(f"lease datagram: {source.node} is no elector")
+        asked_ns = self._asked.get(message.sequence)
+        answer = self._partial.get(source.node)
+        if asked_ns is None or (answer is not None and answer.sequence > message.sequence):
+            return
+        if answer is None or answer.sequence < message.sequence:
+            answer = self._partial[source.node] = _Answer(asked_ns, message.sequence, message.voting, {})
+        answer.parts[message.part] = message.rows
+        if len(answer.parts) == message.parts:
+            # Only a whole report is counted: a key missing from a half one would pass for vacant.
+            self._answers[source.node] = (answer, answer.rows())
+            self._observe()
+
+    def advance(self, *, now_ns: int) -> None:
+        """Ask again when the interval is over."""
+        self._pass(now_ns)
+        if now_ns < self._next_ns:
+            return
+        self._next_ns = now_ns + self._interval_ns
+        self._sequence += 1
+        self._asked[self._sequence] = now_ns
+        for sequence in [sequence for sequence in self._asked if sequence <= self._sequence - FRESH_INTERVALS]:
+            del self._asked[sequence]
+        payload = encode(Query(self._electorate.epoch, self._sequence))
+        self._outputs += [Send(address, payload) for address in self._addresses.values()]
+
+    def deadline_ns(self) -> int | None:
+        return self._next_ns
+
+    def drain(self) -> list[Send | Observed]:
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def _pass(self, now_ns: int) -> None:
+        if now_ns < self._now_ns:
+            raise InvariantError("time went backwards")
+        self._now_ns = now_ns
+
+    def _observe(self) -> None:
+        fresh_ns = self._now_ns - FRESH_INTERVALS * self._interval_ns
+        # An elector in its silence (P2) has forgotten what it promised: its empty table says nothing.
+        counted = [
+            (answer, rows) for answer, rows in self._answers.values() if answer.asked_ns >= fresh_ns and answer.voting
+        ]
+        if len(counted) < self._electorate.majority:
+            return
+        age_ns = self._now_ns - min(answer.asked_ns for answer, _ in counted)
+        table: dict[str, Observation] = {}
+        unsettled = []
+        for key in sorted({key: None for _, rows in counted for key in rows}):
+            observation = self._count([rows.get(key) for _, rows in counted], age_ns)
+            if observation is None:
+                unsettled.append(key)
+            else:
+                table[key] = observation
+        self._outputs.append(Observed(table, tuple(unsettled)))
+
+    def _count(self, rows: list[Row | None], age_ns: int) -> Observation | None:
+        votes: dict[str | None, list[int]] = {}
+        for row in rows:
+            # Who has never granted a key has promised it to nobody.
+            node = row.node if row is not None else None
+            votes.setdefault(node, []).append(row.remaining_ms if row is not None else 0)
+        token = max((row.token for row in rows if row is not None), default=ZERO_TOKEN)
+        for node, remaining in votes.items():
+            if len(remaining) >= self._electorate.majority:
+                last = sorted(remaining, reverse=True)[self._electorate.majority - 1]
+                return Observation(node, token, age_ns, last * 1_000_000)
+        return None

@@ -1,0 +1,177 @@
+"""The holder's side of its sessions: what is sent to which elector when, and which sending an answer counts from.
+
+One datagram per elector and group of keys each renew interval; the key list goes along until the elector has confirmed
+its number. A renewal that is not acknowledged within a third of the interval is sent again, as a new one with a new
+sequence and a new time (rule T4).
+"""
+
+from dataclasses import dataclass, field
+
+from service.lease.message import GROUP_KEYS, GROUPS_MAX, Ack, Entry, Renew, encode
+from service.model.errors import OperatorError
+from service.model.lease import Electorate, LeaseProfile
+from service.model.machine import Address, Send
+
+RESEND_DIVISOR = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One renewal under way: what it said and when."""
+
+    sent_ns: int
+    lease_ns: int
+    list_number: int
+    entries: tuple[Entry, ...]
+
+
+@dataclass(slots=True)
+class _Group:
+    """Keys that share a datagram."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    keys: int = 0
+    """Keys that ever belonged to it. A key never changes its group: its datagrams must not overtake each other."""
+    list_number: int = 0
+    listed: tuple[Entry, ...] = ()
+    """`entries` as of `list_number`."""
+    changed: bool = False
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One group towards one elector."""
+
+    sent: dict[int, Sent] = field(default_factory=dict)
+    confirmed: int = -1
+    """List number that the elector has said it knows."""
+    round_ns: int = 0
+    round_sequence: int = 0
+    last_ns: int = 0
+    acknowledged: int = -1
+    urgent: bool = True
+
+
+class Session:
+    """Renewals to all electors of the electorate."""
+
+    def __init__(self, *, electorate: Electorate, lease_port: int, profile: LeaseProfile, boot_id: bytes) -> None:
+        self._electorate = electorate
+        self._profile = profile
+        self._boot_id = boot_id
+        self._addresses = {member.name: Address(member.host, lease_port) for member in electorate.members}
+        self._sequences = {member.name: 0 for member in electorate.members}
+        self._groups: list[_Group] = []
+        self._group_of: dict[str, int] = {}
+        self._lanes: dict[tuple[str, int], _Lane] = {}
+
+    def put(self, entry: Entry, *, urgent: bool = True) -> None:
+        """Say this of the key from now on: at once, or with the next renewal."""
+        number = self._group_of.get(entry.key)
+        if number is None:
+            number = self._place(entry.key)
+        group = self._groups[number]
+        if group.entries.get(entry.key) == entry:
+            return
+        group.entries[entry.key] = entry
+        group.changed = True
+        for name in self._addresses if urgent else ():
+            self._lanes[name, number].urgent = True
+
+    def remove(self, key: str) -> None:
+        """Say nothing more of the key; the electors learn it with the next renewal."""
+        number = self._group_of.get(key)
+        if number is not None and self._groups[number].entries.pop(key, None) is not None:
+            self._groups[number].changed = True
+
+    def _place(self, key: str) -> int:
+        number = next((index for index, group in enumerate(self._groups) if group.keys < GROUP_KEYS), len(self._groups))
+        if number == len(self._groups):
+            if number >= GROUPS_MAX:
+                raise OperatorError(f"more than {GROUP_KEYS * GROUPS_MAX} floating IPs were claimed by one node")
+            self._groups.append(_Group())
+            for name in self._addresses:
+                self._lanes[name, number] = _Lane()
+        self._groups[number].keys += 1
+        self._group_of[key] = number
+        return number
+
+    def due_ns(self) -> int | None:
+        """When the next renewal is to be sent; None where there is nothing to renew."""
+        due: int | None = None
+        for (_, number), lane in self._lanes.items():
+            if self._groups[number].entries:
+                lane_due = self._lane_due_ns(lane)
+                due = lane_due if due is None else min(due, lane_due)
+        return due
+
+    def _lane_due_ns(self, lane: _Lane) -> int:
+        if lane.urgent:
+            return 0
+        if lane.acknowledged >= lane.round_sequence:
+            return lane.round_ns + self._profile.renew_ns
+        return lane.last_ns + self._profile.renew_ns // RESEND_DIVISOR
+
+    def renewals(self, now_ns: int) -> list[Send]:
+        """Every datagram that is due, counted as sent at `now_ns`, which was read before (rule T1)."""
+        sends = []
+        for (name, number), lane in self._lanes.items():
+            group = self._groups[number]
+            if group.changed:
+                group.changed = False
+                group.list_number += 1
+                group.listed = tuple(group.entries.values())
+            if group.entries and self._lane_due_ns(lane) <= now_ns:
+                sends.append(self._renewal(name, number, lane, now_ns))
+        return sends
+
+    def _renewal(self, name: str, number: int, lane: _Lane, now_ns: int) -> Send:
+        group = self._groups[number]
+        self._sequences[name] += 1
+        sequence = self._sequences[name]
+        if lane.urgent or now_ns >= lane.round_ns + self._profile.renew_ns:
+            # A new round; otherwise it is a repetition within the present one, which any of its answers ends.
+            lane.round_ns, lane.round_sequence = now_ns, sequence
+        lane.last_ns = now_ns
+        lane.urgent = False
+        lane.sent[sequence] = Sent(now_ns, self._profile.lease_ns, group.list_number, group.listed)
+        self._forget_old(lane, now_ns)
+        renew = Renew(
+            epoch=self._electorate.epoch,
+            boot_id=self._boot_id,
+            sequence=sequence,
+            lease_ns=self._profile.lease_ns,
+            renew_ns=self._profile.renew_ns,
+            group=number,
+            list_number=group.list_number,
+            entries=None if lane.confirmed == group.list_number else group.listed,
+        )
+        return Send(self._addresses[name], encode(renew))
+
+    def _forget_old(self, lane: _Lane, now_ns: int) -> None:
+        # An answer to a renewal older than its lease promises nothing any more.
+        for sequence, sent in list(lane.sent.items()):
+            if sent.sent_ns + sent.lease_ns > now_ns:
+                break
+            del lane.sent[sequence]
+
+    def acknowledge(self, elector: str, ack: Ack) -> Sent | None:
+        """The renewal that is answered, to be counted from its sending (rule P5); None where nothing is to be counted.
+
+        An acknowledgement repeated by the elector with a spontaneous grant is found again: it still is from then.
+        """
+        lane = self._lanes.get((elector, ack.group))
+        sent = lane.sent.get(ack.sequence) if lane is not None else None
+        if lane is None or sent is None or sent.list_number != ack.list_number:
+            return None
+        lane.acknowledged = max(lane.acknowledged, ack.sequence)
+        if ack.needs_list:
+            # It was restarted, or lost the datagram with the list: tell it at once, the next interval may be too late.
+            if lane.confirmed == ack.list_number:
+                lane.confirmed = -1
+                lane.urgent = True
+            return None
+        if len(ack.granted) != len(sent.entries):
+            return None
+        lane.confirmed = max(lane.confirmed, ack.list_number)
+        return sent

@@ -1,0 +1,65 @@
+"""What agent and keeper of one node tell each other over two unix datagram sockets in the run folder.
+
+The agent's heartbeat says what the keeper cannot know itself (assignments, interfaces); the keeper says what it holds.
+Each message is the whole truth at its time, so a lost one is replaced by the next.
+"""
+
+import msgspec
+
+KEEPER_SOCKET = "keeper.sock"
+AGENT_SOCKET = "agent.sock"
+
+
+class Uplink(msgspec.Struct, frozen=True, array_like=True):
+    """The interface on whose segment a floating IP is announced."""
+
+    floating_ip: str
+    ifname: str
+    ifindex: int
+    mac: str
+    """Twelve hexadecimal digits."""
+    carrier: bool
+
+
+class Claim(msgspec.Struct, frozen=True, array_like=True):
+    """This node's part in the assignment of one floating IP."""
+
+    floating_ip: str
+    role: str
+    """`holder` or `successor`."""
+    term: int
+    version: int
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
+    """Agent to keeper, each 200 ms and at once on a change."""
+
+    ready: bool
+    """The datapath is loaded and attached; without it the keeper claims nothing new."""
+    uplinks: tuple[Uplink, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    """Every IP of which this node is holder or successor; an IP held but no longer listed is handed over."""
+
+
+class HeldLease(msgspec.Struct, frozen=True, array_like=True):
+    floating_ip: str
+    term: int
+    version: int
+    counter: int
+    deadline_ns: int
+    """CLOCK_BOOTTIME."""
+
+
+class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
+    """Keeper to agent, each 200 ms and at once when a lease is acquired or lost."""
+
+    held: tuple[HeldLease, ...]
+    elector: bool
+    """This node is one of the electors."""
+    voting: bool
+    """It answers claims (not in the silence after a reboot)."""
+    scheduling: str
+    """What the process got: `fifo`, `nice`, or `normal`."""
+
+
+KeeperMessage = Heartbeat | LeaseReport

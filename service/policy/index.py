@@ -1,0 +1,310 @@
+"""From objects to selections, incrementally: the work of a change is in proportion to what it changes.
+
+Kept at all times: which policies match which pod, in both directions, for accepted and refused policies alike. A policy
+that is accepted later then only has to look at its own pods. Equal to a rebuild from scratch after every batch; a
+property test compares the two with a naive matcher.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from types import MappingProxyType
+
+from service.model.objects import (
+    GATEWAY_NAME,
+    GATEWAY_NAMESPACE,
+    Change,
+    Delete,
+    EgressPolicy,
+    Kind,
+    Namespace,
+    NetworkGateway,
+    Object,
+    ObjectKey,
+    Pod,
+    Upsert,
+)
+from service.policy.acceptance import PolicyState, Verdict, judge, precedence
+from service.policy.pod_table import PodTable
+from service.policy.rule_set import RuleSet, RuleSetCatalog, Selection, policy_content
+from service.policy.term_index import TermIndex
+
+_GATEWAY = ObjectKey(Kind.GATEWAY, GATEWAY_NAMESPACE, GATEWAY_NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyDelta:
+    """What a batch changed. Empty fields mean: nothing to do."""
+
+    selections: dict[ObjectKey, Selection | None] = field(default_factory=dict)
+    """Pods whose address, node, rule set or policies changed; None: no longer selected."""
+    policies: dict[ObjectKey, PolicyState | None] = field(default_factory=dict)
+    """Policies whose state changed; None: deleted."""
+    learned: tuple[int, ...] = ()
+    """Content names that became known: combinations that named them can be resolved now."""
+    gateway_changed: bool = False
+
+
+@dataclass(slots=True)
+class _Dirty:
+    """What has to be computed again at the end of a batch. Dicts are ordered sets."""
+
+    pods: dict[ObjectKey, None] = field(default_factory=dict)
+    policies: dict[ObjectKey, None] = field(default_factory=dict)
+    addresses: dict[IPv4Address, None] = field(default_factory=dict)
+    """Egress source addresses whose policies have to be judged."""
+    learned: dict[int, None] = field(default_factory=dict)
+
+
+class PolicyIndex:
+    """All objects of a source, and what they select."""
+
+    def __init__(self, *, pod_cidrs_known: bool) -> None:
+        self._pod_cidrs_known = pod_cidrs_known
+        self._gateway: NetworkGateway | None = None
+        self._pods = PodTable()
+        self._terms = TermIndex()
+        self._catalog = RuleSetCatalog()
+        self._policies: dict[ObjectKey, EgressPolicy] = {}
+        self._contents: dict[ObjectKey, int] = {}
+        self._by_address: dict[IPv4Address, dict[ObjectKey, None]] = {}
+        # The match relation, both ways.
+        self._pods_of: dict[ObjectKey, dict[ObjectKey, None]] = {}
+        self._policies_of: dict[ObjectKey, dict[ObjectKey, None]] = {}
+        self._verdicts: dict[ObjectKey, Verdict] = {}
+        self._states: dict[ObjectKey, PolicyState] = {}
+        self._selections: dict[ObjectKey, Selection] = {}
+
+    def selections(self) -> Mapping[ObjectKey, Selection]:
+        """Return a live view of all selected pods."""
+        return MappingProxyType(self._selections)
+
+    def policy_states(self) -> Mapping[ObjectKey, PolicyState]:
+        """Return a live view of the state of every policy."""
+        return MappingProxyType(self._states)
+
+    def rule_set(self, policies: Sequence[int]) -> RuleSet | None:
+        """Resolve a combination announced by another node, in its order; None where a policy is not known here."""
+        return self._catalog.resolve(policies)
+
+    def gateway(self) -> NetworkGateway | None:
+        """Return the one gateway object in use: `default` in kube-system."""
+        return self._gateway
+
+    def apply(self, changes: Iterable[Change]) -> PolicyDelta:
+        """Take a batch in order and return its net effect; Errors and Synced mean nothing here."""
+        dirty, gateway = _Dirty(), self._gateway
+        for change in changes:
+            if isinstance(change, Upsert):
+                self._upsert(change.object, dirty)
+            elif isinstance(change, Delete):
+                self._delete(change.key, dirty)
+        # The order matters: verdicts decide which policies a selection is made of, and mark more pods.
+        self._judge(dirty)
+        return PolicyDelta(
+            selections=self._reselect(dirty.pods),
+            policies=self._restate(dirty.policies),
+            learned=tuple(dirty.learned),
+            gateway_changed=self._gateway != gateway,
+        )
+
+    def _upsert(self, item: Object, dirty: _Dirty) -> None:
+        match item:
+            case Pod():
+                self._rematch_pods(self._pods.put(item), dirty)
+            case Namespace():
+                self._change_namespace(item.key.name, item, dirty)
+            case EgressPolicy():
+                self._put_policy(item, dirty)
+            case NetworkGateway():
+                if item.key == _GATEWAY:
+                    self._change_gateway(item, dirty)
+
+    def _delete(self, key: ObjectKey, dirty: _Dirty) -> None:
+        match key.kind:
+            case Kind.POD:
+                self._rematch_pods(self._pods.remove(key), dirty)
+            case Kind.NAMESPACE:
+                self._change_namespace(key.name, None, dirty)
+            case Kind.POLICY:
+                self._remove_policy(key, dirty)
+            case Kind.GATEWAY:
+                if key == _GATEWAY:
+                    self._change_gateway(None, dirty)
+
+    def _rematch_pods(self, keys: Iterable[ObjectKey], dirty: _Dirty) -> None:
+        for key in keys:
+            pod = self._pods.get(key)
+            matches: dict[ObjectKey, None] = {}
+            if pod is not None:
+                matches = self._terms.matching(dict(pod.labels), self._pods.namespace_labels(key.namespace))
+            # Even with the same policies its address or node may be another.
+            dirty.pods[key] = None
+            for policy in tuple(self._policies_of.get(key, ())):
+                if policy not in matches:
+                    self._unlink(policy, key, dirty)
+            for policy in matches:
+                self._link(policy, key, dirty)
+
+    def _change_namespace(self, name: str, item: Namespace | None, dirty: _Dirty) -> None:
+        before = dict(self._pods.namespace_labels(name))
+        self._pods.put_namespace(name, item.labels if item else None)
+        after = dict(self._pods.namespace_labels(name))
+        keys = [key for key in before | after if before.get(key) != after.get(key)]
+        # Policies outside this answer have the same verdict on every pod of the namespace as before.
+        for policy in self._terms.flipped(keys, before, after):
+            rules = self._policies[policy].rules
+            for key in self._pods.in_namespace(name):
+                pod = self._pods.get(key)
+                if pod is not None and self._pods.is_match(pod, rules):
+                    self._link(policy, key, dirty)
+                else:
+                    self._unlink(policy, key, dirty)
+
+    def _change_gateway(self, gateway: NetworkGateway | None, dirty: _Dirty) -> None:
+        old = self._gateway.floating_ips if self._gateway else ()
+        new = gateway.floating_ips if gateway else ()
+        # The message of an unknown address says whether there is a gateway at all, hence all of them in that case.
+        appears = (self._gateway is None) != (gateway is None)
+        touched = self._by_address if appears else [ip for ip in (*old, *new) if (ip in old) != (ip in new)]
+        dirty.addresses |= dict.fromkeys(touched)
+        self._gateway = gateway
+
+    def _put_policy(self, policy: EgressPolicy, dirty: _Dirty) -> None:
+        key, old, content = policy.key, self._policies.get(policy.key), policy_content(policy)
+        if old == policy:
+            return
+        self._policies[key] = policy
+        dirty.policies[key] = None
+        if self._contents.get(key) != content:
+            self._rename(key, content, policy, dirty)
+            dirty.pods |= self._pods_of.get(key, {})
+        elif old is not None and precedence(old) != precedence(policy):
+            # Its age orders it among the policies of each pod.
+            dirty.pods |= self._pods_of.get(key, {})
+        self._file_address(key, old, policy, dirty)
+        if old is None or old.rules != policy.rules:
+            self._rematch_policy(old, policy, dirty)
+
+    def _rename(self, key: ObjectKey, content: int, policy: EgressPolicy, dirty: _Dirty) -> None:
+        # Learn before forget, so that at no time a policy is without content.
+        self._catalog.learn(content, policy)
+        if key in self._contents:
+            self._catalog.forget(self._contents[key])
+            dirty.learned.pop(self._contents[key], None)
+        self._contents[key] = content
+        dirty.learned[content] = None
+
+    def _remove_policy(self, key: ObjectKey, dirty: _Dirty) -> None:
+        policy = self._policies.pop(key, None)
+        if policy is None:
+            return
+        for pod in tuple(self._pods_of.get(key, ())):
+            self._unlink(key, pod, dirty)
+        self._terms.remove(policy)
+        content = self._contents.pop(key)
+        self._catalog.forget(content)
+        dirty.learned.pop(content, None)
+        self._file_address(key, policy, None, dirty)
+        dirty.policies[key] = None
+
+    def _file_address(self, key: ObjectKey, old: EgressPolicy | None, new: EgressPolicy | None, dirty: _Dirty) -> None:
+        """Move a policy between the groups that are judged together; both groups have to be judged again."""
+        if old is not None:
+            group = self._by_address[old.egress_source_ip]
+            del group[key]
+            if not group:
+                del self._by_address[old.egress_source_ip]
+            dirty.addresses[old.egress_source_ip] = None
+        if new is not None:
+            self._by_address.setdefault(new.egress_source_ip, {})[key] = None
+            dirty.addresses[new.egress_source_ip] = None
+
+    def _rematch_policy(self, old: EgressPolicy | None, policy: EgressPolicy, dirty: _Dirty) -> None:
+        if old is not None:
+            self._terms.remove(old)
+        self._terms.add(policy)
+        matches = self._pods.matching(policy.rules)
+        for pod in tuple(self._pods_of.get(policy.key, ())):
+            if pod not in matches:
+                self._unlink(policy.key, pod, dirty)
+        for pod in matches:
+            self._link(policy.key, pod, dirty)
+
+    def _link(self, policy: ObjectKey, pod: ObjectKey, dirty: _Dirty) -> None:
+        if pod in self._pods_of.setdefault(policy, {}):
+            return
+        self._pods_of[policy][pod] = None
+        self._policies_of.setdefault(pod, {})[policy] = None
+        dirty.pods[pod] = dirty.policies[policy] = None
+
+    def _unlink(self, policy: ObjectKey, pod: ObjectKey, dirty: _Dirty) -> None:
+        if pod not in self._pods_of.get(policy, {}):
+            return
+        for relation, one, other in ((self._pods_of, policy, pod), (self._policies_of, pod, policy)):
+            del relation[one][other]
+            if not relation[one]:
+                del relation[one]
+        dirty.pods[pod] = dirty.policies[policy] = None
+
+    def _judge(self, dirty: _Dirty) -> None:
+        verdicts: dict[ObjectKey, Verdict] = {}
+        for address in dirty.addresses:
+            group = [self._policies[key] for key in self._by_address.get(address, ())]
+            verdicts |= judge(group, self._gateway, pod_cidrs_known=self._pod_cidrs_known)
+        for key, verdict in verdicts.items():
+            old = self._verdicts.get(key)
+            self._verdicts[key] = verdict
+            # Only being accepted or not bears on selection. An unknown egress IP does not: it stays in the rule sets,
+            # and the datapath drops (promise 2), so adding the address to the gateway disturbs no pod's rows.
+            if old is None or old.accepted != verdict.accepted:
+                dirty.pods |= self._pods_of.get(key, {})
+            if old != verdict:
+                dirty.policies[key] = None
+
+    def _reselect(self, pods: Iterable[ObjectKey]) -> dict[ObjectKey, Selection | None]:
+        changed: dict[ObjectKey, Selection | None] = {}
+        for key in pods:
+            old, new = self._selections.get(key), self._select(key)
+            if new is not None:
+                self._selections[key] = new
+            elif old is not None:
+                del self._selections[key]
+            # Labels that select the same policies as before are no news to the datapath.
+            if _footprint(old) != _footprint(new):
+                changed[key] = new
+        return changed
+
+    def _select(self, key: ObjectKey) -> Selection | None:
+        pod = self._pods.get(key)
+        policies = [self._policies[policy] for policy in self._policies_of.get(key, ())]
+        accepted = sorted((p for p in policies if self._verdicts[p.key].accepted), key=precedence)
+        contents = tuple(self._contents[policy.key] for policy in accepted)
+        rule_set = self._catalog.resolve(contents)
+        if pod is None or rule_set is None:
+            return None
+        return Selection(pod, rule_set, contents)
+
+    def _restate(self, keys: Iterable[ObjectKey]) -> dict[ObjectKey, PolicyState | None]:
+        changed: dict[ObjectKey, PolicyState | None] = {}
+        for key in keys:
+            policy = self._policies.get(key)
+            if policy is None:
+                self._verdicts.pop(key, None)
+                # Created and deleted within one batch: nobody heard of it.
+                if self._states.pop(key, None) is not None:
+                    changed[key] = None
+                continue
+            verdict, matched = self._verdicts[key], len(self._pods_of.get(key, ()))
+            state = PolicyState(verdict.accepted, verdict.reason, verdict.message, matched, policy.egress_source_ip)
+            if self._states.get(key) != state:
+                self._states[key] = changed[key] = state
+        return changed
+
+
+def _footprint(selection: Selection | None) -> object:
+    """What of a selection the datapath and the other nodes act on."""
+    if selection is None:
+        return None
+    pod = selection.pod
+    return (pod.uid, pod.ip, pod.node, selection.rule_set.id, selection.policies)

@@ -1,0 +1,105 @@
+"""Rule sets and policies named by content, so that nodes can speak of them in eight bytes and never mean two things.
+
+A pod's rule set is the union of its accepted policies. Its name depends on nothing else: an unrelated policy that
+comes, goes or changes leaves it, and the datapath rows of the pod, alone.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from service.model.objects import EgressPolicy, Pod
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """Destination -> floating IP, longest prefix first in force (the datapath's LPM decides)."""
+
+    id: int
+    """64-bit hash of the entries, never 0."""
+    entries: tuple[tuple[IPv4Network, IPv4Address], ...]
+    """Sorted by prefix; each prefix once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What selection says of one pod."""
+
+    pod: Pod
+    rule_set: RuleSet
+    policies: tuple[int, ...]
+    """Content names of its accepted policies in precedence order: oldest first, ties by name."""
+
+
+def policy_content(policy: EgressPolicy) -> int:
+    """Name a policy by what it sends where: (name, egressSourceIP, sorted CIDRs), as 64 bits, never 0.
+
+    Selectors and age are left out: they decide which pods and in what order, which the announcing node says itself.
+    """
+    cidrs = ",".join(str(network) for network in sorted(policy.destinations))
+    return _content_hash("policy", (policy.key.name, str(policy.egress_source_ip), cidrs))
+
+
+def make_rule_set(policies: Sequence[EgressPolicy]) -> RuleSet:
+    """Unite the policies, given in precedence order: of equal prefixes, the older policy's counts."""
+    chosen: dict[IPv4Network, IPv4Address] = {}
+    for policy in policies:
+        for network in policy.destinations:
+            chosen.setdefault(network, policy.egress_source_ip)
+    entries = tuple(sorted(chosen.items()))
+    return RuleSet(_content_hash("rule-set", tuple(f"{network}>{address}" for network, address in entries)), entries)
+
+
+def _content_hash(kind: str, parts: Sequence[str]) -> int:
+    # blake2b, not hash(): the name must be the same in every process and release. NUL cannot occur in a part.
+    digest = hashlib.blake2b("\0".join((kind, *parts)).encode(), digest_size=8).digest()
+    # Zero is "no rule set" in the datapath's maps.
+    return int.from_bytes(digest, "big") or 1
+
+
+_CACHE_MAX = 65536
+"""Combinations kept resolved; real clusters use a handful, and a peer must not be able to fill the memory."""
+
+
+class RuleSetCatalog:
+    """The policies known here by content, and the rule sets made of their combinations.
+
+    Refused policies are known too: the node that announces a pod has judged them, and may have seen an older policy go
+    a moment before this one.
+    """
+
+    def __init__(self) -> None:
+        self._policies: dict[int, EgressPolicy] = {}
+        self._rule_sets: dict[tuple[int, ...], RuleSet] = {}
+        # Policy -> combinations it is part of, so that forgetting one costs what it was used for.
+        self._combinations: dict[int, dict[tuple[int, ...], None]] = {}
+
+    def learn(self, content: int, policy: EgressPolicy) -> None:
+        self._policies[content] = policy
+
+    def forget(self, content: int) -> None:
+        del self._policies[content]
+        for combination in self._combinations.pop(content, {}):
+            self._rule_sets.pop(combination, None)
+            for other in combination:
+                if other in self._combinations:
+                    self._combinations[other].pop(combination, None)
+
+    def resolve(self, policies: Sequence[int]) -> RuleSet | None:
+        """Return the rule set of a combination in precedence order; None where it is empty or one is not known."""
+        combination = tuple(policies)
+        cached = self._rule_sets.get(combination)
+        if cached is not None:
+            return cached
+        members = [self._policies[content] for content in combination if content in self._policies]
+        if not members or len(members) != len(combination):
+            return None
+        rule_set = make_rule_set(members)
+        if len(self._rule_sets) >= _CACHE_MAX:
+            self._rule_sets.clear()
+            self._combinations.clear()
+        self._rule_sets[combination] = rule_set
+        for content in combination:
+            self._combinations.setdefault(content, {})[combination] = None
+        return rule_set

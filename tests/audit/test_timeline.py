@@ -1,0 +1,113 @@
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.audit.timeline import holder_at, merge, tenures
+from service.model.audit_record import AuditRecord, RecordKind
+
+IP = "192.0.2.100"
+
+
+def record(kind: RecordKind, time: int, *, node: str, counter: int | None = None, sequence: int = 0) -> AuditRecord:
+    return AuditRecord(
+        kind=kind,
+        node=node,
+        boot_id="b",
+        sequence=sequence,
+        wall_time_ns=time,
+        boot_time_ns=time,
+        subject=IP,
+        token=(1, 1, counter) if counter is not None else None,
+        holder=node if counter is not None else "",
+    )
+
+
+def acquired(time: int, node: str, counter: int) -> AuditRecord:
+    return record(RecordKind.ACQUIRED, time, node=node, counter=counter)
+
+
+def expired(time: int, node: str, counter: int) -> AuditRecord:
+    return record(RecordKind.EXPIRED, time, node=node, counter=counter)
+
+
+def granted(time: int, elector: str, holder: str, counter: int) -> AuditRecord:
+    return replace(record(RecordKind.GRANTED, time, node=elector, counter=counter), holder=holder)
+
+
+HISTORY = [
+    acquired(100, "n1", 1),
+    expired(200, "n1", 1),
+    acquired(210, "n2", 2),
+    record(RecordKind.RELEASED, 300, node="n2", counter=2),
+    acquired(301, "n1", 3),
+]
+
+
+@given(st.permutations(HISTORY + HISTORY))
+def test_copies_collapse_and_order_does_not_depend_on_arrival(records: list[AuditRecord]) -> None:
+    assert merge(records) == HISTORY
+
+
+def test_the_token_orders_an_address_whatever_the_clocks_say() -> None:
+    slow, fast = acquired(50, "slow", 2), acquired(100, "fast", 1)
+    other = replace(acquired(70, "n", 9), subject="192.0.2.7")
+    assert merge([slow, fast, other]) == [other, fast, slow]
+
+
+def test_of_copies_the_holders_own_is_kept() -> None:
+    copies = [granted(99, "e1", "n1", 1), granted(98, "e2", "n1", 1)]
+    assert merge(copies) == [copies[1]]
+    own = granted(101, "n1", "n1", 1)
+    assert merge([*copies, own]) == [own]
+
+
+def test_records_without_a_token_are_never_taken_for_copies_of_different_events() -> None:
+    up = record(RecordKind.NODE_UP, 1, node="n1", sequence=5)
+    down = record(RecordKind.NODE_DOWN, 1, node="n1", sequence=5)
+    assert len(merge([up, down, up])) == 2
+
+
+def test_who_held_an_address_at_each_time() -> None:
+    at = {
+        time: tenure.holder if (tenure := holder_at(HISTORY, IP, time)) else None
+        for time in (99, 100, 199, 200, 209, 210, 299, 300, 301, 10**9)
+    }
+    assert at == {
+        99: None,
+        100: "n1",
+        199: "n1",
+        200: None,
+        209: None,
+        210: "n2",
+        299: "n2",
+        300: None,
+        301: "n1",
+        10**9: "n1",
+    }
+
+
+def test_a_missing_end_is_bounded_by_the_next_holder() -> None:
+    records = [acquired(100, "n1", 1), acquired(500, "n2", 2)]
+    first, second = tenures(records, IP)
+    assert (first.until_ns, first.end) == (500, records[1])
+    assert (second.until_ns, second.end) == (None, None)
+
+
+def test_a_grant_stands_in_for_a_holder_that_lost_its_own_record() -> None:
+    found = holder_at([granted(100, "e1", "n1", 1)], IP, 150)
+    assert found is not None
+    assert found.holder == "n1"
+    both = holder_at([granted(100, "e1", "n1", 1), acquired(101, "n1", 1)], IP, 150)
+    assert both is not None
+    assert both.since_ns == 101
+
+
+def test_other_addresses_do_not_count() -> None:
+    assert holder_at(HISTORY, "192.0.2.1", 150) is None
+
+
+@given(st.lists(st.integers(0, 50), max_size=12), st.integers(0, 60))
+def test_never_two_holders_at_once(times: list[int], when: int) -> None:
+    records = [acquired(time, f"n{counter}", counter) for counter, time in enumerate(sorted(times))]
+    assert sum(tenure.covers(when) for tenure in tenures(records, IP)) <= 1

@@ -1,0 +1,53 @@
+"""The datapath loaded once per session, on a bpffs and in a network namespace of its own."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.datapath.loader import LoadedDatapath, load_datapath
+from tests.datapath.node import Node
+from tests.datapath.program import Namespace, Programs
+
+
+@pytest.fixture(scope="session")
+def bpffs() -> Iterator[Path]:
+    """A folder on a bpffs that only this session uses."""
+    with tempfile.TemporaryDirectory(prefix="egwt-bpf-") as folder:
+        subprocess.run(["mount", "-t", "bpf", "bpf", folder], check=True, timeout=10)
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True, timeout=10)
+
+
+@pytest.fixture(scope="session")
+def loaded(bpffs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedDatapath]:
+    with load_datapath(str(bpffs / "node"), str(tmp_path_factory.mktemp("run"))) as datapath:
+        yield datapath
+
+
+@pytest.fixture(scope="session")
+def namespace() -> Iterator[Namespace]:
+    with Namespace() as inhabited:
+        yield inhabited
+
+
+@pytest.fixture
+def node(loaded: LoadedDatapath, namespace: Namespace) -> Node:
+    """A configured node that holds nothing, with no pods and all counters at zero."""
+    fresh = Node(loaded, Programs(namespace, loaded.programs))
+    fresh.empty()
+    fresh.configure()
+    return fresh
+
+
+@pytest.fixture
+def gateway(node: Node) -> Node:
+    """The node holds FLOATING_IP, and node A has announced POD to it."""
+    node.hold()
+    node.rule()
+    node.announce()
+    return node

@@ -1,0 +1,159 @@
+"""Run a loaded program on one frame (BPF_PROG_TEST_RUN): frame and context in, verdict, frame and mark out.
+
+The kernel looks devices up in the caller's network namespace and derives the packet type from the device's MAC, so the
+runs happen in a thread that lives in a namespace of its own, with devices that exist nowhere else. The namespace ends
+with the thread: nothing is left behind, whatever happens.
+Source: net/bpf/test_run.c (bpf_prog_test_run_skb); bpf(2).
+"""
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar
+
+from service.datapath import bpf_map
+from tests.datapath.packet import mac
+
+UNSPEC, SHOT, REDIRECT = -1, 2, 7
+"""Verdicts of tc programs (linux/pkt_cls.h)."""
+
+_PROG_TEST_RUN = 10
+_CLONE_NEWNET = 0x40000000
+_CONTEXT_BYTES = 192
+_MARK_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT = 8, 36, 40
+_FRAME_BYTES_MAX = 4096
+_libc = ctypes.CDLL(None, use_errno=True)
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    name: str
+    ifindex: int
+    mac: bytes
+
+
+UPLINK = Device("uplink", 10, mac("02:00:00:00:0b:01"))
+"""The gateway's interface on the floating IPs' segment."""
+UPLINK_2 = Device("uplink2", 20, mac("02:00:00:00:0b:02"))
+POD_DEVICE = Device("pod", 30, mac("02:00:00:00:0b:03"))
+EGW = Device("egw0", 40, mac("02:00:00:00:0b:04"))
+DEVICES = (UPLINK, UPLINK_2, POD_DEVICE, EGW)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    verdict: int
+    frame: bytes
+    mark: int
+
+
+class Namespace:
+    """A network namespace inhabited by one thread. Each device is one end of a veth pair, `NAME-wire` the other end."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netns")
+
+    def __enter__(self) -> Self:
+        self.call(self._build)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=True)
+
+    def call(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Do this inside."""
+        return self._thread.submit(function, *arguments).result(timeout=30)
+
+    def command(self, *words: str) -> str:
+        """Run a command inside and return what it printed."""
+        return self.call(self._command, words)
+
+    @staticmethod
+    def _command(words: tuple[str, ...]) -> str:
+        result = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
+        assert result.returncode == 0, f"{' '.join(words)}: {result.stderr}"
+        return result.stdout
+
+    def _build(self) -> None:
+        if _libc.unshare(_CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNET)")
+        for device in DEVICES:
+            wire = f"{device.name}-wire"
+            address = device.mac.hex(":")
+            add = f"ip link add {device.name} index {device.ifindex} address {address} type veth peer name {wire}"
+            self._command(tuple(add.split()))
+            for end in (device.name, wire):
+                self._command(("ip", "link", "set", end, "addrgenmode", "none", "up"))
+
+
+def run_program(fd: int, frame: bytes, *, ifindex: int, mark: int = 0) -> Outcome:
+    """In the calling thread's network namespace. Raises OSError where the kernel refuses the frame itself."""
+    context = bytearray(_CONTEXT_BYTES)
+    for at, value in ((_MARK_AT, mark), (_INGRESS_IFINDEX_AT, ifindex), (_IFINDEX_AT, ifindex)):
+        context[at : at + 4] = value.to_bytes(4, "little")
+    data_in = ctypes.create_string_buffer(frame, len(frame))
+    data_out = ctypes.create_string_buffer(_FRAME_BYTES_MAX)
+    context_in = ctypes.create_string_buffer(bytes(context), _CONTEXT_BYTES)
+    context_out = ctypes.create_string_buffer(_CONTEXT_BYTES)
+    attributes = _TestRun(
+        prog_fd=fd,
+        data_size_in=len(frame),
+        data_size_out=_FRAME_BYTES_MAX,
+        data_in=ctypes.addressof(data_in),
+        data_out=ctypes.addressof(data_out),
+        repeat=1,
+        ctx_size_in=_CONTEXT_BYTES,
+        ctx_size_out=_CONTEXT_BYTES,
+        ctx_in=ctypes.addressof(context_in),
+        ctx_out=ctypes.addressof(context_out),
+    )
+    result = _libc.syscall(bpf_map._NUMBER, _PROG_TEST_RUN, ctypes.byref(attributes), ctypes.sizeof(attributes))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    verdict = ctypes.c_int32(attributes.retval).value
+    mark_out = int.from_bytes(context_out.raw[_MARK_AT : _MARK_AT + 4], "little")
+    return Outcome(verdict, data_out.raw[: attributes.data_size_out], mark_out)
+
+
+class Programs:
+    """The programs of one loaded datapath, run in one namespace."""
+
+    def __init__(self, namespace: Namespace, descriptors: Mapping[str, int]) -> None:
+        self.namespace = namespace
+        self.descriptors = descriptors
+
+    def run(self, name: str, frame: bytes, *, device: Device = UPLINK, mark: int = 0) -> Outcome:
+        descriptor = self.descriptors[name]
+        return self.namespace.call(lambda: run_program(descriptor, frame, ifindex=device.ifindex, mark=mark))
+
+
+class _TestRun(ctypes.Structure):
+    """`union bpf_attr` as BPF_PROG_TEST_RUN uses it."""
+
+    _fields_ = (
+        ("prog_fd", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("data_in", ctypes.c_uint64),
+        ("data_out", ctypes.c_uint64),
+        ("repeat", ctypes.c_uint32),
+        ("duration", ctypes.c_uint32),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_uint64),
+        ("ctx_out", ctypes.c_uint64),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+        ("_pad", ctypes.c_uint32),
+    )

@@ -1,0 +1,124 @@
+"""Selection at the pod's device: it only marks; the last word is netfilter's and then steer_egress's (rules W3, W4)."""
+
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from service.datapath.layout import ClusterFlag, SelectedState
+from service.model.drop import DropReason
+from tests.datapath import packet
+from tests.datapath.node import MARK, OTHER_POD, SERVER, TCP_FLOW, UDP_FLOW, Flow, Node
+from tests.datapath.program import EGW, POD_DEVICE, SHOT, UNSPEC, Device, Outcome
+
+pytestmark = pytest.mark.bpf
+
+SERVICE = IPv4Address("10.96.0.10")
+NEIGHBOUR_NODE = IPv4Address("192.168.1.3")
+
+
+@pytest.fixture
+def pod_node(node: Node) -> Node:
+    node.rule()
+    node.select()
+    return node
+
+
+def leave_pod(node: Node, flow: Flow = TCP_FLOW, *, device: Device = POD_DEVICE, mark: int = 0) -> Outcome:
+    frame = packet.ethernet(POD_DEVICE.mac, b"\x02pod\0\1", packet.IPV4, flow.outbound())
+    outcome = node.programs.run("pod_ingress", frame, device=device, mark=mark)
+    assert outcome.frame == frame, "selection never rewrites"
+    return outcome
+
+
+def is_untouched(outcome: Outcome) -> bool:
+    return outcome.verdict == UNSPEC and outcome.mark == 0
+
+
+def test_a_selected_pods_packet_to_a_matching_destination_is_marked(pod_node: Node) -> None:
+    outcome = leave_pod(pod_node)
+    assert (outcome.verdict, outcome.mark) == (UNSPEC, MARK)
+    assert pod_node.counters() == {"marked": 1}
+
+
+def test_only_the_one_mark_bit_is_set(pod_node: Node) -> None:
+    assert leave_pod(pod_node, mark=0x4040).mark == 0x4040 | MARK
+
+
+def test_an_unselected_pods_packet_is_untouched(pod_node: Node) -> None:
+    assert is_untouched(leave_pod(pod_node, Flow(packet.TCP, pod=OTHER_POD)))
+    assert pod_node.counters() == {}
+
+
+def test_a_destination_without_a_rule_is_untouched(node: Node) -> None:
+    node.rule("198.51.100.0/24")
+    node.select()
+    assert is_untouched(leave_pod(node))
+
+
+@pytest.mark.parametrize("address", [OTHER_POD, NEIGHBOUR_NODE], ids=["pod", "node"])
+def test_an_in_cluster_destination_is_untouched_even_under_a_rule_for_everything(
+    pod_node: Node, address: IPv4Address
+) -> None:
+    assert is_untouched(leave_pod(pod_node, TCP_FLOW.to(address)))
+
+
+def test_a_service_address_is_marked_because_its_endpoint_may_be_outside(node: Node) -> None:
+    node.rule("203.0.113.0/24")
+    node.select()
+    assert leave_pod(node, TCP_FLOW.to(SERVICE)).mark == MARK
+
+
+def test_the_more_specific_cluster_network_decides(pod_node: Node) -> None:
+    pod_node.in_cluster(IPv4Network(f"{SERVER}/32"), ClusterFlag.NODE)
+    assert is_untouched(leave_pod(pod_node))
+
+
+def test_an_excluded_destination_inside_a_wider_rule_is_untouched(pod_node: Node) -> None:
+    pod_node.exclude("203.0.113.0/24")
+    assert is_untouched(leave_pod(pod_node))
+    assert leave_pod(pod_node, TCP_FLOW.to(IPv4Address("198.51.100.1"))).mark == MARK
+
+
+def test_a_rule_inside_an_excluded_destination_is_marked(pod_node: Node) -> None:
+    pod_node.exclude("203.0.113.0/24")
+    pod_node.rule("203.0.113.7/32")
+    assert leave_pod(pod_node).mark == MARK
+
+
+def test_another_rule_sets_rules_do_not_match(node: Node) -> None:
+    node.rule(rule_set=99)
+    node.select()
+    assert is_untouched(leave_pod(node))
+
+
+def test_a_pending_pod_is_marked_too_so_that_its_packet_is_dropped_later_and_never_leaks(node: Node) -> None:
+    node.rule()
+    node.select(state=SelectedState.PENDING)
+    assert leave_pod(node).mark == MARK
+
+
+def test_a_selected_address_on_an_unknown_device_is_dropped_and_counted(pod_node: Node) -> None:
+    assert leave_pod(pod_node, device=EGW).verdict == SHOT
+    assert pod_node.drops() == {(None, DropReason.UNKNOWN_DEVICE): 1}
+
+
+@pytest.mark.parametrize("address", [OTHER_POD, SERVICE], ids=["pod", "service"])
+def test_an_unknown_device_may_talk_inside_the_cluster(pod_node: Node, address: IPv4Address) -> None:
+    assert is_untouched(leave_pod(pod_node, TCP_FLOW.to(address), device=EGW))
+    assert pod_node.drops() == {}
+
+
+def test_an_unknown_device_may_talk_to_destinations_no_rule_names(node: Node) -> None:
+    node.rule("198.51.100.0/24")
+    node.select()
+    assert is_untouched(leave_pod(node, device=EGW))
+
+
+def test_every_packet_of_a_flow_is_marked(pod_node: Node) -> None:
+    assert [leave_pod(pod_node, UDP_FLOW).mark for _ in range(3)] == [MARK] * 3
+    assert pod_node.counters() == {"marked": 3}
+
+
+def test_nothing_is_marked_while_the_pod_has_no_rule_at_all(node: Node) -> None:
+    node.select()
+    assert is_untouched(leave_pod(node))

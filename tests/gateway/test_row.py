@@ -1,0 +1,53 @@
+"""What goes through gossip comes out as it was, and what others send is not trusted to be well-formed."""
+
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from service.gateway import row
+from service.gateway.row import MemberMetadata
+from service.model.assignment import Assignment, Location
+from service.model.errors import PeerError
+from service.model.gateway_node import NodeRole, Segment
+from service.model.lease import Stamp, Token
+
+FLOATING_IP = IPv4Address("192.168.1.100")
+SEGMENT = Segment(IPv4Network("192.168.1.0/24"), IPv4Address("192.168.1.21"), b"\2\0\0\0\0\1")
+
+
+def test_metadata_survives_the_wire() -> None:
+    metadata = MemberMetadata(NodeRole.WORKER, True, False, (SEGMENT,), "1.2.3", 2**63 + 1)
+    assert row.decode_metadata(row.encode_metadata(metadata)) == metadata
+
+
+def test_metadata_of_a_node_with_several_segments_fits_the_gossip_cap() -> None:
+    metadata = MemberMetadata(NodeRole.CONTROL_PLANE, True, True, (SEGMENT,) * 8, "10.20.30-rc1", 2**64 - 1)
+    assert len(row.encode_metadata(metadata)) <= 512
+
+
+def test_an_assignment_survives_the_wire_with_its_stamp() -> None:
+    assignment = Assignment(FLOATING_IP, "worker1", "worker2", Stamp(4, 9))
+    assert row.decode_assignment(str(FLOATING_IP), (4, 9, 0), row.encode_assignment(assignment)) == assignment
+
+
+def test_a_removed_floating_ip_is_no_assignment() -> None:
+    assignment = Assignment(FLOATING_IP, "worker1", None, Stamp(4, 9))
+    assert row.decode_assignment(str(FLOATING_IP), (4, 9, 0), row.encode_assignment(assignment, removed=True)) is None
+
+
+def test_a_location_carries_the_token_as_its_version() -> None:
+    found = row.decode_location(str(FLOATING_IP), (4, 9, 2), b"worker1")
+    assert found == Location(FLOATING_IP, "worker1", Token(4, 9, 2))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"\x93\xa1x\xc3\xc3", b"not msgpack"])
+def test_malformed_rows_are_refused(data: bytes) -> None:
+    with pytest.raises(PeerError):
+        row.decode_metadata(data)
+    with pytest.raises(PeerError):
+        row.decode_assignment(str(FLOATING_IP), (1, 1, 0), data)
+
+
+def test_a_row_for_something_that_is_no_address_is_refused() -> None:
+    with pytest.raises(PeerError):
+        row.decode_location("leader", (1, 0, 0), b"worker1")

@@ -1,0 +1,94 @@
+"""Rule W10: connections of a pod whose selection changes are forgotten, all others stay."""
+
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from service.network.conntrack import Conntrack, Networks
+from tests.network.namespace import Namespace, namespaces
+
+CLUSTER = [IPv4Network("127.10.0.0/16"), IPv4Network("127.96.0.0/16")]
+POD, NEIGHBOUR = "127.0.0.5", "127.0.0.6"
+
+
+@pytest.fixture
+def node() -> Iterator[Namespace]:
+    with namespaces("c") as (node,):
+        node.run(
+            "nft -f -",
+            """table ip test {
+              chain out { type filter hook output priority 0; ct state new accept; }
+              chain services { type nat hook output priority -100;
+                ip daddr 127.96.0.1 dnat to 127.20.0.1
+                ip daddr 127.96.0.2 dnat to 127.10.0.1
+              }
+            }""",
+        )
+        with node.entered():
+            yield node
+
+
+def open_flows(node: Namespace, source: str, destinations: list[tuple[str, int]]) -> None:
+    with node.udp(source) as opened:
+        for destination in destinations:
+            try:
+                opened.sendto(b"x", destination)
+            except ConnectionRefusedError:
+                opened.sendto(b"x", destination)
+
+
+def tracked(node: Namespace) -> list[tuple[str, str]]:
+    lines = [line.split() for line in node.run("conntrack -L -o extended").splitlines()]
+    fields = [[word.removeprefix("src=").removeprefix("dst=") for word in line if "=" in word] for line in lines]
+    return sorted((field[0], field[1]) for field in fields)
+
+
+@pytest.mark.root
+async def test_only_flows_of_the_pod_to_the_outside_are_forgotten(node: Namespace) -> None:
+    open_flows(node, POD, [("127.20.0.9", 53), ("127.10.0.9", 53), ("127.96.0.1", 53), ("127.96.0.2", 53)])
+    open_flows(node, NEIGHBOUR, [("127.20.0.9", 53)])
+    async with Conntrack() as conntrack:
+        assert await conntrack.forget([IPv4Address(POD)], CLUSTER) == 2
+    # The service with an endpoint outside went too: its destination after DNAT counts.
+    assert tracked(node) == [(POD, "127.10.0.9"), (POD, "127.96.0.2"), (NEIGHBOUR, "127.20.0.9")]
+
+
+@pytest.mark.root
+async def test_tcp_and_icmp_are_forgotten_too(node: Namespace) -> None:
+    node.run(f"ping -c1 -W1 -I {POD} 127.20.0.3")
+    node.run("conntrack -I -p tcp --src 127.0.0.5 --dst 127.20.0.4 --sport 40000 --dport 9 --state ESTABLISHED -t 60")
+    async with Conntrack() as conntrack:
+        assert await conntrack.forget([IPv4Address(POD)], CLUSTER) == 2
+        assert await conntrack.forget([IPv4Address(POD)], CLUSTER) == 0
+
+
+@pytest.mark.root
+async def test_nothing_to_forget_is_no_error(node: Namespace) -> None:
+    async with Conntrack() as conntrack:
+        assert await conntrack.forget([], CLUSTER) == 0
+        assert await conntrack.forget([IPv4Address("10.9.9.9")], CLUSTER) == 0
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("pods", [1, 100])
+async def test_ten_thousand_flows_are_forgotten_in_one_call(node: Namespace, pods: int) -> None:
+    open_flows(node, POD, [(f"127.20.{high}.1", 1000 + low) for high in range(100) for low in range(100)])
+    open_flows(node, NEIGHBOUR, [("127.20.0.9", 53)])
+    others = [IPv4Address("127.200.0.0") + number for number in range(pods - 1)]
+    async with Conntrack() as conntrack:
+        start = time.monotonic()
+        assert await conntrack.forget([IPv4Address(POD), *others], CLUSTER) == 10_000
+        took = time.monotonic() - start
+    print(f"\n10,000 entries, {pods} pods: {took * 1000:.0f} ms")
+    assert tracked(node) == [(NEIGHBOUR, "127.20.0.9")]
+
+
+def test_membership_agrees_with_the_address_library() -> None:
+    networks = [IPv4Network("10.0.0.0/8"), IPv4Network("10.1.0.0/16"), IPv4Network("192.168.1.128/25")]
+    member = Networks(networks)
+    for text in ("9.255.255.255", "10.0.0.0", "10.255.255.255", "11.0.0.0", "192.168.1.127", "192.168.1.128"):
+        address = IPv4Address(text)
+        assert (int(address) in member) == any(address in network for network in networks)
+    assert 5 not in Networks([])

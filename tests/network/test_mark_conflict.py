@@ -1,0 +1,51 @@
+"""Rule W6: which mark bits a rule of somebody else uses."""
+
+import pytest
+
+from service.network.mark_conflict import conflicting_lines, used_bits
+
+
+@pytest.mark.parametrize(
+    ("rule", "bits"),
+    [
+        ("meta mark & 0x00004000 == 0x00004000 counter packets 0 bytes 0 return", 0x4000),
+        ("mark and 0x4000 != 0x4000 return", 0x4000),
+        ("meta mark set mark or 0x8000", 0x8000),
+        ("meta mark set meta mark | 0x00008000", 0x8000),
+        ("meta mark set mark xor 0x1000", 0x1000),
+        ("meta mark set mark and 0xffffefff", 0x1000),
+        ("meta mark set meta mark & 0xffffbfff ^ 0x00004000", 0x4000),
+        ("meta mark set 0x8000", 0x8000),
+        ("meta mark 0x00001234 accept", 0x1234),
+        ("meta mark != 0x00001000 accept", 0x1000),
+        ("meta mark set ct mark and 0xff", 0),
+        ("ct mark and 0x1000 == 0x1000 return", 0),
+        ("ct mark set meta mark", 0),
+        ("-A PREROUTING -m mark --mark 0x4000/0x4000 -j RETURN", 0x4000),
+        ("-A PREROUTING -m mark ! --mark 0x1000/0x1000 -j RETURN", 0x1000),
+        ("-A PREROUTING -m mark --mark 0x1 -j RETURN", 0x1),
+        ("-A PREROUTING -j MARK --set-xmark 0x0/0x1000", 0x1000),
+        ("-A PREROUTING -j MARK --set-xmark 0x1000/0x0", 0x1000),
+        ("-A PREROUTING -j MARK --set-xmark 0x8000/0xffffffff", 0x8000),
+        ("-A PREROUTING -m connmark --mark 0x1000/0x1000 -j RETURN", 0),
+    ],
+)
+def test_a_rule_uses_the_bits_it_tests_or_changes(rule: str, bits: int) -> None:
+    assert used_bits(rule) == bits
+
+
+def test_a_conflict_names_its_table_and_our_own_table_is_none() -> None:
+    text = """
+table ip egressgw {
+    chain after_dstnat {
+        meta mark & 0x00001000 == 0x00000000 return
+    }
+}
+table ip other {
+    chain x {
+        meta mark & 0x00001000 == 0x00001000 drop
+    }
+}
+"""
+    found = conflicting_lines(text, 0x1000, without_table="egressgw")
+    assert found == ["table ip other: meta mark & 0x00001000 == 0x00001000 drop"]

@@ -1,0 +1,351 @@
+"""Rules W3, W4, W5, W6, G3 and the guards, with real packets: a pod, its node, and everything outside."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from service.model.errors import OperatorError, TransientError
+from service.network.netlink import Netlink
+from service.network.nftables import Nftables, NftConfig, ruleset, steer_change
+from tests.network.namespace import Namespace, namespaces
+
+MARK = 0x1000
+TABLE = 9640
+POD = IPv4Address("10.244.1.10")
+OTHER_POD = "10.244.9.9"
+NODE = "192.168.7.1"
+OUTSIDE = IPv4Network("203.0.113.0/29")
+SERVER, ELSEWHERE = "203.0.113.1", "203.0.113.9"
+CONFIG = NftConfig(
+    mark=MARK,
+    cluster=(IPv4Network("10.96.0.0/16"), IPv4Network("192.168.7.0/24")),
+    pods=(IPv4Network("10.244.0.0/16"),),
+    uplinks=("up0",),
+)
+CANDIDATES = f"""
+table ip tc_stand_in {{
+  chain candidates {{
+    type filter hook prerouting priority -300;
+    iifname "pod0" ip daddr {{ {OUTSIDE}, 10.96.0.0/16 }} meta mark set meta mark | {MARK:#x}
+  }}
+}}
+"""
+MASQUERADE = """
+table ip cni {
+  chain postrouting {
+    type nat hook postrouting priority 100;
+    ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 masquerade
+  }
+}
+"""
+SERVICES = f"""
+table ip kube_proxy {{
+  chain prerouting {{
+    type nat hook prerouting priority -100;
+    ip daddr 10.96.0.1 udp dport 80 dnat to {SERVER}:8080
+    ip daddr 10.96.0.2 udp dport 80 dnat to {ELSEWHERE}:8080
+    ip daddr 10.96.0.3 udp dport 80 dnat to {OTHER_POD}:8080
+    ip daddr {NODE} udp dport 30080 dnat to {POD}:80
+    ip daddr {NODE} udp dport 30081 dnat to {OTHER_POD}:80
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority 99;
+    ip daddr {OTHER_POD} udp dport 80 iifname "up0" masquerade
+  }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    pod: Namespace
+    node: Namespace
+    outside: Namespace
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with namespaces("p", "n", "o") as (pod, node, outside):
+        node.link("pod0", pod, "eth0")
+        node.link("up0", outside, "eth0")
+        node.sysctl("ipv4/ip_forward", "1")
+        node.ip("addr add 10.244.1.1/24 dev pod0")
+        node.ip(f"addr add {NODE}/24 dev up0")
+        node.ip("route add default via 192.168.7.2")
+        node.ip("route add 10.244.9.0/24 via 192.168.7.2")
+        pod.ip(f"addr add {POD}/24 dev eth0")
+        pod.ip("route add default via 10.244.1.1")
+        outside.ip("addr add 192.168.7.2/24 dev eth0")
+        for address in (SERVER, ELSEWHERE, OTHER_POD):
+            outside.ip(f"addr add {address}/32 dev lo")
+        outside.ip("route add 10.244.0.0/16 via 192.168.7.1")
+        node.run("nft -f -", CANDIDATES + MASQUERADE + SERVICES)
+        with node.entered():
+            yield Site(pod, node, outside)
+
+
+async def protect(config: NftConfig = CONFIG, steer: bool = True) -> Nftables:
+    async with Netlink() as netlink:
+        await netlink.ensure_steering_device(vni_port=9643, table=TABLE, mark=MARK, uplinks=["up0"])
+    nftables = Nftables()
+    await nftables.apply(config)
+    if steer:
+        await nftables.replace_steer({POD: [OUTSIDE]})
+    return nftables
+
+
+def send(sender: Namespace, payload: bytes, to: tuple[str, int], host: str = "0.0.0.0") -> None:
+    with sender.udp(host) as opened:
+        opened.sendto(payload, to)
+
+
+@pytest.mark.root
+async def test_w3_a_marked_packet_goes_to_the_steering_device_from_its_own_source(site: Site) -> None:
+    nftables = await protect()
+    with site.node.capture("egw0") as steered, site.node.capture("up0") as uplink:
+        send(site.pod, b"selected", (SERVER, 53))
+        send(site.pod, b"other destination", (ELSEWHERE, 53))
+        packet = steered.until(b"selected")[-1]
+        assert (packet.source, packet.destination) == (str(POD), SERVER)
+        assert [seen.source for seen in uplink.until(b"other destination")] == [NODE]
+    assert (await nftables.counters())["steered"] == 1
+
+
+@pytest.mark.root
+async def test_w4_the_destination_after_dnat_decides(site: Site) -> None:
+    await protect()
+    with site.node.capture("egw0") as steered, site.node.capture("up0") as uplink:
+        send(site.pod, b"service outside", ("10.96.0.1", 80))
+        send(site.pod, b"service elsewhere", ("10.96.0.2", 80))
+        send(site.pod, b"service of pods", ("10.96.0.3", 80))
+        send(site.pod, b"last", (SERVER, 80))
+        on_egw0 = [(seen.destination, seen.destination_port) for seen in steered.until(b"last")]
+        assert on_egw0 == [(SERVER, 8080), (SERVER, 80)]
+        assert [(seen.source, seen.payload) for seen in uplink.until(b"service of pods")] == [
+            (NODE, b"service elsewhere"),
+            (str(POD), b"service of pods"),
+        ]
+
+
+@pytest.mark.root
+async def test_w4_the_reply_of_a_connection_from_outside_is_not_steered(site: Site) -> None:
+    await protect()
+    with site.pod.udp(port=80) as server, site.outside.udp(SERVER) as client:
+        client.sendto(b"question", (NODE, 30080))
+        _, caller = server.recvfrom(100)
+        assert caller[0] == SERVER
+        server.sendto(b"answer", caller)
+        assert client.recvfrom(100) == (b"answer", (NODE, 30080))
+
+
+@pytest.mark.root
+async def test_w4_a_policy_for_everything_does_not_touch_the_cluster(site: Site) -> None:
+    nftables = await protect()
+    await nftables.replace_steer({POD: [IPv4Network("0.0.0.0/0")]})
+    with site.node.capture("egw0") as steered, site.node.capture("up0") as uplink:
+        send(site.pod, b"service of pods", ("10.96.0.3", 80))
+        send(site.pod, b"last", (SERVER, 80))
+        assert [seen.payload for seen in steered.until(b"last")] == [b"last"]
+        assert uplink.until(b"service of pods")[-1].source == str(POD)
+
+
+@pytest.mark.root
+async def test_w4_other_mark_bits_are_left_alone(site: Site) -> None:
+    await protect()
+    site.node.run(
+        "nft -f -",
+        """table ip probe { counter kept { }
+        chain early { type filter hook prerouting priority -299; meta mark set meta mark | 0xabcd0000; }
+        chain late { type filter hook prerouting priority -80; iifname "pod0" meta mark 0xabcd0000 counter name kept; }
+        }""",
+    )
+    with site.node.capture("up0") as uplink:
+        send(site.pod, b"service elsewhere", ("10.96.0.2", 80))
+        uplink.until(b"service elsewhere")
+    assert "packets 1 " in site.node.run("nft list counter ip probe kept")
+
+
+@pytest.mark.root
+async def test_w5_masquerade_at_the_head_does_not_change_the_source(site: Site) -> None:
+    await protect()
+    site.node.run("iptables -t nat -I POSTROUTING 1 -s 10.244.0.0/16 -j MASQUERADE")
+    with site.node.capture("egw0") as steered, site.node.capture("up0") as uplink:
+        send(site.pod, b"first", (SERVER, 53))
+        site.node.run("nft insert rule ip cni postrouting masquerade")
+        send(site.pod, b"second", (SERVER, 53))
+        assert [seen.source for seen in steered.until(b"second")] == [str(POD), str(POD)]
+        send(site.pod, b"unselected", (ELSEWHERE, 53))
+        assert [seen.source for seen in uplink.until(b"unselected")] == [NODE]
+
+
+@pytest.mark.root
+async def test_a_marked_packet_leaves_by_the_steering_device_or_not_at_all(site: Site) -> None:
+    nftables = await protect()
+    site.node.ip("rule del priority 97")
+    with site.node.capture("up0") as uplink:
+        send(site.pod, b"leak", (SERVER, 53))
+        send(site.pod, b"allowed", (ELSEWHERE, 53))
+        assert [seen.payload for seen in uplink.until(b"allowed")] == [b"allowed"]
+    assert (await nftables.counters())["guard_marked"] == 1
+
+
+@pytest.mark.root
+async def test_a_marked_packet_has_nowhere_else_to_go_when_device_and_table_are_gone(site: Site) -> None:
+    nftables = await protect()
+    site.node.ip("link del egw0")
+    await nftables.remove()
+    with site.node.capture("up0") as uplink:
+        send(site.pod, b"leak", (SERVER, 53))
+        send(site.pod, b"allowed", (ELSEWHERE, 53))
+        assert [seen.payload for seen in uplink.until(b"allowed")] == [b"allowed"]
+
+
+@pytest.mark.root
+async def test_a_selected_pod_without_its_program_is_dropped_and_counted(site: Site) -> None:
+    nftables = await protect()
+    site.node.run("nft delete table ip tc_stand_in")
+    with site.node.capture("up0") as uplink:
+        send(site.pod, b"leak", (SERVER, 53))
+        send(site.pod, b"allowed", (ELSEWHERE, 53))
+        assert [seen.payload for seen in uplink.until(b"allowed")] == [b"allowed"]
+    assert (await nftables.counters())["guard_unmarked"] == 1
+
+
+@pytest.mark.root
+async def test_g3_another_nodes_pod_does_not_pass_untranslated(site: Site) -> None:
+    site.outside.ip("route add 198.51.100.0/24 via 192.168.7.1")
+    with site.outside.capture("eth0") as wire:
+        send(site.outside, b"before", ("198.51.100.1", 53), OTHER_POD)
+        wire.until(b"before")
+        assert wire.until(b"before")[-1].source == NODE, "the walk the rule closes: masqueraded to the node's address"
+
+        nftables = await protect()
+        send(site.outside, b"after", ("198.51.100.1", 53), OTHER_POD)
+        send(site.outside, b"not a pod", ("198.51.100.1", 53))
+        wire.until(b"not a pod")
+        seen = wire.until(b"not a pod")
+    assert b"after" not in [packet.payload for packet in seen]
+    assert (await nftables.counters())["guard_transit"] == 1
+
+
+@pytest.mark.root
+async def test_g3_pods_of_different_nodes_still_reach_each_other(site: Site) -> None:
+    nftables = await protect()
+    with site.pod.udp(port=7000) as server:
+        send(site.outside, b"pod to pod", (str(POD), 7000), OTHER_POD)
+        assert server.recv(100) == b"pod to pod"
+    assert (await nftables.counters())["guard_transit"] == 0
+
+
+@pytest.mark.root
+async def test_g3_a_nodeport_reply_of_another_nodes_pod_passes(site: Site) -> None:
+    nftables = await protect()
+    with site.outside.udp(OTHER_POD, 80) as server, site.outside.udp(SERVER) as client:
+        client.sendto(b"question", (NODE, 30081))
+        _, caller = server.recvfrom(100)
+        assert caller[0] == NODE
+        server.sendto(b"answer", caller)
+        assert client.recvfrom(100) == (b"answer", (NODE, 30081))
+    assert (await nftables.counters())["guard_transit"] == 0
+
+
+@pytest.mark.root
+async def test_a_restart_carries_steered_pods_over(site: Site) -> None:
+    await protect()
+    again = Nftables()
+    await again.apply(CONFIG)
+    assert f"{POD} . {OUTSIDE}" in site.node.run("nft list set ip egressgw steer")
+    await again.replace_steer({})
+    assert str(POD) not in site.node.run("nft list set ip egressgw steer")
+
+
+@pytest.mark.root
+async def test_w11_a_pod_nobody_has_classified_reaches_no_destination_of_a_policy(site: Site) -> None:
+    nftables = await protect(steer=False)
+    site.node.run("nft delete table ip tc_stand_in")
+    await nftables.replace_guard([], [OUTSIDE])
+    with site.node.capture("up0") as uplink:
+        send(site.pod, b"unknown", (SERVER, 53))
+        send(site.pod, b"other destination", (ELSEWHERE, 53))
+        assert [seen.payload for seen in uplink.until(b"other destination")] == [b"other destination"]
+        assert (await nftables.counters())["guard_unknown"] == 1
+        await nftables.replace_guard([POD], [OUTSIDE, IPv4Network("198.51.100.0/24")])
+        send(site.pod, b"unselected", (SERVER, 53))
+        assert uplink.until(b"unselected")[-1].source == NODE
+    await Nftables().apply(CONFIG)
+    guard = site.node.run("nft list table ip egressgw")
+    assert all(text in guard for text in (str(POD), str(OUTSIDE), "198.51.100.0/24"))
+
+
+@pytest.mark.root
+async def test_overlapping_destinations_of_one_pod_are_merged_and_unmerged(site: Site) -> None:
+    nftables = await protect(steer=False)
+    wide, narrow = IPv4Network("203.0.113.0/24"), IPv4Network("203.0.113.64/26")
+    await nftables.update_steer([(POD, wide), (POD, narrow)], [])
+    await nftables.update_steer([], [(POD, wide)])
+    assert f"{POD} . {narrow}" in site.node.run("nft list set ip egressgw steer")
+    await nftables.update_steer([(POD, IPv4Network("0.0.0.0/0"))], [])
+    assert f"{POD} . 0.0.0.0/0" in site.node.run("nft list set ip egressgw steer")
+    await nftables.update_steer([], [(POD, IPv4Network("0.0.0.0/0")), (POD, narrow)])
+    assert str(POD) not in site.node.run("nft list set ip egressgw steer")
+
+
+@pytest.mark.root
+async def test_a_refused_transaction_changes_nothing_and_the_next_one_fits(site: Site) -> None:
+    nftables = await protect()
+    site.node.run("nft flush set ip egressgw steer")
+    with pytest.raises(TransientError):
+        await nftables.replace_steer({})
+    await nftables.replace_steer({POD: [OUTSIDE]})
+    assert f"{POD} . {OUTSIDE}" in site.node.run("nft list set ip egressgw steer")
+
+
+@pytest.mark.root
+async def test_sets_change_without_resetting_counters(site: Site) -> None:
+    nftables = await protect()
+    with site.node.capture("egw0") as steered:
+        send(site.pod, b"selected", (SERVER, 53))
+        steered.until(b"selected")
+    more = NftConfig(MARK, (*CONFIG.cluster, IPv4Network("198.18.0.0/15")), CONFIG.pods, ("up0", "up1"))
+    await nftables.update_sets(more)
+    assert "198.18.0.0/15" in site.node.run("nft list set ip egressgw cluster")
+    assert (await nftables.counters())["steered"] == 1
+
+
+@pytest.mark.root
+async def test_a_flushed_ruleset_is_noticed(site: Site) -> None:
+    nftables = await protect()
+    assert await nftables.present()
+    site.node.run("nft flush ruleset")
+    assert not await nftables.present()
+    await nftables.remove()
+
+
+@pytest.mark.root
+async def test_w6_the_rule_that_uses_our_bit_is_named(site: Site) -> None:
+    nftables = await protect()
+    await nftables.check_mark(0x2000)
+    site.node.run("iptables -t mangle -A FORWARD -m mark --mark 0x2000/0x2000 -j ACCEPT")
+    with pytest.raises(OperatorError, match=r"datapath.mark: 0x2000 is in use.*FORWARD|mangle"):
+        await nftables.check_mark(0x2000)
+
+
+async def test_without_nft_the_operator_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(OperatorError, match="nft is not installed"):
+        await Nftables().present()
+
+
+def test_empty_sets_render_without_elements() -> None:
+    text = ruleset(NftConfig(MARK, (), (), ()))
+    assert "elements" not in text
+    assert "0xffffefff" in text
+
+
+def test_removal_precedes_addition() -> None:
+    narrow, wide = IPv4Network("10.0.0.0/9"), IPv4Network("10.0.0.0/8")
+    lines = steer_change([(POD, narrow)], [(POD, wide)]).splitlines()
+    assert [line.split()[0] for line in lines] == ["delete", "add"]
+    assert steer_change([], []) == ""

@@ -1,0 +1,176 @@
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator
+from ipaddress import IPv4Address
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.model.errors import OperatorError
+from service.web import server as web_server
+from service.web.server import WebServer
+
+
+class Provider:
+    def __init__(self) -> None:
+        self.document: dict[str, Any] = {
+            "node": "n1",
+            "floatingIPs": {"192.0.2.1": {"holder": IPv4Address("192.0.2.9")}},
+        }
+        self.reasons: list[str] = []
+        self.broken = False
+
+    def status(self) -> dict[str, Any]:
+        if self.broken:
+            raise RuntimeError("a bug")
+        return self.document
+
+    def not_ready_reasons(self) -> list[str]:
+        return self.reasons
+
+
+@pytest.fixture
+def provider() -> Provider:
+    return Provider()
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+async def server(provider: Provider, registry: CollectorRegistry) -> AsyncIterator[WebServer]:
+    async with WebServer("127.0.0.1", 0, provider, registry) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: WebServer) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session:
+        yield session
+
+
+async def get(client: aiohttp.ClientSession, path: str) -> tuple[int, Any]:
+    async with client.get(path) as response:
+        return response.status, await response.json()
+
+
+async def test_a_living_process_is_healthy_and_tells_its_lag(client: aiohttp.ClientSession) -> None:
+    status, body = await get(client, "/healthz")
+    assert status == 200
+    assert body["status"] == "ok"
+    assert body["loopLagMs"] >= 0
+
+
+async def test_readiness_says_why_not(client: aiohttp.ClientSession, provider: Provider) -> None:
+    assert await get(client, "/readyz") == (200, {"ready": True, "reasons": []})
+    provider.reasons = ["datapath: not loaded", "keeper: silent"]
+    assert await get(client, "/readyz") == (503, {"ready": False, "reasons": provider.reasons})
+
+
+async def test_the_status_document_is_shown_as_it_is(client: aiohttp.ClientSession) -> None:
+    status, body = await get(client, "/v1/status")
+    assert (status, body) == (200, {"node": "n1", "floatingIPs": {"192.0.2.1": {"holder": "192.0.2.9"}}})
+
+
+async def test_metrics_are_in_the_text_format_of_prometheus(
+    client: aiohttp.ClientSession, registry: CollectorRegistry
+) -> None:
+    Counter("egressgw_drops", "d", ["reason"], registry=registry).labels("no_gateway").inc(3)
+    async with client.get("/metrics") as response:
+        assert response.headers["Content-Type"].startswith("text/plain; version=")
+        families = {family.name: family for family in text_string_to_metric_families(await response.text())}
+    assert families["egressgw_drops"].samples[0].value == 3
+    assert "egressgw_loop_lag_seconds" in families
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/", 404), ("POST", "/v1/status", 405), ("GET", "/v1/../etc", 404)]
+)
+async def test_there_is_nothing_else(client: aiohttp.ClientSession, method: str, path: str, status: int) -> None:
+    async with client.request(method, path) as response:
+        assert response.status == status
+        assert "error" in await response.json()
+
+
+async def test_a_bug_in_the_provider_is_a_500_and_the_next_request_works(
+    client: aiohttp.ClientSession, provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.broken = True
+    status, body = await get(client, "/v1/status")
+    assert status == 500
+    assert "a bug" not in str(body)
+    assert "a bug" in caplog.text
+    provider.broken = False
+    assert (await get(client, "/v1/status"))[0] == 200
+
+
+async def test_requests_are_not_logged(client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        await get(client, "/healthz")
+    assert caplog.records == []
+
+
+async def test_a_port_in_use_names_the_setting(server: WebServer, provider: Provider) -> None:
+    with pytest.raises(OperatorError, match=r"ports\.http.*in use"):
+        async with WebServer("127.0.0.1", server.port, provider, CollectorRegistry()):
+            pass
+
+
+async def test_an_address_of_another_host_names_the_setting(provider: Provider) -> None:
+    with pytest.raises(OperatorError, match=r"http\.address"):
+        async with WebServer("192.0.2.1", 0, provider, CollectorRegistry()):
+            pass
+
+
+async def test_one_connection_too_many_is_refused_and_the_others_served(
+    server: WebServer, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_server, "CONNECTIONS_MAX", 2)
+    held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+    for _, held_writer in held:
+        held_writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    for held_reader, held_writer in held:
+        assert (await asyncio.wait_for(held_reader.read(), 5)).startswith(b"HTTP/1.1 200")
+        held_writer.close()
+    assert (await get(client, "/healthz"))[0] == 200
+
+
+async def test_a_client_that_sends_nothing_is_let_go(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_server, "CONNECTION_S_MAX", 0.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+
+
+async def test_stopping_does_not_wait_for_idle_clients_and_frees_the_port(
+    provider: Provider, registry: CollectorRegistry
+) -> None:
+    async with WebServer("127.0.0.1", 0, provider, registry) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        port = server.port
+    writer.close()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+    async with WebServer("127.0.0.1", 0, provider, registry):
+        pass  # the registry is as it was before the first
+
+
+async def test_lag_of_the_loop_is_measured(server: WebServer, client: aiohttp.ClientSession) -> None:
+    await asyncio.sleep(0)
+    time.sleep(0.7)  # noqa: ASYNC251
+    await asyncio.sleep(0)
+    await get(client, "/healthz")
+    assert server.loop_lag_s > 0.1
