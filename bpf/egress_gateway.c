@@ -108,7 +108,7 @@ static inline int load_ipv4(struct __sk_buff *skb, struct ipv4 *ip)
 /* Fill in ports, flags and types; returns a drop reason, DROP_NONE where NAT can translate it. */
 static inline u32 load_flow(struct __sk_buff *skb, const struct ipv4 *ip, struct flow *flow)
 {
-    u8 header[14];
+    u8 header[TCP_BYTES];
 
     flow->source = ip->source;
     flow->destination = ip->destination;
@@ -129,7 +129,7 @@ static inline u32 load_flow(struct __sk_buff *skb, const struct ipv4 *ip, struct
     flow->source_port = *(__be16 *)&header[0];
     flow->destination_port = *(__be16 *)&header[2];
     if (ip->protocol == PROTOCOL_TCP) {
-        if (bpf_skb_load_bytes(skb, flow->l4, header, 14) < 0)
+        if (bpf_skb_load_bytes(skb, flow->l4, header, TCP_BYTES) < 0)
             return DROP_MALFORMED;
         flow->tcp_flags = header[13];
     }

@@ -138,7 +138,7 @@ class Controller:
         await stack.enter_async_context(self._holder_socket)
         await stack.enter_async_context(self._observer_socket)
         self.source = await stack.enter_async_context(open_source(settings))
-        stack.push_async_callback(self._step_down)
+        stack.callback(self._step_down)
         await stack.enter_async_context(
             WebServer(settings.http.address, settings.ports.http, self, CollectorRegistry())
         )
@@ -236,11 +236,10 @@ class Controller:
         _log.info("no longer leading: %s", output.reason)
         self.term = None
 
-    async def _step_down(self) -> None:
+    def _step_down(self) -> None:
         """Give leadership up at once, so that the next one need not wait for the lease to end."""
         self._holder.set_claims({}, now_ns=process.boot_ns())
         self._holder_pump.wake()
-        await self.outbox.flush(1.0)
 
     def _note_member(self, name: str, state: NodeState) -> None:
         found = self.cluster.members().get(name)
@@ -385,7 +384,11 @@ class Controller:
             if self.term is None or not self.is_synced:
                 written.clear()
                 continue
-            for key, status in self._object_status().items():
+            statuses = self._object_status()
+            for key in [key for key in written if key not in statuses]:
+                await self._delete_status(key)
+                del written[key]
+            for key, status in statuses.items():
                 if written.get(key) != status:
                     await self._write_status(key, status)
                     written[key] = status
@@ -394,6 +397,14 @@ class Controller:
         assert self.source is not None
         try:
             await self.source.write_status(key, status, created=self._created.get(key, ""))
+        except TransientError as error:
+            _log.warning("status of %s: %s", key, error)
+
+    async def _delete_status(self, key: ObjectKey) -> None:
+        """A new policy of that name must not inherit the old one's age."""
+        assert self.source is not None
+        try:
+            await self.source.delete_status(key)
         except TransientError as error:
             _log.warning("status of %s: %s", key, error)
 
@@ -443,7 +454,7 @@ def _policy_status(state: PolicyState) -> dict[str, Any]:
             {
                 "type": "Accepted",
                 "status": "True" if state.accepted else "False",
-                "reason": state.reason,
+                "reason": str(state.reason),
                 "message": state.message,
             }
         ],

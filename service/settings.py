@@ -50,6 +50,8 @@ class ElectorateSettings(_Section, frozen=True):
 
 class LeaseSettings(_Section, frozen=True):
     profile: ProfileName = ProfileName.DEFAULT
+    max_lease_ms: Annotated[int, Meta(ge=50, le=15000)] = 15000
+    """The longest lease an elector promises. One that lost its memory is silent for 1.2 times this (leases.md, P2)."""
     agent_grace_ms: Annotated[int, Meta(ge=1000, le=60000)] = 15000
     """How long the keeper keeps an IP for an agent that is stuck or absent (leases.md, S6)."""
 

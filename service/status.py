@@ -74,7 +74,7 @@ def cluster_status(
         "policies": {
             key.name: {
                 "accepted": state.accepted,
-                "reason": state.reason,
+                "reason": str(state.reason),
                 "message": state.message,
                 "matchedPods": state.matched_pods,
                 "egressSourceIP": str(state.egress_source_ip),

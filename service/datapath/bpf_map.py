@@ -110,7 +110,7 @@ class BpfMap:
         try:
             _bpf(
                 _MAP_LOOKUP,
-                _attributes(("=I", 0, self.fd), ("=Q", 8, _address(name)), ("=Q", 16, _address(value))),
+                _attributes(("=i", 0, self.fd), ("=Q", 8, _address(name)), ("=Q", 16, _address(value))),
             )
         except OSError as error:
             if error.errno == errno.ENOENT:
@@ -123,7 +123,7 @@ class BpfMap:
         self._check(key)
         name = ctypes.create_string_buffer(key, len(key))
         try:
-            _bpf(_MAP_DELETE, _attributes(("=I", 0, self.fd), ("=Q", 8, _address(name))))
+            _bpf(_MAP_DELETE, _attributes(("=i", 0, self.fd), ("=Q", 8, _address(name))))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return False
@@ -140,7 +140,7 @@ class BpfMap:
             try:
                 _bpf(
                     _MAP_NEXT_KEY,
-                    _attributes(("=I", 0, self.fd), ("=Q", 8, pointer), ("=Q", 16, _address(following))),
+                    _attributes(("=i", 0, self.fd), ("=Q", 8, pointer), ("=Q", 16, _address(following))),
                 )
             except OSError as error:
                 if error.errno == errno.ENOENT:
@@ -191,7 +191,7 @@ class BpfMap:
         return len(items)
 
     def _batch(self, keys: int, values: int, count: int) -> bytearray:
-        return _attributes(("=Q", 16, keys), ("=Q", 24, values), ("=I", 32, count), ("=I", 36, self.fd))
+        return _attributes(("=Q", 16, keys), ("=Q", 24, values), ("=I", 32, count), ("=i", 36, self.fd))
 
     def _element(self, command: int, key: bytes, value: bytes, flags: int) -> None:
         name = ctypes.create_string_buffer(key, len(key))
@@ -199,7 +199,7 @@ class BpfMap:
         _bpf(
             command,
             _attributes(
-                ("=I", 0, self.fd), ("=Q", 8, _address(name)), ("=Q", 16, _address(content)), ("=Q", 24, flags)
+                ("=i", 0, self.fd), ("=Q", 8, _address(name)), ("=Q", 16, _address(content)), ("=Q", 24, flags)
             ),
         )
 

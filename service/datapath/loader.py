@@ -13,7 +13,8 @@ from typing import Any, Self
 from service.datapath import bpf_map
 from service.datapath.bpf_map import BpfMap
 from service.datapath.kernel_headers import write_kernel_headers
-from service.datapath.layout import LAYOUT_VERSION, MAP_SHAPES, MapName
+from service.datapath.layout import MAP_SHAPES, MapName
+from service.datapath.pin import pin_folder
 from service.model.errors import OperatorError
 
 PROGRAMS = ("pod_ingress", "steer_egress", "steer_ingress", "uplink_ingress", "uplink_egress")
@@ -54,11 +55,6 @@ class LoadedDatapath:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def pin_folder(bpf_dir: str) -> Path:
-    """Where the maps of this layout are pinned."""
-    return Path(bpf_dir) / f"v{LAYOUT_VERSION}"
 
 
 def load_datapath(bpf_dir: str, run_dir: str) -> LoadedDatapath:

@@ -35,7 +35,7 @@ from service.gossip.message import (
     encode_message,
     encode_packet,
 )
-from service.gossip.probe import Probe, Relays, RoundTrip
+from service.gossip.probe import Probe, Relays, RoundTrips
 from service.gossip.randomness import Random
 from service.gossip.reconnect import Reconnect
 from service.gossip.roster import Roster
@@ -93,7 +93,7 @@ class Membership:
         )
         self._probe: Probe | None = None
         self._relays = Relays()
-        self._round_trips: dict[str, RoundTrip] = {}
+        self._round_trips = RoundTrips(config.probe_timeout_ns_min, config.probe_timeout_ns_max)
         self._sequence = 0
         # Members that start together shall not probe in step.
         self._period_ns = now_ns + int(0.1 * random.random() * config.probe_interval_ns)
@@ -204,7 +204,7 @@ class Membership:
         if self._housekeeping_ns <= now_ns:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_INTERVAL_NS
             self._roster.forget_expired(now_ns=now_ns)
-            self._round_trips = {n: rt for n, rt in self._round_trips.items() if self._roster.get(n) is not None}
+            self._round_trips.keep(self._roster.live_others())
         self._arm_gossip()
         if self._gossip_ns is not None and self._gossip_ns <= now_ns:
             self._gossip()
@@ -268,7 +268,7 @@ class Membership:
         member = None if target is None else self._roster.get(target)
         if member is None:
             return
-        timeout_ns = self._roster.awareness.scale(self._timeout_ns(member.name))
+        timeout_ns = self._roster.awareness.scale(self._round_trips.timeout_ns(member.name))
         self._probe = Probe(
             target=member.name,
             address=member.address,
@@ -306,7 +306,7 @@ class Membership:
 
     def _help(self, source: Source, request: PingRequest) -> None:
         sequence = self._next_sequence()
-        timeout_ns = self._timeout_ns(request.target)
+        timeout_ns = self._round_trips.timeout_ns(request.target)
         is_open = self._relays.open(
             sequence,
             origin=source.address,
@@ -333,12 +333,6 @@ class Membership:
                 # It may not know us: our own record goes along, so that it can.
                 own = self._roster.record(self._roster.name, now_ns=self._now_ns)
                 self._ping(seed, "", self._next_sequence(), *([] if own is None else [own]))
-
-    def _timeout_ns(self, name: str) -> int:
-        round_trip = self._round_trips.get(name)
-        if round_trip is None:
-            return self._config.probe_timeout_ns_max
-        return round_trip.timeout_ns(self._config.probe_timeout_ns_min, self._config.probe_timeout_ns_max)
 
     def _next_sequence(self) -> int:
         self._sequence = (self._sequence + 1) % 2**32
@@ -390,8 +384,7 @@ class Membership:
             self._roster.awareness.improve()
             # As in TCP (Karn), an answer after a repeat is no measure: it may belong to either ping.
             if source.node == probe.target and probe.indirect_at_ns is not None and probe.is_timing_clean:
-                round_trip = self._round_trips.setdefault(probe.target, RoundTrip())
-                round_trip.observe(self._now_ns - probe.started_ns)
+                self._round_trips.observe(probe.target, self._now_ns - probe.started_ns)
         self._compare_fingerprint(source, ack.fingerprint)
 
     def _correct(self, source: Source, messages: Sequence[Message]) -> None:

@@ -1,6 +1,6 @@
 """Whom to probe next, how long to wait, and what a probe has found out (SWIM 3.1 and 4.3, Lifeguard LHA-Probe)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from service.gossip.randomness import Random
@@ -27,6 +27,25 @@ class RoundTrip:
         if self._smoothed_ns is None:
             return timeout_ns_max
         return min(timeout_ns_max, max(timeout_ns_min, self._smoothed_ns + 4 * self._variation_ns))
+
+
+class RoundTrips:
+    """One estimate per member."""
+
+    def __init__(self, timeout_ns_min: int, timeout_ns_max: int) -> None:
+        self._timeout_ns_min = timeout_ns_min
+        self._timeout_ns_max = timeout_ns_max
+        self._estimates: dict[str, RoundTrip] = {}
+
+    def observe(self, name: str, round_trip_ns: int) -> None:
+        self._estimates.setdefault(name, RoundTrip()).observe(round_trip_ns)
+
+    def timeout_ns(self, name: str) -> int:
+        return self._estimates.get(name, RoundTrip()).timeout_ns(self._timeout_ns_min, self._timeout_ns_max)
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Forget all others."""
+        self._estimates = {name: self._estimates[name] for name in names if name in self._estimates}
 
 
 class Rotation:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def up(
         electors=electors,
         profile=profile,
     )
-    console = Console()
+    console = _console()
     with console.status("building the lab") as status:
         built = lab_up(
             options,
@@ -78,7 +79,7 @@ def info(name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(described, indent=2))
     else:
-        print_info(Console(), described)
+        print_info(_console(), described)
 
 
 @lab.command()
@@ -122,6 +123,11 @@ def execute(name: str, pod: str, command: tuple[str, ...]) -> None:
 def demo(name: str, keep: bool) -> None:
     """Show it all: build a lab, apply a policy, kill a node; each step proven by what the outside server saw."""
     raise SystemExit(run_demo(name, keep=keep))
+
+
+def _console() -> Console:
+    # A pipe has no width; a table folded for 80 columns is of no use to grep.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def print_info(console: Console, described: dict[str, Any]) -> None:

@@ -29,8 +29,11 @@ def write_manifests(folder: Path, plan: Plan, source: Path | None) -> None:
 
 
 def apply_manifest(folder: Path, file_name: str, documents: list[dict[str, Any]]) -> None:
+    write_manifest(folder, file_name, yaml.safe_dump_all(documents, sort_keys=False))
+
+
+def write_manifest(folder: Path, file_name: str, text: str) -> None:
     """Write or replace one file in one step: a watcher never sees half of it."""
-    text = yaml.safe_dump_all(documents, sort_keys=False)
     hidden = folder / f".{file_name}.new"
     hidden.write_text(text, encoding="utf-8")
     os.replace(hidden, folder / file_name)

@@ -1,6 +1,6 @@
 """How the demo talks: steps, remarks, checks as they are made, slow things with a clock, and the summary."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,7 @@ class Narrator:
             task = progress.add_task(what)
             yield lambda detail: progress.update(task, description=f"{what}: {escape(detail)}")
 
-    def table(self, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    def table(self, title: str, columns: tuple[str, ...], rows: Iterable[Iterable[str]]) -> None:
         table = Table(*columns, title=title, title_justify="left")
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))

@@ -137,6 +137,11 @@ class Plan:
         return tuple(pod for node in self.nodes for pod in node.pods)
 
     @property
+    def members(self) -> tuple[str, ...]:
+        """Names of nodes and controllers."""
+        return (*(node.name for node in self.nodes), *(controller.name for controller in self.controllers))
+
+    @property
     def electors(self) -> tuple[PlannedNode, ...]:
         count = self.options.electors or max(size for size in (1, 3, 5) if size == 1 or size <= len(self.nodes))
         return self.nodes[:count]

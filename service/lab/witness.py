@@ -26,10 +26,12 @@ class Check:
     claim: str
     expected: str
     seen: str
+    holds: bool
 
-    @property
-    def holds(self) -> bool:
-        return self.expected == self.seen
+
+def same(claim: str, expected: str, seen: str) -> Check:
+    """A claim that holds where exactly the expected was seen."""
+    return Check(claim, expected, seen, expected == seen)
 
 
 def look(lab: Lab, pod: PlannedPod, proto: str, destination: str, *, timeout_s: float = CALL_TIMEOUT_S) -> str:
@@ -63,7 +65,7 @@ def check_pod(lab: Lab, pod: PlannedPod, destination: str, expected: str) -> Che
     seen = {proto: look(lab, pod, proto, destination) for proto in PROTOCOLS}
     sources = list(dict.fromkeys(seen.values()))
     told = sources[0] if len(sources) == 1 else ", ".join(f"{proto}: {source}" for proto, source in seen.items())
-    return Check(f"{pod.full_name} to {destination}", expected, told)
+    return same(f"{pod.full_name} to {destination}", expected, told)
 
 
 class PodStream:

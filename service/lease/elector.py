@@ -95,6 +95,8 @@ class _Claim:
     role: ClaimRole
     token: Token
     refreshed_ns: int
+    patient_until_ns: int = 0
+    """Not granted before. A standing claim on a key that nobody holds gives the assigned holder time to claim it."""
 
     def is_alive(self, now: Instant) -> bool:
         # Void at *three* intervals, not after: a claimant that died must not be granted anything for long (S1).
@@ -234,7 +236,7 @@ class ElectorMachine:
             self._replace_list(session, message.group, group, message.entries)
             group.list_number = message.list_number
         elif message.list_number != group.list_number:
-            ack = Ack(self._epoch, message.sequence, message.group, message.list_number, True, ())
+            ack = Ack(self._epoch, session.start_id, message.sequence, message.group, message.list_number, True, ())
             self._outputs.append(Send(session.address, encode(ack)))
             return
         self._refresh(session, message.group, group)
@@ -305,14 +307,27 @@ class ElectorMachine:
                 changed |= self._release(session, entry)
                 waiting.append(entry.key)
                 continue
-            claims = self._claims.setdefault(entry.key, {})
-            claims[session.identity] = _Claim(session, number, entry.role, entry.token, self._now.boot_ns)
+            self._put_claim(session, number, entry)
             promise = self._promises.get(entry.key)
             if promise is not None and promise.holder == session.identity:
                 changed |= self._extend(promise, session, entry, until)
             if self._is_open(entry.key):
                 waiting.append(entry.key)
         self._settle(waiting, [(session, number)], changed=changed)
+
+    def _put_claim(self, session: _Session, number: int, entry: Entry) -> None:
+        claims = self._claims.setdefault(entry.key, {})
+        known = claims.get(session.identity)
+        patient_until_ns = self._now.boot_ns
+        if entry.role is ClaimRole.STANDING and entry.key != LEADER_KEY:
+            if known is not None and known.role is entry.role:
+                patient_until_ns = known.patient_until_ns
+            elif self._is_open(entry.key):
+                # News of an assignment reaches its successor first as often as its holder. Where nobody holds the key
+                # there is nothing to take over yet: the holder named has one lease time to come. A claim that was
+                # standing when a promise ended has no such wait (S1).
+                patient_until_ns += session.lease_ns
+        claims[session.identity] = _Claim(session, number, entry.role, entry.token, self._now.boot_ns, patient_until_ns)
 
     def _extend(self, promise: Promise, session: _Session, entry: Entry, until: Instant) -> bool:
         """Renew what this session has; True where the promise changed."""
@@ -376,13 +391,16 @@ class ElectorMachine:
         best: _Claim | None = None
         for claim in self._claims.get(key, {}).values():
             # K1: a token at or below the highest ever granted would let an old holder's traces outrank the new one's.
-            if claim.is_alive(self._now) and claim.token > highest and (best is None or claim.rank > best.rank):
+            is_ready = claim.is_alive(self._now) and claim.patient_until_ns <= self._now.boot_ns
+            if is_ready and claim.token > highest and (best is None or claim.rank > best.rank):
                 best = claim
         if best is None:
             return None
         if promise is None:
             promise = self._promises[key] = Promise()
-        promise.grant(best.session.identity, best.session.start_id, best.token, self._now.later_by(best.session.lease_ns))
+        promise.grant(
+            best.session.identity, best.session.start_id, best.token, self._now.later_by(best.session.lease_ns)
+        )
         self._new_tokens[key] = None
         return best
 
@@ -410,7 +428,9 @@ class ElectorMachine:
             detail = self._detail(session, entry, promise, ours=ours)
             if detail is not None:
                 details[index] = detail
-        ack = Ack(self._epoch, group.sequence, number, group.list_number, False, tuple(granted), details)
+        ack = Ack(
+            self._epoch, session.start_id, group.sequence, number, group.list_number, False, tuple(granted), details
+        )
         self._outputs.append(Send(session.address, encode(ack)))
 
     def _detail(self, session: _Session, entry: Entry, promise: Promise | None, *, ours: bool) -> Detail | None:

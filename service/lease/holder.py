@@ -182,7 +182,9 @@ class Holder:
             raise PeerError(f"lease datagram: epoch {message.epoch}, ours is {self._electorate.epoch}")
         if not any(member.name == source.node for member in self._electorate.members):
             raise PeerError(f"lease datagram: {source.node} is no elector")
-        sent = self._session.acknowledge(source.node, message)
+        # P5: an answer to an earlier process at our address has nothing to do with our sequences.
+        ours = message.start_id == self.start_id
+        sent = self._session.acknowledge(source.node, message) if ours else None
         if sent is not None:
             for index, entry in enumerate(sent.entries):
                 self._take(source.node, sent, entry, message.granted[index], message.details.get(index))

@@ -20,8 +20,8 @@ from service.model.errors import PeerError
 from service.model.lease import LEADER_KEY, Stamp, Token
 
 DATAGRAM_BYTES_MAX = 1200
-GROUP_KEYS = 48
-"""Keys of one group: 48 details of 22 bytes and the header stay below 1200 bytes with the envelope around them."""
+GROUP_KEYS = 47
+"""Keys of one group: 47 details of 22 bytes and the header stay below 1200 bytes with the envelope around them."""
 GROUPS_MAX = 255
 _REPORT_BYTES = 1060
 """Rows and names of one part of a report."""
@@ -35,7 +35,7 @@ _RENEW = struct.Struct(
 )  # after the boot id: sequence, lease, renew interval, group, list number, entries or 255
 _ENTRY = struct.Struct("!IBIII")  # key, role and held, token
 _HELD = 0x80
-_ACK = struct.Struct("!QBBIB")  # sequence, group, flags, list number, entries
+_ACK = struct.Struct("!QQBBIB")  # start id, sequence, group, flags, list number, entries
 _DETAIL = struct.Struct("!BBIIIII")  # index, flags, highest token, stamp of the best rival
 _QUERY = struct.Struct("!Q")
 _REPORT = struct.Struct("!QBBBBB")  # sequence, part, parts, voting, names, rows
@@ -119,6 +119,9 @@ class Ack:
     """Elector to holder: what is promised, counted from the sending of `sequence` (rule P5)."""
 
     epoch: int
+    start_id: int
+    """Of the process that is answered. Sequences of two processes at one address are not to be confused: an elector
+    that was stopped in mid-answer, or grants of its own accord, may not know that it now speaks to another process."""
     sequence: int
     group: int
     list_number: int
@@ -285,7 +288,9 @@ def _encode_ack(message: Ack) -> bytes:
     count = len(message.granted)
     parts = [
         _HEADER.pack(MessageKind.ACK, _FORMAT, message.epoch),
-        _ACK.pack(message.sequence, message.group, int(message.needs_list), message.list_number, count),
+        _ACK.pack(
+            message.start_id, message.sequence, message.group, int(message.needs_list), message.list_number, count
+        ),
         bits.to_bytes((count + 7) // 8, "little"),
         bytes([len(message.details)]),
     ]
@@ -296,7 +301,7 @@ def _encode_ack(message: Ack) -> bytes:
 
 
 def _decode_ack(reader: _Reader, epoch: int) -> Ack:
-    sequence, group, flags, list_number, count = reader.take(_ACK)
+    start_id, sequence, group, flags, list_number, count = reader.take(_ACK)
     bits = int.from_bytes(reader.take_bytes((count + 7) // 8), "little")
     details = {}
     for _ in range(reader.take_bytes(1)[0]):
@@ -305,7 +310,7 @@ def _decode_ack(reader: _Reader, epoch: int) -> Ack:
             raise ValueError("a detail of no entry")
         details[index] = Detail(Verdict(verdict), Token(term, version, counter), Stamp(*rival))
     granted = tuple(bool(bits >> index & 1) for index in range(count))
-    return Ack(epoch, sequence, group, list_number, bool(flags & 1), granted, details)
+    return Ack(epoch, start_id, sequence, group, list_number, bool(flags & 1), granted, details)
 
 
 def reports(epoch: int, sequence: int, *, voting: bool, rows: Iterable[Row]) -> list[Report]:

@@ -64,7 +64,8 @@ class Observer:
         self._interval_ns = interval_ns
         self._now_ns = now_ns
         self._next_ns = now_ns
-        self._sequence = 0
+        # Never a sequence of an earlier process at this address, whose answers may still come.
+        self._sequence = now_ns
         self._asked: dict[int, int] = {}
         self._partial: dict[str, _Answer] = {}
         self._answers: dict[str, tuple[_Answer, dict[str, Row]]] = {}

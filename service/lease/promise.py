@@ -122,9 +122,7 @@ def decode_promises(data: bytes | None) -> StoredPromises | None:
             key, term, version, counter, boot_ns, raw_ns, start_id, index = _ROW.unpack_from(body, offset)
             offset += _ROW.size
             holder = None if index == _NOBODY else identities[index]
-            promises[key_name(key)] = Promise(
-                Token(term, version, counter), holder, Instant(boot_ns, raw_ns), start_id
-            )
+            promises[key_name(key)] = Promise(Token(term, version, counter), holder, Instant(boot_ns, raw_ns), start_id)
     except (struct.error, IndexError, UnicodeDecodeError):
         return None
     return StoredPromises(boot_id, lease_ns_max, promises)

@@ -23,6 +23,9 @@ class Source(Protocol):
     async def write_status(self, key: ObjectKey, status: dict[str, Any], *, created: str) -> None:
         """Write an object's status where its owner looks for it. Raises TransientError where that fails for now."""
 
+    async def delete_status(self, key: ObjectKey) -> None:
+        """The object is gone. Raises TransientError where that fails for now."""
+
 
 @asynccontextmanager
 async def open_source(settings: Settings) -> AsyncIterator[Source]:
@@ -31,6 +34,7 @@ async def open_source(settings: Settings) -> AsyncIterator[Source]:
         folder = Path(settings.source.removeprefix(_MANIFESTS))
         if not await asyncio.to_thread(folder.is_dir):
             raise OperatorError(f"source: {folder} is not a folder; make it, or name another as manifests:DIR")
-        yield ManifestsSource(folder, node=settings.node)
+        # Pods of all nodes, also for agents: a folder is small, and `egressgw status` counts matches anywhere.
+        yield ManifestsSource(folder)
         return
     raise OperatorError("source: `kubernetes` is not available in this version; use manifests:DIR")

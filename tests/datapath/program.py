@@ -9,6 +9,7 @@ Source: net/bpf/test_run.c (bpf_prog_test_run_skb); bpf(2).
 import ctypes
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from tests.datapath.packet import mac
 UNSPEC, SHOT, REDIRECT = -1, 2, 7
 """Verdicts of tc programs (linux/pkt_cls.h)."""
 
-_PROG_TEST_RUN = 10
+_MAP_CREATE, _PROG_TEST_RUN, _INFO_BY_FD = 0, 10, 15
 _CLONE_NEWNET = 0x40000000
 _CONTEXT_BYTES = 192
 _MARK_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT = 8, 36, 40
@@ -94,11 +95,32 @@ class Namespace:
                 self._command(("ip", "link", "set", end, "addrgenmode", "none", "up"))
 
 
+def _bpf(command: int, attributes: ctypes.Structure) -> int:
+    result = int(_libc.syscall(bpf_map._NUMBER, command, ctypes.byref(attributes), ctypes.sizeof(attributes)))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def create_map(kind: int, key_size: int, value_size: int, max_entries: int, *, flags: int = 0, name: str = "") -> int:
+    """The descriptor of a new map that belongs to nobody."""
+    return _bpf(_MAP_CREATE, _MapCreate(kind, key_size, value_size, max_entries, flags, map_name=name.encode()))
+
+
+def native_code_bytes(fd: int) -> int:
+    """How much machine code the kernel has made of a program; 0 where it interprets it."""
+    info = _ProgramInfo()
+    attributes = _ObjectInfo(bpf_fd=fd, info_len=ctypes.sizeof(info), info=ctypes.addressof(info))
+    _bpf(_INFO_BY_FD, attributes)
+    return int(info.jited_prog_len)
+
+
 def run_program(fd: int, frame: bytes, *, ifindex: int, mark: int = 0) -> Outcome:
     """In the calling thread's network namespace. Raises OSError where the kernel refuses the frame itself."""
     context = bytearray(_CONTEXT_BYTES)
     for at, value in ((_MARK_AT, mark), (_INGRESS_IFINDEX_AT, ifindex), (_IFINDEX_AT, ifindex)):
-        context[at : at + 4] = value.to_bytes(4, "little")
+        context[at : at + 4] = value.to_bytes(4, sys.byteorder)
     data_in = ctypes.create_string_buffer(frame, len(frame))
     data_out = ctypes.create_string_buffer(_FRAME_BYTES_MAX)
     context_in = ctypes.create_string_buffer(bytes(context), _CONTEXT_BYTES)
@@ -115,12 +137,9 @@ def run_program(fd: int, frame: bytes, *, ifindex: int, mark: int = 0) -> Outcom
         ctx_in=ctypes.addressof(context_in),
         ctx_out=ctypes.addressof(context_out),
     )
-    result = _libc.syscall(bpf_map._NUMBER, _PROG_TEST_RUN, ctypes.byref(attributes), ctypes.sizeof(attributes))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+    _bpf(_PROG_TEST_RUN, attributes)
     verdict = ctypes.c_int32(attributes.retval).value
-    mark_out = int.from_bytes(context_out.raw[_MARK_AT : _MARK_AT + 4], "little")
+    mark_out = int.from_bytes(context_out.raw[_MARK_AT : _MARK_AT + 4], sys.byteorder)
     return Outcome(verdict, data_out.raw[: attributes.data_size_out], mark_out)
 
 
@@ -156,4 +175,38 @@ class _TestRun(ctypes.Structure):
         ("cpu", ctypes.c_uint32),
         ("batch_size", ctypes.c_uint32),
         ("_pad", ctypes.c_uint32),
+    )
+
+
+class _MapCreate(ctypes.Structure):
+    """`union bpf_attr` as BPF_MAP_CREATE uses it."""
+
+    _fields_ = (
+        ("map_type", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+        ("max_entries", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("inner_map_fd", ctypes.c_uint32),
+        ("numa_node", ctypes.c_uint32),
+        ("map_name", ctypes.c_char * 16),
+        ("_pad", ctypes.c_uint32),
+    )
+
+
+class _ObjectInfo(ctypes.Structure):
+    """`union bpf_attr` as BPF_OBJ_GET_INFO_BY_FD uses it."""
+
+    _fields_ = (("bpf_fd", ctypes.c_uint32), ("info_len", ctypes.c_uint32), ("info", ctypes.c_uint64))
+
+
+class _ProgramInfo(ctypes.Structure):
+    """The beginning of `struct bpf_prog_info`."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("tag", ctypes.c_uint8 * 8),
+        ("jited_prog_len", ctypes.c_uint32),
+        ("xlated_prog_len", ctypes.c_uint32),
     )

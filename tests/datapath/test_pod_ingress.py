@@ -122,3 +122,17 @@ def test_every_packet_of_a_flow_is_marked(pod_node: Node) -> None:
 def test_nothing_is_marked_while_the_pod_has_no_rule_at_all(node: Node) -> None:
     node.select()
     assert is_untouched(leave_pod(node))
+
+
+def test_while_its_selection_changes_a_pods_packet_is_dropped_before_netfilter_sees_it(node: Node) -> None:
+    """A connection-tracking entry made now would decide the flow's source for its whole life (rule W10)."""
+    node.rule()
+    node.select(state=SelectedState.CHANGING)
+    assert leave_pod(node).verdict == SHOT
+    assert node.drops() == {(None, DropReason.ENDPOINT_PENDING): 1}
+
+
+def test_while_its_selection_changes_a_pod_may_still_talk_inside_the_cluster(node: Node) -> None:
+    node.rule()
+    node.select(state=SelectedState.CHANGING)
+    assert is_untouched(leave_pod(node, TCP_FLOW.to(OTHER_POD)))

@@ -2,7 +2,7 @@ from random import Random
 
 import pytest
 
-from service.gossip.probe import RELAYS_MAX, Probe, Relays, Rotation, RoundTrip
+from service.gossip.probe import RELAYS_MAX, Probe, Relays, Rotation, RoundTrip, RoundTrips
 from service.model.machine import Address
 
 MS = 1_000_000
@@ -26,6 +26,14 @@ def test_the_timeout_follows_round_trip_and_variation_within_bounds() -> None:
     assert round_trip.timeout_ns(50 * MS, 200 * MS) == 50 * MS
     round_trip.observe(900 * MS)
     assert round_trip.timeout_ns(50 * MS, 200 * MS) == 200 * MS
+
+
+def test_round_trips_are_kept_per_member_and_forgotten_with_it() -> None:
+    round_trips = RoundTrips(50 * MS, 200 * MS)
+    round_trips.observe("m1", 30 * MS)
+    assert (round_trips.timeout_ns("m1"), round_trips.timeout_ns("m2")) == (90 * MS, 200 * MS)
+    round_trips.keep(["m2"])
+    assert round_trips.timeout_ns("m1") == 200 * MS
 
 
 # Rotation

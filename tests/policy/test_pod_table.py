@@ -36,6 +36,14 @@ def test_when_the_owner_goes_the_other_claimant_has_the_address() -> None:
     assert table.get(pod_key("old")) is not None
 
 
+def test_when_the_owner_moves_away_the_other_claimant_has_the_address() -> None:
+    table = PodTable()
+    table.put(pod("old", "10.0.0.1"))
+    table.put(pod("new", "10.0.0.1"))
+    assert table.put(pod("new", "10.0.0.2")) == (pod_key("new"), pod_key("old"))
+    assert table.get(pod_key("old")) is not None
+
+
 def test_pods_without_address_are_not_candidates() -> None:
     table = PodTable()
     assert table.put(pod("pending", None, role="x")) == ()

@@ -1,0 +1,144 @@
+"""The two sides of every map agree: bpf/layout.h and bpf/drop.h with their Python counterparts, byte for byte."""
+
+import re
+import struct
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from service.datapath import layout
+from service.datapath.bpf_map import MapInfo, map_info
+from service.datapath.layout import MAP_SHAPES, ClusterFlag, MapName, MapShape, SelectedState, WayKind
+from service.datapath.loader import LoadedDatapath
+from service.model.drop import DropReason
+
+BPF = Path(__file__).parents[2] / "bpf"
+LAYOUT_H = (BPF / "layout.h").read_text(encoding="ascii")
+DROP_H = (BPF / "drop.h").read_text(encoding="ascii")
+SOURCE = (BPF / "egress_gateway.c").read_text(encoding="ascii")
+
+ADDRESS = IPv4Address("10.0.0.1")
+NETWORK = IPv4Network("10.0.0.0/8")
+MAC = b"\x02\0\0\0\0\x01"
+
+SIZES = {name: int(size) for name, size in re.findall(r"_Static_assert\(sizeof\(struct (\w+)\) == (\d+)", LAYOUT_H)}
+"""Of each struct, as the compiler has checked it."""
+
+PACKED = {
+    "config": layout.config_value(0x1000, 2, MAC),
+    "selected_key": layout.selected_key(ADDRESS, 2),
+    "selected_value": layout.selected_value(1, SelectedState.STEER),
+    "rule_key": layout.rule_key(1, NETWORK),
+    "rule_value": layout.rule_value(ADDRESS),
+    "cluster_key": layout.cluster_key(NETWORK),
+    "way": layout.way_value(1, WayKind.L2, 2, MAC, MAC),
+    "floating_ip": layout.floating_ip_value(2, MAC),
+    "lease": layout.lease_value(1, 2),
+    "endpoint_key": layout.endpoint_key(ADDRESS, 2),
+    "endpoint": layout.endpoint_value(1, MAC),
+    "member_key": layout.member_key(2, MAC),
+}
+MAP_STRUCTS = {
+    MapName.CONFIG: (None, "config"),
+    MapName.SELECTED: ("selected_key", "selected_value"),
+    MapName.RULES: ("rule_key", "rule_value"),
+    MapName.CLUSTER: ("cluster_key", None),
+    MapName.WAYS: (None, "way"),
+    MapName.FLOATING_IPS: (None, "floating_ip"),
+    MapName.LEASE_DEADLINES: (None, "lease"),
+    MapName.ENDPOINTS: ("endpoint_key", "endpoint"),
+    MapName.MEMBERS: ("member_key", None),
+    MapName.BINDINGS: ("binding_key", "binding"),
+    MapName.REVERSE_BINDINGS: ("reverse_key", "reverse_binding"),
+    MapName.DROPS: ("drop_key", "tally"),
+    MapName.COUNTERS: (None, None),
+}
+"""Key and value; None where it is a plain integer or address."""
+
+
+def defines(prefix: str) -> dict[str, int]:
+    return {name: int(value) for name, value in re.findall(rf"#define {prefix}_(\w+) (\d+)\b", LAYOUT_H)}
+
+
+def members(enum: type[IntEnum]) -> dict[str, int]:
+    return {member.name: int(member) for member in enum}
+
+
+def test_every_struct_has_its_size_asserted() -> None:
+    assert sorted(SIZES) == sorted(re.findall(r"^struct (\w+) \{", LAYOUT_H, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_sizes_are_the_compilers(name: str) -> None:
+    assert len(PACKED[name]) == SIZES[name]
+
+
+@pytest.mark.parametrize("name", MAP_SHAPES)
+def test_map_shapes_are_those_of_their_structs(name: str) -> None:
+    key, value = MAP_STRUCTS[name]
+    if key is not None:
+        assert MAP_SHAPES[name].key_size == SIZES[key]
+    if value is not None:
+        assert MAP_SHAPES[name].value_size == SIZES[value]
+
+
+def test_every_map_of_the_program_has_a_name_and_a_shape() -> None:
+    pinned = re.findall(r'PIN_DIR "/(\w+)"', SOURCE)
+    names = [value for key, value in vars(MapName).items() if not key.startswith("_")]
+    assert sorted(pinned) == sorted(names) == sorted(MAP_SHAPES)
+
+
+@pytest.mark.bpf
+@pytest.mark.parametrize("name", MAP_SHAPES)
+def test_map_shapes_are_those_of_the_loaded_maps(loaded: LoadedDatapath, name: str) -> None:
+    info: MapInfo = map_info(loaded.map(name).fd)
+    assert MapShape(info.type, info.key_size, info.value_size) == MAP_SHAPES[name]
+
+
+def test_drop_reasons_have_the_same_names_and_numbers() -> None:
+    assert {name: int(value) for name, value in re.findall(r"DROP_(\w+) = (\d+)", DROP_H)} == members(DropReason)
+
+
+def test_counter_names_are_in_the_order_of_the_enum() -> None:
+    names = re.findall(r"^    COUNT_(\w+),", LAYOUT_H, re.MULTILINE)
+    assert tuple(name.lower() for name in names) == layout.COUNTER_NAMES
+
+
+@pytest.mark.parametrize(
+    ("prefix", "enum"), [("SELECTED", SelectedState), ("CLUSTER", ClusterFlag), ("WAY", WayKind)]
+)
+def test_states_and_kinds_have_the_same_numbers(prefix: str, enum: type[IntEnum]) -> None:
+    assert defines(prefix) == members(enum)
+
+
+def test_a_rule_steers() -> None:
+    address, action = struct.unpack("=4sI", layout.rule_value(ADDRESS))
+    assert (address, action) == (ADDRESS.packed, defines("RULE")["STEER"])
+
+
+def test_the_rule_set_counts_as_64_bits_of_every_prefix() -> None:
+    prefixlen, high, low, network = struct.unpack("=III4s", layout.rule_key(0x1122334455667788, NETWORK))
+    assert (prefixlen, high, low) == (64 + 8, 0x11223344, 0x55667788)
+    assert network == NETWORK.network_address.packed
+
+
+def test_a_rule_key_is_read_as_it_was_written() -> None:
+    assert layout.parse_rule_key(layout.rule_key(0x1122334455667788, NETWORK)) == (0x1122334455667788, NETWORK)
+
+
+def test_a_selected_row_is_read_as_it_was_written() -> None:
+    key, value = layout.selected_key(ADDRESS, 7), layout.selected_value(2**64 - 1, SelectedState.PENDING)
+    assert layout.parse_selected(key, value) == (ADDRESS, 7, 2**64 - 1, SelectedState.PENDING)
+
+
+def test_an_endpoint_key_is_read_as_it_was_written() -> None:
+    assert layout.parse_endpoint_key(layout.endpoint_key(ADDRESS, 7)) == (ADDRESS, 7)
+
+
+def test_tallies_are_summed_over_cpus() -> None:
+    key = struct.pack("=4sI", ADDRESS.packed, DropReason.NO_BINDING)
+    value = struct.pack("=QQQQ", 1, 60, 2, 120)
+    assert layout.parse_drop(key, value) == (ADDRESS, DropReason.NO_BINDING, 3, 180)
+    assert layout.parse_counter(struct.pack("=QQQ", 1, 2, 3)) == 6

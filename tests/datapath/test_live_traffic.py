@@ -1,0 +1,243 @@
+"""The programs attached to real devices: where a redirected packet comes out, which the kernel's test runs do not tell."""
+
+import errno
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.datapath import bpf_map
+from service.datapath.layout import WayKind
+from service.datapath.loader import LoadedDatapath
+from service.model.drop import DropReason
+from tests.datapath import packet
+from tests.datapath.node import (
+    ECHO_FLOW,
+    FLOATING_IP,
+    FLOWS,
+    HOLDER_MAC,
+    MARK,
+    NODE_A_MAC,
+    POD,
+    ROUTER,
+    ROUTER_MAC,
+    SERVER,
+    TCP_FLOW,
+    Flow,
+    Node,
+    from_outside,
+)
+from tests.datapath.program import EGW, UPLINK, UPLINK_2, Device, Namespace
+
+pytestmark = [pytest.mark.bpf, pytest.mark.root]
+each_protocol = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
+
+ATTACHED = {
+    "steer_egress": (EGW.name, "egress"),
+    "steer_ingress": (EGW.name, "ingress"),
+    "uplink_ingress": (UPLINK.name, "ingress"),
+    "uplink_egress": (UPLINK.name, "egress"),
+}
+_SO_MARK = 36
+_LAST_WORD = 0x88B5
+"""Local experimental EtherType (IEEE 802): every program leaves it alone, so it marks the end of what there is to read."""
+
+
+class Wires:
+    """The far ends of the devices, and the devices themselves as the stack uses them."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        names = [end for device in (UPLINK, UPLINK_2, EGW) for end in (device.name, f"{device.name}-wire")]
+        self._sockets = {name: namespace.call(_open, name) for name in names}
+
+    def close(self) -> None:
+        for opened in self._sockets.values():
+            opened.close()
+
+    def send(self, device: str, frame: bytes, *, mark: int = 0) -> None:
+        self._sockets[device].setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+        try:
+            self._sockets[device].send(frame)
+        except OSError as error:
+            # How the sender learns that a program at the device's egress dropped the frame.
+            if error.errno != errno.ENOBUFS:
+                raise
+
+    def leaving(self, device: Device) -> list[packet.Frame]:
+        """What came out of a device. A last word follows through the uplink, so that nothing has to be waited for."""
+        self.send(UPLINK.name, packet.ethernet(packet.BROADCAST, bytes(6), _LAST_WORD, bytes(46)))
+        seen: dict[str, list[packet.Frame]] = {}
+        for each in (UPLINK, UPLINK_2, EGW):
+            seen[each.name] = list(self._arrived(self._sockets[f"{each.name}-wire"], is_last_word_due=each is UPLINK))
+        return seen[device.name]
+
+    @staticmethod
+    def _arrived(wire: socket.socket, *, is_last_word_due: bool) -> Iterator[packet.Frame]:
+        while True:
+            try:
+                frame, address = wire.recvfrom(4096, 0 if is_last_word_due else socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            read = packet.read(frame)
+            if read.kind == _LAST_WORD:
+                return
+            if address[2] != socket.PACKET_OUTGOING and read.kind != packet.IPV6:
+                yield read
+
+
+def _open(name: str) -> socket.socket:
+    opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    opened.bind((name, 3))
+    opened.settimeout(5)
+    return opened
+
+
+@pytest.fixture(scope="module")
+def attached(namespace: Namespace, loaded: LoadedDatapath, bpffs: Path) -> Iterator[None]:
+    for command in (
+        f"ip addr add 192.168.1.2/24 dev {UPLINK.name}",
+        f"ip route add default via {ROUTER}",
+        f"ip neigh replace {ROUTER} lladdr {ROUTER_MAC.hex(':')} dev {UPLINK.name} nud permanent",
+        f"tc qdisc add dev {EGW.name} clsact",
+        f"tc qdisc add dev {UPLINK.name} clsact",
+    ):
+        namespace.command(*command.split())
+    for name, (device, direction) in ATTACHED.items():
+        path = bpffs / name
+        bpf_map.pin(loaded.programs[name], str(path))
+        namespace.command("tc", "filter", "add", "dev", device, direction, "bpf", "da", "pinned", str(path))
+        path.unlink()
+    yield
+    for command in (
+        f"tc qdisc del dev {EGW.name} clsact",
+        f"tc qdisc del dev {UPLINK.name} clsact",
+        f"ip addr flush dev {UPLINK.name}",
+    ):
+        namespace.command(*command.split())
+
+
+@pytest.fixture
+def wires(attached: None, namespace: Namespace) -> Iterator[Wires]:
+    opened = Wires(namespace)
+    yield opened
+    opened.close()
+
+
+def from_uplink(wires: Wires, frame: bytes) -> None:
+    wires.send(f"{UPLINK.name}-wire", frame)
+
+
+def reach_egw(wires: Wires, datagram: bytes) -> None:
+    wires.send(EGW.name, packet.ethernet(bytes(6), EGW.mac, packet.IPV4, datagram), mark=MARK)
+
+
+def test_a_steered_packet_leaves_by_the_uplink_of_its_way(node: Node, wires: Wires) -> None:
+    node.rule()
+    node.select()
+    node.way()
+    reach_egw(wires, TCP_FLOW.outbound())
+    [frame] = wires.leaving(UPLINK)
+    assert (frame.destination, frame.source) == (HOLDER_MAC, UPLINK.mac)
+    assert frame.payload == TCP_FLOW.outbound()
+
+
+@each_protocol
+def test_a_translated_packet_leaves_by_the_floating_ips_uplink_to_the_router(
+    gateway: Node, wires: Wires, flow: Flow
+) -> None:
+    from_uplink(wires, flow.steered())
+    [frame] = wires.leaving(UPLINK)
+    assert (frame.destination, frame.source) == (ROUTER_MAC, UPLINK.mac)
+    assert (frame.ip.source, frame.ip.destination, frame.ip.ttl) == (FLOATING_IP, SERVER, 63)
+    assert frame.ip.is_sound()
+
+
+def test_a_reply_leaves_by_the_interface_the_flow_came_in_on(gateway: Node, wires: Wires) -> None:
+    gateway.announce(device=UPLINK_2)
+    came_in = UPLINK_2.mac + TCP_FLOW.steered()[6:]
+    gateway.uplink_ingress(came_in, device=UPLINK_2)
+    from_uplink(wires, TCP_FLOW.reply())
+    [frame] = wires.leaving(UPLINK_2)
+    assert (frame.destination, frame.ip.destination) == (NODE_A_MAC, POD)
+
+
+def test_a_local_pods_packet_goes_through_the_steering_device_and_out_of_the_uplink(
+    gateway: Node, wires: Wires
+) -> None:
+    gateway.select()
+    gateway.way(WayKind.LOCAL)
+    gateway.announce(device=EGW)
+    reach_egw(wires, TCP_FLOW.outbound())
+    [frame] = wires.leaving(UPLINK)
+    assert (frame.destination, frame.ip.source) == (ROUTER_MAC, FLOATING_IP)
+
+
+def test_a_question_is_answered_where_it_was_asked(gateway: Node, wires: Wires) -> None:
+    question = packet.arp(1, ROUTER_MAC, ROUTER, bytes(6), FLOATING_IP)
+    from_uplink(wires, packet.ethernet(packet.BROADCAST, ROUTER_MAC, packet.ARP, question))
+    [frame] = wires.leaving(UPLINK)
+    assert (frame.destination, frame.arp.sender_mac, frame.arp.sender_ip) == (ROUTER_MAC, UPLINK.mac, FLOATING_IP)
+
+
+def test_a_ping_is_answered_where_it_came_from(gateway: Node, wires: Wires) -> None:
+    request = packet.ipv4(SERVER, FLOATING_IP, packet.ICMP, packet.echo(packet.ECHO_REQUEST, 9))
+    from_uplink(wires, from_outside(request))
+    [frame] = wires.leaving(UPLINK)
+    assert (frame.ip.source, frame.ip.icmp_type) == (FLOATING_IP, packet.ECHO_REPLY)
+
+
+@pytest.mark.parametrize("ask", ["arp", "ping", "packet", "reply"])
+def test_after_the_lease_nothing_comes_out_whatever_goes_in(gateway: Node, wires: Wires, ask: str) -> None:
+    gateway.send(ECHO_FLOW)
+    gateway.end_lease()
+    question = packet.arp(1, ROUTER_MAC, ROUTER, bytes(6), FLOATING_IP)
+    request = packet.ipv4(SERVER, FLOATING_IP, packet.ICMP, packet.echo(packet.ECHO_REQUEST, 9))
+    frames = {
+        "arp": packet.ethernet(packet.BROADCAST, ROUTER_MAC, packet.ARP, question),
+        "ping": from_outside(request),
+        "packet": TCP_FLOW.steered(),
+        "reply": ECHO_FLOW.reply(),
+    }
+    from_uplink(wires, frames[ask])
+    assert wires.leaving(UPLINK) == []
+
+
+@pytest.mark.parametrize("is_held", [True, False], ids=["held", "over"])
+def test_the_fence_holds_for_whatever_the_host_itself_sends(gateway: Node, wires: Wires, is_held: bool) -> None:
+    if not is_held:
+        gateway.end_lease()
+    segment = packet.ipv4(FLOATING_IP, SERVER, packet.TCP, packet.tcp(FLOATING_IP, SERVER, (1, 2)))
+    announcement = packet.arp(1, UPLINK.mac, FLOATING_IP, bytes(6), FLOATING_IP)
+    wires.send(UPLINK.name, packet.ethernet(ROUTER_MAC, UPLINK.mac, packet.IPV4, segment))
+    wires.send(UPLINK.name, packet.ethernet(packet.BROADCAST, UPLINK.mac, packet.ARP, announcement))
+    assert len(wires.leaving(UPLINK)) == (2 if is_held else 0)
+
+
+def test_an_unannounced_pods_packet_is_not_forwarded_by_the_host(gateway: Node, wires: Wires) -> None:
+    """Even where the host routes (rule G3)."""
+    gateway.withdraw()
+    gateway.programs.namespace.command("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+    from_uplink(wires, TCP_FLOW.steered())
+    gateway.programs.namespace.command("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
+    assert wires.leaving(UPLINK) == []
+
+
+@pytest.mark.parametrize("length", [14, 15, 20, 33])
+def test_an_ipv4_frame_without_a_whole_header_goes_nowhere(gateway: Node, wires: Wires, length: int) -> None:
+    """The kernel's test runs refuse such frames; a wire does not."""
+    gateway.select()
+    gateway.way()
+    wires.send(EGW.name, packet.ethernet(bytes(6), EGW.mac, packet.IPV4, TCP_FLOW.outbound())[:length])
+    from_uplink(wires, TCP_FLOW.steered()[:length])
+    from_uplink(wires, TCP_FLOW.reply()[:length])
+    assert wires.leaving(UPLINK) == []
+    assert gateway.drops() == {(None, DropReason.MALFORMED): 1}
+
+
+def test_the_steering_device_lets_nothing_through_to_its_other_end(node: Node, wires: Wires) -> None:
+    reach_egw(wires, TCP_FLOW.outbound())
+    wires.send(EGW.name, packet.ethernet(bytes(6), EGW.mac, packet.IPV6, bytes(40)))
+    assert wires.leaving(EGW) == []
+
+
