@@ -22,10 +22,9 @@ _CHECKOUT = Path(__file__).resolve().parents[1]
 class Station:
     """Context manager: one process, alive while it is entered."""
 
-    def __init__(self, netns: str, *, core: int | None = None) -> None:
-        pin = [] if core is None else ["--core", str(core)]
+    def __init__(self, netns: str) -> None:
         self._netns = netns
-        self._command = [*enter_command(netns), sys.executable, "-m", "loadtest.traffic", *pin]
+        self._command = [*enter_command(netns), sys.executable, "-m", "loadtest.traffic"]
         self._rest = b""
         self._process: subprocess.Popen[bytes]
 

@@ -1,6 +1,6 @@
 """One end of a measurement: a process inside a namespace, told on standard input what to send or to answer.
 
-Each command is one JSON line with `verb` and its arguments, each answer one JSON line. Serving verbs first answer
+Each command is one JSON line with `verb`, its arguments and, to be pinned from then on, `core`; each answer one JSON line. Serving verbs first answer
 `{"ready": true}` when they listen. Another line on standard input ends `udp_sink` and `stream`; the end of standard
 input ends the process. Only the standard library is imported, so it starts quickly.
 
@@ -17,7 +17,6 @@ What is measured and how:
 - `bulk_*` is one TCP stream of large writes.
 """
 
-import argparse
 import ctypes
 import json
 import os
@@ -153,14 +152,15 @@ def _softirq_thread_ns() -> int:
 _softirq_threads: dict[int, Path] = {}
 
 
-def udp_sink(*, port: int) -> Answer:
+def udp_sink(*, address: str, port: int) -> Answer:
     """Count what arrives until the next line on standard input, or for a minute."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        server.bind(("0.0.0.0", port))
+        # Not to all addresses: once connected, it would answer from the one nearest to the source.
+        server.bind((address, port))
         server.settimeout(WAIT_S)
         say({"ready": True})
-        _, source, destination = _first_datagram(server)
+        _, source = server.recvfrom(64)
         # Connected: the kernel gives only this flow to the socket, and any other source is counted under NoPorts.
         server.connect(source)
         before = udp_counters()
@@ -171,15 +171,9 @@ def udp_sink(*, port: int) -> Answer:
     counted = {name: after[name] - before[name] for name in ("InDatagrams", "InErrors", "NoPorts")}
     return {
         "source": source[0],
-        "destination": destination,
         "received": counted["InDatagrams"] + counted["InErrors"],
         "strangers": counted["NoPorts"],
     }
-
-
-def _first_datagram(server: socket.socket) -> tuple[bytes, tuple[str, int], str]:
-    data, source = server.recvfrom(64)
-    return data, source, server.getsockname()[0]
 
 
 def udp_counters() -> dict[str, int]:
@@ -237,19 +231,25 @@ def connect_serve(*, port: int) -> Answer:
     """Close every connection as soon as it is there, until the next line on standard input."""
     sources: dict[str, int] = {}
     with _listen(port) as server:
-        server.setblocking(False)
-        while 0 not in (ready := select.select([0, server], [], [], WAIT_S)[0]):
-            if not ready:
-                raise TimeoutError("no connection")
+        poll = select.poll()
+        poll.register(0, select.POLLIN)
+        poll.register(server, select.POLLIN)
+        listening = [(server.fileno(), select.POLLIN)]
+        cpu_ns = time.process_time_ns()
+        while (ready := poll.poll(WAIT_S * 1000)) == listening:
             connection, source = server.accept()
             connection.close()
             sources[source[0]] = sources.get(source[0], 0) + 1
+        if not ready:
+            raise TimeoutError("no connection")
+        cpu_ns = time.process_time_ns() - cpu_ns
     read_line()
-    return {"sources": sources}
+    return {"sources": sources, "cpu_ns": cpu_ns}
 
 
 def connect_ask(*, destination: str, port: int, duration_s: float) -> Answer:
     connections = 0
+    cpu_ns = time.process_time_ns()
     started_ns = now_ns = boot_time_ns()
     end_ns = started_ns + int(duration_s * 1e9)
     while now_ns < end_ns:
@@ -258,7 +258,11 @@ def connect_ask(*, destination: str, port: int, duration_s: float) -> Answer:
             client.recv(1)
         connections += 1
         now_ns = boot_time_ns()
-    return {"connections": connections, "elapsed_ns": now_ns - started_ns}
+    return {
+        "connections": connections,
+        "elapsed_ns": now_ns - started_ns,
+        "cpu_ns": time.process_time_ns() - cpu_ns,
+    }
 
 
 def bulk_serve(*, port: int) -> Answer:
@@ -356,15 +360,12 @@ VERBS: dict[str, Callable[..., Answer]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--core", type=int, help="pin to this core")
-    core = parser.parse_args().core
-    if core is not None:
-        os.sched_setaffinity(0, {core})
     while line := read_line():
         command = json.loads(line)
         if "verb" not in command:
             continue  # The word to end a verb that had already ended by itself.
+        if (core := command.pop("core", None)) is not None:
+            os.sched_setaffinity(0, {core})
         try:
             answer = VERBS[command.pop("verb")](**command)
         except OSError as error:

@@ -122,7 +122,7 @@ def execute(name: str, pod: str, command: tuple[str, ...]) -> None:
 @click.option("--keep", is_flag=True, help="Leave the lab up at the end.")
 def demo(name: str, keep: bool) -> None:
     """Show it all: build a lab, apply a policy, kill a node; each step proven by what the outside server saw."""
-    raise SystemExit(run_demo(name, keep=keep))
+    raise SystemExit(run_demo(name, keep=keep, console=_console()))
 
 
 def _console() -> Console:

@@ -7,7 +7,6 @@ import yaml
 
 from service.lab.plan import POD_CIDR, SEGMENTS, SERVICE_CIDR, Plan, PlannedController, PlannedNode
 from service.model.gateway_node import NodeRole
-from service.settings import LeaseSettings
 
 MAX_LEASE_MS = 1000
 
@@ -48,7 +47,8 @@ def _settings(folder: Path, plan: Plan, name: str, address: str, role: NodeRole,
             "epoch": 1,
             "members": [{"name": node.name, "address": str(node.ip)} for node in plan.electors],
         },
-        "lease": _lease_settings(plan),
+        # Electors without memory keep silent for the longest lease; a new lab shall not wait the usual 15 s for that.
+        "lease": {"profile": plan.options.profile, "max_lease_ms": MAX_LEASE_MS},
         "datapath": {
             "uplinks": [f"eth{segment}" for segment in range(len(SEGMENTS))],
             "pod_cidrs": [str(POD_CIDR)],
@@ -56,11 +56,3 @@ def _settings(folder: Path, plan: Plan, name: str, address: str, role: NodeRole,
             "bpf_dir": str(home / "bpf"),
         },
     }
-
-
-def _lease_settings(plan: Plan) -> dict[str, Any]:
-    settings: dict[str, Any] = {"profile": plan.options.profile}
-    if "max_lease_ms" in LeaseSettings.__struct_fields__:
-        # Electors without memory keep silent for the longest lease; a new lab shall not wait the usual 15 s for that.
-        settings["max_lease_ms"] = MAX_LEASE_MS
-    return settings

@@ -110,7 +110,7 @@ def find_leaks(
         if frame.source in site.floating_ips:
             candidates = by_ip.get(frame.source, [])
             leak = _judge_floating(frame, candidates, site, slack_ns)
-        elif _is_pod_to_outside(frame, site):
+        elif is_pod_to_outside(frame, site):
             candidates = by_node.get(holder_macs.get(frame.destination_mac, ""), [])
             leak = _judge_pod(frame, candidates, site, slack_ns, steering_slack_ns)
         else:
@@ -145,7 +145,8 @@ def _covers(tenure: Tenure, time_ns: int, before_ns: int, after_ns: int) -> bool
     return tenure.until_ns is None or time_ns < tenure.until_ns + after_ns
 
 
-def _is_pod_to_outside(frame: Frame, site: CaptureSite) -> bool:
+def is_pod_to_outside(frame: Frame, site: CaptureSite) -> bool:
+    """A pod's address is its source and its destination is not in the cluster: only a gateway may be sent this."""
     if frame.ethertype == ETH_ARP:
         # A pod's address never asks on the segment, whatever for.
         return _within(frame.source, site.pod_cidrs)

@@ -35,13 +35,18 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     """In clock ticks since boot: with the pid it names one process for good."""
 
 
-def spawn(kind: str, member: str, netns: str, command: tuple[str, ...], log: Path, folder: Path) -> ProcessRecord:
-    """Start `command` in the namespace, in a session of its own; what it prints is appended to `log`."""
-    environment = dict(os.environ) | {
+def marked_environment(folder: Path) -> dict[str, str]:
+    """The environment of a program that `down` shall end even if it is not on record."""
+    return dict(os.environ) | {
         MARK: str(folder),
+        # The very package that runs now, from wherever it was imported.
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def spawn(kind: str, member: str, netns: str, command: tuple[str, ...], log: Path, folder: Path) -> ProcessRecord:
+    """Start `command` in the namespace, in a session of its own; what it prints is appended to `log`."""
     arguments = [*enter_command(netns), *command]
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -52,7 +57,7 @@ def spawn(kind: str, member: str, netns: str, command: tuple[str, ...], log: Pat
     pid = os.posix_spawnp(
         arguments[0],
         arguments,
-        environment,
+        marked_environment(folder),
         file_actions=actions,
         setsid=True,
         setsigmask=(),

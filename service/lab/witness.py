@@ -11,6 +11,7 @@ from service.lab.client import ask_tcp, ask_udp, find_call, new_word, ping
 from service.lab.lab import Lab
 from service.lab.namespace import inside
 from service.lab.plan import PlannedPod
+from service.lab.process import marked_environment
 from service.model.errors import TransientError
 
 PROTOCOLS = ("tcp", "udp", "ping")
@@ -74,7 +75,10 @@ class PodStream:
     def __init__(self, lab: Lab, pod: PlannedPod, proto: str, destination: str, *, interval_ms: float) -> None:
         self.pod, self.proto = pod, proto
         command = lab.client_command(pod, "stream", destination, "--proto", proto, "--interval", str(interval_ms))
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        environment = marked_environment(lab.folder)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
 
     def report(self) -> dict[str, Any]:
         """End it and return what it measured (`service.lab.stream.Tally.report`). Raises TransientError if it died."""

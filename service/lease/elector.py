@@ -48,11 +48,23 @@ _STARTS_REMEMBERED = 8
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Write before executing anything that follows."""
+    """Write, and only then answer."""
 
     data: bytes
     durable: bool
-    """False: the promises, to shared memory. True: the highest tokens, to disk with fsync (rule K1)."""
+    """False: the promises, to shared memory, before anything that follows. True: the highest tokens, to disk with
+    fsync, before any SendPersisted that follows (rule K1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendPersisted:
+    """Send, but only when every durable Persist before it is on disk. What follows need not wait for it.
+
+    A disk may take longer than a lease. Only the leader waits for it, not the renewal of every floating IP.
+    """
+
+    to: Address
+    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,9 @@ class Remember:
     """Write the highest tokens to disk soon; nothing waits for it. A later one replaces an earlier."""
 
     data: bytes
+
+
+ElectorOutput = Send | SendPersisted | Persist | Remember
 
 
 @dataclass(slots=True)
@@ -112,7 +127,7 @@ class _Claim:
 class ElectorMachine:
     """Answers Renew and Query. Follows the machine contract, but takes time on both clocks (rule T3).
 
-    Outputs: Send, Persist, Remember, in the order in which they must be executed.
+    Outputs: Send, SendPersisted, Persist, Remember, in the order in which they must be executed.
     """
 
     def __init__(
@@ -130,7 +145,7 @@ class ElectorMachine:
         self._epoch = electorate.epoch
         self._lease_ns_max = lease_ns_max
         self._now = now
-        self._outputs: list[Send | Persist | Remember] = []
+        self._outputs: list[ElectorOutput] = []
         self._sessions: dict[Identity, _Session] = {}
         self._claims: dict[str, dict[Identity, _Claim]] = {}
         # Start ids that another start of the same node has replaced, the most recent last.
@@ -215,7 +230,7 @@ class ElectorMachine:
                 due = self._now.boot_ns + left_ns
         return due
 
-    def drain(self) -> list[Send | Persist | Remember]:
+    def drain(self) -> list[ElectorOutput]:
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -428,11 +443,7 @@ class ElectorMachine:
             detail = self._detail(session, entry, promise, ours=ours)
             if detail is not None:
                 details[index] = detail
-        ack = Ack(
-            self._epoch, session.start_id, group.sequence, number, group.list_number, False, tuple(granted), details
-        )
-        self._outputs.append(Send(session.address, encode(ack)))
-
+XX
     def _detail(self, session: _Session, entry: Entry, promise: Promise | None, *, ours: bool) -> Detail | None:
         highest = promise.token if promise is not None else ZERO_TOKEN
         verdict = Verdict.GRANTED if ours else Verdict.NONE
