@@ -16,16 +16,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loadtest import gateway, peer
-from loadtest.statistics import median, ratio_median
 from loadtest.station import Station
+from loadtest.statistics import median, ratio_median
 from service.lab.lab import Lab
 from service.lab.plan import LabOptions, PlannedPod
-from service.model.errors import OperatorError, TransientError
+from service.model.errors import TransientError
 
 PORTS = {"udp": 9001, "rr": 9002, "connect": 9003, "bulk": 9004}
 WARM_UP_S = 0.15
 PLAIN, NFT_MAPS, GATEWAY = "plain routing", "nft maps", "gateway"
 VARIANTS = (PLAIN, NFT_MAPS, GATEWAY)
+RATIOS = (
+    ("gateway/plain", GATEWAY, PLAIN),
+    ("gateway/nft", GATEWAY, NFT_MAPS),
+    ("nft/plain", NFT_MAPS, PLAIN),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +52,13 @@ class Metric:
     unit: str
     digits: int
     higher_is_better: bool
+    has_ratio: bool = True
 
 
 METRICS = (
     Metric("udp_pps", "UDP, 18 bytes, one flow", "packets/s", 0, True),
     Metric("udp_cpu_ns", "CPU per UDP packet, all hosts", "ns", 0, False),
-    Metric("udp_lost", "UDP lost", "%", 2, False),
+    Metric("udp_lost", "UDP lost", "%", 2, False, has_ratio=False),
     Metric("rr_p50_us", "TCP request-response p50", "us", 1, False),
     Metric("rr_p99_us", "TCP request-response p99", "us", 1, False),
     Metric("connections", "new TCP connections", "1/s", 0, True),
@@ -90,7 +96,7 @@ class DatapathResult:
 
     def summary(self) -> list[dict[str, Any]]:
         """Per metric: medians of each variant, and medians of the ratios within a round."""
-        rows = []
+        rows: list[dict[str, Any]] = []
         for metric in METRICS:
             samples = {variant: self.values(variant, metric.key) for variant in VARIANTS}
             if not all(samples.values()):
@@ -103,11 +109,10 @@ class DatapathResult:
                     "digits": metric.digits,
                     "higher_is_better": metric.higher_is_better,
                     "median": {variant: median(values) for variant, values in samples.items()},
-                    "gateway/plain": ratio_median(samples[GATEWAY], samples[PLAIN]),
-                    "gateway/nft": ratio_median(samples[GATEWAY], samples[NFT_MAPS]),
-                    "nft/plain": ratio_median(samples[NFT_MAPS], samples[PLAIN]),
                 }
             )
+            for name, above, below in RATIOS:
+                rows[-1][name] = ratio_median(samples[above], samples[below]) if metric.has_ratio else None
         return rows
 
 
@@ -278,9 +283,3 @@ def _measure_bulk(site: Site, duration_s: float, cores: list[int]) -> dict[str, 
 def _check_source(site: Site, source: str) -> None:
     if source != site.source:
         raise TransientError(f"{site.variant}: the server saw {source} instead of {site.source}")
-
-
-def check_options(options: DatapathOptions) -> None:
-    """Raise OperatorError for options that cannot work."""
-    if not 1 <= len(options.name) <= 11:
-        raise OperatorError(f"--name: 1 to 11 characters, not {options.name!r}")

@@ -9,6 +9,7 @@ from service.lab.lab import Lab, lab_down, lab_up, wait_until_ready
 from service.lab.manifest import apply_manifest
 from service.lab.namespace import inside
 from service.lab.plan import LabOptions, PlannedPod
+from service.lab.state import locked
 from service.lab.status import fetch_json, wait_for
 from service.model.errors import TransientError
 
@@ -51,13 +52,17 @@ def manifests(destinations: tuple[str, ...]) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def running_lab(options: LabOptions, report: Report, *, processes: bool = True, keep: bool = False) -> Iterator[Lab]:
-    """A lab of our own, in the place of any left over of that name; cleared on the way out, whatever happens."""
-    try:
-        yield lab_up(options, processes=processes, replace=True, report=report)
-    finally:
-        if not keep:
-            report(f"clearing the lab {options.name}")
-            lab_down(options.name)
+    """A lab of our own, in the place of any left over of that name; cleared on the way out, whatever happens.
+
+    Raises OperatorError where another load test is using that name.
+    """
+    with locked(f"{options.name}-loadtest"):
+        try:
+            yield lab_up(options, processes=processes, replace=True, report=report)
+        finally:
+            if not keep:
+                report(f"clearing the lab {options.name}")
+                lab_down(options.name)
 
 
 def apply_policy(lab: Lab, destinations: tuple[str, ...]) -> None:

@@ -22,9 +22,11 @@ _CHECKOUT = Path(__file__).resolve().parents[1]
 class Station:
     """Context manager: one process, alive while it is entered."""
 
-    def __init__(self, netns: str) -> None:
-        self._netns = netns
-        self._command = [*enter_command(netns), sys.executable, "-m", "loadtest.traffic"]
+    def __init__(self, netns: str | None) -> None:
+        """`netns`: None for the namespace this process is in."""
+        self._netns = netns or "this namespace"
+        enter = enter_command(netns) if netns else []
+        self._command = [*enter, sys.executable, "-m", "loadtest.traffic"]
         self._rest = b""
         self._process: subprocess.Popen[bytes]
 

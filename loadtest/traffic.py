@@ -1,22 +1,24 @@
 """One end of a measurement: a process inside a namespace, told on standard input what to send or to answer.
 
-Each command is one JSON line with `verb`, its arguments and, to be pinned from then on, `core`; each answer one JSON line. Serving verbs first answer
-`{"ready": true}` when they listen. Another line on standard input ends `udp_sink` and `stream`; the end of standard
-input ends the process. Only the standard library is imported, so it starts quickly.
+Each command is one JSON line with `verb`, its arguments and, to be pinned from then on, `core`; each answer one JSON
+line. Serving verbs first answer `{"ready": true}` when they listen. Another line on standard input ends `udp_sink`,
+`connect_serve` and `stream`; the end of standard input ends the process. Only the standard library is imported, so it
+starts quickly.
 
 What is measured and how:
 
 - `udp_send` sends 18-byte datagrams of one flow in batches with sendmmsg(2): about 30 ns of Python per packet. Its CPU
   time includes the softirq work of every node on the way, because veth hands packets on within the sender's call, and
   that of its core's ksoftirqd, which takes over under load.
-- `udp_sink` never reads. Its socket is connected to the source the first datagram had; the kernel's own counters say how
-  many arrived from there (dropped at the full socket, cheaply) and how many came from any other source.
+- `udp_sink` never reads. Its socket is connected to the source the first datagram had; the kernel's own counters say
+  how many arrived from there (dropped at the full socket, cheaply) and how many came from any other source.
 - `rr_*` is one byte to and fro over one TCP connection, one transaction at a time.
 - `connect_*` opens a connection and waits until the other end has closed it. The server closes first, so TIME_WAIT is
   its, and the client does not run out of ports.
 - `bulk_*` is one TCP stream of large writes.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -310,8 +312,9 @@ def stream(*, destination: str, port: int, interval_ns: int) -> Answer:
                 sent.append(now_ns)
                 # After a stall the pace goes on from now: no burst to make up for it.
                 next_ns = max(next_ns + interval_ns, now_ns)
-            ready = select.select([0, client], [], [], max(0, next_ns - boot_time_ns()) / 1e9)[0]
-            if client in ready:
+            inputs = [0, client.fileno()]
+            ready = select.select(inputs, [], [], max(0, next_ns - boot_time_ns()) / 1e9)[0]
+            if client.fileno() in ready:
                 _take_answers(client, answers)
             if 0 in ready:
                 read_line()
@@ -327,10 +330,9 @@ def stream(*, destination: str, port: int, interval_ns: int) -> Answer:
 
 
 def _send_request(client: socket.socket, sequence: int) -> None:
-    try:
+    # Unreachable for now: counts as lost.
+    with contextlib.suppress(OSError):
         client.send(b"%d\n" % sequence)
-    except OSError:
-        pass  # Unreachable for now: counts as lost.
 
 
 def _take_answers(client: socket.socket, answers: dict[int, tuple[int, str]]) -> None:

@@ -7,6 +7,7 @@ step with it.
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -17,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from service import process
 from service.audit.outbox import Outbox
 from service.datapath import node_datapath
+from service.datapath.desired import uplink_for
 from service.datapath.endpoint_sync import (
     Acknowledged,
     EndpointAnnounced,
@@ -28,7 +30,7 @@ from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
 from service.gateway.announcement import AnnouncementSchedule
 from service.gateway.row import MemberMetadata
-from service.model.assignment import Location
+from service.model.assignment import Assignment, Location
 from service.model.audit_record import RecordKind
 from service.model.errors import ObjectError, TransientError
 from service.model.gateway_node import NodeState
@@ -38,6 +40,7 @@ from service.model.machine import Address
 from service.model.objects import Change, Errors, Synced
 from service.network.arp import ArpSender, gratuitous_arp_frames
 from service.network.cluster_view import ClusterView
+from service.network.conflict_watch import ConflictWatch, ProbePoint
 from service.network.envelope import Envelope
 from service.network.keeper_link import KeeperLink
 from service.network.pump import MachinePump
@@ -125,6 +128,7 @@ class Agent:
         self.announcements = AnnouncementSchedule()
         self.arp = ArpSender()
         self.registry = CollectorRegistry()
+        self.conflicts = ConflictWatch(is_member=self._is_member_mac, changed=self._mark_dirty)
         self._dirty = asyncio.Event()
         self._announce = asyncio.Event()
         self._devices_wanted = asyncio.Event()
@@ -169,6 +173,7 @@ class Agent:
                 self._find_devices,
                 self._follow_links,
                 self._send_announcements,
+                self.conflicts.run,
                 self._refresh,
             ):
                 group.create_task(task(), name=task.__qualname__)
@@ -320,12 +325,13 @@ class Agent:
         """Tell the keeper and the members what this node is ready for."""
         is_ready = not self.not_ready_reasons()
         self.cluster.set_ready(is_ready, tuple(uplink.segment for uplink in self.reconciler.uplinks))
-        node = self.settings.node
-        claims = []
-        for floating_ip, assignment in sorted(self.reconciler.assignments.items()):
-            role = {assignment.holder: "holder", assignment.successor: "successor"}.get(node)
-            if role is not None:
-                claims.append(Claim(str(floating_ip), role, assignment.stamp.term, assignment.stamp.version))
+        parts = self._parts()
+        self._watch_conflicts(parts)
+        claims = [
+            Claim(str(floating_ip), role, assignment.stamp.term, assignment.stamp.version)
+            for floating_ip, (role, assignment) in parts.items()
+            if floating_ip in self.reconciler.locations or self.conflicts.is_clear(floating_ip)
+        ]
         uplinks = []
         for floating_ip in self.reconciler.floating_ips():
             for uplink in self.reconciler.uplinks:
@@ -334,6 +340,35 @@ class Agent:
                         Uplink(str(floating_ip), uplink.name, uplink.ifindex, uplink.mac.hex(), uplink.carrier)
                     )
         self.keeper.say(Heartbeat(ready=self.is_synced, uplinks=tuple(uplinks), claims=tuple(claims)))
+
+    def _parts(self) -> dict[IPv4Address, tuple[str, Assignment]]:
+        """This node's part in each assignment that concerns it."""
+        node, parts = self.settings.node, {}
+        for floating_ip, assignment in sorted(self.reconciler.assignments.items()):
+            role = {assignment.holder: "holder", assignment.successor: "successor"}.get(node)
+            if role is not None:
+                parts[floating_ip] = (role, assignment)
+        return parts
+
+    def _watch_conflicts(self, parts: Mapping[IPv4Address, object]) -> None:
+        """Ask about addresses that no member has held yet, and tell everybody who else has one."""
+        points = {}
+        for floating_ip in parts:
+            uplink = uplink_for(self.reconciler.uplinks, floating_ip)
+            if uplink is not None and floating_ip not in self.reconciler.locations:
+                points[floating_ip] = ProbePoint(uplink.name, uplink.mac)
+        self.conflicts.want(points)
+        known, found = self.cluster.conflicts(), self.conflicts.conflicts()
+        at_s = process.wall_ns() // 1_000_000_000
+        for floating_ip, mac in found.items():
+            if known.get(floating_ip) != mac:
+                self.cluster.publish_conflict(floating_ip, mac, at_s=at_s)
+        for floating_ip in known:
+            if self.conflicts.is_clear(floating_ip):
+                self.cluster.publish_conflict(floating_ip, b"", at_s=at_s)
+
+    def _is_member_mac(self, mac: bytes) -> bool:
+        return any(segment.mac == mac for node in self.reconciler.nodes for segment in node.segments)
 
     async def _update_netfilter(self) -> None:
         """Cluster ranges and uplinks change rarely: the whole table then; pairs of pods change often: only those."""

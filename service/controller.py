@@ -358,10 +358,11 @@ class Controller:
         """The members, of which those that do not take what they were assigned count as not ready (rule S2)."""
         now_ns = process.boot_ns()
         holders = self.holders()
+        conflicts = self.cluster.conflicts()
         silent: dict[str, None] = {}
         for floating_ip, row in table.items():
             stamp, since_ns = self._assigned_ns.setdefault(floating_ip, (row.stamp, now_ns))
-            if stamp != row.stamp or floating_ip in holders:
+            if stamp != row.stamp or floating_ip in holders or floating_ip in conflicts:
                 self._assigned_ns[floating_ip] = (row.stamp, now_ns)
             elif row.holder is not None and now_ns - since_ns > _UNRESPONSIVE_NS:
                 silent[row.holder] = None
@@ -381,7 +382,7 @@ class Controller:
         written: dict[ObjectKey, dict[str, Any]] = {}
         while True:
             await asyncio.sleep(_STATUS_PERIOD_S)
-            if self.term is None or not self.is_synced:
+            if self.term is None or not self._is_settled():
                 written.clear()
                 continue
             statuses = self._object_status()
@@ -429,20 +430,19 @@ class Controller:
             if floating_ip in holders and holders[floating_ip][0] in up
         }
         problems = [
-            {
-                "type": "NoEligibleNode",
-                "status": "True",
-                "reason": "NoEligibleNode",
-                "message": f"{floating_ip}: {table[floating_ip].reason}",
-            }
+            _condition("NoEligibleNode", f"{floating_ip}: {table[floating_ip].reason}")
             for floating_ip in gateway.floating_ips
             if floating_ip in table and table[floating_ip].holder is None
         ]
+        for floating_ip, mac in self.cluster.conflicts().items():
+            if floating_ip in gateway.floating_ips:
+                problems.append(_condition("FloatingIPConflict", f"{mac.hex(':')} answers for {floating_ip}"))
         errors = node_address_errors(gateway, nodes)
         return {
             "nodes": {node.name: node.state.value for node in nodes},
             "floatingIPs": held,
-            "conditions": problems + [_invalid_condition(error) for error in errors],
+            "conditions": problems
+            + [_condition("InvalidFloatingIP", f"{error.field}: {error.message}") for error in errors],
         }
 
 
@@ -461,10 +461,5 @@ def _policy_status(state: PolicyState) -> dict[str, Any]:
     }
 
 
-def _invalid_condition(error: ObjectError) -> dict[str, str]:
-    return {
-        "type": "InvalidFloatingIP",
-        "status": "True",
-        "reason": "InvalidFloatingIP",
-        "message": f"{error.field}: {error.message}",
-    }
+def _condition(kind: str, message: str) -> dict[str, str]:
+    return {"type": kind, "status": "True", "reason": kind, "message": message}

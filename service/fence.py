@@ -4,17 +4,19 @@ The datapath compares the deadline with CLOCK_BOOTTIME on every packet, so a fen
 the processes.
 """
 
+import logging
 import os
 import struct
 from collections.abc import Mapping
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from service.datapath.bpf_map import BpfMap, open_pinned
-from service.datapath.layout import LAYOUT_VERSION, MAP_SHAPES, MapName, lease_value
-from service.model.errors import OperatorError
+from service.datapath.layout import MAP_SHAPES, MapName, lease_value
+from service.datapath.pin import pin_folder
 from service.model.lease import Token
+
+_log = logging.getLogger(__name__)
 
 
 class FenceEntry(NamedTuple):
@@ -41,13 +43,13 @@ class PinnedFence:
     """The map `lease_deadlines` under the datapath's pins."""
 
     def __init__(self, bpf_dir: str) -> None:
-        self._path = str(Path(bpf_dir) / f"v{LAYOUT_VERSION}" / MapName.LEASE_DEADLINES)
+        self._path = str(pin_folder(bpf_dir) / MapName.LEASE_DEADLINES)
         self._map: BpfMap | None = None
         self._inode: tuple[int, int] | None = None
         self._written: dict[IPv4Address, tuple[Token, int]] = {}
 
     def refresh(self) -> bool:
-        """Cheap enough for every heartbeat: one stat. Raises OperatorError where something else is pinned there."""
+        """Cheap enough for every heartbeat: one stat."""
         try:
             status = os.stat(self._path)
         except OSError:
@@ -65,7 +67,8 @@ class PinnedFence:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise OperatorError(f"datapath.bpf_dir: cannot open {self._path}: {error.strerror}") from error
+            _log.warning("the fence at %s cannot be opened: %s", self._path, error)
+            return
         shape = MAP_SHAPES[MapName.LEASE_DEADLINES]
         if (opened.info.type, opened.info.key_size, opened.info.value_size) != (
             shape.type,
@@ -73,7 +76,8 @@ class PinnedFence:
             shape.value_size,
         ):
             opened.close()
-            raise OperatorError(f"datapath.bpf_dir: {self._path} is not the map of this version")
+            _log.warning("%s is not the map of this version", self._path)
+            return
         previous, self._map, self._inode = self._map, opened, inode
         if previous is not None:
             # The datapath was made anew: it knows nothing of what is held.

@@ -6,141 +6,140 @@ deadline passes, because the kernel compares it on every packet.
 """
 
 import asyncio
-import ctypes
-import gc
 import logging
-import os
 import random
-import socket
 from collections import deque
-from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
-import msgspec
-
 from service import process
-from service.datapath.bpf_map import BpfMap, open_pinned
-from service.datapath.layout import MapName, lease_value
-from service.datapath.pin import pin_folder
-from service.lease.elector import ElectorMachine, Persist, Remember
+from service.fence import Fence, PinnedFence
+from service.lease.elector import ElectorMachine, Persist, Remember, SendPersisted
 from service.lease.holder import CloseFence, DesiredClaim, Holder, OpenFence, boot_id_bytes
-from service.lease.message import Ack, decode
+from service.lease.message import MessageKind, kind_of
 from service.lease.promise import Instant
 from service.model.errors import OperatorError, PeerError, TransientError
-from service.model.keeper_message import (
-    AGENT_SOCKET,
-    KEEPER_SOCKET,
-    Heartbeat,
-    HeldLease,
-    KeeperMessage,
-    LeaseReport,
-    Uplink,
-)
-from service.model.lease import Stamp, Token
+from service.model.keeper_message import Heartbeat, HeldLease, LeaseReport, Uplink
+from service.model.lease import ProfileName, Stamp
 from service.model.machine import Address, Send, Source
+from service.network.agent_link import AgentLink
 from service.network.arp import ArpSender, gratuitous_arp_frames
 from service.network.envelope import Envelope
 from service.network.pump import MachinePump
 from service.network.sealed_socket import SealedSocket
 from service.promise_file import PromiseFile, TokenFile
+from service.realtime import freeze_collector, lock_memory, raise_priority
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 HEARTBEAT_AGE_NS_MAX = 1_000_000_000
 """S3: nothing new is claimed for an agent that has not been heard for so long."""
-_REPORT_PERIOD_S = 0.2
-_FAREWELL_S = 0.3
-_DATAGRAM_BYTES_MAX = 212_992
-_MCL_CURRENT_AND_FUTURE = 3
+_CHECK_PERIOD_S = 0.1
+_CHECKS_PER_REPORT = 2
+_FAREWELL_S = 0.5
+_WAITING_MAX = 4096
+"""Answers that wait for the disk; more are dropped, as claimants ask again."""
 
 
 async def run(settings: Settings) -> None:
     """Run the keeper until cancelled. Raises OperatorError where it cannot start."""
     if not settings.electors.members:
         raise OperatorError("electors.members: name the 1, 3, 5 or 7 agents that grant leases")
+    if settings.lease.max_lease_ms * 1_000_000 < settings.lease_profile.lease_ns:
+        raise OperatorError(f"lease.max_lease_ms: shorter than the lease of profile `{settings.lease.profile}`")
     async with AsyncExitStack() as stack:
+        # S8: the lock first. Nothing may be read that another keeper still writes.
         promises = stack.enter_context(PromiseFile(Path(settings.run_dir)))
-        keeper = Keeper(settings, promises, scheduling=_become_punctual())
+        scheduling = _become_punctual(settings)
+        fence = PinnedFence(settings.datapath.bpf_dir)
+        stack.callback(fence.close)
+        keeper = Keeper(settings, promises, fence=fence, scheduling=scheduling)
         await keeper.enter(stack)
         await keeper.serve()
+
+
+def _become_punctual(settings: Settings) -> str:
+    if not lock_memory():
+        _log.warning("memory is not locked (CAP_IPC_LOCK): a page fault may cost a lease")
+    scheduling = raise_priority()
+    if scheduling != "fifo":
+        if settings.lease.profile is ProfileName.FASTEST:
+            raise OperatorError("lease.profile: `fastest` needs real-time priority (CAP_SYS_NICE); choose `fast`")
+        _log.warning("real-time priority was not granted (CAP_SYS_NICE), priority is %s", scheduling)
+    return scheduling
 
 
 class Keeper:
     """One node's keeper."""
 
-    def __init__(self, settings: Settings, promises: PromiseFile, *, scheduling: str) -> None:
+    def __init__(self, settings: Settings, promises: PromiseFile, *, fence: Fence, scheduling: str) -> None:
         self._settings = settings
         self._scheduling = scheduling
-        self._start_id = process.start_id()
-        self._own = Source(Address(settings.bind_address, settings.ports.lease), settings.node, self._start_id)
-        self._promises = promises
-        self._tokens = TokenFile(Path(settings.state_dir))
-        self._fence = Fence(str(pin_folder(settings.datapath.bpf_dir) / MapName.LEASE_DEADLINES))
+        self._fence = fence
         self._arp = ArpSender()
-        self._uplinks: dict[str, Uplink] = {}
-        self._heard_ns: int | None = None
+        self._started_ns = process.boot_ns()
         self._agent = AgentLink(Path(settings.run_dir), on_heartbeat=self._take_heartbeat)
+        self._duty = AgentDuty(grace_ns=settings.lease.agent_grace_ms * 1_000_000, now_ns=self._started_ns)
+        start_id = process.start_id()
+        # An elector's address is the electorate's word; the bind address may be the wildcard.
+        self._own_hosts = {member.host for member in settings.electorate.members if member.name == settings.node}
+        own_host = next(iter(self._own_hosts), settings.bind_address)
+        self._own = Source(Address(own_host, settings.ports.lease), settings.node, start_id)
         envelope = Envelope(
-            settings.keys(), cluster=settings.cluster, node=settings.node, start_id=self._start_id, purpose="lease"
+            settings.keys(), cluster=settings.cluster, node=settings.node, start_id=start_id, purpose="lease"
         )
-        self._socket = SealedSocket(self._own.address, envelope, bind_receiver=True, on_datagram=self._take_datagram)
+        self._socket = SealedSocket(
+            Address(settings.bind_address, settings.ports.lease),
+            envelope,
+            bind_receiver=True,
+            on_datagram=self._take_datagram,
+        )
         self._holder = Holder(
             node=settings.node,
             boot_id=process.boot_id(),
-            start_id=self._start_id,
+            start_id=start_id,
             electorate=settings.electorate,
             profile=settings.lease_profile,
             lease_port=settings.ports.lease,
-            random=random.Random(self._start_id),
-            now_ns=process.boot_ns(),
+            random=random.Random(start_id),
+            now_ns=self._started_ns,
         )
         self._holder_pump = MachinePump(self._holder, clock=process.boot_ns, send=self._send, handle=self._handle_fence)
-        self._elector = self._make_elector()
-        self._elector_timer: asyncio.TimerHandle | None = None
-        self._elector_queue: deque[Send | Persist | Remember] = deque()
-        self._elector_due = asyncio.Event()
-
-    def _make_elector(self) -> ElectorMachine | None:
-        settings = self._settings
-        if all(elector.name != settings.node for elector in settings.electorate.members):
-            return None
-        return ElectorMachine(
-            boot_id=boot_id_bytes(process.boot_id()),
-            electorate=settings.electorate,
-            lease_ns_max=settings.lease.max_lease_ms * 1_000_000,
-            promises=self._promises.read(),
-            tokens=self._tokens.read(),
-            now=_instant(),
-        )
+        self._vote = ElectorVote(settings, promises) if self._own_hosts else None
+        self._vote_pump: MachinePump | None = None
+        if self._vote is not None:
+            self._vote.send = self._send
+            self._vote_pump = MachinePump(self._vote, clock=process.boot_ns, send=self._send, handle=self._vote.execute)
 
     async def enter(self, stack: AsyncExitStack) -> None:
         stack.callback(self._arp.close)
-        stack.callback(self._fence.close)
-        await stack.enter_async_context(self._socket)
-        stack.callback(self._agent.close)
-        self._agent.open()
-        stack.push_async_callback(self._farewell)
         self._adopt()
+        await stack.enter_async_context(self._socket)
+        await stack.enter_async_context(self._agent)
+        stack.push_async_callback(self._farewell)
 
     async def serve(self) -> None:
         """Run until cancelled."""
+        freeze_collector()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._holder_pump.run(), name="holder")
+            if self._vote is not None and self._vote_pump is not None:
+                group.create_task(self._vote_pump.run(), name="elector")
+                group.create_task(self._vote.write_tokens(), name="tokens")
             group.create_task(self._watch_agent(), name="agent")
-            group.create_task(self._persist(), name="promises")
-            self._arm_elector()
 
     def _adopt(self) -> None:
         """S8: what an earlier keeper of this boot opened and is not over goes on; everything else is closed first."""
+        self._fence.refresh()
         now_ns = process.boot_ns()
-        for address, (deadline_ns, token) in self._fence.read().items():
-            if deadline_ns > now_ns:
-                self._holder.adopt(address, token, deadline_ns, now_ns=now_ns)
-            elif deadline_ns:
-                self._fence.close_lease(address, token)
+        for address, entry in self._fence.entries().items():
+            if entry.deadline_ns > now_ns:
+                self._holder.adopt(str(address), entry.token, entry.deadline_ns, now_ns=now_ns)
+                _log.info("adopting %s with token %s", address, ".".join(map(str, entry.token)))
+            elif entry.deadline_ns:
+                self._fence.write(address, entry.token, 0)
 
     async def _farewell(self) -> None:
         """A clean stop: fences first, then releases, so that successors need not wait for the leases to end."""
@@ -148,6 +147,7 @@ class Keeper:
             async with asyncio.timeout(_FAREWELL_S):
                 self._holder.set_claims({}, now_ns=process.boot_ns())
                 self._holder_pump.wake()
+                self._report()
                 while not self._holder.is_released:
                     await asyncio.sleep(0.005)
                     self._holder.advance(now_ns=process.boot_ns())
@@ -156,14 +156,11 @@ class Keeper:
     # -- datagrams --
 
     def _take_datagram(self, source: Source, payload: bytes) -> None:
-        """Answers go to the holder, questions to the elector."""
-        if isinstance(decode(payload), Ack):
+        """Answers go to the holder, questions to the elector; the pumps read the clock after this (T1)."""
+        if kind_of(payload) is MessageKind.ACK:
             self._holder_pump.on_datagram(source, payload)
-        elif self._elector is not None:
-            # T1: the clock is read after the datagram was received.
-            self._elector.receive(source, payload, now=_instant())
-            self._drain_elector()
-            self._arm_elector()
+        elif self._vote_pump is not None:
+            self._vote_pump.on_datagram(source, payload)
         else:
             raise PeerError("not an elector")
 
@@ -178,241 +175,214 @@ class Keeper:
         with suppress(PeerError):
             self._take_datagram(self._own, payload)
 
-    # -- the elector --
-
-    def _arm_elector(self) -> None:
-        if self._elector is None:
-            return
-        if self._elector_timer is not None:
-            self._elector_timer.cancel()
-            self._elector_timer = None
-        deadline_ns = self._elector.deadline_ns()
-        if deadline_ns is not None:
-            delay_s = max(0.0, (deadline_ns - process.boot_ns()) / 1e9)
-            self._elector_timer = asyncio.get_running_loop().call_later(delay_s + 0.0005, self._advance_elector)
-
-    def _advance_elector(self) -> None:
-        assert self._elector is not None
-        self._elector.advance(now=_instant())
-        self._drain_elector()
-        self._arm_elector()
-
-    def _drain_elector(self) -> None:
-        """Promises go to shared memory at once; what waits for a disk waits in the queue, and all that follows it."""
-        assert self._elector is not None
-        for output in self._elector.drain():
-            if self._elector_queue or isinstance(output, Remember) or (isinstance(output, Persist) and output.durable):
-                self._elector_queue.append(output)
-                self._elector_due.set()
-            elif isinstance(output, Persist):
-                self._promises.write(output.data)
-            else:
-                self._send(output.to, output.payload)
-
-    async def _persist(self) -> None:
-        while True:
-            await self._elector_due.wait()
-            self._elector_due.clear()
-            while self._elector_queue:
-                output = self._elector_queue[0]
-                if isinstance(output, Send):
-                    self._send(output.to, output.payload)
-                elif isinstance(output, Persist) and not output.durable:
-                    self._promises.write(output.data)
-                else:
-                    await asyncio.to_thread(self._tokens.write, output.data)
-                self._elector_queue.popleft()
-
     # -- the fence --
 
     def _handle_fence(self, output: object) -> None:
         if isinstance(output, OpenFence):
-            self._fence.open_lease(output.key, output.token, output.deadline_ns)
+            address = IPv4Address(output.key)
+            self._fence.write(address, output.token, output.deadline_ns)
             if output.first:
-                self._announce(output.key)
-                _log.info("holding %s with token %s", output.key, ".".join(map(str, output.token)))
+                self._announce(address)
+                _log.info("holding %s with token %s", address, ".".join(map(str, output.token)))
                 self._report()
         elif isinstance(output, CloseFence):
-            self._fence.close_lease(output.key, output.token)
+            self._fence.write(IPv4Address(output.key), output.token, 0)
             _log.info("no longer holding %s: %s", output.key, output.reason)
             self._report()
 
-    def _announce(self, key: str) -> None:
-        """S4: the first gratuitous ARP, by the keeper itself; the agent repeats it."""
-        uplink = self._uplinks.get(key)
+    def _announce(self, address: IPv4Address) -> None:
+        """S4: the first gratuitous ARP, by the keeper itself, the fence being open; the agent repeats it."""
+        uplink = self._duty.uplink(str(address))
         if uplink is None:
             return
         try:
-            for frame in gratuitous_arp_frames(bytes.fromhex(uplink.mac), IPv4Address(key)):
-                self._arp.send(uplink.ifname, frame)
-        except TransientError as error:
-            _log.warning("gratuitous ARP for %s: %s", key, error)
+            for frame in gratuitous_arp_frames(bytes.fromhex(uplink.mac), address):
+                self._arp.send(uplink.ifindex, frame)
+        except (TransientError, OperatorError) as error:
+            _log.warning("gratuitous ARP for %s: %s", address, error)
 
     # -- the agent --
 
     def _take_heartbeat(self, heartbeat: Heartbeat) -> None:
+        self._duty.hear(heartbeat, now_ns=process.boot_ns())
+        self._apply_duty()
+
+    def _apply_duty(self) -> None:
         now_ns = process.boot_ns()
-        self._heard_ns = now_ns
-        self._uplinks = {uplink.floating_ip: uplink for uplink in heartbeat.uplinks}
-        is_able = self._fence.is_open or self._fence.try_open()
-        # S5: an address whose segment cannot be reached is of no use here.
-        claims = {
-            claim.floating_ip: DesiredClaim(
-                "holder" if claim.role == "holder" else "successor", Stamp(claim.term, claim.version)
-            )
-            for claim in heartbeat.claims
-            if (uplink := self._uplinks.get(claim.floating_ip)) is not None and uplink.carrier
-        }
-        self._holder.set_claiming(is_able and heartbeat.ready, now_ns=now_ns)
-        self._holder.set_claims(claims, now_ns=now_ns)
+        has_fence = self._fence.refresh()
+        held = {key: lease.token.stamp for key, lease in self._holder.held().items()}
+        claims = self._duty.claims(held, now_ns=now_ns)
+        self._holder.set_claiming(has_fence and self._duty.may_claim(now_ns=now_ns), now_ns=now_ns)
+        if claims is not None:
+            self._holder.set_claims(claims, now_ns=now_ns)
         self._holder_pump.wake()
 
     async def _watch_agent(self) -> None:
         """S3 and S6 when nothing is heard, and a report each period."""
         while True:
-            now_ns = process.boot_ns()
-            age_ns = now_ns - self._heard_ns if self._heard_ns is not None else None
-            if age_ns is not None and age_ns > HEARTBEAT_AGE_NS_MAX:
-                self._holder.set_claiming(False, now_ns=now_ns)
-            if age_ns is not None and age_ns > self._settings.lease.agent_grace_ms * 1_000_000:
-                self._holder.set_claims({}, now_ns=now_ns)
-            self._holder_pump.wake()
+            for _ in range(_CHECKS_PER_REPORT):
+                self._apply_duty()
+                await asyncio.sleep(_CHECK_PERIOD_S)
             self._report()
-            await asyncio.sleep(_REPORT_PERIOD_S)
 
     def _report(self) -> None:
         held = tuple(
             HeldLease(key, *lease.token, lease.deadline_ns) for key, lease in sorted(self._holder.held().items())
         )
-        elector = self._elector
         self._agent.report(
             LeaseReport(
                 held=held,
-                elector=elector is not None,
-                voting=elector is not None and elector.is_voting,
+                elector=self._vote is not None,
+                voting=self._vote is not None and self._vote.is_voting,
                 scheduling=self._scheduling,
             )
         )
 
 
-class Fence:
-    """The map of deadlines, as the agent pinned it; absent until the first agent has loaded the datapath."""
+class AgentDuty:
+    """What the agent's heartbeats allow and ask for (rules S3, S5, S6). Time is CLOCK_BOOTTIME, passed in.
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._map: BpfMap | None = None
-        self.try_open()
+    An agent that has just started does not know the assignments yet. So an address is handed over when this run of the
+    agent has listed it and lists it no more, or has not listed it within the grace; never because it is not listed yet.
+    """
+
+    def __init__(self, *, grace_ns: int, now_ns: int) -> None:
+        self._grace_ns = grace_ns
+        self._heartbeat: Heartbeat | None = None
+        self._heard_ns: int | None = None
+        self._useful_ns = now_ns
+        """When the agent was last of use: ready, or not yet late since this keeper started."""
+        self._ready_since_ns: int | None = None
+        self._listed: set[str] = set()
+        self._uplinks: dict[str, list[Uplink]] = {}
+
+    def hear(self, heartbeat: Heartbeat, *, now_ns: int) -> None:
+        self._heartbeat, self._heard_ns = heartbeat, now_ns
+        self._uplinks = {}
+        for uplink in heartbeat.uplinks:
+            self._uplinks.setdefault(uplink.floating_ip, []).append(uplink)
+        if not heartbeat.ready:
+            # A new run of the agent, or one whose datapath is gone: what it listed before says nothing now.
+            self._ready_since_ns = None
+            self._listed.clear()
+            return
+        self._useful_ns = now_ns
+        if self._ready_since_ns is None:
+            self._ready_since_ns = now_ns
+        self._listed.update(claim.floating_ip for claim in heartbeat.claims)
+
+    def uplink(self, floating_ip: str) -> Uplink | None:
+        """Where the address is announced: an interface with carrier."""
+        return next((uplink for uplink in self._uplinks.get(floating_ip, ()) if uplink.carrier), None)
+
+    def may_claim(self, *, now_ns: int) -> bool:
+        """S3: a heartbeat younger than a second, of an agent whose datapath works."""
+        if self._heartbeat is None or self._heard_ns is None:
+            return False
+        return self._heartbeat.ready and now_ns - self._heard_ns < HEARTBEAT_AGE_NS_MAX
+
+    def claims(self, held: dict[str, Stamp], *, now_ns: int) -> dict[str, DesiredClaim] | None:
+        """What to hold and to stand for; None where nothing is known and nothing need be given up yet."""
+        if now_ns - self._useful_ns >= self._grace_ns:
+            # S6: an agent that has been stuck, absent or without datapath for so long serves nobody.
+            return {}
+        heartbeat = self._heartbeat
+        if heartbeat is None:
+            return None
+        claims = {}
+        for claim in heartbeat.claims:
+            # S5: an address whose segment cannot be reached is of no use here.
+            if self.uplink(claim.floating_ip) is not None:
+                stamp = Stamp(claim.term, claim.version)
+                claims[claim.floating_ip] = DesiredClaim("holder" if claim.role == "holder" else "successor", stamp)
+        for key, stamp in held.items():
+            if key not in claims and self._is_kept(key, now_ns=now_ns):
+                claims[key] = DesiredClaim("holder", stamp)
+        return claims
+
+    def _is_kept(self, key: str, *, now_ns: int) -> bool:
+        """Whether an address that is held, but not claimed by this heartbeat, is kept for now."""
+        uplinks = self._uplinks.get(key)
+        if uplinks is not None and not any(uplink.carrier for uplink in uplinks):
+            return False
+        if key in self._listed:
+            return False
+        return self._ready_since_ns is None or now_ns - self._ready_since_ns < self._grace_ns
+
+
+class ElectorVote:
+    """The elector as the pump drives it: a machine on two clocks (T3), and the hand that writes its records."""
+
+    def __init__(self, settings: Settings, promises: PromiseFile) -> None:
+        self._promises = promises
+        self._tokens = TokenFile(Path(settings.state_dir))
+        self._elector = ElectorMachine(
+            boot_id=boot_id_bytes(process.boot_id()),
+            electorate=settings.electorate,
+            lease_ns_max=settings.lease.max_lease_ms * 1_000_000,
+            promises=promises.read(),
+            tokens=self._tokens.read(),
+            now=Instant(process.boot_ns(), process.raw_ns()),
+        )
+        self._waiting: deque[Persist | SendPersisted] = deque()
+        self._remember: bytes | None = None
+        self._due = asyncio.Event()
+        self.send = _nowhere
 
     @property
-    def is_open(self) -> bool:
-        return self._map is not None
+    def is_voting(self) -> bool:
+        return self._elector.is_voting
 
-    def try_open(self) -> bool:
-        try:
-            self._map = open_pinned(self._path)
-        except OSError as error:
-            _log.debug("the fence at %s cannot be opened yet: %s", self._path, error)
-        return self._map is not None
+    def receive(self, source: Source, payload: bytes, *, now_ns: int) -> None:
+        self._elector.receive(source, payload, now=Instant(now_ns, process.raw_ns()))
 
-    def read(self) -> dict[str, tuple[int, Token]]:
-        """(deadline, token) by floating IP, as the kernel has them."""
-        if self._map is None:
-            return {}
-        rows = {}
-        for key, value in self._map.items().items():
-            deadline_ns, packed = int.from_bytes(value[:8], "little"), int.from_bytes(value[8:], "little")
-            token = Token(packed >> 40, packed >> 16 & 0xFFFFFF, packed & 0xFFFF)
-            rows[str(IPv4Address(key))] = (deadline_ns, token)
-        return rows
+    def advance(self, *, now_ns: int) -> None:
+        self._elector.advance(now=Instant(now_ns, process.raw_ns()))
 
-    def open_lease(self, address: str, token: Token, deadline_ns: int) -> None:
-        """From now until the deadline this node may use the address."""
-        assert self._map is not None, "nothing is claimed before the fence can be opened"
-        self._map.update(IPv4Address(address).packed, lease_value(deadline_ns, token.packed()))
+    def deadline_ns(self) -> int | None:
+        return self._elector.deadline_ns()
 
-    def close_lease(self, address: str, token: Token) -> None:
-        """From now on it may not."""
-        if self._map is not None:
-            self._map.update(IPv4Address(address).packed, lease_value(0, token.packed()))
+    def drain(self) -> list[Send | SendPersisted | Persist | Remember]:
+        return self._elector.drain()
 
-    def close(self) -> None:
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+    def execute(self, output: object) -> None:
+        """Promises go to shared memory at once (P2). What waits for the disk does not keep the rest waiting."""
+        if isinstance(output, Persist) and not output.durable:
+            self._promises.write(output.data)
+        elif isinstance(output, SendPersisted) and not self._waiting:
+            self.send(output.to, output.payload)
+        elif isinstance(output, Persist | SendPersisted):
+            if isinstance(output, Persist) or len(self._waiting) < _WAITING_MAX:
+                self._waiting.append(output)
+            if isinstance(output, Persist):
+                # Records only grow, and each is whole: what was to be remembered before is in this one.
+                self._remember = None
+            self._due.set()
+        elif isinstance(output, Remember):
+            self._remember = output.data
+            self._due.set()
 
+    async def write_tokens(self) -> None:
+        """Write what is due in a thread, answers behind what they wait for (K1), until cancelled."""
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            while self._waiting or self._remember is not None:
+                await self._write_next()
 
-class AgentLink:
-    """The keeper's end of its talk with the agent: heartbeats in, reports out. An absent agent is no error."""
-
-    def __init__(self, run_dir: Path, *, on_heartbeat: Callable[[Heartbeat], None]) -> None:
-        self._path = run_dir / KEEPER_SOCKET
-        self._agent = str(run_dir / AGENT_SOCKET)
-        self._on_heartbeat = on_heartbeat
-        self._encoder = msgspec.json.Encoder()
-        self._decoder = msgspec.json.Decoder(KeeperMessage)
-        self._socket: socket.socket | None = None
-
-    def open(self) -> None:
-        self._path.unlink(missing_ok=True)
-        opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        try:
-            opened.bind(str(self._path))
-            os.chmod(self._path, 0o600)
-        except OSError as error:
-            opened.close()
-            raise OperatorError(f"run_dir: cannot bind {self._path}: {error.strerror}") from error
-        self._socket = opened
-        asyncio.get_running_loop().add_reader(opened.fileno(), self._read)
-
-    def close(self) -> None:
-        opened, self._socket = self._socket, None
-        if opened is not None:
-            asyncio.get_running_loop().remove_reader(opened.fileno())
-            opened.close()
-            self._path.unlink(missing_ok=True)
-
-    def report(self, report: LeaseReport) -> None:
-        if self._socket is None:
+    async def _write_next(self) -> None:
+        if not self._waiting:
+            data, self._remember = self._remember, None
+            if data is not None:
+                await asyncio.to_thread(self._tokens.write, data)
             return
-        with suppress(OSError):
-            self._socket.sendto(self._encoder.encode(report), self._agent)
-
-    def _read(self) -> None:
-        """Only the newest heartbeat counts; each is the whole truth."""
-        assert self._socket is not None
-        newest: Heartbeat | None = None
-        for _ in range(64):
-            try:
-                data = self._socket.recv(_DATAGRAM_BYTES_MAX)
-            except (BlockingIOError, InterruptedError):
-                break
-            try:
-                message = self._decoder.decode(data)
-            except msgspec.MsgspecError as error:
-                _log.warning("agent: malformed heartbeat: %s", error)
-                continue
-            if isinstance(message, Heartbeat):
-                newest = message
-        if newest is not None:
-            self._on_heartbeat(newest)
+        output = self._waiting[0]
+        if isinstance(output, Persist):
+            await asyncio.to_thread(self._tokens.write, output.data)
+        else:
+            self.send(output.to, output.payload)
+        self._waiting.popleft()
 
 
-def _instant() -> Instant:
-    return Instant(process.boot_ns(), process.raw_ns())
-
-
-def _become_punctual() -> str:
-    """Real-time priority, locked memory and no collector pauses, as far as permitted; returns what it got."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).mlockall(_MCL_CURRENT_AND_FUTURE)
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    except OSError:
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, -20)
-            return "nice"
-        return "normal"
-    return "fifo"
+def _nowhere(to: Address, payload: bytes) -> None:
+    """Stands in until the keeper has wired its socket."""

@@ -5,10 +5,8 @@ kill cuts short leaves a record whose checksum fails, which counts as missing an
 The token file must outlive the machine: a new file, fsynced, takes the old one's name.
 """
 
-import asyncio
 import fcntl
 import os
-import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -49,6 +47,7 @@ class PromiseFile:
         os.close(fd)
 
     def read(self) -> bytes:
+        """The record as found; empty where there never was one."""
         return os.pread(self._fd, _RECORD_BYTES_MAX, 0)
 
     def write(self, data: bytes) -> None:
@@ -59,15 +58,10 @@ class PromiseFile:
 
 
 class TokenFile:
-    """Highest tokens on disk. `write` returns when they are durable; `write_soon` never waits."""
+    """Highest tokens on disk."""
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / TOKENS
-        self._lock = threading.Lock()
-        self._next = 0
-        self._written = 0
-        self._soon: tuple[int, bytes] | None = None
-        self._due = asyncio.Event()
 
     def read(self) -> bytes | None:
         """None where there is no file. Raises OperatorError where it cannot be read."""
@@ -80,41 +74,20 @@ class TokenFile:
             raise OperatorError(f"state_dir: cannot read {self._path}: {error.strerror}") from error
 
     def write(self, data: bytes) -> None:
-        """Write with fsync: milliseconds. Only where an answer depends on it."""
-        self._next += 1
-        self._replace(self._next, data)
+        """Replace the record; durable when this returns, which takes milliseconds or more: for a worker thread.
 
-    def write_soon(self, data: bytes) -> None:
-        """Have `run` write it; what was waiting before is replaced."""
-        self._next += 1
-        self._soon = (self._next, data)
-        self._due.set()
+        Raises OSError with the old record intact.
+        """
+        temporary = self._path.with_suffix(".new")
+        temporary.write_bytes(data)
+        _fsync(temporary, os.O_RDONLY)
+        temporary.rename(self._path)
+        _fsync(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
 
-    async def run(self) -> None:
-        """Write what `write_soon` was given, in a thread, until cancelled."""
-        while True:
-            await self._due.wait()
-            self._due.clear()
-            soon, self._soon = self._soon, None
-            if soon is not None:
-                await asyncio.to_thread(self._replace, *soon)
 
-    def _replace(self, sequence: int, data: bytes) -> None:
-        with self._lock:
-            # A write from the thread may come after a newer one from the loop.
-            if sequence < self._written:
-                return
-            temporary = self._path.with_suffix(".new")
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(fd, data)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.rename(temporary, self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-            self._written = sequence
+def _fsync(path: Path, flags: int) -> None:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

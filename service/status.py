@@ -70,7 +70,7 @@ def cluster_status(
         "leader": leader[0] if leader else None,
         "term": leader[1] if leader else 0,
         "nodes": {node.name: _node(node) for node in nodes},
-        "floatingIPs": _floating_ips(index, cluster.assignments(), holders, nodes),
+        "floatingIPs": _floating_ips(index, cluster, holders, nodes),
         "policies": {
             key.name: {
                 "accepted": state.accepted,
@@ -97,11 +97,12 @@ def _node(node: GatewayNode) -> dict[str, Any]:
 
 def _floating_ips(
     index: PolicyIndex,
-    assignments: Mapping[IPv4Address, Assignment],
+    cluster: ClusterView,
     holders: Mapping[IPv4Address, Holder],
     nodes: Iterable[GatewayNode],
 ) -> dict[str, Any]:
     gateway = index.gateway()
+    assignments, conflicts = cluster.assignments(), cluster.conflicts()
     up = {node.name for node in nodes if node.state is NodeState.UP}
     table = {}
     for floating_ip in dict.fromkeys((*(gateway.floating_ips if gateway else ()), *sorted(assignments))):
@@ -112,6 +113,13 @@ def _floating_ips(
             "assigned": assignment.holder if assignment else None,
             "successor": assignment.successor if assignment else None,
             "token": ".".join(map(str, token)) if token else None,
-            "reason": assignment.reason if assignment else "not assigned yet",
+            "reason": _reason(assignment, conflicts.get(floating_ip)),
         }
     return table
+
+
+def _reason(assignment: Assignment | None, stranger: bytes | None) -> str:
+    """Why nobody holds it; empty where nothing stands in the way."""
+    if stranger is not None:
+        return f"FloatingIPConflict: {stranger.hex(':')}, which is no member, answers for this address"
+    return assignment.reason if assignment else "not assigned yet"

@@ -1,26 +1,40 @@
-"""Audit records as CloudEvents 1.0 in JSON, and back. Pure.
+"""Audit records as CloudEvents 1.0 in JSON (`schema/`), and back. Pure.
 
 The same bytes lie in the outbox and go to Kafka. `id` is the record's own: copies of one assignment event, written by
 its holder and by electors, carry one id, and `source` names the cluster rather than the node, since CloudEvents calls
 two events duplicates where source and id agree. Times are texts: a JSON number does not hold nanoseconds everywhere.
+
+A reader outlives the writers it was built with: unknown members are ignored, an unknown kind stays a text, and of a
+record of a later schema version is kept what can be read.
 """
 
+import hashlib
+import re
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
-from service.model.audit_record import AuditRecord, RecordKind
+from service.model.audit_record import SCHEMA_VERSION, AuditRecord, RecordKind
 from service.model.errors import PeerError
 
 SPEC_VERSION = "1.0"
+DATA_SCHEMA = "urn:egressgw:audit:record:v{}"
+"""`dataschema` of an event, by schema version; the schema of version N is `schema/record-vN.json`."""
+DIGEST_CHARS = 32
+_TYPE_PREFIX = "egressgw."
 _SECOND = 1_000_000_000
 _GROUPS = {
     RecordKind.LEADER_ELECTED: "leader.elected",
     RecordKind.LEADER_LOST: "leader.lost",
     RecordKind.NODE_UP: "node.up",
     RecordKind.NODE_DOWN: "node.down",
+    RecordKind.DRAIN_STARTED: "drain.started",
+    RecordKind.DRAIN_ENDED: "drain.ended",
     RecordKind.POLICY_ACCEPTED: "policy.accepted",
     RecordKind.POLICY_REFUSED: "policy.refused",
+    RecordKind.POLICY_CHANGED: "policy.changed",
     RecordKind.POLICY_DELETED: "policy.deleted",
     RecordKind.GATEWAY_CHANGED: "gateway.changed",
     RecordKind.AGENT_STARTED: "agent.started",
@@ -29,12 +43,21 @@ _GROUPS = {
 }
 
 
+_KINDS = {str(kind): kind for kind in RecordKind}
+
+
 class _Data(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     kind: str
     node: str
     boot_id: str
     sequence: int
     boot_time_ns: str
+    outbox: str = ""
+    prev: str = ""
+    actor: str = ""
+    term: int = 0
+    lease_epoch: int = 0
+    generation: int = 0
     token: str = ""
     holder: str = ""
     previous: str = ""
@@ -51,14 +74,21 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True):
     data: _Data
     subject: str | msgspec.UnsetType = msgspec.UNSET  # absent rather than empty: CloudEvents forbids the empty subject
     datacontenttype: str = "application/json"
+    dataschema: str = DATA_SCHEMA.format(SCHEMA_VERSION)
 
 
 _DECODER = msgspec.json.Decoder(_Event)
 
 
-def event_type(kind: RecordKind) -> str:
+def event_type(kind: str) -> str:
     """The CloudEvents `type`, such as `egressgw.assignment.acquired`."""
-    return f"egressgw.{_GROUPS.get(kind, f'assignment.{kind}')}"
+    known = _KINDS.get(kind)
+    return _TYPE_PREFIX + (_GROUPS.get(known, f"assignment.{kind}") if known else f"assignment.{kind}")
+
+
+def digest(payload: bytes) -> str:
+    """What the next record of the outbox carries as `prev`: SHA-256 of the encoded event, its first half in hex."""
+    return hashlib.sha256(payload).hexdigest()[:DIGEST_CHARS]
 
 
 def encode(record: AuditRecord, *, cluster: str = "default") -> bytes:
@@ -69,6 +99,12 @@ def encode(record: AuditRecord, *, cluster: str = "default") -> bytes:
         boot_id=record.boot_id,
         sequence=record.sequence,
         boot_time_ns=str(record.boot_time_ns),
+        outbox=record.outbox,
+        prev=record.prev,
+        actor=record.actor,
+        term=record.term,
+        lease_epoch=record.lease_epoch,
+        generation=record.generation,
         token=".".join(str(part) for part in record.token) if record.token is not None else "",
         holder=record.holder,
         previous=record.previous,
@@ -82,35 +118,97 @@ def encode(record: AuditRecord, *, cluster: str = "default") -> bytes:
         type=event_type(record.kind),
         time=format_time(record.wall_time_ns),
         subject=record.subject or msgspec.UNSET,
+        dataschema=DATA_SCHEMA.format(record.version),
         data=data,
     )
     return msgspec.json.encode(event)
 
 
 def decode(payload: bytes) -> AuditRecord:
-    """Parse what `encode` wrote; unknown members are ignored. Raises PeerError where it is not such an event."""
+    """Parse what `encode` wrote, or will write one day. Raises PeerError where it is not an event of ours."""
     try:
         event = _DECODER.decode(payload)
-        data = event.data
-        record = AuditRecord(
-            kind=RecordKind(data.kind),
-            node=data.node,
-            boot_id=data.boot_id,
-            sequence=data.sequence,
-            wall_time_ns=parse_time(event.time),
-            boot_time_ns=int(data.boot_time_ns),
-            subject=event.subject or "",
-            token=_parse_token(data.token),
-            holder=data.holder,
-            previous=data.previous,
-            reason=data.reason,
-            detail=data.detail,
-        )
+        version = _schema_version(event.dataschema)
+        record = _record(event, version)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise PeerError(f"not an audit event: {error}") from error
-    if event.specversion != SPEC_VERSION or record.id != event.id:
-        raise PeerError(f"not an audit event: specversion {event.specversion!r}, id {event.id!r}")
+        return _decode_foreign(payload, error)
+    if event.specversion != SPEC_VERSION:
+        raise PeerError(f"not an audit event: specversion {event.specversion!r}")
+    if record.id != event.id:
+        if version <= SCHEMA_VERSION:
+            raise PeerError(f"not an audit event: its id should be {record.id!r}, not {event.id!r}")
+        return replace(record, foreign_id=event.id)
     return record
+
+
+def _record(event: _Event, version: int) -> AuditRecord:
+    data = event.data
+    return AuditRecord(
+        kind=_KINDS.get(data.kind, data.kind),
+        node=data.node,
+        boot_id=data.boot_id,
+        sequence=data.sequence,
+        wall_time_ns=parse_time(event.time),
+        boot_time_ns=int(data.boot_time_ns),
+        subject=event.subject or "",
+        token=_parse_token(data.token),
+        holder=data.holder,
+        previous=data.previous,
+        reason=data.reason,
+        detail=data.detail,
+        outbox=data.outbox,
+        prev=data.prev,
+        actor=data.actor,
+        term=data.term,
+        lease_epoch=data.lease_epoch,
+        generation=data.generation,
+        version=version,
+    )
+
+
+def _decode_foreign(payload: bytes, error: Exception) -> AuditRecord:
+    """What can be told of an event whose data are of a later version: shown, never taken for evidence."""
+    failure = PeerError(f"not an audit event: {error}")
+    try:
+        event = msgspec.json.decode(payload)
+        version = _schema_version(event["dataschema"])
+        kind = str(event["type"])
+        if version <= SCHEMA_VERSION or not kind.startswith(_TYPE_PREFIX) or event["specversion"] != SPEC_VERSION:
+            raise failure
+        data = event.get("data")
+        data = data if isinstance(data, dict) else {"data": data}
+        return AuditRecord(
+            kind=_text(data.get("kind")) or kind.removeprefix(_TYPE_PREFIX),
+            node=_text(data.get("node")),
+            boot_id=_text(data.get("bootId")),
+            sequence=0,
+            wall_time_ns=parse_time(event["time"]),
+            boot_time_ns=0,
+            subject=_text(event.get("subject")),
+            holder=_text(data.get("holder")),
+            reason=f"schema version {version} is not known here",
+            detail={str(key): value if isinstance(value, str) else _json(value) for key, value in data.items()},
+            version=version,
+            foreign_id=str(event["id"]),
+        )
+    except (msgspec.MsgspecError, ValueError, KeyError, TypeError, AttributeError):
+        raise failure from error
+
+
+def _schema_version(dataschema: str) -> int:
+    """1 where it is not said: the first records did not say it. Raises ValueError where it is not a schema of ours."""
+    found = re.fullmatch(r"urn:egressgw:audit:record:v(\d{1,9})", dataschema)
+    if found is None:
+        raise ValueError(f"dataschema {dataschema!r}")
+    return int(found[1])
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def format_time(wall_time_ns: int) -> str:

@@ -7,6 +7,7 @@ from service.datapath import desired
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.layout import MapName
 from service.datapath.steering import Audience, Steering
+from service.gateway.validation import address_fault
 from service.model.assignment import Assignment, Location
 from service.model.endpoint import Endpoint
 from service.model.gateway_node import GatewayNode, NodeState, Segment
@@ -65,12 +66,16 @@ class Reconciler:
         return tuple(sorted(networks))
 
     def floating_ips(self) -> tuple[IPv4Address, ...]:
-        """Every floating IP of the spec, the leader's table or a location: the fence knows them all."""
+        """Every floating IP of the spec, the leader's table or a location: the fence knows them all.
+
+        But never a node's own address, nor a network's or a broadcast address: the fence would cut the node off.
+        """
         gateway = self.index.gateway()
         known: dict[IPv4Address, None] = dict.fromkeys(gateway.floating_ips if gateway else ())
         known |= dict.fromkeys(sorted(self.assignments))
         known |= dict.fromkeys(sorted(self.locations))
-        return tuple(known)
+        own = {uplink.address.ip for uplink in self.uplinks}
+        return tuple(ip for ip in known if ip not in own and address_fault(ip, self.nodes) is None)
 
     def local_selections(self) -> dict[IPv4Address, Selection]:
         """This node's selected pods by address."""

@@ -16,6 +16,8 @@ LOCATION_TABLE = "location"
 """Key: floating IP; version: the holder's token."""
 LEADER_TABLE = "leader"
 """One key; version: (leader term, 0, 0); value: the leader's name."""
+CONFLICT_TABLE = "conflict"
+"""Key: floating IP; version: (Unix seconds, 0, 0); value: the stranger's MAC, empty once it is gone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.lab.outside import ICMP_ECHO_REQUEST
+from service.lab.outside import ICMP_ECHO_REQUEST, read_calls
 from service.lab.plan import TCP_PORT, UDP_PORT
 from service.lab.stream import run_stream
 
@@ -93,14 +93,16 @@ def _await_echo_reply(client: socket.socket, word: bytes, deadline_ns: int) -> N
     raise TimeoutError("no echo reply")
 
 
-def find_call(log: Path, word: str, *, timeout_s: float) -> dict[str, Any] | None:
-    """The outside server's log entry of the call that carried `word`; None where there is none in time."""
+def find_call(log: Path, word: str, *, start: int = 0, timeout_s: float) -> dict[str, Any] | None:
+    """The outside server's log entry of the call that carried `word`; None where there is none in time.
+
+    `start` is how long the log was before the call: a long log need not be read again for each.
+    """
     deadline_s = time.monotonic() + timeout_s
     # The kernel answers a ping before the server has logged it, so the entry may come a moment after the reply.
     while True:
-        for line in reversed(log.read_bytes().splitlines()):
-            if word.encode() in line:
-                call: dict[str, Any] = json.loads(line)
+        for call in read_calls(log, start):
+            if call["payload"] == word:
                 return call
         if time.monotonic() > deadline_s:
             return None
@@ -157,10 +159,11 @@ def _answer(options: argparse.Namespace) -> str:
 
 def _answer_ping(options: argparse.Namespace) -> str:
     word = new_word()
+    start = options.log.stat().st_size if options.log else 0
     rtt_ms = ping(options.destination, word=word, timeout_s=options.timeout)
     if options.log is None:
         return f"answered in {rtt_ms:.1f} ms"
-    call = find_call(options.log, word, timeout_s=options.timeout)
+    call = find_call(options.log, word, start=start, timeout_s=options.timeout)
     if call is None:
         raise TimeoutError(f"answered in {rtt_ms:.1f} ms, but {options.log} knows nothing of it")
     return f"{call['source']} {call['source_port']}"

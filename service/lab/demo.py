@@ -85,8 +85,8 @@ class Demo:
         self.capture = lab.folder / "capture"
 
     def run(self) -> None:
-        self.before_any_policy()
         self.lab.start_capture(self.capture)
+        self.before_any_policy()
         self.apply_objects()
         self.node_dies()
         self.read_audit()
@@ -287,14 +287,15 @@ def _briefly(pod: PlannedPod) -> str:
 
 def _clear(name: str, narrator: Narrator) -> None:
     # A second Ctrl-C must not leave half a lab behind.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with narrator.progress("clearing the lab"):
             lab_down(name)
     except OperatorError as error:
         narrator.check(same("the lab can be cleared", "cleared", str(error)))
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _show_last_words(name: str, narrator: Narrator) -> None:

@@ -4,7 +4,7 @@ GATEWAY_FILE = "gateway.yaml"
 POLICY_FILE = "policy.yaml"
 FLOATING_IPS = ("192.168.1.100", "192.168.1.101", "192.168.1.102")
 EGRESS_SOURCE_IP = FLOATING_IPS[0]
-POLICY_NAME = "frontends"
+POLICY_NAME = "egress"
 MATCHING_DESTINATION, OTHER_DESTINATION, SECOND_UPLINK_DESTINATION = "8.8.8.8", "9.9.9.9", "8.8.4.4"
 
 GATEWAY = """\
@@ -24,7 +24,7 @@ POLICY = """\
 apiVersion: networking.gke.io/v1alpha1
 kind: EgressNATPolicy
 metadata:
-  name: frontends
+  name: egress
 spec:
   egress:
   - namespaceSelector:

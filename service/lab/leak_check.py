@@ -17,6 +17,7 @@ class Leak(StrEnum):
     POD_TO_STRANGER = "pod-sourced frame to a MAC that holds no floating IP"
     POD_ON_SECOND_UPLINK = "pod-sourced frame on the second uplink"
     FLOATING_FROM_STRANGER = "frame from a floating IP by a node that does not hold it"
+    FLOATING_FROM_FORMER = "frame from a floating IP by a former holder after the next one has begun"
     FLOATING_ON_SECOND_UPLINK = "frame from a floating IP on the second uplink"
 
 
@@ -85,6 +86,39 @@ def tenures_of(records: Iterable[AuditRecord]) -> list[Tenure]:
     return tenures
 
 
+class _FloatingJudge:
+    """Judges the frames from floating IPs, in the order captured."""
+
+    def __init__(self, tenures: Sequence[Tenure], site: CaptureSite, slack_ns: int) -> None:
+        self._site = site
+        self._slack_ns = slack_ns
+        self._tenures: dict[IPv4Address, list[Tenure]] = {}
+        for tenure in tenures:
+            self._tenures.setdefault(tenure.floating_ip, []).append(tenure)
+        self._speakers: dict[IPv4Address, tuple[str, int]] = {}
+        """Who spoke last from the address, and since when nobody else did."""
+
+    def judge(self, frame: Frame) -> Leak | None:
+        if frame.port in self._site.second_uplink_ports:
+            return Leak.FLOATING_ON_SECOND_UPLINK
+        node = self._site.node_of_port.get(frame.port, "")
+        covering = [
+            tenure
+            for tenure in self._tenures.get(frame.source, ())
+            if tenure.node == node and _covers(tenure, frame.time_ns, self._slack_ns, 0)
+        ]
+        if not covering:
+            return Leak.FLOATING_FROM_STRANGER
+        speaker, since_ns = self._speakers.get(frame.source, ("", frame.time_ns))
+        if speaker and speaker != node and all(tenure.from_ns < since_ns for tenure in covering):
+            # Records come late, so two tenures may seem to overlap by the slack; the frames themselves do not lie:
+            # after another node has begun to speak, only a tenure that began later still gives the word back.
+            return Leak.FLOATING_FROM_FORMER
+        if speaker != node:
+            self._speakers[frame.source] = (node, frame.time_ns)
+        return None
+
+
 def find_leaks(
     frames: Iterable[Frame],
     tenures: Sequence[Tenure],
@@ -93,40 +127,28 @@ def find_leaks(
     slack_ns: int = 0,
     steering_slack_ns: int = 1_000_000_000,
 ) -> list[Violation]:
-    """Every frame that breaks a promise, in the order captured.
+    """Every frame that breaks a promise, in the order captured (which is by time).
 
-    `slack_ns` widens each tenure at both ends, for the distance between an act and its record. `steering_slack_ns`
-    is how long after its end a former holder may still be sent pod packets: it drops them, so that is loss, no leak.
+    `slack_ns` is how long after the fact an acquisition may be recorded; ends need none, as a late record of
+    an end only makes the tenure longer. `steering_slack_ns` is how long after its end a former holder may still be
+    sent pod packets: it drops them, so that is loss, no leak.
     """
-    holders = {node for tenure in tenures for node in (tenure.node,)}
-    holder_macs = {mac: node for node in sorted(holders) for mac in site.macs_of_node.get(node, ())}
-    by_ip: dict[IPv4Address, list[Tenure]] = {}
-    by_node: dict[str, list[Tenure]] = {}
+    by_mac: dict[bytes, list[Tenure]] = {}
     for tenure in tenures:
-        by_ip.setdefault(tenure.floating_ip, []).append(tenure)
-        by_node.setdefault(tenure.node, []).append(tenure)
+        for mac in site.macs_of_node.get(tenure.node, ()):
+            by_mac.setdefault(mac, []).append(tenure)
+    floating = _FloatingJudge(tenures, site, slack_ns)
     violations = []
     for frame in frames:
+        leak = None
         if frame.source in site.floating_ips:
-            candidates = by_ip.get(frame.source, [])
-            leak = _judge_floating(frame, candidates, site, slack_ns)
+            leak = floating.judge(frame)
         elif is_pod_to_outside(frame, site):
-            candidates = by_node.get(holder_macs.get(frame.destination_mac, ""), [])
+            candidates = by_mac.get(frame.destination_mac, [])
             leak = _judge_pod(frame, candidates, site, slack_ns, steering_slack_ns)
-        else:
-            continue
         if leak is not None:
             violations.append(Violation(leak, frame))
     return violations
-
-
-def _judge_floating(frame: Frame, tenures: Sequence[Tenure], site: CaptureSite, slack_ns: int) -> Leak | None:
-    if frame.port in site.second_uplink_ports:
-        return Leak.FLOATING_ON_SECOND_UPLINK
-    node = site.node_of_port.get(frame.port)
-    if any(tenure.node == node and _covers(tenure, frame.time_ns, slack_ns, slack_ns) for tenure in tenures):
-        return None
-    return Leak.FLOATING_FROM_STRANGER
 
 
 def _judge_pod(

@@ -15,6 +15,7 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -33,7 +34,7 @@ Log = Callable[[str, str, int, str, bytes], None]
 
 
 def open_log(path: Path) -> Log:
-    """Open the log for appending; each call is one write, so that a reader never sees half a line for long."""
+    """Open the log for appending; each call is one write, and no call waits in a buffer."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
     def log(proto: str, source: str, source_port: int, destination: str, payload: bytes) -> None:
@@ -48,6 +49,14 @@ def open_log(path: Path) -> Log:
         os.write(descriptor, (json.dumps(call) + "\n").encode())
 
     return log
+
+
+def read_calls(path: Path, start: int = 0) -> list[dict[str, Any]]:
+    """The calls in the log from byte `start` on; a line still being written is left out."""
+    with path.open("rb") as log:
+        log.seek(start)
+        whole, _, _ = log.read().rpartition(b"\n")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def answer_to(source: str, source_port: int, request: bytes) -> bytes:

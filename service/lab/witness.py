@@ -10,6 +10,7 @@ from typing import Any
 from service.lab.client import ask_tcp, ask_udp, find_call, new_word, ping
 from service.lab.lab import Lab
 from service.lab.namespace import inside
+from service.lab.outside import read_calls
 from service.lab.plan import PlannedPod
 from service.lab.process import marked_environment
 from service.model.errors import TransientError
@@ -40,9 +41,9 @@ def look(lab: Lab, pod: PlannedPod, proto: str, destination: str, *, timeout_s: 
 
     A call that came but was not answered is marked so: it reached the server with an address no reply finds.
     """
-    word = new_word()
+    word, start = new_word(), lab.outside_log.stat().st_size
     answered = inside(pod.netns, lambda: _call(proto, destination, word, timeout_s))
-    call = find_call(lab.outside_log, word, timeout_s=LOG_TIMEOUT_S)
+    call = find_call(lab.outside_log, word, start=start, timeout_s=LOG_TIMEOUT_S)
     if call is None:
         return "nothing came"
     return str(call["source"]) if answered else f"{call['source']}, no answer"
@@ -105,11 +106,9 @@ def wait_for_calls(lab: Lab, proto: str, source: str, count: int, *, timeout_s: 
     """
     start = lab.outside_log.stat().st_size
     deadline_s = time.monotonic() + timeout_s
-    mark = f'"proto": "{proto}", "source": "{source}"'.encode()
     while time.monotonic() < deadline_s:
-        with lab.outside_log.open("rb") as log:
-            log.seek(start)
-            if log.read().count(mark) >= count:
-                return
+        calls = read_calls(lab.outside_log, start)
+        if sum((call["proto"], call["source"]) == (proto, source) for call in calls) >= count:
+            return
         time.sleep(0.02)
     raise TransientError(f"the outside server did not see {count} {proto} calls from {source} within {timeout_s:.0f} s")

@@ -443,7 +443,15 @@ class ElectorMachine:
             detail = self._detail(session, entry, promise, ours=ours)
             if detail is not None:
                 details[index] = detail
-XX
+        ack = Ack(
+            self._epoch, session.start_id, group.sequence, number, group.list_number, False, tuple(granted), details
+        )
+        # Every acknowledgement of leadership, also a repeated one, waits for the term to be on disk (K1).
+        if any(entry.key == LEADER_KEY and ours for entry, ours in zip(group.entries, granted, strict=True)):
+            self._outputs.append(SendPersisted(session.address, encode(ack)))
+        else:
+            self._outputs.append(Send(session.address, encode(ack)))
+
     def _detail(self, session: _Session, entry: Entry, promise: Promise | None, *, ours: bool) -> Detail | None:
         highest = promise.token if promise is not None else ZERO_TOKEN
         verdict = Verdict.GRANTED if ours else Verdict.NONE

@@ -3,20 +3,33 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+SCHEMA_VERSION = 1
+"""Of the record's fields. It only rises where an older reader would misunderstand; new fields and kinds do not raise it."""
+
 
 class RecordKind(StrEnum):
     ACQUIRED = "acquired"
     RELEASED = "released"
     EXPIRED = "expired"
     GRANTED = "granted"
+    """A majority of electors was seen to have promised the address; recorded by a leader, not by the holder."""
     ASSIGNED = "assigned"
     UNASSIGNED = "unassigned"
+    REFUSED = "refused"
+    """The spec asks for a floating IP that no node can hold."""
+    FAILOVER = "failover"
+    """The holder changed without having been asked to; the leader's account of it."""
+    CONFLICT = "conflict"
+    """Somebody else uses a floating IP, or two processes one node name."""
     LEADER_ELECTED = "leader-elected"
     LEADER_LOST = "leader-lost"
     NODE_UP = "node-up"
     NODE_DOWN = "node-down"
+    DRAIN_STARTED = "drain-started"
+    DRAIN_ENDED = "drain-ended"
     POLICY_ACCEPTED = "policy-accepted"
     POLICY_REFUSED = "policy-refused"
+    POLICY_CHANGED = "policy-changed"
     POLICY_DELETED = "policy-deleted"
     GATEWAY_CHANGED = "gateway-changed"
     AGENT_STARTED = "agent-started"
@@ -29,12 +42,13 @@ class RecordKind(StrEnum):
 class AuditRecord:
     """One event as its node saw it."""
 
-    kind: RecordKind
+    kind: RecordKind | str
+    """A plain text where a later version wrote a kind that is not known here."""
     node: str
     """Who recorded it."""
     boot_id: str
     sequence: int
-    """Per (node, boot id), without gaps."""
+    """Per (node, boot id, outbox), without gaps. 0 where a later version's record does not say it readably."""
     wall_time_ns: int
     boot_time_ns: int
     subject: str = ""
@@ -42,13 +56,32 @@ class AuditRecord:
     token: tuple[int, int, int] | None = None
     holder: str = ""
     previous: str = ""
+    """Who held it before."""
     reason: str = ""
     detail: dict[str, str] = field(default_factory=dict)
+    outbox: str = ""
+    """Random name of the outbox it was first written to: a wiped disk begins its sequences anew."""
+    prev: str = ""
+    """Digest of the record before it in its outbox; empty for the very first."""
+    actor: str = ""
+    """`component/node` that did it, such as `agent/worker1`."""
+    term: int = 0
+    """The highest leader term that the recorder knew; 0: none."""
+    lease_epoch: int = 0
+    """Of the electorate whose leases it went by; 0: not known."""
+    generation: int = 0
+    """Of the object in question; 0 where there is none or its source counts none."""
+    version: int = SCHEMA_VERSION
+    foreign_id: str = ""
+    """The id of a later version's event, where it is not made by the rule below."""
 
     @property
     def id(self) -> str:
         """Stable identity: copies of one assignment event, recorded by holder and electors, collapse on it."""
+        if self.foreign_id:
+            return self.foreign_id
         if self.token is not None:
             term, version, counter = self.token
             return f"{self.subject}/{term}.{version}.{counter}/{self.kind}"
-        return f"{self.node}/{self.boot_id}/{self.sequence}"
+        place = f"{self.boot_id}/{self.outbox}" if self.outbox else self.boot_id
+        return f"{self.node}/{place}/{self.sequence}"

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from service.gateway import row
-from service.gateway.row import ASSIGNMENT_TABLE, LEADER_TABLE, LOCATION_TABLE, MemberMetadata
+from service.gateway.row import ASSIGNMENT_TABLE, CONFLICT_TABLE, LEADER_TABLE, LOCATION_TABLE, MemberMetadata
 from service.gossip.event import MemberChanged, NameConflict, RowChanged
 from service.gossip.member import Member, MemberState
 from service.gossip.membership import Membership
@@ -139,6 +139,15 @@ class ClusterView:
         """(name, term) of the last leader heard of."""
         entry = self._machine.rows(LEADER_TABLE).get(LEADER_KEY)
         return (entry.value.decode("ascii", "replace"), entry.version[0]) if entry else None
+
+    def publish_conflict(self, floating_ip: IPv4Address, mac: bytes, *, at_s: int) -> bool:
+        """Disseminate that a stranger answers for an address (`mac`), or no longer does (empty). `at_s`: Unix time."""
+        return self._put(CONFLICT_TABLE, str(floating_ip), (at_s, 0, 0), mac)
+
+    def conflicts(self) -> dict[IPv4Address, bytes]:
+        """MAC of the stranger per floating IP that somebody else has."""
+        rows = self._machine.rows(CONFLICT_TABLE).items()
+        return {IPv4Address(key): entry.value for key, entry in rows if len(entry.value) == 6}
 
     def assignments(self) -> dict[IPv4Address, Assignment]:
         """The leader's table as far as it has come here, without removed floating IPs."""

@@ -135,12 +135,11 @@ class Node:
     def empty(self) -> None:
         """Nothing in any map, all counters zero."""
         for name, target in self._maps.items():
-            zero = bytes(len(target.lookup(struct.pack("=I", 0)) or b"")) if name in _ARRAYS else b""
-            for key in target.keys():
-                if name in _ARRAYS:
-                    target.update(key, zero)
-                else:
-                    target.delete(key)
+            if name not in _ARRAYS:
+                target.delete_many(target.keys())
+                continue
+            for key, value in target.items().items():
+                target.update(key, bytes(len(value)))
 
     # ---- what the agent and the keeper write ----
 

@@ -195,10 +195,9 @@ class Frame:
 
 def read_ipv4(data: bytes) -> Datagram:
     header = data[: (data[0] & 0x0F) * 4]
-    length, ttl, protocol = int.from_bytes(data[2:4], "big"), data[8], data[9]
-    return Datagram(
-        IPv4Address(data[12:16]), IPv4Address(data[16:20]), ttl, protocol, header, data[len(header) : length]
-    )
+    source, destination = IPv4Address(data[12:16]), IPv4Address(data[16:20])
+    length = int.from_bytes(data[2:4], "big")
+    return Datagram(source, destination, data[8], data[9], header, data[len(header) : length])
 
 
 def read(frame: bytes) -> Frame:

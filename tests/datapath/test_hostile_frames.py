@@ -68,7 +68,8 @@ def run(node: Node, program: str, frame: bytes) -> Outcome | None:
     try:
         return node.programs.run(program, frame, device=DEVICES.get(program, UPLINK), mark=MARK)
     except OSError as error:
-        assert error.errno == errno.EINVAL
+        if error.errno != errno.EINVAL:
+            raise
         return None
 
 
@@ -157,9 +158,7 @@ def bend(node: Node, program: str, seed: int) -> Iterator[Bent]:
 
 @each_program
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_arrives_the_verdict_is_one_of_three_and_no_byte_is_added(
-    busy: Node, program: str, seed: int
-) -> None:
+def test_whatever_arrives_the_verdict_is_one_of_three_and_no_byte_is_added(busy: Node, program: str, seed: int) -> None:
     for bent in bend(busy, program, seed):
         assert bent.outcome.verdict in (UNSPEC, SHOT, REDIRECT)
         assert len(bent.outcome.frame) == len(bent.frame)

@@ -1,4 +1,4 @@
-"""ICMP errors about translated packets: path MTU discovery and traceroute work for the pod (RFC 5508 REQ-4, RFC 1191)."""
+"""ICMP errors about translated packets: path MTU discovery and traceroute work for the pod (RFC 5508, RFC 1191)."""
 
 from ipaddress import IPv4Address
 

@@ -106,9 +106,7 @@ def test_counter_names_are_in_the_order_of_the_enum() -> None:
     assert tuple(name.lower() for name in names) == layout.COUNTER_NAMES
 
 
-@pytest.mark.parametrize(
-    ("prefix", "enum"), [("SELECTED", SelectedState), ("CLUSTER", ClusterFlag), ("WAY", WayKind)]
-)
+@pytest.mark.parametrize(("prefix", "enum"), [("SELECTED", SelectedState), ("CLUSTER", ClusterFlag), ("WAY", WayKind)])
 def test_states_and_kinds_have_the_same_numbers(prefix: str, enum: type[IntEnum]) -> None:
     assert defines(prefix) == members(enum)
 

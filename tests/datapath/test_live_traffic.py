@@ -1,4 +1,4 @@
-"""The programs attached to real devices: where a redirected packet comes out, which the kernel's test runs do not tell."""
+"""The programs attached to real devices: where a redirected packet comes out, which test runs do not tell."""
 
 import errno
 import socket
@@ -41,7 +41,7 @@ ATTACHED = {
 }
 _SO_MARK = 36
 _LAST_WORD = 0x88B5
-"""Local experimental EtherType (IEEE 802): every program leaves it alone, so it marks the end of what there is to read."""
+"""Local experimental EtherType (IEEE 802): left alone by every program, it marks the end of what there is to read."""
 
 
 class Wires:
@@ -74,9 +74,10 @@ class Wires:
 
     @staticmethod
     def _arrived(wire: socket.socket, *, is_last_word_due: bool) -> Iterator[packet.Frame]:
+        wire.settimeout(5 if is_last_word_due else 0)
         while True:
             try:
-                frame, address = wire.recvfrom(4096, 0 if is_last_word_due else socket.MSG_DONTWAIT)
+                frame, address = wire.recvfrom(4096)
             except BlockingIOError:
                 return
             read = packet.read(frame)
@@ -89,7 +90,6 @@ class Wires:
 def _open(name: str) -> socket.socket:
     opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     opened.bind((name, 3))
-    opened.settimeout(5)
     return opened
 
 
@@ -239,5 +239,3 @@ def test_the_steering_device_lets_nothing_through_to_its_other_end(node: Node, w
     reach_egw(wires, TCP_FLOW.outbound())
     wires.send(EGW.name, packet.ethernet(bytes(6), EGW.mac, packet.IPV6, bytes(40)))
     assert wires.leaving(EGW) == []
-
-

@@ -1,19 +1,15 @@
 import json
 import subprocess
-from typing import Any
 
 import pytest
 
 from service.lab.client import ask_tcp, find_call, new_word
 from service.lab.lab import Lab
 from service.lab.namespace import inside, run
+from service.lab.outside import read_calls
 from service.lab.site import set_port_state
 
 pytestmark = pytest.mark.root
-
-
-def _calls(site: Lab) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in site.outside_log.read_text().splitlines()]
 
 
 def test_one_shot_calls_print_what_the_outside_saw(site: Lab) -> None:
@@ -21,7 +17,7 @@ def test_one_shot_calls_print_what_the_outside_saw(site: Lab) -> None:
     for proto in ("tcp", "udp"):
         source, port = run(site.client_command(pod, proto, "8.8.8.8")).split()
         assert source == "192.168.1.21"
-        last = _calls(site)[-1]
+        last = read_calls(site.outside_log)[-1]
         assert (last["proto"], last["source"], last["source_port"]) == (proto, source, int(port))
         assert last["destination"] == "8.8.8.8"
 
@@ -63,8 +59,8 @@ def test_a_stream_measures_the_gap_of_a_cut(site: Lab, proto: str) -> None:
     port = site.node("worker2").port(0)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stream:
         try:
-            before = len(_calls(site))
-            while len(_calls(site)) < before + 20:
+            before = len(read_calls(site.outside_log))
+            while len(read_calls(site.outside_log)) < before + 20:
                 assert stream.poll() is None
             set_port_state(site.plan, port, forwarding=False)
             # The cut lasts for as long as this other pod's call takes to fail.

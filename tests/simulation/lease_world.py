@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.lease.elector import ElectorMachine, Persist, Remember
+from service.lease.elector import ElectorMachine, Persist, Remember, SendPersisted
 from service.lease.holder import CloseFence, DesiredClaim, Holder, OpenFence, boot_id_bytes
 from service.lease.message import MessageKind, kind_of
 from service.lease.promise import Instant, encode_promises
@@ -258,10 +258,10 @@ class LeaseWorld:
         self.link = Link()
         self.stall_chance = self.crash_chance = 0.0
 
-    def _transmit(self, node: Keeper, send: Send) -> None:
+    def _transmit(self, node: Keeper, to: Address, payload: bytes) -> None:
         self.datagrams += 1
-        assert len(send.payload) + 112 <= 1200
-        target = next((other for other in self.nodes.values() if other.address == send.to), None)
+        assert len(payload) + 112 <= 1200
+        target = next((other for other in self.nodes.values() if other.address == to), None)
         if target is None:
             return
         link = self.links.get((node.name, target.name), self.link)
@@ -272,7 +272,7 @@ class LeaseWorld:
         start_id = target.start_id
         for _ in range(2 if self.random.random() < link.duplication else 1):
             delay = self.random.randrange(link.delay_ns_min, link.delay_ns_max + 1)
-            self.at(self.now_ns + delay, lambda: self._deliver(target, start_id, source, send.payload))
+            self.at(self.now_ns + delay, lambda: self._deliver(target, start_id, source, payload))
 
     def _deliver(self, node: Keeper, start_id: int, source: Source, payload: bytes) -> None:
         if not node.alive or node.start_id != start_id:
@@ -341,8 +341,8 @@ class LeaseWorld:
 
     def _execute(self, node: Keeper, output: Any) -> None:
         match output:
-            case Send():
-                self._transmit(node, output)
+            case Send(to=to, payload=payload) | SendPersisted(to=to, payload=payload):
+                self._transmit(node, to, payload)
             case Persist(data=data, durable=True) | Remember(data=data):
                 node.token_file = data
             case Persist(data=data):

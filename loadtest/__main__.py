@@ -1,0 +1,171 @@
+"""`python -m loadtest`: failover and datapath.
+
+Exit status: 0 done, 1 a promise was broken or a step failed, 2 wrong use, 130 interrupted.
+"""
+
+import contextlib
+import random
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from loadtest.datapath import DatapathOptions, measure_datapath, steps
+from loadtest.failover import FailoverOptions, Kill, measure_failover
+from loadtest.report import (
+    datapath_document,
+    environment,
+    failover_document,
+    kill_line,
+    print_datapath,
+    print_failover,
+    write_json,
+)
+from service.model.errors import OperatorError, TransientError
+from service.model.lease import ProfileName
+
+F = TypeVar("F", bound=Callable[..., Any])
+_WIDTH = 160
+"""Of a table that goes to a file or a pipe."""
+
+
+def _common_options(command: F) -> F:
+    for option in (
+        click.option("--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path)),
+        click.option(
+            "--name",
+            default="load",
+            show_default=True,
+            help="What the labs' names begin with; labs of these names are replaced.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Measure the gateway in labs of its own on this machine (root, Linux); the host's network is not touched."""
+    # A terminated run clears its labs like an interrupted one.
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@main.command()
+@click.option("--kills", default=10, show_default=True, type=click.IntRange(1, 1000), help="How often.")
+@click.option("--profile", type=click.Choice([str(name) for name in ProfileName]), default="default", show_default=True)
+@click.option(
+    "--interval", default=2.0, show_default=True, type=click.FloatRange(0.5, 100), help="Request each so many ms."
+)
+@click.option("--seed", type=int, help="Of the kill moments; a random one if not given.")
+@click.option(
+    "--pod", type=click.Choice(["bridge", "veth"]), default="bridge", show_default=True, help="How it is attached."
+)
+@click.option("--keep", is_flag=True, help="Leave the lab up at the end.")
+@_common_options
+def failover(
+    kills: int, profile: str, interval: float, seed: int | None, pod: str, keep: bool, json_file: Path | None, name: str
+) -> None:
+    """Kill the holder of a floating IP again and again; measure the gap a client feels."""
+    options = FailoverOptions(
+        kills=kills,
+        profile=profile,
+        interval_ms=interval,
+        seed=random.randrange(1 << 32) if seed is None else seed,
+        name=name,
+        on_bridge=pod == "bridge",
+        keep=keep,
+    )
+    console = _console()
+    machine = environment()
+    with _told(), _progress(console, kills) as (report, step):
+
+        def advance(kill: Kill) -> None:
+            console.print(kill_line(kill))
+            step()
+
+        result = measure_failover(options, report, advance)
+    print_failover(result, machine, console)
+    _write(json_file, failover_document(result, machine), console)
+    if result.failures:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100))
+@click.option(
+    "--duration", default=1.0, show_default=True, type=click.FloatRange(0.05, 60), help="Seconds of a measurement."
+)
+@click.option(
+    "--pod", type=click.Choice(["bridge", "veth"]), default="veth", show_default=True, help="How it is attached."
+)
+@click.option("--bulk/--no-bulk", default=True, show_default=True, help="Measure one TCP stream too.")
+@_common_options
+def datapath(rounds: int, duration: float, pod: str, bulk: bool, json_file: Path | None, name: str) -> None:
+    """Measure packets/s, latency and connections/s beside plain routing and nft maps in the same run."""
+    options = DatapathOptions(rounds=rounds, duration_s=duration, name=name, on_bridge=pod == "bridge", bulk=bulk)
+    console = _console()
+    machine = environment()
+    with _told(), _progress(console, steps(options)) as (report, step):
+        result = measure_datapath(options, report, step)
+    print_datapath(result, machine, console)
+    _write(json_file, datapath_document(result, machine), console)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Tell our own errors in one line instead of a traceback."""
+    try:
+        yield
+    except OperatorError as error:
+        click.echo(f"loadtest: {error}", err=True)
+        sys.exit(2)
+    except TransientError as error:
+        click.echo(f"loadtest: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo("loadtest: interrupted; the labs are cleared", err=True)
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def _progress(console: Console, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    """(report, step): what is being done now, and one more step done."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=total)
+
+        def report(line: str) -> None:
+            progress.update(task, description=line)
+
+        def step() -> None:
+            progress.advance(task)
+
+        yield report, step
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _WIDTH)
+
+
+def _write(json_file: Path | None, document: dict[str, Any], console: Console) -> None:
+    if json_file is None:
+        return
+    try:
+        write_json(json_file, document)
+    except OSError as error:
+        raise click.ClickException(f"--json: {json_file}: {error.strerror}") from error
+    console.print(f"All numbers: {json_file}")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m loadtest")

@@ -1,0 +1,200 @@
+"""Kill the node that holds a floating IP, again and again, and measure the gap a client of a selected pod feels.
+
+Each kill: a pod on a node that survives asks the outside server through the floating IP every 2 ms. At a random moment
+the links of the holder go silent (nobody is told; both its ends stay up) and its agent and keeper get SIGKILL: to all
+others that is a machine that lost its power. The gap runs from the last answer before to the first one after. Then the
+node is healed and restarted, and the next kill waits until every agent sees the cluster whole, with a successor for
+every floating IP.
+
+The outside server's log tells the source of every request, also of those that were never answered: any other source
+than the policy's floating IP breaks a promise, and the run fails.
+"""
+
+import contextlib
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loadtest import gateway
+from loadtest.outage import Outage, find_outage, summarize
+from loadtest.station import Station
+from loadtest.traffic import boot_time_ns
+from service.lab.fault import Fault, apply_fault
+from service.lab.lab import Lab
+from service.lab.plan import UDP_PORT, LabOptions
+from service.lab.status import wait_for
+from service.model.errors import TransientError
+from service.model.lease import LEASE_PROFILES, ProfileName
+
+LEAD_S = 0.4
+"""Traffic before a kill, at the least."""
+BACK_REQUESTS = 100
+"""Requests that reach the outside after a kill before its stream ends: traffic is back for good."""
+CUT_NS = 50_000_000
+"""Requests may still get out so long after the kill began: cutting the links takes the tools some milliseconds."""
+BACK_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverOptions:
+    kills: int = 10
+    profile: str = "default"
+    interval_ms: float = 2.0
+    seed: int = 0
+    name: str = "load"
+    on_bridge: bool = True
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """One kill and what came of it."""
+
+    number: int
+    victim: str
+    next_holder: str
+    pod: str
+    outage: Outage | None
+    """None: traffic did not come back in time."""
+    seen_outside: dict[str, int]
+    """Source -> requests, from the outside server's log."""
+    whole_s: float
+    """From the restart of the victim to the whole cluster."""
+
+    @property
+    def wrong_sources(self) -> dict[str, int]:
+        seen = Counter(self.seen_outside)
+        seen.update(self.outage.sources if self.outage else {})
+        return {source: count for source, count in seen.items() if source != gateway.SOURCE_IP}
+
+
+@dataclass(slots=True)
+class FailoverResult:
+    options: FailoverOptions
+    kills: list[Kill] = field(default_factory=list)
+
+    @property
+    def failures(self) -> list[str]:
+        """Why the run has failed; empty where it has not."""
+        found = []
+        for kill in self.kills:
+            if kill.outage is None:
+                found.append(f"kill {kill.number}: traffic was not back within {BACK_TIMEOUT_S:.0f} s")
+            if kill.wrong_sources:
+                found.append(f"kill {kill.number}: seen outside as {kill.wrong_sources}")
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        outages = [kill.outage for kill in self.kills if kill.outage is not None]
+        return {
+            "kills": len(self.kills),
+            "lease_ms": LEASE_PROFILES[ProfileName(self.options.profile)].lease_ns / 1e6,
+            "gap_ms": summarize([outage.gap_ns for outage in outages]),
+            "kill_to_first_answer_ms": summarize([outage.kill_to_first_ns for outage in outages]),
+            "failures": self.failures,
+        }
+
+
+def measure_failover(
+    options: FailoverOptions,
+    report: gateway.Report = lambda line: None,
+    advance: Callable[[Kill], None] = lambda kill: None,
+) -> FailoverResult:
+    """Build a lab, kill, clear the lab. `advance` is called after each kill.
+
+    Raises TransientError where the cluster does not become whole.
+    """
+    result = FailoverResult(options)
+    chance = random.Random(options.seed)
+    lab_options = LabOptions(name=options.name, profile=options.profile)
+    with gateway.running_lab(lab_options, report, keep=options.keep) as lab:
+        gateway.apply_policy(lab, (f"{gateway.OUTSIDE}/32",))
+        report("waiting until the floating IPs are held")
+        holder = _holder(gateway.wait_until_whole(lab))
+        for number in range(1, options.kills + 1):
+            report(f"kill {number} of {options.kills}: {holder}")
+            kill = _kill(lab, options, number, holder, chance)
+            result.kills.append(kill)
+            advance(kill)
+            holder = kill.next_holder
+    return result
+
+
+def _holder(document: dict[str, Any]) -> str:
+    holder: str = document["floatingIPs"][gateway.SOURCE_IP]["holder"]
+    return holder
+
+
+def _kill(lab: Lab, options: FailoverOptions, number: int, victim: str, chance: random.Random) -> Kill:
+    survivor = chance.choice([node.name for node in lab.plan.nodes if node.name != victim])
+    pod = gateway.selected_pod(lab, survivor, on_bridge=options.on_bridge)
+    gateway.wait_until_translated(lab, pod)
+    profile = LEASE_PROFILES[ProfileName(options.profile)]
+    log = OutsideLog(lab.outside_log)
+    with Station(pod.netns) as station:
+        station.tell("stream", destination=gateway.OUTSIDE, port=UDP_PORT, interval_ns=int(options.interval_ms * 1e6))
+        station.answer()
+        # Anywhere within a lease and a renewal, so that no phase of the protocol is favoured.
+        time.sleep(LEAD_S + chance.uniform(0, profile.lease_ns + profile.renew_ns) / 1e9)
+        kill_ns = boot_time_ns()
+        apply_fault(lab, victim, Fault.CUT)
+        apply_fault(lab, victim, Fault.KILL)
+        _wait_until_back(log, kill_ns)
+        station.end()
+        streamed = station.answer()
+    outage = None
+    with contextlib.suppress(ValueError):
+        outage = find_outage(kill_ns, streamed["sent"], streamed["answers"])
+    restarted_s = time.monotonic()
+    apply_fault(lab, victim, Fault.HEAL)
+    apply_fault(lab, victim, Fault.RESTART)
+    next_holder = _holder(gateway.wait_until_whole(lab))
+    return Kill(
+        number=number,
+        victim=victim,
+        next_holder=next_holder,
+        pod=pod.full_name,
+        outage=outage,
+        seen_outside=log.sources(),
+        whole_s=time.monotonic() - restarted_s,
+    )
+
+
+def _wait_until_back(log: "OutsideLog", kill_ns: int) -> None:
+    """Until enough requests have come since the kill, or time is up: that is then a result, no error."""
+    with contextlib.suppress(TransientError):
+        wait_for(
+            "traffic to be back", lambda: log.count_since(kill_ns + CUT_NS) >= BACK_REQUESTS, timeout_s=BACK_TIMEOUT_S
+        )
+
+
+class OutsideLog:
+    """What the outside server saw since this was made."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size
+        self._calls: list[dict[str, Any]] = []
+
+    def count_since(self, since_ns: int) -> int:
+        self._read()
+        return sum(1 for call in self._calls if call["time_ns"] > since_ns)
+
+    def sources(self) -> dict[str, int]:
+        self._read()
+        return dict(Counter(call["source"] for call in self._calls))
+
+    def _read(self) -> None:
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                # The last line may be only half there yet.
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                self._calls.append(json.loads(line))

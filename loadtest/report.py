@@ -1,0 +1,166 @@
+"""Results as tables for a terminal and as JSON with everything that is needed to judge them."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.datapath import RATIOS, VARIANTS, DatapathResult
+from loadtest.failover import FailoverResult, Kill
+from service.version import VERSION
+
+SHARED_MACHINE = (
+    "All hosts are namespaces of this one machine, and others may be using it: compare the columns with each other, "
+    "not with another run."
+)
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions a result depends on."""
+    return {
+        "egressgw": VERSION,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": list(os.getloadavg()),
+        "python": platform.python_version(),
+        "nft": _first_line("nft", "--version"),
+        "iproute2": _first_line("ip", "-Version"),
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _first_line(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return next(iter((done.stdout or done.stderr).splitlines()), "").strip()
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _describe_machine(machine: dict[str, Any]) -> str:
+    load = machine["load_average"][0]
+    return (
+        f"Linux {machine['kernel']}, {machine['cores']} cores ({machine['processor']}), load {load:.1f} at the start."
+    )
+
+
+# -- datapath --
+
+
+def datapath_document(result: DatapathResult, machine: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "test": "datapath",
+        "environment": machine,
+        "options": asdict(result.options),
+        "core": result.core,
+        "summary": result.summary(),
+        "rounds": result.rounds,
+        "gateway_counters": result.packets,
+        "gateway_drops": result.drops,
+    }
+
+
+def print_datapath(result: DatapathResult, machine: dict[str, Any], console: Console) -> None:
+    options = result.options
+    table = Table(title=f"medians of {options.rounds} interleaved rounds of {options.duration_s:g} s")
+    table.add_column("")
+    for name in ("unit", *VARIANTS, *(name for name, _, _ in RATIOS)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in result.summary():
+        medians = [f"{row['median'][variant]:.{row['digits']}f}" for variant in VARIANTS]
+        ratios = [_ratio(row[name]) for name, _, _ in RATIOS]
+        arrow = "↑" if row["higher_is_better"] else "↓"
+        table.add_row(f"{row['title']} {arrow}", row["unit"], *medians, *ratios)
+    console.print(table)
+    console.print("↑ more is better, ↓ less is better. Ratios are medians of the ratios within each round.")
+    console.print(f"{SHARED_MACHINE} CPU times suffer least from others.")
+    console.print(_describe_machine(machine))
+    for node, counters in result.packets.items():
+        console.print(f"gateway, {node}: {_pairs(counters)}; drops: {_pairs(result.drops[node]) or 'none'}")
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _pairs(counters: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counters.items())
+
+
+# -- failover --
+
+
+def kill_line(kill: Kill) -> str:
+    """One kill in one line, while the run goes on."""
+    head = f"kill {kill.number}: {kill.victim} -> {kill.next_holder}, "
+    if kill.outage is None:
+        return head + "traffic did not come back"
+    wrong = f", WRONG SOURCES {kill.wrong_sources}" if kill.wrong_sources else ""
+    return (
+        f"{head}gap {kill.outage.gap_ns / 1e6:.1f} ms, first answer {kill.outage.kill_to_first_ns / 1e6:.1f} ms after "
+        f"the kill, {kill.outage.lost} of {kill.outage.requests} requests lost{wrong}"
+    )
+
+
+def failover_document(result: FailoverResult, machine: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "test": "failover",
+        "environment": machine,
+        "options": asdict(result.options),
+        "summary": result.summary(),
+        "kills": [_kill_document(kill) for kill in result.kills],
+    }
+
+
+def _kill_document(kill: Kill) -> dict[str, Any]:
+    document = asdict(kill) | {"wrong_sources": kill.wrong_sources}
+    if kill.outage is not None:
+        document |= {
+            "gap_ms": kill.outage.gap_ns / 1e6,
+            "kill_to_first_answer_ms": kill.outage.kill_to_first_ns / 1e6,
+        }
+    return document
+
+
+def print_failover(result: FailoverResult, machine: dict[str, Any], console: Console) -> None:
+    summary = result.summary()
+    options = result.options
+    title = f"{summary['kills']} kills, profile {options.profile}: leases of {summary['lease_ms']:.0f} ms"
+    table = Table("", "median", "p99", "max", title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, key in (("gap felt by the client", "gap_ms"), ("kill to first answer", "kill_to_first_answer_ms")):
+        table.add_row(name, *_milliseconds(summary[key]))
+    console.print(table)
+    console.print(f"One request each {options.interval_ms:g} ms; kill moments from seed {options.seed}.")
+    seen: dict[str, int] = {}
+    for kill in result.kills:
+        for source, count in kill.seen_outside.items():
+            seen[source] = seen.get(source, 0) + count
+    console.print(f"Seen outside: {', '.join(f'{count} requests from {source}' for source, count in seen.items())}.")
+    console.print(_describe_machine(machine))
+    for failure in summary["failures"]:
+        console.print(f"FAILED: {failure}", style="bold red")
+
+
+def _milliseconds(values: dict[str, float]) -> Sequence[str]:
+    return [f"{values[name]:.1f} ms" if name in values else "-" for name in ("median", "p99", "max")]

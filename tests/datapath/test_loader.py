@@ -1,0 +1,142 @@
+"""Loading: programs and pinned maps, and what of a former agent is taken over."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from service.datapath import bpf_map, layout, loader
+from service.datapath.bpf_map import BpfMap
+from service.datapath.layout import LAYOUT_VERSION, MAP_SHAPES, MapName, MapShape
+from service.datapath.loader import PROGRAMS, LoadedDatapath, load_datapath, pin_folder, unpin
+from service.model.errors import OperatorError
+from tests.datapath.program import create_map
+
+pytestmark = pytest.mark.bpf
+
+HASH, LRU_HASH = 1, 9
+MISFITS = {MapName.WAYS: (HASH, 4, 40), MapName.ENDPOINTS: (HASH, 12, 16), MapName.MEMBERS: (LRU_HASH, 12, 4)}
+"""Type, key and value size: each differs from the map's real shape in one."""
+FLOATING_IP = IPv4Address("192.168.1.100")
+LEASE = layout.lease_value(5, 6)
+
+
+@pytest.fixture
+def bpf_dir(bpffs: Path) -> Iterator[str]:
+    """An empty folder on a bpffs."""
+    folder = bpffs / "loader"
+    yield str(folder)
+    unpin(str(folder))
+    if folder.exists():
+        folder.rmdir()
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> str:
+    return str(tmp_path)
+
+
+def pin_misfit(path: Path, kind: int, key_size: int, value_size: int) -> None:
+    path.unlink(missing_ok=True)
+    made = BpfMap(create_map(kind, key_size, value_size, 16))
+    made.update(bytes(key_size), bytes(value_size))
+    bpf_map.pin(made.fd, str(path))
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def restarted(bpffs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedDatapath]:
+    """A second start on the pins of a first one, of which some have become something else meanwhile."""
+    bpf_dir, run_dir = str(bpffs / "restarted"), str(tmp_path_factory.mktemp("run"))
+    with load_datapath(bpf_dir, run_dir) as former:
+        former.map(MapName.LEASE_DEADLINES).update(FLOATING_IP.packed, LEASE)
+        for name, shape in MISFITS.items():
+            pin_misfit(pin_folder(bpf_dir) / name, *shape)
+        not_a_map = pin_folder(bpf_dir) / MapName.SELECTED
+        not_a_map.unlink()
+        bpf_map.pin(former.programs["uplink_egress"], str(not_a_map))
+    with load_datapath(bpf_dir, run_dir) as again:
+        yield again
+
+
+def shape_of(target: BpfMap) -> MapShape:
+    return MapShape(target.info.type, target.info.key_size, target.info.value_size)
+
+
+def test_every_program_and_every_map_is_there(loaded: LoadedDatapath) -> None:
+    assert tuple(loaded.programs) == PROGRAMS
+    assert set(loaded.maps) == set(MAP_SHAPES)
+    assert sorted(path.name for path in loaded.pin_dir.iterdir()) == sorted(MAP_SHAPES)
+
+
+def test_pins_lie_under_the_version_of_their_layout(bpf_dir: str) -> None:
+    assert pin_folder(bpf_dir) == Path(bpf_dir) / f"v{LAYOUT_VERSION}"
+
+
+def test_a_restart_finds_the_maps_with_their_content(restarted: LoadedDatapath) -> None:
+    assert restarted.map(MapName.LEASE_DEADLINES).items() == {FLOATING_IP.packed: LEASE}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_a_pin_of_another_shape_is_replaced_and_not_reused(restarted: LoadedDatapath, name: str) -> None:
+    assert shape_of(restarted.map(name)) == MAP_SHAPES[name]
+    assert restarted.map(name).items() == {}
+
+
+def test_what_is_pinned_but_is_no_map_is_replaced(restarted: LoadedDatapath) -> None:
+    assert shape_of(restarted.map(MapName.SELECTED)) == MAP_SHAPES[MapName.SELECTED]
+
+
+def test_the_keeper_and_the_program_see_one_map(restarted: LoadedDatapath) -> None:
+    """The keeper opens the pin alone, without BCC."""
+    pinned = bpf_map.open_pinned(str(restarted.pin_dir / MapName.FLOATING_IPS))
+    pinned.update(FLOATING_IP.packed, bytes(12))
+    assert restarted.map(MapName.FLOATING_IPS).items() == {FLOATING_IP.packed: bytes(12)}
+    pinned.close()
+
+
+def test_closing_keeps_the_pins_and_closes_every_descriptor(bpf_dir: str, run_dir: str) -> None:
+    load_datapath(bpf_dir, run_dir).close()
+    before = len(os.listdir("/proc/self/fd"))
+    load_datapath(bpf_dir, run_dir).close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(pin_folder(bpf_dir).iterdir())) == len(MAP_SHAPES)
+
+
+def test_unpinning_removes_every_pin_and_may_be_repeated(bpf_dir: str) -> None:
+    pin_folder(bpf_dir).mkdir(parents=True)
+    for name in MAP_SHAPES:
+        pin_misfit(pin_folder(bpf_dir) / name, HASH, 4, 4)
+    unpin(bpf_dir)
+    unpin(bpf_dir)
+    assert not pin_folder(bpf_dir).exists()
+
+
+def test_a_bpffs_is_mounted_where_there_is_none(tmp_path: Path) -> None:
+    folder = tmp_path / "bpf"
+    with load_datapath(str(folder), str(tmp_path / "run")):
+        kind = subprocess.run(
+            ["stat", "-f", "-c", "%T", folder], capture_output=True, text=True, check=True, timeout=10
+        )
+    subprocess.run(["umount", "--lazy", folder], check=True, timeout=10)
+    assert kind.stdout.strip() == "bpf_fs"
+
+
+def test_a_program_the_kernel_refuses_is_an_operators_error(
+    bpf_dir: str, run_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "PROGRAMS", (*PROGRAMS, "no_such_program"))
+    with pytest.raises(OperatorError, match="kernel refuses"):
+        load_datapath(bpf_dir, run_dir)
+
+
+def test_a_source_that_does_not_compile_is_an_operators_error(
+    bpf_dir: str, run_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "egress_gateway.c").write_text("#error not a datapath\n", encoding="ascii")
+    monkeypatch.setattr(loader, "_SOURCE", tmp_path)
+    with pytest.raises(OperatorError, match="could not compile"):
+        load_datapath(bpf_dir, run_dir)

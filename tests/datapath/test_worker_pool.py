@@ -1,0 +1,388 @@
+"""The pool that drives maps: what callers wish for is what the kernel gets, newest wish first, whatever happens."""
+
+import asyncio
+import contextlib
+import errno
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from service.datapath import worker_pool
+from service.datapath.bpf_map import BpfMap
+from service.datapath.worker_pool import WorkerPool
+from service.model.errors import InvariantError, TransientError
+from tests.datapath.program import create_map
+
+A, B, C = b"aaaa", b"bbbb", b"cccc"
+ONE, TWO, THREE = b"1", b"2", b"3"
+
+Write = tuple[str, Mapping[bytes, bytes] | Sequence[bytes]]
+
+
+@dataclass(slots=True)
+class FakeMap:
+    """A map that remembers its calls, and fails or waits when told to."""
+
+    content: dict[bytes, bytes] = field(default_factory=dict)
+    room: int = 1000
+    calls: list[Write] = field(default_factory=list)
+    failures: list[OSError] = field(default_factory=list)
+    """Raised by the next writes, one each."""
+    gate: threading.Event = field(default_factory=threading.Event)
+    """A write waits until it is set."""
+    entered: threading.Event = field(default_factory=threading.Event)
+    """A write has begun."""
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def update_many(self, items: Sequence[tuple[bytes, bytes]]) -> int:
+        self.entered.set()
+        assert self.gate.wait(timeout=10)
+        if self.failures:
+            raise self.failures.pop(0)
+        done = 0
+        for key, value in items:
+            if key not in self.content and len(self.content) >= self.room:
+                break
+            self.content[key] = value
+            done += 1
+        self.calls.append(("update", dict(items[:done])))
+        return done
+
+    def delete_many(self, keys: Sequence[bytes]) -> None:
+        self.entered.set()
+        assert self.gate.wait(timeout=10)
+        for key in keys:
+            self.content.pop(key, None)
+        if keys:
+            self.calls.append(("delete", list(keys)))
+
+    def items(self) -> dict[bytes, bytes]:
+        return dict(self.content)
+
+
+@pytest.fixture(autouse=True)
+def no_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "_RETRY_FIRST_S", 0.0)
+    monkeypatch.setattr(worker_pool, "_RETRY_LAST_S", 0.0)
+
+
+@pytest.fixture
+def target() -> FakeMap:
+    return FakeMap()
+
+
+@pytest.fixture
+def pool(target: FakeMap) -> WorkerPool:
+    return WorkerPool({"map": target, "other": FakeMap()})  # type: ignore[dict-item]
+
+
+@contextlib.asynccontextmanager
+async def serving(pool: WorkerPool) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(pool.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+async def settle(pool: WorkerPool) -> None:
+    await pool.settled(["map", "other"])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - what is counted has no event
+        await asyncio.sleep(0)
+
+
+async def until_writing(target: FakeMap) -> None:
+    """Wait until a worker thread is inside the map."""
+    await asyncio.to_thread(target.entered.wait, 10)
+    target.entered.clear()
+
+
+async def test_a_wish_reaches_the_map(pool: WorkerPool, target: FakeMap) -> None:
+    async with serving(pool):
+        pool.upsert("map", A, ONE)
+        await settle(pool)
+    assert target.content == {A: ONE}
+
+
+async def test_callers_never_wait_for_the_kernel(pool: WorkerPool, target: FakeMap) -> None:
+    pool.upsert("map", A, ONE)
+    assert pool.pending() == 1
+    assert target.calls == []
+
+
+async def test_wishes_for_one_key_coalesce_to_the_newest(pool: WorkerPool, target: FakeMap) -> None:
+    for value in (ONE, TWO, THREE):
+        pool.upsert("map", A, value)
+    async with serving(pool):
+        await settle(pool)
+    assert target.calls == [("update", {A: THREE})]
+    assert pool.counters.coalesced == 2
+
+
+async def test_wishes_for_many_keys_are_one_batch(pool: WorkerPool, target: FakeMap) -> None:
+    wishes = {bytes((index, 0, 0, 0)): ONE for index in range(100)}
+    for key, value in wishes.items():
+        pool.upsert("map", key, value)
+    async with serving(pool):
+        await settle(pool)
+    assert target.calls == [("update", wishes)]
+    assert pool.counters.written == 100
+
+
+async def test_a_long_list_is_cut_into_batches(
+    pool: WorkerPool, target: FakeMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_pool, "_BATCH", 4)
+    for index in range(10):
+        pool.upsert("map", bytes((index, 0, 0, 0)), ONE)
+    async with serving(pool):
+        await settle(pool)
+    assert [len(written) for _, written in target.calls] == [4, 4, 2]
+
+
+async def test_upserts_go_before_deletes_so_that_an_update_has_no_gap(pool: WorkerPool, target: FakeMap) -> None:
+    async with serving(pool):
+        pool.upsert("map", A, ONE)
+        await settle(pool)
+        pool.delete("map", A)
+        pool.upsert("map", B, ONE)
+        await settle(pool)
+    assert target.calls[1:] == [("update", {B: ONE}), ("delete", [A])]
+
+
+async def test_wishes_are_written_in_the_order_they_were_made(pool: WorkerPool, target: FakeMap) -> None:
+    for key in (C, A, B):
+        pool.upsert("map", key, ONE)
+    async with serving(pool):
+        await settle(pool)
+    assert list(target.content) == [C, A, B]
+
+
+async def test_what_is_already_there_is_not_written_again(pool: WorkerPool, target: FakeMap) -> None:
+    async with serving(pool):
+        pool.upsert("map", A, ONE)
+        await settle(pool)
+        pool.upsert("map", A, ONE)
+        pool.delete("map", B)
+        assert pool.pending() == 0
+    assert len(target.calls) == 1
+
+
+async def test_a_forgotten_key_is_written_again(pool: WorkerPool, target: FakeMap) -> None:
+    """The kernel writes ways too, when it hears an announcement."""
+    async with serving(pool):
+        pool.upsert("map", A, ONE)
+        await settle(pool)
+        target.content[A] = TWO
+        pool.forget("map", A)
+        pool.upsert("map", A, ONE)
+        await settle(pool)
+    assert target.content == {A: ONE}
+
+
+async def test_an_old_value_wished_for_while_a_new_one_is_written_wins(pool: WorkerPool, target: FakeMap) -> None:
+    async with serving(pool):
+        pool.upsert("map", A, ONE)
+        await settle(pool)
+        target.gate.clear()
+        target.entered.clear()
+        pool.upsert("map", A, TWO)
+        await until_writing(target)
+        pool.upsert("map", A, ONE)
+        target.gate.set()
+        await settle(pool)
+    assert target.content == {A: ONE}
+
+
+async def test_a_delete_wished_for_while_the_key_is_written_wins(pool: WorkerPool, target: FakeMap) -> None:
+    target.gate.clear()
+    async with serving(pool):
+        pool.upsert("map", A, ONE)
+        await until_writing(target)
+        pool.delete("map", A)
+        target.gate.set()
+        await settle(pool)
+    assert target.content == {}
+
+
+async def test_replacing_while_a_key_is_written_removes_it_too(pool: WorkerPool, target: FakeMap) -> None:
+    target.gate.clear()
+    async with serving(pool):
+        pool.upsert("map", A, ONE)
+        await until_writing(target)
+        pool.replace("map", {B: TWO})
+        target.gate.set()
+        await settle(pool)
+    assert target.content == {B: TWO}
+
+
+async def test_replace_writes_the_difference_only(pool: WorkerPool, target: FakeMap) -> None:
+    async with serving(pool):
+        pool.replace("map", {A: ONE, B: ONE})
+        await settle(pool)
+        pool.replace("map", {B: ONE, C: TWO})
+        await settle(pool)
+    assert target.calls[1:] == [("update", {C: TWO}), ("delete", [A])]
+    assert target.content == {B: ONE, C: TWO}
+
+
+async def test_what_a_former_agent_left_is_the_base_of_the_difference(pool: WorkerPool, target: FakeMap) -> None:
+    target.content = {A: ONE, B: ONE}
+    pool.adopt("map")
+    async with serving(pool):
+        pool.replace("map", {B: ONE, C: ONE})
+        await settle(pool)
+    assert target.calls == [("update", {C: ONE}), ("delete", [A])]
+
+
+async def test_a_failed_write_is_tried_again(pool: WorkerPool, target: FakeMap) -> None:
+    target.failures = [OSError(errno.EBUSY, "busy"), OSError(errno.EBUSY, "busy")]
+    pool.upsert("map", A, ONE)
+    async with serving(pool):
+        await settle(pool)
+    assert target.content == {A: ONE}
+    assert pool.counters.retries == 2
+
+
+async def test_a_newer_wish_is_not_undone_by_a_retry_of_an_older_one(pool: WorkerPool, target: FakeMap) -> None:
+    target.failures = [OSError(errno.EBUSY, "busy")]
+    target.gate.clear()
+    async with serving(pool):
+        pool.upsert("map", A, ONE)
+        pool.upsert("map", B, ONE)
+        await until_writing(target)
+        pool.upsert("map", A, TWO)
+        target.gate.set()
+        await settle(pool)
+    assert target.content == {A: TWO, B: ONE}
+
+
+async def test_a_full_map_takes_what_fits_and_the_rest_as_soon_as_there_is_room(
+    pool: WorkerPool, target: FakeMap
+) -> None:
+    target.room = 2
+    for key in (A, B, C):
+        pool.upsert("map", key, ONE)
+    async with serving(pool):
+        await until(lambda: pool.counters.full > 0)
+        assert target.content == {A: ONE, B: ONE}
+        pool.delete("map", A)
+        await settle(pool)
+    assert target.content == {B: ONE, C: ONE}
+    assert pool.counters.deleted == 1
+
+
+async def test_what_fitted_into_a_full_map_is_remembered(pool: WorkerPool, target: FakeMap) -> None:
+    """Else its delete would be taken for a wish that is met already."""
+    target.room = 2
+    for key in (A, B, C):
+        pool.upsert("map", key, ONE)
+    async with serving(pool):
+        await until(lambda: pool.counters.full > 0)
+        pool.replace("map", {})
+        await settle(pool)
+    assert target.content == {}
+
+
+async def test_deletes_make_room_for_the_upserts_of_the_same_batch(pool: WorkerPool, target: FakeMap) -> None:
+    target.room = 1
+    async with serving(pool):
+        pool.upsert("map", A, ONE)
+        await settle(pool)
+        pool.replace("map", {B: ONE})
+        await settle(pool)
+    assert target.content == {B: ONE}
+
+
+async def test_a_stuck_map_does_not_hold_up_another(target: FakeMap) -> None:
+    free = FakeMap()
+    pool = WorkerPool({"map": target, "other": free}, workers=2)  # type: ignore[dict-item]
+    target.gate.clear()
+    async with serving(pool):
+        pool.upsert("map", A, ONE)
+        await until_writing(target)
+        pool.upsert("other", B, ONE)
+        await pool.settled(["other"])
+        assert (free.content, target.content) == ({B: ONE}, {})
+        target.gate.set()
+
+
+async def test_waiting_for_a_stuck_map_ends_with_a_transient_error(pool: WorkerPool, target: FakeMap) -> None:
+    target.gate.clear()
+    async with serving(pool):
+        pool.upsert("map", A, ONE)
+        await until_writing(target)
+        with pytest.raises(TransientError, match="not written"):
+            await pool.settled(["map"], timeout_s=0.01)
+        target.gate.set()
+
+
+async def test_an_idle_map_is_settled_at_once(pool: WorkerPool) -> None:
+    await pool.settled(["map", "other"], timeout_s=0.01)
+
+
+async def test_cancelling_leaves_a_write_in_progress_whole(pool: WorkerPool, target: FakeMap) -> None:
+    target.gate.clear()
+    async with serving(pool):
+        pool.upsert("map", A, ONE)
+        pool.upsert("map", B, ONE)
+        await until_writing(target)
+        release = threading.Timer(0.01, target.gate.set)
+        release.start()
+    await asyncio.to_thread(release.join)
+    await until(lambda: len(target.content) == 2)
+    assert target.calls == [("update", {A: ONE, B: ONE})]
+
+
+@pytest.fixture
+def real() -> Iterator[BpfMap]:
+    """A hash of 4 entries, 4 to 1 bytes."""
+    opened = BpfMap(create_map(1, 4, 1, 4))
+    yield opened
+    opened.close()
+
+
+@pytest.mark.bpf
+async def test_a_real_map_follows_its_wishes(real: BpfMap) -> None:
+    pool = WorkerPool({"real": real})
+    async with serving(pool):
+        pool.replace("real", {A: ONE, B: TWO})
+        await pool.settled(["real"])
+        assert real.items() == {A: ONE, B: TWO}
+        pool.replace("real", {B: THREE, C: ONE})
+        await pool.settled(["real"])
+    assert real.items() == {B: THREE, C: ONE}
+
+
+@pytest.mark.bpf
+async def test_a_real_full_map_takes_the_rest_as_soon_as_there_is_room(real: BpfMap) -> None:
+    pool = WorkerPool({"real": real})
+    keys = [bytes((index, 0, 0, 0)) for index in range(6)]
+    async with serving(pool):
+        for key in keys:
+            pool.upsert("real", key, ONE)
+        await until(lambda: pool.counters.full > 0)
+        assert len(real.items()) == 4
+        pool.delete("real", keys[0])
+        pool.delete("real", keys[1])
+        await pool.settled(["real"])
+    assert real.items() == dict.fromkeys(keys[2:], ONE)
+
+
+@pytest.mark.bpf
+async def test_a_key_of_the_wrong_size_ends_the_pool(real: BpfMap) -> None:
+    """Our own bug: going on would leave the kernel in a state nobody wished for."""
+    pool = WorkerPool({"real": real})
+    pool.upsert("real", b"long key", ONE)
+    with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.timeout(5):
+            await pool.run()
+    assert raised.group_contains(InvariantError)

@@ -1,0 +1,105 @@
+import io
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from loadtest.datapath import METRICS, VARIANTS, DatapathOptions, DatapathResult
+from loadtest.failover import FailoverOptions, FailoverResult, Kill
+from loadtest.outage import Outage
+from loadtest.report import (
+    datapath_document,
+    environment,
+    failover_document,
+    kill_line,
+    print_datapath,
+    print_failover,
+    write_json,
+)
+
+MS = 1_000_000
+FLOATING_IP = "192.168.1.100"
+
+
+def _datapath(factors: tuple[float, float, float] = (1.0, 2.0, 4.0)) -> DatapathResult:
+    result = DatapathResult(DatapathOptions(rounds=2), core=1)
+    for weight in (100.0, 300.0):
+        result.rounds.append(
+            {
+                variant: {metric.key: weight * factor for metric in METRICS}
+                for variant, factor in zip(VARIANTS, factors, strict=True)
+            }
+        )
+    result.packets = {"worker1": {"translated": 7}}
+    result.drops = {"worker1": {}}
+    return result
+
+
+def _kill(number: int, gap_ms: int, *, sources: dict[str, int] | None = None) -> Kill:
+    outage = Outage(1000 * MS, 999 * MS, (999 + gap_ms) * MS, 200, 100, {FLOATING_IP: 100})
+    return Kill(number, "worker1", "worker2", "alice/frontend-control1", outage, sources or {FLOATING_IP: 200}, 2.5)
+
+
+def _text(show: object, result: object) -> str:
+    file = io.StringIO()
+    show(result, environment(), Console(file=file, width=160))  # type: ignore[operator]
+    return file.getvalue()
+
+
+def test_a_summary_has_medians_and_the_ratios_of_each_round() -> None:
+    row = _datapath().summary()[0]
+    assert row["median"] == dict(zip(VARIANTS, (200.0, 400.0, 800.0), strict=True))
+    assert (row["gateway/plain"], row["gateway/nft"], row["nft/plain"]) == (4, 2, 2)
+
+
+def test_a_metric_that_was_not_measured_is_left_out() -> None:
+    result = _datapath()
+    for values in result.rounds:
+        for variant in VARIANTS:
+            del values[variant]["bulk_gbit"]
+    assert "bulk_gbit" not in {row["metric"] for row in result.summary()}
+
+
+def test_the_datapath_table_shows_every_metric_and_says_the_machine_is_shared() -> None:
+    text = _text(print_datapath, _datapath())
+    for metric in METRICS:
+        assert metric.title in text
+    for variant in VARIANTS:
+        assert variant in text
+    assert "others may be using it" in text
+    assert "translated 7" in text
+
+
+def test_the_failover_table_shows_median_p99_and_maximum() -> None:
+    result = FailoverResult(FailoverOptions(seed=7), [_kill(1, 250), _kill(2, 310), _kill(3, 290)])
+    text = _text(print_failover, result)
+    assert all(word in text for word in ("290.0 ms", "310.0 ms", "seed 7", f"600 requests from {FLOATING_IP}"))
+    assert "FAILED" not in text
+
+
+def test_a_wrong_source_fails_the_run() -> None:
+    result = FailoverResult(FailoverOptions(), [_kill(1, 250, sources={FLOATING_IP: 200, "192.168.1.22": 1})])
+    assert result.failures == ["kill 1: seen outside as {'192.168.1.22': 1}"]
+    assert "WRONG SOURCES" in kill_line(result.kills[0])
+    assert "FAILED" in _text(print_failover, result)
+
+
+def test_traffic_that_did_not_come_back_fails_the_run() -> None:
+    result = FailoverResult(FailoverOptions(), [Kill(1, "worker1", "worker2", "pod", None, {FLOATING_IP: 9}, 1.0)])
+    assert "not back" in result.failures[0]
+    assert "did not come back" in kill_line(result.kills[0])
+    assert "FAILED" in _text(print_failover, result)
+
+
+def test_json_holds_all_numbers_versions_kernel_and_cores(tmp_path: Path) -> None:
+    machine = environment()
+    write_json(tmp_path / "datapath.json", datapath_document(_datapath(), machine))
+    document = json.loads((tmp_path / "datapath.json").read_text())
+    assert {"egressgw", "kernel", "cores", "nft", "python", "load_average"} <= set(document["environment"])
+    assert len(document["rounds"]) == 2
+    assert document["options"]["rounds"] == 2
+    result = FailoverResult(FailoverOptions(), [_kill(1, 250)])
+    document = json.loads(json.dumps(failover_document(result, machine)))
+    assert document["kills"][0]["gap_ms"] == 250
+    assert document["kills"][0]["outage"]["last_before_ns"] == 999 * MS
+    assert document["summary"]["gap_ms"] == {"median": 250, "p99": 250, "max": 250}
