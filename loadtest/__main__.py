@@ -52,8 +52,9 @@ def _common_options(command: F) -> F:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Measure the gateway in labs of its own on this machine (root, Linux); the host's network is not touched."""
-    # A terminated run clears its labs like an interrupted one.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A terminated run clears its labs like an interrupted one; and a shell's background job can be interrupted too.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

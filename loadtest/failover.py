@@ -28,7 +28,7 @@ from service.lab.fault import Fault, apply_fault
 from service.lab.lab import Lab
 from service.lab.plan import UDP_PORT, LabOptions
 from service.lab.status import wait_for
-from service.model.errors import TransientError
+from service.model.errors import OperatorError, TransientError
 from service.model.lease import LEASE_PROFILES, ProfileName
 
 LEAD_S = 0.4
@@ -65,6 +65,8 @@ class Kill:
     """Source -> requests, from the outside server's log."""
     whole_s: float
     """From the restart of the victim to the whole cluster."""
+    defect: str = ""
+    """Why the cluster did not become whole again; the run ends then."""
 
     @property
     def wrong_sources(self) -> dict[str, int]:
@@ -87,6 +89,8 @@ class FailoverResult:
                 found.append(f"kill {kill.number}: traffic was not back within {BACK_TIMEOUT_S:.0f} s")
             if kill.wrong_sources:
                 found.append(f"kill {kill.number}: seen outside as {kill.wrong_sources}")
+            if kill.defect:
+                found.append(f"kill {kill.number}: {kill.defect}")
         return found
 
     def summary(self) -> dict[str, Any]:
@@ -107,7 +111,7 @@ def measure_failover(
 ) -> FailoverResult:
     """Build a lab, kill, clear the lab. `advance` is called after each kill.
 
-    Raises TransientError where the cluster does not become whole.
+    Raises TransientError where the cluster does not become whole before the first kill; later that is a result.
     """
     result = FailoverResult(options)
     chance = random.Random(options.seed)
@@ -121,6 +125,8 @@ def measure_failover(
             kill = _kill(lab, options, number, holder, chance)
             result.kills.append(kill)
             advance(kill)
+            if kill.defect:
+                break
             holder = kill.next_holder
     return result
 
@@ -153,7 +159,11 @@ def _kill(lab: Lab, options: FailoverOptions, number: int, victim: str, chance: 
     restarted_s = time.monotonic()
     apply_fault(lab, victim, Fault.HEAL)
     apply_fault(lab, victim, Fault.RESTART)
-    next_holder = _holder(gateway.wait_until_whole(lab))
+    next_holder = defect = ""
+    try:
+        next_holder = _holder(gateway.wait_until_whole(lab))
+    except (OperatorError, TransientError) as error:
+        defect = str(error)
     return Kill(
         number=number,
         victim=victim,
@@ -162,6 +172,7 @@ def _kill(lab: Lab, options: FailoverOptions, number: int, victim: str, chance: 
         outage=outage,
         seen_outside=log.sources(),
         whole_s=time.monotonic() - restarted_s,
+        defect=defect,
     )
 
 

@@ -7,6 +7,9 @@ from typing import Any
 
 from loadtest.statistics import median, percentile
 
+FURTHER_GAP_NS = 20_000_000
+"""Shorter ones are the scheduler's."""
+
 Answered = Sequence[Any]
 """(sequence, time ns, source) of one answer, as `traffic.stream` gives it."""
 
@@ -24,6 +27,8 @@ class Outage:
     lost: int
     sources: dict[str, int]
     """Sources that answers named."""
+    further_gaps_ns: tuple[int, ...] = ()
+    """Other times without an answer of FURTHER_GAP_NS or more, before the kill (nothing was broken then) or after."""
 
     @property
     def gap_ns(self) -> int:
@@ -44,8 +49,8 @@ def find_outage(kill_ns: int, sent_ns: Sequence[int], answers: Iterable[Answered
     times = sorted(when for _, when, _ in known)
     if not times or times[0] > kill_ns or times[-1] <= kill_ns:
         raise ValueError("no answer before the kill or none after it")
-    ends = [index for index in range(1, len(times)) if times[index] > kill_ns]
-    longest = max(ends, key=lambda index: times[index] - times[index - 1])
+    gaps_ns = {index: times[index] - times[index - 1] for index in range(1, len(times))}
+    longest = max((index for index in gaps_ns if times[index] > kill_ns), key=gaps_ns.__getitem__)
     return Outage(
         kill_ns=kill_ns,
         last_before_ns=times[longest - 1],
@@ -53,6 +58,7 @@ def find_outage(kill_ns: int, sent_ns: Sequence[int], answers: Iterable[Answered
         requests=len(sent_ns),
         lost=len(sent_ns) - len(known),
         sources=dict(Counter(source for _, _, source in known)),
+        further_gaps_ns=tuple(gap for index, gap in gaps_ns.items() if index != longest and gap >= FURTHER_GAP_NS),
     )
 
 

@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
         "kernel": platform.release(),
         "machine": platform.machine(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": os.cpu_count(),
         "load_average": list(os.getloadavg()),
         "python": platform.python_version(),
         "nft": _first_line("nft", "--version"),
@@ -40,7 +40,10 @@ def environment() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
@@ -115,9 +118,11 @@ def kill_line(kill: Kill) -> str:
     if kill.outage is None:
         return head + "traffic did not come back"
     wrong = f", WRONG SOURCES {kill.wrong_sources}" if kill.wrong_sources else ""
+    further = [f"{gap / 1e6:.0f}" for gap in kill.outage.further_gaps_ns]
+    again = f", further gaps of {', '.join(further)} ms" if further else ""
     return (
         f"{head}gap {kill.outage.gap_ns / 1e6:.1f} ms, first answer {kill.outage.kill_to_first_ns / 1e6:.1f} ms after "
-        f"the kill, {kill.outage.lost} of {kill.outage.requests} requests lost{wrong}"
+        f"the kill, {kill.outage.lost} of {kill.outage.requests} requests lost{again}{wrong}"
     )
 
 

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from service import process
 from service.audit.outbox import Outbox
+from service.audit.recorder import AgentRecorder, Part
 from service.datapath import node_datapath
 from service.datapath.desired import uplink_for
 from service.datapath.endpoint_sync import (
@@ -31,7 +32,6 @@ from service.datapath.reconciler import Reconciler
 from service.gateway.announcement import AnnouncementSchedule
 from service.gateway.row import MemberMetadata
 from service.model.assignment import Assignment, Location
-from service.model.audit_record import RecordKind
 from service.model.errors import ObjectError, TransientError
 from service.model.gateway_node import NodeState
 from service.model.keeper_message import Claim, Heartbeat, HeldLease, LeaseReport, Uplink
@@ -73,7 +73,7 @@ async def run(settings: Settings) -> None:
         try:
             await agent.serve()
         finally:
-            agent.outbox.append(RecordKind.AGENT_STOPPED, subject=settings.node)
+            agent.recorder.stopped()
 
 
 async def uninstall(settings: Settings) -> None:
@@ -100,13 +100,17 @@ class Agent:
             boot_id=process.boot_id(),
             clock=lambda: (process.wall_ns(), process.boot_ns()),
             cluster=settings.cluster,
+            component="agent",
+            context=lambda: ((self.cluster.leader() or ("", 0))[1], settings.electorate.epoch),
         )
+        self.recorder = AgentRecorder(self.outbox, node=settings.node)
         self.cluster = ClusterView(
             settings,
             MemberMetadata(settings.role, False, True, (), VERSION, self.start_id),
             clock=process.boot_ns,
             changed=self._mark_dirty,
             location_heard=self._hear_location,
+            name_conflict=self.recorder.name_conflict,
         )
         self.sync = EndpointSync(node=settings.node, start_id=self.start_id, now_ns=process.boot_ns())
         self.state_socket = SealedSocket(
@@ -150,13 +154,14 @@ class Agent:
         inherited = await asyncio.to_thread(self.datapath.inherited)
         for pod_ip, rule_set in inherited.steered.items():
             self.reconciler.steering.adopt(pod_ip, rule_set, now_ns=process.boot_ns())
-        self.reconciler.inherit(inherited.endpoints, inherited.rule_sets)
+        self.reconciler.devices = inherited.devices
+        self.reconciler.inherit(inherited.endpoints, inherited.ways, inherited.rule_sets)
         await stack.enter_async_context(self.cluster)
         await stack.enter_async_context(self.state_socket)
         await stack.enter_async_context(self.keeper)
         self.registry.register(DatapathCollector(self.datapath, self))
         await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, self.registry))
-        self.outbox.append(RecordKind.AGENT_STARTED, subject=settings.node, detail={"version": VERSION})
+        self.recorder.started(VERSION)
 
     async def serve(self) -> None:
         """Run every task until cancelled or one fails."""
@@ -226,18 +231,18 @@ class Agent:
 
     def _take_report(self, report: LeaseReport) -> None:
         """The keeper says what it holds: announce what is new, stop what is gone, at once."""
-        self.report = report
+        before, self.report = self.report, report
         held = {IPv4Address(lease.floating_ip): lease for lease in report.held}
         for floating_ip, lease in held.items():
             known = self.held.get(floating_ip)
             if known is None or _token(known) != _token(lease):
-                self._acquired(floating_ip, lease)
+                self._acquired(floating_ip, lease, is_first_report=before is None)
         for floating_ip, lease in self.held.items():
             if floating_ip not in held:
-                self._lost(floating_ip, lease)
+                self._lost(floating_ip, lease, before)
         self.held = held
 
-    def _acquired(self, floating_ip: IPv4Address, lease: HeldLease) -> None:
+    def _acquired(self, floating_ip: IPv4Address, lease: HeldLease, *, is_first_report: bool) -> None:
         node, token, now_ns = self.settings.node, _token(lease), process.boot_ns()
         previous = self.reconciler.locations.get(floating_ip)
         location = Location(floating_ip, node, token)
@@ -247,25 +252,22 @@ class Agent:
         self.cluster.publish_location(location)
         self.announcements.start(floating_ip, now_ns=now_ns)
         self._announce.set()
-        self.outbox.append(
-            RecordKind.ACQUIRED,
-            subject=str(floating_ip),
-            token=token,
-            holder=node,
-            previous=previous.node if previous else "",
-        )
+        assert self.report is not None
+        self.recorder.acquired(lease, self._part(floating_ip, previous), self.report, is_first_report=is_first_report)
         _log.info("holding %s with token %s", floating_ip, ".".join(map(str, token)))
         self._mark_dirty()
 
-    def _lost(self, floating_ip: IPv4Address, lease: HeldLease) -> None:
+    def _part(self, floating_ip: IPv4Address, previous: Location | None) -> Part:
+        assignment = self.cluster.assignments().get(floating_ip)
+        parts = {assignment.successor: "successor", assignment.holder: "holder"} if assignment else {}
+        is_previous_up = previous is not None and previous.node in self._peers()
+        return Part(parts.get(self.settings.node, ""), previous, is_previous_up)
+
+    def _lost(self, floating_ip: IPv4Address, lease: HeldLease, before: LeaseReport | None) -> None:
         self.announcements.stop(floating_ip)
-        is_over = lease.deadline_ns <= process.boot_ns()
-        self.outbox.append(
-            RecordKind.EXPIRED if is_over else RecordKind.RELEASED,
-            subject=str(floating_ip),
-            token=_token(lease),
-            holder=self.settings.node,
-        )
+        now_ns = process.boot_ns()
+        is_over = lease.deadline_ns <= now_ns
+        self.recorder.ended(lease, before, self.cluster.assignments().get(floating_ip), now_ns)
         _log.info("%s %s", "lease expired for" if is_over else "released", floating_ip)
         self._mark_dirty()
 
@@ -363,6 +365,7 @@ class Agent:
         for floating_ip, mac in found.items():
             if known.get(floating_ip) != mac:
                 self.cluster.publish_conflict(floating_ip, mac, at_s=at_s)
+                self.recorder.address_conflict(floating_ip, mac)
         for floating_ip in known:
             if self.conflicts.is_clear(floating_ip):
                 self.cluster.publish_conflict(floating_ip, b"", at_s=at_s)
@@ -443,10 +446,16 @@ class Agent:
             wanted = self.reconciler.local_selections()
             try:
                 await self.datapath.attach_pod_devices()
-                devices = await self.datapath.pod_devices(wanted)
+                found = await self.datapath.pod_devices(wanted)
             except TransientError as error:
                 _log.warning("pod devices: %s", error)
-                devices = self.reconciler.devices
+                found = {}
+            # A pod that is silent just now is still where it was.
+            devices = {
+                pod_ip: device
+                for pod_ip, device in (self.reconciler.devices | found).items()
+                if pod_ip in wanted or not self.is_synced
+            }
             if devices != self.reconciler.devices:
                 self.reconciler.devices = devices
                 self._mark_dirty()

@@ -17,13 +17,13 @@ from prometheus_client import CollectorRegistry
 
 from service import process
 from service.audit.outbox import Outbox
+from service.audit.recorder import LeaderRecorder
 from service.gateway.assignment import assign
 from service.gateway.row import MemberMetadata
 from service.gateway.validation import node_address_errors
 from service.lease.holder import CloseFence, DesiredClaim, Holder, OpenFence
 from service.lease.observer import Observation, Observed, Observer
 from service.model.assignment import Assignment
-from service.model.audit_record import RecordKind
 from service.model.errors import ObjectError, TransientError
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState
 from service.model.lease import LEADER_KEY, Stamp, Token
@@ -45,7 +45,7 @@ from service.network.envelope import Envelope
 from service.network.pump import MachinePump
 from service.network.sealed_socket import SealedSocket
 from service.policy.acceptance import PolicyState
-from service.policy.index import PolicyDelta, PolicyIndex
+from service.policy.index import PolicyIndex
 from service.settings import Settings
 from service.sources.source import Source, open_source
 from service.status import controller_status
@@ -92,6 +92,7 @@ class Controller:
             clock=process.boot_ns,
             changed=self._mark_dirty,
             member_changed=self._note_member,
+            name_conflict=lambda name, address: self.recorder.name_conflict(name, address),
         )
         self.outbox = Outbox(
             Path(settings.state_dir) / "outbox",
@@ -99,6 +100,11 @@ class Controller:
             boot_id=process.boot_id(),
             clock=lambda: (process.wall_ns(), process.boot_ns()),
             cluster=settings.cluster,
+            component="controller",
+            context=lambda: (self.term or (self.cluster.leader() or ("", 0))[1], settings.electorate.epoch),
+        )
+        self.recorder = LeaderRecorder(
+            self.outbox, node=settings.node, lease_ns=settings.lease_profile.lease_ns, clock=process.boot_ns
         )
         now_ns = process.boot_ns()
         self._holder_socket, holder_id = self._lease_socket(lambda: self._holder_pump)
@@ -125,10 +131,7 @@ class Controller:
         self._version = 0
         self._assigned_ns: dict[IPv4Address, tuple[Stamp, int]] = {}
         """When each row last got a new stamp: from then on its holder is expected to take it."""
-        self._node_states: dict[str, NodeState] = {}
-        self._accepted: dict[ObjectKey, tuple[bool, str]] = {}
         self._created: dict[ObjectKey, str] = {}
-        self._floating_ips: tuple[IPv4Address, ...] | None = None
         self._dirty = asyncio.Event()
 
     async def enter(self, stack: AsyncExitStack) -> None:
@@ -211,6 +214,7 @@ class Controller:
             self._leave_office(output)
         elif isinstance(output, Observed):
             self.has_observed = True
+            self.recorder.observed(output.table, self.cluster.assignments())
             if dict(output.table) != self.observed:
                 self.observed = dict(output.table)
                 self._mark_dirty()
@@ -219,20 +223,14 @@ class Controller:
         self.term, self._version = token.term, 0
         self._assigned_ns.clear()
         self.cluster.publish_leader(token.term)
-        self.outbox.append(RecordKind.LEADER_ELECTED, subject=LEADER_KEY, token=token, holder=self.settings.node)
+        self.recorder.elected(token)
         _log.info("leading in term %d", token.term)
         self._mark_dirty()
 
     def _leave_office(self, output: CloseFence) -> None:
         if self.term is None:
             return
-        self.outbox.append(
-            RecordKind.LEADER_LOST,
-            subject=LEADER_KEY,
-            token=output.token,
-            holder=self.settings.node,
-            reason=output.reason,
-        )
+        self.recorder.deposed(output.token, output.reason)
         _log.info("no longer leading: %s", output.reason)
         self.term = None
 
@@ -243,12 +241,9 @@ class Controller:
 
     def _note_member(self, name: str, state: NodeState) -> None:
         found = self.cluster.members().get(name)
-        if found is None or found[1].role is NodeRole.CONTROLLER or self._node_states.get(name) is state:
+        if found is None or found[1].role is NodeRole.CONTROLLER:
             return
-        self._node_states[name] = state
-        if self.term is not None:
-            kind = RecordKind.NODE_UP if state is NodeState.UP else RecordKind.NODE_DOWN
-            self.outbox.append(kind, subject=name)
+        if self.recorder.member(name, state) and self.term is not None:
             _log.info("node %s is %s", name, state)
 
     async def _follow_source(self) -> None:
@@ -269,26 +264,9 @@ class Controller:
                 self._created[change.object.key] = change.object.created
             elif isinstance(change, Delete):
                 self._created.pop(change.key, None)
-        self._record_policies(self.index.apply(batch))
+        self.recorder.changes(batch)
+        self.recorder.policy_states(self.index.apply(batch).policies)
         self._mark_dirty()
-
-    def _record_policies(self, delta: PolicyDelta) -> None:
-        """Acceptance and refusal are events; how many pods match is not."""
-        for key, state in delta.policies.items():
-            verdict = (state.accepted, state.reason) if state else None
-            if verdict == self._accepted.get(key):
-                continue
-            if state is None or verdict is None:
-                del self._accepted[key]
-                self._record(RecordKind.POLICY_DELETED, key.name, "")
-                continue
-            self._accepted[key] = verdict
-            kind = RecordKind.POLICY_ACCEPTED if state.accepted else RecordKind.POLICY_REFUSED
-            self._record(kind, key.name, state.message)
-
-    def _record(self, kind: RecordKind, subject: str, reason: str) -> None:
-        if self.term is not None:
-            self.outbox.append(kind, subject=subject, reason=reason)
 
     # -- leading --
 
@@ -320,9 +298,7 @@ class Controller:
         stamp = Stamp(term, self._version + 1)
         changed = [row for row in rows if row.stamp == stamp]
         removed = [row for floating_ip, row in previous.items() if floating_ip not in floating_ips]
-        if floating_ips != self._floating_ips:
-            self._record(RecordKind.GATEWAY_CHANGED, GATEWAY_NAME, ", ".join(map(str, floating_ips)))
-            self._floating_ips = floating_ips
+        self.recorder.gateway(GATEWAY_NAME, floating_ips)
         if not changed and not removed:
             return
         self._version += 1
@@ -330,29 +306,12 @@ class Controller:
         for row in changed:
             self.cluster.publish_assignment(row)
             self._assigned_ns[row.floating_ip] = (stamp, now_ns)
-            self._record_assignment(row, previous.get(row.floating_ip))
+            self.recorder.assigned(row, previous.get(row.floating_ip))
+            _log.info("assigned %s to %s, then %s", row.floating_ip, row.holder or "nobody", row.successor or "nobody")
         for row in removed:
             self.cluster.publish_assignment(replace(row, stamp=stamp), removed=True)
             self._assigned_ns.pop(row.floating_ip, None)
-            self.outbox.append(
-                RecordKind.UNASSIGNED,
-                subject=str(row.floating_ip),
-                token=(stamp.term, stamp.version, 0),
-                previous=row.holder or "",
-                reason="no longer in spec.floatingIPs",
-            )
-
-    def _record_assignment(self, row: Assignment, before: Assignment | None) -> None:
-        self.outbox.append(
-            RecordKind.ASSIGNED if row.holder else RecordKind.UNASSIGNED,
-            subject=str(row.floating_ip),
-            token=(row.stamp.term, row.stamp.version, 0),
-            holder=row.holder or "",
-            previous=(before.holder or "") if before else "",
-            reason=row.reason,
-            detail={"successor": row.successor or ""},
-        )
-        _log.info("assigned %s to %s, then %s", row.floating_ip, row.holder or "nobody", row.successor or "nobody")
+            self.recorder.removed(row, (stamp.term, stamp.version, 0))
 
     def _nodes(self, table: dict[IPv4Address, Assignment]) -> tuple[GatewayNode, ...]:
         """The members, of which those that do not take what they were assigned count as not ready (rule S2)."""

@@ -235,6 +235,7 @@ class Keeper:
                 elector=self._vote is not None,
                 voting=self._vote is not None and self._vote.is_voting,
                 scheduling=self._scheduling,
+                at_ns=process.boot_ns(),
             )
         )
 

@@ -3,7 +3,7 @@
 import os
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import yaml
@@ -77,6 +77,60 @@ class HttpSettings(_Section, frozen=True):
     address: str = "0.0.0.0"
 
 
+class KafkaTlsSettings(_Section, frozen=True):
+    """Encryption of the connection to the brokers. Files are read anew at each connection, so they may be replaced."""
+
+    enabled: bool = False
+    ca_file: str = ""
+    """PEM file of the authorities that sign the brokers' certificates; empty: the system's."""
+    cert_file: str = ""
+    """PEM file of the client certificate, where the brokers ask for one."""
+    key_file: str = ""
+    """PEM file of its key, without a passphrase; empty: it is in `cert_file`."""
+    verify_hostname: bool = True
+    """Whether a broker's certificate must name the host that it is reached by."""
+
+
+class KafkaSaslSettings(_Section, frozen=True):
+    """Authentication by name and password."""
+
+    mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
+    """Empty: none."""
+    username: str = ""
+    password_file: str = ""
+    """A file with the password; a line end at its end does not count. Read anew at each connection."""
+
+
+class KafkaSettings(_Section, frozen=True):
+    """Where the audit outbox is published to. Forwarding and failover never wait for it."""
+
+    bootstrap_servers: tuple[str, ...] = ()
+    """`host:port` of some brokers. None: nothing is published, and the outbox is the audit log."""
+    topic: Annotated[str, Meta(min_length=1, max_length=249, pattern=r"^[a-zA-Z0-9._-]+$")] = (
+        "egress-gateway.assignments"
+    )
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
+    linger_ms: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    """How long a record may wait for company. Records that come while a batch is under way share the next anyhow."""
+    request_timeout_ms: Annotated[int, Meta(ge=1000, le=300_000)] = 10_000
+    """When a broker that does not answer is asked again, over a new connection."""
+    client_id: str = ""
+    """What brokers see in their logs and quotas; empty: `egressgw-NODE`."""
+    create_topic: bool = False
+    """Create the topic where it is missing (cleanup.policy=delete), for which the brokers must give the right."""
+    partitions: Annotated[int, Meta(ge=1, le=1000)] = 6
+    """Of a topic that is created here."""
+    replication_factor: Annotated[int, Meta(ge=1, le=32)] = 3
+    """Of a topic that is created here."""
+    tls: KafkaTlsSettings = KafkaTlsSettings()
+    sasl: KafkaSaslSettings = KafkaSaslSettings()
+
+
+class AuditSettings(_Section, frozen=True):
+    cap_mib: Annotated[int, Meta(ge=8, le=1 << 20)] = 64
+    """Size of an outbox on disk. Over it the oldest segments go, published ones silently, others with a counted gap."""
+
+
 class Settings(_Section, frozen=True):
     """Everything a process needs to know before it starts."""
 
@@ -102,6 +156,8 @@ class Settings(_Section, frozen=True):
     lease: LeaseSettings = LeaseSettings()
     datapath: DatapathSettings = DatapathSettings()
     http: HttpSettings = HttpSettings()
+    audit: AuditSettings = AuditSettings()
+    kafka: KafkaSettings = KafkaSettings()
 
     @property
     def electorate(self) -> Electorate:
@@ -197,8 +253,30 @@ def _check(settings: Settings) -> None:
     for field in ("pod_cidrs", "service_cidrs", "node_cidrs"):
         for index, cidr in enumerate(getattr(settings.datapath, field)):
             _parse(IPv4Network, cidr, f"datapath.{field}[{index}]")
+    _check_kafka(settings.kafka)
     if not (settings.source == "kubernetes" or settings.source.startswith("manifests:")):
         raise OperatorError(f"source: write `kubernetes` or `manifests:DIR`, not {settings.source!r}")
+
+
+def _check_kafka(kafka: KafkaSettings) -> None:
+    for index, server in enumerate(kafka.bootstrap_servers):
+        host, colon, port = server.rpartition(":")
+        if not (host and colon and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+            raise OperatorError(f"kafka.bootstrap_servers[{index}]: write host:port, not {server!r}")
+    if kafka.topic in (".", ".."):
+        raise OperatorError(f"kafka.topic: {kafka.topic!r} is not a name that Kafka takes")
+    tls, sasl = kafka.tls, kafka.sasl
+    for field in ("ca_file", "cert_file", "key_file"):
+        if getattr(tls, field) and not tls.enabled:
+            raise OperatorError(f"kafka.tls.{field}: it has no effect without `kafka.tls.enabled: true`")
+    if tls.key_file and not tls.cert_file:
+        raise OperatorError("kafka.tls.cert_file: a client key needs its certificate")
+    if sasl.mechanism:
+        for field in ("username", "password_file"):
+            if not getattr(sasl, field):
+                raise OperatorError(f"kafka.sasl.{field}: {sasl.mechanism} needs it")
+    elif sasl.username or sasl.password_file:
+        raise OperatorError("kafka.sasl.mechanism: write PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
 
 
 def _parse(kind: type[T], text: str, field: str) -> T:

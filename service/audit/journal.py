@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.audit.envelope import decode
+from service.audit.cursor import BEGIN, Position, read_cursor
+from service.audit.envelope import decode, digest
 from service.audit.segment import HEAD, Damage, Frame, Scan, frame, scan
 from service.model.audit_record import AuditRecord
 from service.model.errors import OperatorError, PeerError
@@ -37,6 +38,10 @@ class Recovery:
     """Of this node and boot; 0 where there is none."""
     damaged: int
     torn_bytes: int
+    outbox: str = ""
+    """Name that the newest record carries; empty where there is none."""
+    last_digest: str = ""
+    """Of the newest record, of whatever boot: the next one is chained to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,10 @@ class Excess:
 
     path: Path
     records: int
+    """Of them those that are published nowhere, and go for good."""
     size: int
+    ranges: tuple[str, ...] = ()
+    """Which sequences those records have: `BOOT:FIRST-LAST` each."""
 
 
 def read_outbox(folder: Path) -> Iterator[AuditRecord | CorruptRecord]:
@@ -103,6 +111,14 @@ class Journal:
     def is_open(self) -> bool:
         return self._lock_fd is not None
 
+    @property
+    def durable(self) -> Position:
+        """Everything in front of it is on disk, once `open` or `write` has returned."""
+        if not self._sizes:
+            return BEGIN
+        newest = next(reversed(self._sizes))
+        return Position(int(newest.stem), self._offset if self._fd is not None else self._sizes[newest])
+
     def open(self, *, node: str, boot_id: str) -> Recovery:
         """Take the folder, cut the torn tail of the newest segment, and go on in it."""
         self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -141,13 +157,18 @@ class Journal:
         return count
 
     def excess(self) -> tuple[Excess, ...]:
-        """The oldest segments that are over the cap, never the one being written."""
+        """The oldest segments that are over the cap, never the one being written.
+
+        Publishing is in order, so what is published goes before what is not.
+        """
         over = []
+        published = _published(self._folder)
         total = sum(self._sizes.values())
         for path, size in list(self._sizes.items())[:-1]:
             if total <= self._cap_bytes:
                 break
-            over.append(Excess(path, len(_scan_file(path).items), size))
+            items = _behind(published, path)
+            over.append(Excess(path, len(items), size, _ranges(items)))
             total -= size
         return tuple(over)
 
@@ -170,7 +191,8 @@ class Journal:
         self._sizes = {path: path.stat().st_size for path in segments}
         newest = _scan_file(segments[-1]) if segments else Scan((), 0, 0)
         damaged = sum(isinstance(item, Damage) for item in newest.items)
-        recovery = Recovery(_last_sequence(segments, node, boot_id), damaged, newest.torn_bytes)
+        sequence, outbox, last_digest = _last_record(segments, node, boot_id)
+        recovery = Recovery(sequence, damaged, newest.torn_bytes, outbox, last_digest)
         if segments:
             self._resume(segments[-1], newest)
         return recovery
@@ -182,6 +204,8 @@ class Journal:
         with path.open("rb") as stream:
             if stream.read(len(HEAD)) != HEAD:
                 return  # another layout, or a damaged head: it stays as it is, and writing goes on in the next
+        if Position(int(path.stem), found.end) < _published(self._folder):
+            return  # cut after the publisher read it: what is written in the place of what it read, it would not see
         fd = os.open(path, os.O_RDWR)
         try:
             if path.stat().st_size > found.end:
@@ -238,14 +262,48 @@ class Journal:
             os.close(fd)
 
 
-def _last_sequence(segments: Sequence[Path], node: str, boot_id: str) -> int:
+def _published(folder: Path) -> Position:
+    try:
+        return read_cursor(folder) or BEGIN
+    except OSError:
+        return BEGIN  # nothing is known to be published
+
+
+def _behind(published: Position, path: Path) -> Sequence[Frame | Damage]:
+    """What the publisher's cursor has not passed of a segment."""
+    number = int(path.stem)
+    if number < published.segment:
+        return ()
+    offset = published.offset if number == published.segment else 0
+    return [item for item in _scan_file(path).items if item.offset >= offset]
+
+
+def _last_record(segments: Sequence[Path], node: str, boot_id: str) -> tuple[int, str, str]:
+    """The sequence to go on from, and name and digest of the newest record of this node."""
     for path in reversed(segments):
-        records = [_record(path, item) for item in _scan_file(path).items]
-        own = [record for record in records if isinstance(record, AuditRecord) and record.node == node]
-        if own:
-            # Boots follow each other: where the newest records are of another boot, this one has none.
-            return max((record.sequence for record in own if record.boot_id == boot_id), default=0)
-    return 0
+        own = [(record, payload) for record, payload in _sound_records(_scan_file(path).items) if record.node == node]
+        # Boots follow each other: where the newest records are of another boot, this one has none. Within a boot the
+        # highest sequence is the newest: a gap record lies before records that were appended earlier.
+        newest = [pair for pair in own if pair[0].boot_id == own[-1][0].boot_id]
+        if newest:
+            record, payload = max(newest, key=lambda pair: pair[0].sequence)
+            return (record.sequence if record.boot_id == boot_id else 0, record.outbox, digest(payload))
+    return 0, "", ""
+
+
+def _ranges(items: Sequence[Frame | Damage]) -> tuple[str, ...]:
+    ranges: dict[str, tuple[int, int]] = {}
+    for record, _ in _sound_records(items):
+        first, last = ranges.get(record.boot_id, (record.sequence, record.sequence))
+        ranges[record.boot_id] = (min(first, record.sequence), max(last, record.sequence))
+    return tuple(f"{boot_id}:{first}-{last}" for boot_id, (first, last) in ranges.items())
+
+
+def _sound_records(items: Sequence[Frame | Damage]) -> Iterator[tuple[AuditRecord, bytes]]:
+    for item in items:
+        if isinstance(item, Frame):
+            with contextlib.suppress(PeerError):
+                yield decode(item.payload), item.payload
 
 
 def _scan_file(path: Path) -> Scan:

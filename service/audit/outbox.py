@@ -2,7 +2,8 @@
 
 `append` only queues; `run` writes what has gathered as one group and fdatasyncs it in a thread. No loss is silent:
 
-- Over `cap_bytes` the oldest segments go first, and a `gap` record that counts them is durable before they go.
+- Over `cap_bytes` the oldest segments go first. Those that the publisher has published go silently; where others must
+  go, because it is far behind or there is none, a `gap` record that counts their records is durable before they go.
 - While the disk is full or read-only, records wait in a bounded queue, `healthy` is False and `reason` says why; when
   the queue is full its oldest go, and a `gap` record that counts them is written as soon as writing works again.
 """
@@ -10,6 +11,7 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from service.audit.envelope import encode
+from service.audit.cursor import Position
+from service.audit.envelope import digest, encode
 from service.audit.journal import CorruptRecord, Excess, Journal, Recovery, read_outbox
 from service.audit.segment import PAYLOAD_BYTES_MAX
 from service.model.audit_record import AuditRecord, RecordKind
@@ -49,7 +52,7 @@ class OutboxState:
     lost: int
     """Gave way in a full queue."""
     removed: int
-    """Went with the oldest segments under the size cap."""
+    """Went with the oldest segments under the size cap without having been published."""
     damaged: int
     """Found unreadable in the newest segment at the start."""
 
@@ -65,13 +68,14 @@ class _Entry(NamedTuple):
 class _Stored:
     count: int
     excess: tuple[Excess, ...]
+    durable: Position
 
 
 class Outbox:
     """Enter it, then keep `run()` in a task group. Call `append` on the loop's thread only.
 
     One outbox per recording process, and per node name: records without a token are told apart by node, boot and
-    sequence. `clock` returns (wall_ns, boot_ns).
+    sequence. `clock` returns (wall_ns, boot_ns); `context` the leader's term and the electorate's epoch as known here.
     """
 
     def __init__(
@@ -82,6 +86,8 @@ class Outbox:
         boot_id: str,
         clock: Callable[[], tuple[int, int]],
         cluster: str = "default",
+        component: str = "",
+        context: Callable[[], tuple[int, int]] = lambda: (0, 0),
         segment_bytes: int = 4 << 20,
         cap_bytes: int = 64 << 20,
         queue_records: int = 10_000,
@@ -90,9 +96,21 @@ class Outbox:
         self._boot_id = boot_id
         self._clock = clock
         self._cluster = cluster
+        self._actor = f"{component}/{node}" if component else ""
+        self._context = context
+        self._name = secrets.token_hex(4)
+        """Of the outbox; an older one goes on under the name that its records carry."""
+        self._digest = ""
+        """Of the last record: the next one carries it, so that none can be taken away, doubled or altered unseen."""
         self._queue_records = queue_records
         assert segment_bytes >= 1024
         assert cap_bytes >= 2 * segment_bytes
+        self.folder = folder
+        self.cap_bytes = cap_bytes
+        self.durable: Position | None = None
+        """How far the segments are synced; None while that is not known."""
+        self.on_durable: Callable[[], None] = _nobody
+        """Called on the loop's thread when `durable` has moved."""
         self._journal = Journal(folder, segment_bytes=segment_bytes, cap_bytes=cap_bytes)
         # A thread of its own: the default pool must not fill up behind a disk that hangs.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
@@ -152,7 +170,10 @@ class Outbox:
         except OSError as error:
             self._fail(_explain(error))
         else:
+            self.durable = self._journal.durable
             self._sequence = recovery.last_sequence
+            self._name = recovery.outbox or self._name
+            self._digest = recovery.last_digest
             self._damaged = recovery.damaged
             if recovery.damaged or recovery.torn_bytes:
                 log.warning(
@@ -185,15 +206,23 @@ class Outbox:
         previous: str = "",
         reason: str = "",
         detail: Mapping[str, str] | None = None,
+        generation: int = 0,
     ) -> AuditRecord:
         """Record an event with the next sequence and the time now. Returns at once; durable after `flush`."""
-        record = self._record(
-            kind, subject=subject, token=token, holder=holder, previous=previous, reason=reason, detail=detail
+        record, payload = self._record(
+            kind,
+            subject=subject,
+            token=token,
+            holder=holder,
+            previous=previous,
+            reason=reason,
+            detail=detail,
+            generation=generation,
         )
         if len(self._queue) >= self._queue_records:
             self._lose_oldest()
         self._accepted += 1
-        self._queue.append(_Entry(self._accepted, record.sequence, self._encode(record)))
+        self._queue.append(_Entry(self._accepted, record.sequence, payload))
         self._wake.set()
         return record
 
@@ -259,6 +288,8 @@ class Outbox:
         self._written += len(done)
         self._doomed = ()
         self._excess = stored.excess
+        self.durable = stored.durable
+        self.on_durable()
         if self._failure:
             log.warning("audit outbox: writing again, after: %s", self._failure)
             self._failure = ""
@@ -268,10 +299,11 @@ class Outbox:
         if not self._queue and not self._excess:
             return
         # Gap records come first in their batch: they are durable before the segments they count are removed.
-        if self._excess:
-            records = sum(one.records for one in self._excess)
+        if records := sum(one.records for one in self._excess):
             size = sum(one.size for one in self._excess)
-            self._batch.append(self._gap("size cap: oldest segments removed", records, {"bytes": str(size)}))
+            ranges = ",".join(one for excess in self._excess for one in excess.ranges)
+            detail = {"bytes": str(size), "ranges": ranges}
+            self._batch.append(self._gap("size cap: oldest segments removed", records, detail))
             self._removed += records
         self._doomed = tuple(one.path for one in self._excess)
         self._excess = ()
@@ -285,8 +317,8 @@ class Outbox:
 
     def _gap(self, reason: str, records: int, detail: dict[str, str]) -> _Entry:
         log.warning("audit outbox: gap of %d records: %s", records, reason)
-        record = self._record(RecordKind.GAP, reason=reason, detail={"records": str(records)} | detail)
-        return _Entry(0, record.sequence, self._encode(record))
+        record, payload = self._record(RecordKind.GAP, reason=reason, detail={"records": str(records)} | detail)
+        return _Entry(0, record.sequence, payload)
 
     def _lose_oldest(self) -> None:
         entry = self._queue.popleft()
@@ -306,10 +338,13 @@ class Outbox:
         previous: str = "",
         reason: str = "",
         detail: Mapping[str, str] | None = None,
-    ) -> AuditRecord:
+        generation: int = 0,
+    ) -> tuple[AuditRecord, bytes]:
+        """The next record of the chain, and how it is encoded."""
         self._sequence += 1
         wall_ns, boot_ns = self._clock()
-        return AuditRecord(
+        term, lease_epoch = self._context()
+        record = AuditRecord(
             kind=kind,
             node=self._node,
             boot_id=self._boot_id,
@@ -322,7 +357,16 @@ class Outbox:
             previous=previous,
             reason=reason,
             detail={key: str(value) for key, value in (detail or {}).items()},
+            outbox=self._name,
+            prev=self._digest,
+            actor=self._actor,
+            term=term,
+            lease_epoch=lease_epoch,
+            generation=generation,
         )
+        payload = self._encode(record)
+        self._digest = digest(payload)
+        return record, payload
 
     def _encode(self, record: AuditRecord) -> bytes:
         try:
@@ -352,7 +396,11 @@ class Outbox:
             self._open()
         count = self._journal.write(payloads)
         self._journal.remove(doomed)
-        return _Stored(count, self._journal.excess())
+        return _Stored(count, self._journal.excess(), self._journal.durable)
+
+
+def _nobody() -> None:
+    """Stands in until somebody wants to be called."""
 
 
 def _explain(error: OSError) -> str:

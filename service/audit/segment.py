@@ -17,6 +17,7 @@ PAYLOAD_BYTES_MAX = 64 * 1024
 
 _LENGTH = struct.Struct(">I")
 _FRAME = struct.Struct(">4sII")
+FRAME_BYTES_MAX = _FRAME.size + PAYLOAD_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,9 @@ def scan(data: bytes) -> Scan:
     items: list[Frame | Damage] = []
     end = len(HEAD) if data.startswith(HEAD) else 0
     while True:
-        found = _frame_at(data, end)
+        found = frame_at(data, end)
         if found is None:
-            found = _next_frame(data, end + 1)
+            found = next_frame(data, end + 1)
             if found is None:
                 break
             # Bytes before a sound frame were written before it, so they are a damaged record and not a torn tail.
@@ -69,7 +70,8 @@ def scan(data: bytes) -> Scan:
     return Scan(tuple(items), end, len(data[end:].rstrip(b"\0")))
 
 
-def _frame_at(data: bytes, offset: int) -> Frame | None:
+def frame_at(data: bytes, offset: int) -> Frame | None:
+    """The sound frame that begins at `offset`, if one does and all of it is in `data`."""
     if not data.startswith(MARK, offset) or len(data) < offset + _FRAME.size:
         return None
     _, length, checksum = _FRAME.unpack_from(data, offset)
@@ -80,9 +82,10 @@ def _frame_at(data: bytes, offset: int) -> Frame | None:
     return Frame(offset, _FRAME.size + length, payload) if _checksum(payload) == checksum else None
 
 
-def _next_frame(data: bytes, offset: int) -> Frame | None:
+def next_frame(data: bytes, offset: int) -> Frame | None:
+    """The first sound frame at `offset` or behind it."""
     while (offset := data.find(MARK, offset)) >= 0:
-        found = _frame_at(data, offset)
+        found = frame_at(data, offset)
         if found is not None:
             return found
         offset += 1

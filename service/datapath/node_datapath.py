@@ -53,8 +53,12 @@ class Inheritance:
 
     steered: dict[IPv4Address, RuleSet]
     """Local pods that are steered, with the rules they are steered by."""
+    devices: dict[IPv4Address, int]
+    """The devices they were behind."""
     endpoints: Rows
     """Pods of other nodes that are translated here."""
+    ways: Rows
+    """Where floating IPs were."""
     rule_sets: tuple[RuleSet, ...]
 
 
@@ -119,17 +123,20 @@ class NodeDatapath:
             rule_set, network = layout.parse_rule_key(key)
             entries.setdefault(rule_set, []).append((network, IPv4Address(value[:4])))
         rule_sets = {identity: RuleSet(identity, tuple(sorted(rows))) for identity, rows in entries.items()}
-        steered = {}
+        steered, devices = {}, {}
         for key, value in self._loaded.map(MapName.SELECTED).items().items():
             pod_ip, ifindex, rule_set, state = layout.parse_selected(key, value)
             if ifindex == 0 and state == SelectedState.STEER and rule_set in rule_sets:
                 steered[pod_ip] = rule_sets[rule_set]
+            elif ifindex:
+                devices[pod_ip] = ifindex
         endpoints = {
             key: value
             for key, value in self._loaded.map(MapName.ENDPOINTS).items().items()
             if layout.parse_endpoint_key(key)[1] != self._egw_ifindex
         }
-        return Inheritance(steered, endpoints, tuple(rule_sets.values()))
+        ways = self._loaded.map(MapName.WAYS).items()
+        return Inheritance(steered, devices, endpoints, ways, tuple(rule_sets.values()))
 
     async def refresh_uplinks(self) -> bool:
         """Read the uplinks again; True where something about them changed."""

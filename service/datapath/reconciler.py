@@ -32,18 +32,21 @@ class Reconciler:
         self.endpoints: dict[tuple[str, IPv4Address], Endpoint] = {}
         """Pods of other nodes that were announced to this one, by (node, pod IP)."""
         self._inherited_endpoints: Rows = {}
+        self._inherited_ways: Rows = {}
         self._inherited_rule_sets: tuple[RuleSet, ...] = ()
         self._pods = tuple(IPv4Network(cidr) for cidr in settings.datapath.pod_cidrs)
         self._services = tuple(IPv4Network(cidr) for cidr in settings.datapath.service_cidrs)
         self._nodes = tuple(IPv4Network(cidr) for cidr in settings.datapath.node_cidrs)
 
-    def inherit(self, endpoints: Rows, rule_sets: tuple[RuleSet, ...]) -> None:
-        """Keep translating for pods that a former agent knew until their nodes have announced them again."""
+    def inherit(self, endpoints: Rows, ways: Rows, rule_sets: tuple[RuleSet, ...]) -> None:
+        """Go on with what a former agent knew until gossip and peers have told it again."""
         self._inherited_endpoints, self._inherited_rule_sets = dict(endpoints), rule_sets
+        self._inherited_ways = dict(ways)
 
     def disinherit(self) -> None:
         """Whoever has not announced its pods again by now does not need them."""
         self._inherited_endpoints, self._inherited_rule_sets = {}, ()
+        self._inherited_ways = {}
 
     @property
     def pod_networks(self) -> tuple[IPv4Network, ...]:
@@ -158,7 +161,8 @@ class Reconciler:
             MapName.CLUSTER: desired.cluster_rows(self._pods, self._services, self._node_networks()),
             MapName.FLOATING_IPS: desired.floating_ip_rows(self.floating_ips(), self.uplinks),
             MapName.MEMBERS: desired.member_rows(segments, self.uplinks, node=self.node),
-            MapName.WAYS: desired.way_rows(self.locations, segments, self.uplinks, node=self.node),
+            MapName.WAYS: self._inherited_ways
+            | desired.way_rows(self.locations, segments, self.uplinks, node=self.node),
             MapName.RULES: desired.rule_rows(rule_sets.values()),
             MapName.ENDPOINTS: endpoints,
             MapName.SELECTED: self.steering.rows(self.devices),

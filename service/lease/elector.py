@@ -9,7 +9,7 @@ the elector grants to the best claim of its own accord.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from service.lease.message import (
     Ack,
@@ -35,12 +35,11 @@ from service.lease.promise import (
     encode_promises,
     encode_tokens,
 )
+from service.lease.standing_claim import STANDING_INTERVALS, ClaimedGroup, HolderSession, StandingClaim
 from service.model.errors import InvariantError, PeerError
 from service.model.lease import LEADER_KEY, ZERO_TOKEN, Electorate, Stamp, Token
 from service.model.machine import Address, Send, Source
 
-STANDING_INTERVALS = 3
-"""A claim is void after this many renew intervals without a refresh (rule S1)."""
 _IDLE_NS = 60_000_000_000
 """A session unheard of for this long is forgotten; its promises, if any, live on by themselves."""
 _STARTS_REMEMBERED = 8
@@ -77,53 +76,6 @@ class Remember:
 ElectorOutput = Send | SendPersisted | Persist | Remember
 
 
-@dataclass(slots=True)
-class _Group:
-    """The part of a session that one datagram renews."""
-
-    sequence: int = -1
-    list_number: int = -1
-    entries: tuple[Entry, ...] = ()
-
-
-@dataclass(slots=True)
-class _Session:
-    """One holder process as this elector knows it."""
-
-    identity: Identity
-    start_id: int
-    address: Address
-    lease_ns: int
-    renew_ns: int
-    heard: Instant
-    order: tuple[int, ...]
-    """Rank among equals: by name. Negated letter by letter, so that here too the greater goes first."""
-    groups: dict[int, _Group] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Claim:
-    """What a session wants of one key; alive while refreshed."""
-
-    session: _Session
-    group: int
-    role: ClaimRole
-    token: Token
-    refreshed_ns: int
-    patient_until_ns: int = 0
-    """Not granted before. A standing claim on a key that nobody holds gives the assigned holder time to claim it."""
-
-    def is_alive(self, now: Instant) -> bool:
-        # Void at *three* intervals, not after: a claimant that died must not be granted anything for long (S1).
-        return now.boot_ns - self.refreshed_ns < STANDING_INTERVALS * self.session.renew_ns
-
-    @property
-    def rank(self) -> tuple[Stamp, ClaimRole, tuple[int, ...]]:
-        # P4: the newest assignment goes first; within one, the assigned holder before the successor; between equals
-        # (controllers that compete for leadership) any order will do if all electors use the same one.
-        return self.token.stamp, self.role, self.session.order
-
-
 class ElectorMachine:
     """Answers Renew and Query. Follows the machine contract, but takes time on both clocks (rule T3).
 
@@ -146,8 +98,10 @@ class ElectorMachine:
         self._lease_ns_max = lease_ns_max
         self._now = now
         self._outputs: list[ElectorOutput] = []
-        self._sessions: dict[Identity, _Session] = {}
-        self._claims: dict[str, dict[Identity, _Claim]] = {}
+        self._sessions: dict[Identity, HolderSession] = {}
+        self._claims: dict[str, dict[Identity, StandingClaim]] = {}
+        # Stamp of the newest assignment that any claim for the key had, and when it was first heard.
+        self._news: dict[str, tuple[Stamp, int]] = {}
         # Start ids that another start of the same node has replaced, the most recent last.
         self._replaced: dict[tuple[Identity, int], None] = {}
         self._purge_ns = now.boot_ns + _IDLE_NS
@@ -240,7 +194,7 @@ class ElectorMachine:
         session = self._session(source, message)
         if session is None:
             return
-        group = session.groups.setdefault(message.group, _Group())
+        group = session.groups.setdefault(message.group, ClaimedGroup())
         if message.sequence <= group.sequence:
             # Reordered or duplicated. Above all, a renewal sent before a release must not undo it (P1).
             return
@@ -256,7 +210,7 @@ class ElectorMachine:
             return
         self._refresh(session, message.group, group)
 
-    def _session(self, source: Source, message: Renew) -> _Session | None:
+    def _session(self, source: Source, message: Renew) -> HolderSession | None:
         """The session of this process; None where a newer process of the same node has taken its place."""
         identity = Identity(source.node, message.boot_id)
         session = self._sessions.get(identity)
@@ -271,14 +225,14 @@ class ElectorMachine:
             session = None
         if session is None:
             order = tuple(-letter for letter in source.node.encode() + message.boot_id)
-            session = _Session(
+            session = HolderSession(
                 identity, source.start_id, source.address, message.lease_ns, message.renew_ns, self._now, order
             )
             self._sessions[identity] = session
         session.heard = self._now
         return session
 
-    def _replace_session(self, session: _Session) -> None:
+    def _replace_session(self, session: HolderSession) -> None:
         for key in list(self._claims):
             self._drop_claim(key, session.identity)
         mark = (session.identity, session.start_id)
@@ -287,7 +241,9 @@ class ElectorMachine:
         while len(self._replaced) > _STARTS_REMEMBERED * max(1, len(self._sessions)):
             del self._replaced[next(iter(self._replaced))]
 
-    def _replace_list(self, session: _Session, number: int, group: _Group, entries: tuple[Entry, ...]) -> None:
+    def _replace_list(
+        self, session: HolderSession, number: int, group: ClaimedGroup, entries: tuple[Entry, ...]
+    ) -> None:
         # A key that vanished from the list is no longer claimed. Its promise, if any, lives on to its end (P1).
         listed = {entry.key for entry in entries}
         for entry in group.entries:
@@ -313,7 +269,7 @@ class ElectorMachine:
 
     # --- promises ---
 
-    def _refresh(self, session: _Session, number: int, group: _Group) -> None:
+    def _refresh(self, session: HolderSession, number: int, group: ClaimedGroup) -> None:
         until = self._now.later_by(session.lease_ns)
         waiting = []
         changed = False
@@ -330,21 +286,27 @@ class ElectorMachine:
                 waiting.append(entry.key)
         self._settle(waiting, [(session, number)], changed=changed)
 
-    def _put_claim(self, session: _Session, number: int, entry: Entry) -> None:
+    def _put_claim(self, session: HolderSession, number: int, entry: Entry) -> None:
         claims = self._claims.setdefault(entry.key, {})
         known = claims.get(session.identity)
+        news = self._news.get(entry.key)
+        if news is None or entry.token.stamp > news[0]:
+            news = self._news[entry.key] = (entry.token.stamp, self._now.boot_ns)
         patient_until_ns = self._now.boot_ns
         if entry.role is ClaimRole.STANDING and entry.key != LEADER_KEY:
             if known is not None and known.role is entry.role:
                 patient_until_ns = known.patient_until_ns
             elif self._is_open(entry.key):
                 # News of an assignment reaches its successor first as often as its holder. Where nobody holds the key
-                # there is nothing to take over yet: the holder named has one lease time to come. A claim that was
-                # standing when a promise ended has no such wait (S1).
-                patient_until_ns += session.lease_ns
-        claims[session.identity] = _Claim(session, number, entry.role, entry.token, self._now.boot_ns, patient_until_ns)
+                # there is nothing to take over yet: the holder named has one lease time to come, from the moment the
+                # assignment was first heard of; a claim that was given up and made again does not wait anew. A claim
+                # that was standing when a promise ended has no such wait (S1).
+                patient_until_ns = news[1] + session.lease_ns
+        claims[session.identity] = StandingClaim(
+            session, number, entry.role, entry.token, self._now.boot_ns, patient_until_ns
+        )
 
-    def _extend(self, promise: Promise, session: _Session, entry: Entry, until: Instant) -> bool:
+    def _extend(self, promise: Promise, session: HolderSession, entry: Entry, until: Instant) -> bool:
         """Renew what this session has; True where the promise changed."""
         if entry.token == promise.token:
             # Also where the promise had lapsed meanwhile: nobody was granted in between, or the token would be higher.
@@ -361,7 +323,7 @@ class ElectorMachine:
         promise.extend(until)
         return True
 
-    def _release(self, session: _Session, entry: Entry) -> bool:
+    def _release(self, session: HolderSession, entry: Entry) -> bool:
         self._drop_claim(entry.key, session.identity)
         promise = self._promises.get(entry.key)
         # Only who was promised may release, and only the tenure it means: not a later one of its own.
@@ -374,9 +336,9 @@ class ElectorMachine:
         promise = self._promises.get(key)
         return promise is None or promise.is_over(self._now)
 
-    def _settle(self, keys: list[str], answered: list[tuple[_Session, int]], *, changed: bool = False) -> None:
+    def _settle(self, keys: list[str], answered: list[tuple[HolderSession, int]], *, changed: bool = False) -> None:
         """Grant the open ones of `keys` to their best claims, then write, then answer: `answered` and who won."""
-        acks: dict[tuple[Identity, int], tuple[_Session, int]] = {}
+        acks: dict[tuple[Identity, int], tuple[HolderSession, int]] = {}
         for session, number in answered:
             acks[session.identity, number] = (session, number)
         for key in keys:
@@ -399,11 +361,11 @@ class ElectorMachine:
             self._outputs.append(Remember(encode_tokens(self._promises)))
         self._new_tokens = {}
 
-    def _grant(self, key: str) -> _Claim | None:
+    def _grant(self, key: str) -> StandingClaim | None:
         """Promise an open key to the best live claim. None where there is none with a token above the highest."""
         promise = self._promises.get(key)
         highest = promise.token if promise is not None else ZERO_TOKEN
-        best: _Claim | None = None
+        best: StandingClaim | None = None
         for claim in self._claims.get(key, {}).values():
             # K1: a token at or below the highest ever granted would let an old holder's traces outrank the new one's.
             is_ready = claim.is_alive(self._now) and claim.patient_until_ns <= self._now.boot_ns
@@ -421,7 +383,7 @@ class ElectorMachine:
 
     # --- answers ---
 
-    def _acknowledge(self, session: _Session, number: int) -> None:
+    def _acknowledge(self, session: HolderSession, number: int) -> None:
         # P5: the sequence is that of the last renewal of this group, even where the grant is spontaneous. The claimant
         # counts from when it sent that one, which is never later than what is promised here.
         group = session.groups[number]
@@ -452,7 +414,7 @@ class ElectorMachine:
         else:
             self._outputs.append(Send(session.address, encode(ack)))
 
-    def _detail(self, session: _Session, entry: Entry, promise: Promise | None, *, ours: bool) -> Detail | None:
+    def _detail(self, session: HolderSession, entry: Entry, promise: Promise | None, *, ours: bool) -> Detail | None:
         highest = promise.token if promise is not None else ZERO_TOKEN
         verdict = Verdict.GRANTED if ours else Verdict.NONE
         if not ours and entry.token <= highest:
@@ -474,12 +436,14 @@ class ElectorMachine:
             return None
         return Detail(verdict, highest, stamp)
 
-    def _rival(self, identity: Identity, claims: Mapping[Identity, _Claim], highest: Token) -> _Claim | None:
+    def _rival(
+        self, identity: Identity, claims: Mapping[Identity, StandingClaim], highest: Token
+    ) -> StandingClaim | None:
         """The best live claim of another session whose assignment is not older than what was granted.
 
         One whose token is too low counts too: it will go above as soon as the key is open.
         """
-        best: _Claim | None = None
+        best: StandingClaim | None = None
         for other, claim in claims.items():
             if other == identity or claim.token.stamp < highest.stamp or not claim.is_alive(self._now):
                 continue

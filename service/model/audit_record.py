@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 SCHEMA_VERSION = 1
-"""Of the record's fields. It only rises where an older reader would misunderstand; new fields and kinds do not raise it."""
+"""It rises only where an older reader would misunderstand; new fields and kinds do not raise it."""
 
 
 class RecordKind(StrEnum):

@@ -60,6 +60,8 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """It answers claims (not in the silence after a reboot)."""
     scheduling: str
     """What the process got: `fifo`, `nice`, or `normal`."""
+    at_ns: int = 0
+    """CLOCK_BOOTTIME at which `held` was true: the audit log's evidence. 0 from a keeper that does not say."""
 
 
 KeeperMessage = Heartbeat | LeaseReport

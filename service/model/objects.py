@@ -17,6 +17,8 @@ Labels = tuple[tuple[str, str], ...]
 
 class Kind(StrEnum):
     GATEWAY = "AnthosNetworkGateway"
+    NODE = "AnthosNetworkGatewayNode"
+    """Written by the leader; never read from manifests."""
     POLICY = "EgressNATPolicy"
     NAMESPACE = "Namespace"
     POD = "Pod"

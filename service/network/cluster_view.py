@@ -54,6 +54,7 @@ class ClusterView:
         changed: Callable[[], None],
         member_changed: Callable[[str, NodeState], None] = lambda name, state: None,
         location_heard: Callable[[Location], None] = lambda location: None,
+        name_conflict: Callable[[str, str], None] = lambda name, address: None,
     ) -> None:
         self._settings = settings
         self._metadata = metadata
@@ -61,6 +62,7 @@ class ClusterView:
         self._changed = changed
         self._member_changed = member_changed
         self._location_heard = location_heard
+        self._name_conflict = name_conflict
         self._stack = AsyncExitStack()
         self._machine = Membership(
             name=settings.node,
@@ -223,6 +225,7 @@ class ClusterView:
                 _log.warning("gossip: %s", error)
         elif isinstance(output, NameConflict):
             _log.error("gossip: two processes call themselves %s; the other is at %s", output.name, output.address)
+            self._name_conflict(output.name, f"{output.address.host}:{output.address.port}")
         self._changed()
 
 

@@ -12,6 +12,7 @@ from watchfiles import awatch
 
 from service.model.errors import ObjectError, OperatorError
 from service.model.objects import Change, Delete, Errors, Kind, Object, ObjectKey, Pod, Synced, Upsert
+from service.sources.event_recorder import ObjectEvent
 from service.sources.folder import FolderView, ManifestFolder
 from service.sources.status_file import CreationTimes, StatusFolder
 
@@ -66,7 +67,7 @@ class ManifestsSource:
                 if batch:
                     yield tuple(batch)
 
-    async def write_status(self, key: ObjectKey, status: dict[str, Any], *, created: str) -> None:
+    async def write_status(self, key: ObjectKey, status: dict[str, Any], *, created: str, term: int = 0) -> None:
         """Write DIR/status/<kind>.<namespace>.<name>.yaml if it changed. Raises TransientError where it cannot.
 
         `created` is the policy's creation time as delivered; it keeps the age of a policy over restarts.
@@ -78,6 +79,14 @@ class ManifestsSource:
         """Remove the status of an object that is gone. Raises TransientError where it cannot."""
         async with self._writing:
             await asyncio.to_thread(self._status.delete, key)
+
+    async def mirror_gateway(self) -> None:
+        """A folder has one gateway object, the one in force."""
+
+    async def post_event(self, event: ObjectEvent) -> None:
+        """A folder has no Events: the log has to do."""
+        level = logging.WARNING if event.is_warning else logging.INFO
+        log.log(level, "%s %s: %s: %s", event.regarding.kind, event.regarding, event.reason, event.note)
 
     def origin(self, key: ObjectKey) -> str:
         """Return the file an object came from, for errors found later; the folder where it is not known."""

@@ -125,13 +125,13 @@ def _display_name(document: dict[Any, Any]) -> str:
 
 
 def _decode_kind(document: dict[str, Any], reader: FieldReader) -> Kind | None:
-    if not reader.require(document, "kind", "", f"one of {', '.join(Kind)}"):
+    if not reader.require(document, "kind", "", f"one of {', '.join(_API_VERSIONS)}"):
         return None
     text = reader.text(document["kind"], "kind", "a kind")
     if text is None:
         return None
-    if text not in tuple(Kind):
-        reader.refuse("kind", f"unknown kind {shown(text)}; read here: {', '.join(Kind)}")
+    if text not in _API_VERSIONS:
+        reader.refuse("kind", f"unknown kind {shown(text)}; read here: {', '.join(_API_VERSIONS)}")
         return None
     kind = Kind(text)
     if (

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from service.model.errors import OperatorError
+from service.model.gateway_node import NodeRole
 from service.model.objects import Change, ObjectKey
 from service.settings import Settings
+from service.sources.event_recorder import ObjectEvent
 from service.sources.manifests import ManifestsSource
 
 _MANIFESTS = "manifests:"
@@ -20,11 +22,20 @@ class Source(Protocol):
     def changes(self) -> AsyncIterator[tuple[Change, ...]]:
         """First everything that exists, ending in Synced; then a batch per change. Ends only by cancellation."""
 
-    async def write_status(self, key: ObjectKey, status: dict[str, Any], *, created: str) -> None:
-        """Write an object's status where its owner looks for it. Raises TransientError where that fails for now."""
+    async def write_status(self, key: ObjectKey, status: dict[str, Any], *, created: str, term: int = 0) -> None:
+        """Write an object's status where its owner looks for it. Raises TransientError where that fails for now.
+
+        A leader names its term: where the source can tell, one of a lower term replaces nothing.
+        """
 
     async def delete_status(self, key: ObjectKey) -> None:
         """The object is gone. Raises TransientError where that fails for now."""
+
+    async def mirror_gateway(self) -> None:
+        """Leader's duty: keep the gateway object in force in step with the one users edit. Raises TransientError."""
+
+    async def post_event(self, event: ObjectEvent) -> None:
+        """Tell the object's owner what happened to it. Raises TransientError where that fails for now."""
 
 
 @asynccontextmanager
@@ -37,4 +48,8 @@ async def open_source(settings: Settings) -> AsyncIterator[Source]:
         # Pods of all nodes, also for agents: a folder is small, and `egressgw status` counts matches anywhere.
         yield ManifestsSource(folder)
         return
-    raise OperatorError("source: `kubernetes` is not available in this version; use manifests:DIR")
+    from service.sources.kubernetes import open_kubernetes
+
+    is_controller = settings.role is NodeRole.CONTROLLER
+    async with open_kubernetes(node=None if is_controller else settings.node, reporter=settings.node) as source:
+        yield source

@@ -51,6 +51,7 @@ def test_the_envelope_is_a_cloudevent() -> None:
         "time": "2026-11-23T14:33:24.405209856Z",
         "subject": "192.0.2.100",
         "datacontenttype": "application/json",
+        "dataschema": "urn:egressgw:audit:record:v1",
         "data": {
             "kind": "acquired",
             "node": "worker1",

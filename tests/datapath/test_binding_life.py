@@ -197,6 +197,7 @@ def test_a_rst_of_either_side_closes(opened: Node, from_pod: bool) -> None:
 def test_nothing_but_a_syn_reopens_a_closing_binding(opened: Node, flags: int) -> None:
     opened.send(TCP_FLOW, flags=RST)
     opened.send(TCP_FLOW, flags=flags)
+    assert state(opened) == CLOSING
     opened.answer(TCP_FLOW, flags=flags)
     assert state(opened) == CLOSING
 

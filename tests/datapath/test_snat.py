@@ -160,6 +160,11 @@ def test_when_all_ports_are_taken_the_packet_is_dropped_and_counted_and_never_le
     assert gateway.send(TCP_FLOW.to(OTHER_SERVER)).verdict == REDIRECT, "another destination has ports of its own"
 
 
+def test_no_flow_is_moved_to_a_well_known_port(gateway: Node) -> None:
+    gateway.occupy(TCP_FLOW, range(FIRST_PORT, 65536))
+    assert {gateway.send(TCP_FLOW).verdict for _ in range(30)} == {SHOT}
+
+
 def test_a_port_whose_binding_is_over_is_free(gateway: Node) -> None:
     gateway.occupy(TCP_FLOW, [TCP_FLOW.pod_port], age_s=11, state=CLOSING)
     assert packet.read(gateway.send(TCP_FLOW).frame).ip.ports[0] == TCP_FLOW.pod_port

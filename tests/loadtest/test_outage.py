@@ -26,6 +26,12 @@ def test_a_stall_before_the_kill_is_not_the_gap() -> None:
     assert outage.gap_ns == 50 * MS
 
 
+def test_other_gaps_before_and_after_are_told_beside_the_gap() -> None:
+    outage = find_outage(33 * MS, [], _answers(0, 30, 32, 90, 92, 130, 132, 140))
+    assert outage.gap_ns == 58 * MS
+    assert outage.further_gaps_ns == (30 * MS, 38 * MS)
+
+
 def test_answers_out_of_order_are_put_in_order() -> None:
     outage = find_outage(3 * MS, [], [(1, 2 * MS, "a"), (0, 1 * MS, "a"), (3, 60 * MS, "b"), (2, 50 * MS, "a")])
     assert outage.gap_ns == 48 * MS

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -89,6 +90,19 @@ def test_traffic_that_did_not_come_back_fails_the_run() -> None:
     assert "not back" in result.failures[0]
     assert "did not come back" in kill_line(result.kills[0])
     assert "FAILED" in _text(print_failover, result)
+
+
+def test_a_cluster_that_did_not_become_whole_fails_the_run() -> None:
+    kill = replace(_kill(1, 250), defect="waited 60 s in vain for the cluster to be whole")
+    assert FailoverResult(FailoverOptions(), [kill]).failures == [f"kill 1: {kill.defect}"]
+
+
+def test_further_gaps_are_told() -> None:
+    kill = _kill(1, 250)
+    assert kill.outage is not None
+    assert "further" not in kill_line(kill)
+    kill = replace(kill, outage=replace(kill.outage, further_gaps_ns=(40 * MS,)))
+    assert "further gaps of 40 ms" in kill_line(kill)
 
 
 def test_json_holds_all_numbers_versions_kernel_and_cores(tmp_path: Path) -> None:

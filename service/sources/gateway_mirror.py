@@ -1,0 +1,56 @@
+"""Users keep AnthosNetworkGateway in their cluster's namespace; the one in kube-system is kept in step with it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from service.model.objects import GATEWAY_NAME, GATEWAY_NAMESPACE, Kind, ObjectKey
+from service.sources.api_object import ApiObject
+
+CLUSTER_NAMESPACE_PREFIX = "cluster-"
+MIRRORED_FROM = "networking.gke.io/mirrored-from"
+"""Annotation of the object in kube-system: the namespace it follows."""
+GATEWAY = ObjectKey(Kind.GATEWAY, GATEWAY_NAMESPACE, GATEWAY_NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Give the object in kube-system this spec."""
+
+    namespace: str
+    spec: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Delete the object in kube-system: the one it followed is gone."""
+
+    uid: str
+
+
+def is_cluster_gateway(key: ObjectKey) -> bool:
+    return key.name == GATEWAY_NAME and key.namespace.startswith(CLUSTER_NAMESPACE_PREFIX)
+
+
+def mirror_step(gateways: Iterable[ApiObject]) -> Follow | Withdraw | None:
+    """What brings the object in kube-system in step; None where it is.
+
+    The oldest of several cluster namespaces counts, ties by name. An object that a user created in kube-system itself is
+    left alone for as long as no cluster namespace has one.
+    """
+    found = {item.key: item for item in gateways}
+    target = found.get(GATEWAY)
+    followed = followed_gateway(found.values())
+    if followed is None:
+        return Withdraw(target.uid) if target is not None and MIRRORED_FROM in target.annotations else None
+    namespace = followed.key.namespace
+    is_in_step = (
+        target is not None and target.spec == followed.spec and target.annotations.get(MIRRORED_FROM) == namespace
+    )
+    return None if is_in_step else Follow(namespace, followed.spec)
+
+
+def followed_gateway(gateways: Iterable[ApiObject]) -> ApiObject | None:
+    """The cluster namespace's object that is in force; None where none has one."""
+    candidates = [item for item in gateways if is_cluster_gateway(item.key)]
+    return min(candidates, key=lambda item: (item.created, item.key.namespace), default=None)

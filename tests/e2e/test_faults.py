@@ -1,0 +1,174 @@
+"""What happens when parts die, hang or are cut off, seen from outside and on every wire."""
+
+from pathlib import Path
+
+import pytest
+
+from service.lab.fault import Fault
+from service.lab.witness import wait_for_calls
+from tests.e2e.site import FLOATING_IPS, Site
+
+pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.timeout(180)]
+
+FIRST = FLOATING_IPS[0]
+GAP_MS_MAX = 3000.0
+"""Timing is measured in loadtest; here the machine may be busy, and only a hang is a failure."""
+
+
+def other_pod(site: Site, *nodes: str) -> str:
+    """A selected pod on a node that is not among `nodes`."""
+    return next(
+        pod.full_name for pod in site.lab.plan.pods if pod.full_name.startswith("alice/") and pod.node not in nodes
+    )
+
+
+def recover(site: Site, node: str) -> None:
+    site.fault(node, Fault.CONT, Fault.HEAL, Fault.RESTART)
+    site.wait_whole()
+
+
+def asked(site: Site, not_node: str) -> str:
+    return next(node.name for node in site.lab.plan.nodes if node.name != not_node)
+
+
+def wait_moved(site: Site, node: str) -> str:
+    witness = asked(site, node)
+    site.wait(
+        f"{FIRST} to leave {node}",
+        lambda: (holder := site.holder(FIRST, asked=witness)) is not None and holder != node,
+    )
+    return str(site.holder(FIRST, asked=witness))
+
+
+@pytest.mark.parametrize("proto", ["udp", "tcp"])
+def test_the_holder_dies_and_clients_go_on_with_the_same_source(site: Site, tmp_path: Path, proto: str) -> None:
+    holder = str(site.holder(FIRST))
+    pod = other_pod(site, holder)
+    try:
+        with site.captured(tmp_path / "frames") as leaks, site.stream(pod, proto=proto) as stream:
+            site.fault(holder, Fault.KILL, Fault.CUT)
+            wait_moved(site, holder)
+            wait_for_calls(site.lab, proto, FIRST, 100, timeout_s=20)
+            report = stream.report()
+        assert list(report["sources"]) == [FIRST]
+        assert report["broken"] == ""
+        assert report["gap_max_ms"] < GAP_MS_MAX
+        assert leaks() == []
+    finally:
+        recover(site, holder)
+
+
+def test_a_frozen_holder_falls_silent_and_gets_nothing_back_when_it_wakes(site: Site, tmp_path: Path) -> None:
+    """Promise 1: SIGSTOP leaves links up and the kernel running; only the deadline in the map stops it."""
+    holder = str(site.holder(FIRST))
+    try:
+        with site.captured(tmp_path / "frames") as leaks, site.stream(other_pod(site, holder)) as stream:
+            site.fault(holder, Fault.STOP)
+            successor = wait_moved(site, holder)
+            wait_for_calls(site.lab, "udp", FIRST, 200, timeout_s=20)
+            site.fault(holder, Fault.CONT)
+            site.wait_whole()
+            assert site.holder(FIRST) == successor
+            report = stream.report()
+        assert list(report["sources"]) == [FIRST]
+        assert leaks() == []
+    finally:
+        recover(site, holder)
+
+
+def test_a_holder_cut_off_loses_the_address_and_after_healing_there_is_one_holder(site: Site, tmp_path: Path) -> None:
+    holder = str(site.holder(FIRST))
+    try:
+        with site.captured(tmp_path / "frames") as leaks, site.stream(other_pod(site, holder)) as stream:
+            site.fault(holder, Fault.CUT)
+            successor = wait_moved(site, holder)
+            site.fault(holder, Fault.HEAL)
+            site.wait_whole()
+            assert {site.holder(FIRST, asked=node.name) for node in site.lab.plan.nodes} == {successor}
+            report = stream.report()
+        assert list(report["sources"]) == [FIRST]
+        assert leaks() == []
+    finally:
+        recover(site, holder)
+
+
+def test_the_death_of_the_holders_agent_costs_no_packet_and_neither_does_its_return(site: Site) -> None:
+    holder = str(site.holder(FIRST))
+    witness = asked(site, holder)
+    try:
+        with site.stream(other_pod(site, holder)) as remote:
+            site.fault(holder, Fault.KILL, only="agent")
+            wait_for_calls(site.lab, "udp", FIRST, 200, timeout_s=20)
+            assert site.holder(FIRST, asked=witness) == holder
+            site.fault(holder, Fault.RESTART)
+            site.wait_whole()
+            wait_for_calls(site.lab, "udp", FIRST, 200, timeout_s=20)
+            report = remote.report()
+        assert report["lost"] == 0
+        assert site.holder(FIRST) == holder
+    finally:
+        recover(site, holder)
+
+
+def test_an_agent_restarted_on_the_pods_node_interrupts_nothing(site: Site) -> None:
+    holder = str(site.holder(FIRST))
+    pod = other_pod(site, holder)
+    node = site.pod(pod).node
+    try:
+        with site.stream(pod) as stream:
+            site.fault(node, Fault.KILL, only="agent")
+            wait_for_calls(site.lab, "udp", FIRST, 100, timeout_s=20)
+            site.fault(node, Fault.RESTART)
+            site.wait("the agent to be back", lambda: site.status(node)["keeper"]["alive"])
+            wait_for_calls(site.lab, "udp", FIRST, 400, timeout_s=20)
+            report = stream.report()
+        assert report["lost"] == 0
+        assert list(report["sources"]) == [FIRST]
+    finally:
+        recover(site, node)
+
+
+def test_the_death_of_the_keeper_moves_the_address_or_gives_it_back_never_to_two(site: Site, tmp_path: Path) -> None:
+    holder = str(site.holder(FIRST))
+    try:
+        with site.captured(tmp_path / "frames") as leaks, site.stream(other_pod(site, holder)) as stream:
+            site.fault(holder, Fault.KILL, only="keeper")
+            wait_moved(site, holder)
+            site.fault(holder, Fault.RESTART)
+            site.wait_whole()
+            report = stream.report()
+        assert list(report["sources"]) == [FIRST]
+        assert leaks() == []
+    finally:
+        recover(site, holder)
+
+
+def test_without_any_controller_traffic_goes_on_and_still_fails_over(site: Site) -> None:
+    controllers = [controller.name for controller in site.lab.plan.controllers]
+    holder = str(site.holder(FIRST))
+    pod = other_pod(site, holder)
+    try:
+        for controller in controllers:
+            site.fault(controller, Fault.KILL)
+        with site.stream(pod) as stream:
+            site.fault(holder, Fault.KILL, Fault.CUT)
+            wait_moved(site, holder)
+            wait_for_calls(site.lab, "udp", FIRST, 100, timeout_s=20)
+            report = stream.report()
+        assert list(report["sources"]) == [FIRST]
+    finally:
+        for controller in controllers:
+            site.fault(controller, Fault.RESTART)
+        recover(site, holder)
+
+
+def test_every_move_is_on_record_with_growing_tokens(site: Site) -> None:
+    acquired = [
+        (record.boot_time_ns, record.token, record.holder)
+        for record in site.records()
+        if record.kind == "acquired" and record.subject == FIRST
+    ]
+    tokens = [token for _, token, _ in sorted(acquired)]
+    assert len(tokens) > 3
+    assert tokens == sorted(set(tokens))
+    assert site.bare_pod_sources() == set()

@@ -1,0 +1,149 @@
+"""Beside a CNI on a real node: NetworkPolicy, masquerade, DNAT, strangers' addresses, and leaving without a trace."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from service.lab.fault import Fault
+from service.lab.status import fetch
+from tests.e2e.site import FLOATING_IPS, Site, gateway
+
+pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.timeout(180)]
+
+FIRST = FLOATING_IPS[0]
+POD, NODE, NODE_IP = "alice/frontend-worker2", "worker2", "192.168.1.22"
+
+
+def on_node(site: Site, *command: str, text: str | None = None) -> str:
+    namespace = f"--net=/run/netns/{site.lab.node(NODE).netns}"
+    done = subprocess.run(["nsenter", namespace, *command], input=text, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@contextmanager
+def rules(site: Site, text: str) -> Iterator[None]:
+    """An nft table `ip test` on the pod's node, as a CNI or kube-proxy would have one."""
+    on_node(site, "nft", "-f", "-", text=text)
+    try:
+        yield
+    finally:
+        on_node(site, "nft", "delete", "table", "ip", "test")
+
+
+def test_network_policy_has_the_last_word_over_a_selected_pod(site: Site) -> None:
+    address = site.pod(POD).ip
+    deny = f"table ip test {{ chain forward {{ type filter hook forward priority 0; ip saddr {address} drop; }}; }}"
+    with rules(site, deny):
+        assert site.seen(POD, timeout_s=0.3) == "nothing came"
+    assert site.seen(POD) == FIRST
+
+
+def test_a_masquerade_rule_put_first_again_does_not_win(site: Site) -> None:
+    """Rule W5: CNIs re-insert their rule at the head now and then."""
+    table = (
+        "table ip test { chain postrouting { type nat hook postrouting priority srcnat - 5; "
+        "ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 masquerade; }; }"
+    )
+    with rules(site, table):
+        assert site.seen(POD) == FIRST
+        assert site.seen(POD, proto="tcp") == FIRST
+
+
+def test_a_service_whose_endpoint_is_outside_follows_the_destination_after_translation(site: Site) -> None:
+    """Rule W4: the policy is about where a packet really goes."""
+    table = """table ip test { chain prerouting { type nat hook prerouting priority dstnat;
+        ip daddr 10.96.0.10 dnat to 8.8.8.8
+        ip daddr 10.96.0.11 dnat to 9.9.9.9
+    }
+    }"""
+    with rules(site, table):
+        assert site.seen(POD, "10.96.0.10", "tcp") == FIRST
+        assert site.seen(POD, "10.96.0.11", "tcp") == NODE_IP
+
+
+def test_replies_of_connections_opened_from_outside_are_left_alone(site: Site) -> None:
+    """Case C1: the outside opens a connection to a node port; the selected pod's replies are not steered."""
+    pod = site.pod(POD)
+    table = f"""table ip test {{ chain prerouting {{ type nat hook prerouting priority dstnat;
+        ip daddr {NODE_IP} tcp dport 30080 dnat to {pod.ip}:8000
+    }}
+    }}"""
+    server = subprocess.Popen(
+        ["nsenter", f"--net=/run/netns/{pod.netns}", "python3", "-m", "http.server", "8000", "--bind", str(pod.ip)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=site.lab.manifests,
+    )
+    outside = f"--net=/run/netns/{site.lab.plan.options.name}-outside"
+    dial = f"exec 3<>/dev/tcp/{NODE_IP}/30080; printf 'HEAD / HTTP/1.0\\r\\n\\r\\n' >&3; head -n1 <&3"
+    try:
+        with rules(site, table):
+            site.wait(
+                "the reply from the node port",
+                lambda: (
+                    b"200 OK"
+                    in subprocess.run(
+                        ["nsenter", outside, "timeout", "1", "bash", "-c", dial], capture_output=True, check=False
+                    ).stdout
+                ),
+                timeout_s=10,
+            )
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_an_address_that_somebody_else_has_is_told_and_never_taken(site: Site) -> None:
+    """The operator mistypes a floating IP: it is the default gateway's."""
+    site.apply("gateway.yaml", gateway(*FLOATING_IPS, "192.168.1.1"))
+    try:
+        row = site.wait(
+            "the conflict to be told",
+            lambda: next(
+                (
+                    row
+                    for floating_ip, row in site.status()["floatingIPs"].items()
+                    if floating_ip == "192.168.1.1" and "FloatingIPConflict" in row["reason"]
+                ),
+                None,
+            ),
+        )
+        assert row["holder"] is None
+        assert site.seen(POD) == FIRST
+        assert site.seen("carol/other-worker1") == "192.168.1.21"
+    finally:
+        site.apply("gateway.yaml", gateway(*FLOATING_IPS))
+
+
+def test_status_and_metrics_tell_what_the_datapath_does(site: Site) -> None:
+    before = site.status(NODE)["packets"]["marked"]
+    assert site.seen(POD) == FIRST
+    assert site.status(NODE)["packets"]["marked"] > before
+    node = site.lab.node(NODE)
+    code, metrics = fetch(node.netns, str(node.ip), "/metrics")
+    assert code == 200
+    assert b'egressgw_packets_total{action="marked"}' in metrics
+    assert b"egressgw_leases_held" in metrics
+
+
+def test_uninstall_leaves_the_node_as_it_was(site: Site) -> None:
+    site.fault(NODE, Fault.KILL)
+    config = site.lab.folder / NODE / "config.yaml"
+    on_node(site, sys.executable, "-m", "service", "uninstall", "--config", str(config))
+    try:
+        assert "egressgw" not in on_node(site, "nft", "list", "tables")
+        assert "egw0" not in on_node(site, "ip", "-o", "link")
+        assert "0x1000" not in on_node(site, "ip", "rule")
+        links = [line.split(": ")[1].split("@")[0] for line in on_node(site, "ip", "-o", "link").splitlines()]
+        for link in links:
+            for direction in ("ingress", "egress"):
+                assert "bpf" not in on_node(site, "tc", "filter", "show", "dev", link, direction)
+        assert not (site.lab.folder / NODE / "bpf" / "v1").exists()
+        assert site.seen(POD) == NODE_IP
+    finally:
+        site.fault(NODE, Fault.RESTART)
+        site.wait_whole()
+    site.wait_seen(POD, FIRST)

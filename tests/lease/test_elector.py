@@ -1,0 +1,360 @@
+"""One elector, message by message."""
+
+from typing import Any
+
+import pytest
+
+from service.lease.elector import ElectorMachine, Persist, Remember, SendPersisted
+from service.lease.message import Ack, ClaimRole, Query, Report, Verdict, encode
+from service.lease.promise import Instant
+from service.model.errors import InvariantError, PeerError
+from service.model.lease import LEADER_KEY, Stamp, Token
+from service.model.machine import Send
+from tests.lease.site import (
+    BOOT,
+    ELECTORATE,
+    IP,
+    LEASE_NS_MAX,
+    MS,
+    acks,
+    at,
+    claim,
+    fresh_elector,
+    records,
+    renew,
+    sent,
+    source,
+)
+
+H, S, C = source("node-h"), source("node-s"), source("node-c")
+T1, T2, T3 = Token(1, 1, 1), Token(1, 1, 2), Token(1, 1, 3)
+
+
+def ask(elector: ElectorMachine, who: Any, payload: bytes, ms: float) -> Ack | None:
+    """Send one renewal and return the answer to whoever sent it."""
+    elector.receive(who, payload, now=at(ms))
+    return acks(elector.drain()).get(who.address.host)
+
+
+def granted(answer: Ack | None) -> bool:
+    assert answer is not None
+    return answer.granted == (True,)
+
+
+def verdict(answer: Ack | None) -> Verdict:
+    assert answer is not None
+    return answer.details[0].verdict
+
+
+def restarted(data: bytes | None, now: Instant, tokens: bytes | None = None, boot_id: bytes = BOOT) -> ElectorMachine:
+    return ElectorMachine(
+        boot_id=boot_id,
+        electorate=ELECTORATE,
+        lease_ns_max=LEASE_NS_MAX,
+        promises=data,
+        tokens=tokens,
+        now=now,
+    )
+
+
+def test_a_key_that_nobody_holds_is_granted_at_once() -> None:
+    assert granted(ask(fresh_elector(), H, renew(1, claim(T1)), 0))
+
+
+def test_while_promised_a_key_is_granted_to_nobody_else() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    answer = ask(elector, S, renew(1, claim(T2, ClaimRole.STANDING)), 299)
+    assert not granted(answer)
+    assert Verdict.PROMISED in verdict(answer)
+
+
+def test_when_the_promise_ends_the_standing_claim_is_granted_unasked_for_its_last_sequence() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    ask(elector, S, renew(7, claim(T2, ClaimRole.STANDING)), 250)
+    assert elector.deadline_ns() == 300 * MS
+    elector.advance(now=at(299))
+    assert elector.drain() == []
+    elector.advance(now=at(300))
+    ((to, message),) = sent(elector.drain())
+    assert to == S.address
+    assert isinstance(message, Ack)
+    assert (message.sequence, message.granted) == (7, (True,))
+
+
+def test_a_standing_claim_not_refreshed_for_three_intervals_is_void() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    ask(elector, S, renew(1, claim(T2, ClaimRole.STANDING)), 100)
+    elector.advance(now=at(300))
+    assert sent(elector.drain()) == []
+
+
+def test_a_late_renewal_of_the_old_holder_does_not_win_against_the_standing_claim() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    ask(elector, S, renew(1, claim(T2, ClaimRole.STANDING)), 250)
+    elector.receive(H, renew(2, claim(T1, held=True)), now=at(301))
+    answers = acks(elector.drain())
+    assert answers[S.address.host].granted == (True,)
+    assert answers[H.address.host].granted == (False,)
+
+
+def test_the_promise_is_written_before_the_answer() -> None:
+    elector = fresh_elector()
+    elector.receive(H, renew(1, claim(T1)), now=at(0))
+    kinds = [type(output) for output in elector.drain()]
+    assert kinds.index(Persist) < kinds.index(Send)
+
+
+def test_a_leaders_term_is_on_disk_before_the_answer() -> None:
+    elector = fresh_elector()
+    elector.receive(C, renew(1, claim(Token(1, 0, 1), ClaimRole.STANDING, key=LEADER_KEY)), now=at(0))
+    outputs = elector.drain()
+    durable = [index for index, output in enumerate(outputs) if isinstance(output, Persist) and output.durable]
+    answers = [index for index, output in enumerate(outputs) if isinstance(output, SendPersisted)]
+    assert durable
+    assert durable[0] < answers[0]
+    assert not any(isinstance(output, Send) for output in outputs)
+
+
+def test_other_tokens_reach_the_disk_without_anybody_waiting() -> None:
+    elector = fresh_elector()
+    elector.receive(H, renew(1, claim(T1)), now=at(0))
+    outputs = elector.drain()
+    assert isinstance(outputs[-1], Remember)
+    assert not any(isinstance(output, Persist) and output.durable for output in outputs)
+
+
+def test_after_a_short_renewal_the_long_promise_still_stands() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1), lease_ns=15_000 * MS), 0)
+    ask(elector, H, renew(2, claim(T1)), 100)
+    assert not granted(ask(elector, S, renew(1, claim(T2)), 14_999))
+    assert granted(ask(elector, S, renew(2, claim(T2)), 15_000))
+
+
+def test_a_release_frees_the_key_for_the_standing_claim_at_once() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    ask(elector, S, renew(1, claim(T2, ClaimRole.STANDING)), 10)
+    elector.receive(H, renew(2, claim(T1, ClaimRole.RELEASED)), now=at(20))
+    answers = acks(elector.drain())
+    assert answers[S.address.host].granted == (True,)
+    assert answers[H.address.host].granted == (True,)
+
+
+def test_nobody_can_release_what_was_promised_to_another() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    ask(elector, S, renew(1, claim(T3, ClaimRole.RELEASED)), 10)
+    assert not granted(ask(elector, S, renew(2, claim(T2)), 20))
+
+
+def test_a_release_of_an_earlier_tenure_does_not_end_a_later_one() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T2)), 0)
+    ask(elector, H, renew(2, claim(T1, ClaimRole.RELEASED)), 10)
+    assert not granted(ask(elector, S, renew(1, claim(T3)), 20))
+
+
+def test_a_renewal_overtaken_by_its_release_changes_nothing() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    ask(elector, H, renew(3, claim(T1, ClaimRole.RELEASED)), 10)
+    assert ask(elector, H, renew(2, claim(T1)), 11) is None
+    assert granted(ask(elector, S, renew(1, claim(T2)), 12))
+
+
+def test_a_token_at_or_below_the_highest_is_refused_and_the_highest_named() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T2)), 0)
+    ask(elector, H, renew(2, claim(T2, ClaimRole.RELEASED)), 10)
+    answer = ask(elector, S, renew(1, claim(T2)), 20)
+    assert not granted(answer)
+    assert answer is not None
+    assert Verdict.STALE in verdict(answer)
+    assert answer.details[0].highest == T2
+    assert granted(ask(elector, S, renew(2, claim(T3)), 21))
+
+
+def test_of_two_standing_claims_the_newer_assignment_wins_whoever_came_first() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    ask(elector, S, renew(1, claim(T2, ClaimRole.HOLDER)), 200)
+    ask(elector, C, renew(1, claim(Token(1, 2, 1), ClaimRole.STANDING)), 250)
+    elector.advance(now=at(300))
+    assert list(acks(elector.drain())) == [C.address.host]
+
+
+def test_within_one_assignment_the_holder_goes_before_the_successor() -> None:
+    elector = fresh_elector()
+    ask(elector, C, renew(1, claim(T1)), 0)
+    ask(elector, S, renew(1, claim(T3, ClaimRole.STANDING)), 200)
+    answer = ask(elector, H, renew(1, claim(T2, ClaimRole.HOLDER)), 250)
+    assert not granted(answer)
+    elector.advance(now=at(300))
+    assert list(acks(elector.drain())) == [H.address.host]
+
+
+def test_a_holder_is_told_of_a_newer_holder_who_waits() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    ask(elector, C, renew(1, claim(Token(1, 2, 1))), 10)
+    answer = ask(elector, H, renew(2, claim(T1, held=True)), 60)
+    assert granted(answer)
+    assert answer is not None
+    assert verdict(answer) == Verdict.GRANTED | Verdict.CONTESTED | Verdict.OUTRANKED | Verdict.RIVAL_IS_HOLDER
+    assert answer.details[0].rival == Stamp(1, 2)
+
+
+def test_a_lapsed_holder_that_nobody_replaced_goes_on() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    assert granted(ask(elector, H, renew(2, claim(T1, held=True)), 5_000))
+
+
+def test_a_new_process_that_happens_to_propose_the_old_token_is_refused() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    again = source("node-h", start_id=2)
+    assert not granted(ask(elector, again, renew(1, claim(T1)), 10))
+    assert granted(ask(elector, again, renew(2, claim(T1, held=True)), 20))
+
+
+def test_datagrams_of_a_process_that_was_replaced_are_ignored_while_the_new_one_lives() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(5, claim(T1)), 0)
+    ask(elector, source("node-h", start_id=2), renew(1, claim(T1, ClaimRole.RELEASED)), 10)
+    assert ask(elector, H, renew(6, claim(T2)), 20) is None
+    assert granted(ask(elector, S, renew(1, claim(T2)), 30))
+
+
+def test_an_elector_that_does_not_know_the_list_promises_nothing_and_asks_for_it() -> None:
+    elector = fresh_elector()
+    answer = ask(elector, H, renew(1, number=1), 0)
+    assert answer is not None
+    assert answer.needs_list
+    assert granted(ask(elector, S, renew(1, claim(T1)), 1))
+
+
+def test_a_confirmed_list_need_not_be_sent_again() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1), number=4), 0)
+    assert granted(ask(elector, H, renew(2, number=4), 200))
+    assert not granted(ask(elector, S, renew(1, claim(T2)), 499))
+
+
+def test_a_key_dropped_from_the_list_stays_promised_to_its_end() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    ask(elector, H, renew(2, claim(T1, key="192.0.2.9")), 100)
+    assert not granted(ask(elector, S, renew(1, claim(T2)), 299))
+    assert granted(ask(elector, S, renew(2, claim(T2)), 300))
+
+
+def test_another_epoch_is_not_answered() -> None:
+    elector = fresh_elector()
+    with pytest.raises(PeerError, match="epoch"):
+        elector.receive(H, renew(1, claim(T1), epoch=2), now=at(0))
+    assert elector.drain() == []
+
+
+def test_a_lease_longer_than_the_silence_covers_is_refused() -> None:
+    with pytest.raises(PeerError, match="at most"):
+        fresh_elector().receive(H, renew(1, claim(T1), lease_ns=LEASE_NS_MAX + 1), now=at(0))
+
+
+def test_a_restarted_elector_keeps_its_promises() -> None:
+    elector = fresh_elector()
+    elector.receive(H, renew(1, claim(T1)), now=at(0))
+    again = restarted(records(elector.drain())[-1], at(10))
+    assert again.is_voting
+    assert not granted(ask(again, S, renew(1, claim(T2)), 299))
+    assert granted(ask(again, S, renew(2, claim(T2)), 300))
+
+
+@pytest.mark.parametrize("record", [None, b"", b"torn"])
+def test_an_elector_without_its_record_is_silent_for_longer_than_any_promise(record: bytes | None) -> None:
+    elector = restarted(record, at(0))
+    assert not elector.is_voting
+    assert ask(elector, H, renew(1, claim(T1)), 17_999) is None
+    assert granted(ask(elector, H, renew(2, claim(T1)), 18_000))
+
+
+def test_after_a_reboot_an_elector_is_silent_for_the_longest_lease_of_its_record_if_that_is_longer() -> None:
+    elector = fresh_elector()
+    elector.receive(H, renew(1, claim(T1)), now=at(0))
+    record = records(elector.drain())[-1]
+    again = ElectorMachine(
+        boot_id=bytes([1] * 16),
+        electorate=ELECTORATE,
+        lease_ns_max=1000 * MS,
+        promises=record,
+        tokens=None,
+        now=at(0),
+    )
+    assert ask(again, S, renew(1, claim(T2)), 17_999) is None
+
+
+def test_the_silence_lasts_on_both_clocks() -> None:
+    elector = restarted(None, at(0))
+    elector.advance(now=Instant(20_000 * MS, 17_999 * MS))
+    assert not elector.is_voting
+
+
+def test_tokens_outlive_a_reboot() -> None:
+    elector = fresh_elector()
+    elector.receive(H, renew(1, claim(T2)), now=at(0))
+    remembered = next(output.data for output in elector.drain() if isinstance(output, Remember))
+    again = restarted(None, at(0), tokens=remembered, boot_id=bytes([1] * 16))
+    answer = ask(again, S, renew(1, claim(T2)), 18_000)
+    assert not granted(answer)
+    assert granted(ask(again, S, renew(2, claim(T3)), 18_001))
+
+
+def test_a_disk_that_is_ahead_of_the_record_only_raises_tokens() -> None:
+    elector = fresh_elector()
+    elector.receive(H, renew(1, claim(T1)), now=at(0))
+    record = records(elector.drain())[-1]
+    elector.receive(H, renew(2, claim(T3)), now=at(1))
+    ahead = next(output.data for output in elector.drain() if isinstance(output, Remember))
+    again = restarted(record, at(10), tokens=ahead)
+    assert not granted(ask(again, S, renew(1, claim(T3)), 299))
+    assert not granted(ask(again, S, renew(2, claim(T3)), 300))
+    assert granted(ask(again, S, renew(3, claim(Token(1, 1, 4))), 301))
+
+
+def test_a_report_says_who_is_promised_what_and_whether_the_elector_votes() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    elector.receive(C, encode(Query(1, 9)), now=at(100))
+    ((_, report),) = sent(elector.drain())
+    assert isinstance(report, Report)
+    assert report.voting
+    assert [(row.key, row.token, row.node, row.remaining_ms) for row in report.rows] == [(IP, T1, "node-h", 200)]
+
+
+def test_a_silent_elector_says_that_it_does_not_vote() -> None:
+    elector = restarted(None, at(0))
+    elector.receive(C, encode(Query(1, 9)), now=at(1))
+    ((_, report),) = sent(elector.drain())
+    assert isinstance(report, Report)
+    assert not report.voting
+
+
+def test_time_never_goes_back() -> None:
+    elector = fresh_elector(now=at(10))
+    with pytest.raises(InvariantError):
+        elector.advance(now=at(9))
+
+
+def test_sessions_unheard_of_for_a_minute_are_forgotten_but_not_their_tokens() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    elector.advance(now=at(120_000))
+    elector.advance(now=at(240_000))
+    elector.drain()
+    assert elector._sessions == {}
+    assert not granted(ask(elector, S, renew(1, claim(T1)), 240_001))
