@@ -450,7 +450,8 @@ class Agent:
             except TransientError as error:
                 _log.warning("pod devices: %s", error)
                 found = {}
-            # A pod that is silent just now is still where it was.
+            # A pod that is silent just now is still where it was; who is selected may have changed meanwhile.
+            wanted = self.reconciler.local_selections()
             devices = {
                 pod_ip: device
                 for pod_ip, device in (self.reconciler.devices | found).items()

@@ -1,4 +1,4 @@
-"""One outbox as the publisher sees it: where it stands, what comes next, and how much is behind. Blocking; for a thread."""
+"""One outbox as the publisher sees it: where it stands, what comes next, and how much is behind. Synchronous."""
 
 import json
 import logging

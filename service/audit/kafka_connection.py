@@ -49,7 +49,7 @@ def quiet_library() -> None:
 
 
 async def create_topic(kafka: KafkaSettings, *, client_id: str) -> None:
-    """Create the topic unless it exists. Raises OperatorError where the brokers refuse, KafkaError where none answers."""
+    """Create the topic unless it exists. Raises OperatorError where brokers refuse, else KafkaError."""
     from aiokafka.admin import AIOKafkaAdminClient, NewTopic
     from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 

@@ -154,7 +154,7 @@ class _Flight:
 
     events: Sequence[Event]
     end: Position
-    futures: list["asyncio.Future[Any]"]
+    futures: list[asyncio.Future[Any]]
 
 
 class _RefusedError(Exception):
@@ -271,10 +271,12 @@ class _Line:
             await asyncio.sleep(self._kafka.linger_ms / 1000)
             events, end = await self._in_thread(self.feed.read, self._limit)
         batches = self._batches(producer, events, sorted(await producer.partitions_for(self._kafka.topic)))
-        self._flight = _Flight(events, end, [])
+        futures: list[asyncio.Future[Any]] = []
         for partition, batch in batches.items():
-            self._flight.futures.append(await producer.send_batch(batch, self._kafka.topic, partition=partition))
-        await self._landing(self._flight.futures)
+            futures.append(await producer.send_batch(batch, self._kafka.topic, partition=partition))
+            futures[-1].add_done_callback(_take_exception)
+        self._flight = _Flight(events, end, futures)  # only now that all of it is under way can all of it land
+        await self._landing(futures)
         error = self._settle()
         if error is not None:
             await self._refuse(error, events, end)
@@ -298,7 +300,7 @@ class _Line:
                 raise AssertionError("a round is larger than a batch may be")
         return batches
 
-    async def _landing(self, futures: Sequence["asyncio.Future[Any]"]) -> None:
+    async def _landing(self, futures: Sequence[asyncio.Future[Any]]) -> None:
         """Wait until each batch is acknowledged or has failed; aiokafka retries what can be retried, without end."""
         began_s = time.monotonic()
         pending: set[asyncio.Future[Any]] = set(futures)
@@ -314,7 +316,7 @@ class _Line:
             await self._in_thread(self.feed.measure)
 
     def _settle(self) -> Exception | None:
-        """Take the result of the round under way, if it has one: the cursor moves only when all of it is acknowledged."""
+        """Take the result of the round under way, if it has one; only when all of it is acknowledged, the cursor moves."""
         flight = self._flight
         if flight is None or not all(future.done() for future in flight.futures):
             return None
@@ -326,7 +328,7 @@ class _Line:
         ]
         if errors:
             return errors[0]
-        if not flight.futures or any(future.cancelled() for future in flight.futures):
+        if any(future.cancelled() for future in flight.futures):
             return None
         self.feed.advance(len(flight.events), flight.end)
         self.published += len(flight.events)
@@ -400,6 +402,12 @@ async def _close(producer: Any) -> None:
         async with asyncio.timeout(_CLOSE_S_MAX):
             await producer.client.close()
             await producer._sender.close()
+
+
+def _take_exception(future: asyncio.Future[Any]) -> None:
+    """So that asyncio does not report one that comes after a round was given up."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _is_expected(error: Exception) -> bool:

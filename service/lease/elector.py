@@ -169,19 +169,22 @@ class ElectorMachine:
             self._purge()
 
     def deadline_ns(self) -> int | None:
-        """The next end of a promise that somebody waits for, as CLOCK_BOOTTIME; None where nobody waits."""
+        """The next end of a promise, or of patience, that somebody waits for, as CLOCK_BOOTTIME; None where nobody is."""
         due: int | None = None
         for key, claims in self._claims.items():
             promise = self._promises.get(key)
-            if promise is None or promise.holder is None:
+            holder = promise.holder if promise is not None else None
+            waiting = [claim for identity, claim in claims.items() if identity != holder and claim.is_alive(self._now)]
+            if not waiting:
                 continue
-            if not any(identity != promise.holder and claim.is_alive(self._now) for identity, claim in claims.items()):
-                continue
-            # T3: both clocks must pass; the raw one's share is what is left on it now.
-            left_ns = max(promise.until.boot_ns - self._now.boot_ns, promise.until.raw_ns - self._now.raw_ns)
-            # A promise already over, yet not granted, waits for a better token, not for time.
-            if left_ns > 0 and (due is None or self._now.boot_ns + left_ns < due):
-                due = self._now.boot_ns + left_ns
+            if promise is None or promise.is_over(self._now):
+                # What is open and not granted waits for patience to end, or for a better token, which is no timer.
+                ends = [claim.patient_until_ns for claim in waiting if claim.patient_until_ns > self._now.boot_ns]
+            else:
+                # T3: both clocks must pass; the raw one's share is what is left on it now.
+                left_ns = max(promise.until.boot_ns - self._now.boot_ns, promise.until.raw_ns - self._now.raw_ns)
+                ends = [self._now.boot_ns + left_ns]
+            due = min(ends + ([] if due is None else [due]), default=None)
         return due
 
     def drain(self) -> list[ElectorOutput]:

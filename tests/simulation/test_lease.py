@@ -5,7 +5,6 @@ A longer search: EGRESSGW_LEASE_SEEDS=5000 pytest tests/simulation/test_lease.py
 
 import dataclasses
 import os
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -35,7 +34,7 @@ from tests.simulation.lease_world import (
 IP = "192.0.2.100"
 SEEDS_THAT_FAILED = (7, 9, 21, 32, 48, 135, 1410, 2283)
 """Histories that broke an earlier version; kept although later changes may have made other histories of them."""
-SEEDS = int(os.environ.get("EGRESSGW_LEASE_SEEDS", "150"))
+SEEDS = int(os.environ.get("EGRESSGW_LEASE_SEEDS", "100"))
 Patch = pytest.MonkeyPatch
 
 
@@ -157,8 +156,20 @@ def test_a_node_that_may_not_claim_takes_nothing_and_still_votes() -> None:
     world.claim("node1", {IP: ("holder", 1, 1)})
     world.run_for(300 * MS)
     assert world.holders(IP) == []
-    world.claim("node3", {IP: ("successor", 1, 1)})
+    world.claim("node3", {IP: ("holder", 1, 2)})
     assert milliseconds_until_held(world, "node3") < 20
+
+
+def test_on_a_vacant_key_the_successor_leaves_the_assigned_holder_one_lease_to_come() -> None:
+    for seed in range(20):
+        world = site(seed, others=2)
+        world.claim("node4", {IP: ("successor", 1, 1)})
+        world.run_for(100 * MS)
+        world.claim("node3", {IP: ("holder", 1, 1)})
+        assert milliseconds_until_held(world, "node3") < 5
+    world = site(others=2)
+    world.claim("node4", {IP: ("successor", 1, 1)})
+    assert 300 <= milliseconds_until_held(world, "node4") < 310
 
 
 def test_a_dead_successor_is_replaced_by_naming_another() -> None:
@@ -192,9 +203,9 @@ def test_without_a_majority_nothing_is_taken_and_what_is_held_ends() -> None:
 def test_hundreds_of_keys_are_held_and_taken_over_together() -> None:
     world = site(others=2)
     keys = [f"10.1.{index // 256}.{index % 256}" for index in range(300)]
-    world.claim("node3", {key: ("holder", 1, 1) for key in keys})
+    world.claim("node3", dict.fromkeys(keys, ("holder", 1, 1)))
     world.run_for(200 * MS)
-    world.claim("node4", {key: ("successor", 1, 1) for key in keys})
+    world.claim("node4", dict.fromkeys(keys, ("successor", 1, 1)))
     world.run_for(200 * MS)
     assert all(world.holders(key) == ["node3"] for key in keys)
     world.kill("node3")
@@ -356,9 +367,7 @@ def test_without_the_holders_margin_drift_makes_two_holders(monkeypatch: Patch) 
 
 
 def test_without_the_second_clock_drift_makes_two_holders(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(
-        Promise, "is_over", lambda self, now: self.holder is None or now.boot_ns >= self.until.boot_ns
-    )
+    monkeypatch.setattr(Promise, "is_over", lambda self, now: self.holder is None or now.boot_ns >= self.until.boot_ns)
     with pytest.raises(InvariantViolated):
         silent_death_under_drift()
 
@@ -421,37 +430,26 @@ def test_promises_that_shrink_make_two_holders(monkeypatch: Patch) -> None:
 
 
 class StallingWorld(LeaseWorld):
-    """Stops the holder in the moment after its first release has left."""
+    """Stops the holder in the moment after a majority has been sent its release."""
+
+    releases = 0
 
     def _execute(self, node: Keeper, output: Any) -> None:
         super()._execute(node, output)
         if node.name == "node3" and isinstance(output, Send):
             message = decode(output.payload)
             if isinstance(message, Renew) and message.entries and message.entries[0].role is ClaimRole.RELEASED:
-                self.pause("node3", 200 * MS)
+                self.releases += 1
+                if self.releases == 2:
+                    self.pause("node3", 200 * MS)
 
 
 def stall_after_the_release() -> None:
     world = StallingWorld(5, others=2)
     world.start_all()
-    world.cut_between("node3", "node0")
-    world.cut_between("node4", "node2")
-    world.kill("node2")
-    world.kill("node0")
-    world.start("node0")
-    world.start("node2")
-    world.heal()
     with_holder_and_successor(world, "node3", "node4")
     world.claim("node3", {})
-    milliseconds_until_held(world, "node4")
-
-
-def release_first(self: Holder, key: str, reason: Any, original: Any = Holder._give_up) -> None:
-    before = len(self._outputs)
-    original(self, key, reason)
-    closed = [output for output in self._outputs[before:] if isinstance(output, CloseFence)]
-    self._outputs = [output for output in self._outputs if output not in closed]
-    self._outputs += [*self._session.renewals(self._now_ns), *closed]
+    assert milliseconds_until_held(world, "node4") < 10
 
 
 def test_the_fence_is_closed_before_the_release_leaves() -> None:
@@ -459,17 +457,15 @@ def test_the_fence_is_closed_before_the_release_leaves() -> None:
 
 
 def test_a_release_before_the_fence_is_closed_makes_two_holders(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(Holder, "_give_up", release_first)
-    monkeypatch.setattr(StallingWorld, "_execute", stall_after_all_releases)
+    def give_up(self: Holder, key: str, reason: Any, original: Any = Holder._give_up) -> None:
+        original(self, key, reason)
+        closed = [output for output in self._outputs if isinstance(output, CloseFence)]
+        others = [output for output in self._outputs if not isinstance(output, CloseFence)]
+        self._outputs = [*others, *self._session.renewals(self._now_ns), *closed]
+
+    monkeypatch.setattr(Holder, "_give_up", give_up)
     with pytest.raises(InvariantViolated):
         stall_after_the_release()
-
-
-def stall_after_all_releases(self: LeaseWorld, node: Keeper, output: Any) -> None:
-    LeaseWorld._execute(self, node, output)
-    following = node.pending[0] if node.pending else None
-    if node.name == "node3" and isinstance(output, Send) and isinstance(following, CloseFence):
-        self.pause("node3", 200 * MS)
 
 
 class ForgetfulWorld(LeaseWorld):
@@ -497,9 +493,9 @@ def elector_dies_after_its_answer() -> None:
     world.claim("node3", {IP: ("holder", 1, 1)})
     world.run_for(2 * MS)
     world.isolate("node3")
-    world.claim("node4", {IP: ("successor", 1, 2)})
+    world.claim("node4", {IP: ("holder", 1, 2)})
     milliseconds_until_held(world, "node4")
-    assert world.killed == ["node0", "node1", "node2"] or sorted(world.killed) == ["node0", "node1", "node2"]
+    assert sorted(world.killed) == ["node0", "node1", "node2"]
 
 
 def test_an_elector_that_dies_after_its_answer_remembers_it() -> None:
@@ -524,6 +520,7 @@ def electors_reboot(*, silent: bool) -> None:
     for name in ("node0", "node1"):
         world.reboot(name)
         world.start(name)
+    world.claim("node4", {IP: ("holder", 1, 2)})
     milliseconds_until_held(world, "node4")
 
 
@@ -594,9 +591,9 @@ def stale_grants() -> None:
     """A successor stopped for a second finds two grants in its buffer; meanwhile another node was given the key."""
     world = with_holder_and_successor(site(others=3), "node3", "node4")
     world.kill("node3")
-    world.run_for(150 * MS)
+    world.run_for(220 * MS)
     world.pause("node4", 1000 * MS)
-    world.run_for(200 * MS)
+    world.run_for(100 * MS)
     world.claim("node5", {IP: ("holder", 1, 2)})
     milliseconds_until_held(world, "node5")
     world.run_for(1500 * MS)
@@ -631,25 +628,3 @@ def test_tokens_that_need_not_grow_do_not(monkeypatch: Patch) -> None:
 
     monkeypatch.setattr(ElectorMachine, "_grant", grant)
     assert first_violation(range(60)) is not None
-
-
-def test_answers_taken_from_an_earlier_process_at_the_address_would_make_two_holders(monkeypatch: Patch) -> None:
-    # What the echo of the start id is for: found by the search, an elector stopped in mid-answer.
-    def receive(self: Holder, source: Any, payload: bytes, *, now_ns: int, original: Any = Holder.receive) -> None:
-        message = decode(payload)
-        if isinstance(message, Ack):
-            payload = holder_module_encode(dataclasses.replace(message, start_id=self.start_id))
-        original(self, source, payload, now_ns=now_ns)
-
-    monkeypatch.setattr(Holder, "receive", receive)
-    found = first_violation(range(110, 260))
-    assert found is not None
-
-
-def holder_module_encode(message: Ack) -> bytes:
-    from service.lease.message import encode
-
-    return encode(message)
-
-
-CheckedFunction = Callable[[], None]
