@@ -17,6 +17,8 @@ from prometheus_client import CollectorRegistry
 
 from service import process
 from service.audit.outbox import Outbox
+from service.audit.promise_log import KEEPER_OUTBOX
+from service.audit.publisher import Publisher
 from service.audit.recorder import AgentRecorder, Part
 from service.datapath import node_datapath
 from service.datapath.desired import uplink_for
@@ -50,7 +52,7 @@ from service.settings import Settings
 from service.sources.source import open_source
 from service.status import agent_status
 from service.version import VERSION
-from service.web.metrics import DatapathCollector
+from service.web.metrics import AuditCollector, DatapathCollector
 from service.web.server import WebServer
 
 _log = logging.getLogger(__name__)
@@ -102,16 +104,14 @@ class Agent:
             cluster=settings.cluster,
             component="agent",
             context=lambda: ((self.cluster.leader() or ("", 0))[1], settings.electorate.epoch),
+            cap_bytes=settings.audit.cap_mib << 20,
+        )
+        self.publisher = Publisher(
+            settings.kafka, self.outbox, node=settings.node, foreign=[Path(settings.state_dir) / KEEPER_OUTBOX]
         )
         self.recorder = AgentRecorder(self.outbox, node=settings.node)
-        self.cluster = ClusterView(
-            settings,
-            MemberMetadata(settings.role, False, True, (), VERSION, self.start_id),
-            clock=process.boot_ns,
-            changed=self._mark_dirty,
-            location_heard=self._hear_location,
-            name_conflict=self.recorder.name_conflict,
-        )
+        self.cluster: ClusterView
+        """From `enter` on: a member that did not say at once where it is would be cut off by its peers."""
         self.sync = EndpointSync(node=settings.node, start_id=self.start_id, now_ns=process.boot_ns())
         self.state_socket = SealedSocket(
             Address(settings.bind_address, settings.ports.state),
@@ -146,6 +146,7 @@ class Agent:
     async def enter(self, stack: AsyncExitStack) -> None:
         """Open outbox, datapath, sockets and the HTTP server, in that order."""
         settings = self.settings
+        await stack.enter_async_context(self.publisher)
         await stack.enter_async_context(self.outbox)
         await stack.enter_async_context(self.datapath)
         stack.callback(self.arp.close)
@@ -156,10 +157,20 @@ class Agent:
             self.reconciler.steering.adopt(pod_ip, rule_set, now_ns=process.boot_ns())
         self.reconciler.devices = inherited.devices
         self.reconciler.inherit(inherited.endpoints, inherited.ways, inherited.rule_sets)
+        segments = tuple(uplink.segment for uplink in self.datapath.uplinks)
+        self.cluster = ClusterView(
+            settings,
+            MemberMetadata(settings.role, False, True, segments, VERSION, self.start_id),
+            clock=process.boot_ns,
+            changed=self._mark_dirty,
+            location_heard=self._hear_location,
+            name_conflict=self.recorder.name_conflict,
+        )
         await stack.enter_async_context(self.cluster)
         await stack.enter_async_context(self.state_socket)
         await stack.enter_async_context(self.keeper)
         self.registry.register(DatapathCollector(self.datapath, self))
+        self.registry.register(AuditCollector(self.outbox, self.publisher))
         await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, self.registry))
         self.recorder.started(VERSION)
 
@@ -168,6 +179,7 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             for task in (
                 self.outbox.run,
+                self.publisher.run,
                 self.datapath.pool.run,
                 self.cluster.run,
                 self.sync_pump.run,

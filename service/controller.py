@@ -17,25 +17,23 @@ from prometheus_client import CollectorRegistry
 
 from service import process
 from service.audit.outbox import Outbox
+from service.audit.publisher import Publisher
 from service.audit.recorder import LeaderRecorder
 from service.gateway.assignment import assign
 from service.gateway.row import MemberMetadata
-from service.gateway.validation import node_address_errors
 from service.lease.holder import CloseFence, DesiredClaim, Holder, OpenFence
 from service.lease.observer import Observation, Observed, Observer
 from service.model.assignment import Assignment
-from service.model.errors import ObjectError, TransientError
+from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState
 from service.model.lease import LEADER_KEY, Stamp, Token
 from service.model.machine import Address, Machine
 from service.model.objects import (
     GATEWAY_NAME,
-    GATEWAY_NAMESPACE,
     Change,
     Delete,
     EgressPolicy,
     Errors,
-    Kind,
     ObjectKey,
     Synced,
     Upsert,
@@ -44,12 +42,13 @@ from service.network.cluster_view import ClusterView
 from service.network.envelope import Envelope
 from service.network.pump import MachinePump
 from service.network.sealed_socket import SealedSocket
-from service.policy.acceptance import PolicyState
 from service.policy.index import PolicyIndex
 from service.settings import Settings
 from service.sources.source import Source, open_source
 from service.status import controller_status
+from service.status_writer import StatusWriter
 from service.version import VERSION
+from service.web.metrics import AuditCollector
 from service.web.server import WebServer
 
 _log = logging.getLogger(__name__)
@@ -62,7 +61,6 @@ _SETTLE_NS = 3_000_000_000
 on the first node seen stays there."""
 _UNRESPONSIVE_NS = 2_000_000_000
 """A node that does not take what it was assigned within this time gets nothing until it does something again."""
-_STATUS_PERIOD_S = 0.2
 
 
 async def run(settings: Settings) -> None:
@@ -102,7 +100,9 @@ class Controller:
             cluster=settings.cluster,
             component="controller",
             context=lambda: (self.term or (self.cluster.leader() or ("", 0))[1], settings.electorate.epoch),
+            cap_bytes=settings.audit.cap_mib << 20,
         )
+        self.publisher = Publisher(settings.kafka, self.outbox, node=settings.node)
         self.recorder = LeaderRecorder(
             self.outbox, node=settings.node, lease_ns=settings.lease_profile.lease_ns, clock=process.boot_ns
         )
@@ -136,15 +136,16 @@ class Controller:
 
     async def enter(self, stack: AsyncExitStack) -> None:
         settings = self.settings
+        await stack.enter_async_context(self.publisher)
         await stack.enter_async_context(self.outbox)
         await stack.enter_async_context(self.cluster)
         await stack.enter_async_context(self._holder_socket)
         await stack.enter_async_context(self._observer_socket)
-        self.source = await stack.enter_async_context(open_source(settings))
+        self.source = await stack.enter_async_context(open_source(settings, everything=True))
         stack.callback(self._step_down)
-        await stack.enter_async_context(
-            WebServer(settings.http.address, settings.ports.http, self, CollectorRegistry())
-        )
+        registry = CollectorRegistry()
+        registry.register(AuditCollector(self.outbox, self.publisher))
+        await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
 
     async def serve(self) -> None:
         """Run every task until cancelled or one fails."""
@@ -152,6 +153,7 @@ class Controller:
         async with asyncio.TaskGroup() as group:
             for task in (
                 self.outbox.run,
+                self.publisher.run,
                 self.cluster.run,
                 self._holder_pump.run,
                 self._observer_pump.run,
@@ -275,10 +277,10 @@ class Controller:
             await self._dirty.wait()
             await asyncio.sleep(_COALESCE_S)
             self._dirty.clear()
-            if self.term is not None and self._is_settled():
+            if self.term is not None and self.is_settled():
                 self._place(self.term)
 
-    def _is_settled(self) -> bool:
+    def is_settled(self) -> bool:
         """Enough is known to place anything: objects, a majority of electors, and the members."""
         if not (self.is_synced and self.has_observed):
             return False
@@ -337,88 +339,9 @@ class Controller:
     # -- status --
 
     async def _write_status_for_ever(self) -> None:
-        """The leader writes what is true now beside the objects; nothing waits for it."""
-        written: dict[ObjectKey, dict[str, Any]] = {}
-        while True:
-            await asyncio.sleep(_STATUS_PERIOD_S)
-            if self.term is None or not self._is_settled():
-                written.clear()
-                continue
-            statuses = self._object_status()
-            for key in [key for key in written if key not in statuses]:
-                await self._delete_status(key)
-                del written[key]
-            for key, status in statuses.items():
-                if written.get(key) != status:
-                    await self._write_status(key, status)
-                    written[key] = status
-
-    async def _write_status(self, key: ObjectKey, status: dict[str, Any]) -> None:
         assert self.source is not None
-        try:
-            await self.source.write_status(key, status, created=self._created.get(key, ""))
-        except TransientError as error:
-            _log.warning("status of %s: %s", key, error)
+        await StatusWriter(self).run(self.source)
 
-    async def _delete_status(self, key: ObjectKey) -> None:
-        """A new policy of that name must not inherit the old one's age."""
-        assert self.source is not None
-        try:
-            await self.source.delete_status(key)
-        except TransientError as error:
-            _log.warning("status of %s: %s", key, error)
-
-    def _object_status(self) -> dict[ObjectKey, dict[str, Any]]:
-        statuses = {key: _policy_status(state) for key, state in self.index.policy_states().items()}
-        gateway = self.index.gateway()
-        if gateway is not None:
-            statuses[ObjectKey(Kind.GATEWAY, GATEWAY_NAMESPACE, GATEWAY_NAME)] = self._gateway_status()
-        return statuses
-
-    def _gateway_status(self) -> dict[str, Any]:
-        """`nodes` and `floatingIPs` as users read them; an address that nobody holds is in `conditions` with why."""
-        gateway = self.index.gateway()
-        assert gateway is not None
-        nodes = self.cluster.gateway_nodes()
-        table = self.cluster.assignments()
-        holders = self.holders()
-        up = {node.name for node in nodes if node.state is NodeState.UP}
-        held = {
-            str(floating_ip): holders[floating_ip][0]
-            for floating_ip in gateway.floating_ips
-            if floating_ip in holders and holders[floating_ip][0] in up
-        }
-        problems = [
-            _condition("NoEligibleNode", f"{floating_ip}: {table[floating_ip].reason}")
-            for floating_ip in gateway.floating_ips
-            if floating_ip in table and table[floating_ip].holder is None
-        ]
-        for floating_ip, mac in self.cluster.conflicts().items():
-            if floating_ip in gateway.floating_ips:
-                problems.append(_condition("FloatingIPConflict", f"{mac.hex(':')} answers for {floating_ip}"))
-        errors = node_address_errors(gateway, nodes)
-        return {
-            "nodes": {node.name: node.state.value for node in nodes},
-            "floatingIPs": held,
-            "conditions": problems
-            + [_condition("InvalidFloatingIP", f"{error.field}: {error.message}") for error in errors],
-        }
-
-
-def _policy_status(state: PolicyState) -> dict[str, Any]:
-    return {
-        "accepted": state.accepted,
-        "matchedPods": state.matched_pods,
-        "conditions": [
-            {
-                "type": "Accepted",
-                "status": "True" if state.accepted else "False",
-                "reason": str(state.reason),
-                "message": state.message,
-            }
-        ],
-    }
-
-
-def _condition(kind: str, message: str) -> dict[str, str]:
-    return {"type": kind, "status": "True", "reason": kind, "message": message}
+    def created(self, key: ObjectKey) -> str:
+        """When a policy was created, as the source delivered it; empty for others."""
+        return self._created.get(key, "")

@@ -9,20 +9,22 @@ import asyncio
 import logging
 import random
 from collections import deque
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from service import process
+from service.audit.promise_log import PromiseLog
 from service.fence import Fence, PinnedFence
-from service.lease.elector import ElectorMachine, Persist, Remember, SendPersisted
+from service.lease.elector import ElectorMachine, ElectorOutput, Persist, Promised, Remember, SendPersisted
 from service.lease.holder import CloseFence, DesiredClaim, Holder, OpenFence, boot_id_bytes
 from service.lease.message import MessageKind, kind_of
 from service.lease.promise import Instant
 from service.model.errors import OperatorError, PeerError, TransientError
 from service.model.keeper_message import Heartbeat, HeldLease, LeaseReport, Uplink
 from service.model.lease import ProfileName, Stamp
-from service.model.machine import Address, Send, Source
+from service.model.machine import Address, Source
 from service.network.agent_link import AgentLink
 from service.network.arp import ArpSender, gratuitous_arp_frames
 from service.network.envelope import Envelope
@@ -109,12 +111,17 @@ class Keeper:
         self._holder_pump = MachinePump(self._holder, clock=process.boot_ns, send=self._send, handle=self._handle_fence)
         self._vote = ElectorVote(settings, promises) if self._own_hosts else None
         self._vote_pump: MachinePump | None = None
+        self._promise_log: PromiseLog | None = None
         if self._vote is not None:
+            self._promise_log = PromiseLog(settings)
             self._vote.send = self._send
+            self._vote.promised = self._promise_log.note
             self._vote_pump = MachinePump(self._vote, clock=process.boot_ns, send=self._send, handle=self._vote.execute)
 
     async def enter(self, stack: AsyncExitStack) -> None:
         stack.callback(self._arp.close)
+        if self._promise_log is not None:
+            await stack.enter_async_context(self._promise_log)
         self._adopt()
         await stack.enter_async_context(self._socket)
         await stack.enter_async_context(self._agent)
@@ -128,6 +135,8 @@ class Keeper:
             if self._vote is not None and self._vote_pump is not None:
                 group.create_task(self._vote_pump.run(), name="elector")
                 group.create_task(self._vote.write_tokens(), name="tokens")
+            if self._promise_log is not None:
+                group.create_task(self._promise_log.run(), name="promises")
             group.create_task(self._watch_agent(), name="agent")
 
     def _adopt(self) -> None:
@@ -329,6 +338,7 @@ class ElectorVote:
         self._remember: bytes | None = None
         self._due = asyncio.Event()
         self.send = _nowhere
+        self.promised: Callable[[Promised], None] = _unrecorded
 
     @property
     def is_voting(self) -> bool:
@@ -343,7 +353,7 @@ class ElectorVote:
     def deadline_ns(self) -> int | None:
         return self._elector.deadline_ns()
 
-    def drain(self) -> list[Send | SendPersisted | Persist | Remember]:
+    def drain(self) -> list[ElectorOutput]:
         return self._elector.drain()
 
     def execute(self, output: object) -> None:
@@ -362,6 +372,8 @@ class ElectorVote:
         elif isinstance(output, Remember):
             self._remember = output.data
             self._due.set()
+        elif isinstance(output, Promised):
+            self.promised(output)
 
     async def write_tokens(self) -> None:
         """Write what is due in a thread, answers behind what they wait for (K1), until cancelled."""
@@ -383,6 +395,10 @@ class ElectorVote:
         else:
             self.send(output.to, output.payload)
         self._waiting.popleft()
+
+
+def _unrecorded(promised: Promised) -> None:
+    """Stands in until the keeper has an outbox."""
 
 
 def _nowhere(to: Address, payload: bytes) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
+from service.audit.outbox import Outbox
+from service.audit.publisher import Publisher
 from service.model.assignment import Assignment
 from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode, NodeState
@@ -41,7 +43,7 @@ def agent_status(agent: "Agent") -> dict[str, Any]:
         "endpoints": {str(pod_ip): phase.value for pod_ip, phase in sorted(agent.reconciler.steering.phases().items())},
         "drops": drops,
         "packets": agent.datapath.counters(),
-        "audit": {"healthy": agent.outbox.healthy, "reason": agent.outbox.reason},
+        "audit": audit_status(agent.outbox, agent.publisher),
     }
 
 
@@ -53,7 +55,24 @@ def controller_status(controller: "Controller") -> dict[str, Any]:
         "role": "controller",
         "leading": controller.term is not None,
         "drops": {},
-        "audit": {"healthy": controller.outbox.healthy, "reason": controller.outbox.reason},
+        "audit": audit_status(controller.outbox, controller.publisher),
+    }
+
+
+def audit_status(outbox: Outbox, publisher: Publisher) -> dict[str, Any]:
+    """Whether records reach the disk and the brokers, and how far behind the brokers are."""
+    disk, topic = outbox.state, publisher.state
+    return {
+        "healthy": disk.healthy and topic.healthy,
+        "reason": "; ".join(reason for reason in (disk.reason, topic.reason) if reason),
+        "pending": disk.pending,
+        "lost": disk.lost,
+        "removedUnpublished": disk.removed,
+        "kafka": topic.configured,
+        "published": topic.published,
+        "lagRecords": topic.lag_records,
+        "lagSeconds": round(topic.lag_seconds, 3),
+        "unpublishable": topic.unpublishable,
     }
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kubernetes.control_plane import missing as missing_for_kubernetes
+
 CAP_NET_ADMIN = 12
 CAP_SYS_ADMIN = 21
 CAP_BPF = 39
@@ -47,8 +49,11 @@ def missing_for_bpf() -> str:
     return ""
 
 
+MARKERS = (("root", missing_for_root), ("bpf", missing_for_bpf), ("kubernetes", cache(missing_for_kubernetes)))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker, missing in (("root", missing_for_root), ("bpf", missing_for_bpf)):
+    for marker, missing in MARKERS:
         if item.get_closest_marker(marker) is None or not (reason := missing()):
             continue
         message = f"{marker}: {reason}"

@@ -74,7 +74,7 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True):
     data: _Data
     subject: str | msgspec.UnsetType = msgspec.UNSET  # absent rather than empty: CloudEvents forbids the empty subject
     datacontenttype: str = "application/json"
-    dataschema: str = DATA_SCHEMA.format(SCHEMA_VERSION)
+    dataschema: str = DATA_SCHEMA.format(1)  # what the first records, which did not say it, are
 
 
 _DECODER = msgspec.json.Decoder(_Event)

@@ -173,7 +173,7 @@ class Outbox:
             self.durable = self._journal.durable
             self._sequence = recovery.last_sequence
             self._name = recovery.outbox or self._name
-            self._digest = recovery.last_digest
+            self._digest = recovery.last_digest if recovery.outbox else ""
             self._damaged = recovery.damaged
             if recovery.damaged or recovery.torn_bytes:
                 log.warning(

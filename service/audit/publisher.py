@@ -316,7 +316,7 @@ class _Line:
             await self._in_thread(self.feed.measure)
 
     def _settle(self) -> Exception | None:
-        """Take the result of the round under way, if it has one; only when all of it is acknowledged, the cursor moves."""
+        """Take the result of the round under way, if it has one: the cursor moves when all of it is acknowledged."""
         flight = self._flight
         if flight is None or not all(future.done() for future in flight.futures):
             return None

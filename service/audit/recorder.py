@@ -13,7 +13,7 @@ from typing import Any
 from service.audit.outbox import Outbox
 from service.lease.observer import Observation
 from service.model.assignment import Assignment, Location
-from service.model.audit_record import RecordKind
+from service.model.audit_record import DEADLINE, HELD_AT, HELD_UNTIL, RecordKind
 from service.model.gateway_node import NodeState
 from service.model.keeper_message import HeldLease, LeaseReport
 from service.model.lease import LEADER_KEY, Token
@@ -24,12 +24,6 @@ _INTERREGNUM_NS = 10_000_000_000
 """What happened so long before an election is taken to be on another leader's record."""
 _UNSAID_MAX = 1000
 _RIVALS_MAX = 64
-HELD_AT = "heldAtBootTimeNs"
-"""Detail of `acquired`: an instant, by the clock of the record's node, at which the keeper did hold the address."""
-HELD_UNTIL = "heldUntilBootTimeNs"
-"""Detail of `released` and `expired`: the last instant at which the keeper was known to hold it."""
-DEADLINE = "deadlineBootTimeNs"
-"""Detail of `expired`: when the kernel stopped forwarding for it, by the last deadline known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ before its own was durable, from an elector's grant) to its end, or to the next 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from service.model.audit_record import AuditRecord, RecordKind
+from service.model.audit_record import DEADLINE, HELD_AT, AuditRecord, RecordKind
 
 _BEGINS = (RecordKind.ACQUIRED, RecordKind.GRANTED)
 _ENDS = (RecordKind.RELEASED, RecordKind.EXPIRED)
@@ -66,14 +66,14 @@ def tenures(records: Iterable[AuditRecord], floating_ip: str) -> list[Tenure]:
         after = begins[tokens[index + 1]] if index + 1 < len(tokens) else None
         # One holder at a time is what the fence enforces, so a later beginning on record bounds a missing end.
         candidates = [record for record in (ends.get(token), after) if record is not None]
-        end = min(candidates, key=lambda record: record.wall_time_ns, default=None)
+        end = min(candidates, key=_instant, default=None)
         found.append(
             Tenure(
                 floating_ip=floating_ip,
                 holder=begin.holder or begin.node,
                 token=token,
-                since_ns=begin.wall_time_ns,
-                until_ns=end.wall_time_ns if end is not None else None,
+                since_ns=_instant(begin),
+                until_ns=_instant(end) if end is not None else None,
                 begin=begin,
                 end=end,
             )
@@ -85,6 +85,15 @@ def holder_at(records: Iterable[AuditRecord], floating_ip: str, wall_time_ns: in
     """Who held the address then; None where nobody did, or nothing is on record. Of two the higher token is right."""
     covering = [tenure for tenure in tenures(records, floating_ip) if tenure.covers(wall_time_ns)]
     return covering[-1] if covering else None
+
+
+def _instant(record: AuditRecord) -> int:
+    """When it happened, by its node's wall clock: records come a little later, where their process hung much later."""
+    for name in (HELD_AT, DEADLINE):
+        boot_ns = record.instant(name)
+        if boot_ns is not None and boot_ns <= record.boot_time_ns:
+            return record.wall_of(boot_ns)
+    return record.wall_time_ns
 
 
 def _unique(records: Iterable[AuditRecord]) -> list[AuditRecord]:

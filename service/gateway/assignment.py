@@ -79,6 +79,11 @@ class _Placement:
     def keep_holder(self, ip: IPv4Address, present: str | None, previous: Assignment | None) -> str | None:
         """Rule 2: the present holder stays if it qualifies; else whoever the last table lets expect it."""
         qualified = [node.name for node in self._candidates(ip)]
+        if present is not None and present not in qualified and self._may_keep(present, ip):
+            # Its lease lives, so its keeper does: only its agent is away, or gossip is cut. Membership chooses among
+            # candidates, it never revokes a live lease (rule S2); a keeper whose agent stays away hands over (S6).
+            self._set_holder(ip, present)
+            return present
         # In this order: who has the lease; who was told to take it and may be about to; and the successor, whose
         # standing claim the electors grant without asking us. To choose a third node now would only delay the failover.
         expected = (present, previous.holder, previous.successor) if previous else (present,)
@@ -87,6 +92,12 @@ class _Placement:
                 self._set_holder(ip, name)
                 return name
         return None
+
+    def _may_keep(self, name: str, ip: IPv4Address) -> bool:
+        return address_fault(ip, self._nodes) is None and any(
+            node.name == name and node.role is not NodeRole.CONTROLLER and node.schedulable and _is_on_segment(node, ip)
+            for node in self._nodes
+        )
 
     def place_holder(self, ip: IPv4Address) -> None:
         """Rules 3 to 5: workers before control-plane nodes, fewest floating IPs, name."""

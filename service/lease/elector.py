@@ -73,13 +73,22 @@ class Remember:
     data: bytes
 
 
-ElectorOutput = Send | SendPersisted | Persist | Remember
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """A floating IP was promised under a token of its own: for the record. Nothing waits for it."""
+
+    key: str
+    node: str
+    token: Token
+
+
+ElectorOutput = Send | SendPersisted | Persist | Remember | Promised
 
 
 class ElectorMachine:
     """Answers Renew and Query. Follows the machine contract, but takes time on both clocks (rule T3).
 
-    Outputs: Send, SendPersisted, Persist, Remember, in the order in which they must be executed.
+    Outputs: Send, SendPersisted, Persist, Remember, Promised, in the order in which they must be executed.
     """
 
     def __init__(
@@ -169,7 +178,7 @@ class ElectorMachine:
             self._purge()
 
     def deadline_ns(self) -> int | None:
-        """The next end of a promise, or of patience, that somebody waits for, as CLOCK_BOOTTIME; None where nobody is."""
+        """The next end of a promise, or of patience, that somebody waits for (CLOCK_BOOTTIME); None where nobody is."""
         due: int | None = None
         for key, claims in self._claims.items():
             promise = self._promises.get(key)
@@ -362,6 +371,11 @@ class ElectorMachine:
         if self._new_tokens and LEADER_KEY not in self._new_tokens:
             # Of other tokens the disk knows soon; one is lost only if a majority loses power in that moment.
             self._outputs.append(Remember(encode_tokens(self._promises)))
+        for key in self._new_tokens:
+            promise = self._promises[key]
+            if key != LEADER_KEY and promise.holder is not None:
+                # One elector's word is no tenure yet, but a majority's is, even if the holder never comes to say so.
+                self._outputs.append(Promised(key, promise.holder.node, promise.token))
         self._new_tokens = {}
 
     def _grant(self, key: str) -> StandingClaim | None:

@@ -7,12 +7,22 @@ SCHEMA_VERSION = 1
 """It rises only where an older reader would misunderstand; new fields and kinds do not raise it."""
 
 
+HELD_AT = "heldAtBootTimeNs"
+"""Detail of `acquired`: an instant, by the clock of the record's node, at which the keeper did hold the address."""
+HELD_UNTIL = "heldUntilBootTimeNs"
+"""Detail of `released` and `expired`: the last instant at which the keeper was known to hold it."""
+DEADLINE = "deadlineBootTimeNs"
+"""Detail of `expired`: when the kernel stopped forwarding for it, by the last deadline known."""
+
+
 class RecordKind(StrEnum):
     ACQUIRED = "acquired"
     RELEASED = "released"
     EXPIRED = "expired"
     GRANTED = "granted"
     """A majority of electors was seen to have promised the address; recorded by a leader, not by the holder."""
+    PROMISED = "promised"
+    """One elector promised the address; of a majority with one token and holder it is as good as `granted`."""
     ASSIGNED = "assigned"
     UNASSIGNED = "unassigned"
     REFUSED = "refused"
@@ -75,6 +85,15 @@ class AuditRecord:
     foreign_id: str = ""
     """The id of a later version's event, where it is not made by the rule below."""
 
+    def instant(self, name: str) -> int | None:
+        """An instant of `detail`, as CLOCK_BOOTTIME of the record's node; None where it does not say."""
+        text = self.detail.get(name, "")
+        return int(text) if text.isascii() and text.isdecimal() else None
+
+    def wall_of(self, boot_ns: int) -> int:
+        """The wall time of an instant of the same boot, by the clocks of this record."""
+        return self.wall_time_ns - (self.boot_time_ns - boot_ns)
+
     @property
     def id(self) -> str:
         """Stable identity: copies of one assignment event, recorded by holder and electors, collapse on it."""
@@ -82,6 +101,8 @@ class AuditRecord:
             return self.foreign_id
         if self.token is not None:
             term, version, counter = self.token
-            return f"{self.subject}/{term}.{version}.{counter}/{self.kind}"
+            identity = f"{self.subject}/{term}.{version}.{counter}/{self.kind}"
+            # Electors may promise one token to two claimants: what each of them says counts for itself.
+            return f"{identity}/{self.node}" if self.kind == RecordKind.PROMISED else identity
         place = f"{self.boot_id}/{self.outbox}" if self.outbox else self.boot_id
         return f"{self.node}/{place}/{self.sequence}"

@@ -36,16 +36,16 @@ class _Metadata(msgspec.Struct):
     labels: dict[str, str] | None = None
 
 
-class _PodSpec(msgspec.Struct, rename="camel"):
+class _PodSpec(msgspec.Struct, rename="camel", frozen=True):
     node_name: str = ""
     host_network: bool = False
 
 
-class _PodAddress(msgspec.Struct):
+class _PodAddress(msgspec.Struct, frozen=True):
     ip: str = ""
 
 
-class _PodStatus(msgspec.Struct):
+class _PodStatus(msgspec.Struct, frozen=True):
     phase: str = ""
     address: str = msgspec.field(name="podIP", default="")
     addresses: list[_PodAddress] | None = msgspec.field(name="podIPs", default=None)

@@ -124,8 +124,8 @@ class ApiServer:
             await client.update_params_for_auth(headers, [], ["BearerToken"])
             response: aiohttp.ClientResponse = await client.rest_client.request(
                 method,
-                client.configuration.host + path,
-                query_params=list(query.items()) if query else None,
+                f"{client.configuration.host}{path}",
+                query_params=dict(query) if query else None,
                 headers=headers,
                 body=body,
                 _preload_content=False,
@@ -159,7 +159,7 @@ class ApiServer:
 
 @asynccontextmanager
 async def connect() -> AsyncIterator[ApiServer]:
-    """Open a client as $KUBECONFIG says, else with the pod's service account. Raises OperatorError; calls nobody yet."""
+    """Open a client as $KUBECONFIG says, else with the pod's service account. Raises OperatorError."""
     # Lazily: the generated client takes half a second to import, and most commands do not need it.
     from kubernetes_asyncio.client import ApiClient
 

@@ -1,7 +1,7 @@
 """Which Events are due. Deduplicated: what is wrong is said once and then from time to time; floods are counted.
 
 A problem (`hold`) lasts until it is no longer among those held; an occurrence (`occur`) happens once. Each object has a
-budget of Events; what goes beyond it waits, the newest of each sort replacing the older, and says how many it stands for.
+budget of Events; what goes beyond it waits, the newest of each sort replacing the older and counting them.
 """
 
 from collections.abc import Iterable

@@ -35,8 +35,8 @@ def is_cluster_gateway(key: ObjectKey) -> bool:
 def mirror_step(gateways: Iterable[ApiObject]) -> Follow | Withdraw | None:
     """What brings the object in kube-system in step; None where it is.
 
-    The oldest of several cluster namespaces counts, ties by name. An object that a user created in kube-system itself is
-    left alone for as long as no cluster namespace has one.
+    The oldest of several cluster namespaces counts, ties by name. An object that a user created in kube-system itself
+    is left alone for as long as no cluster namespace has one.
     """
     found = {item.key: item for item in gateways}
     target = found.get(GATEWAY)

@@ -171,7 +171,7 @@ class KubernetesSource:
         await self._api.patch(f"{_path(key)}/status", steps, JSON_PATCH)
 
     async def delete_status(self, key: ObjectKey) -> None:
-        """The object is gone, and its status with it; a node's object consists of nothing else. Raises TransientError."""
+        """The object is gone, and its status with it; a node's object is nothing else. Raises TransientError."""
         if key.kind is Kind.NODE:
             await self._api.delete(_path(key))
 

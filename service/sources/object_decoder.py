@@ -114,6 +114,8 @@ def _decode_body(document: dict[str, Any], kind: Kind, metadata: _Metadata, read
             return Namespace(metadata.key, metadata.labels)
         case Kind.POD:
             return _decode_pod(document, metadata, reader)
+        case Kind.NODE:
+            return None  # not among the kinds that are read
 
 
 def _display_name(document: dict[Any, Any]) -> str:

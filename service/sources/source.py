@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from service.model.errors import OperatorError
-from service.model.gateway_node import NodeRole
 from service.model.objects import Change, ObjectKey
 from service.settings import Settings
 from service.sources.event_recorder import ObjectEvent
@@ -39,8 +38,11 @@ class Source(Protocol):
 
 
 @asynccontextmanager
-async def open_source(settings: Settings) -> AsyncIterator[Source]:
-    """Open the configured source. Raises OperatorError where it cannot be used at all."""
+async def open_source(settings: Settings, *, everything: bool = False) -> AsyncIterator[Source]:
+    """Open the configured source; `everything`, for controllers: the pods of all nodes.
+
+    Raises OperatorError where it cannot be used at all.
+    """
     if settings.source.startswith(_MANIFESTS):
         folder = Path(settings.source.removeprefix(_MANIFESTS))
         if not await asyncio.to_thread(folder.is_dir):
@@ -48,8 +50,8 @@ async def open_source(settings: Settings) -> AsyncIterator[Source]:
         # Pods of all nodes, also for agents: a folder is small, and `egressgw status` counts matches anywhere.
         yield ManifestsSource(folder)
         return
+    # Lazily: hosts without Kubernetes do without its client.
     from service.sources.kubernetes import open_kubernetes
 
-    is_controller = settings.role is NodeRole.CONTROLLER
-    async with open_kubernetes(node=None if is_controller else settings.node, reporter=settings.node) as source:
+    async with open_kubernetes(node=None if everything else settings.node, reporter=settings.node) as source:
         yield source

@@ -1,4 +1,4 @@
-"""Prometheus metrics of an agent, read from the kernel's maps when they are asked for."""
+"""Prometheus metrics of agents and controllers, read when they are asked for."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -23,6 +23,46 @@ class Holding(Protocol):
 
     @property
     def held(self) -> Any: ...
+
+
+class Stated(Protocol):
+    """An outbox or a publisher, by its state."""
+
+    @property
+    def state(self) -> Any: ...
+
+
+class AuditCollector(Collector):
+    """Audit records on their way to the disk and to Kafka."""
+
+    def __init__(self, outbox: Stated, publisher: Stated) -> None:
+        self._outbox = outbox
+        self._publisher = publisher
+
+    def collect(self) -> Iterator[Any]:
+        disk, topic = self._outbox.state, self._publisher.state
+        healthy = GaugeMetricFamily("egressgw_audit_healthy", "1 while audit records get on", labels=["part"])
+        healthy.add_metric(["outbox"], disk.healthy)
+        healthy.add_metric(["publisher"], topic.healthy)
+        yield healthy
+        yield GaugeMetricFamily("egressgw_audit_pending", "Records not yet on disk", disk.pending)
+        yield CounterMetricFamily("egressgw_audit_written", "Records made durable in the outbox", disk.written)
+        lost = CounterMetricFamily(
+            "egressgw_audit_lost", "Records given up; each loss is on record as a gap", labels=["cause"]
+        )
+        lost.add_metric(["disk_unwritable"], disk.lost)
+        lost.add_metric(["outbox_full"], disk.removed)
+        yield lost
+        damaged = CounterMetricFamily("egressgw_audit_damaged", "Unreadable places in the outbox", labels=["seen_by"])
+        damaged.add_metric(["outbox"], disk.damaged)
+        damaged.add_metric(["publisher"], topic.damaged)
+        yield damaged
+        if topic.configured:
+            yield CounterMetricFamily("egressgw_audit_published", "Records acknowledged by Kafka", topic.published)
+            yield CounterMetricFamily("egressgw_audit_publish_retries", "Rounds begun again", topic.retries)
+            yield CounterMetricFamily("egressgw_audit_unpublishable", "Records set aside", topic.unpublishable)
+            yield GaugeMetricFamily("egressgw_audit_lag_records", "On disk, not in Kafka", topic.lag_records)
+            yield GaugeMetricFamily("egressgw_audit_lag_seconds", "Age of the oldest of them", topic.lag_seconds)
 
 
 class DatapathCollector(Collector):

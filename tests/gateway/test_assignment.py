@@ -67,13 +67,24 @@ def test_control_plane_nodes_serve_when_no_worker_can() -> None:
 
 
 @pytest.mark.parametrize("lost", [{"up": False}, {"ready": False}, {"schedulable": False}])
-def test_a_holder_that_no_longer_qualifies_gives_way_to_its_successor(lost: dict[str, bool]) -> None:
+def test_a_node_that_no_longer_qualifies_gives_way_to_its_successor(lost: dict[str, bool]) -> None:
     before = place(ips(100, 101, 102, 103), [*WORKERS[:3]])
     nodes = [node("worker1", "192.168.1.11/24", **lost), *WORKERS[1:3]]
-    holders = {ip: row.holder for ip, row in before.items()}
+    # A lease ends with its node; only one that is being drained still has it.
+    is_dead = "schedulable" not in lost
+    holders = {ip: row.holder for ip, row in before.items() if not (is_dead and row.holder == "worker1")}
     after = place(ips(100, 101, 102, 103), nodes, before, holders, version=2)
     for ip, row in before.items():
         assert after[ip].holder == (row.successor if row.holder == "worker1" else row.holder)
+
+
+@pytest.mark.parametrize("lost", [{"up": False}, {"ready": False}])
+def test_a_live_lease_is_not_revoked_because_its_agent_is_away(lost: dict[str, bool]) -> None:
+    """Rule S2; seen end to end: an agent that restarted slowly lost its address by a planned move."""
+    before = place(ips(100), WORKERS[:3])
+    nodes = [node("worker1", "192.168.1.11/24", **lost), *WORKERS[1:3]]
+    after = place(ips(100), nodes, before, {ips(100)[0]: "worker1"}, version=2)
+    assert after == before
 
 
 def test_a_returning_node_gets_nothing_back() -> None:
@@ -192,6 +203,12 @@ def qualifies(name: str | None, ip: IPv4Address, nodes: list[GatewayNode]) -> bo
     return False
 
 
+def may_keep(item: GatewayNode, ip: IPv4Address) -> bool:
+    """Whether a node with a live lease keeps it, up or not."""
+    on_segment = any(ip in part.network for part in item.segments)
+    return item.role is not NodeRole.CONTROLLER and item.schedulable and on_segment
+
+
 def is_forbidden(ip: IPv4Address, nodes: list[GatewayNode]) -> bool:
     return any(ip in (part.address, part.network[0], part.network[-1]) for item in nodes for part in item.segments)
 
@@ -204,13 +221,17 @@ def test_rows_are_sound(
     table = place(addresses, nodes, holders=holders)
     for ip, row in table.items():
         fit = [item for item in nodes if qualifies(item.name, ip, nodes) and not is_forbidden(ip, nodes)]
-        assert (row.holder is None) == (not fit) == bool(row.reason)
-        assert (row.successor is None) == (len(fit) < 2)
-        assert row.holder is None or row.holder != row.successor
-        for name in (row.holder, row.successor):
-            assert name is None or any(item.name == name for item in fit)
-        if holders.get(ip) in {item.name for item in fit}:
-            assert row.holder == holders[ip]
+        present = holders.get(ip)
+        is_kept = any(item.name == present and may_keep(item, ip) for item in nodes) and not is_forbidden(ip, nodes)
+        if is_kept:
+            assert row.holder == present
+        else:
+            assert row.holder is None or any(item.name == row.holder for item in fit)
+            assert (row.holder is None) == (not fit)
+        assert (row.holder is None) == bool(row.reason)
+        others = [item for item in fit if item.name != row.holder]
+        assert (row.successor is None) == (row.holder is None or not others)
+        assert row.successor is None or any(item.name == row.successor for item in others)
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,0 +1,245 @@
+"""A real API server with its etcd, on loopback, for tests marked `kubernetes`."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+VERSION = "1.34.4"
+REPOSITORY = Path(__file__).resolve().parents[2]
+CRDS = REPOSITORY / "deploy" / "crds"
+BUILDER = Path(__file__).with_name("build_assets.sh")
+_READY_S = 60.0
+_ADMIN_TOKEN = "admin-token"
+
+
+def assets() -> Path:
+    """Where kube-apiserver and kubectl are, or would be built."""
+    given = os.environ.get("KUBEBUILDER_ASSETS")
+    if given:
+        return Path(given)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "egressgw" / f"kube-{VERSION}"
+
+
+def missing() -> str:
+    """What stands in the way of starting an API server; empty where nothing does."""
+    absent = [name for name in ("kube-apiserver", "kubectl") if not os.access(assets() / name, os.X_OK)]
+    if absent:
+        return f"no {' and '.join(absent)} in {assets()}: set KUBEBUILDER_ASSETS, or run {BUILDER.name}"
+    return "" if _etcd() else "etcd is not installed (Debian's etcd-server)"
+
+
+def _etcd() -> str | None:
+    own = assets() / "etcd"
+    return str(own) if own.exists() else shutil.which("etcd")
+
+
+class Kubectl:
+    """kubectl with one kubeconfig."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.kubeconfig = kubeconfig
+
+    def run(self, *arguments: str, text: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"KUBECONFIG": str(self.kubeconfig), "HOME": str(self.kubeconfig.parent)}
+        return subprocess.run(
+            [str(assets() / "kubectl"), *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=check,
+            env=environment,
+            timeout=60,
+        )
+
+    def __call__(self, *arguments: str) -> str:
+        return self.run(*arguments).stdout
+
+    def apply(self, *documents: dict[str, Any] | str) -> None:
+        self.run("apply", "-f", "-", text=_text(documents))
+
+    def refusal(self, document: dict[str, Any] | str) -> str:
+        """Apply what must be refused; return what the user reads."""
+        found = self.run("apply", "-f", "-", text=_text((document,)), check=False)
+        assert found.returncode != 0, f"accepted: {document}"
+        return found.stderr
+
+    def get(self, *arguments: str) -> Any:
+        return json.loads(self("get", *arguments, "-o", "json"))
+
+
+def _text(documents: tuple[dict[str, Any] | str, ...]) -> str:
+    return "---\n".join(item if isinstance(item, str) else json.dumps(item) + "\n" for item in documents)
+
+
+class ControlPlane:
+    """etcd and kube-apiserver as processes of ours."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._etcd_port, self._peer_port, self.port = _free_ports(3)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.kubeconfig = folder / "kubeconfig"
+        self.kubectl = Kubectl(self.kubeconfig)
+
+    def start(self) -> None:
+        key = self._folder / "service-account.key"
+        subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
+        (self._folder / "tokens.csv").write_text(f'{_ADMIN_TOKEN},admin,admin,"system:masters"\n', encoding="ascii")
+        self.write_kubeconfig(self.kubeconfig, _ADMIN_TOKEN)
+        etcd = _etcd()
+        assert etcd is not None
+        client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{self._peer_port}"
+        self._spawn(
+            "etcd",
+            [
+                etcd,
+                f"--data-dir={self._folder / 'etcd'}",
+                f"--listen-client-urls={client}",
+                f"--advertise-client-urls={client}",
+                f"--listen-peer-urls={peer}",
+                f"--initial-advertise-peer-urls={peer}",
+                f"--initial-cluster=default={peer}",
+                # It is thrown away afterwards.
+                "--unsafe-no-fsync",
+            ],
+        )
+        self.start_api_server()
+
+    def start_api_server(self) -> None:
+        folder = self._folder
+        self._spawn(
+            "kube-apiserver",
+            [
+                str(assets() / "kube-apiserver"),
+                f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
+                f"--cert-dir={folder / 'certificates'}",
+                f"--secure-port={self.port}",
+                "--bind-address=127.0.0.1",
+                f"--service-account-key-file={folder / 'service-account.key'}",
+                f"--service-account-signing-key-file={folder / 'service-account.key'}",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                f"--token-auth-file={folder / 'tokens.csv'}",
+                "--authorization-mode=Node,RBAC",
+                "--service-cluster-ip-range=10.96.0.0/16",
+                # Pods are made here without a controller manager that would give them service accounts.
+                "--disable-admission-plugins=ServiceAccount",
+                "--shutdown-delay-duration=0s",
+            ],
+        )
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        context = ssl._create_unverified_context()
+        request = urllib.request.Request(
+            f"https://127.0.0.1:{self.port}/readyz", headers={"Authorization": f"Bearer {_ADMIN_TOKEN}"}
+        )
+        deadline = time.monotonic() + _READY_S
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=2, context=context):
+                    return
+            except (urllib.error.URLError, OSError) as error:
+                dead = [name for name, process in self._processes.items() if process.poll() is not None]
+                if dead or time.monotonic() > deadline:
+                    raise RuntimeError(f"not ready ({error}); ended: {dead}\n{self._last_words()}") from error
+            time.sleep(0.1)
+
+    def kill_api_server(self) -> None:
+        """As a crash would."""
+        self._end("kube-apiserver", signal.SIGKILL)
+
+    def freeze_api_server(self) -> None:
+        self._processes["kube-apiserver"].send_signal(signal.SIGSTOP)
+
+    def thaw_api_server(self) -> None:
+        self._processes["kube-apiserver"].send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        for name in list(self._processes):
+            self._end(name, signal.SIGKILL)
+
+    def compact(self) -> None:
+        """Let etcd forget every older version, and the API server with it: old watches get `410 Gone`."""
+        etcdctl = shutil.which("etcdctl")
+        assert etcdctl
+        environment = os.environ | {"ETCDCTL_API": "3"}
+        endpoint = f"--endpoints=http://127.0.0.1:{self._etcd_port}"
+        status = subprocess.run(
+            [etcdctl, endpoint, "endpoint", "status", "-w", "json"], check=True, capture_output=True, env=environment
+        )
+        revision = json.loads(status.stdout)[0]["Status"]["header"]["revision"]
+        subprocess.run([etcdctl, endpoint, "compact", str(revision)], check=True, capture_output=True, env=environment)
+
+    def write_kubeconfig(self, path: Path, token: str) -> None:
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+            "users": [{"name": "test", "user": {"token": token}}],
+            "clusters": [
+                {
+                    "name": "test",
+                    "cluster": {
+                        "server": f"https://127.0.0.1:{self.port}",
+                        # Made by the API server when it first starts.
+                        "certificate-authority": str(self._folder / "certificates" / "apiserver.crt"),
+                    },
+                }
+            ],
+        }
+        path.write_text(yaml.safe_dump(document), encoding="utf-8")
+
+    def _spawn(self, name: str, command: list[str]) -> None:
+        log = (self._folder / f"{name}.log").open("ab")
+        with log:
+            self._processes[name] = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self._folder, start_new_session=True
+            )
+
+    def _end(self, name: str, number: signal.Signals) -> None:
+        process = self._processes.pop(name, None)
+        if process is not None:
+            process.send_signal(number)
+            process.wait(timeout=30)
+
+    def _last_words(self) -> str:
+        return "\n".join(
+            f"{log.name}: {log.read_text(encoding='utf-8', errors='replace')[-1500:]}"
+            for log in self._folder.glob("*.log")
+        )
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[ControlPlane]:
+    plane = ControlPlane(folder)
+    try:
+        plane.start()
+        yield plane
+    finally:
+        plane.stop()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        return [item.getsockname()[1] for item in sockets]
+    finally:
+        for item in sockets:
+            item.close()

@@ -1,0 +1,67 @@
+"""The resource definitions against a real API server: what kubectl apply takes, and what it says to what it refuses."""
+
+import json
+
+import pytest
+
+from tests.kubernetes.bad_objects import API, BAD, Bad, gateway, policy
+from tests.kubernetes.control_plane import Kubectl
+from tests.sources.texts import GATEWAY, POLICY
+
+pytestmark = pytest.mark.kubernetes
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.label.replace(" ", "-"))
+def test_a_bad_object_is_refused_with_field_and_advice(kubectl: Kubectl, bad: Bad) -> None:
+    said = kubectl.refusal(bad.document)
+    assert bad.field in said
+    assert bad.advice in said
+
+
+def test_the_users_own_objects_are_accepted(kubectl: Kubectl) -> None:
+    # A file of manifests may hold a status; the API server leaves it out.
+    kubectl.apply(GATEWAY, POLICY)
+    assert kubectl.get("ang", "default", "-n", "kube-system")["spec"]["floatingIPs"][2] == "192.168.1.102"
+    assert "192.168.1.100" in kubectl("get", "enp", "egress")
+    assert "egress" in kubectl("get", "egress-gateway", "-A")
+    kubectl("delete", "enp", "egress")
+    kubectl("delete", "ang", "default", "-n", "kube-system")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        gateway({"floatingIPs": []}),
+        gateway({"floatingIPs": [f"10.1.{index}.1" for index in range(200)]}),
+        policy("good-all", egress=[{"podSelector": {}}], destinationCIDRs=["0.0.0.0/0"]),
+        policy("good-host", destinationCIDRs=["8.8.8.8/32", "10.0.0.0/8"]),
+        policy("good-empty-value", egress=[{"podSelector": {"matchLabels": {"example.org/tier": ""}}}]),
+        policy(
+            "good-expressions",
+            egress=[
+                {
+                    "namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["x", "y"]}]},
+                    "podSelector": {"matchExpressions": [{"key": "b", "operator": "DoesNotExist"}]},
+                }
+            ],
+        ),
+    ],
+    ids=lambda document: f"{document['kind']}-{document['metadata']['name']}",
+)
+def test_good_objects_of_every_form_are_accepted(kubectl: Kubectl, document: dict[str, object]) -> None:
+    kubectl.apply(document)
+    kubectl.run("delete", "-f", "-", text=json.dumps(document))
+
+
+def test_a_status_of_a_lower_term_is_refused(kubectl: Kubectl) -> None:
+    kubectl.apply(
+        {"apiVersion": API, "kind": "AnthosNetworkGatewayNode", "metadata": {"name": "t", "namespace": "kube-system"}}
+    )
+    for term, is_accepted in ((5, True), (5, True), (4, False), (6, True)):
+        patch = json.dumps({"status": {"leaderTerm": term}})
+        found = kubectl.run(
+            "-n", "kube-system", "patch", "angn", "t", "--subresource=status", "--type=merge", "-p", patch, check=False
+        )
+        assert (found.returncode == 0) is is_accepted, found.stderr
+        assert is_accepted or "newer leader" in found.stderr
+    kubectl("delete", "angn", "t", "-n", "kube-system")
