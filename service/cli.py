@@ -9,21 +9,16 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from service.audit_command import audit
+from service.console import console, print_json
 from service.model.errors import ObjectError, OperatorError, TransientError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from service.audit.timeline import Tenure
-    from service.model.audit_record import AuditRecord
 
 log = logging.getLogger(__name__)
 
-DEFAULT_OUTBOX = "/var/lib/egressgw/outbox"
 DEFAULT_URL = "http://127.0.0.1:9642"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -157,11 +152,11 @@ def status(url: str, timeout: float, as_json: bool) -> None:
 
     document = fetch_status(url, timeout_s=timeout)
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     from service.web.tables import print_status
 
-    print_status(document, _console())
+    print_status(document, console())
 
 
 @main.command()
@@ -200,137 +195,7 @@ def _load_file(manifests: Any, path: Path) -> tuple[int, list[ObjectError]]:
         return objects, [replace(error, origin=named.get(error.origin, error.origin)) for error in errors]
 
 
-@main.group()
-def audit() -> None:
-    """Read the audit outboxes of one or more nodes as one history."""
-
-
-_outbox_option = click.option(
-    "--outbox",
-    "outboxes",
-    multiple=True,
-    default=[DEFAULT_OUTBOX],
-    show_default=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Outbox folder; give it once for each node.",
-)
-
-
-@audit.command()
-@_outbox_option
-@click.option("-n", "--lines", default=20, show_default=True, type=click.IntRange(0), help="How many; 0 for all.")
-@click.option("--subject", metavar="NAME", help="Only of this floating IP, node or policy.")
-@click.option("--json", "as_json", is_flag=True, help="Print CloudEvents, one per line.")
-def tail(outboxes: tuple[Path, ...], lines: int, subject: str | None, as_json: bool) -> None:
-    """Print the newest records, oldest first."""
-    from service.audit.envelope import encode
-    from service.audit.timeline import merge
-
-    records = [record for record in merge(_read(outboxes)) if subject in (None, record.subject)]
-    records = records[-lines:] if lines else records
-    if as_json:
-        for record in records:
-            click.echo(encode(record))
-        return
-    from service.web.tables import print_table
-
-    columns = ("TIME", "EVENT", "SUBJECT", "TOKEN", "HOLDER", "PREVIOUS", "SEEN BY", "REASON")
-    print_table(columns, map(_record_row, records), _console())
-
-
-def _record_row(record: "AuditRecord") -> tuple[str, ...]:
-    from service.audit.envelope import format_time
-
-    reason = " ".join([record.reason, *(f"{key}={value}" for key, value in record.detail.items())]).strip()
-    time = f"{format_time(record.wall_time_ns)[:23]}Z"
-    return (
-        time,
-        record.kind,
-        record.subject,
-        _dotted(record.token),
-        record.holder,
-        record.previous,
-        record.node,
-        reason,
-    )
-
-
-@audit.command()
-@click.argument("floating_ip", metavar="IP")
-@click.option("--at", "at", metavar="TIME", help="RFC 3339 time, UTC where it has no offset. Default: now.")
-@_outbox_option
-@click.option("--json", "as_json", is_flag=True)
-def who(floating_ip: str, at: str | None, outboxes: tuple[Path, ...], as_json: bool) -> None:
-    """Say which node held a floating IP at a time."""
-    from ipaddress import IPv4Address
-
-    from service.audit.envelope import format_time, parse_time
-    from service.audit.timeline import tenures
-    from service.process import wall_ns
-
-    try:
-        address = str(IPv4Address(floating_ip))
-        wall_time_ns = parse_time(at) if at else wall_ns()
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-    known = tenures(_read(outboxes), address)
-    found = next((tenure for tenure in reversed(known) if tenure.covers(wall_time_ns)), None)
-    when = format_time(wall_time_ns)
-    if as_json:
-        _print_json({"floatingIP": address, "at": when} | _tenure_document(found))
-    elif found is not None:
-        click.echo(f"{address} was held by {found.holder} at {when}")
-        click.echo(f"  {_tenure_text(found)}")
-    else:
-        click.echo(f"{address} was held by nobody on record at {when}")
-        before = [tenure for tenure in known if tenure.since_ns <= wall_time_ns]
-        if before:
-            click.echo(f"  last before: {before[-1].holder}, {_tenure_text(before[-1])}")
-
-
-def _tenure_text(tenure: "Tenure") -> str:
-    from service.audit.envelope import format_time
-
-    text = f"token {_dotted(tenure.token)}, {tenure.begin.kind} {format_time(tenure.since_ns)}"
-    if tenure.end is None or tenure.until_ns is None:
-        return f"{text}, no end on record"
-    reason = f" ({tenure.end.reason})" if tenure.end.reason else ""
-    after = "" if tenure.end.token == tenure.token else f" by {tenure.end.holder or tenure.end.node}"
-    return f"{text}, {tenure.end.kind}{after} {format_time(tenure.until_ns)}{reason}"
-
-
-def _tenure_document(tenure: "Tenure | None") -> dict[str, Any]:
-    from service.audit.envelope import format_time
-
-    if tenure is None:
-        return {"holder": None}
-    until = format_time(tenure.until_ns) if tenure.until_ns is not None else None
-    return {
-        "holder": tenure.holder,
-        "token": _dotted(tenure.token),
-        "since": format_time(tenure.since_ns),
-        "until": until,
-    }
-
-
-def _read(outboxes: tuple[Path, ...]) -> list["AuditRecord"]:
-    """All readable records; what is missing from them is told on standard error."""
-    from service.audit.journal import CorruptRecord, read_outbox
-    from service.model.audit_record import RecordKind
-
-    records: list[AuditRecord] = []
-    for folder in outboxes:
-        for item in read_outbox(folder):
-            if isinstance(item, CorruptRecord):
-                place = f"{item.path}: {item.length} bytes at {item.offset}"
-                click.echo(f"egressgw: warning: {place} are not readable: {item.reason}", err=True)
-                continue
-            records.append(item)
-            if item.kind is RecordKind.GAP:
-                count = item.detail.get("records", "some")
-                click.echo(f"egressgw: warning: {item.node}: {count} records are missing: {item.reason}", err=True)
-    return records
+main.add_command(audit)
 
 
 @main.command(
@@ -345,20 +210,3 @@ def lab(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     # A stand-in: the group itself is imported only when it is asked for.
     group = _import("service.lab.command", "the lab").lab
     ctx.exit(group.main(args=list(arguments), prog_name="egressgw lab", standalone_mode=False) or 0)
-
-
-def _dotted(token: tuple[int, int, int] | None) -> str:
-    return ".".join(str(part) for part in token) if token is not None else ""
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    import json
-
-    click.echo(json.dumps(document, indent=2))
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    # A pipe has no width; a table folded for 80 columns is of no use to grep.
-    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 240)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.broker import missing_for_kafka
 from tests.kubernetes.control_plane import missing as missing_for_kubernetes
 
 CAP_NET_ADMIN = 12
@@ -49,7 +50,12 @@ def missing_for_bpf() -> str:
     return ""
 
 
-MARKERS = (("root", missing_for_root), ("bpf", missing_for_bpf), ("kubernetes", cache(missing_for_kubernetes)))
+MARKERS = (
+    ("root", missing_for_root),
+    ("bpf", missing_for_bpf),
+    ("kubernetes", cache(missing_for_kubernetes)),
+    ("kafka", missing_for_kafka),
+)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -134,9 +134,9 @@ class OutboxSource:
         except OSError as error:
             if number not in self._stamps:
                 self._stamps[number] = (0, 0, False)
-                yield Unreadable(str(self.folder), path.name, f"cannot be read: {error.strerror}")
+                yield Unreadable(str(self.folder), str(path), f"cannot be read: {error.strerror}")
             return
-        yield from self._items(number, path.name, found, is_newest=is_newest)
+        yield from self._items(number, str(path), found, is_newest=is_newest)
         if time.time_ns() - stamp[0] > _FRESH_NS:
             self._stamps[number] = stamp
 

@@ -31,6 +31,9 @@ class Tenure:
     def covers(self, wall_time_ns: int) -> bool:
         return self.since_ns <= wall_time_ns and (self.until_ns is None or wall_time_ns < self.until_ns)
 
+    def overlaps(self, since_ns: int, until_ns: int) -> bool:
+        return self.since_ns <= until_ns and (self.until_ns is None or since_ns < self.until_ns)
+
 
 def merge(records: Iterable[AuditRecord]) -> list[AuditRecord]:
     """Drop copies and order: per floating IP by token, then time; all together by time as far as that allows."""

@@ -3,8 +3,8 @@
 **Chains.** The records of one outbox (node, boot, outbox name) have sequences without gaps, and each carries the digest
 of the one before. A missing sequence, a digest that does not fit or two records under one sequence are findings. Holes
 that are counted by a gap record, or lie where a log does not reach back to, are told apart from those. Not provable:
-the removal or alteration of the newest records of a chain (nothing follows that vouches for them, unless another log has
-them), and a chain that was forged anew from some record to its end.
+the removal or alteration of the newest records of a chain (nothing follows that vouches for them, unless another log
+has them), and a chain that was forged anew from some record to its end.
 
 **Copies.** Publishing is at least once, so copies are normal: after a restart a run is repeated from some record on,
 without skipping, until it is past the newest. A copy that fits no such run is a finding. Not provable: whether the
@@ -301,10 +301,9 @@ class Verification:
         first = chain.links.get(1)
         if first is None or not first.prev or not outbox or is_removed or self._is_trimmed(chain, 0, extents):
             return
-        for other in self._chains.values():
-            if (other.key[0], other.key[2]) == (node, outbox) and other is not chain:
-                if any(link.digest == first.prev for link in other.links.values()):
-                    return
+        others = [one for one in self._chains.values() if (one.key[0], one.key[2]) == (node, outbox)]
+        if any(link.digest == first.prev for other in others for link in other.links.values()):
+            return
         self._find(Fault.MISSING, chain.name, "the record before its first one, of an earlier boot, is not there")
 
     def _check_topic(self, chain: _Chain, extents: dict[str, Extent]) -> None:

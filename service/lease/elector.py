@@ -368,14 +368,14 @@ class ElectorMachine:
             self._outputs.append(Persist(encode_tokens(self._promises), durable=True))
         for session, number in acks.values():
             self._acknowledge(session, number)
-        if self._new_tokens and LEADER_KEY not in self._new_tokens:
-            # Of other tokens the disk knows soon; one is lost only if a majority loses power in that moment.
-            self._outputs.append(Remember(encode_tokens(self._promises)))
         for key in self._new_tokens:
             promise = self._promises[key]
             if key != LEADER_KEY and promise.holder is not None:
                 # One elector's word is no tenure yet, but a majority's is, even if the holder never comes to say so.
                 self._outputs.append(Promised(key, promise.holder.node, promise.token))
+        if self._new_tokens and LEADER_KEY not in self._new_tokens:
+            # Of other tokens the disk knows soon; one is lost only if a majority loses power in that moment.
+            self._outputs.append(Remember(encode_tokens(self._promises)))
         self._new_tokens = {}
 
     def _grant(self, key: str) -> StandingClaim | None:

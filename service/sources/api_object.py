@@ -34,6 +34,7 @@ class _Metadata(msgspec.Struct):
     namespace: str = ""
     uid: str = ""
     labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
 
 
 class _PodSpec(msgspec.Struct, rename="camel", frozen=True):
@@ -57,12 +58,13 @@ class _Pod(msgspec.Struct):
     status: _PodStatus = _PodStatus()
 
 
-class _Namespace(msgspec.Struct):
+class _Bare(msgspec.Struct):
     metadata: _Metadata
 
 
 _pod_decoder = msgspec.json.Decoder(_Pod)
-_namespace_decoder = msgspec.json.Decoder(_Namespace)
+_namespace_decoder = msgspec.json.Decoder(_Bare)
+_cluster_decoder = msgspec.json.Decoder(_Bare)
 
 
 def decode_pod(raw: msgspec.Raw) -> Item[Pod]:
@@ -91,6 +93,22 @@ def decode_namespace(raw: msgspec.Raw) -> Item[Namespace]:
     metadata = _namespace_decoder.decode(raw).metadata
     key = ObjectKey(Kind.NAMESPACE, "", metadata.name)
     return Item(key.name, Namespace(key, tuple(sorted((metadata.labels or {}).items()))))
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSwitch:
+    """A Cluster object, of which only the switch concerns us."""
+
+    identity: str
+    namespace: str
+    is_on: bool
+
+
+def decode_cluster(raw: msgspec.Raw, *, annotation: str) -> Item[ClusterSwitch]:
+    metadata = _cluster_decoder.decode(raw).metadata
+    is_on = (metadata.annotations or {}).get(annotation) == "true"
+    identity = f"{metadata.namespace}/{metadata.name}"
+    return Item(identity, ClusterSwitch(identity, metadata.namespace, is_on))
 
 
 def decode_own(raw: msgspec.Raw, kind: Kind) -> Item[ApiObject]:

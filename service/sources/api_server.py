@@ -164,7 +164,13 @@ async def connect() -> AsyncIterator[ApiServer]:
     from kubernetes_asyncio.client import ApiClient
 
     async with ApiClient(await _load_configuration()) as client:
-        yield ApiServer(client)
+        try:
+            yield ApiServer(client)
+        finally:
+            # Without waiting for the server's goodbyes, which a server that hangs would never say.
+            connector = client.rest_client.pool_manager.connector
+            if connector is not None:
+                await connector.close(abort_ssl=True)
 
 
 async def _load_configuration() -> "Configuration":

@@ -1,6 +1,9 @@
-"""Users keep AnthosNetworkGateway in their cluster's namespace; the one in kube-system is kept in step with it."""
+"""Users keep AnthosNetworkGateway in their cluster's namespace; the one in kube-system is kept in step with it.
 
-from collections.abc import Iterable
+Where that namespace has a Cluster object, its annotation switches the whole on; without it nothing is followed.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +13,9 @@ from service.sources.api_object import ApiObject
 CLUSTER_NAMESPACE_PREFIX = "cluster-"
 MIRRORED_FROM = "networking.gke.io/mirrored-from"
 """Annotation of the object in kube-system: the namespace it follows."""
+CLUSTERS_PATH = "/apis/baremetal.cluster.gke.io/v1/clusters"
+SWITCH = "baremetal.cluster.gke.io/enable-anthos-network-gateway"
+"""Annotation of a Cluster."""
 GATEWAY = ObjectKey(Kind.GATEWAY, GATEWAY_NAMESPACE, GATEWAY_NAME)
 
 
@@ -32,15 +38,16 @@ def is_cluster_gateway(key: ObjectKey) -> bool:
     return key.name == GATEWAY_NAME and key.namespace.startswith(CLUSTER_NAMESPACE_PREFIX)
 
 
-def mirror_step(gateways: Iterable[ApiObject]) -> Follow | Withdraw | None:
+def mirror_step(gateways: Iterable[ApiObject], switches: Mapping[str, bool]) -> Follow | Withdraw | None:
     """What brings the object in kube-system in step; None where it is.
 
     The oldest of several cluster namespaces counts, ties by name. An object that a user created in kube-system itself
-    is left alone for as long as no cluster namespace has one.
+    is left alone for as long as no cluster namespace has one. `switches` says of each namespace with a Cluster whether
+    it is switched on.
     """
     found = {item.key: item for item in gateways}
     target = found.get(GATEWAY)
-    followed = followed_gateway(found.values())
+    followed = _followed(found.values(), switches)
     if followed is None:
         return Withdraw(target.uid) if target is not None and MIRRORED_FROM in target.annotations else None
     namespace = followed.key.namespace
@@ -50,7 +57,6 @@ def mirror_step(gateways: Iterable[ApiObject]) -> Follow | Withdraw | None:
     return None if is_in_step else Follow(namespace, followed.spec)
 
 
-def followed_gateway(gateways: Iterable[ApiObject]) -> ApiObject | None:
-    """The cluster namespace's object that is in force; None where none has one."""
-    candidates = [item for item in gateways if is_cluster_gateway(item.key)]
+def _followed(gateways: Iterable[ApiObject], switches: Mapping[str, bool]) -> ApiObject | None:
+    candidates = [item for item in gateways if is_cluster_gateway(item.key) and switches.get(item.key.namespace, True)]
     return min(candidates, key=lambda item: (item.created, item.key.namespace), default=None)

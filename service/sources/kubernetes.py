@@ -8,7 +8,7 @@ that was stopped in the middle of a write cannot undo what its successor has sai
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic_ns, time_ns
@@ -32,10 +32,25 @@ from service.model.objects import (
     Synced,
     Upsert,
 )
-from service.sources.api_object import ORIGIN, ApiObject, decode_namespace, decode_own, decode_pod
+from service.sources.api_object import (
+    ApiObject,
+    ClusterSwitch,
+    decode_cluster,
+    decode_namespace,
+    decode_own,
+    decode_pod,
+)
 from service.sources.api_server import APPLY, JSON_PATCH, MERGE, ApiError, ApiServer, connect
 from service.sources.event_recorder import ObjectEvent
-from service.sources.gateway_mirror import GATEWAY, MIRRORED_FROM, Withdraw, is_cluster_gateway, mirror_step
+from service.sources.gateway_mirror import (
+    CLUSTERS_PATH,
+    GATEWAY,
+    MIRRORED_FROM,
+    SWITCH,
+    Withdraw,
+    is_cluster_gateway,
+    mirror_step,
+)
 from service.sources.reflector import Difference, Reflector, ReflectorTiming, Resource
 from service.sources.status_document import complete_status
 from service.sources.timestamp import timestamp_from_ns
@@ -78,10 +93,14 @@ class KubernetesSource:
         self._delivered: dict[ObjectKey, Object] = {}
         """The last good version of each of them."""
         self._errors: dict[ObjectKey, tuple[ObjectError, ...]] = {}
+        self._switches: dict[str, ClusterSwitch] = {}
+        """Cluster objects by namespace and name."""
         self._refused_ns: dict[ObjectKey, int] = {}
         """Since when our status is refused as an older leader's."""
         self.reflectors = self._make_reflectors(timing)
         self._unsynced = set(self.reflectors)
+        self._switch_reflector = self._make_switch_reflector(timing)
+        self._are_switches_known = False
 
     def _make_reflectors(self, timing: ReflectorTiming | None) -> dict[Kind, Reflector[Any]]:
         # An agent looks at one gateway object and its own pods: what it reads does not grow with the cluster.
@@ -98,18 +117,22 @@ class KubernetesSource:
             path = _collection(Kind.NODE, GATEWAY_NAMESPACE)
             resources[Kind.NODE] = Resource(path, partial(decode_own, kind=Kind.NODE))
         return {
-            kind: Reflector(self._api, resource, self._deliverer(kind), timing=timing)
+            kind: Reflector(self._api, resource, partial(self._deliver, kind), timing=timing)
             for kind, resource in resources.items()
         }
 
-    def _deliverer(self, kind: Kind) -> Callable[[Difference[Any]], Awaitable[None]]:
-        return partial(self._deliver, kind)
+    def _make_switch_reflector(self, timing: ReflectorTiming | None) -> Reflector[ClusterSwitch]:
+        decode = partial(decode_cluster, annotation=SWITCH)
+        resource = Resource(CLUSTERS_PATH, decode, is_optional=True)
+        return Reflector(self._api, resource, self._take_switches, timing=timing)
 
     async def run(self) -> None:
         """Follow every resource until cancelled."""
         async with asyncio.TaskGroup() as group:
             for kind, reflector in self.reflectors.items():
                 group.create_task(reflector.run(), name=f"follow {kind}")
+            if self._node is None:
+                group.create_task(self._switch_reflector.run(), name="follow Cluster")
 
     async def changes(self) -> AsyncGenerator[tuple[Change, ...], None]:
         """Yield everything once, in batches, ending in Synced; then changes as they come. Needs `run` beside it."""
@@ -177,11 +200,17 @@ class KubernetesSource:
 
     async def mirror_gateway(self) -> None:
         """Bring the gateway in kube-system in step with the cluster namespace's. Raises TransientError."""
-        step = mirror_step(item for key, item in self._own.items() if key.kind is Kind.GATEWAY)
+        if self._unsynced or not self._are_switches_known:
+            return
+        gateways = [item for key, item in self._own.items() if key.kind is Kind.GATEWAY]
+        switches: dict[str, bool] = {}
+        for cluster in self._switches.values():
+            switches[cluster.namespace] = switches.get(cluster.namespace, True) and cluster.is_on
+        step = mirror_step(gateways, switches)
         if step is None:
             return
         if isinstance(step, Withdraw):
-            _log.info("%s %s: removed, as the one it followed is gone", GATEWAY.kind, GATEWAY)
+            _log.info("%s %s: removed, as the one it followed is gone or switched off", GATEWAY.kind, GATEWAY)
             await self._api.delete(_path(GATEWAY), uid=step.uid)
             return
         document = _manifest(GATEWAY)
@@ -233,6 +262,13 @@ class KubernetesSource:
             "type": "Warning" if event.is_warning else "Normal",
             "regarding": {field: value for field, value in regarding.items() if value},
         }
+
+    async def _take_switches(self, difference: Difference[ClusterSwitch]) -> None:
+        for cluster in difference.upserts:
+            self._switches[cluster.identity] = cluster
+        for identity in difference.deletes:
+            self._switches.pop(identity, None)
+        self._are_switches_known |= difference.is_listed
 
     # -- from reflectors to changes --
 
@@ -327,6 +363,3 @@ def _now() -> str:
 def _shortened(note: str) -> str:
     data = note.encode()
     return note if len(data) <= _NOTE_MAX else data[:_NOTE_MAX].decode("utf-8", "ignore") + "..."
-
-
-__all__ = ["FIELD_MANAGER", "ORIGIN", "KubernetesSource", "open_kubernetes"]

@@ -46,6 +46,8 @@ class ReflectorTiming:
     backoff_max_s: float = 4.0
     watch_min_s: float = 1.0
     """A watch that ends sooner counts as a failure, whatever it says: else an odd server is called without pause."""
+    absent_s: float = 15.0
+    """How often to look whether the cluster has come to know an optional kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class Resource(Generic[V]):
     decode: Callable[[msgspec.Raw], Item[V]]
     """Raises msgspec.MsgspecError or ValueError where it is no such object at all."""
     field_selector: str = ""
+    is_optional: bool = False
+    """The cluster may not know such a kind at all; then there are none of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +169,19 @@ class Reflector(Generic[V]):
                     self._note_following()
                 await self._watch()
             except ApiError as error:
-                await self._back_off(error)
+                if error.status == 404 and self._resource.is_optional:
+                    await self._wait_for_kind()
+                else:
+                    await self._back_off(error)
+
+    async def _wait_for_kind(self) -> None:
+        self._version = ""
+        if self._known or not self.lists:
+            gone = tuple(self._known)
+            self._known.clear()
+            self.lists += 1
+            await self._deliver(Difference(deletes=gone, is_listed=True))
+        await asyncio.sleep(self._timing.absent_s * random.uniform(0.5, 1))
 
     async def _list(self) -> str:
         """Bring the cache in step with all that exists; return the version it shows."""

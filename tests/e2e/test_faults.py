@@ -169,6 +169,9 @@ def test_every_move_is_on_record_with_growing_tokens(site: Site) -> None:
         if record.kind == "acquired" and record.subject == FIRST
     ]
     tokens = [token for _, token, _ in sorted(acquired)]
-    assert len(tokens) > 3
-    assert tokens == sorted(set(tokens))
+    assert len(set(tokens)) > 3
+    # An agent that restarted records again what its keeper still held, under the same token.
+    assert tokens == sorted(tokens)
+    holders = {token: {holder for _, other, holder in acquired if other == token} for token in tokens}
+    assert all(len(names) == 1 for names in holders.values())
     assert site.bare_pod_sources() == set()

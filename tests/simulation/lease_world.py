@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.lease.elector import ElectorMachine, Persist, Remember, SendPersisted
+from service.lease.elector import ElectorMachine, Persist, Promised, Remember, SendPersisted
 from service.lease.holder import CloseFence, DesiredClaim, Holder, OpenFence, boot_id_bytes
 from service.lease.message import MessageKind, kind_of
 from service.lease.promise import Instant, encode_promises
@@ -324,7 +324,8 @@ class LeaseWorld:
         """Execute outputs one by one; between any two the process may stall or die."""
         for machine in (node.elector, node.holder):
             if machine is not None:
-                node.pending += machine.drain()
+                # What is only for the record changes nothing, and no stall or death around it does either.
+                node.pending += [output for output in machine.drain() if not isinstance(output, Promised)]
         while node.pending and node.alive and not node.paused_until_ns:
             output = node.pending.pop(0)
             self._execute(node, output)

@@ -1,0 +1,352 @@
+"""Kubernetes as a source, against a real API server that is killed, frozen and restarted; kubectl is the user."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from service.model.errors import TransientError
+from service.model.gateway_node import NodeState
+from service.model.objects import Delete, Errors, Kind, Object, ObjectKey, Pod, Synced, Upsert
+from service.sources.api_server import connect
+from service.sources.event_recorder import ObjectEvent
+from service.sources.kubernetes import KubernetesSource
+from service.sources.reflector import ReflectorTiming
+from service.status_writer import StatusWriter
+from tests.kubernetes.bad_objects import gateway, policy
+from tests.kubernetes.control_plane import ControlPlane, Kubectl
+from tests.kubernetes.leader import Leader, node
+from tests.sources.fake_api_server import until
+
+pytestmark = pytest.mark.kubernetes
+
+GATEWAY = ObjectKey(Kind.GATEWAY, "kube-system", "default")
+RESUME_S = 5.0
+"""How soon after the API server's return everything must be right."""
+
+
+@pytest.fixture(autouse=True)
+def _kubeconfig(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("KUBECONFIG", str(plane.kubeconfig))
+    yield
+    plane.kubectl("delete", "enp,ang,angn,pods", "--all", "-A", "--force", "--grace-period=0")
+    plane.kubectl("delete", "events", "--all", "-A")
+
+
+class Consumer:
+    """Knows what it was told, and no more."""
+
+    def __init__(self) -> None:
+        self.objects: dict[ObjectKey, Object] = {}
+        self.errors: tuple[object, ...] = ()
+        self.is_synced = False
+        self.batches = 0
+
+    async def follow(self, source: KubernetesSource) -> None:
+        async for batch in source.changes():
+            self.batches += 1
+            for change in batch:
+                if isinstance(change, Upsert):
+                    self.objects[change.object.key] = change.object
+                elif isinstance(change, Delete):
+                    del self.objects[change.key]
+                elif isinstance(change, Errors):
+                    self.errors = change.errors
+                elif isinstance(change, Synced):
+                    self.is_synced = True
+
+    def pods(self) -> dict[str, Pod]:
+        return {item.key.name: item for item in self.objects.values() if isinstance(item, Pod)}
+
+
+@asynccontextmanager
+async def following(
+    consumer: Any, *, name: str | None = None, timing: ReflectorTiming | None = None
+) -> AsyncIterator[KubernetesSource]:
+    async with connect() as api, asyncio.TaskGroup() as group:
+        source = KubernetesSource(api, node=name, timing=timing)
+        tasks = [group.create_task(source.run()), group.create_task(consumer.follow(source))]
+        await until(lambda: consumer.is_synced, timeout_s=30)
+        yield source
+        for task in tasks:
+            task.cancel()
+
+
+def pod(name: str, node_name: str = "worker1", **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "labels": {"role": "frontend"}},
+        "spec": {"nodeName": node_name, "containers": [{"name": "web", "image": "web"}]} | spec,
+    }
+
+
+def run_pod(kubectl: Kubectl, name: str, ip: str, phase: str = "Running") -> None:
+    status = f'{{"status": {{"phase": "{phase}", "podIP": "{ip}", "podIPs": [{{"ip": "{ip}"}}]}}}}'
+    kubectl("patch", "pod", name, "--subresource=status", "--type=merge", "-p", status)
+
+
+async def test_objects_arrive_change_and_go(kubectl: Kubectl) -> None:
+    kubectl.apply(gateway({"floatingIPs": ["192.168.1.100"]}), policy("p1"), pod("a"))
+    consumer = Consumer()
+    async with following(consumer):
+        assert {GATEWAY, ObjectKey(Kind.POLICY, "", "p1"), ObjectKey(Kind.NAMESPACE, "", "default")} <= set(
+            consumer.objects
+        )
+        assert consumer.pods()["a"].ip is None
+        await asyncio.to_thread(run_pod, kubectl, "a", "10.0.0.5")
+        await until(lambda: str(consumer.pods()["a"].ip) == "10.0.0.5")
+        await asyncio.to_thread(kubectl, "label", "pod", "a", "role=backend", "--overwrite")
+        await until(lambda: consumer.pods()["a"].labels == (("role", "backend"),))
+        await asyncio.to_thread(run_pod, kubectl, "a", "10.0.0.5", "Succeeded")
+        await until(lambda: consumer.pods()["a"].ip is None)
+        await asyncio.to_thread(kubectl, "label", "namespace", "default", "user=alice", "--overwrite")
+        namespace = ObjectKey(Kind.NAMESPACE, "", "default")
+        await until(lambda: ("user", "alice") in consumer.objects[namespace].labels)  # type: ignore[union-attr]
+        await asyncio.to_thread(kubectl, "delete", "enp", "p1")
+        await asyncio.to_thread(kubectl, "delete", "pod", "a", "--force", "--grace-period=0")
+        await until(lambda: not consumer.pods() and ObjectKey(Kind.POLICY, "", "p1") not in consumer.objects)
+
+
+async def test_an_agent_hears_only_of_its_own_pods_and_the_gateway_in_force(kubectl: Kubectl) -> None:
+    kubectl.apply(pod("mine"), pod("other", "worker2"), pod("host", hostNetwork=True))
+    kubectl.run("create", "namespace", "cluster-a", check=False)
+    kubectl.apply(gateway({"floatingIPs": ["192.168.1.100"]}, namespace="cluster-a"))
+    consumer = Consumer()
+    async with following(consumer, name="worker1"):
+        await asyncio.to_thread(run_pod, kubectl, "host", "192.168.1.1")
+        await asyncio.to_thread(kubectl.apply, pod("later", "worker2"), pod("last"))
+        await until(lambda: "last" in consumer.pods())
+        assert sorted(consumer.pods()) == ["host", "last", "mine"]
+        assert consumer.pods()["host"].ip is None
+        assert not [key for key in consumer.objects if key.kind is Kind.GATEWAY]
+        assert consumer.errors == ()
+
+
+async def test_a_killed_api_server_is_followed_again(plane: ControlPlane, kubectl: Kubectl) -> None:
+    kubectl.apply(pod("a"), pod("b"))
+    consumer = Consumer()
+    async with following(consumer) as source:
+        plane.kill_api_server()
+        await until(lambda: all(reflector.trouble for reflector in source.reflectors.values()))
+        await asyncio.to_thread(plane.start_api_server)
+        returned_s = time.monotonic()
+        await asyncio.to_thread(kubectl, "delete", "pod", "a", "--force", "--grace-period=0")
+        await asyncio.to_thread(kubectl.apply, pod("c"))
+        await until(lambda: sorted(consumer.pods()) == ["b", "c"])
+        assert time.monotonic() - returned_s < RESUME_S
+
+
+async def test_what_was_compacted_meanwhile_is_listed_again(plane: ControlPlane, kubectl: Kubectl) -> None:
+    kubectl.apply(pod("a"), pod("b"))
+    consumer = Consumer()
+    # So patient that the watches do not return before the past is gone.
+    timing = ReflectorTiming(backoff_min_s=4.0)
+    async with following(consumer, timing=timing) as source:
+        lists = source.reflectors[Kind.POD].lists
+        await asyncio.to_thread(_forget_the_past, plane, kubectl)
+        await until(lambda: sorted(consumer.pods()) == ["b", "c"], timeout_s=20)
+        assert source.reflectors[Kind.POD].lists == lists + 1
+
+
+def _forget_the_past(plane: ControlPlane, kubectl: Kubectl) -> None:
+    """Restart the API server; it comes back knowing only the present."""
+    plane.kill_api_server()
+    plane.start_api_server()
+    kubectl("delete", "pod", "a", "--force", "--grace-period=0")
+    kubectl.apply(pod("c"))
+    plane.compact()
+    plane.kill_api_server()
+    plane.start_api_server()
+
+
+async def test_a_frozen_api_server_is_noticed_and_followed_again(plane: ControlPlane, kubectl: Kubectl) -> None:
+    consumer = Consumer()
+    timing = ReflectorTiming(idle_s=0.5, backoff_max_s=0.5)
+    async with following(consumer, timing=timing) as source:
+        plane.freeze_api_server()
+        try:
+            # The kernel still acknowledges; only the silence tells.
+            await until(lambda: bool(source.reflectors[Kind.POD].trouble))
+        finally:
+            plane.thaw_api_server()
+        await asyncio.to_thread(kubectl.apply, pod("after"))
+        await until(lambda: "after" in consumer.pods())
+
+
+async def test_status_is_applied_with_term_generation_and_times(kubectl: Kubectl) -> None:
+    kubectl.apply(policy("p1"))
+    key = ObjectKey(Kind.POLICY, "", "p1")
+    accepted = {"type": "Accepted", "status": "True", "reason": "Accepted", "message": ""}
+    async with following(Consumer()) as source:
+        await source.write_status(key, {"accepted": True, "matchedPods": 1, "conditions": [accepted]}, term=3)
+        first = await asyncio.to_thread(kubectl.get, "enp", "p1")
+        await asyncio.sleep(1.1)
+        await source.write_status(key, {"accepted": True, "matchedPods": 2, "conditions": [accepted]}, term=3)
+        with pytest.raises(TransientError, match="newer leader"):
+            await source.write_status(key, {"accepted": False, "matchedPods": 9, "conditions": []}, term=2)
+    status = kubectl.get("enp", "p1")["status"]
+    assert (status["matchedPods"], status["leaderTerm"], status["observedGeneration"]) == (2, 3, 1)
+    assert status["conditions"] == first["status"]["conditions"]
+    line = kubectl("get", "enp", "p1").splitlines()[1].split()
+    assert line[:5] == ["p1", "192.168.1.100", "True", "Accepted", "2"]
+
+
+async def test_a_status_of_a_lost_electorate_is_superseded_in_time(
+    kubectl: Kubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.sources.kubernetes._STALE_TERM_NS", 200_000_000)
+    kubectl.apply(policy("p1"))
+    key = ObjectKey(Kind.POLICY, "", "p1")
+    async with following(Consumer()) as source:
+        await source.write_status(key, {"accepted": True, "conditions": []}, term=50)
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    await source.write_status(key, {"accepted": False, "conditions": []}, term=1)
+                    break
+                except TransientError:
+                    await asyncio.sleep(0.1)
+    assert kubectl.get("enp", "p1")["status"]["leaderTerm"] == 1
+
+
+async def test_a_status_for_an_object_that_is_gone_is_no_error() -> None:
+    async with following(Consumer()) as source:
+        await source.write_status(ObjectKey(Kind.POLICY, "", "nobody"), {"accepted": True}, term=1)
+
+
+async def test_an_event_said_again_is_counted_up(kubectl: Kubectl) -> None:
+    kubectl.apply(policy("p1"))
+    key = ObjectKey(Kind.POLICY, "", "p1")
+    event = ObjectEvent(key, "UnknownEgressIP", "egressSourceIP 192.168.1.100 is not listed", "Judge", True)
+    async with following(Consumer()) as source:
+        for _ in range(3):
+            await source.post_event(event)
+    (found,) = kubectl.get("events.events.k8s.io", "-n", "default")["items"]
+    assert found["series"]["count"] == 3
+    said = kubectl("describe", "EgressNATPolicy", "p1")
+    assert "UnknownEgressIP" in said
+    assert "192.168.1.100 is not listed" in said
+
+
+async def test_the_gateway_of_the_cluster_namespace_is_kept_in_kube_system(kubectl: Kubectl) -> None:
+    kubectl.run("create", "namespace", "cluster-a", check=False)
+    consumer = Consumer()
+
+    def floating_ips() -> list[str]:
+        item = consumer.objects.get(GATEWAY)
+        return [str(address) for address in item.floating_ips] if item else []  # type: ignore[union-attr]
+
+    async def settle(source: KubernetesSource, expected: list[str]) -> None:
+        async with asyncio.timeout(10):
+            while floating_ips() != expected:
+                await source.mirror_gateway()
+                await asyncio.sleep(0.05)
+
+    async with following(consumer) as source:
+        for addresses in (["192.168.1.100"], ["192.168.1.101", "192.168.1.100"], []):
+            await asyncio.to_thread(kubectl.apply, gateway({"floatingIPs": addresses}, namespace="cluster-a"))
+            await settle(source, addresses)
+        assert consumer.errors == ()
+        await asyncio.to_thread(kubectl, "delete", "ang", "default", "-n", "cluster-a")
+        async with asyncio.timeout(10):
+            while GATEWAY in consumer.objects:
+                await source.mirror_gateway()
+                await asyncio.sleep(0.05)
+        # One that users made there themselves stays.
+        await asyncio.to_thread(kubectl.apply, gateway({"floatingIPs": ["192.168.1.7"]}))
+        await settle(source, ["192.168.1.7"])
+        await source.mirror_gateway()
+    assert kubectl.get("ang", "default", "-n", "kube-system")["spec"] == {"floatingIPs": ["192.168.1.7"]}
+
+
+@asynccontextmanager
+async def reporting(leader: Leader) -> AsyncIterator[KubernetesSource]:
+    async with following(leader) as source, asyncio.TaskGroup() as group:
+        task = group.create_task(StatusWriter(leader).run(source))  # type: ignore[arg-type]
+        yield source
+        task.cancel()
+
+
+def three_addresses() -> Leader:
+    leader = Leader(node("worker1", 1), node("worker2", 2))
+    for address, holder in (("192.168.1.100", "worker1"), ("192.168.1.101", "worker2"), ("192.168.1.102", "worker1")):
+        leader.place(address, holder)
+    return leader
+
+
+async def eventually(kubectl: Kubectl, path: str, expected: Any, *arguments: str, timeout_s: float = 5.0) -> None:
+    """Wait until a field of an object is as expected."""
+    deadline = time.monotonic() + timeout_s
+    found: Any = None
+    while time.monotonic() < deadline:
+        found = await asyncio.to_thread(kubectl.get, *arguments)
+        for name in path.split("."):
+            found = found.get(name) if isinstance(found, dict) else None
+        if found == expected:
+            return
+    raise AssertionError(f"{path}: {found}, not {expected}")
+
+
+async def test_users_read_the_status_as_documented(kubectl: Kubectl) -> None:
+    addresses = ["192.168.1.100", "192.168.1.101", "192.168.1.102"]
+    kubectl.apply(gateway({"floatingIPs": addresses}), policy("egress"), policy("late", egressSourceIP="192.168.1.9"))
+    leader = three_addresses()
+    async with reporting(leader):
+        held = {"192.168.1.100": "worker1", "192.168.1.101": "worker2", "192.168.1.102": "worker1"}
+        where = ("anthosnetworkgateway.networking.gke.io", "default", "-n", "kube-system")
+        await eventually(kubectl, "status.floatingIPs", held, *where)
+        await eventually(kubectl, "status.nodes", {"worker1": "Up", "worker2": "Up"}, *where)
+        node_object = ("anthosnetworkgatewaynode.networking.gke.io", "worker1", "-n", "kube-system")
+        await eventually(kubectl, "status.state", "Up", *node_object)
+        await eventually(kubectl, "status.holder", "worker1", "enp", "egress")
+        await eventually(kubectl, "status.accepted", True, "enp", "late")
+        said = await asyncio.to_thread(kubectl, "describe", "EgressNATPolicy", "late")
+        assert "UnknownEgressIP" in said
+        assert "Warning" in said
+    found = kubectl.get(*node_object)["status"]
+    assert [item["address"] for item in found["floatingIPs"]] == ["192.168.1.100", "192.168.1.102"]
+    assert found["segments"][0]["subnet"] == "192.168.1.0/24"
+
+
+async def test_a_conflict_and_an_address_for_nobody_are_told(kubectl: Kubectl) -> None:
+    kubectl.apply(gateway({"floatingIPs": ["192.168.1.100", "10.9.9.9"]}), policy("older"))
+    await asyncio.sleep(1.1)  # creation times have seconds
+    kubectl.apply(policy("younger"), policy("nowhere", egressSourceIP="10.9.9.9"))
+    leader = Leader(node("worker1", 1))
+    leader.place("192.168.1.100", "worker1")
+    leader.place("10.9.9.9", None, "no node has an interface in its subnet")
+    async with reporting(leader):
+        await eventually(kubectl, "status.accepted", False, "enp", "younger")
+        await eventually(kubectl, "status.accepted", True, "enp", "nowhere")
+        await asyncio.sleep(0.5)
+    assert "EgressIPConflict" in kubectl("describe", "enp", "younger")
+    assert "EgressIPConflict" not in kubectl("describe", "enp", "older")
+    assert "UnknownEgressIP" in kubectl("describe", "enp", "nowhere")
+    assert "NoEligibleNode" in kubectl("describe", "ang", "default", "-n", "kube-system")
+
+
+async def test_a_move_while_the_api_server_is_away_is_told_when_it_returns(
+    plane: ControlPlane, kubectl: Kubectl
+) -> None:
+    kubectl.apply(gateway({"floatingIPs": ["192.168.1.100", "192.168.1.101", "192.168.1.102"]}), policy("egress"))
+    leader = three_addresses()
+    where = ("ang", "default", "-n", "kube-system")
+    async with reporting(leader):
+        await eventually(kubectl, "status.nodes.worker1", "Up", *where)
+        plane.kill_api_server()
+        leader.cluster.nodes = (node("worker1", 1, state=NodeState.DOWN), node("worker2", 2))
+        for address in ("192.168.1.100", "192.168.1.102"):
+            leader.place(address, "worker2")
+        await asyncio.sleep(2)
+        await asyncio.to_thread(plane.start_api_server)
+        moved = dict.fromkeys(("192.168.1.100", "192.168.1.101", "192.168.1.102"), "worker2")
+        await eventually(kubectl, "status.floatingIPs", moved, *where, timeout_s=RESUME_S)
+        await eventually(kubectl, "status.nodes.worker1", "Down", *where, timeout_s=RESUME_S)
+        await asyncio.sleep(1)
+    said = kubectl("describe", *where)
+    assert "192.168.1.100 moved from worker1 to worker2: node worker1 is down" in said
+    assert "192.168.1.102 moved from worker1 to worker2" in said
