@@ -1,7 +1,7 @@
 # What a newcomer needs: `make demo` and `make test`. Both install what they need first (`make setup`).
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-keep test lint sim bench format clean
+.PHONY: help setup setup-test demo demo-keep test lint sim bench format clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -9,29 +9,32 @@ help:  ## show the targets
 setup:  ## install Debian packages (as root) and the virtual environment
 	@bash .ci/setup
 
+setup-test: setup-test  ## the same with what tests and lint need: Java, etcd, pytest, ruff, mypy
+	@EXTRAS=test,lint bash .ci/setup
+
 demo: setup  ## show the main job on real traffic: three nodes, a failover, the audit log (root, under 90 s)
 	@.venv/bin/egressgw lab demo
 
 demo-keep: setup  ## the same, and leave the lab up with the commands to try
 	@.venv/bin/egressgw lab demo --keep
 
-test: setup  ## lint, type check and every test, the end-to-end ones included (root)
+test: setup-test  ## lint, type check and every test, the end-to-end ones included (root)
 	@bash .ci/test
 
-lint: setup  ## ruff, mypy strict, import contracts
+lint: setup-test  ## ruff, mypy strict, import contracts
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports
 
-sim: setup  ## the deterministic simulations alone, with more seeds (SIM_SEEDS=N)
-	SIM_SEEDS=$${SIM_SEEDS:-500} $(PYTHON) -m pytest tests/simulation -q --timeout 1800
+sim: setup-test  ## the deterministic simulations alone, with more seeds (SEEDS=N)
+	EGRESSGW_LEASE_SEEDS=$${SEEDS:-1000} $(PYTHON) -m pytest tests/simulation -q --timeout 1800
 
 bench: setup  ## measure: failover gap, and the datapath beside plain routing and nft maps
 	$(PYTHON) -m loadtest failover --kills 10
 	$(PYTHON) -m loadtest datapath
 
-format:  ## let ruff put the code into shape
+format: setup-test  ## let ruff put the code into shape
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
