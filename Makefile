@@ -9,7 +9,7 @@ help:  ## show the targets
 setup:  ## install Debian packages (as root) and the virtual environment
 	@bash .ci/setup
 
-setup-test: setup-test  ## the same with what tests and lint need: Java, etcd, pytest, ruff, mypy
+setup-test: setup  ## the same with what tests and lint need: Java, etcd, pytest, ruff, mypy
 	@EXTRAS=test,lint bash .ci/setup
 
 demo: setup  ## show the main job on real traffic: three nodes, a failover, the audit log (root, under 90 s)
