@@ -19,7 +19,11 @@ from typing import IO, Self
 from service.model.errors import OperatorError, TransientError
 
 KAFKA_VERSION = "4.1.1"
-_ARTIFACTS = (("org.apache.kafka", "kafka_2.13", KAFKA_VERSION), ("org.slf4j", "slf4j-simple", "1.7.36"))
+_ARTIFACTS = (
+    ("org.apache.kafka", "kafka_2.13", KAFKA_VERSION),
+    ("org.apache.kafka", "kafka-tools", KAFKA_VERSION),
+    ("org.slf4j", "slf4j-simple", "1.7.36"),
+)
 _FETCH_S_MAX = 600
 _START_S_MAX = 60
 _STOP_S_MAX = 20
@@ -44,7 +48,7 @@ def missing_for_kafka() -> str:
 def libraries() -> Path:
     """The folder with Kafka's jars, fetched where it is not there yet. Raises OperatorError or TransientError."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "egressgw"
-    folder = cache / f"kafka-{KAFKA_VERSION}"
+    folder = cache / f"kafka-{KAFKA_VERSION}-tools"
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

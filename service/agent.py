@@ -31,7 +31,6 @@ from service.datapath.endpoint_sync import (
 )
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
-from service.gateway.announcement import AnnouncementSchedule
 from service.gateway.row import MemberMetadata
 from service.model.assignment import Assignment, Location
 from service.model.errors import ObjectError, TransientError
@@ -40,7 +39,7 @@ from service.model.keeper_message import Claim, Heartbeat, HeldLease, LeaseRepor
 from service.model.lease import Token
 from service.model.machine import Address
 from service.model.objects import Change, Errors, Synced
-from service.network.arp import ArpSender, gratuitous_arp_frames
+from service.network.announcer import Announcer, Outlet
 from service.network.cluster_view import ClusterView
 from service.network.conflict_watch import ConflictWatch, ProbePoint
 from service.network.envelope import Envelope
@@ -63,6 +62,7 @@ _DEVICE_RETRY_S = 0.2
 _DEVICE_REFRESH_S = 5.0
 _INHERITANCE_NS = 30_000_000_000
 """How long pods that a former agent served are served without having been announced again."""
+_REPAIR_S = 2.0
 _REFRESH_S = 1.0
 """How often members, uplinks and acknowledgements are looked at even if nothing was reported."""
 
@@ -129,17 +129,16 @@ class Agent:
             self.sync, clock=process.boot_ns, send=self.state_socket.send, handle=self._handle_sync
         )
         self.keeper = KeeperLink(Path(settings.run_dir), clock=process.boot_ns, on_report=self._take_report)
-        self.announcements = AnnouncementSchedule()
-        self.arp = ArpSender()
+        self.announcer = Announcer(clock=process.boot_ns, outlets=self._outlets)
         self.registry = CollectorRegistry()
         self.conflicts = ConflictWatch(is_member=self._is_member_mac, changed=self._mark_dirty)
         self._dirty = asyncio.Event()
-        self._announce = asyncio.Event()
         self._devices_wanted = asyncio.Event()
         self._clear_wanted = asyncio.Event()
         self._unresolved: dict[tuple[str, IPv4Address], EndpointAnnounced] = {}
         """Announced endpoints whose policies are not known here yet: acknowledged when they are."""
         self._peers_known: set[str] = set()
+        self._states: dict[str, NodeState] = {}
         self._netfilter: tuple[Any, ...] = ()
         self._steer_pairs: tuple[Any, ...] = ()
 
@@ -149,7 +148,7 @@ class Agent:
         await stack.enter_async_context(self.publisher)
         await stack.enter_async_context(self.outbox)
         await stack.enter_async_context(self.datapath)
-        stack.callback(self.arp.close)
+        stack.enter_context(self.announcer)
         self.reconciler.uplinks = self.datapath.uplinks
         self.reconciler.egw_ifindex = self.datapath.egw_ifindex
         inherited = await asyncio.to_thread(self.datapath.inherited)
@@ -163,6 +162,7 @@ class Agent:
             MemberMetadata(settings.role, False, True, segments, VERSION, self.start_id),
             clock=process.boot_ns,
             changed=self._mark_dirty,
+            member_changed=self._note_member,
             location_heard=self._hear_location,
             name_conflict=self.recorder.name_conflict,
         )
@@ -189,8 +189,9 @@ class Agent:
                 self._clear_connections,
                 self._find_devices,
                 self._follow_links,
-                self._send_announcements,
+                self.announcer.run,
                 self.conflicts.run,
+                self._repair,
                 self._refresh,
             ):
                 group.create_task(task(), name=task.__qualname__)
@@ -237,6 +238,12 @@ class Agent:
                 _log.error("refused: %s", error)
         self.errors = errors
 
+    def _note_member(self, name: str, state: NodeState) -> None:
+        # A member is back: the segment was parted, and its neighbours may have learned anything meanwhile.
+        if state is NodeState.UP and self._states.get(name) is NodeState.DOWN:
+            self.announcer.restart(self.held)
+        self._states[name] = state
+
     def _hear_location(self, location: Location) -> None:
         if self.reconciler.learn_location(location):
             self._mark_dirty()
@@ -262,8 +269,7 @@ class Agent:
         self.sync.locate(location, self._peers(), now_ns=now_ns)
         self.sync_pump.wake()
         self.cluster.publish_location(location)
-        self.announcements.start(floating_ip, now_ns=now_ns)
-        self._announce.set()
+        self.announcer.start(floating_ip)
         assert self.report is not None
         self.recorder.acquired(lease, self._part(floating_ip, previous), self.report, is_first_report=is_first_report)
         _log.info("holding %s with token %s", floating_ip, ".".join(map(str, token)))
@@ -276,7 +282,7 @@ class Agent:
         return Part(parts.get(self.settings.node, ""), previous, is_previous_up)
 
     def _lost(self, floating_ip: IPv4Address, lease: HeldLease, before: LeaseReport | None) -> None:
-        self.announcements.stop(floating_ip)
+        self.announcer.stop(floating_ip)
         now_ns = process.boot_ns()
         is_over = lease.deadline_ns <= now_ns
         self.recorder.ended(lease, before, self.cluster.assignments().get(floating_ip), now_ns)
@@ -484,34 +490,28 @@ class Agent:
                 if await self.datapath.refresh_uplinks():
                     await self.datapath.attach_uplinks()
                     self.reconciler.uplinks = self.datapath.uplinks
-                    self._restart_announcements()
+                    self.announcer.restart(self.held)
                     self._mark_dirty()
                 self._devices_wanted.set()
 
-    def _restart_announcements(self) -> None:
-        for floating_ip in self.held:
-            self.announcements.restart(floating_ip, now_ns=process.boot_ns())
-        self._announce.set()
+    def _outlets(self, floating_ip: IPv4Address) -> list[Outlet]:
+        return [
+            Outlet(uplink.name, uplink.mac)
+            for uplink in self.reconciler.uplinks
+            if floating_ip in uplink.address.network
+        ]
 
-    async def _send_announcements(self) -> None:
-        """Gratuitous ARP by the schedule; the fence drops what comes after the lease."""
+    async def _repair(self) -> None:
+        """Others flush rulesets and delete devices. Meanwhile packets are dropped; this brings them back."""
         while True:
-            self.announcements.advance(now_ns=process.boot_ns())
-            for due in self.announcements.drain():
-                self._send_gratuitous_arp(due.floating_ip)
-            deadline_ns = self.announcements.deadline_ns()
-            wait_s = 60.0 if deadline_ns is None else max(0.0, (deadline_ns - process.boot_ns()) / 1e9)
-            await _wait(self._announce, wait_s)
-
-    def _send_gratuitous_arp(self, floating_ip: IPv4Address) -> None:
-        for uplink in self.reconciler.uplinks:
-            if floating_ip not in uplink.address.network:
-                continue
+            await asyncio.sleep(_REPAIR_S)
             try:
-                for frame in gratuitous_arp_frames(uplink.mac, floating_ip):
-                    self.arp.send(uplink.name, frame)
+                if await self.datapath.repair():
+                    self._netfilter = ()
+                    self.reconciler.egw_ifindex = self.datapath.egw_ifindex
+                    self._mark_dirty()
             except TransientError as error:
-                _log.warning("gratuitous ARP for %s: %s", floating_ip, error)
+                _log.warning("repair: %s", error)
 
     async def _refresh(self) -> None:
         """A slow beat: what no event reports (a keeper that fell silent) is seen within a second."""

@@ -168,7 +168,9 @@ def _padded(row: tuple[str, ...]) -> tuple[str, ...]:
 def _record_row(record: "AuditRecord") -> tuple[str, ...]:
     from service.audit.envelope import format_time
 
-    reason = " ".join([record.reason, *(f"{key}={value}" for key, value in record.detail.items())]).strip()
+    # Instants of a boot's clock are for programs.
+    facts = [f"{key}={value}" for key, value in record.detail.items() if not key.endswith("BootTimeNs")]
+    reason = " ".join([record.reason, *facts]).strip()
     time = f"{format_time(record.wall_time_ns)[:23]}Z"
     return (
         time,

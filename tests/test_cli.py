@@ -20,6 +20,7 @@ from service.cli import main
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.errors import ObjectError
 from service.web.server import WebServer
+from tests.audit import log as chained_log
 
 IP = "192.0.2.100"
 KEY = "00" * 32
@@ -334,8 +335,63 @@ def test_a_damaged_record_is_told_and_the_rest_is_shown(outboxes: list[str], tmp
     assert len(done.stdout.splitlines()) == 4
 
 
+def test_who_lists_the_tenures_of_a_span(outboxes: list[str]) -> None:
+    span = ("--from", "2026-11-03T10:30:00Z", "--to", "2026-11-03T12:00:00Z")
+    rows = invoke("audit", "who", IP, *span, *outboxes).stdout.splitlines()
+    assert [row.split()[2] for row in rows] == ["HOLDER", "worker1", "worker2"]
+    assert "expired 2026-11-03T11:00:00.000000000Z (no majority)" in rows[1]
+    document = json.loads(invoke("audit", "who", IP, "--json", "--to", "2026-11-03T10:30:00Z", *outboxes).stdout)
+    assert [(one["holder"], one["end"]) for one in document["tenures"]] == [
+        ("worker1", {"kind": "expired", "reason": "no majority"})
+    ]
+
+
+def test_verify_says_what_is_good_and_what_is_not(tmp_path: Path) -> None:
+    folder = chained_log.write_outbox(
+        tmp_path / "outbox", lambda outbox: chained_log.hold(outbox, 1, from_ms=0, until_ms=50)
+    )
+    done = invoke("audit", "verify", "--outbox", folder)
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "nothing lost, nothing doubled, no overlap")
+    assert json.loads(invoke("audit", "verify", "--json", "--outbox", folder).stdout)["good"] is True
+    chained_log.rewrite(folder, chained_log.payloads(folder)[1:])
+    done = invoke("audit", "verify", "--outbox", folder)
+    assert done.exit_code == 1
+    assert "missing" in done.stdout
+    document = json.loads(invoke("audit", "verify", "--json", "--outbox", folder).stdout)
+    assert [finding["fault"] for finding in document["findings"]] == ["missing"]
+
+
+def test_tail_shows_what_a_later_version_wrote_as_it_is(tmp_path: Path) -> None:
+    event = json.loads(encode(AuditRecord(RecordKind.NODE_UP, "n", "b", 1, 0, 0, subject="worker1")))
+    event |= {"type": "egressgw.weather.rained", "dataschema": "urn:egressgw:audit:record:v9", "id": "r1"}
+    event["data"] = {"millimetres": 3}
+    payload = json.dumps(event).encode()
+    chained_log.rewrite(tmp_path, [payload])
+    assert "weather.rained" in invoke("audit", "tail", "--outbox", tmp_path).stdout
+    assert invoke("audit", "tail", "--json", "--outbox", tmp_path).stdout.encode().strip() == payload
+    assert invoke("audit", "verify", "--outbox", tmp_path).exit_code == 0
+
+
+def test_tail_follows_outboxes_until_it_is_interrupted(outboxes: list[str]) -> None:
+    command = egressgw("audit", "tail", "--follow", *outboxes)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        events = [process.stdout.readline().split()[1] for _ in range(5)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
+    assert events == ["EVENT", "acquired", "expired", "acquired", "gap"]
+
+
 @pytest.mark.parametrize(
-    "arguments", [["who", "not-an-ip"], ["who", IP, "--at", "noon"], ["tail", "--outbox", "/none"]]
+    "arguments",
+    [
+        ["who", "not-an-ip"],
+        ["who", IP, "--at", "noon"],
+        ["who", IP, "--at", "2026-01-01", "--to", "2026-01-02"],
+        ["tail", "--outbox", "/none"],
+    ],
 )
 def test_wrong_use_of_audit_is_status_2(arguments: list[str]) -> None:
     done = invoke("audit", *arguments)

@@ -177,7 +177,10 @@ class KafkaSource:
 
         quiet_library()
         consumer = AIOKafkaConsumer(
-            **client_options(self.kafka, client_id="egressgw-audit"), enable_auto_commit=False, group_id=None
+            **client_options(self.kafka, client_id="egressgw-audit"),
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            group_id=None,
         )
         try:
             async with asyncio.timeout(_START_S_MAX):
@@ -193,20 +196,17 @@ class KafkaSource:
             await consumer.stop()
 
     async def _assign(self, consumer: Any) -> dict[Any, int]:
-        """Take all partitions from their beginnings; where each ends now."""
-        from aiokafka import TopicPartition
-
+        """Take all partitions from their beginnings, also those that are added; where each ends now."""
         topic = self.kafka.topic
-        await consumer.topics()
-        numbers = consumer.partitions_for_topic(topic)
-        if not numbers:
+        # Asked for by name, a broker may create it: so it is looked for among all.
+        if topic not in await consumer.topics():
             raise OperatorError(f"Kafka at {self._brokers()} has no topic {topic!r}")
-        partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
-        consumer.assign(partitions)
+        consumer.subscribe([topic])
+        while not consumer.assignment():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        partitions = sorted(consumer.assignment())
         begins = await consumer.beginning_offsets(partitions)
         ends: dict[Any, int] = await consumer.end_offsets(partitions)
-        for partition in partitions:
-            consumer.seek(partition, begins[partition])
         self.extents = [Extent(_log_name(one), True, begins[one] > 0) for one in partitions]
         return {one: end for one, end in ends.items() if end > begins[one]}
 

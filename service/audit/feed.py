@@ -172,9 +172,10 @@ class Feed:
             self.damaged += chunk.damaged
             _log.error("audit publisher: %s: damage in front of %s was passed over", self.folder, chunk.end)
         if chunk.has_jumped:
-            # Segments are gone (their gap record counts them): what was counted of them no longer waits.
-            self._counted, self.lag_records = self.position, 0
-            self._measured_s = 0.0
+            # Segments are gone (a gap record counts them): what was counted of them no longer waits.
+            self.position = self._counted = Position((*chunk.ends, chunk.end)[0].segment, 0)
+            self.lag_records = 0
+            self._count()
 
     def _count(self) -> None:
         durable = self._durable()

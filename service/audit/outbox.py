@@ -296,10 +296,11 @@ class Outbox:
         self._progress.set()
 
     def _take_batch(self) -> None:
-        if not self._queue and not self._excess:
-            return
+        records = sum(one.records for one in self._excess)
+        if not self._queue and not records:
+            return  # segments whose records are all published go along with the next write
         # Gap records come first in their batch: they are durable before the segments they count are removed.
-        if records := sum(one.records for one in self._excess):
+        if records:
             size = sum(one.size for one in self._excess)
             ranges = ",".join(one for excess in self._excess for one in excess.ranges)
             detail = {"bytes": str(size), "ranges": ranges}
@@ -316,7 +317,7 @@ class Outbox:
             self._batch.append(self._queue.popleft())
 
     def _gap(self, reason: str, records: int, detail: dict[str, str]) -> _Entry:
-        log.warning("audit outbox: gap of %d records: %s", records, reason)
+        log.error("audit outbox: gap of %d records: %s", records, reason)
         record, payload = self._record(RecordKind.GAP, reason=reason, detail={"records": str(records)} | detail)
         return _Entry(0, record.sequence, payload)
 

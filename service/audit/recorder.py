@@ -104,6 +104,8 @@ class AgentRecorder(_Recorder):
         )
 
     def _end_cause(self, assignment: Assignment | None, *, is_over: bool) -> str:
+        if is_over:
+            return "not renewed by a majority of electors before its deadline"
         if assignment is None:
             return "no longer a floating IP"
         if assignment.holder not in (None, self._node):
@@ -301,11 +303,12 @@ class LeaderRecorder(_Recorder):
                 continue
             floating_ip = IPv4Address(key)
             before = self._seen.get(floating_ip)
-            if before is not None and said.token < before.token:
+            if before is not None and said.node_token < before.token:
                 continue  # electors that answer late speak of the past
-            is_new = before is None or before.token < said.token
+            is_new = before is None or before.token < said.node_token
             first_ns = now_ns if before is None or is_new else before.first_ns
-            seen = Seen(said.node, said.token, first_ns, now_ns - said.age_ns, self._renewed_ns(said, now_ns))
+            renewed_ns = self._renewed_ns(said, now_ns)
+            seen = Seen(said.node, said.node_token, first_ns, now_ns - said.age_ns, renewed_ns)
             self._seen[floating_ip] = seen
             if self._term is None:
                 continue

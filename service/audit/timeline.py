@@ -2,7 +2,8 @@
 
 Wall clocks of nodes differ, fencing tokens do not: per floating IP the token's order is the truth, and time only places
 events among those of others. An address is held from the record of its acquisition (or, where the holder lost power
-before its own was durable, from an elector's grant) to its end, or to the next token, whichever is first.
+before its own was durable, from its grant by a majority of electors) to its end, or to the next token, whichever comes
+first.
 """
 
 from collections.abc import Iterable
@@ -53,15 +54,18 @@ def tenures(records: Iterable[AuditRecord], floating_ip: str) -> list[Tenure]:
     """Every tenure of one address, oldest token first."""
     begins: dict[tuple[int, int, int], AuditRecord] = {}
     ends: dict[tuple[int, int, int], AuditRecord] = {}
+    promises = _Promises()
     for record in merge(records):
         if record.subject != floating_ip or record.token is None:
             continue
         known = begins.get(record.token)
         # The holder's own word beats an elector's: the grant comes half a round trip before the address answers.
-        if record.kind in _BEGINS and (known is None or known.kind is RecordKind.GRANTED):
+        if record.kind in _BEGINS and (known is None or _rank(record) < _rank(known)):
             begins[record.token] = record
         elif record.kind in _ENDS:
             ends.setdefault(record.token, record)
+        elif record.kind is RecordKind.PROMISED and promises.is_majority(record):
+            begins.setdefault(record.token, record)
     found: list[Tenure] = []
     tokens = sorted(begins)
     for index, token in enumerate(tokens):
@@ -88,6 +92,24 @@ def holder_at(records: Iterable[AuditRecord], floating_ip: str, wall_time_ns: in
     """Who held the address then; None where nobody did, or nothing is on record. Of two the higher token is right."""
     covering = [tenure for tenure in tenures(records, floating_ip) if tenure.covers(wall_time_ns)]
     return covering[-1] if covering else None
+
+
+def _rank(begin: AuditRecord) -> bool:
+    return begin.kind is not RecordKind.ACQUIRED
+
+
+class _Promises:
+    """Promises of single electors, until they are a majority."""
+
+    def __init__(self) -> None:
+        self._electors: dict[tuple[tuple[int, int, int] | None, str], dict[str, None]] = {}
+
+    def is_majority(self, record: AuditRecord) -> bool:
+        """Whether this promise, of those for its token and holder, makes the majority."""
+        electors = self._electors.setdefault((record.token, record.holder), {})
+        electors[record.node] = None
+        count = record.detail.get("electors", "")
+        return count.isascii() and count.isdecimal() and 2 * len(electors) > int(count)
 
 
 def _instant(record: AuditRecord) -> int:

@@ -204,9 +204,13 @@ class NodeDatapath:
 
     async def _set_up_steering(self) -> None:
         settings = self._settings
+        await self.nftables.check_mark(settings.datapath.mark)
+        await self.netlink.check_mark(table=settings.datapath.route_table, mark=settings.datapath.mark)
+        await self._ensure_steering_device()
+
+    async def _ensure_steering_device(self) -> None:
+        settings = self._settings
         mark = settings.datapath.mark
-        await self.nftables.check_mark(mark)
-        await self.netlink.check_mark(table=settings.datapath.route_table, mark=mark)
         device = await self.netlink.ensure_steering_device(
             name=STEERING_DEVICE,
             vni_port=settings.ports.vxlan,
@@ -215,12 +219,32 @@ class NodeDatapath:
             uplinks=[uplink.name for uplink in self._uplinks],
             mtu=max(uplink.mtu for uplink in self._uplinks),
         )
+        if device.index == self._egw_ifindex and len(await self.netlink.attached(device.index)) == 2:
+            return
         self._egw_ifindex = device.index
         config = layout.config_value(mark, device.index, device.mac)
         self._loaded.map(MapName.CONFIG).update(bytes(4), config)
         programs = self._loaded.programs
         await self.netlink.attach(device.index, "egress", programs["steer_egress"], "steer_egress")
         await self.netlink.attach(device.index, "ingress", programs["steer_ingress"], "steer_ingress")
+
+    async def repair(self) -> bool:
+        """Put back what others removed: device, rules, routes, programs. True where the netfilter table is gone too,
+        or the steering device is another one now, so that everything has to be written again."""
+        before = self._egw_ifindex
+        await self._ensure_steering_device()
+        for uplink in self._uplinks:
+            present = {attachment.direction for attachment in await self.netlink.attached(uplink.ifindex)}
+            if present != {"ingress", "egress"}:
+                _log.warning("%s: our programs were removed; attaching them again", uplink.name)
+                await self.attach_uplinks()
+        for index in list(self._attached):
+            if not await self.netlink.attached(index):
+                del self._attached[index]
+        is_flushed = not await self.nftables.present()
+        if is_flushed:
+            _log.warning("our netfilter table was removed; writing it again")
+        return is_flushed or self._egw_ifindex != before
 
     async def attach_uplinks(self) -> None:
         """Attach to every uplink, or replace in place; called again when an uplink changed."""

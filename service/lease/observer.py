@@ -28,6 +28,8 @@ class Observation:
     """How long ago the oldest counted elector was asked."""
     remaining_ns: int = 0
     """How long the promises that make the majority last at most, without renewal, from when they were reported."""
+    node_token: Token = ZERO_TOKEN
+    """The highest token among the promises to `node`; below `token` where a minority has promised it to another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,5 +149,6 @@ class Observer:
         for node, remaining in votes.items():
             if len(remaining) >= self._electorate.majority:
                 last = sorted(remaining, reverse=True)[self._electorate.majority - 1]
-                return Observation(node, token, age_ns, last * 1_000_000)
+                promised = [row.token for row in rows if row is not None and row.node == node]
+                return Observation(node, token, age_ns, last * 1_000_000, max(promised, default=ZERO_TOKEN))
         return None

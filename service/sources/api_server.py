@@ -5,6 +5,7 @@ the three by itself when asked for raw responses.
 """
 
 import asyncio
+import importlib
 import logging
 import os
 import socket
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
+import yaml
 
 from service.model.errors import OperatorError, TransientError
 from service.version import VERSION
@@ -160,7 +162,8 @@ class ApiServer:
 @asynccontextmanager
 async def connect() -> AsyncIterator[ApiServer]:
     """Open a client as $KUBECONFIG says, else with the pod's service account. Raises OperatorError."""
-    # Lazily: the generated client takes half a second to import, and most commands do not need it.
+    # The generated client takes half a second to import: only where it is needed, and not on the event loop.
+    await asyncio.to_thread(importlib.import_module, "kubernetes_asyncio.client")
     from kubernetes_asyncio.client import ApiClient
 
     async with ApiClient(await _load_configuration()) as client:
@@ -185,7 +188,7 @@ async def _load_configuration() -> "Configuration":
             await load_kube_config(config_file=file, client_configuration=configuration, persist_config=False)
         else:
             await asyncio.to_thread(load_incluster_config, configuration)
-    except (ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+    except (ConfigException, OSError, yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
         if file:
             raise OperatorError(f"KUBECONFIG: {file} cannot be used: {error}") from error
         message = f"source: kubernetes needs KUBECONFIG, or a pod's service account ({_TOKEN}): {error}"

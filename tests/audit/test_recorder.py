@@ -106,6 +106,7 @@ def test_an_instant_is_no_evidence_where_the_lease_was_over_by_then(outbox: Reco
     ("now_ms", "holder", "kind", "reason"),
     [
         (1500, "n1", RecordKind.EXPIRED, "not renewed by a majority of electors before its deadline"),
+        (1500, "n2", RecordKind.EXPIRED, "not renewed by a majority of electors before its deadline"),
         (900, "n1", RecordKind.RELEASED, "given up by the lease keeper"),
         (900, "n2", RecordKind.RELEASED, "assigned to n2"),
         (900, "", RecordKind.RELEASED, "no longer a floating IP"),
@@ -149,7 +150,9 @@ class Leader:
         return kinds
 
     def observe(self, node: str | None, counter: int, *, row: str, remaining_ms: int = 240, age_ms: int = 2) -> None:
-        seen = Observation(node, Token(3, 2, counter), age_ms * MS, remaining_ms * MS)
+        token = Token(3, 2, counter)
+        # A minority that has promised it to another already does not make it the other's.
+        seen = Observation(node, Token(3, 9, 9), age_ms * MS, remaining_ms * MS, token)
         rows = {IP: Assignment(IP, row, None, Stamp(3, 2))}
         self.recorder.observed({str(IP): seen, LEADER_KEY: seen}, rows)
 

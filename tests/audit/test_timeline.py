@@ -103,6 +103,28 @@ def test_a_grant_stands_in_for_a_holder_that_lost_its_own_record() -> None:
     assert both.since_ns == 101
 
 
+def promised(time: int, elector: str, holder: str, counter: int) -> AuditRecord:
+    base = record(RecordKind.PROMISED, time, node=elector, counter=counter)
+    return replace(base, holder=holder, detail={"electors": "3"})
+
+
+def test_a_majority_of_promises_stands_in_too_and_a_minority_does_not() -> None:
+    first, second = promised(100, "e1", "n1", 1), promised(102, "e2", "n1", 1)
+    stranger = promised(101, "e3", "n2", 1)
+    assert tenures([first, stranger, first], IP) == []
+    (found,) = tenures([first, stranger, second], IP)
+    assert (found.holder, found.since_ns) == ("n1", 102)
+    (found,) = tenures([first, second, acquired(105, "n1", 1)], IP)
+    assert found.begin.kind is RecordKind.ACQUIRED
+
+
+def test_a_tenure_ends_at_its_deadline_and_begins_when_it_was_held() -> None:
+    late = replace(expired(900, "n1", 1), detail={"deadlineBootTimeNs": "250", "heldUntilBootTimeNs": "200"})
+    begun = replace(acquired(120, "n1", 1), detail={"heldAtBootTimeNs": "110"})
+    (found,) = tenures([begun, late], IP)
+    assert (found.since_ns, found.until_ns) == (110, 250)
+
+
 def test_other_addresses_do_not_count() -> None:
     assert holder_at(HISTORY, "192.0.2.1", 150) is None
 

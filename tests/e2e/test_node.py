@@ -129,6 +129,31 @@ def test_status_and_metrics_tell_what_the_datapath_does(site: Site) -> None:
     assert b"egressgw_leases_held" in metrics
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("nft", "flush", "ruleset"),
+        ("ip", "link", "delete", "egw0"),
+        ("ip", "rule", "delete", "fwmark", "0x1000/0x1000", "lookup", "9640"),
+        ("tc", "qdisc", "delete", "dev", "eth0", "clsact"),
+    ],
+    ids=lambda command: " ".join(command[:3]),
+)
+def test_what_others_remove_is_put_back_and_meanwhile_nothing_leaks(site: Site, command: tuple[str, ...]) -> None:
+    masquerade = on_node(site, "nft", "list", "ruleset")
+    length = site.log_length()
+    on_node(site, *command)
+    try:
+        site.wait_seen(POD, FIRST)
+        site.wait("every part to be back", lambda: "egressgw" in on_node(site, "nft", "list", "tables"))
+    finally:
+        if command[0] == "nft":
+            cni = masquerade[masquerade.index("table ip cni") :].split("\ntable ")[0]
+            on_node(site, "nft", "-f", "-", text=cni)
+    assert site.sources_of(length) <= {FIRST}
+    assert site.bare_pod_sources() == set()
+
+
 def test_uninstall_leaves_the_node_as_it_was(site: Site) -> None:
     site.fault(NODE, Fault.KILL)
     config = site.lab.folder / NODE / "config.yaml"

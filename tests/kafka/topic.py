@@ -10,12 +10,14 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 async def read_topic(brokers: str, topic: str) -> list[Any]:
     """Every record that is in the topic now; within a partition in order."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=brokers, enable_auto_commit=False, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(
+        topic, bootstrap_servers=brokers, enable_auto_commit=False, auto_offset_reset="earliest"
+    )
     await consumer.start()
     try:
-        partitions = [TopicPartition(topic, number) for number in await wait_for_partitions(consumer, topic)]
+        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+        assert partitions, f"{brokers} has no topic {topic}"
         ends = await consumer.end_offsets(partitions)
-        consumer.assign(partitions)
         records: list[Any] = []
         while any([await consumer.position(one) < ends[one] for one in partitions]):
             for found in (await consumer.getmany(timeout_ms=500)).values():
@@ -23,14 +25,6 @@ async def read_topic(brokers: str, topic: str) -> list[Any]:
         return records
     finally:
         await consumer.stop()
-
-
-async def wait_for_partitions(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
-    async with asyncio.timeout(30):
-        while not (numbers := consumer.partitions_for_topic(topic)):
-            await consumer.topics()
-            await asyncio.sleep(0.05)
-    return sorted(numbers)
 
 
 if __name__ == "__main__":

@@ -350,3 +350,54 @@ async def test_a_move_while_the_api_server_is_away_is_told_when_it_returns(
     said = kubectl("describe", *where)
     assert "192.168.1.100 moved from worker1 to worker2: node worker1 is down" in said
     assert "192.168.1.102 moved from worker1 to worker2" in said
+
+
+CLUSTER_CRD = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "clusters.baremetal.cluster.gke.io"},
+    "spec": {
+        "group": "baremetal.cluster.gke.io",
+        "scope": "Namespaced",
+        "names": {"kind": "Cluster", "plural": "clusters", "singular": "cluster"},
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+SWITCH = "baremetal.cluster.gke.io/enable-anthos-network-gateway"
+
+
+async def test_the_annotation_of_a_cluster_switches_its_gateway(kubectl: Kubectl) -> None:
+    kubectl.run("create", "namespace", "cluster-a", check=False)
+    kubectl.apply(CLUSTER_CRD)
+    kubectl("wait", "--for=condition=Established", "--timeout=10s", "crd", CLUSTER_CRD["metadata"]["name"])  # type: ignore[index]
+    metadata = {"name": "a", "namespace": "cluster-a"}
+    kubectl.apply({"apiVersion": "baremetal.cluster.gke.io/v1", "kind": "Cluster", "metadata": metadata})
+    kubectl.apply(gateway({"floatingIPs": ["192.168.1.100"]}, namespace="cluster-a"))
+    consumer = Consumer()
+
+    async def settle(source: KubernetesSource, is_there: bool) -> None:
+        async with asyncio.timeout(10):
+            while (GATEWAY in consumer.objects) != is_there:
+                await source.mirror_gateway()
+                await asyncio.sleep(0.05)
+
+    try:
+        async with following(consumer) as source:
+            await asyncio.sleep(0.5)
+            await source.mirror_gateway()
+            await settle(source, is_there=False)
+            for value, is_there in (("true", True), ("false", False)):
+                annotation = f"{SWITCH}={value}"
+                await asyncio.to_thread(
+                    kubectl, "annotate", "clusters", "a", "-n", "cluster-a", annotation, "--overwrite"
+                )
+                await settle(source, is_there)
+    finally:
+        kubectl("delete", "crd", "clusters.baremetal.cluster.gke.io")

@@ -50,7 +50,7 @@ def test_a_majority_names_the_holder() -> None:
     tell(machine, 0, one(sequence, HELD))
     seen = tell(machine, 1, one(sequence, HELD), 2)
     assert seen is not None
-    assert seen.table == {IP: Observation("node-h", T1, 2 * MS, 200 * MS)}
+    assert seen.table == {IP: Observation("node-h", T1, 2 * MS, 200 * MS, T1)}
 
 
 def test_a_key_is_vacant_when_a_majority_has_promised_it_to_nobody() -> None:

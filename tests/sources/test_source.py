@@ -6,7 +6,7 @@ from service.model.errors import OperatorError
 from service.settings import Settings
 from service.sources.kubernetes import KubernetesSource
 from service.sources.source import open_source
-from tests.sources.fake_api_server import FakeApiServer
+from tests.sources.fake_api_server import FakeApiServer, pod
 
 
 async def test_kubernetes_needs_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,6 +32,7 @@ async def test_agents_ask_for_their_own_pods_and_controllers_for_all(
     everything: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with FakeApiServer() as api:
+        await api.put(pod("a"))
         monkeypatch.setenv("KUBECONFIG", str(api.write_kubeconfig(tmp_path / "config")))
         settings = Settings(node="worker1", source="kubernetes")
         async with open_source(settings, everything=everything) as source:
