@@ -31,6 +31,7 @@ from service.datapath.endpoint_sync import (
 )
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
+from service.datapath.upkeep import Upkeep
 from service.gateway.row import MemberMetadata
 from service.model.assignment import Assignment, Location
 from service.model.errors import ObjectError, TransientError
@@ -58,11 +59,9 @@ _log = logging.getLogger(__name__)
 
 _COALESCE_S = 0.002
 """Changes that come together are reconciled together."""
-_DEVICE_RETRY_S = 0.2
-_DEVICE_REFRESH_S = 5.0
+_RETRY_S = 0.2
 _INHERITANCE_NS = 30_000_000_000
 """How long pods that a former agent served are served without having been announced again."""
-_REPAIR_S = 2.0
 _REFRESH_S = 1.0
 """How often members, uplinks and acknowledgements are looked at even if nothing was reported."""
 
@@ -129,12 +128,13 @@ class Agent:
             self.sync, clock=process.boot_ns, send=self.state_socket.send, handle=self._handle_sync
         )
         self.keeper = KeeperLink(Path(settings.run_dir), clock=process.boot_ns, on_report=self._take_report)
+        self.upkeep = Upkeep(
+            self.datapath, self.reconciler, changed=self._mark_dirty, uplinks_changed=self._uplinks_changed
+        )
         self.announcer = Announcer(clock=process.boot_ns, outlets=self._outlets)
         self.registry = CollectorRegistry()
         self.conflicts = ConflictWatch(is_member=self._is_member_mac, changed=self._mark_dirty)
         self._dirty = asyncio.Event()
-        self._devices_wanted = asyncio.Event()
-        self._clear_wanted = asyncio.Event()
         self._unresolved: dict[tuple[str, IPv4Address], EndpointAnnounced] = {}
         """Announced endpoints whose policies are not known here yet: acknowledged when they are."""
         self._peers_known: set[str] = set()
@@ -186,12 +186,12 @@ class Agent:
                 self.keeper.run,
                 self._follow_source,
                 self._reconcile_for_ever,
-                self._clear_connections,
-                self._find_devices,
-                self._follow_links,
+                self.upkeep.clear_connections,
+                self.upkeep.find_devices,
+                self.upkeep.follow_links,
                 self.announcer.run,
                 self.conflicts.run,
-                self._repair,
+                self.upkeep.repair,
                 self._refresh,
             ):
                 group.create_task(task(), name=task.__qualname__)
@@ -228,7 +228,7 @@ class Agent:
             if isinstance(change, Errors):
                 self._note_errors(change.errors)
             elif isinstance(change, Synced):
-                self.is_synced = True
+                self.is_synced = self.upkeep.is_synced = True
         self.index.apply(batch)
         self._mark_dirty()
 
@@ -312,7 +312,7 @@ class Agent:
                 await self._reconcile()
             except TransientError as error:
                 _log.warning("reconcile: %s; trying again", error)
-                await asyncio.sleep(_DEVICE_RETRY_S)
+                await asyncio.sleep(_RETRY_S)
                 self._mark_dirty()
 
     async def _reconcile(self) -> None:
@@ -332,10 +332,10 @@ class Agent:
         confirmed = self._resolve_endpoints()
         deadline_ns = reconciler.steering.admit(reconciler.audience, self.sync.acknowledged, now_ns=now_ns)
         if any(pod_ip not in reconciler.devices for pod_ip in selections):
-            self._devices_wanted.set()
+            self.upkeep.devices_wanted.set()
         self.datapath.write(reconciler.rows())
         if reconciler.steering.to_clear():
-            self._clear_wanted.set()
+            self.upkeep.clearing_wanted.set()
         if deadline_ns is not None:
             asyncio.get_running_loop().call_later((deadline_ns - now_ns) / 1e9 + 0.001, self._mark_dirty)
         if confirmed:
@@ -440,59 +440,10 @@ class Agent:
             self.sync.confirm(said.endpoint.node, said.endpoint.pod_ip, said.revision, now_ns=now_ns)
         self.sync_pump.wake()
 
-    async def _clear_connections(self) -> None:
-        """Delete connection-tracking entries of pods whose selection is changing (rule W10)."""
-        while True:
-            await self._clear_wanted.wait()
-            self._clear_wanted.clear()
-            turn = self.reconciler.steering.to_clear()
-            try:
-                await self.datapath.clear_connections(
-                    [clearing.pod_ip for clearing in turn], self.reconciler.cluster_networks()
-                )
-            except TransientError as error:
-                _log.warning("connection tracking: %s; trying again", error)
-                await asyncio.sleep(_DEVICE_RETRY_S)
-                self._clear_wanted.set()
-                continue
-            self.reconciler.steering.cleared(turn, now_ns=process.boot_ns())
-            self._mark_dirty()
-
-    async def _find_devices(self) -> None:
-        """Learn which device each selected local pod is behind; soon while one is missing, now and then otherwise."""
-        while True:
-            wanted = self.reconciler.local_selections()
-            try:
-                await self.datapath.attach_pod_devices()
-                found = await self.datapath.pod_devices(wanted)
-            except TransientError as error:
-                _log.warning("pod devices: %s", error)
-                found = {}
-            # A pod that is silent just now is still where it was; who is selected may have changed meanwhile.
-            wanted = self.reconciler.local_selections()
-            devices = {
-                pod_ip: device
-                for pod_ip, device in (self.reconciler.devices | found).items()
-                if pod_ip in wanted or not self.is_synced
-            }
-            if devices != self.reconciler.devices:
-                self.reconciler.devices = devices
-                self._mark_dirty()
-            is_missing = any(pod_ip not in devices for pod_ip in wanted)
-            await _wait(self._devices_wanted, _DEVICE_RETRY_S if is_missing else _DEVICE_REFRESH_S)
-            if is_missing:
-                await asyncio.sleep(_DEVICE_RETRY_S)
-
-    async def _follow_links(self) -> None:
-        """New pod devices are attached and lost carriers noticed as the kernel reports them."""
-        async with self.datapath.link_monitor() as monitor:
-            async for _ in monitor:
-                if await self.datapath.refresh_uplinks():
-                    await self.datapath.attach_uplinks()
-                    self.reconciler.uplinks = self.datapath.uplinks
-                    self.announcer.restart(self.held)
-                    self._mark_dirty()
-                self._devices_wanted.set()
+    def _uplinks_changed(self) -> None:
+        self._netfilter = ()
+        self.announcer.restart(self.held)
+        self._mark_dirty()
 
     def _outlets(self, floating_ip: IPv4Address) -> list[Outlet]:
         return [
@@ -500,18 +451,6 @@ class Agent:
             for uplink in self.reconciler.uplinks
             if floating_ip in uplink.address.network
         ]
-
-    async def _repair(self) -> None:
-        """Others flush rulesets and delete devices. Meanwhile packets are dropped; this brings them back."""
-        while True:
-            await asyncio.sleep(_REPAIR_S)
-            try:
-                if await self.datapath.repair():
-                    self._netfilter = ()
-                    self.reconciler.egw_ifindex = self.datapath.egw_ifindex
-                    self._mark_dirty()
-            except TransientError as error:
-                _log.warning("repair: %s", error)
 
     async def _refresh(self) -> None:
         """A slow beat: what no event reports (a keeper that fell silent) is seen within a second."""
@@ -525,13 +464,3 @@ class Agent:
 
 def _token(lease: HeldLease) -> Token:
     return Token(lease.term, lease.version, lease.counter)
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    """Wait for the event or the timeout, and clear the event."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        pass
-    event.clear()

@@ -42,6 +42,7 @@ class StatusWriter:
         self._moves: dict[ObjectEvent, int] = {}
         """Moves not yet handed on -> when they were seen."""
         self._trouble = ""
+        self._attempt_failed = False
 
     async def run(self, source: Source) -> None:
         """Report for as long as this controller leads; watch in any case, so that a new leader knows the last moves."""

@@ -391,6 +391,7 @@ def test_tail_follows_outboxes_until_it_is_interrupted(outboxes: list[str]) -> N
         ["who", IP, "--at", "noon"],
         ["who", IP, "--at", "2026-01-01", "--to", "2026-01-02"],
         ["tail", "--outbox", "/none"],
+        ["verify", "--outbox", "/none"],
     ],
 )
 def test_wrong_use_of_audit_is_status_2(arguments: list[str]) -> None:

@@ -187,9 +187,9 @@ class Outbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Write what is left, within a bound; what does not reach the disk is logged as lost."""
+        # wait_for and not timeout(), whose expiry looks like the cancellation that may have brought us here.
         with contextlib.suppress(OSError):  # includes TimeoutError
-            async with asyncio.timeout(_CLOSE_S_MAX):
-                await self._drain()
+            await asyncio.wait_for(self._drain(), _CLOSE_S_MAX)
         self._executor.shutdown(wait=False, cancel_futures=True)
         if left := len(self._queue) + len(self._batch):
             log.error(

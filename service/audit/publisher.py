@@ -390,18 +390,18 @@ class _Line:
 
 async def _close(producer: Any) -> None:
     """Give the producer up: what it has not sent within the bound it never sends. Its own stop waits for brokers."""
+    # wait_for and not timeout(), whose expiry looks like the cancellation that may have brought us here.
     with contextlib.suppress(Exception):
-        async with asyncio.timeout(_CLOSE_S_MAX):
-            await producer.stop()
-            return
+        await asyncio.wait_for(producer.stop(), _CLOSE_S_MAX)
+        return
     from aiokafka.errors import ProducerClosed
 
-    # What waits in it fails now, or its flush would wait for ever; then the connections, or its requests would.
-    with contextlib.suppress(Exception):
-        producer._message_accumulator.fail_all(ProducerClosed())
-        async with asyncio.timeout(_CLOSE_S_MAX):
-            await producer.client.close()
-            await producer._sender.close()
+    # What waits in it fails now, or its flush would wait for ever; then the connections, or its requests would; then
+    # those that a request opened again meanwhile.
+    producer._message_accumulator.fail_all(ProducerClosed())
+    for close in (producer.client.close, producer._sender.close, producer.client.close):
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(close(), _CLOSE_S_MAX)
 
 
 def _take_exception(future: asyncio.Future[Any]) -> None:

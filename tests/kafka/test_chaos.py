@@ -147,6 +147,7 @@ def test_no_event_is_lost_or_out_of_order_whatever_fails(tmp_path: Path, namespa
             for agent in agents:
                 agent.kill()
         copies = topic_within(prefix, broker.address)
+        verdict = verdict_within(prefix, broker.address, folders)
     happened = {
         f"10.0.{agent.node}.{number % 20}/1.{generation}.{number}/assigned"
         for agent in agents
@@ -166,6 +167,8 @@ def test_no_event_is_lost_or_out_of_order_whatever_fails(tmp_path: Path, namespa
     assert by_id == {identity: decode(payload) for identity, payload in published.items()}
     assert in_order(published)
     assert any("No space left" in line for line in agents[0].said)
+    assert verdict["summary"] == "nothing lost, nothing doubled, no overlap", verdict
+    assert verdict["events"] == len(published)
 
 
 def wreak(broker: Broker, agents: Sequence[Agent], disk: Path, namespace: str) -> None:
@@ -227,6 +230,16 @@ def topic_within(prefix: Sequence[str], brokers: str) -> list[dict[str, str]]:
     command = [*prefix, sys.executable, "-m", "tests.kafka.topic", brokers, TOPIC]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def verdict_within(prefix: Sequence[str], brokers: str, folders: Sequence[Path]) -> dict[str, object]:
+    """What `egressgw audit verify` says of outboxes and topic together."""
+    logs = [f"--outbox={folder}" for folder in folders]
+    command = [*prefix, sys.executable, "-m", "service", "audit", "verify", "--json", f"--kafka={brokers}", *logs]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout, done.stderr
+    verdict: dict[str, object] = json.loads(done.stdout)
+    return verdict
 
 
 def first_copies(copies: Sequence[dict[str, str]]) -> dict[str, bytes]:
