@@ -83,11 +83,3 @@ def test_the_objects_of_the_demo_are_valid(tmp_path: Path) -> None:
     assert tuple(map(str, gateway.floating_ips)) == FLOATING_IPS
     assert isinstance(policy, EgressPolicy)
     assert policy.egress_source_ip == gateway.floating_ips[0]
-
-
-@pytest.mark.bpf
-@pytest.mark.e2e
-def test_the_demo_proves_every_step_and_leaves_nothing(other_name: str) -> None:
-    console, printed = _console()
-    assert demo.run_demo(other_name, keep=False, console=console) == 0, printed.getvalue()
-    assert namespaces_of(other_name) == []
