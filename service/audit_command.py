@@ -14,12 +14,13 @@ import click
 from service.console import console, print_json
 
 if TYPE_CHECKING:
-    from service.audit.consumer import AuditSource, Entry, Extent, Item, Unreadable
+    from service.audit.consumer import AuditSource, Entry, Item, Unreadable
     from service.audit.timeline import Tenure
     from service.audit.verification import Verdict
     from service.model.audit_record import AuditRecord
 
-DEFAULT_OUTBOX = "/var/lib/egressgw/outbox"
+DEFAULT_STATE = "/var/lib/egressgw"
+_OUTBOXES = ("outbox", "keeper-outbox")
 _COLUMNS = ("TIME", "EVENT", "SUBJECT", "TOKEN", "HOLDER", "PREVIOUS", "SEEN BY", "REASON")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,17 +50,22 @@ class _Logs:
             settings = load_settings(self.config)
             kafka = settings.kafka
             if not outboxes and not self.kafka and not kafka.bootstrap_servers:
-                outboxes = (Path(settings.state_dir) / "outbox",)
+                outboxes = _outboxes_of(Path(settings.state_dir))
         if self.kafka:
             kafka = _changed(kafka, bootstrap_servers=tuple(filter(None, self.kafka.split(","))))
         if self.topic:
             kafka = _changed(kafka, topic=self.topic)
         if not outboxes and not kafka.bootstrap_servers:
-            outboxes = (Path(DEFAULT_OUTBOX),)
+            outboxes = _outboxes_of(Path(DEFAULT_STATE))
         sources: list[AuditSource] = [OutboxSource(folder) for folder in outboxes]
         if kafka.bootstrap_servers:
             sources.append(KafkaSource(kafka))
         return sources
+
+
+def _outboxes_of(state: Path) -> tuple[Path, ...]:
+    """Those of a node's processes; where there is none, the agent's, so that it is told which one is missing."""
+    return tuple(state / name for name in _OUTBOXES if (state / name).is_dir()) or (state / _OUTBOXES[0],)
 
 
 def _changed(settings: Any, **changes: Any) -> Any:
@@ -88,7 +94,7 @@ def _log_options(command: F) -> F:
             multiple=True,
             type=click.Path(path_type=Path),
             metavar="DIR",
-            help=f"Outbox folder; give it once for each node. Default: {DEFAULT_OUTBOX} where no Kafka is given.",
+            help=f"Outbox folder; give it once for each. Default: those in {DEFAULT_STATE} where no Kafka is given.",
         ),
     ):
         wrapped = option(wrapped)
@@ -301,10 +307,15 @@ def verify(logs: _Logs, clock_error: float, as_json: bool) -> None:
 
     Given outboxes and Kafka together, it also checks that what the outboxes hold is in the topic.
     """
-    from service.audit.verification import verify as verify_items
+    import asyncio
 
-    items, extents = _read_items(logs)
-    verdict = verify_items(items, extents, clock_error_ns=int(clock_error * 1e9))
+    from service.audit.consumer import read_each
+    from service.audit.verification import Verification
+
+    sources = logs.sources()
+    verification = Verification(clock_error_ns=int(clock_error * 1e9))
+    asyncio.run(read_each(sources, verification.take))
+    verdict = verification.verdict([extent for source in sources for extent in source.extents])
     if as_json:
         print_json(_verdict_document(verdict))
     else:
@@ -351,23 +362,15 @@ def _verdict_document(verdict: "Verdict") -> dict[str, Any]:
     }
 
 
-def _read_items(logs: _Logs) -> "tuple[list[Entry | Unreadable], list[Extent]]":
-    import asyncio
-
-    from service.audit.consumer import read_all
-
-    sources = logs.sources()
-    items = asyncio.run(read_all(sources))
-    return items, [extent for source in sources for extent in source.extents]
-
-
 def _read(logs: _Logs) -> "list[Entry]":
     """All readable records; what is missing from them is told on standard error."""
-    from service.audit.consumer import Unreadable
+    import asyncio
+
+    from service.audit.consumer import Unreadable, read_all
     from service.model.audit_record import RecordKind
 
     entries = []
-    for item in _read_items(logs)[0]:
+    for item in asyncio.run(read_all(logs.sources())):
         if isinstance(item, Unreadable):
             _warn(item)
             continue

@@ -249,12 +249,22 @@ def _entry(partition: Any, message: Any) -> Item:
         return Unreadable(log, place, str(error))
 
 
-async def read_all(sources: Sequence[AuditSource]) -> list[Entry | Unreadable]:
-    """Everything that is there now. Outboxes belong in front: what they hold is then in the topic or not there yet."""
-    found: list[Entry | Unreadable] = []
+async def read_each(sources: Sequence[AuditSource], handle: Callable[[Entry | Unreadable], None]) -> None:
+    """Give `handle` all there is now, source by source.
+
+    Outboxes belong in front: what they hold is then in the topic, or not there yet.
+    """
     for source in sources:
         async with aclosing(_generator(source, follow=False)) as items:
-            found += [item async for item in items if not isinstance(item, CaughtUp)]
+            async for item in items:
+                if not isinstance(item, CaughtUp):
+                    handle(item)
+
+
+async def read_all(sources: Sequence[AuditSource]) -> list[Entry | Unreadable]:
+    """Everything that is there now."""
+    found: list[Entry | Unreadable] = []
+    await read_each(sources, found.append)
     return found
 
 

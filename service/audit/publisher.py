@@ -399,6 +399,8 @@ async def _close(producer: Any) -> None:
     # What waits in it fails now, or its flush would wait for ever; then the connections, or its requests would; then
     # those that a request opened again meanwhile.
     producer._message_accumulator.fail_all(ProducerClosed())
+    if producer._sender.sender_task is not None:
+        producer._sender.sender_task.remove_done_callback(producer._sender._fail_all)  # fails itself without transactions
     for close in (producer.client.close, producer._sender.close, producer.client.close):
         with contextlib.suppress(Exception):
             await asyncio.wait_for(close(), _CLOSE_S_MAX)

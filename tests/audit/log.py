@@ -5,11 +5,10 @@ import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from service.audit.envelope import encode
 from service.audit.journal import Journal
 from service.audit.outbox import Outbox
 from service.audit.segment import Frame, scan
-from service.model.audit_record import DEADLINE, HELD_AT, HELD_UNTIL, AuditRecord, RecordKind
+from service.model.audit_record import DEADLINE, HELD_AT, HELD_UNTIL, RecordKind
 
 IP = "192.0.2.100"
 SECOND = 1_000_000_000
@@ -89,7 +88,3 @@ def rewrite(folder: Path, records: Iterable[bytes]) -> None:
     while waiting:
         waiting = waiting[journal.write(waiting) :]
     journal.close()
-
-
-def forged(record: AuditRecord) -> bytes:
-    return encode(record)

@@ -428,6 +428,23 @@ def test_what_the_outbox_has_and_the_topic_passed_over_is_missing(records: list[
     assert "not in the topic: sequence 12" in verdict.findings[0].message
 
 
+def test_what_the_size_cap_took_before_it_was_published_is_lost(tmp_path: Path) -> None:
+    def act(outbox: Outbox) -> None:
+        three(outbox)
+        three(outbox)
+        detail = {"records": "2", "ranges": "boot-1:4-5"}
+        outbox.append(RecordKind.GAP, reason="size cap: oldest segments removed", detail=detail)
+
+    written = payloads(write_outbox(tmp_path / "outbox", act))
+    topic = Topic()
+    topic.publish(*written[:3], *written[5:])
+    (found,) = topic.verdict().findings
+    assert (found.fault, found.records) == (Fault.LOST, 2)
+    topic = Topic()
+    topic.publish(*written[:2], *written[5:])  # more than the gap record says
+    assert set(faults(topic.verdict())) == {Fault.LOST, Fault.MISSING}
+
+
 def test_strangers_in_the_topic_are_told(records: list[bytes]) -> None:
     topic = Topic()
     topic.publish(*records)

@@ -14,7 +14,7 @@ from service.model.objects import Delete, Errors, Kind, Object, ObjectKey, Pod, 
 from service.sources.api_server import connect
 from service.sources.event_recorder import ObjectEvent
 from service.sources.kubernetes import KubernetesSource
-from service.sources.reflector import ReflectorTiming
+from service.sources.reflector import Reflector, ReflectorTiming
 from service.status_writer import StatusWriter
 from tests.kubernetes.bad_objects import gateway, policy
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
@@ -140,14 +140,21 @@ async def test_a_killed_api_server_is_followed_again(plane: ControlPlane, kubect
         assert time.monotonic() - returned_s < RESUME_S
 
 
-async def test_what_was_compacted_meanwhile_is_listed_again(plane: ControlPlane, kubectl: Kubectl) -> None:
+async def test_what_was_compacted_meanwhile_is_listed_again(
+    plane: ControlPlane, kubectl: Kubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kubectl.apply(pod("a"), pod("b"))
-    consumer = Consumer()
-    # So patient that the watches do not return before the past is gone.
-    timing = ReflectorTiming(backoff_min_s=4.0)
-    async with following(consumer, timing=timing) as source:
+    consumer, is_past_gone = Consumer(), asyncio.Event()
+
+    async def stay_away(self: object, error: Exception) -> None:
+        await is_past_gone.wait()
+
+    async with following(consumer) as source:
         lists = source.reflectors[Kind.POD].lists
-        await asyncio.to_thread(_forget_the_past, plane, kubectl)
+        with monkeypatch.context() as patch:
+            patch.setattr(Reflector, "_back_off", stay_away)
+            await asyncio.to_thread(_forget_the_past, plane, kubectl)
+        is_past_gone.set()
         await until(lambda: sorted(consumer.pods()) == ["b", "c"], timeout_s=20)
         assert source.reflectors[Kind.POD].lists == lists + 1
 
