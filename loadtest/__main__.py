@@ -1,4 +1,4 @@
-"""`python -m loadtest`: failover and datapath.
+"""`python -m loadtest`: failover, datapath and audit.
 
 Exit status: 0 done, 1 a promise was broken or a step failed, 2 wrong use, 130 interrupted.
 """
@@ -16,13 +16,17 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from loadtest.audit import AuditOptions, measure_audit
+from loadtest.audit import steps as audit_steps
 from loadtest.datapath import DatapathOptions, measure_datapath, steps
 from loadtest.failover import FailoverOptions, Kill, measure_failover
 from loadtest.report import (
+    audit_document,
     datapath_document,
     environment,
     failover_document,
     kill_line,
+    print_audit,
     print_datapath,
     print_failover,
     write_json,
@@ -120,6 +124,29 @@ def datapath(rounds: int, duration: float, pod: str, bulk: bool, json_file: Path
         result = measure_datapath(options, report, step)
     print_datapath(result, machine, console)
     _write(json_file, datapath_document(result, machine), console)
+
+
+@main.command()
+@click.option("--rate", default=1000, show_default=True, type=click.IntRange(1, 20_000), help="Records/s for latency.")
+@click.option("--duration", default=5.0, show_default=True, type=click.FloatRange(1, 600), help="Seconds at that rate.")
+@click.option("--records", default=50_000, show_default=True, type=click.IntRange(1000, 10_000_000), help="At once.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100))
+@click.option(
+    "--compression", type=click.Choice(["none", "gzip", "snappy", "lz4", "zstd"]), default="lz4", show_default=True
+)
+@click.option("--brokers", default="", metavar="HOST:PORT", help="Use these; otherwise a broker is started (Java).")
+@click.option("--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+def audit(
+    rate: int, duration: float, records: int, rounds: int, compression: str, brokers: str, json_file: Path | None
+) -> None:
+    """Measure records/s through outbox and Kafka, and the time until a record is acknowledged. Needs no root."""
+    options = AuditOptions(rate, duration, records, rounds, compression, brokers)
+    console = _console()
+    machine = environment()
+    with _told(), _progress(console, audit_steps(options)) as (report, step):
+        result = measure_audit(options, report, step)
+    print_audit(result, machine, console)
+    _write(json_file, audit_document(result, machine), console)
 
 
 @contextlib.contextmanager

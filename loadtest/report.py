@@ -13,8 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.audit import AuditResult
 from loadtest.datapath import RATIOS, VARIANTS, DatapathResult
 from loadtest.failover import FailoverResult, Kill
+from loadtest.statistics import median
 from service.version import VERSION
 
 SHARED_MACHINE = (
@@ -107,6 +109,47 @@ def _ratio(value: float | None) -> str:
 
 def _pairs(counters: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counters.items())
+
+
+# -- audit --
+
+
+def audit_document(result: AuditResult, machine: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "test": "audit",
+        "environment": machine,
+        "options": asdict(result.options),
+        "broker": result.broker,
+        "summary": audit_summary(result),
+        "records_per_second": result.throughput,
+        "latency_ms": result.latency_ms,
+        "records": result.events,
+        "retries": result.retries,
+    }
+
+
+def audit_summary(result: AuditResult) -> dict[str, float]:
+    """Medians over the rounds."""
+    summary = {"records_per_second": median(result.throughput)}
+    for name in ("p50", "p99", "max"):
+        summary[f"{name}_ms"] = median([one[name] for one in result.latency_ms])
+    return summary
+
+
+def print_audit(result: AuditResult, machine: dict[str, Any], console: Console) -> None:
+    options = result.options
+    table = Table(title=f"outbox and Kafka ({result.broker}), compression {options.compression}")
+    for name in ("round", "records/s", f"p50 ms at {options.rate}/s", "p99 ms", "max ms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, (rate, one) in enumerate(zip(result.throughput, result.latency_ms, strict=True), 1):
+        table.add_row(str(number), f"{rate:.0f}", f"{one['p50']:.1f}", f"{one['p99']:.1f}", f"{one['max']:.1f}")
+    row = audit_summary(result)
+    values = [f"{row[name]:.1f}" for name in ("p50_ms", "p99_ms", "max_ms")]
+    table.add_row("median", f"{row['records_per_second']:.0f}", *values, style="bold")
+    console.print(table)
+    console.print("Each record was synced to disk, then acknowledged by the broker; times run from append to there.")
+    console.print(f"{result.events} records, {result.retries} rounds begun again.")
+    console.print(_describe_machine(machine))
 
 
 # -- failover --

@@ -138,7 +138,13 @@ class ApiServer:
                     if response.status == 401:
                         await self._reload()
                     raise _refusal(response, await response.read())
-                yield response
+                try:
+                    yield response
+                except BaseException:
+                    # Given up in the middle: cut, not shut down politely, which a server that hangs would not answer.
+                    if response.connection is not None and response.connection.transport is not None:
+                        response.connection.transport.abort()
+                    raise
         except (aiohttp.ClientError, OSError, TimeoutError, ssl.SSLError) as error:
             # aiohttp's timeouts have no text of their own.
             message = str(error) or f"no answer ({type(error).__name__})"
