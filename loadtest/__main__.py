@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from loadtest.audit import AuditOptions, measure_audit
 from loadtest.audit import steps as audit_steps
 from loadtest.datapath import DatapathOptions, measure_datapath, steps
-from loadtest.failover import FailoverOptions, Kill, measure_failover
+from loadtest.failover import KAFKA, FailoverOptions, Kill, measure_failover
 from loadtest.report import (
     audit_document,
     datapath_document,
@@ -75,10 +75,21 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 @click.option(
     "--pod", type=click.Choice(["bridge", "veth"]), default="bridge", show_default=True, help="How it is attached."
 )
+@click.option(
+    "--kafka", type=click.Choice(list(KAFKA)), default="none", show_default=True, help="Brokers for audit records."
+)
 @click.option("--keep", is_flag=True, help="Leave the lab up at the end.")
 @_common_options
 def failover(
-    kills: int, profile: str, interval: float, seed: int | None, pod: str, keep: bool, json_file: Path | None, name: str
+    kills: int,
+    profile: str,
+    interval: float,
+    seed: int | None,
+    pod: str,
+    kafka: str,
+    keep: bool,
+    json_file: Path | None,
+    name: str,
 ) -> None:
     """Kill the holder of a floating IP again and again; measure the gap a client feels."""
     options = FailoverOptions(
@@ -89,6 +100,7 @@ def failover(
         name=name,
         on_bridge=pod == "bridge",
         keep=keep,
+        kafka=kafka,
     )
     console = _console()
     machine = environment()

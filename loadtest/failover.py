@@ -40,6 +40,10 @@ CUT_NS = 50_000_000
 BACK_TIMEOUT_S = 20.0
 
 
+KAFKA = {"none": "", "down": "127.0.0.1:9", "silent": "198.51.100.9:9092"}
+"""Within a lab: a port of the node itself where nothing listens, and an address that nobody has."""
+
+
 @dataclass(frozen=True, slots=True)
 class FailoverOptions:
     kills: int = 10
@@ -49,6 +53,8 @@ class FailoverOptions:
     name: str = "load"
     on_bridge: bool = True
     keep: bool = False
+    kafka: str = "none"
+    """`none`, or where the audit records go: to brokers that are `down` (refuse) or `silent` (never answer)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,7 @@ def measure_failover(
     """
     result = FailoverResult(options)
     chance = random.Random(options.seed)
-    lab_options = LabOptions(name=options.name, profile=options.profile)
+    lab_options = LabOptions(name=options.name, profile=options.profile, kafka=KAFKA[options.kafka])
     with gateway.running_lab(lab_options, report, keep=options.keep) as lab:
         gateway.apply_policy(lab, (f"{gateway.OUTSIDE}/32",))
         report("waiting until the floating IPs are held")

@@ -56,7 +56,7 @@ _log = logging.getLogger(__name__)
 _COALESCE_S = 0.005
 _REFRESH_S = 0.5
 _OBSERVE_NS = 100_000_000
-_SETTLE_NS = 3_000_000_000
+_SETTLE_NS = 10_000_000_000
 """A controller that does not yet know every elector waits so long before it places anything: an address that is placed
 on the first node seen stays there."""
 _UNRESPONSIVE_NS = 2_000_000_000

@@ -41,6 +41,8 @@ HEARTBEAT_AGE_NS_MAX = 1_000_000_000
 _CHECK_PERIOD_S = 0.1
 _CHECKS_PER_REPORT = 2
 _FAREWELL_S = 0.5
+_DISK_RETRY_FIRST_S = 0.1
+_DISK_RETRY_LAST_S = 5.0
 _WAITING_MAX = 4096
 """Answers that wait for the disk; more are dropped, as claimants ask again."""
 
@@ -381,13 +383,27 @@ class ElectorVote:
             await self._due.wait()
             self._due.clear()
             while self._waiting or self._remember is not None:
-                await self._write_next()
+                await self._write_next_in_the_end()
+
+    async def _write_next_in_the_end(self) -> None:
+        """A full or failing disk keeps this elector from acknowledging a new leader (K1), and from nothing else."""
+        retry_s = _DISK_RETRY_FIRST_S
+        while True:
+            try:
+                return await self._write_next()
+            except OSError as error:
+                _log.error("state_dir: tokens cannot be written: %s; trying again in %.1f s", error.strerror, retry_s)
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, _DISK_RETRY_LAST_S)
 
     async def _write_next(self) -> None:
+        """Raises OSError where the disk fails; what was to be written still is then."""
         if not self._waiting:
-            data, self._remember = self._remember, None
+            data = self._remember
             if data is not None:
                 await asyncio.to_thread(self._tokens.write, data)
+                # A newer record may have come meanwhile.
+                self._remember = None if self._remember is data else self._remember
             return
         output = self._waiting[0]
         if isinstance(output, Persist):

@@ -1,6 +1,8 @@
 """The keeper process on loopback: real sockets and files, a fence in memory."""
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -318,6 +320,38 @@ async def test_an_answer_that_needs_the_disk_waits_for_it_and_others_do_not(tmp_
         await until(lambda: TokenFile(Path(settings.state_dir)).read() == b"term and more")
         vote.execute(SendPersisted(to, b"still"))
         assert sent[-1] == b"still"
+        writing.cancel()
+        with suppress(asyncio.CancelledError):
+            await writing
+
+
+async def test_a_full_disk_delays_an_answer_and_never_ends_the_keeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen end to end: a full state_dir ended the keeper at the next election, and with it every lease of the node."""
+    monkeypatch.setattr("service.keeper._DISK_RETRY_FIRST_S", 0.001)
+    settings = settings_of(tmp_path, 0, 1)
+    sent: list[bytes] = []
+    refused = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))] * 3
+    write = TokenFile.write
+
+    def write_or_refuse(self: TokenFile, data: bytes) -> None:
+        if refused:
+            raise refused.pop()
+        write(self, data)
+
+    monkeypatch.setattr(TokenFile, "write", write_or_refuse)
+    with PromiseFile(Path(settings.run_dir)) as promises:
+        vote = ElectorVote(settings, promises)
+        vote.send = lambda to, payload: sent.append(payload)
+        vote.execute(Remember(b"more"))
+        writing = asyncio.create_task(vote.write_tokens())
+        await until(lambda: TokenFile(Path(settings.state_dir)).read() == b"more")
+        refused += [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))] * 3
+        vote.execute(Persist(b"term", durable=True))
+        vote.execute(SendPersisted(Address("127.0.0.1", 1), b"you lead"))
+        await until(lambda: sent == [b"you lead"])
+        assert (refused, TokenFile(Path(settings.state_dir)).read()) == ([], b"term")
         writing.cancel()
         with suppress(asyncio.CancelledError):
             await writing

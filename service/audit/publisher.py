@@ -400,7 +400,8 @@ async def _close(producer: Any) -> None:
     # those that a request opened again meanwhile.
     producer._message_accumulator.fail_all(ProducerClosed())
     if producer._sender.sender_task is not None:
-        producer._sender.sender_task.remove_done_callback(producer._sender._fail_all)  # fails itself without transactions
+        # It would fail itself: it takes every idempotent producer for a transactional one.
+        producer._sender.sender_task.remove_done_callback(producer._sender._fail_all)
     for close in (producer.client.close, producer._sender.close, producer.client.close):
         with contextlib.suppress(Exception):
             await asyncio.wait_for(close(), _CLOSE_S_MAX)

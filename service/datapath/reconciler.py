@@ -64,8 +64,8 @@ class Reconciler:
         return {node.name: node.segments for node in self.nodes}
 
     def cluster_networks(self) -> tuple[IPv4Network, ...]:
-        """Every in-cluster range, sorted and each once."""
-        networks = {*self._pods, *self._services, *self._node_networks()}
+        """Every range that is never steered, sorted, each once: in-cluster ones, and those of the own link."""
+        networks = {*desired.NEVER_STEERED, *self._pods, *self._services, *self._node_networks()}
         return tuple(sorted(networks))
 
     def floating_ips(self) -> tuple[IPv4Address, ...]:
@@ -162,11 +162,18 @@ class Reconciler:
             MapName.FLOATING_IPS: desired.floating_ip_rows(self.floating_ips(), self.uplinks),
             MapName.MEMBERS: desired.member_rows(segments, self.uplinks, node=self.node),
             MapName.WAYS: self._inherited_ways
-            | desired.way_rows(self.locations, segments, self.uplinks, node=self.node),
+            | desired.way_rows(self._listed_locations(), segments, self.uplinks, node=self.node),
             MapName.RULES: desired.rule_rows(rule_sets.values()),
             MapName.ENDPOINTS: endpoints,
             MapName.SELECTED: self.steering.rows(self.devices),
         }
+
+    def _listed_locations(self) -> dict[IPv4Address, Location]:
+        """A floating IP that is no longer in the spec has no holder: its packets are dropped on the pod's node and not
+        sent, from the pod's address, to whoever held it last (rule L1)."""
+        gateway = self.index.gateway()
+        listed = gateway.floating_ips if gateway else ()
+        return {floating_ip: location for floating_ip, location in self.locations.items() if floating_ip in listed}
 
     def _node_networks(self) -> tuple[IPv4Network, ...]:
         """Ranges of nodes: configured, and the subnets of all members (rule W12)."""

@@ -55,4 +55,5 @@ def _settings(folder: Path, plan: Plan, name: str, address: str, role: NodeRole,
             "service_cidrs": [str(SERVICE_CIDR)],
             "bpf_dir": str(home / "bpf"),
         },
+        "kafka": {"bootstrap_servers": [plan.options.kafka] if plan.options.kafka else []},
     }

@@ -1,6 +1,7 @@
 """`egressgw lab demo`: builds a lab, applies a policy, kills a node, reads the audit log; every step with its proof."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -39,6 +40,7 @@ from service.lab.witness import Check, PodStream, check_pod, look, same, wait_fo
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.errors import OperatorError, TransientError
 
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 ASSIGN_TIMEOUT_S = 30.0
 EFFECT_TIMEOUT_S = 15.0
 FAILOVER_TIMEOUT_S = 15.0
@@ -56,7 +58,7 @@ def run_demo(name: str, *, keep: bool, console: Console) -> int:
     narrator = Narrator(console)
     stays = False
     try:
-        with _sigterm_as_interrupt():
+        with _signals_as_interrupts():
             lab = _raise_lab(name, narrator)
             demo = Demo(lab, narrator)
             demo.run()
@@ -287,7 +289,7 @@ def _briefly(pod: PlannedPod) -> str:
 
 def _clear(name: str, narrator: Narrator) -> None:
     # A second Ctrl-C must not leave half a lab behind.
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *_ENDING_SIGNALS)}
     try:
         with narrator.progress("clearing the lab"):
             lab_down(name)
@@ -323,12 +325,20 @@ def _show_what_to_try(name: str, narrator: Narrator) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def _signals_as_interrupts() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            # The terminal is gone, and printing to it would fail before anything is cleared.
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # Under nohup a hang-up means nothing.
+    numbers = [number for number in _ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -4,6 +4,7 @@ import json
 import secrets
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from service.lab.state import (
     remove_folder,
     write_state,
 )
-from service.lab.status import fetch, wait_for
+from service.lab.status import fetch, fetch_json, wait_for
 from service.model.errors import OperatorError, TransientError
 
 READY_TIMEOUT_S = 60.0
@@ -251,7 +252,10 @@ def lab_down(name: str) -> bool:
 
 
 def wait_until_ready(lab: Lab, report: Report = lambda line: None) -> None:
-    """Wait until agents and controllers answer /readyz with 200. Raises OperatorError with the log of one that died."""
+    """Wait until agents and controllers answer /readyz with 200, and the controllers have heard so of every node.
+
+    Raises OperatorError with the log of one that died.
+    """
     members: list[tuple[str, PlannedNode | PlannedController]] = [("agent", node) for node in lab.plan.nodes]
     members += [("controller", controller) for controller in lab.plan.controllers]
     for kind, member in members:
@@ -260,6 +264,18 @@ def wait_until_ready(lab: Lab, report: Report = lambda line: None) -> None:
             wait_for(f"{kind} of {member.name} to be ready", _is_ready(lab, kind, member), timeout_s=READY_TIMEOUT_S)
         except TransientError as error:
             raise OperatorError(f"{error}; logs in {member_folder(lab.folder, member.name)}") from error
+    for controller in lab.plan.controllers:
+        try:
+            what = f"{controller.name} to know that every node is ready"
+            wait_for(what, partial(knows_every_node, lab, controller), timeout_s=READY_TIMEOUT_S)
+        except TransientError as error:
+            raise OperatorError(f"{error}; logs in {member_folder(lab.folder, controller.name)}") from error
+
+
+def knows_every_node(lab: Lab, controller: PlannedController) -> bool:
+    """What a node says of itself takes a moment to get around, and an address stays where it is placed first."""
+    known = fetch_json(controller.netns, str(controller.ip), "/v1/status")["nodes"]
+    return all(known.get(node.name, {}).get("ready") for node in lab.plan.nodes)
 
 
 def _is_ready(lab: Lab, kind: str, member: PlannedNode | PlannedController) -> Callable[[], bool]:

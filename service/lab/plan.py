@@ -46,6 +46,8 @@ class LabOptions:
     """0: as many of 1, 3 and 5 as there are nodes for."""
     profile: str = "default"
     """Lease profile."""
+    kafka: str = ""
+    """host:port of a broker that every member publishes its audit records to; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)

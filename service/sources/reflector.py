@@ -7,6 +7,7 @@ ten thousand pods hold up nobody.
 """
 
 import asyncio
+import gc
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -203,6 +204,11 @@ class Reflector(Generic[V]):
                 await pause.pause_if_due()
             if not page.metadata.token:
                 break
+            if not self.lists:
+                # The cache is for ever, and so is what others make of it: full garbage collections, which stop the loop
+                # for as long as the heap is large, need not walk it. The first time only: so what leaks is bounded.
+                gc.collect(1)
+                gc.freeze()
             # Before the next page, which may fail: what is in the cache has been told.
             if fresh:
                 await self._deliver(Difference(tuple(fresh)))

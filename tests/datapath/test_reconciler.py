@@ -10,6 +10,7 @@ from service.model.assignment import Assignment, Location
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
 from service.model.lease import Stamp, Token
 from service.model.objects import (
+    Delete,
     EgressPolicy,
     EgressRule,
     Kind,
@@ -115,3 +116,18 @@ def test_a_node_tells_nobody_of_pods_it_serves_itself() -> None:
 
 def test_subnets_of_members_are_in_the_cluster() -> None:
     assert NETWORK in reconciler().cluster_networks()
+
+
+def test_a_floating_ip_that_was_removed_has_no_way_and_stays_behind_the_fence() -> None:
+    """Seen end to end: pods' packets went on to the former holder, with the bare pod address, for ever."""
+    known = reconciler()
+    known.learn_location(Location(FLOATING_IP, "worker2", TOKEN))
+    assert FLOATING_IP.packed in known.rows()[MapName.WAYS]
+    known.index.apply([Delete(ObjectKey(Kind.GATEWAY, "kube-system", "default"))])
+    rows = known.rows()
+    assert (rows[MapName.WAYS], list(rows[MapName.FLOATING_IPS])) == ({}, [FLOATING_IP.packed])
+
+
+def test_netfilter_leaves_alone_what_the_programs_never_steer() -> None:
+    """Seen end to end: under a policy for 0.0.0.0/0 the guard dropped 169.254.169.254, which nothing had marked."""
+    assert IPv4Network("169.254.0.0/16") in reconciler().cluster_networks()

@@ -63,3 +63,15 @@ def test_an_interrupted_demo_leaves_nothing(name: str, moment: str) -> None:
     demo.communicate(timeout=60)
     assert demo.returncode == 130
     assert traces(name) == []
+
+
+def test_a_demo_whose_terminal_is_closed_leaves_nothing(name: str) -> None:
+    demo = start_demo(name)
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if "2. A gateway" in line:
+            break
+    demo.send_signal(signal.SIGHUP)
+    demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert traces(name) == []

@@ -11,8 +11,8 @@ from tests.e2e.site import FLOATING_IPS, Site
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.timeout(180)]
 
 FIRST = FLOATING_IPS[0]
-GAP_MS_MAX = 3000.0
-"""Timing is measured in loadtest; here the machine may be busy, and only a hang is a failure."""
+GAP_MS_MAX = 15_000.0
+"""Timing is measured in loadtest; here the machine may be busy, TCP backs off exponentially, and only a hang fails."""
 
 
 def other_pod(site: Site, *nodes: str) -> str:

@@ -133,11 +133,9 @@ async def test_a_killed_api_server_is_followed_again(plane: ControlPlane, kubect
         plane.kill_api_server()
         await until(lambda: all(reflector.trouble for reflector in source.reflectors.values()))
         await asyncio.to_thread(plane.start_api_server)
-        returned_s = time.monotonic()
         await asyncio.to_thread(kubectl, "delete", "pod", "a", "--force", "--grace-period=0")
         await asyncio.to_thread(kubectl.apply, pod("c"))
-        await until(lambda: sorted(consumer.pods()) == ["b", "c"])
-        assert time.monotonic() - returned_s < RESUME_S
+        await until(lambda: sorted(consumer.pods()) == ["b", "c"], timeout_s=RESUME_S)
 
 
 async def test_what_was_compacted_meanwhile_is_listed_again(

@@ -6,11 +6,11 @@ import yaml
 
 from service.lab.client import ask_udp
 from service.lab.configuration import member_folder
-from service.lab.lab import Lab, lab_down, lab_up, wait_until_ready
+from service.lab.lab import Lab, knows_every_node, lab_down, lab_up, wait_until_ready
 from service.lab.namespace import create_namespaces, inside, namespaces_of, run
 from service.lab.plan import LabOptions
 from service.lab.process import is_alive
-from service.lab.state import lab_folder, locked
+from service.lab.state import LabState, lab_folder, locked
 from service.model.errors import OperatorError
 from service.model.gateway_node import NodeRole
 from service.settings import load_settings
@@ -156,3 +156,15 @@ def test_a_source_without_manifests_is_refused(other_name: str, tmp_path: Path) 
     with pytest.raises(OperatorError, match="--source"):
         lab_up(LabOptions(name=other_name, nodes=1), source=tmp_path, processes=False)
     assert not lab_folder(other_name).exists()
+
+
+def test_a_lab_is_ready_when_its_controllers_have_heard_of_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen on a busy machine: addresses were placed, for good, on the one node that the leader knew to be ready."""
+    lab = Lab(LabState(options=LabOptions(nodes=2), host_settings={}))
+    nodes = {"control1": {"ready": True}, "worker1": {"ready": False}}
+    monkeypatch.setattr("service.lab.lab.fetch_json", lambda *arguments: {"nodes": nodes})
+    assert not knows_every_node(lab, lab.plan.controllers[0])
+    nodes["worker1"] = {"ready": True}
+    assert knows_every_node(lab, lab.plan.controllers[0])
+    del nodes["worker1"]
+    assert not knows_every_node(lab, lab.plan.controllers[0])

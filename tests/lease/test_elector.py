@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.lease.elector import ElectorMachine, Persist, Remember, SendPersisted
+from service.lease.elector import ElectorMachine, Persist, Promised, Remember, SendPersisted
 from service.lease.message import Ack, ClaimRole, Query, Report, Verdict, encode
 from service.lease.promise import Instant
 from service.model.errors import InvariantError, PeerError
@@ -358,3 +358,37 @@ def test_sessions_unheard_of_for_a_minute_are_forgotten_but_not_their_tokens() -
     elector.drain()
     assert elector._sessions == {}
     assert not granted(ask(elector, S, renew(1, claim(T1)), 240_001))
+
+
+# --- what an elector leaves on record
+
+
+def promised(outputs: list[Any]) -> list[Promised]:
+    return [output for output in outputs if isinstance(output, Promised)]
+
+
+def test_a_new_promise_is_for_the_record_once_and_after_the_answer() -> None:
+    elector = fresh_elector()
+    elector.receive(H, renew(1, claim(T1)), now=at(0))
+    outputs = elector.drain()
+    assert promised(outputs) == [Promised(IP, "node-h", T1)]
+    kinds = [type(output) for output in outputs]
+    assert kinds.index(Send) < kinds.index(Promised)
+    elector.receive(H, renew(2, claim(T1, held=True)), now=at(60))
+    assert promised(elector.drain()) == []
+
+
+def test_a_promise_to_the_successor_and_a_higher_token_are_for_the_record() -> None:
+    elector = fresh_elector()
+    ask(elector, H, renew(1, claim(T1)), 0)
+    elector.receive(H, renew(2, claim(T2)), now=at(50))
+    assert promised(elector.drain()) == [Promised(IP, "node-h", T2)]
+    ask(elector, S, renew(7, claim(T3, ClaimRole.STANDING)), 300)
+    elector.advance(now=at(350))
+    assert promised(elector.drain()) == [Promised(IP, "node-s", T3)]
+
+
+def test_leadership_is_on_the_controllers_record_and_not_on_the_electors() -> None:
+    elector = fresh_elector()
+    elector.receive(C, renew(1, claim(Token(1, 0, 1), ClaimRole.STANDING, key=LEADER_KEY)), now=at(0))
+    assert promised(elector.drain()) == []
