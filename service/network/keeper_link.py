@@ -11,7 +11,7 @@ from service.network.local_socket import LocalSocket
 
 HEARTBEAT_PERIOD_S = 0.2
 REPORT_AGE_NS_MAX = 3_000_000_000
-"""Fifteen reports missed: the keeper is gone or stuck. Leases do not depend on it, only whether new ones are placed here;
+"""Fifteen reports missed: the keeper is gone or stuck. Leases do not depend on it, only whether new ones come here;
 a busy moment of the agent must not count as that."""
 
 
