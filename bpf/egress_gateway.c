@@ -456,17 +456,33 @@ static inline int forward_to_outside(struct __sk_buff *skb, const struct ipv4 *i
     return redirect_neigh(ifindex, NULL, 0, 0);
 }
 
+/* For a selected pod of this node, from where its policy points to. */
+static inline int is_for_selected(const struct ipv4 *ip)
+{
+    struct selected_key key = {.pod_ip = ip->destination};
+    struct selected_value *row = selected.lookup(&key);
+
+    return row && find_rule(row->rule_set, ip->source);
+}
+
 int steer_ingress(struct __sk_buff *skb)
 {
     u32 zero = 0;
     struct config *settings = config.lookup(&zero);
+    struct bpf_tunnel_key tunnel = {};
     struct ipv4 ip;
 
     if (skb->protocol != bpf_htons(ETHERTYPE_IPV4) || !load_ipv4(skb, &ip))
         return drop(skb, DROP_MALFORMED, 0);
-    /* Only what steer_egress of this node redirected carries the mark; a tunnelled packet from the network does not. */
-    if (!settings || !(skb->mark & settings->mark))
+    /* Only what steer_egress of this node redirected carries the mark. Without it come replies of local pods, redirected
+     * at an uplink, and what somebody on the network has put into a tunnel: that has a tunnel key. */
+    if (!settings)
         return drop(skb, DROP_NO_TRANSPORT, 0);
+    if (!(skb->mark & settings->mark)) {
+        if (!is_for_selected(&ip) || bpf_skb_get_tunnel_key(skb, &tunnel, sizeof(tunnel), 0) == 0)
+            return drop(skb, DROP_NO_TRANSPORT, 0);
+        return TC_ACT_UNSPEC;
+    }
     skb->mark = skb->mark & ~settings->mark;
     return forward_to_outside(skb, &ip, 1);
 }
@@ -494,6 +510,25 @@ static inline int answer_echo(struct __sk_buff *skb, const struct flow *flow)
     return bpf_redirect(skb->ifindex, 0);
 }
 
+/* To a local pod by the stack, as its request went: netfilter must see both directions. By the steering device: the
+ * main table may route the remote by another uplink, and a strict rp_filter would drop the reply here. */
+static inline int to_local_pod(struct __sk_buff *skb, const struct config *settings)
+{
+    if (write_macs(skb, settings->egw_mac, settings->egw_mac) < 0)
+        return drop(skb, DROP_MALFORMED, 0);
+    return bpf_redirect(settings->egw_ifindex, BPF_F_INGRESS);
+}
+
+/* A reply that the gateway of a local pod sent on, as far as this node can tell: from a member. */
+static inline int is_returned(struct __sk_buff *skb, const struct ipv4 *ip)
+{
+    struct member_key member = {.ifindex = skb->ifindex};
+
+    if (!is_for_selected(ip))
+        return 0;
+    return bpf_skb_load_bytes(skb, MAC_BYTES, member.mac, MAC_BYTES) == 0 && members.lookup(&member);
+}
+
 /* Send what came back to its pod: `port` is the pod's for a reply, and what it was for an ICMP error. */
 static inline int deliver(struct __sk_buff *skb, const struct flow *flow, const struct reverse_binding *binding,
                           __be16 port, struct config *settings)
@@ -517,8 +552,10 @@ static inline int deliver(struct __sk_buff *skb, const struct flow *flow, const 
                       write_macs(skb, endpoint->node_mac, floating->mac) < 0))
         return drop(skb, DROP_MALFORMED, floating_ip);
     count(COUNT_REVERSED);
-    /* To a local pod by the stack, as its request came: netfilter must see both directions. */
-    return is_local ? TC_ACT_UNSPEC : bpf_redirect(key.ifindex, 0);
+    if (!is_local)
+        return bpf_redirect(key.ifindex, 0);
+    /* An ICMP error comes from any router, not from where the policy points to. */
+    return is_icmp_error(flow->icmp_type) ? TC_ACT_UNSPEC : to_local_pod(skb, settings);
 }
 
 /* Undo SNAT in the packet an ICMP error quotes, whose source is the floating IP. Each change that the quoted checksums
@@ -723,7 +760,7 @@ int uplink_ingress(struct __sk_buff *skb)
         return return_to_pod(skb, &ip, settings);
     if ((cluster_flags(ip.source) & CLUSTER_POD) && !cluster_flags(ip.destination))
         return forward_to_outside(skb, &ip, 0);
-    return TC_ACT_UNSPEC;
+    return is_returned(skb, &ip) ? to_local_pod(skb, settings) : TC_ACT_UNSPEC;
 }
 
 /* The fence on the way out: after the deadline nothing from a floating IP leaves, whoever made or queued it (G2). */

@@ -56,6 +56,8 @@ _log = logging.getLogger(__name__)
 _COALESCE_S = 0.005
 _REFRESH_S = 0.5
 _OBSERVE_NS = 100_000_000
+_OBSERVATION_AGE_NS_MAX = 1_000_000_000
+"""Older than this, what electors said is no longer true of anybody: every lease is over."""
 _SETTLE_NS = 10_000_000_000
 """A controller that does not yet know every elector waits so long before it places anything: an address that is placed
 on the first node seen stays there."""
@@ -81,7 +83,7 @@ class Controller:
         self.is_synced = False
         self.term: int | None = None
         self.observed: dict[str, Observation] = {}
-        self.has_observed = False
+        self._observed_ns: int | None = None
         self.source: Source | None = None
         start_id = process.start_id()
         self.cluster = ClusterView(
@@ -178,12 +180,19 @@ class Controller:
         return reasons
 
     def holders(self) -> dict[IPv4Address, tuple[str, Token]]:
-        """Who really holds each floating IP, by a majority of electors."""
+        """Who really holds each floating IP, by a majority of electors; nobody while no majority answers."""
+        if not self.has_observed:
+            return {}
         return {
             IPv4Address(key): (seen.node, seen.token)
             for key, seen in self.observed.items()
             if key != LEADER_KEY and seen.node is not None
         }
+
+    @property
+    def has_observed(self) -> bool:
+        """A majority of electors answered within the last second."""
+        return self._observed_ns is not None and process.boot_ns() - self._observed_ns < _OBSERVATION_AGE_NS_MAX
 
     # -- inputs --
 
@@ -215,7 +224,7 @@ class Controller:
         elif isinstance(output, CloseFence):
             self._leave_office(output)
         elif isinstance(output, Observed):
-            self.has_observed = True
+            self._observed_ns = process.boot_ns()
             self.recorder.observed(output.table, self.cluster.assignments())
             if dict(output.table) != self.observed:
                 self.observed = dict(output.table)

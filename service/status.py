@@ -22,8 +22,11 @@ Holder = tuple[str, Token]
 
 def agent_status(agent: "Agent") -> dict[str, Any]:
     """What one node knows, and what it does itself."""
+    # Of itself a node knows better than any table: what its keeper does not hold, it does not hold.
     locations = {
-        floating_ip: (location.node, location.token) for floating_ip, location in agent.reconciler.locations.items()
+        floating_ip: (location.node, location.token)
+        for floating_ip, location in agent.reconciler.locations.items()
+        if location.node != agent.settings.node or floating_ip in agent.held
     }
     document = cluster_status(agent.cluster, agent.index, agent.errors, locations)
     drops: dict[str, int] = {}

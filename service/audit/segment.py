@@ -1,13 +1,14 @@
 """How records lie in a segment of the outbox: framing and recovery. Pure.
 
-A segment is a 16-byte head, then frames: mark, length, CRC-32 (zlib's, of length and payload), payload. Segments are
+A segment is a 16-byte head, then frames: mark, length, CRC32C (RFC 3720, of length and payload), payload. Segments are
 preallocated, so zeros follow the last frame. The mark begins with 0xF5, a byte that UTF-8 never has: it cannot occur in
 a payload, so the frame after a damaged one is found again whatever the damage did to the length.
 """
 
 import struct
-import zlib
 from dataclasses import dataclass
+
+import google_crc32c
 
 HEAD = struct.pack(">8sII", b"EGWAUDIT", 1, 0)
 """Name and layout version, so that another version's segment is reported and not cut."""
@@ -94,4 +95,4 @@ def next_frame(data: bytes, offset: int) -> Frame | None:
 
 def _checksum(payload: bytes) -> int:
     # The length is covered too, or a flipped length bit over zeros could pass for a shorter record.
-    return zlib.crc32(payload, zlib.crc32(_LENGTH.pack(len(payload))))
+    return int(google_crc32c.extend(google_crc32c.value(_LENGTH.pack(len(payload))), payload))

@@ -16,9 +16,11 @@ class PodTable:
 
     def __init__(self) -> None:
         self._pods: dict[ObjectKey, Pod] = {}
-        # Address -> pods that claim it, in the order they brought it. The last one owns it: after reuse, the newer
-        # pod is the live one and the older only waits for its deletion to reach us.
-        self._claims: dict[IPv4Address, dict[ObjectKey, None]] = {}
+        # (node, address) -> pods that claim it, in the order they brought it. The last one owns it: after reuse, the
+        # newer pod is the live one and the older only waits for its deletion to reach us. On another node it is
+        # another matter: which of two pods is the live one is not known here, and the one that sends must not be
+        # taken for unselected.
+        self._claims: dict[tuple[str, IPv4Address], dict[ObjectKey, None]] = {}
         self._indexed: dict[ObjectKey, Pod] = {}
         self._by_label: LabelIndex[ObjectKey] = LabelIndex()
         self._by_namespace: dict[str, dict[ObjectKey, None]] = {}
@@ -37,11 +39,11 @@ class PodTable:
         touched = {pod.key: None}
         # A later version of the same pod keeps its place among the claims: a stale pod whose labels change must
         # not take the address back. Another uid is another pod.
-        if old is not None and (old.ip, old.uid) != (pod.ip, pod.uid):
+        if old is not None and (old.node, old.ip, old.uid) != (pod.node, pod.ip, pod.uid):
             touched |= self._withdraw(old)
         self._pods[pod.key] = pod
         if pod.ip is not None:
-            claims = self._claims.setdefault(pod.ip, {})
+            claims = self._claims.setdefault((pod.node, pod.ip), {})
             touched |= dict.fromkeys(claims)
             claims.setdefault(pod.key)
         return self._reindex(touched)
@@ -57,10 +59,11 @@ class PodTable:
         """End a pod's claim; return those who may own the address now."""
         if pod.ip is None:
             return {}
-        claims = self._claims[pod.ip]
+        place = (pod.node, pod.ip)
+        claims = self._claims[place]
         del claims[pod.key]
         if not claims:
-            del self._claims[pod.ip]
+            del self._claims[place]
         return dict(claims)
 
     def _reindex(self, keys: Iterable[ObjectKey]) -> tuple[ObjectKey, ...]:
@@ -80,7 +83,7 @@ class PodTable:
 
     def _is_owner(self, key: ObjectKey) -> bool:
         pod = self._pods.get(key)
-        return pod is not None and pod.ip is not None and next(reversed(self._claims[pod.ip])) == key
+        return pod is not None and pod.ip is not None and next(reversed(self._claims[pod.node, pod.ip])) == key
 
     def _index(self, pod: Pod) -> None:
         self._indexed[pod.key] = pod

@@ -162,6 +162,28 @@ def test_without_any_controller_traffic_goes_on_and_still_fails_over(site: Site)
         recover(site, holder)
 
 
+def test_without_a_majority_of_electors_the_address_goes_dark_and_comes_back(site: Site, tmp_path: Path) -> None:
+    holder = str(site.holder(FIRST))
+    others = [node.name for node in site.lab.plan.nodes if node.name != holder]
+    pod = other_pod(site, holder)
+    try:
+        with site.captured(tmp_path / "frames") as leaks:
+            assert site.seen(pod) == FIRST
+            for node in others:
+                site.fault(node, Fault.STOP, only="keeper")
+            site.wait("the address to go dark", lambda: site.seen(pod, timeout_s=0.2) == "nothing came")
+            site.wait("the holder to say so", lambda: site.status(holder)["floatingIPs"][FIRST]["holder"] is None)
+            assert site.status(holder)["held"] == []
+            for node in others:
+                site.fault(node, Fault.CONT, only="keeper")
+            site.wait_seen(pod, FIRST)
+        assert leaks() == []
+    finally:
+        for node in others:
+            site.fault(node, Fault.CONT)
+        site.wait_whole()
+
+
 def test_every_move_is_on_record_with_growing_tokens(site: Site) -> None:
     acquired = [
         (record.boot_time_ns, record.token, record.holder)

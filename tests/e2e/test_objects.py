@@ -181,3 +181,13 @@ def test_ping_of_the_floating_ip_itself_is_answered_and_no_service_of_the_host_i
 
 def test_destination_reached_by_the_second_uplink_is_left_alone(site: Site) -> None:
     assert site.seen("alice/frontend-worker1", "8.8.4.4") == "172.30.1.21"
+
+
+def test_replies_from_where_another_uplink_leads_reach_the_pod(site: Site) -> None:
+    """Seen end to end: nodes route 8.8.4.0/24 by eth1, and their strict rp_filter dropped every reply at eth0."""
+    site.apply("second.yaml", policy("second", SECOND, user="paul", destinations=("8.8.4.0/24",)))
+    try:
+        for node in ("control1", "worker1", "worker2"):
+            site.wait_seen(f"paul/frontend-{node}", SECOND, "8.8.4.4")
+    finally:
+        site.delete("second.yaml")
