@@ -76,7 +76,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     "--pod", type=click.Choice(["bridge", "veth"]), default="bridge", show_default=True, help="How it is attached."
 )
 @click.option(
-    "--kafka", type=click.Choice(list(KAFKA)), default="none", show_default=True, help="Brokers for audit records."
+    "--kafka",
+    type=click.Choice(KAFKA),
+    default="none",
+    show_default=True,
+    help="Brokers for audit records; full: the disks of their outboxes are.",
 )
 @click.option("--keep", is_flag=True, help="Leave the lab up at the end.")
 @_common_options

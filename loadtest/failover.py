@@ -15,19 +15,19 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from loadtest import gateway
+from loadtest import gateway, slow_broker
 from loadtest.outage import Outage, find_outage, summarize
 from loadtest.station import Station
 from loadtest.traffic import boot_time_ns
 from service.lab.fault import Fault, apply_fault
 from service.lab.lab import Lab
 from service.lab.plan import UDP_PORT, LabOptions
-from service.lab.status import wait_for
+from service.lab.status import fetch_json, wait_for
 from service.model.errors import OperatorError, TransientError
 from service.model.lease import LEASE_PROFILES, ProfileName
 
@@ -40,8 +40,14 @@ CUT_NS = 50_000_000
 BACK_TIMEOUT_S = 20.0
 
 
-KAFKA = {"none": "", "down": "127.0.0.1:9", "silent": "198.51.100.9:9092"}
-"""Within a lab: a port of the node itself where nothing listens, and an address that nobody has."""
+KAFKA = ("none", "down", "silent", "slow", "full")
+"""What may become of the audit records: see FailoverOptions."""
+_DOWN = "127.0.0.1:9"
+"""Within a lab: a port of the node itself where nothing listens."""
+_SILENT = "198.51.100.9:9092"
+"""An address that nobody has."""
+_FULL_KIB = 256
+"""Room for the small files of a member's state, not for one segment of an outbox: no record ever reaches the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,8 @@ class FailoverOptions:
     on_bridge: bool = True
     keep: bool = False
     kafka: str = "none"
-    """`none`, or where the audit records go: to brokers that are `down` (refuse) or `silent` (never answer)."""
+    """`none`, or where the audit records go: to brokers that are `down` (refuse), `silent` (never answer) or `slow` (a
+    real one, seconds away), or nowhere, since the disks of their outboxes are `full` (and brokers down)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,8 @@ class Kill:
     """From the restart of the victim to the whole cluster."""
     defect: str = ""
     """Why the cluster did not become whole again; the run ends then."""
+    audit: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Member -> what it says of its audit records once the cluster is whole again."""
 
     @property
     def wrong_sources(self) -> dict[str, int]:
@@ -97,7 +106,17 @@ class FailoverResult:
                 found.append(f"kill {kill.number}: seen outside as {kill.wrong_sources}")
             if kill.defect:
                 found.append(f"kill {kill.number}: {kill.defect}")
+            if self.options.kafka == "full":
+                deceived = [member for member, audit in kill.audit.items() if audit["healthy"]]
+                found += [f"kill {kill.number}: {member} says that records reach its full disk" for member in deceived]
+        if self.options.kafka == "slow" and self.kills and not self.published:
+            found.append("nothing came through to the slow broker: it was not slow but gone")
         return found
+
+    @property
+    def published(self) -> int:
+        """Records that brokers had acknowledged when the last cluster was whole, to processes that lived then."""
+        return sum(audit["published"] for kill in self.kills[-1:] for audit in kill.audit.values())
 
     def summary(self) -> dict[str, Any]:
         outages = [kill.outage for kill in self.kills if kill.outage is not None]
@@ -121,8 +140,7 @@ def measure_failover(
     """
     result = FailoverResult(options)
     chance = random.Random(options.seed)
-    lab_options = LabOptions(name=options.name, profile=options.profile, kafka=KAFKA[options.kafka])
-    with gateway.running_lab(lab_options, report, keep=options.keep) as lab:
+    with _running_lab(options, report) as lab:
         gateway.apply_policy(lab, (f"{gateway.OUTSIDE}/32",))
         report("waiting until the floating IPs are held")
         holder = _holder(gateway.wait_until_whole(lab))
@@ -135,6 +153,28 @@ def measure_failover(
                 break
             holder = kill.next_holder
     return result
+
+
+@contextlib.contextmanager
+def _running_lab(options: FailoverOptions, report: gateway.Report) -> Iterator[Lab]:
+    """The lab, with the brokers and disks that were asked for."""
+    lab_options = LabOptions(name=options.name, profile=options.profile)
+    with contextlib.ExitStack() as stack:
+        match options.kafka:
+            case "down":
+                lab_options = replace(lab_options, kafka=_DOWN)
+            case "silent":
+                lab_options = replace(lab_options, kafka=_SILENT)
+            case "full":
+                lab_options = replace(lab_options, kafka=_DOWN, state_kib=_FULL_KIB)
+            case "slow":
+                report("starting a Kafka broker (the first time it is fetched)")
+                broker = stack.enter_context(slow_broker.running_broker())
+                lab_options = replace(lab_options, kafka=broker.address)
+        lab = stack.enter_context(gateway.running_lab(lab_options, report, keep=options.keep))
+        if options.kafka == "slow":
+            stack.enter_context(slow_broker.slow_down(lab, broker))
+        yield lab
 
 
 def _holder(document: dict[str, Any]) -> str:
@@ -166,8 +206,10 @@ def _kill(lab: Lab, options: FailoverOptions, number: int, victim: str, chance: 
     apply_fault(lab, victim, Fault.HEAL)
     apply_fault(lab, victim, Fault.RESTART)
     next_holder = defect = ""
+    audit = {}
     try:
         next_holder = _holder(gateway.wait_until_whole(lab))
+        audit = _audit(lab)
     except (OperatorError, TransientError) as error:
         defect = str(error)
     return Kill(
@@ -179,7 +221,15 @@ def _kill(lab: Lab, options: FailoverOptions, number: int, victim: str, chance: 
         seen_outside=log.sources(),
         whole_s=time.monotonic() - restarted_s,
         defect=defect,
+        audit=audit,
     )
+
+
+def _audit(lab: Lab) -> dict[str, dict[str, Any]]:
+    """What each member says of its audit records. Raises TransientError where one does not answer."""
+    return {
+        member.name: fetch_json(member.netns, str(member.ip), "/v1/status")["audit"] for member in gateway.members(lab)
+    }
 
 
 def _wait_until_back(log: "OutsideLog", kill_ns: int) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from loadtest import gateway
 from loadtest.broker import Broker
 from service.audit.kafka_connection import create_topic
 from service.lab.lab import Lab
@@ -29,7 +30,7 @@ _LOOPBACK = "127.0.0.1"
 
 @contextlib.contextmanager
 def running_broker() -> Iterator[Broker]:
-    """A broker with the audit topic, for `slow_down`. Raises OperatorError or TransientError where it does not start."""
+    """A broker with the audit topic. Raises OperatorError or TransientError where it does not start."""
     with tempfile.TemporaryDirectory(prefix="egressgw-loadtest-") as name, Broker(Path(name) / "broker") as broker:
         kafka = KafkaSettings(bootstrap_servers=(broker.address,), replication_factor=1)
         asyncio.run(create_topic(kafka, client_id="egressgw-loadtest"))
@@ -38,8 +39,7 @@ def running_broker() -> Iterator[Broker]:
 
 def slow_down(lab: Lab, broker: Broker) -> "Relay":
     """The relay by which every member of the lab reaches the broker, once it is entered."""
-    members = (*lab.plan.nodes, *lab.plan.controllers)
-    listeners = [inside(member.netns, lambda: listen(broker.port)) for member in members]
+    listeners = [inside(member.netns, lambda: listen(broker.port)) for member in gateway.members(lab)]
     return Relay(broker.port, listeners, delay_s=DELAY_S, chunk_bytes=CHUNK_BYTES)
 
 
@@ -61,11 +61,12 @@ class Relay:
         self._listeners = listeners
         self._delay_s = delay_s
         self._chunk_bytes = chunk_bytes
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="slow relay")
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
         return self
 
@@ -80,10 +81,10 @@ class Relay:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            for listener in self._listeners:
-                await stack.enter_async_context(await asyncio.start_server(self._connect, sock=listener))
-            await self._stopping.wait()
+        servers = [await asyncio.start_server(self._connect, sock=listener) for listener in self._listeners]
+        await self._stopping.wait()
+        for server in servers:
+            server.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer), contextlib.suppress(OSError):

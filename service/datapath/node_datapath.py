@@ -241,10 +241,11 @@ class NodeDatapath:
         for index in list(self._attached):
             if not await self.netlink.attached(index):
                 del self._attached[index]
-        is_flushed = not await self.nftables.present()
-        if is_flushed:
-            _log.warning("our netfilter table was removed; writing it again")
-        return is_flushed or self._egw_ifindex != before
+        is_damaged = self._has_netfilter and not await self.nftables.is_intact()
+        if is_damaged:
+            _log.warning("our netfilter table was flushed; writing it again")
+            self._has_netfilter = False
+        return is_damaged or self._egw_ifindex != before
 
     async def attach_uplinks(self) -> None:
         """Attach to every uplink, or replace in place; called again when an uplink changed."""
@@ -277,7 +278,7 @@ class NodeDatapath:
             uplinks=tuple(uplinks),
             steering_device=STEERING_DEVICE,
         )
-        if await self.nftables.present() and self._has_netfilter:
+        if self._has_netfilter and await self.nftables.present():
             await self.nftables.update_sets(config)
         else:
             await self.nftables.apply(config)

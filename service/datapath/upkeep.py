@@ -109,5 +109,9 @@ class Upkeep:
                 if await self._datapath.repair():
                     self._reconciler.egw_ifindex = self._datapath.egw_ifindex
                     self._uplinks_changed()
+                    await asyncio.sleep(_REPAIR_S)
+                    # Flows that began meanwhile have the source of the moment in connection tracking, for ever.
+                    pods = list(self._reconciler.local_selections())
+                    await self._datapath.conntrack.forget(pods, self._reconciler.cluster_networks())
             except TransientError as error:
                 _log.warning("repair: %s", error)

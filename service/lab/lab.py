@@ -308,6 +308,10 @@ def _build(options: LabOptions, plan: Plan, source: Path | None, report: Report)
         run(["mount", "-t", "bpf", "bpf", str(member_folder(folder, node.name) / "bpf")])
     for controller in plan.controllers:
         write_configuration(folder, plan, controller, key)
+    if options.state_kib:
+        size = f"size={options.state_kib}k"
+        for name in plan.members:
+            run(["mount", "-t", "tmpfs", "-o", size, f"{name}-state", str(member_folder(folder, name) / "state")])
     lab = Lab(msgspec.structs.replace(state, complete=True))
     write_state(lab.state)
     return lab

@@ -48,6 +48,8 @@ class LabOptions:
     """Lease profile."""
     kafka: str = ""
     """host:port of a broker that every member publishes its audit records to; empty: none."""
+    state_kib: int = 0
+    """Size of a disk of its own for the durable state of each member; 0: it is on the lab's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,8 @@ def _check(options: LabOptions) -> None:
         raise OperatorError(f"--pods-per-node: 0 to {pods_max}, not {options.pods_per_node}")
     if not 0 <= options.controllers <= len(CONTROLLER_OCTETS):
         raise OperatorError(f"--controllers: 0 to {len(CONTROLLER_OCTETS)}, not {options.controllers}")
+    if options.state_kib < 0:
+        raise OperatorError(f"the size of a state disk cannot be {options.state_kib} KiB")
     if options.electors not in (0, 1, 3, 5, 7) or options.electors > options.nodes:
         raise OperatorError(f"--electors: 1, 3, 5 or 7 and no more than there are nodes, not {options.electors}")
 

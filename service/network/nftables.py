@@ -146,12 +146,15 @@ class Nftables:
         self._timeout_s = timeout_s
         self._wanted: dict[IPv4Address, set[IPv4Network]] = {}
         self._present: frozenset[SteerElement] = frozenset()
+        self._rules = 0
+        """How many there were after `apply`."""
 
     async def apply(self, config: NftConfig) -> None:
         """Replace the table. What an earlier run knew of pods is carried over, so a restart leaves no gap for them."""
         carried = await self._read()
         await self._run("-f", "-", text=ruleset(config, carried))
         self._adopt(carried.steer)
+        self._rules = await self._count_rules()
 
     async def update_sets(self, config: NftConfig) -> None:
         """Change cluster, pods and uplinks only; mark and steering device must be those of `apply`."""
@@ -188,6 +191,15 @@ class Nftables:
         text = await self._run("-j", "list", "tables")
         tables = [entry["table"] for entry in json.loads(text)["nftables"] if "table" in entry]
         return any(table["family"] == "ip" and table["name"] == TABLE for table in tables)
+
+    async def is_intact(self) -> bool:
+        """False where somebody flushed the ruleset, the table or one of its chains since `apply`."""
+        return await self.present() and await self._count_rules() == self._rules
+
+    async def _count_rules(self) -> int:
+        # Terse: the sets may be long.
+        text = await self._run("-j", "-t", "list", "table", "ip", TABLE)
+        return sum("rule" in entry for entry in json.loads(text)["nftables"])
 
     async def remove(self) -> None:
         """Delete the table, guards included; no error where there is none."""

@@ -27,6 +27,11 @@ def test_every_name_and_address_is_used_once() -> None:
     assert len(set(macs)) == len(macs)
 
 
+def test_a_disk_of_negative_size_is_refused() -> None:
+    with pytest.raises(OperatorError, match="-1 KiB"):
+        make_plan(LabOptions(state_kib=-1))
+
+
 def test_addresses_from_100_on_are_left_to_floating_ips() -> None:
     assert max(node.octet for node in make_plan(LabOptions(nodes=80)).nodes) < 100
 

@@ -1,12 +1,16 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from loadtest.failover import FailoverOptions, OutsideLog, measure_failover
+from loadtest import gateway
+from loadtest.failover import FailoverOptions, FailoverResult, Kill, OutsideLog, measure_failover
 from loadtest.gateway import SOURCE_IP
+from loadtest.outage import Outage
 from service.lab.namespace import namespaces_of
+from service.lab.plan import LabOptions
 
 
 def _log_line(time_ns: int, source: str) -> str:
@@ -34,6 +38,48 @@ def test_half_a_line_is_read_when_it_is_whole(tmp_path: Path) -> None:
     assert log.sources() == {SOURCE_IP: 1}
 
 
+class _Asked(Exception):
+    """Stands in for the lab: what was asked for is known, and nothing is built."""
+
+
+@pytest.mark.parametrize(
+    ("kafka", "brokers", "state_kib"),
+    [("none", "", 0), ("down", "127.0.0.1:9", 0), ("silent", "198.51.100.9:9092", 0), ("full", "127.0.0.1:9", 256)],
+)
+def test_the_lab_has_the_brokers_and_disks_asked_for(
+    kafka: str, brokers: str, state_kib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[LabOptions] = []
+
+    def running_lab(options: LabOptions, *_: Any, **__: Any) -> None:
+        asked.append(options)
+        raise _Asked
+
+    monkeypatch.setattr(gateway, "running_lab", running_lab)
+    with pytest.raises(_Asked):
+        measure_failover(FailoverOptions(name="mine", kafka=kafka))
+    assert asked == [LabOptions(name="mine", kafka=brokers, state_kib=state_kib)]
+
+
+def _result(kafka: str, **audit: Any) -> FailoverResult:
+    outage = Outage(0, 0, 1, 2, 1, {SOURCE_IP: 1})
+    kill = Kill(1, "worker1", "worker2", "pod", outage, {SOURCE_IP: 1}, 1.0, audit={"worker2": audit})
+    return FailoverResult(FailoverOptions(kafka=kafka), [kill])
+
+
+def test_a_full_disk_that_nobody_reports_is_a_failure() -> None:
+    assert _result("full", healthy=False, published=0).failures == []
+    (failure,) = _result("full", healthy=True, published=0).failures
+    assert "worker2" in failure
+    assert _result("none", healthy=True, published=0).failures == []
+
+
+def test_a_slow_broker_that_nothing_reaches_is_a_failure() -> None:
+    assert _result("slow", healthy=True, published=1).failures == []
+    (failure,) = _result("slow", healthy=True, published=0).failures
+    assert "slow" in failure
+
+
 @pytest.mark.root
 @pytest.mark.bpf
 @pytest.mark.e2e
@@ -46,4 +92,18 @@ def test_a_killed_holder_is_succeeded_and_nobody_sees_a_wrong_source() -> None:
     assert kill.outage is not None
     assert kill.outage.lost > 0
     assert set(kill.seen_outside) == {SOURCE_IP}
+    assert namespaces_of(name) == []
+
+
+@pytest.mark.root
+@pytest.mark.bpf
+@pytest.mark.e2e
+def test_an_address_moves_though_no_disk_takes_a_record() -> None:
+    name = f"egwt{os.getpid() % 100000}d"
+    result = measure_failover(FailoverOptions(kills=1, name=name, kafka="full"))
+    (kill,) = result.kills
+    assert result.failures == []
+    assert kill.next_holder != kill.victim
+    for audit in kill.audit.values():
+        assert "No space left on device" in audit["reason"]
     assert namespaces_of(name) == []

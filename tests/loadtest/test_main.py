@@ -52,6 +52,12 @@ def test_options_of_failover_arrive(asked: dict[str, Any], tmp_path: Path) -> No
     assert file.exists()
 
 
+@pytest.mark.parametrize("kafka", ["none", "down", "silent", "slow", "full"])
+def test_what_becomes_of_the_audit_records_arrives(asked: dict[str, Any], kafka: str) -> None:
+    assert _run("failover", "--kafka", kafka).exit_code == 0
+    assert asked["failover"].kafka == kafka
+
+
 def test_without_a_seed_one_is_drawn(asked: dict[str, Any]) -> None:
     _run("failover")
     first = asked["failover"].seed
@@ -80,7 +86,13 @@ def test_our_own_errors_are_told_in_one_line(asked: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("failover", "--kills", "0"), ("failover", "--profile", "slow"), ("datapath", "--duration", "0")]
+    "arguments",
+    [
+        ("failover", "--kills", "0"),
+        ("failover", "--profile", "slow"),
+        ("failover", "--kafka", "fast"),
+        ("datapath", "--duration", "0"),
+    ],
 )
 def test_nonsense_is_refused(asked: dict[str, Any], arguments: tuple[str, ...]) -> None:
     assert _run(*arguments).exit_code == 2

@@ -320,6 +320,17 @@ async def test_a_flushed_ruleset_is_noticed(site: Site) -> None:
     assert await nftables.present()
     site.node.run("nft flush ruleset")
     assert not await nftables.present()
+    assert not await nftables.is_intact()
+    await nftables.remove()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("chain", ["after_dstnat", "guard", "keep_source"])
+async def test_a_flushed_chain_is_noticed(site: Site, chain: str) -> None:
+    nftables = await protect()
+    assert await nftables.is_intact()
+    site.node.run(f"nft flush chain ip egressgw {chain}")
+    assert not await nftables.is_intact()
     await nftables.remove()
 
 
