@@ -334,8 +334,10 @@ def _signals_as_interrupts() -> Iterator[None]:
             os.dup2(null, 2)
         raise KeyboardInterrupt
 
-    # Under nohup a hang-up means nothing.
+    # Under nohup a hang-up means nothing. An interrupt always does, also where a shell that started this in the
+    # background had it ignored: whoever sends it wants the lab cleared.
     numbers = [number for number in _ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = list(dict.fromkeys((signal.SIGINT, signal.SIGTERM, *numbers)))
     before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield

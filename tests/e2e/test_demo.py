@@ -53,6 +53,7 @@ def test_the_demo_prints_four_proofs_from_the_servers_log_and_leaves_nothing(nam
 
 @pytest.mark.parametrize("moment", ["0. The lab", "2. A gateway", "3. worker1"])
 def test_an_interrupted_demo_leaves_nothing(name: str, moment: str) -> None:
+    """Also where the shell that started it in the background had interrupts ignored, as some CI systems do."""
     demo = start_demo(name)
     assert demo.stdout is not None
     for line in demo.stdout:
