@@ -8,7 +8,7 @@ from service.lab.client import ask_udp
 from service.lab.lab import Lab, lab_down, lab_up, wait_until_ready
 from service.lab.manifest import apply_manifest
 from service.lab.namespace import inside
-from service.lab.plan import LabOptions, PlannedController, PlannedNode, PlannedPod
+from service.lab.plan import LabOptions, PlannedPod
 from service.lab.state import locked
 from service.lab.status import fetch_json, wait_for
 from service.model.errors import TransientError
@@ -67,10 +67,6 @@ def running_lab(options: LabOptions, report: Report, *, processes: bool = True, 
 
 def apply_policy(lab: Lab, destinations: tuple[str, ...]) -> None:
     apply_manifest(lab.manifests, "load.yaml", manifests(destinations))
-
-
-def members(lab: Lab) -> tuple[PlannedNode | PlannedController, ...]:
-    return (*lab.plan.nodes, *lab.plan.controllers)
 
 
 def status(lab: Lab, node: str) -> dict[str, Any]:

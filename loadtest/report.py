@@ -205,9 +205,9 @@ def print_failover(result: FailoverResult, machine: dict[str, Any], console: Con
         for source, count in kill.seen_outside.items():
             seen[source] = seen.get(source, 0) + count
     console.print(f"Seen outside: {', '.join(f'{count} requests from {source}' for source, count in seen.items())}.")
-    for member, audit in (result.kills[-1].audit if result.kills else {}).items():
+    for node, audit in (result.kills[-1].audit if result.kills else {}).items():
         published = f"{audit['published']} records published" if audit["kafka"] else "no brokers"
-        console.print(f"Audit at the end, {member}: {published}; {audit['reason'] or 'healthy'}.")
+        console.print(f"Audit at the end, {node}: {published}; {audit['reason'] or 'healthy'}.")
     console.print(_describe_machine(machine))
     for failure in summary["failures"]:
         console.print(f"FAILED: {failure}", style="bold red")

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from loadtest import gateway
 from loadtest.broker import Broker
 from service.audit.kafka_connection import create_topic
 from service.lab.lab import Lab
@@ -39,7 +38,8 @@ def running_broker() -> Iterator[Broker]:
 
 def slow_down(lab: Lab, broker: Broker) -> "Relay":
     """The relay by which every member of the lab reaches the broker, once it is entered."""
-    listeners = [inside(member.netns, lambda: listen(broker.port)) for member in gateway.members(lab)]
+    namespaces = [*(node.netns for node in lab.plan.nodes), *(one.netns for one in lab.plan.controllers)]
+    listeners = [inside(netns, lambda: listen(broker.port)) for netns in namespaces]
     return Relay(broker.port, listeners, delay_s=DELAY_S, chunk_bytes=CHUNK_BYTES)
 
 
@@ -55,8 +55,6 @@ class Relay:
     """
 
     def __init__(self, port: int, listeners: Sequence[socket.socket], *, delay_s: float, chunk_bytes: int) -> None:
-        self.passed = 0
-        """Bytes, both ways."""
         self._port = port
         self._listeners = listeners
         self._delay_s = delay_s
@@ -98,7 +96,6 @@ class Relay:
                 await asyncio.sleep(self._delay_s)
                 writer.write(chunk)
                 await writer.drain()
-                self.passed += len(chunk)
         finally:
             # A connection that broke off on one side ends on the other, and so does the other direction.
             writer.close()

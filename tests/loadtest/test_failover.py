@@ -61,23 +61,17 @@ def test_the_lab_has_the_brokers_and_disks_asked_for(
     assert asked == [LabOptions(name="mine", kafka=brokers, state_kib=state_kib)]
 
 
-def _result(kafka: str, **audit: Any) -> FailoverResult:
-    outage = Outage(0, 0, 1, 2, 1, {SOURCE_IP: 1})
-    kill = Kill(1, "worker1", "worker2", "pod", outage, {SOURCE_IP: 1}, 1.0, audit={"worker2": audit})
-    return FailoverResult(FailoverOptions(kafka=kafka), [kill])
+def test_a_full_disk_that_a_node_does_not_report_is_a_failure() -> None:
+    def failures(kafka: str, *, healthy: bool) -> list[str]:
+        outage = Outage(0, 0, 1, 2, 1, {SOURCE_IP: 1})
+        audit = {"worker2": {"healthy": healthy}}
+        kill = Kill(1, "worker1", "worker2", "pod", outage, {SOURCE_IP: 1}, 1.0, audit=audit)
+        return FailoverResult(FailoverOptions(kafka=kafka), [kill]).failures
 
-
-def test_a_full_disk_that_nobody_reports_is_a_failure() -> None:
-    assert _result("full", healthy=False, published=0).failures == []
-    (failure,) = _result("full", healthy=True, published=0).failures
+    assert failures("full", healthy=False) == []
+    (failure,) = failures("full", healthy=True)
     assert "worker2" in failure
-    assert _result("none", healthy=True, published=0).failures == []
-
-
-def test_a_slow_broker_that_nothing_reaches_is_a_failure() -> None:
-    assert _result("slow", healthy=True, published=1).failures == []
-    (failure,) = _result("slow", healthy=True, published=0).failures
-    assert "slow" in failure
+    assert failures("none", healthy=True) == []
 
 
 @pytest.mark.root
