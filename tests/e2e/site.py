@@ -25,7 +25,7 @@ from service.model.errors import TransientError
 FLOATING_IPS = ("192.168.1.100", "192.168.1.101", "192.168.1.102")
 OUTSIDE = "8.8.8.8"
 ELSEWHERE = "9.9.9.9"
-PATIENCE_S = 20.0
+PATIENCE_S = 45.0
 RECORD_SLACK_NS = 100_000_000
 
 

@@ -48,7 +48,7 @@ def test_the_holder_dies_and_clients_go_on_with_the_same_source(site: Site, tmp_
         with site.captured(tmp_path / "frames") as leaks, site.stream(pod, proto=proto) as stream:
             site.fault(holder, Fault.KILL, Fault.CUT)
             wait_moved(site, holder)
-            wait_for_calls(site.lab, proto, FIRST, 100, timeout_s=20)
+            wait_for_calls(site.lab, proto, FIRST, 100, timeout_s=45)
             report = stream.report()
         assert list(report["sources"]) == [FIRST]
         assert report["broken"] == ""
@@ -65,7 +65,7 @@ def test_a_frozen_holder_falls_silent_and_gets_nothing_back_when_it_wakes(site: 
         with site.captured(tmp_path / "frames") as leaks, site.stream(other_pod(site, holder)) as stream:
             site.fault(holder, Fault.STOP)
             successor = wait_moved(site, holder)
-            wait_for_calls(site.lab, "udp", FIRST, 200, timeout_s=20)
+            wait_for_calls(site.lab, "udp", FIRST, 200, timeout_s=45)
             site.fault(holder, Fault.CONT)
             site.wait_whole()
             assert site.holder(FIRST) == successor
@@ -98,11 +98,11 @@ def test_the_death_of_the_holders_agent_costs_no_packet_and_neither_does_its_ret
     try:
         with site.stream(other_pod(site, holder)) as remote:
             site.fault(holder, Fault.KILL, only="agent")
-            wait_for_calls(site.lab, "udp", FIRST, 200, timeout_s=20)
+            wait_for_calls(site.lab, "udp", FIRST, 200, timeout_s=45)
             assert site.holder(FIRST, asked=witness) == holder
             site.fault(holder, Fault.RESTART)
             site.wait_whole()
-            wait_for_calls(site.lab, "udp", FIRST, 200, timeout_s=20)
+            wait_for_calls(site.lab, "udp", FIRST, 200, timeout_s=45)
             report = remote.report()
         assert report["lost"] == 0
         assert site.holder(FIRST) == holder
@@ -117,10 +117,10 @@ def test_an_agent_restarted_on_the_pods_node_interrupts_nothing(site: Site) -> N
     try:
         with site.stream(pod) as stream:
             site.fault(node, Fault.KILL, only="agent")
-            wait_for_calls(site.lab, "udp", FIRST, 100, timeout_s=20)
+            wait_for_calls(site.lab, "udp", FIRST, 100, timeout_s=45)
             site.fault(node, Fault.RESTART)
             site.wait("the agent to be back", lambda: site.status(node)["keeper"]["alive"])
-            wait_for_calls(site.lab, "udp", FIRST, 400, timeout_s=20)
+            wait_for_calls(site.lab, "udp", FIRST, 400, timeout_s=45)
             report = stream.report()
         assert report["lost"] == 0
         assert list(report["sources"]) == [FIRST]
@@ -153,7 +153,7 @@ def test_without_any_controller_traffic_goes_on_and_still_fails_over(site: Site)
         with site.stream(pod) as stream:
             site.fault(holder, Fault.KILL, Fault.CUT)
             wait_moved(site, holder)
-            wait_for_calls(site.lab, "udp", FIRST, 100, timeout_s=20)
+            wait_for_calls(site.lab, "udp", FIRST, 100, timeout_s=45)
             report = stream.report()
         assert list(report["sources"]) == [FIRST]
     finally:
