@@ -96,8 +96,11 @@ class ClusterView:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._machine.leave(now_ns=self._clock())
-        self.pump.wake()
+        # Only a controller leaves: nothing hangs on it. An agent that stops is mostly restarted, and its node goes on
+        # forwarding under the leases of its keeper; a word of farewell would make the leader move its addresses.
+        if self._metadata.role is NodeRole.CONTROLLER:
+            self._machine.leave(now_ns=self._clock())
+            self.pump.wake()
         await self._stack.aclose()
 
     async def run(self) -> None:

@@ -1,5 +1,7 @@
 """What happens when parts die, hang or are cut off, seen from outside and on every wire."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,15 @@ def recover(site: Site, node: str) -> None:
 
 def asked(site: Site, not_node: str) -> str:
     return next(node.name for node in site.lab.plan.nodes if node.name != not_node)
+
+
+def has_ended(pid: int) -> bool:
+    """Gone, or a zombie that whoever started it has not collected yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return stat.rsplit(") ", 1)[1].startswith("Z")
 
 
 def wait_moved(site: Site, node: str) -> str:
@@ -106,6 +117,41 @@ def test_the_death_of_the_holders_agent_costs_no_packet_and_neither_does_its_ret
             report = remote.report()
         assert report["lost"] == 0
         assert site.holder(FIRST) == holder
+    finally:
+        recover(site, holder)
+
+
+def test_an_agent_that_is_restarted_properly_costs_no_packet_and_moves_nothing(site: Site) -> None:
+    holder = str(site.holder(FIRST))
+    agent = next(node["agent_pid"] for node in site.lab.info()["nodes"] if node["name"] == holder)
+    try:
+        with site.stream(other_pod(site, holder)) as stream:
+            os.kill(agent, signal.SIGTERM)
+            wait_for_calls(site.lab, "udp", FIRST, 200, timeout_s=45)
+            site.wait("the agent to end", lambda: has_ended(agent))
+            site.fault(holder, Fault.RESTART)
+            site.wait_whole()
+            report = stream.report()
+        assert report["lost"] == 0
+        assert site.holder(FIRST) == holder
+    finally:
+        recover(site, holder)
+
+
+def test_a_keeper_that_is_stopped_properly_hands_over_at_once(site: Site, tmp_path: Path) -> None:
+    """The fence is closed and the lease released before the process ends: nobody waits for it to run out."""
+    holder = str(site.holder(FIRST))
+    keeper = next(node["keeper_pid"] for node in site.lab.info()["nodes"] if node["name"] == holder)
+    try:
+        with site.captured(tmp_path / "frames") as leaks, site.stream(other_pod(site, holder)) as stream:
+            os.kill(keeper, signal.SIGTERM)
+            wait_moved(site, holder)
+            wait_for_calls(site.lab, "udp", FIRST, 100, timeout_s=45)
+            report = stream.report()
+        assert list(report["sources"]) == [FIRST]
+        assert leaks() == []
+        last = [record for record in site.records() if record.subject == FIRST and record.node == holder]
+        assert any(record.kind == "released" for record in last[-3:])
     finally:
         recover(site, holder)
 
