@@ -8,6 +8,7 @@ import pytest
 
 from service.lab.fault import Fault
 from service.lab.witness import wait_for_calls
+from service.process import boot_ns
 from tests.e2e.site import FLOATING_IPS, Site
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -79,7 +80,7 @@ def test_a_frozen_holder_falls_silent_and_gets_nothing_back_when_it_wakes(site: 
             wait_for_calls(site.lab, "udp", FIRST, 200, timeout_s=45)
             site.fault(holder, Fault.CONT)
             site.wait_whole()
-            assert site.holder(FIRST) == successor
+            site.wait("the successor to be the holder still", lambda: site.holder(FIRST) == successor)
             report = stream.report()
         assert list(report["sources"]) == [FIRST]
         assert leaks() == []
@@ -95,7 +96,10 @@ def test_a_holder_cut_off_loses_the_address_and_after_healing_there_is_one_holde
             successor = wait_moved(site, holder)
             site.fault(holder, Fault.HEAL)
             site.wait_whole()
-            assert {site.holder(FIRST, asked=node.name) for node in site.lab.plan.nodes} == {successor}
+            site.wait(
+                "every node to know the one holder",
+                lambda: {site.holder(FIRST, asked=node.name) for node in site.lab.plan.nodes} == {successor},
+            )
             report = stream.report()
         assert list(report["sources"]) == [FIRST]
         assert leaks() == []
@@ -116,7 +120,7 @@ def test_the_death_of_the_holders_agent_costs_no_packet_and_neither_does_its_ret
             wait_for_calls(site.lab, "udp", FIRST, 200, timeout_s=45)
             report = remote.report()
         assert report["lost"] == 0
-        assert site.holder(FIRST) == holder
+        site.wait("the holder to be the same", lambda: site.holder(FIRST) == holder)
     finally:
         recover(site, holder)
 
@@ -133,7 +137,7 @@ def test_an_agent_that_is_restarted_properly_costs_no_packet_and_moves_nothing(s
             site.wait_whole()
             report = stream.report()
         assert report["lost"] == 0
-        assert site.holder(FIRST) == holder
+        site.wait("the holder to be the same", lambda: site.holder(FIRST) == holder)
     finally:
         recover(site, holder)
 
@@ -144,14 +148,21 @@ def test_a_keeper_that_is_stopped_properly_hands_over_at_once(site: Site, tmp_pa
     keeper = next(node["keeper_pid"] for node in site.lab.info()["nodes"] if node["name"] == holder)
     try:
         with site.captured(tmp_path / "frames") as leaks, site.stream(other_pod(site, holder)) as stream:
+            stopped_ns = boot_ns()
             os.kill(keeper, signal.SIGTERM)
             wait_moved(site, holder)
             wait_for_calls(site.lab, "udp", FIRST, 100, timeout_s=45)
             report = stream.report()
         assert list(report["sources"]) == [FIRST]
         assert leaks() == []
-        last = [record for record in site.records() if record.subject == FIRST and record.node == holder]
-        assert any(record.kind == "released" for record in last[-3:])
+        site.wait(
+            "the release to be on record",
+            lambda: any(
+                (record.kind, record.subject, record.node) == ("released", FIRST, holder)
+                and record.boot_time_ns >= stopped_ns
+                for record in site.records()
+            ),
+        )
     finally:
         recover(site, holder)
 
