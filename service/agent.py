@@ -258,7 +258,7 @@ class Agent:
                 self._acquired(floating_ip, lease, is_first_report=before is None)
         for floating_ip, lease in self.held.items():
             if floating_ip not in held:
-                self._lost(floating_ip, lease, before)
+                self._lost(floating_ip, lease, before, is_released=str(floating_ip) in report.released)
         self.held = held
 
     def _acquired(self, floating_ip: IPv4Address, lease: HeldLease, *, is_first_report: bool) -> None:
@@ -281,11 +281,14 @@ class Agent:
         is_previous_up = previous is not None and previous.node in self._peers()
         return Part(parts.get(self.settings.node, ""), previous, is_previous_up)
 
-    def _lost(self, floating_ip: IPv4Address, lease: HeldLease, before: LeaseReport | None) -> None:
+    def _lost(
+        self, floating_ip: IPv4Address, lease: HeldLease, before: LeaseReport | None, *, is_released: bool
+    ) -> None:
         self.announcer.stop(floating_ip)
         now_ns = process.boot_ns()
-        is_over = lease.deadline_ns <= now_ns
-        self.recorder.ended(lease, before, self.cluster.assignments().get(floating_ip), now_ns)
+        is_over = not is_released and lease.deadline_ns <= now_ns
+        assignment = self.cluster.assignments().get(floating_ip)
+        self.recorder.ended(lease, before, assignment, now_ns, is_released=is_released)
         _log.info("%s %s", "lease expired for" if is_over else "released", floating_ip)
         self._mark_dirty()
 

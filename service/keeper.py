@@ -84,6 +84,7 @@ class Keeper:
         self._fence = fence
         self._arp = ArpSender()
         self._started_ns = process.boot_ns()
+        self._is_leaving = False
         self._agent = AgentLink(Path(settings.run_dir), on_heartbeat=self._take_heartbeat)
         self._duty = AgentDuty(grace_ns=settings.lease.agent_grace_ms * 1_000_000, now_ns=self._started_ns)
         start_id = process.start_id()
@@ -154,6 +155,7 @@ class Keeper:
 
     async def _farewell(self) -> None:
         """A clean stop: fences first, then releases, so that successors need not wait for the leases to end."""
+        self._is_leaving = True
         with suppress(TimeoutError):
             async with asyncio.timeout(_FAREWELL_S):
                 self._holder.set_claims({}, now_ns=process.boot_ns())
@@ -199,7 +201,7 @@ class Keeper:
         elif isinstance(output, CloseFence):
             self._fence.write(IPv4Address(output.key), output.token, 0)
             _log.info("no longer holding %s: %s", output.key, output.reason)
-            self._report()
+            self._report(released=() if output.reason == "expired" else (output.key,))
 
     def _announce(self, address: IPv4Address) -> None:
         """S4: the first gratuitous ARP, by the keeper itself, the fence being open; the agent repeats it."""
@@ -215,6 +217,9 @@ class Keeper:
     # -- the agent --
 
     def _take_heartbeat(self, heartbeat: Heartbeat) -> None:
+        if self._is_leaving:
+            # Its claims are being handed over; to claim them again would keep them from the successor.
+            return
         self._duty.hear(heartbeat, now_ns=process.boot_ns())
         self._apply_duty()
 
@@ -236,7 +241,7 @@ class Keeper:
                 await asyncio.sleep(_CHECK_PERIOD_S)
             self._report()
 
-    def _report(self) -> None:
+    def _report(self, released: tuple[str, ...] = ()) -> None:
         held = tuple(
             HeldLease(key, *lease.token, lease.deadline_ns) for key, lease in sorted(self._holder.held().items())
         )
@@ -247,6 +252,7 @@ class Keeper:
                 voting=self._vote is not None and self._vote.is_voting,
                 scheduling=self._scheduling,
                 at_ns=process.boot_ns(),
+                released=released,
             )
         )
 

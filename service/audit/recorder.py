@@ -86,9 +86,17 @@ class AgentRecorder(_Recorder):
             detail=detail,
         )
 
-    def ended(self, lease: HeldLease, before: LeaseReport | None, assignment: Assignment | None, now_ns: int) -> None:
-        """`before` is the last report that listed the lease."""
-        is_over = lease.deadline_ns <= now_ns
+    def ended(
+        self,
+        lease: HeldLease,
+        before: LeaseReport | None,
+        assignment: Assignment | None,
+        now_ns: int,
+        *,
+        is_released: bool = False,
+    ) -> None:
+        """`before` is the last report that listed the lease. `is_released`: the keeper says it gave it up in time."""
+        is_over = not is_released and lease.deadline_ns <= now_ns
         detail = {}
         if before is not None and 0 < before.at_ns < lease.deadline_ns:
             detail[HELD_UNTIL] = str(before.at_ns)

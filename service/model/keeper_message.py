@@ -62,6 +62,8 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """What the process got: `fifo`, `nice`, or `normal`."""
     at_ns: int = 0
     """CLOCK_BOOTTIME at which `held` was true: the audit log's evidence. 0 from a keeper that does not say."""
+    released: tuple[str, ...] = ()
+    """Floating IPs just given up before their deadline; the deadlines that the agent knows may be 200 ms old."""
 
 
 KeeperMessage = Heartbeat | LeaseReport
