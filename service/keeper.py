@@ -85,6 +85,8 @@ class Keeper:
         self._arp = ArpSender()
         self._started_ns = process.boot_ns()
         self._is_leaving = False
+        self._deadlines: dict[str, int] = {}
+        """Of every fence that is open."""
         self._agent = AgentLink(Path(settings.run_dir), on_heartbeat=self._take_heartbeat)
         self._duty = AgentDuty(grace_ns=settings.lease.agent_grace_ms * 1_000_000, now_ns=self._started_ns)
         start_id = process.start_id()
@@ -192,6 +194,7 @@ class Keeper:
 
     def _handle_fence(self, output: object) -> None:
         if isinstance(output, OpenFence):
+            self._deadlines[output.key] = output.deadline_ns
             address = IPv4Address(output.key)
             self._fence.write(address, output.token, output.deadline_ns)
             if output.first:
@@ -201,7 +204,8 @@ class Keeper:
         elif isinstance(output, CloseFence):
             self._fence.write(IPv4Address(output.key), output.token, 0)
             _log.info("no longer holding %s: %s", output.key, output.reason)
-            self._report(released=() if output.reason == "expired" else (output.key,))
+            self._report()
+            self._deadlines.pop(output.key, None)
 
     def _announce(self, address: IPv4Address) -> None:
         """S4: the first gratuitous ARP, by the keeper itself, the fence being open; the agent repeats it."""
@@ -241,7 +245,12 @@ class Keeper:
                 await asyncio.sleep(_CHECK_PERIOD_S)
             self._report()
 
-    def _report(self, released: tuple[str, ...] = ()) -> None:
+    def _report(self) -> None:
+        now_ns = process.boot_ns()
+        # Several leases given up at once leave the machine together, and their fences close one after the other.
+        open_before = self._deadlines.items()
+        still_held = self._holder.held()
+        released = tuple(key for key, deadline in open_before if key not in still_held and deadline > now_ns)
         held = tuple(
             HeldLease(key, *lease.token, lease.deadline_ns) for key, lease in sorted(self._holder.held().items())
         )
@@ -251,7 +260,7 @@ class Keeper:
                 elector=self._vote is not None,
                 voting=self._vote is not None and self._vote.is_voting,
                 scheduling=self._scheduling,
-                at_ns=process.boot_ns(),
+                at_ns=now_ns,
                 released=released,
             )
         )
