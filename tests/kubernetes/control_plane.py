@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -17,34 +16,17 @@ from typing import Any
 
 import yaml
 
-VERSION = "1.34.4"
+from service.lab.cluster.assets import API_PROGRAMS, etcd, missing_programs, program
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 CRDS = REPOSITORY / "deploy" / "crds"
-BUILDER = Path(__file__).with_name("build_assets.sh")
 _READY_S = 60.0
 _ADMIN_TOKEN = "admin-token"
 
 
-def assets() -> Path:
-    """Where kube-apiserver and kubectl are, or would be built."""
-    given = os.environ.get("KUBEBUILDER_ASSETS")
-    if given:
-        return Path(given)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "egressgw" / f"kube-{VERSION}"
-
-
 def missing() -> str:
     """What stands in the way of starting an API server; empty where nothing does."""
-    absent = [name for name in ("kube-apiserver", "kubectl") if not os.access(assets() / name, os.X_OK)]
-    if absent:
-        return f"no {' and '.join(absent)} in {assets()}: set KUBEBUILDER_ASSETS, or run {BUILDER.name}"
-    return "" if _etcd() else "etcd is not installed (Debian's etcd-server)"
-
-
-def _etcd() -> str | None:
-    own = assets() / "etcd"
-    return str(own) if own.exists() else shutil.which("etcd")
+    return missing_programs(API_PROGRAMS)
 
 
 class Kubectl:
@@ -56,7 +38,7 @@ class Kubectl:
     def run(self, *arguments: str, text: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"KUBECONFIG": str(self.kubeconfig), "HOME": str(self.kubeconfig.parent)}
         return subprocess.run(
-            [str(assets() / "kubectl"), *arguments],
+            [str(program("kubectl")), *arguments],
             input=text,
             capture_output=True,
             text=True,
@@ -100,13 +82,13 @@ class ControlPlane:
         subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
         (self._folder / "tokens.csv").write_text(f'{_ADMIN_TOKEN},admin,admin,"system:masters"\n', encoding="ascii")
         self.write_kubeconfig(self.kubeconfig, _ADMIN_TOKEN)
-        etcd = _etcd()
-        assert etcd is not None
+        etcd_program = etcd()
+        assert etcd_program is not None
         client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{self._peer_port}"
         self._spawn(
             "etcd",
             [
-                etcd,
+                str(etcd_program),
                 f"--data-dir={self._folder / 'etcd'}",
                 f"--listen-client-urls={client}",
                 f"--advertise-client-urls={client}",
@@ -124,7 +106,7 @@ class ControlPlane:
         self._spawn(
             "kube-apiserver",
             [
-                str(assets() / "kube-apiserver"),
+                str(program("kube-apiserver")),
                 f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
                 f"--cert-dir={folder / 'certificates'}",
                 f"--secure-port={self.port}",

@@ -1,0 +1,57 @@
+"""Where the programs of Kubernetes are, and how they get there."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from service.model.errors import OperatorError
+
+VERSION = "1.34.4"
+BUILDER = Path(__file__).with_name("build_assets.sh")
+API_PROGRAMS = ("kube-apiserver", "kubectl")
+"""Enough for tests of the API server alone."""
+CLUSTER_PROGRAMS = (*API_PROGRAMS, "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "pause")
+_BUILD_TIMEOUT_S = 3600.0
+
+
+def cache_folder() -> Path:
+    """What is kept between labs: outside any checkout, and safe to delete while none is up."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "egressgw"
+
+
+def program(name: str) -> Path:
+    """The program of that name: from KUBEBUILDER_ASSETS where it is there, else as `build_assets.sh` makes it."""
+    given = os.environ.get("KUBEBUILDER_ASSETS")
+    if given and os.access(Path(given) / name, os.X_OK):
+        return Path(given) / name
+    return cache_folder() / f"kube-{VERSION}" / name
+
+
+def etcd() -> Path | None:
+    given = os.environ.get("KUBEBUILDER_ASSETS")
+    if given and os.access(Path(given) / "etcd", os.X_OK):
+        return Path(given) / "etcd"
+    found = shutil.which("etcd")
+    return Path(found) if found else None
+
+
+def missing_programs(names: Iterable[str]) -> str:
+    """Which of them are not there, and what to do; empty where all are, etcd included."""
+    absent = [name for name in names if not os.access(program(name), os.X_OK)]
+    if absent:
+        return f"no {', '.join(absent)} in {program(absent[0]).parent}: set KUBEBUILDER_ASSETS, or run {BUILDER.name}"
+    return "" if etcd() else "etcd is not installed (Debian's etcd-server)"
+
+
+def build_programs() -> None:
+    """Build what is missing of a whole cluster: about seven minutes once. Raises OperatorError where that fails."""
+    try:
+        done = subprocess.run(
+            [str(BUILDER)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OperatorError(f"{BUILDER.name} did not end in {_BUILD_TIMEOUT_S:.0f} s") from error
+    if done.returncode != 0:
+        raise OperatorError(f"{BUILDER.name} failed: {done.stderr.strip()[-500:]}")
