@@ -203,6 +203,17 @@ class Agent:
         return agent_status(self)
 
     def not_ready_reasons(self) -> list[str]:
+        """What keeps this node from doing its whole part: no other node should be restarted meanwhile."""
+        reasons = self._unfit_reasons()
+        report = self.report
+        if report is not None and self.keeper.is_keeper_alive:
+            if report.elector and not report.voting:
+                reasons.append("the elector of this node has lost its memory, and keeps silent for the longest lease")
+            if not report.majority:
+                reasons.append("the lease keeper sees no majority of electors")
+        return reasons
+
+    def _unfit_reasons(self) -> list[str]:
         """Why this node should hold no floating IP now."""
         reasons = []
         if not self.is_synced:
@@ -346,7 +357,7 @@ class Agent:
 
     def _beat(self) -> None:
         """Tell the keeper and the members what this node is ready for."""
-        is_ready = not self.not_ready_reasons()
+        is_ready = not self._unfit_reasons()
         self.cluster.set_ready(is_ready, tuple(uplink.segment for uplink in self.reconciler.uplinks))
         parts = self._parts()
         self._watch_conflicts(parts)

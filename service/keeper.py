@@ -20,6 +20,7 @@ from service.fence import Fence, PinnedFence
 from service.lease.elector import ElectorMachine, ElectorOutput, Persist, Promised, Remember, SendPersisted
 from service.lease.holder import CloseFence, DesiredClaim, Holder, OpenFence, boot_id_bytes
 from service.lease.message import MessageKind, kind_of
+from service.lease.observer import Observed, Observer
 from service.lease.promise import Instant
 from service.model.errors import OperatorError, PeerError, TransientError
 from service.model.keeper_message import Heartbeat, HeldLease, LeaseReport, Uplink
@@ -41,6 +42,9 @@ HEARTBEAT_AGE_NS_MAX = 1_000_000_000
 _CHECK_PERIOD_S = 0.1
 _CHECKS_PER_REPORT = 2
 _FAREWELL_S = 0.5
+_OBSERVE_NS = 500_000_000
+_MAJORITY_AGE_NS_MAX = 2_000_000_000
+"""A majority that has not answered for so long is out of sight."""
 _DISK_RETRY_FIRST_S = 0.1
 _DISK_RETRY_LAST_S = 5.0
 _WAITING_MAX = 4096
@@ -114,6 +118,17 @@ class Keeper:
             now_ns=self._started_ns,
         )
         self._holder_pump = MachinePump(self._holder, clock=process.boot_ns, send=self._send, handle=self._handle_fence)
+        # Whether a majority votes, also while there is nothing to renew: the next node is not restarted before.
+        self._observer = Observer(
+            electorate=settings.electorate,
+            lease_port=settings.ports.lease,
+            interval_ns=_OBSERVE_NS,
+            now_ns=self._started_ns,
+        )
+        self._observer_pump = MachinePump(
+            self._observer, clock=process.boot_ns, send=self._send, handle=self._note_majority
+        )
+        self._majority_ns: int | None = None
         self._vote = ElectorVote(settings, promises) if self._own_hosts else None
         self._vote_pump: MachinePump | None = None
         self._promise_log: PromiseLog | None = None
@@ -137,6 +152,7 @@ class Keeper:
         freeze_collector()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._holder_pump.run(), name="holder")
+            group.create_task(self._observer_pump.run(), name="observer")
             if self._vote is not None and self._vote_pump is not None:
                 group.create_task(self._vote_pump.run(), name="elector")
                 group.create_task(self._vote.write_tokens(), name="tokens")
@@ -156,24 +172,47 @@ class Keeper:
                 self._fence.write(address, entry.token, 0)
 
     async def _farewell(self) -> None:
-        """A clean stop: fences first, then releases, so that successors need not wait for the leases to end."""
+        """A clean stop: hand over, or keep what is held for the next keeper of this node, as the settings say."""
         self._is_leaving = True
         with suppress(TimeoutError):
             async with asyncio.timeout(_FAREWELL_S):
-                self._holder.set_claims({}, now_ns=process.boot_ns())
-                self._holder_pump.wake()
-                self._report()
-                while not self._holder.is_released:
-                    await asyncio.sleep(0.005)
-                    self._holder.advance(now_ns=process.boot_ns())
-                    self._holder_pump.wake()
+                if self._settings.lease.on_stop == "keep":
+                    await self._prolong()
+                else:
+                    await self._hand_over()
+
+    async def _hand_over(self) -> None:
+        """Fences first, then releases, so that successors need not wait for the leases to end."""
+        self._holder.set_claims({}, now_ns=process.boot_ns())
+        self._holder_pump.wake()
+        self._report()
+        await self._resend_until(lambda: self._holder.is_released)
+
+    async def _prolong(self) -> None:
+        """One lease long enough for a restart. What no majority confirms in time just ends, and moves."""
+        self._holder.prolong(self._settings.lease.max_lease_ms * 1_000_000, now_ns=process.boot_ns())
+        self._holder_pump.wake()
+        await self._resend_until(lambda: self._holder.is_prolonged)
+        for key, lease in sorted(self._holder.held().items()):
+            left_s = (lease.deadline_ns - process.boot_ns()) / 1e9
+            _log.info("leaving %s to the next keeper of this node for %.1f s", key, left_s)
+
+    async def _resend_until(self, is_done: Callable[[], bool]) -> None:
+        # The pump runs no more: its timers are ours now.
+        while not is_done():
+            await asyncio.sleep(0.005)
+            self._holder.advance(now_ns=process.boot_ns())
+            self._holder_pump.wake()
 
     # -- datagrams --
 
     def _take_datagram(self, source: Source, payload: bytes) -> None:
-        """Answers go to the holder, questions to the elector; the pumps read the clock after this (T1)."""
-        if kind_of(payload) is MessageKind.ACK:
+        """Answers go to whoever asked, questions to the elector; the pumps read the clock after this (T1)."""
+        kind = kind_of(payload)
+        if kind is MessageKind.ACK:
             self._holder_pump.on_datagram(source, payload)
+        elif kind is MessageKind.REPORT:
+            self._observer_pump.on_datagram(source, payload)
         elif self._vote_pump is not None:
             self._vote_pump.on_datagram(source, payload)
         else:
@@ -189,6 +228,10 @@ class Keeper:
     def _take_own(self, payload: bytes) -> None:
         with suppress(PeerError):
             self._take_datagram(self._own, payload)
+
+    def _note_majority(self, output: object) -> None:
+        if isinstance(output, Observed):
+            self._majority_ns = process.boot_ns()
 
     # -- the fence --
 
@@ -259,6 +302,7 @@ class Keeper:
                 held=held,
                 elector=self._vote is not None,
                 voting=self._vote is not None and self._vote.is_voting,
+                majority=self._majority_ns is not None and now_ns - self._majority_ns < _MAJORITY_AGE_NS_MAX,
                 scheduling=self._scheduling,
                 at_ns=now_ns,
                 released=released,

@@ -52,6 +52,10 @@ class LeaseSettings(_Section, frozen=True):
     profile: ProfileName = ProfileName.DEFAULT
     max_lease_ms: Annotated[int, Meta(ge=50, le=15000)] = 15000
     """The longest lease an elector promises. One that lost its memory is silent for 1.2 times this (leases.md, P2)."""
+    on_stop: Literal["hand-over", "keep"] = "hand-over"
+    """What a keeper that is told to stop does with its floating IPs. `hand-over`: the successors take them at once.
+    `keep`: one lease of `max_lease_ms`, in which the datapath forwards on; for restarts that end within it, such as a
+    rolling update. A node that dies in that time is missed until the lease is over: drain it before it is shut down."""
     agent_grace_ms: Annotated[int, Meta(ge=1000, le=60000)] = 15000
     """How long the keeper keeps an IP for an agent that is stuck or absent (leases.md, S6)."""
 

@@ -41,6 +41,7 @@ def agent_status(agent: "Agent") -> dict[str, Any]:
             "alive": report is not None,
             "elector": report.elector if report else None,
             "voting": report.voting if report else None,
+            "majority": report.majority if report else None,
             "scheduling": report.scheduling if report else None,
         },
         "endpoints": {str(pod_ip): phase.value for pod_ip, phase in sorted(agent.reconciler.steering.phases().items())},

@@ -80,14 +80,14 @@ def settings_of(folder: Path, index: int, port: int, *, electors: int = 3) -> Se
         electors=ElectorateSettings(
             members=tuple(ElectorSettings(name=f"node{i}", address=f"127.0.0.{i + 1}") for i in range(electors))
         ),
-        lease=LeaseSettings(max_lease_ms=1000),
+        lease=LeaseSettings(),
     )
 
 
 def with_memory(settings: Settings) -> Settings:
     """Leave a promise file without promises, so that the elector votes at once."""
     with PromiseFile(Path(settings.run_dir)) as promises:
-        promises.write(encode_promises(boot_id_bytes(process.boot_id()), SECOND, {}))
+        promises.write(encode_promises(boot_id_bytes(process.boot_id()), 15 * SECOND, {}))
     return settings
 
 
@@ -180,6 +180,39 @@ async def test_a_clean_stop_closes_the_fence_and_the_successor_takes_over(tmp_pa
         assert nodes[0].fence.writes[-1] == (IP, 0)
         await until(nodes[1].holds)
         assert nodes[1].fence.values[IPv4Address(IP)].token > nodes[0].fence.values[IPv4Address(IP)].token
+
+
+async def test_a_keeper_that_keeps_what_it_holds_leaves_a_long_lease_to_the_next_one(tmp_path: Path) -> None:
+    async with three_nodes(tmp_path) as (nodes, stack):
+        node = nodes[0]
+        node.settings = msgspec.structs.replace(node.settings, lease=LeaseSettings(on_stop="keep"))
+        for other in nodes[1:]:
+            other.heartbeat = heartbeat("successor")
+        async with node.running():
+            node.heartbeat = heartbeat()
+            await until(node.holds)
+        entry = node.fence.values[IPv4Address(IP)]
+        assert entry.deadline_ns - process.boot_ns() > 10 * SECOND
+        # Longer than the usual lease: whoever could take it would have.
+        await asyncio.sleep(0.5)
+        assert not any(other.holds() for other in nodes[1:])
+        await stack.enter_async_context(node.running())
+        await until(lambda: bool(node.reports) and bool(node.reports[-1].held))
+        assert node.fence.values[IPv4Address(IP)].token == entry.token
+        # What was prolonged can be handed over all the same.
+        node.heartbeat = heartbeat(claims=False)
+        await until(lambda: nodes[1].holds() or nodes[2].holds())
+        assert not node.holds()
+
+
+async def test_a_keeper_says_whether_it_sees_a_majority_vote(tmp_path: Path) -> None:
+    async with three_nodes(tmp_path) as (nodes, stack):
+        await stack.enter_async_context(nodes[0].running())
+        await until(lambda: any(report.majority for report in nodes[0].reports))
+    alone = Node(with_memory(settings_of(tmp_path / "alone", 0, free_port())))
+    async with alone.running():
+        await until(lambda: len(alone.reports) > 5)
+        assert not any(report.majority for report in alone.reports)
 
 
 async def test_nothing_is_claimed_before_the_fence_exists_but_the_elector_votes(tmp_path: Path) -> None:

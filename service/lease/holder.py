@@ -109,6 +109,7 @@ class Holder:
             electorate=electorate, lease_port=lease_port, profile=profile, boot_id=boot_id_bytes(boot_id)
         )
         self._claiming = True
+        self._prolonged_ns = 0
         self._desired: dict[str, DesiredClaim] | None = None
         self._tenures: dict[str, Tenure] = {}
         self._releases: dict[str, _Release] = {}
@@ -154,6 +155,24 @@ class Holder:
             self._tenures[key] = tenure
             self._put(tenure)
         self._flush()
+
+    def prolong(self, lease_ns: int, *, now_ns: int) -> None:
+        """Ask for one long lease of what is held, and stand for nothing more: this process ends and is started again.
+
+        The electors keep their word to it meanwhile (P1), and the kernel forwards; the next process adopts it (S8).
+        """
+        self.set_claiming(False, now_ns=now_ns)
+        self._prolonged_ns = lease_ns
+        self._session.ask_for(lease_ns)
+        self._flush()
+
+    @property
+    def is_prolonged(self) -> bool:
+        """After `prolong`: a majority has promised it for what is held, and every elector knows what is not claimed."""
+        deadlines = [tenure.deadline_ns for tenure in self._tenures.values() if tenure.held]
+        return not self._releases and all(
+            deadline_ns - self._now_ns > self._prolonged_ns // 2 for deadline_ns in deadlines
+        )
 
     def held(self) -> Mapping[str, HeldKey]:
         """The leases whose deadline has not passed as of the last call into the machine."""
@@ -367,7 +386,8 @@ class Holder:
         if tenure.held_token is not None:
             self._outputs.append(CloseFence(key, tenure.held_token, reason))
         # What was said stays in the list as released until all electors know, or until no promise can be left.
-        until_ns = self._now_ns + 2 * self._profile.lease_ns
+        # A promise may be longer than the leases asked for now: an earlier process of this node may have prolonged it.
+        until_ns = self._now_ns + 2 * max(self._profile.lease_ns, tenure.deadline_ns - self._now_ns)
         waiting = dict.fromkeys(member.name for member in self._electorate.members)
         self._releases[key] = _Release(tenure.token, until_ns, waiting)
         self._session.put(Entry(key, ClaimRole.RELEASED, tenure.token))

@@ -58,6 +58,7 @@ class Session:
     def __init__(self, *, electorate: Electorate, lease_port: int, profile: LeaseProfile, boot_id: bytes) -> None:
         self._electorate = electorate
         self._profile = profile
+        self._lease_ns = profile.lease_ns
         self._boot_id = boot_id
         self._addresses = {member.name: Address(member.host, lease_port) for member in electorate.members}
         self._sequences = {member.name: 0 for member in electorate.members}
@@ -77,6 +78,12 @@ class Session:
         group.changed = True
         for name in self._addresses if urgent else ():
             self._lanes[name, number].urgent = True
+
+    def ask_for(self, lease_ns: int) -> None:
+        """Ask for leases of this length from now on, at once."""
+        self._lease_ns = lease_ns
+        for lane in self._lanes.values():
+            lane.urgent = True
 
     def remove(self, key: str) -> None:
         """Say nothing more of the key; the electors learn it with the next renewal."""
@@ -134,13 +141,13 @@ class Session:
             lane.round_ns, lane.round_sequence = now_ns, sequence
         lane.last_ns = now_ns
         lane.urgent = False
-        lane.sent[sequence] = Sent(now_ns, self._profile.lease_ns, group.list_number, group.listed)
+        lane.sent[sequence] = Sent(now_ns, self._lease_ns, group.list_number, group.listed)
         self._forget_old(lane, now_ns)
         renew = Renew(
             epoch=self._electorate.epoch,
             boot_id=self._boot_id,
             sequence=sequence,
-            lease_ns=self._profile.lease_ns,
+            lease_ns=self._lease_ns,
             renew_ns=self._profile.renew_ns,
             group=number,
             list_number=group.list_number,

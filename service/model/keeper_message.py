@@ -64,6 +64,8 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """CLOCK_BOOTTIME at which `held` was true: the audit log's evidence. 0 from a keeper that does not say."""
     released: tuple[str, ...] = ()
     """Floating IPs just given up before their deadline; the deadlines that the agent knows may be 200 ms old."""
+    majority: bool = True
+    """It sees a majority of electors vote. True from a keeper that does not say."""
 
 
 KeeperMessage = Heartbeat | LeaseReport

@@ -184,6 +184,13 @@ class LeaseWorld:
         node.inbox, node.pending, node.wake_ns, node.paused_until_ns = [], [], None, 0
         node.fence.pop(LEADER_KEY, None)
 
+    def prolong(self, name: str) -> None:
+        """As a keeper does that is stopped to be started again."""
+        node = self.nodes[name]
+        assert node.holder is not None
+        node.holder.prolong(LEASE_NS_MAX, now_ns=node.boot.read(self.now_ns))
+        self._pump(node)
+
     def reboot(self, name: str) -> None:
         """Power off: all but the disk is lost. Start it again with `start`."""
         self.kill(name)

@@ -429,6 +429,26 @@ def test_promises_that_shrink_make_two_holders(monkeypatch: Patch) -> None:
         long_then_short()
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_planned_restart_moves_nothing_and_a_death_after_it_still_hands_over(seed: int) -> None:
+    world = LeaseWorld(seed, others=2)
+    world.link = Link(loss=0.1)
+    world.start_all()
+    with_holder_and_successor(world, "node3", "node4")
+    before = world.log[-1]
+    world.prolong("node3")
+    world.run_for(100 * MS)
+    world.kill("node3")
+    world.run_for(500 * MS)
+    assert held_by(world, "node3")
+    world.start("node3")
+    world.run_for(2_000 * MS)
+    assert held_by(world, "node3")
+    assert world.log[-1] == before
+    world.isolate("node3")
+    milliseconds_until_held(world, "node4")
+
+
 class StallingWorld(LeaseWorld):
     """Stops the holder in the moment after a majority has been sent its release."""
 
