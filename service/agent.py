@@ -7,6 +7,7 @@ step with it.
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from ipaddress import IPv4Address
@@ -77,9 +78,14 @@ async def run(settings: Settings) -> None:
             agent.recorder.stopped()
 
 
-async def uninstall(settings: Settings) -> None:
-    """Remove everything an agent put on this node; its keeper must have been stopped first."""
+async def uninstall(settings: Settings, *, purge: bool = False) -> None:
+    """Remove everything an agent put on this node; its keeper must have been stopped first.
+
+    `purge`: the state and run folders too, with audit records that were not published.
+    """
     await node_datapath.uninstall(settings)
+    for folder in (settings.state_dir, settings.run_dir) if purge else ():
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 class Agent:

@@ -107,14 +107,15 @@ def controller(**options: Any) -> None:
 
 @main.command()
 @click.option("--config", required=True, metavar="FILE", help="The settings file of the node's agent.")
-def uninstall(config: str) -> None:
+@click.option("--purge", is_flag=True, help="Remove state and audit records too, published or not.")
+def uninstall(config: str, purge: bool) -> None:
     """Take everything an agent put on this node away. Stop its agent and its keeper first."""
     from service.process import run_until_signalled
     from service.settings import load_settings
 
     settings = load_settings(config)
     module = _import("service.agent", "the agent")
-    run_until_signalled(lambda: module.uninstall(settings))
+    run_until_signalled(lambda: module.uninstall(settings, purge=purge))
     click.echo(f"{settings.node}: programs, rules, devices and pins are removed")
 
 

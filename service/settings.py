@@ -73,6 +73,8 @@ class DatapathSettings(_Section, frozen=True):
     route_table: Annotated[int, Meta(ge=1, le=0x7FFFFFFF)] = 9640
     bpf_dir: str = "/sys/fs/bpf/egressgw"
     """Folder for pins; on a bpffs, or a place where one can be mounted."""
+    sysctl_dir: str = "/proc/sys/net"
+    """The node's /proc/sys/net, where a container has it writable; its own is read-only unless it is privileged."""
     workers: Annotated[int, Meta(ge=1, le=8)] = 2
     """Threads of the worker pool that drives BPF maps."""
 

@@ -6,6 +6,7 @@ is checked for its shape before BCC may reuse it: BCC itself would take a map of
 
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -127,5 +128,7 @@ def unpin(bpf_dir: str) -> None:
     for name in vars(MapName).values():
         if isinstance(name, str) and name in MAP_SHAPES:
             (folder / name).unlink(missing_ok=True)
-    if folder.is_dir():
-        folder.rmdir()
+    for emptied in (folder, folder.parent):
+        # What else is in there is another layout's; a mount point is the operator's.
+        with suppress(OSError):
+            emptied.rmdir()

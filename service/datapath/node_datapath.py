@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -26,6 +27,7 @@ from service.network.link import Interface
 from service.network.link_monitor import LinkMonitor
 from service.network.netlink import Netlink
 from service.network.nftables import Nftables, NftConfig
+from service.network.sysctl import Sysctl
 from service.policy.rule_set import RuleSet
 from service.settings import Settings
 
@@ -72,7 +74,7 @@ class NodeDatapath:
         self._uplinks: tuple[LocalUplink, ...] = ()
         self._egw_ifindex = 0
         self._has_netfilter = False
-        self.netlink = Netlink()
+        self.netlink = Netlink(sysctl=_sysctl(settings))
         self.nftables = Nftables()
         self.conntrack = Conntrack()
         self.pool: WorkerPool
@@ -304,11 +306,15 @@ def _local_uplink(interface: Interface) -> LocalUplink:
     )
 
 
+def _sysctl(settings: Settings) -> Sysctl:
+    return Sysctl(Path(settings.datapath.sysctl_dir), journal=Path(settings.state_dir) / "sysctls.json")
+
+
 async def uninstall(settings: Settings) -> None:
     """Take everything away: steering first, so that no packet is half way, then the rest (rule G8)."""
     check_node()
     nftables = Nftables()
-    async with Netlink() as netlink:
+    async with Netlink(sysctl=_sysctl(settings)) as netlink:
         interfaces = await netlink.interfaces()
         for interface in interfaces:
             if interface.kind == "veth" or interface.name in settings.datapath.uplinks:

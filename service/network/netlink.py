@@ -24,6 +24,7 @@ from service.network.steering_device import (
     ensure_steering_device,
     remove_steering_device,
 )
+from service.network.sysctl import Sysctl
 from service.network.traffic_control import (
     Attachment,
     Direction,
@@ -43,8 +44,9 @@ class Netlink:
     """Async context manager. Every method raises TransientError where the kernel refuses or does not answer in time,
     OperatorError where the process lacks the right."""
 
-    def __init__(self, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, *, timeout_s: float = 5.0, sysctl: Sysctl | None = None) -> None:
         self._timeout_s = timeout_s
+        self._sysctl = sysctl or Sysctl()
         self._executor: ThreadPoolExecutor | None = None
         self._ipr: Any = None
 
@@ -105,11 +107,12 @@ class Netlink:
     ) -> Interface:
         """Device, sysctls, table and ip rules of the policy path (W3, G7). Idempotent; repairs what others removed."""
         spec = SteeringSpec(name, vni_port, table, mark, vtep_address, tuple(uplinks), mtu)
-        return await self._call(ensure_steering_device, spec)
+        return await self._call(ensure_steering_device, spec, self._sysctl)
 
     async def remove_steering_device(self, *, name: str = "egw0", table: int, mark: int) -> None:
-        """Rules first, then the table, then the device (G8). Sysctls stay."""
+        """Rules first, then the table, then the device (G8), then the sysctls as they were."""
         await self._call(remove_steering_device, name=name, table=table, mark=mark)
+        await self._in_thread(self._sysctl.restore)
 
     async def check_mark(self, *, table: int, mark: int) -> None:
         """Raise OperatorError naming the ip rules of others that look at our mark bit (W6)."""

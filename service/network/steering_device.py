@@ -8,12 +8,12 @@ the thread that owns the IPRoute socket.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from pathlib import Path
 from socket import AF_INET
 from typing import Any
 
 from service.model.errors import OperatorError, TransientError
 from service.network.link import RT_TABLE_MAIN, Interface, find_interface
+from service.network.sysctl import Sysctl
 
 NEXT_HOP = "169.254.99.1"
 """Nobody has it: one on-link next hop, so that the kernel keeps one neighbour entry and not one per destination."""
@@ -26,7 +26,6 @@ PRIORITY_STEER = 97
 _RT_SCOPE_HOST = 254
 _RTNH_F_ONLINK = 4
 _METRIC_LAST = 0xFFFFFFFF
-_SYSCTL = Path("/proc/sys/net")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +43,11 @@ class SteeringSpec:
     mtu: int = 1500
 
 
-def ensure_steering_device(ipr: Any, spec: SteeringSpec) -> Interface:
+def ensure_steering_device(ipr: Any, spec: SteeringSpec, sysctl: Sysctl) -> Interface:
     """Make device, sysctls, routes and rules as `spec` says, in this order: no rule points to an empty table."""
     device = _ensure_device(ipr, spec)
     for key, value in steering_sysctls(spec).items():
-        write_sysctl(key, value)
+        sysctl.write(key, value, keep_former=f"/{spec.name}/" not in key)
     ipr.link("set", index=device.index, state="up", arp=False, mtu=spec.mtu)
     ipr.addr("replace", index=device.index, address=DEVICE_ADDRESS, prefixlen=32, scope=_RT_SCOPE_HOST)
     _ensure_routes(ipr, device.index, spec.table)
@@ -99,21 +98,6 @@ def steering_sysctls(spec: SteeringSpec) -> Mapping[str, str]:
         "ipv4/conf/all/send_redirects": "0",
     }
     return values | {f"ipv4/conf/{name}/send_redirects": "0" for name in spec.uplinks}
-
-
-def write_sysctl(key: str, value: str) -> None:
-    """Set one key unless it is so already. Keys of IPv6 are left alone where the kernel has no IPv6."""
-    path = _SYSCTL / key
-    if key.startswith("ipv6/") and not path.exists():
-        return
-    try:
-        if path.read_text(encoding="ascii").strip() != value:
-            path.write_text(value, encoding="ascii")
-    except OSError as error:
-        name = "net." + ".".join(key.split("/"))
-        raise OperatorError(
-            f"cannot set {name}={value}: {error.strerror}; run the agent privileged or set it on the node"
-        ) from error
 
 
 def _ensure_device(ipr: Any, spec: SteeringSpec) -> Interface:

@@ -1,0 +1,80 @@
+"""Kernel settings of the node's network, changed so that they can be put back (kernel: networking/ip-sysctl).
+
+Before a key of the node's own is changed for the first time, its value is noted in a file that outlives the process.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from service.model.errors import OperatorError
+
+_log = logging.getLogger(__name__)
+
+PROC_SYS_NET = Path("/proc/sys/net")
+
+
+class Sysctl:
+    """Keys are paths below `folder`, such as `ipv4/conf/all/send_redirects`. Blocking, but never for long."""
+
+    def __init__(self, folder: Path = PROC_SYS_NET, journal: Path | None = None) -> None:
+        """`journal`: where former values are noted; None: nowhere, and `restore` does nothing."""
+        self._folder = folder
+        self._journal = journal
+
+    def write(self, key: str, value: str, *, keep_former: bool = True) -> None:
+        """Set one key unless it is so already. Keys of IPv6 are left alone where the kernel has no IPv6.
+
+        `keep_former=False` is for devices of ours, which take their keys with them. Raises OperatorError naming the
+        key; nothing has changed then.
+        """
+        path = self._folder / key
+        if key.startswith("ipv6/") and not path.exists():
+            return
+        try:
+            former = path.read_text(encoding="ascii").strip()
+            if former != value:
+                if keep_former:
+                    self._note(key, former, value)
+                path.write_text(value, encoding="ascii")
+        except OSError as error:
+            name = "net." + ".".join(key.split("/"))
+            raise OperatorError(
+                f"cannot set {name}={value}: {error.strerror}; set it on the node, run the agent privileged, or mount "
+                f"the node's /proc/sys/net where it can be written and name it in datapath.sysctl_dir"
+            ) from error
+
+    def restore(self) -> None:
+        """Put back what was changed and is still as it was changed to, and forget it. A key that is gone is skipped."""
+        for key, (former, ours) in sorted(self._noted().items()):
+            path = self._folder / key
+            try:
+                if path.read_text(encoding="ascii").strip() == ours:
+                    path.write_text(former, encoding="ascii")
+            except OSError as error:
+                _log.warning(
+                    "net.%s was %s before and stays %s: %s", key.replace("/", "."), former, ours, error.strerror
+                )
+        if self._journal is not None:
+            self._journal.unlink(missing_ok=True)
+
+    def _note(self, key: str, former: str, ours: str) -> None:
+        noted = dict(self._noted())
+        if self._journal is None or key in noted:
+            return
+        noted[key] = (former, ours)
+        new = self._journal.with_suffix(".new")
+        new.write_text(json.dumps(noted, indent=1), encoding="ascii")
+        os.replace(new, self._journal)
+
+    def _noted(self) -> Mapping[str, tuple[str, str]]:
+        if self._journal is None or not self._journal.exists():
+            return {}
+        try:
+            noted = json.loads(self._journal.read_text(encoding="ascii"))
+            return {str(key): (str(former), str(ours)) for key, (former, ours) in noted.items()}
+        except (OSError, ValueError, AttributeError) as error:
+            _log.warning("%s cannot be read, so former kernel settings are not known: %s", self._journal, error)
+            return {}

@@ -1,0 +1,63 @@
+"""Kernel settings are changed so that they can be put back."""
+
+from pathlib import Path
+
+import pytest
+
+from service.model.errors import OperatorError
+from service.network.sysctl import Sysctl
+
+KEY = "ipv4/conf/all/send_redirects"
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    """Stands for /proc/sys/net."""
+    path = tmp_path / KEY
+    path.parent.mkdir(parents=True)
+    path.write_text("1\n", encoding="ascii")
+    return tmp_path
+
+
+def value(node: Path) -> str:
+    return (node / KEY).read_text(encoding="ascii").strip()
+
+
+def test_a_changed_key_is_put_back_by_a_later_process(node: Path) -> None:
+    journal = node / "sysctls.json"
+    Sysctl(node, journal).write(KEY, "0")
+    Sysctl(node, journal).write(KEY, "0")
+    assert value(node) == "0"
+    Sysctl(node, journal).restore()
+    assert value(node) == "1"
+    assert not journal.exists()
+
+
+def test_what_the_operator_has_set_since_is_left_alone(node: Path) -> None:
+    sysctl = Sysctl(node, node / "sysctls.json")
+    sysctl.write(KEY, "0")
+    (node / KEY).write_text("2\n", encoding="ascii")
+    sysctl.restore()
+    assert value(node) == "2"
+
+
+def test_keys_of_our_own_devices_are_not_noted(node: Path) -> None:
+    sysctl = Sysctl(node, node / "sysctls.json")
+    sysctl.write(KEY, "0", keep_former=False)
+    sysctl.restore()
+    assert value(node) == "0"
+
+
+def test_an_unreadable_journal_costs_the_former_values_and_nothing_else(
+    node: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = node / "sysctls.json"
+    journal.write_text("{", encoding="ascii")
+    Sysctl(node, journal).restore()
+    assert "cannot be read" in caplog.text
+    assert not journal.exists()
+
+
+def test_a_key_that_cannot_be_written_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match=r"net\.ipv4\.conf\.all\.send_redirects=0.*datapath\.sysctl_dir"):
+        Sysctl(tmp_path).write(KEY, "0")
