@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.broker import missing_for_kafka
+from service.lab.cluster.build import missing_for_cluster
 from tests.kubernetes.control_plane import missing as missing_for_kubernetes
 
 CAP_NET_ADMIN = 12
@@ -50,10 +51,17 @@ def missing_for_bpf() -> str:
     return ""
 
 
+@cache
+def missing_for_a_cluster() -> str:
+    """What stands in the way of a real cluster of containers; empty where nothing does."""
+    return missing_for_root() or missing_for_bpf() or missing_for_cluster()
+
+
 MARKERS = (
     ("root", missing_for_root),
     ("bpf", missing_for_bpf),
     ("kubernetes", cache(missing_for_kubernetes)),
+    ("cluster", missing_for_a_cluster),
     ("kafka", missing_for_kafka),
 )
 

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from service.lab.capture_site import capture_site
+from service.lab.cluster.cgroup import cgroups_of
 from service.lab.configuration import manifests_folder, member_folder, write_configuration
 from service.lab.leak_check import CaptureSite
 from service.lab.manifest import write_manifests
@@ -48,6 +49,7 @@ NEIGHBOURS_SPARE = 900
 """Entries that fit into the kernel's usual limit of 1024, shared by all namespaces, with room for the host's own."""
 
 Report = Callable[[str], None]
+L = TypeVar("L", bound="Lab")
 
 
 class Lab:
@@ -109,6 +111,20 @@ class Lab:
         record = spawn(kind, member, netns, command, home / f"{kind}.log", self.folder)
         self.remember(record)
         return record
+
+    def start_outside(self) -> None:
+        arguments = ("--log", str(self.outside_log))
+        self.start("outside", "outside", self.plan.outside, "service.lab.outside", *arguments)
+
+    def wait_outside(self) -> None:
+        record = self.state.process("outside", "outside")
+        if record is not None:
+            _wait_for_file(record, self.outside_log.with_suffix(".ready"))
+
+    def complete(self) -> None:
+        """From now on the lab can be found."""
+        self.state = msgspec.structs.replace(self.state, complete=True)
+        write_state(self.state)
 
     def enter(self, place: str, *command: str) -> list[str]:
         """The command that runs `command` in the network of a pod (`namespace/name`), member, or other place.
@@ -228,20 +244,33 @@ def lab_up(
     """
     require_root()
     plan = make_plan(options)
-    with locked(options.name):
-        if read_state(options.name) is not None or lab_folder(options.name).exists():
-            if not replace:
-                raise OperatorError(f"the lab {options.name!r} is up already; `--replace` or `egressgw lab down`")
-            _clear(options.name)
-        try:
-            lab = _build(options, plan, source, report)
-            _start(lab, processes, report)
-        except BaseException:
-            _clear(options.name)
-            raise
+
+    def build() -> Lab:
+        lab = _build(options, plan, source, report)
+        _start(lab, processes, report)
+        return lab
+
+    lab = raise_lab(options.name, build, replace=replace)
     if processes and wait:
         wait_until_ready(lab, report)
     return lab
+
+
+def raise_lab(name: str, build: Callable[[], L], *, replace: bool) -> L:
+    """Call `build` while nobody else is at work on the lab of that name; clear what it leaves where it fails.
+
+    Raises OperatorError where such a lab is up and not to be replaced, and whatever `build` raises.
+    """
+    with locked(name):
+        if read_state(name) is not None or lab_folder(name).exists():
+            if not replace:
+                raise OperatorError(f"the lab {name!r} is up already; `--replace` or `egressgw lab down`")
+            _clear(name)
+        try:
+            return build()
+        except BaseException:
+            _clear(name)
+            raise
 
 
 def lab_down(name: str) -> bool:
@@ -312,15 +341,14 @@ def _build(options: LabOptions, plan: Plan, source: Path | None, report: Report)
         size = f"size={options.state_kib}k"
         for name in plan.members:
             run(["mount", "-t", "tmpfs", "-o", size, f"{name}-state", str(member_folder(folder, name) / "state")])
-    lab = Lab(msgspec.structs.replace(state, complete=True))
-    write_state(lab.state)
+    lab = Lab(state)
+    lab.complete()
     return lab
 
 
 def _start(lab: Lab, processes: bool, report: Report) -> None:
     report("the outside server")
-    arguments = ("--log", str(lab.outside_log))
-    outside = lab.start("outside", "outside", lab.plan.outside, "service.lab.outside", *arguments)
+    lab.start_outside()
     if processes:
         for node in lab.plan.nodes:
             report(f"keeper and agent of {node.name}")
@@ -331,7 +359,7 @@ def _start(lab: Lab, processes: bool, report: Report) -> None:
             report(controller.name)
             config = str(member_folder(lab.folder, controller.name) / "config.yaml")
             lab.start("controller", controller.name, controller.netns, "service", "controller", "--config", config)
-    _wait_for_file(outside, lab.outside_log.with_suffix(".ready"))
+    lab.wait_outside()
 
 
 def _wait_for_file(record: ProcessRecord, ready: Path) -> None:
@@ -355,11 +383,16 @@ def _clear(name: str) -> bool:
     except OperatorError:
         # Unreadable: what its programs were is in their environment.
         state = None
-    found = lab_folder(name).exists() or bool(namespaces_of(name))
+    cgroups = cgroups_of(name)
+    found = lab_folder(name).exists() or bool(namespaces_of(name)) or bool(cgroups)
+    for cgroup in cgroups:
+        cgroup.kill()
     if state is not None:
         end_processes(list(state.processes), grace_s=GRACE_S)
     kill_marked(lab_folder(name))
     delete_namespaces(namespaces_of(name))
+    for cgroup in cgroups:
+        cgroup.remove()
     if state is not None:
         for path, value in state.host_settings.items():
             Path(path).write_text(value, encoding="ascii")

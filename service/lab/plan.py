@@ -26,9 +26,13 @@ POD_GATEWAY = IPv4Address("169.254.1.1")
 ROUTER_OCTET, CONTROL_OCTET, FIRST_WORKER_OCTET, LAST_WORKER_OCTET = 1, 11, 21, 99
 """Addresses from .100 on are free for floating IPs."""
 CONTROLLER_OCTETS = (5, 6, 7)
+API_OCTET = 2
+API_MEMBER = "kubernetes"
+"""Where the API server of a cluster runs: apart from every node, so that any node may die."""
 FIRST_POD_OCTET, LAST_POD_OCTET = 10, 254
 TCP_PORT, UDP_PORT, HTTP_PORT = 8080, 8081, 9642
 DEFAULT_NAME = "egw"
+PROXY_MODES = ("iptables", "nftables")
 _ROLES = (("alice", "frontend"), ("carol", "other"), ("paul", "frontend"))
 """(namespace and its `user` label, role of the pod), dealt out in turn on every node."""
 
@@ -50,6 +54,10 @@ class LabOptions:
     """host:port of a broker that every member publishes its audit records to; empty: none."""
     state_kib: int = 0
     """Size of a disk of its own for the durable state of each member; 0: it is on the lab's."""
+    kubernetes: bool = False
+    """A real cluster: its pods, the service's among them, are Kubernetes' business, and so are the pods' bridges."""
+    proxy_mode: str = "iptables"
+    """Of kube-proxy, in a cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +117,8 @@ class PlannedNode:
 
 @dataclass(frozen=True, slots=True)
 class PlannedController:
+    """A member that is no node: a controller, or the API server of a cluster."""
+
     name: str
     netns: str
     octet: int
@@ -175,6 +185,8 @@ def make_plan(options: LabOptions) -> Plan:
         PlannedController(name=f"controller{index + 1}", netns=f"{prefix}-controller{index + 1}", octet=octet)
         for index, octet in enumerate(CONTROLLER_OCTETS[: options.controllers])
     )
+    if options.kubernetes:
+        controllers = (PlannedController(name=API_MEMBER, netns=f"{prefix}-{API_MEMBER}", octet=API_OCTET),)
     fabric, router, outside = f"{prefix}-fabric", f"{prefix}-router", f"{prefix}-outside"
     members = [*(node.netns for node in nodes), *(controller.netns for controller in controllers)]
     pods = [pod.netns for node in nodes for pod in node.pods]
@@ -200,6 +212,8 @@ def _check(options: LabOptions) -> None:
         raise OperatorError(f"--pods-per-node: 0 to {pods_max}, not {options.pods_per_node}")
     if not 0 <= options.controllers <= len(CONTROLLER_OCTETS):
         raise OperatorError(f"--controllers: 0 to {len(CONTROLLER_OCTETS)}, not {options.controllers}")
+    if options.proxy_mode not in PROXY_MODES:
+        raise OperatorError(f"--proxy-mode: {' or '.join(PROXY_MODES)}, not {options.proxy_mode!r}")
     if options.state_kib < 0:
         raise OperatorError(f"the size of a state disk cannot be {options.state_kib} KiB")
     if options.electors not in (0, 1, 3, 5, 7) or options.electors > options.nodes:
@@ -209,6 +223,7 @@ def _check(options: LabOptions) -> None:
 def _node(options: LabOptions, index: int) -> PlannedNode:
     control = index == 0
     name = "control1" if control else f"worker{index}"
+    pods = 0 if options.kubernetes else options.pods_per_node
     pod_cidr = IPv4Network((int(POD_CIDR[0]) + (index << 8), 24))
     return PlannedNode(
         name=name,
@@ -216,7 +231,7 @@ def _node(options: LabOptions, index: int) -> PlannedNode:
         netns=f"{options.name}-{name}",
         octet=CONTROL_OCTET if control else FIRST_WORKER_OCTET + index - 1,
         pod_cidr=pod_cidr,
-        pods=tuple(_pod(options, name, pod_cidr, index, ordinal) for ordinal in range(options.pods_per_node)),
+        pods=tuple(_pod(options, name, pod_cidr, index, ordinal) for ordinal in range(pods)),
     )
 
 

@@ -22,7 +22,7 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     """One program as it was started."""
 
     kind: str
-    """`agent`, `keeper`, `controller`, `outside` or `capture`."""
+    """`agent`, `keeper`, `controller`, `outside` or `capture`; in a cluster `kubelet` and others, by their names."""
     member: str
     """Name of its node or controller; `outside`, `fabric`."""
     netns: str
@@ -46,12 +46,13 @@ def marked_environment(folder: Path) -> dict[str, str]:
 
 
 def spawn(kind: str, member: str, netns: str, command: tuple[str, ...], log: Path, folder: Path) -> ProcessRecord:
-    """Start `command` in the namespace, in a session of its own; what it prints is appended to `log`."""
-    arguments = [*enter_command(netns), *command]
+    """Start `command` in a session of its own; its output is appended to `log`. No `netns`: in the host's."""
+    arguments = [*enter_command(netns), *command] if netns else list(command)
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
         (os.POSIX_SPAWN_DUP2, 1, 2),
+        *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable()),
     ]
     # nsenter replaces itself by the command, so this is the command's own pid and start time.
     pid = os.posix_spawnp(
@@ -76,6 +77,16 @@ def spawn(kind: str, member: str, netns: str, command: tuple[str, ...], log: Pat
         pid=pid,
         start_time=start_time,
     )
+
+
+def _inheritable() -> list[int]:
+    """What a program would inherit of the shell's: a lock, say, which must not be held for as long as a lab is up."""
+    found = []
+    for descriptor in sorted(int(name) for name in os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            if descriptor > 2 and os.get_inheritable(descriptor):
+                found.append(descriptor)
+    return found
 
 
 def respawn(record: ProcessRecord) -> ProcessRecord:

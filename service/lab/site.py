@@ -64,7 +64,8 @@ def build_site(plan: Plan) -> Iterator[str]:
     for node in plan.nodes:
         yield f"{node.name} and its pods"
         ip_batch(node.netns, _node_lines(plan, node))
-        nft(node.netns, masquerade_ruleset(node))
+        if not plan.options.kubernetes:
+            nft(node.netns, masquerade_ruleset(node))
         for pod in node.pods:
             ip_batch(pod.netns, _pod_lines(node, pod))
 
@@ -134,9 +135,10 @@ def _node_lines(plan: Plan, node: PlannedNode) -> Iterator[str]:
         yield f"link set eth{segment} up"
     yield f"route add default via {SEGMENTS[0][ROUTER_OCTET]}"
     yield f"route add {SECOND_UPLINK_DESTINATION} via {SEGMENTS[1][ROUTER_OCTET]}"
-    yield f"link add {POD_BRIDGE} address {node.bridge_mac} {_BRIDGE_OPTIONS}"
-    yield f"address add {node.bridge_address}/24 broadcast + dev {POD_BRIDGE}"
-    yield f"link set {POD_BRIDGE} up"
+    if not plan.options.kubernetes:
+        yield f"link add {POD_BRIDGE} address {node.bridge_mac} {_BRIDGE_OPTIONS}"
+        yield f"address add {node.bridge_address}/24 broadcast + dev {POD_BRIDGE}"
+        yield f"link set {POD_BRIDGE} up"
     # host-gw: the other nodes' pods are reached through their nodes.
     for other in plan.nodes:
         if other is not node:

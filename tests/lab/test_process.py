@@ -70,3 +70,14 @@ def test_respawn_is_the_same_program_in_a_new_process(sleeper: ProcessRecord) ->
     assert is_alive(again)
     assert again.command == sleeper.command
     end_processes([again], grace_s=5)
+
+
+def test_a_lock_of_the_shell_is_not_held_on_by_what_it_started(site: Lab, tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        sleeper = spawn("sleeper", "worker1", site.node("worker1").netns, ("sleep", "60"), tmp_path / "log", tmp_path)
+        while Path(f"/proc/{sleeper.pid}/cmdline").read_bytes() != b"sleep\x0060\0":
+            assert is_alive(sleeper)
+        held = [os.readlink(path) for path in Path(f"/proc/{sleeper.pid}/fd").iterdir()]
+    end_processes([sleeper], grace_s=5)
+    assert str(tmp_path / "lock") not in held

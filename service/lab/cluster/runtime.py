@@ -1,0 +1,154 @@
+"""Settings of what runs on every node: containerd with a bridge CNI, kubelet, kube-proxy."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from service.lab.cluster.assets import program
+from service.lab.cluster.image import PAUSE_IMAGE
+from service.lab.plan import POD_CIDR, PlannedNode
+from service.lab.site import POD_BRIDGE
+from service.model.gateway_node import NodeRole
+
+CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
+CONTAINERD_ROOT = Path("/var/lib/containerd")
+CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
+_CNI_PROGRAMS = "/usr/lib/cni"
+CNI_PLUGINS = tuple(Path(_CNI_PROGRAMS) / name for name in ("bridge", "host-local", "portmap", "loopback"))
+_CNI_FOLDER = Path("/var/lib/cni/net.d")
+STATUS_PERIOD_S, LEASE_S = 4, 12
+"""How often a kubelet reports, and how long its lease lasts: quicker than usual, so that a death shows in seconds."""
+
+_CONTAINERD = f"""\
+version = 2
+root = "{CONTAINERD_ROOT}"
+state = "/run/containerd"
+[grpc]
+  address = "{CONTAINERD_SOCKET}"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "/var/lib/containerd-opt"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{PAUSE_IMAGE}"
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "{_CNI_PROGRAMS}"
+  conf_dir = "{_CNI_FOLDER}"
+"""
+
+
+def missing_for_runtime() -> str:
+    """What is not installed of what a node needs; empty where all is."""
+    absent = [name for name in ("containerd", "ctr", "runc", "iptables", "conntrack") if shutil.which(name) is None]
+    absent += [str(path) for path in CNI_PLUGINS if not path.exists()]
+    packages = "Debian's docker.io, containernetworking-plugins, iptables and conntrack"
+    return f"not installed: {', '.join(absent)} ({packages})" if absent else ""
+
+
+def write_node_files(folder: Path, node: PlannedNode, cgroup: str) -> None:
+    """Settings of containerd, CNI and kubelet, into the node's folder."""
+    (folder / "containerd.toml").write_text(_CONTAINERD, encoding="ascii")
+    (folder / "cni.conflist").write_text(json.dumps(cni_configuration(node), indent=2), encoding="ascii")
+    (folder / "kubelet.yaml").write_text(yaml.safe_dump(_kubelet(node, cgroup)), encoding="ascii")
+
+
+def cni_configuration(node: PlannedNode) -> dict[str, Any]:
+    """A bridge that masquerades, addresses from the node's pod range, host ports."""
+    bridge = {
+        "type": "bridge",
+        "bridge": POD_BRIDGE,
+        "isGateway": True,
+        "ipMasq": True,
+        "hairpinMode": True,
+        "ipam": {
+            "type": "host-local",
+            "ranges": [[{"subnet": str(node.pod_cidr)}]],
+            "routes": [{"dst": "0.0.0.0/0"}],
+            "dataDir": "/run/cni-addresses",
+        },
+    }
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+    return {"cniVersion": "0.4.0", "name": "egressgw-lab", "plugins": [bridge, portmap]}
+
+
+def _kubelet(node: PlannedNode, cgroup: str) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": cgroup,
+        "enforceNodeAllocatable": [],
+        # It tolerates rights that a container on a build machine does not have.
+        "featureGates": {"KubeletInUserNamespace": True},
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "localStorageCapacityIsolation": False,
+        "evictionHard": dict.fromkeys(("memory.available", "nodefs.available", "imagefs.available"), "0%"),
+        "imageGCHighThresholdPercent": 100,
+        "resolvConf": "",
+        # Only the API server's network reaches it.
+        "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+        "authorization": {"mode": "AlwaysAllow"},
+        "volumePluginDir": "/var/lib/kubelet/plugins",
+        "nodeStatusUpdateFrequency": f"{STATUS_PERIOD_S}s",
+        "nodeLeaseDurationSeconds": LEASE_S,
+        "syncFrequency": "10s",
+        "readOnlyPort": 0,
+    }
+    if node.role is NodeRole.CONTROL_PLANE:
+        settings["registerWithTaints"] = [{"key": CONTROL_PLANE_LABEL, "effect": "NoSchedule"}]
+    return settings
+
+
+def node_object(node: PlannedNode) -> dict[str, Any]:
+    """The Node as an installer makes it: role and pod range are settled before its kubelet first reports."""
+    is_control = node.role is NodeRole.CONTROL_PLANE
+    labels = {"kubernetes.io/hostname": node.name, "kubernetes.io/os": "linux"}
+    taints = [{"key": CONTROL_PLANE_LABEL, "effect": "NoSchedule"}] if is_control else []
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name, "labels": labels | ({CONTROL_PLANE_LABEL: ""} if is_control else {})},
+        "spec": {"podCIDR": str(node.pod_cidr), "podCIDRs": [str(node.pod_cidr)], "taints": taints},
+    }
+
+
+def containerd_command(folder: Path) -> tuple[str, ...]:
+    return ("containerd", "--config", str(folder / "containerd.toml"))
+
+
+def kubelet_command(folder: Path, node: PlannedNode) -> tuple[str, ...]:
+    return (
+        str(program("kubelet")),
+        f"--config={folder / 'kubelet.yaml'}",
+        f"--kubeconfig={folder / 'kubelet.kubeconfig'}",
+        f"--hostname-override={node.name}",
+        f"--node-ip={node.ip}",
+    )
+
+
+def proxy_command(folder: Path, node: PlannedNode, mode: str) -> tuple[str, ...]:
+    return (
+        str(program("kube-proxy")),
+        f"--kubeconfig={folder.parent / 'kube-proxy.kubeconfig'}",
+        f"--hostname-override={node.name}",
+        f"--proxy-mode={mode}",
+        f"--cluster-cidr={POD_CIDR}",
+        # Limits of the whole machine, which are not this node's to change.
+        "--conntrack-max-per-core=0",
+        "--conntrack-tcp-timeout-established=0",
+        "--conntrack-tcp-timeout-close-wait=0",
+        "--healthz-bind-address=127.0.0.1:10256",
+    )
+
+
+def cni_folder_commands(folder: Path) -> list[list[str]]:
+    """What puts the CNI configuration where containerd looks."""
+    return [
+        ["mkdir", "-p", str(_CNI_FOLDER)],
+        ["cp", str(folder / "cni.conflist"), str(_CNI_FOLDER / "10-bridge.conflist")],
+    ]

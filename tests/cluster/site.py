@@ -1,0 +1,38 @@
+"""A real cluster, and the questions that end-to-end tests ask of it; those of a lab without Kubernetes among them."""
+
+from pathlib import Path
+from typing import Any
+
+from service.lab.cluster.cluster import Cluster
+from service.lab.plan import PlannedPod
+from tests.e2e.site import Site
+
+
+class ClusterSite(Site):
+    """`Site` whose objects are in the API server and whose pods are real."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster)
+        self.cluster = cluster
+        self._pods: dict[str, PlannedPod] = {}
+
+    def pod(self, name: str) -> PlannedPod:
+        """Known from an earlier call while its sandbox lives, so that it can be asked for without an API server."""
+        known = self._pods.get(name)
+        if known is None or not Path(known.netns).exists():
+            known = self._pods[name] = self.cluster.pod(name)
+        return known
+
+    def apply(self, file_name: str, *documents: dict[str, Any]) -> None:
+        """The name of a file means nothing here."""
+        self.cluster.kubectl.apply(*documents)
+
+    def remove(self, *documents: dict[str, Any]) -> None:
+        self.cluster.kubectl.delete(*documents)
+
+    def relabel(self, pod: PlannedPod, role: str) -> None:
+        self.cluster.kubectl("-n", pod.namespace, "label", "--overwrite", "pod", pod.name, f"role={role}")
+
+    def bare_pod_sources(self) -> set[str]:
+        pods = {str(pod.ip) for pod in self.cluster.pods()}
+        return {source for source in self.sources_of(0) if source in pods}
