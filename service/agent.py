@@ -35,12 +35,12 @@ from service.datapath.reconciler import Reconciler
 from service.datapath.upkeep import Upkeep
 from service.gateway.row import MemberMetadata
 from service.model.assignment import Assignment, Location
-from service.model.errors import ObjectError, TransientError
-from service.model.gateway_node import NodeState
+from service.model.errors import TransientError
+from service.model.gateway_node import NodeRole, NodeState
 from service.model.keeper_message import Claim, Heartbeat, HeldLease, LeaseReport, Uplink
 from service.model.lease import Token
 from service.model.machine import Address
-from service.model.objects import Change, Errors, Synced
+from service.model.objects import Change
 from service.network.announcer import Announcer, Outlet
 from service.network.cluster_view import ClusterView
 from service.network.conflict_watch import ConflictWatch, ProbePoint
@@ -48,8 +48,8 @@ from service.network.envelope import Envelope
 from service.network.keeper_link import KeeperLink
 from service.network.pump import MachinePump
 from service.network.sealed_socket import SealedSocket
-from service.policy.index import PolicyIndex
 from service.settings import Settings
+from service.sources.intake import Intake
 from service.sources.source import open_source
 from service.status import agent_status
 from service.version import VERSION
@@ -94,11 +94,10 @@ class Agent:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.start_id = process.start_id()
-        self.index = PolicyIndex(pod_cidrs_known=bool(settings.datapath.pod_cidrs))
+        self.intake = Intake(settings.datapath)
+        self.index = self.intake.index
         self.reconciler = Reconciler(settings, self.index)
         self.datapath = NodeDatapath(settings)
-        self.errors: tuple[ObjectError, ...] = ()
-        self.is_synced = False
         self.held: dict[IPv4Address, HeldLease] = {}
         self.report: LeaseReport | None = None
         self.outbox = Outbox(
@@ -165,7 +164,7 @@ class Agent:
         segments = tuple(uplink.segment for uplink in self.datapath.uplinks)
         self.cluster = ClusterView(
             settings,
-            MemberMetadata(settings.role, False, True, segments, VERSION, self.start_id),
+            MemberMetadata(self.role, False, True, segments, VERSION, self.start_id),
             clock=process.boot_ns,
             changed=self._mark_dirty,
             member_changed=self._note_member,
@@ -208,6 +207,12 @@ class Agent:
         """The document of /v1/status."""
         return agent_status(self)
 
+    @property
+    def role(self) -> NodeRole:
+        """As configured, else as the Node object says."""
+        node = self.intake.inventory.nodes.get(self.settings.node)
+        return self.settings.role or (node.role if node else NodeRole.WORKER)
+
     def not_ready_reasons(self) -> list[str]:
         """What keeps this node from doing its whole part: no other node should be restarted meanwhile."""
         reasons = self._unfit_reasons()
@@ -222,7 +227,7 @@ class Agent:
     def _unfit_reasons(self) -> list[str]:
         """Why this node should hold no floating IP now."""
         reasons = []
-        if not self.is_synced:
+        if not self.intake.is_synced:
             reasons.append("objects have not been read yet")
         if not self.keeper.is_keeper_alive:
             reasons.append("the lease keeper of this node does not report")
@@ -241,19 +246,11 @@ class Agent:
                 self._take_changes(batch)
 
     def _take_changes(self, batch: tuple[Change, ...]) -> None:
-        for change in batch:
-            if isinstance(change, Errors):
-                self._note_errors(change.errors)
-            elif isinstance(change, Synced):
-                self.is_synced = self.upkeep.is_synced = True
-        self.index.apply(batch)
+        self.intake.take(batch)
+        self.upkeep.is_synced = self.intake.is_synced
+        self.reconciler.ranges = self.intake.inventory.ranges
+        self.cluster.know_nodes(self.intake.inventory.addresses())
         self._mark_dirty()
-
-    def _note_errors(self, errors: tuple[ObjectError, ...]) -> None:
-        for error in errors:
-            if error not in self.errors:
-                _log.error("refused: %s", error)
-        self.errors = errors
 
     def _note_member(self, name: str, state: NodeState) -> None:
         # A member is back: the segment was parted, and its neighbours may have learned anything meanwhile.
@@ -342,7 +339,7 @@ class Agent:
         for location in self.cluster.locations().values():
             reconciler.learn_location(location)
         self._beat()
-        if not self.is_synced:
+        if not self.intake.is_synced:
             return
         await self._update_netfilter()
         now_ns = process.boot_ns()
@@ -364,7 +361,12 @@ class Agent:
     def _beat(self) -> None:
         """Tell the keeper and the members what this node is ready for."""
         is_ready = not self._unfit_reasons()
-        self.cluster.set_ready(is_ready, tuple(uplink.segment for uplink in self.reconciler.uplinks))
+        self.cluster.describe(
+            ready=is_ready,
+            segments=tuple(uplink.segment for uplink in self.reconciler.uplinks),
+            role=self.role,
+            schedulable=self.intake.inventory.is_schedulable(self.settings.node),
+        )
         parts = self._parts()
         self._watch_conflicts(parts)
         claims = [
@@ -379,7 +381,7 @@ class Agent:
                     uplinks.append(
                         Uplink(str(floating_ip), uplink.name, uplink.ifindex, uplink.mac.hex(), uplink.carrier)
                     )
-        self.keeper.say(Heartbeat(ready=self.is_synced, uplinks=tuple(uplinks), claims=tuple(claims)))
+        self.keeper.say(Heartbeat(ready=self.intake.is_synced, uplinks=tuple(uplinks), claims=tuple(claims)))
 
     def _parts(self) -> dict[IPv4Address, tuple[str, Assignment]]:
         """This node's part in each assignment that concerns it."""
@@ -415,7 +417,7 @@ class Agent:
         """Cluster ranges and uplinks change rarely: the whole table then; pairs of pods change often: only those."""
         reconciler = self.reconciler
         names = tuple(uplink.name for uplink in reconciler.uplinks)
-        wanted = (reconciler.pod_networks, reconciler.cluster_networks(), names)
+        wanted = (reconciler.ranges.pods, reconciler.cluster_networks(), names)
         pairs = reconciler.steer_pairs()
         if wanted != self._netfilter:
             await self.datapath.set_netfilter(*wanted, steer=pairs)

@@ -24,26 +24,20 @@ from service.gateway.row import MemberMetadata
 from service.lease.holder import CloseFence, DesiredClaim, Holder, OpenFence
 from service.lease.observer import Observation, Observed, Observer
 from service.model.assignment import Assignment
-from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState
 from service.model.lease import LEADER_KEY, Stamp, Token
 from service.model.machine import Address, Machine
 from service.model.objects import (
     GATEWAY_NAME,
     Change,
-    Delete,
-    EgressPolicy,
-    Errors,
     ObjectKey,
-    Synced,
-    Upsert,
 )
 from service.network.cluster_view import ClusterView
 from service.network.envelope import Envelope
 from service.network.pump import MachinePump
 from service.network.sealed_socket import SealedSocket
-from service.policy.index import PolicyIndex
 from service.settings import Settings
+from service.sources.intake import Intake
 from service.sources.source import Source, open_source
 from service.status import controller_status
 from service.status_writer import StatusWriter
@@ -78,9 +72,8 @@ class Controller:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.index = PolicyIndex(pod_cidrs_known=bool(settings.datapath.pod_cidrs))
-        self.errors: tuple[ObjectError, ...] = ()
-        self.is_synced = False
+        self.intake = Intake(settings.datapath)
+        self.index = self.intake.index
         self.term: int | None = None
         self.observed: dict[str, Observation] = {}
         self._observed_ns: int | None = None
@@ -133,7 +126,6 @@ class Controller:
         self._version = 0
         self._assigned_ns: dict[IPv4Address, tuple[Stamp, int]] = {}
         """When each row last got a new stamp: from then on its holder is expected to take it."""
-        self._created: dict[ObjectKey, str] = {}
         self._dirty = asyncio.Event()
 
     async def enter(self, stack: AsyncExitStack) -> None:
@@ -173,7 +165,7 @@ class Controller:
     def not_ready_reasons(self) -> list[str]:
         """Why this controller could not lead now."""
         reasons = []
-        if not self.is_synced:
+        if not self.intake.is_synced:
             reasons.append("objects have not been read yet")
         if not self.has_observed:
             reasons.append("no majority of electors answers")
@@ -188,6 +180,20 @@ class Controller:
             for key, seen in self.observed.items()
             if key != LEADER_KEY and seen.node is not None
         }
+
+    def nodes(self) -> tuple[GatewayNode, ...]:
+        """The agents as members and Node objects together describe them.
+
+        Without those that are down, hold nothing and have no Node object any more: they were removed. Whether
+        Kubernetes thinks a node ready is no matter here: its datapath may live on.
+        """
+        inventory = self.intake.inventory
+        holding = {node: None for node, _ in self.holders().values()}
+        return tuple(
+            replace(node, schedulable=node.schedulable and inventory.is_schedulable(node.name))
+            for node in self.cluster.gateway_nodes()
+            if node.state is NodeState.UP or node.name in holding or not inventory.is_removed(node.name)
+        )
 
     @property
     def has_observed(self) -> bool:
@@ -263,20 +269,9 @@ class Controller:
             self._take_changes(batch)
 
     def _take_changes(self, batch: tuple[Change, ...]) -> None:
-        for change in batch:
-            if isinstance(change, Errors):
-                for error in change.errors:
-                    if error not in self.errors:
-                        _log.error("refused: %s", error)
-                self.errors = change.errors
-            elif isinstance(change, Synced):
-                self.is_synced = True
-            elif isinstance(change, Upsert) and isinstance(change.object, EgressPolicy):
-                self._created[change.object.key] = change.object.created
-            elif isinstance(change, Delete):
-                self._created.pop(change.key, None)
         self.recorder.changes(batch)
-        self.recorder.policy_states(self.index.apply(batch).policies)
+        self.recorder.policy_states(self.intake.take(batch).policies)
+        self.cluster.know_nodes(self.intake.inventory.addresses())
         self._mark_dirty()
 
     # -- leading --
@@ -291,7 +286,7 @@ class Controller:
 
     def is_settled(self) -> bool:
         """Enough is known to place anything: objects, a majority of electors, and the members."""
-        if not (self.is_synced and self.has_observed):
+        if not (self.intake.is_synced and self.has_observed):
             return False
         members = self.cluster.members()
         knows_all = all(
@@ -336,9 +331,7 @@ class Controller:
                 self._assigned_ns[floating_ip] = (row.stamp, now_ns)
             elif row.holder is not None and now_ns - since_ns > _UNRESPONSIVE_NS:
                 silent[row.holder] = None
-        return tuple(
-            replace(node, ready=False) if node.name in silent else node for node in self.cluster.gateway_nodes()
-        )
+        return tuple(replace(node, ready=False) if node.name in silent else node for node in self.nodes())
 
     async def _refresh(self) -> None:
         while True:
@@ -353,4 +346,5 @@ class Controller:
 
     def created(self, key: ObjectKey) -> str:
         """When a policy was created, as the source delivered it; empty for others."""
-        return self._created.get(key, "")
+        policy = self.index.policy(key)
+        return policy.created if policy else ""

@@ -24,9 +24,9 @@ _POLICY_WARNINGS = (PolicyReason.UNKNOWN_EGRESS_IP, PolicyReason.EGRESS_IP_CONFL
 
 def object_status(controller: "Controller") -> dict[ObjectKey, dict[str, Any]]:
     """The status of every object, without term and times."""
-    nodes = controller.cluster.gateway_nodes()
+    nodes = controller.nodes()
     holders = _living_holders(controller, nodes)
-    refused = _refused(controller.errors)
+    refused = _refused(controller.intake.errors)
     statuses = {
         key: _policy_status(state, _unplaced(controller, state), holders, refused.pop(key, ""))
         for key, state in controller.index.policy_states().items()
@@ -54,9 +54,9 @@ def object_problems(controller: "Controller") -> list[ObjectEvent]:
             problems.append(ObjectEvent(key, PolicyReason.UNKNOWN_EGRESS_IP, message, "Judge", True))
     problems += [
         ObjectEvent(GATEWAY, reason, message, "Assign", True, subject=subject)
-        for reason, subject, message in _gateway_problems(controller, controller.cluster.gateway_nodes())
+        for reason, subject, message in _gateway_problems(controller, controller.nodes())
     ]
-    for key, message in _refused(controller.errors).items():
+    for key, message in _refused(controller.intake.errors).items():
         problems.append(ObjectEvent(key, "InvalidObject", message, "Judge", True))
     return problems
 

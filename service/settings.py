@@ -9,6 +9,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from service.model.cluster_range import ClusterRanges
 from service.model.errors import OperatorError
 from service.model.gateway_node import NodeRole
 from service.model.lease import LEASE_PROFILES, Elector, Electorate, LeaseProfile, ProfileName
@@ -34,7 +35,9 @@ class PortSettings(_Section, frozen=True):
 
 class GossipSettings(_Section, frozen=True):
     seeds: tuple[str, ...] = ()
-    """IPv4 addresses of members to join by (`host` or `host:port`); kept for ever, so that partitions heal."""
+    """IPv4 addresses of members to join by (`host` or `host:port`); kept for ever, so that partitions heal.
+
+    With `source: kubernetes` the InternalIPs of all Node objects are seeds besides."""
 
 
 class ElectorSettings(_Section, frozen=True):
@@ -64,8 +67,11 @@ class DatapathSettings(_Section, frozen=True):
     uplinks: tuple[str, ...] = ()
     """Interfaces towards other nodes and the outside; empty: those that carry a default route or the bind address."""
     pod_cidrs: tuple[str, ...] = ()
-    """Pod ranges of the whole cluster. With none known, a policy for 0.0.0.0/0 is refused (rule W12)."""
+    """Pod ranges of the whole cluster; empty: those of the Node objects, with `source: kubernetes`.
+
+    With none known, a policy for 0.0.0.0/0 is refused (rule W12)."""
     service_cidrs: tuple[str, ...] = ()
+    """Service ranges; empty: those of the ServiceCIDR objects, with `source: kubernetes`."""
     node_cidrs: tuple[str, ...] = ()
     """Further in-cluster destinations never touched; the subnets of members are always among them."""
     mark: Annotated[int, Meta(ge=1, le=0x80000000)] = 0x1000
@@ -77,6 +83,15 @@ class DatapathSettings(_Section, frozen=True):
     """The node's /proc/sys/net, where a container has it writable; its own is read-only unless it is privileged."""
     workers: Annotated[int, Meta(ge=1, le=8)] = 2
     """Threads of the worker pool that drives BPF maps."""
+
+    @property
+    def ranges(self) -> ClusterRanges:
+        """The configured ranges of the cluster."""
+        return ClusterRanges(
+            pods=tuple(IPv4Network(cidr) for cidr in self.pod_cidrs),
+            services=tuple(IPv4Network(cidr) for cidr in self.service_cidrs),
+            nodes=tuple(IPv4Network(cidr) for cidr in self.node_cidrs),
+        )
 
 
 class HttpSettings(_Section, frozen=True):
@@ -143,11 +158,12 @@ class Settings(_Section, frozen=True):
     node: NodeName
     cluster: str = "default"
     """Label authenticated with every datagram: members of another cluster are strangers."""
-    role: NodeRole = NodeRole.WORKER
+    role: NodeRole | None = None
+    """Of an agent. Not set: as the Node object's label node-role.kubernetes.io/control-plane says, else worker."""
     source: str = "manifests:/etc/egressgw/manifests"
     """`manifests:DIR` or `kubernetes`."""
     bind_address: str = "0.0.0.0"
-    """IPv4 address other members reach this process at."""
+    """IPv4 address other members reach this process at. In Kubernetes, of an agent the node's InternalIP."""
     keyring: tuple[str, ...] = ()
     """AES-256 keys as 64 hexadecimal digits; the first seals, all open."""
     keyring_file: str = ""
@@ -209,7 +225,8 @@ T = TypeVar("T")
 def load_settings(path: str | Path | None, overrides: dict[str, Any] | None = None) -> Settings:
     """Read and validate the file, with `overrides` (flat top-level keys from flags) laid over it.
 
-    The node's name falls back to the environment's NODE_NAME, then to the host's name.
+    What differs from pod to pod falls back to the environment: `node` to NODE_NAME (then to the host's name),
+    `bind_address` to BIND_ADDRESS.
     Raises OperatorError naming the file and the key.
     """
     document: dict[str, Any] = {}
@@ -218,6 +235,8 @@ def load_settings(path: str | Path | None, overrides: dict[str, Any] | None = No
         document = _read_document(Path(path))
     document |= {key: value for key, value in (overrides or {}).items() if value is not None}
     document.setdefault("node", os.environ.get("NODE_NAME") or os.uname().nodename.lower())
+    if address := os.environ.get("BIND_ADDRESS"):
+        document.setdefault("bind_address", address)
     try:
         settings = msgspec.convert(document, Settings, strict=True)
         _check(settings)
@@ -262,6 +281,11 @@ def _check(settings: Settings) -> None:
     _check_kafka(settings.kafka)
     if not (settings.source == "kubernetes" or settings.source.startswith("manifests:")):
         raise OperatorError(f"source: write `kubernetes` or `manifests:DIR`, not {settings.source!r}")
+    if settings.source == "kubernetes" and settings.bind_address == "0.0.0.0":
+        raise OperatorError(
+            "bind_address: members are told to answer there, so write this host's address, or set BIND_ADDRESS "
+            "(an agent's pod from status.hostIP, a controller's from status.podIP)"
+        )
 
 
 def _check_kafka(kafka: KafkaSettings) -> None:

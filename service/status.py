@@ -28,14 +28,14 @@ def agent_status(agent: "Agent") -> dict[str, Any]:
         for floating_ip, location in agent.reconciler.locations.items()
         if location.node != agent.settings.node or floating_ip in agent.held
     }
-    document = cluster_status(agent.cluster, agent.index, agent.errors, locations)
+    document = cluster_status(agent.cluster, agent.index, agent.intake.errors, locations)
     drops: dict[str, int] = {}
     for (reason, _), packets in agent.datapath.drops().items():
         drops[reason] = drops.get(reason, 0) + packets
     report = agent.report if agent.keeper.is_keeper_alive else None
     return document | {
         "node": agent.settings.node,
-        "role": agent.settings.role.value,
+        "role": agent.role.value,
         "held": [str(floating_ip) for floating_ip in sorted(agent.held)],
         "keeper": {
             "alive": report is not None,
@@ -53,7 +53,7 @@ def agent_status(agent: "Agent") -> dict[str, Any]:
 
 def controller_status(controller: "Controller") -> dict[str, Any]:
     """What the leader, or one who would be, knows."""
-    document = cluster_status(controller.cluster, controller.index, controller.errors, controller.holders())
+    document = cluster_status(controller.cluster, controller.index, controller.intake.errors, controller.holders())
     return document | {
         "node": controller.settings.node,
         "role": "controller",

@@ -61,7 +61,7 @@ class StatusWriter:
             before = self._holders.get(floating_ip)
             self._holders[floating_ip] = node
             if before is not None and before != node:
-                event = move_event(floating_ip, before, node, self._controller.cluster.gateway_nodes())
+                event = move_event(floating_ip, before, node, self._controller.nodes())
                 self._moves[event] = now_ns
         for event in [event for event, at_ns in self._moves.items() if now_ns - at_ns > _RECENT_NS]:
             del self._moves[event]

@@ -76,7 +76,7 @@ def test_an_unknown_command_is_wrong_use() -> None:
 
 def settings_file(folder: Path) -> Path:
     path = folder / "config.yaml"
-    path.write_text(f"node: from-file\nkeyring: ['{KEY}']\nstate_dir: {folder}\n")
+    path.write_text(f"node: from-file\nkeyring: ['{KEY}']\nstate_dir: {folder}\nbind_address: 127.0.0.1\n")
     return path
 
 

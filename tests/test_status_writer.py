@@ -171,7 +171,7 @@ def test_addresses_with_the_same_fault_share_one_condition() -> None:
 def test_an_object_of_the_api_server_that_cannot_be_used_is_told_with_its_field() -> None:
     leader = leading()
     error = ObjectError("kubernetes", "EgressNATPolicy", "bad", "spec.egress[0]", "is wrong")
-    leader.errors = (error, ObjectError("/etc/file.yaml", "EgressNATPolicy", "other", "spec", "is wrong"))
+    leader.intake.errors = (error, ObjectError("/etc/file.yaml", "EgressNATPolicy", "other", "spec", "is wrong"))
     key = ObjectKey(Kind.POLICY, "", "bad")
     statuses = object_status(leader)  # type: ignore[arg-type]
     assert statuses[key]["conditions"][0]["message"] == "spec.egress[0]: is wrong"

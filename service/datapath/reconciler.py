@@ -34,9 +34,8 @@ class Reconciler:
         self._inherited_endpoints: Rows = {}
         self._inherited_ways: Rows = {}
         self._inherited_rule_sets: tuple[RuleSet, ...] = ()
-        self._pods = tuple(IPv4Network(cidr) for cidr in settings.datapath.pod_cidrs)
-        self._services = tuple(IPv4Network(cidr) for cidr in settings.datapath.service_cidrs)
-        self._nodes = tuple(IPv4Network(cidr) for cidr in settings.datapath.node_cidrs)
+        self.ranges = settings.datapath.ranges
+        """The cluster's own ranges; they may change at any time."""
 
     def inherit(self, endpoints: Rows, ways: Rows, rule_sets: tuple[RuleSet, ...]) -> None:
         """Go on with what a former agent knew until gossip and peers have told it again."""
@@ -47,10 +46,6 @@ class Reconciler:
         """Whoever has not announced its pods again by now does not need them."""
         self._inherited_endpoints, self._inherited_rule_sets = {}, ()
         self._inherited_ways = {}
-
-    @property
-    def pod_networks(self) -> tuple[IPv4Network, ...]:
-        return self._pods
 
     def learn_location(self, location: Location) -> bool:
         """Take the word of a holder; False where a newer token is known (rule W2)."""
@@ -65,7 +60,7 @@ class Reconciler:
 
     def cluster_networks(self) -> tuple[IPv4Network, ...]:
         """Every range that is never steered, sorted, each once: in-cluster ones, and those of the own link."""
-        networks = {*desired.NEVER_STEERED, *self._pods, *self._services, *self._node_networks()}
+        networks = {*desired.NEVER_STEERED, *self.ranges.pods, *self.ranges.services, *self._node_networks()}
         return tuple(sorted(networks))
 
     def floating_ips(self) -> tuple[IPv4Address, ...]:
@@ -158,7 +153,7 @@ class Reconciler:
             rule_sets[rule_set.id] = rule_set
             endpoints |= desired.remote_endpoint_rows(endpoint, segments.get(node, ()), self.uplinks)
         return {
-            MapName.CLUSTER: desired.cluster_rows(self._pods, self._services, self._node_networks()),
+            MapName.CLUSTER: desired.cluster_rows(self.ranges.pods, self.ranges.services, self._node_networks()),
             MapName.FLOATING_IPS: desired.floating_ip_rows(self.floating_ips(), self.uplinks),
             MapName.MEMBERS: desired.member_rows(segments, self.uplinks, node=self.node),
             MapName.WAYS: self._inherited_ways
@@ -176,8 +171,8 @@ class Reconciler:
         return {floating_ip: location for floating_ip, location in self.locations.items() if floating_ip in listed}
 
     def _node_networks(self) -> tuple[IPv4Network, ...]:
-        """Ranges of nodes: configured, and the subnets of all members (rule W12)."""
-        found: dict[IPv4Network, None] = dict.fromkeys(self._nodes)
+        """Ranges of nodes: configured, of Node objects, and the subnets of all members (rule W12)."""
+        found: dict[IPv4Network, None] = dict.fromkeys(self.ranges.nodes)
         for node in self.nodes:
             found |= dict.fromkeys(segment.network for segment in node.segments)
         found |= dict.fromkeys(uplink.address.network for uplink in self.uplinks)

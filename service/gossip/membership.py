@@ -15,7 +15,7 @@ from service.gossip.digest import Index
 from service.gossip.dissemination import Broadcasts, Subject
 from service.gossip.event import RowChanged
 from service.gossip.exchange import Exchange
-from service.gossip.member import Member, MemberState, member_of
+from service.gossip.member import Member, MemberState
 from service.gossip.message import (
     METADATA_BYTES_MAX,
     PACKET_OVERHEAD_BYTES,
@@ -35,10 +35,10 @@ from service.gossip.message import (
     encode_message,
     encode_packet,
 )
-from service.gossip.probe import Probe, Relays, RoundTrips
+from service.gossip.probe import Origins, Probe, Relays, RoundTrips
 from service.gossip.randomness import Random
-from service.gossip.reconnect import Reconnect
 from service.gossip.roster import Roster
+from service.gossip.seed import Seeds
 from service.gossip.table import Row, Tables, VersionTuple, checked_row
 from service.model.errors import InvariantError, OperatorError
 from service.model.machine import Address, Send, Source
@@ -82,16 +82,13 @@ class Membership:
         local = Member(name, address, MemberState.ALIVE, metadata, incarnation)
         self._roster = Roster(local, config=config, random=random, index=self._index, broadcasts=self._broadcasts)
         self._outputs = self._roster.outputs
-        self._seeds: Reconnect[Address] = Reconnect(
-            random, interval_ns_min=config.reconnect_interval_ns_min, interval_ns_max=config.reconnect_interval_ns_max
-        )
-        self._seed_addresses = tuple(seed for seed in seeds if seed != address)
-        for seed in self._seed_addresses:
-            self._seeds.watch(seed, now_ns=now_ns, at_once=True)
+        self._seeds = Seeds(config, random, own=address)
+        self._seeds.replace(seeds, now_ns=now_ns)
         self._exchange = Exchange(
             index=self._index, roster=self._roster, tables=self._tables, payload_bytes_max=config.payload_bytes_max
         )
         self._probe: Probe | None = None
+        self._origins = Origins()
         self._relays = Relays()
         self._round_trips = RoundTrips(config.probe_timeout_ns_min, config.probe_timeout_ns_max)
         self._sequence = 0
@@ -113,6 +110,11 @@ class Membership:
         if metadata != self._roster.local.metadata and not self.has_left:
             self._roster.announce(now_ns=now_ns, metadata=metadata)
             self._arm_gossip()
+
+    def set_seeds(self, seeds: Sequence[Address], *, now_ns: int) -> None:
+        """Replace the seeds; those that are new are tried at the next period."""
+        self._pass_time(now_ns)
+        self._seeds.replace(seeds, now_ns=now_ns)
 
     def put(self, table: str, key: str, version: VersionTuple, value: bytes, *, now_ns: int) -> bool:
         """Write a row and spread it. False, with nothing changed, where its version is not higher than the known one.
@@ -181,6 +183,7 @@ class Membership:
             if source.address != self._roster.local.address:
                 self._roster.report_namesake(None, now_ns=now_ns, address=source.address)
             return
+        self._origins.note(source, self._roster.get(source.node))
         # News before questions: an answer then carries the refutation of what came with the question.
         for message in messages:
             if not isinstance(message, Ping):
@@ -205,6 +208,7 @@ class Membership:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_INTERVAL_NS
             self._roster.forget_expired(now_ns=now_ns)
             self._round_trips.keep(self._roster.live_others())
+            self._origins.keep(self._roster.live_others())
         self._arm_gossip()
         if self._gossip_ns is not None and self._gossip_ns <= now_ns:
             self._gossip()
@@ -302,7 +306,8 @@ class Membership:
         for helper in helpers:
             self._send(helper.address, helper.name, request)
         # And once more ourselves: where packets get lost that halves the accusations, and it costs nothing elsewhere.
-        self._ping(probe.address, probe.target, probe.sequence)
+        for address in (probe.address, *self._origins.of(probe.target)):
+            self._ping(address, probe.target, probe.sequence)
 
     def _help(self, source: Source, request: PingRequest) -> None:
         sequence = self._next_sequence()
@@ -317,7 +322,8 @@ class Membership:
             expires_ns=self._now_ns + self._config.probe_interval_ns,
         )
         if is_open:
-            self._ping(Address(request.host, request.port), request.target, sequence)
+            for address in (Address(request.host, request.port), *self._origins.of(request.target)):
+                self._ping(address, request.target, sequence)
 
     def _try_unreachable(self) -> None:
         for name in self._roster.reconnect.due(self._now_ns, limit=1):
@@ -328,7 +334,7 @@ class Membership:
         others = [self._roster.get(name) for name in self._roster.live_others()]
         reached = {member.address: None for member in others if member is not None}
         wait_ns_max = None if reached else LONELY_RECONNECT_NS
-        for seed in self._seeds.due(self._now_ns, limit=len(self._seed_addresses), wait_ns_max=wait_ns_max):
+        for seed in self._seeds.due(self._now_ns, wait_ns_max=wait_ns_max):
             if seed not in reached:
                 # It may not know us: our own record goes along, so that it can.
                 own = self._roster.record(self._roster.name, now_ns=self._now_ns)
@@ -395,19 +401,11 @@ class Membership:
         above what it is shown.
         """
         news = [message for message in messages if isinstance(message, Suspect | Record)]
-        outdated = {item.name: None for item in news if self._is_outdated(source, item)}
+        outdated = {item.name: None for item in news if self._roster.is_outdated(source.node, item)}
         for name in list(outdated)[:CORRECTIONS_MAX]:
             record = self._roster.record(name, now_ns=self._now_ns)
             if record is not None:
                 self._send(source.address, source.node, record)
-
-    def _is_outdated(self, source: Source, news: Suspect | Record) -> bool:
-        known = self._roster.get(news.name)
-        if known is None or news.incarnation > known.incarnation:
-            return False
-        if news.name == self._roster.name or (isinstance(news, Suspect) and news.accuser == source.node):
-            return news.incarnation < known.incarnation
-        return isinstance(news, Record) and news.name == source.node and member_of(news) != known
 
     def _learn_row(self, row: TableRow) -> None:
         if self._accept_row(row):

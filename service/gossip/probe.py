@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from service.gossip.member import Member
 from service.gossip.randomness import Random
-from service.model.machine import Address
+from service.model.machine import Address, Source
 
 
 class RoundTrip:
@@ -46,6 +47,30 @@ class RoundTrips:
     def keep(self, names: Iterable[str]) -> None:
         """Forget all others."""
         self._estimates = {name: self._estimates[name] for name in names if name in self._estimates}
+
+
+class Origins:
+    """Where members in a pod network are heard: behind their CNI's masquerade, not at the address they announce.
+
+    Such a member is asked by that way too, since the CNI may know no other to it. It changes with each new mapping.
+    """
+
+    def __init__(self) -> None:
+        self._addresses: dict[str, Address] = {}
+
+    def note(self, source: Source, member: Member | None) -> None:
+        self._addresses.pop(source.node, None)
+        if member is not None and member.address != source.address:
+            self._addresses[source.node] = source.address
+
+    def of(self, name: str) -> tuple[Address, ...]:
+        """None or one."""
+        address = self._addresses.get(name)
+        return () if address is None else (address,)
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Forget all others."""
+        self._addresses = {name: self._addresses[name] for name in names if name in self._addresses}
 
 
 class Rotation:

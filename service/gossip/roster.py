@@ -81,6 +81,15 @@ class Roster:
         member = self._members.get(name)
         return None if member is None else record_of(member, age_ns=now_ns - self._ended_ns.get(name, now_ns))
 
+    def is_outdated(self, sender: str, news: Suspect | Record) -> bool:
+        """Whether we know better than what the sender says, so that it should be told."""
+        known = self._members.get(news.name)
+        if known is None or news.incarnation > known.incarnation:
+            return False
+        if news.name == self.name or (isinstance(news, Suspect) and news.accuser == sender):
+            return news.incarnation < known.incarnation
+        return isinstance(news, Record) and news.name == sender and member_of(news) != known
+
     def has_accused(self) -> list[str]:
         """Members that we ourselves accuse at present."""
         return [name for name, suspicion in self.suspicions.items() if self.name in suspicion.accusers]

@@ -5,6 +5,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 
 from service.model.errors import ObjectError
+from service.model.gateway_node import NodeRole
 
 API_GROUP = "networking.gke.io"
 API_VERSION = "networking.gke.io/v1alpha1"
@@ -22,6 +23,10 @@ class Kind(StrEnum):
     POLICY = "EgressNATPolicy"
     NAMESPACE = "Namespace"
     POD = "Pod"
+    CLUSTER_NODE = "Node"
+    """The cluster's own word on a node; only of Kubernetes."""
+    SERVICE_RANGE = "ServiceCIDR"
+    """Where service addresses come from; only of Kubernetes."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -108,7 +113,34 @@ class Pod:
     """None until it has an address, and for host-network and finished pods, which are never selected."""
 
 
-Object = NetworkGateway | EgressPolicy | Namespace | Pod
+@dataclass(frozen=True, slots=True)
+class ClusterNode:
+    """A Node object, as far as it concerns floating IPs."""
+
+    key: ObjectKey
+    role: NodeRole
+    addresses: tuple[IPv4Address, ...] = ()
+    """Its InternalIPs, in the order of the object."""
+    pod_ranges: tuple[IPv4Network, ...] = ()
+    is_cordoned: bool = False
+    is_shutting_down: bool = False
+    """Its kubelet says so; a node that is merely not ready may well go on forwarding."""
+    is_ready: bool | None = None
+    """What Kubernetes thinks of its kubelet; None where it does not know. Moves nothing."""
+    not_ready_reason: str = ""
+
+    @property
+    def is_schedulable(self) -> bool:
+        return not (self.is_cordoned or self.is_shutting_down)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRange:
+    key: ObjectKey
+    networks: tuple[IPv4Network, ...]
+
+
+Object = NetworkGateway | EgressPolicy | Namespace | Pod | ClusterNode | ServiceRange
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,12 +64,14 @@ class ClusterView:
         self._location_heard = location_heard
         self._name_conflict = name_conflict
         self._stack = AsyncExitStack()
+        self._seeds = parse_seeds(settings.gossip.seeds, settings.ports.gossip)
+        self._known_seeds: tuple[IPv4Address, ...] = ()
         self._machine = Membership(
             name=settings.node,
             address=Address(settings.bind_address, settings.ports.gossip),
             incarnation=clock(),
             metadata=row.encode_metadata(metadata),
-            seeds=parse_seeds(settings.gossip.seeds, settings.ports.gossip),
+            seeds=self._seeds,
             random=random.Random(metadata.start_id),
             now_ns=clock(),
         )
@@ -111,9 +113,19 @@ class ClusterView:
     def metadata(self) -> MemberMetadata:
         return self._metadata
 
-    def set_ready(self, ready: bool, segments: tuple[Segment, ...]) -> None:
+    def know_nodes(self, addresses: tuple[IPv4Address, ...]) -> None:
+        """Join by these nodes too, beside the configured seeds; replaces those of the last call."""
+        if addresses == self._known_seeds:
+            return
+        self._known_seeds = addresses
+        port = self._settings.ports.gossip
+        seeds = (*self._seeds, *(Address(str(address), port) for address in addresses))
+        self._machine.set_seeds(seeds, now_ns=self._clock())
+        self.pump.wake()
+
+    def describe(self, *, ready: bool, segments: tuple[Segment, ...], role: NodeRole, schedulable: bool) -> None:
         """Tell the others whether this node may hold floating IPs and on which segments; a no-op if unchanged."""
-        metadata = replace(self._metadata, ready=ready, segments=segments)
+        metadata = replace(self._metadata, ready=ready, segments=segments, role=role, schedulable=schedulable)
         if metadata == self._metadata:
             return
         self._metadata = metadata

@@ -91,9 +91,18 @@ class PolicyIndex:
         """Return the one gateway object in use: `default` in kube-system."""
         return self._gateway
 
-    def apply(self, changes: Iterable[Change]) -> PolicyDelta:
-        """Take a batch in order and return its net effect; Errors and Synced mean nothing here."""
+    def policy(self, key: ObjectKey) -> EgressPolicy | None:
+        return self._policies.get(key)
+
+    def apply(self, changes: Iterable[Change], *, pod_cidrs_known: bool | None = None) -> PolicyDelta:
+        """Take a batch in order and return its net effect; Errors and Synced mean nothing here.
+
+        `pod_cidrs_known` says whether any pod range is known from now on; None: as before.
+        """
         dirty, gateway = _Dirty(), self._gateway
+        if pod_cidrs_known not in (None, self._pod_cidrs_known):
+            self._pod_cidrs_known = bool(pod_cidrs_known)
+            dirty.addresses |= dict.fromkeys(self._by_address)
         for change in changes:
             if isinstance(change, Upsert):
                 self._upsert(change.object, dirty)

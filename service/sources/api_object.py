@@ -1,12 +1,13 @@
 """Objects of the API server as far as they concern us: typed, read from raw JSON without the rest."""
 
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any
 
 import msgspec
 
-from service.model.objects import API_VERSION, Kind, Namespace, ObjectKey, Pod
+from service.model.gateway_node import NodeRole
+from service.model.objects import API_VERSION, ClusterNode, Kind, Namespace, ObjectKey, Pod, ServiceRange
 from service.sources.object_decoder import Decoded, decode
 from service.sources.reflector import Item
 
@@ -81,11 +82,8 @@ def decode_pod(raw: msgspec.Raw) -> Item[Pod]:
 def _pod_address(status: _PodStatus) -> IPv4Address | None:
     """The IPv4 address; on a dual-stack cluster it may be the second."""
     for text in (status.address, *(item.ip for item in status.addresses or ())):
-        if text and ":" not in text:
-            try:
-                return IPv4Address(text)
-            except AddressValueError:
-                continue
+        if (found := _address(text)) is not None:
+            return found
     return None
 
 
@@ -93,6 +91,90 @@ def decode_namespace(raw: msgspec.Raw) -> Item[Namespace]:
     metadata = _namespace_decoder.decode(raw).metadata
     key = ObjectKey(Kind.NAMESPACE, "", metadata.name)
     return Item(key.name, Namespace(key, tuple(sorted((metadata.labels or {}).items()))))
+
+
+class _NodeSpec(msgspec.Struct, rename="camel", frozen=True):
+    unschedulable: bool = False
+    pod_range: str = msgspec.field(name="podCIDR", default="")
+    pod_ranges: list[str] | None = msgspec.field(name="podCIDRs", default=None)
+
+
+class _NodeAddress(msgspec.Struct, frozen=True):
+    type: str = ""
+    address: str = ""
+
+
+class _Condition(msgspec.Struct, frozen=True):
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+class _NodeStatus(msgspec.Struct, frozen=True):
+    addresses: list[_NodeAddress] | None = None
+    conditions: list[_Condition] | None = None
+
+
+class _Node(msgspec.Struct):
+    metadata: _Metadata
+    spec: _NodeSpec = _NodeSpec()
+    status: _NodeStatus = _NodeStatus()
+
+
+class _RangeSpec(msgspec.Struct, frozen=True):
+    cidrs: list[str] | None = None
+
+
+class _Range(msgspec.Struct):
+    metadata: _Metadata
+    spec: _RangeSpec = _RangeSpec()
+
+
+_node_decoder = msgspec.json.Decoder(_Node)
+_range_decoder = msgspec.json.Decoder(_Range)
+_CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
+_SHUTDOWN = "node is shutting down"
+"""What a kubelet says in its Ready condition from the moment it delays a shutdown; it has no reason of its own."""
+
+
+def decode_cluster_node(raw: msgspec.Raw) -> Item[ClusterNode]:
+    """Read a Node. What changes with every heartbeat is left out, so that heartbeats are no news."""
+    node = _node_decoder.decode(raw)
+    key = ObjectKey(Kind.CLUSTER_NODE, "", node.metadata.name)
+    addresses = (item.address for item in node.status.addresses or () if item.type == "InternalIP")
+    ready = next((item for item in node.status.conditions or () if item.type == "Ready"), _Condition())
+    is_not_ready = ready.status == "False"
+    value = ClusterNode(
+        key,
+        NodeRole.CONTROL_PLANE if _CONTROL_PLANE in (node.metadata.labels or {}) else NodeRole.WORKER,
+        addresses=tuple(found for text in addresses if (found := _address(text)) is not None),
+        pod_ranges=_networks([*(node.spec.pod_ranges or ()), node.spec.pod_range]),
+        is_cordoned=node.spec.unschedulable,
+        is_shutting_down=is_not_ready and _SHUTDOWN in ready.message,
+        is_ready={"True": True, "False": False}.get(ready.status),
+        not_ready_reason="" if ready.status == "True" else ready.message or ready.reason,
+    )
+    return Item(key.name, value)
+
+
+def decode_service_range(raw: msgspec.Raw) -> Item[ServiceRange]:
+    found = _range_decoder.decode(raw)
+    key = ObjectKey(Kind.SERVICE_RANGE, "", found.metadata.name)
+    return Item(key.name, ServiceRange(key, _networks(found.spec.cidrs or [])))
+
+
+def _networks(texts: list[str]) -> tuple[IPv4Network, ...]:
+    """The IPv4 ones, each once."""
+    return tuple(dict.fromkeys(IPv4Network(text) for text in texts if text and ":" not in text))
+
+
+def _address(text: str) -> IPv4Address | None:
+    """An IPv4 address; None for what is none, such as the IPv6 address of a dual-stack node."""
+    try:
+        return IPv4Address(text)
+    except AddressValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Kubernetes as a source: objects by list and watch, status by server-side apply, Events.
 
-Agents follow only the pods of their own node and the gateway object in kube-system; controllers follow everything.
+Agents follow of pods only those of their own node, and of gateways only the one in kube-system; controllers follow
+everything.
 Status is written by the leader, with its term: the resource definitions refuse one of a lower term, so that a leader
 that was stopped in the middle of a write cannot undo what its successor has said.
 """
@@ -22,6 +23,7 @@ from service.model.objects import (
     API_VERSION,
     GATEWAY_NAMESPACE,
     Change,
+    ClusterNode,
     Delete,
     Errors,
     Kind,
@@ -29,6 +31,7 @@ from service.model.objects import (
     Object,
     ObjectKey,
     Pod,
+    ServiceRange,
     Synced,
     Upsert,
 )
@@ -36,9 +39,11 @@ from service.sources.api_object import (
     ApiObject,
     ClusterSwitch,
     decode_cluster,
+    decode_cluster_node,
     decode_namespace,
     decode_own,
     decode_pod,
+    decode_service_range,
 )
 from service.sources.api_server import APPLY, JSON_PATCH, MERGE, ApiError, ApiServer, connect
 from service.sources.event_recorder import ObjectEvent
@@ -65,6 +70,8 @@ _PLURALS = {
     Kind.POLICY: "egressnatpolicies",
 }
 _EVENTS = "/apis/events.k8s.io/v1"
+_SERVICE_RANGES = "/apis/networking.k8s.io/v1/servicecidrs"
+"""From Kubernetes 1.33 on; older servers do not know them."""
 _QUEUE_MAX = 64
 """Batches between the watches and whoever takes them; when it is full the watches wait."""
 _STALE_TERM_NS = 20_000_000_000
@@ -112,6 +119,8 @@ class KubernetesSource:
             Kind.GATEWAY: Resource(gateways, partial(decode_own, kind=Kind.GATEWAY)),
             Kind.POLICY: Resource(_collection(Kind.POLICY), partial(decode_own, kind=Kind.POLICY)),
             Kind.POD: Resource("/api/v1/pods", decode_pod, pods),
+            Kind.CLUSTER_NODE: Resource("/api/v1/nodes", decode_cluster_node),
+            Kind.SERVICE_RANGE: Resource(_SERVICE_RANGES, decode_service_range, is_optional=True),
         }
         if not is_agent:
             path = _collection(Kind.NODE, GATEWAY_NAMESPACE)
@@ -288,7 +297,7 @@ class KubernetesSource:
         if changes:
             await self._queue.put(tuple(changes))
 
-    def _take(self, value: Pod | Namespace | ApiObject) -> list[Change]:
+    def _take(self, value: Pod | Namespace | ClusterNode | ServiceRange | ApiObject) -> list[Change]:
         if not isinstance(value, ApiObject):
             return [Upsert(value)]
         key = value.key
@@ -307,7 +316,7 @@ class KubernetesSource:
         return [Upsert(item)]
 
     def _drop(self, key: ObjectKey) -> list[Change]:
-        if key.kind in (Kind.POD, Kind.NAMESPACE):
+        if key.kind not in _PLURALS:
             return [Delete(key)]
         self._own.pop(key, None)
         self._errors.pop(key, None)

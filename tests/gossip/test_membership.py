@@ -403,3 +403,11 @@ def test_a_death_is_told_with_the_state_before() -> None:
 
 def test_members_are_listed_by_name_with_ourselves() -> None:
     assert [member.name for member in Desk(3).machine.members()] == ["m0", "m1", "m2", "m3"]
+
+
+def test_seeds_that_are_replaced_are_tried_at_once_and_the_former_ones_no_more() -> None:
+    desk = Desk(seeds=(source("m7").address,))
+    desk.run(2 * SECOND)
+    desk.machine.set_seeds((source("m8").address, OWN), now_ns=desk.now_ns)
+    asked = {to for to, _ in of_kind(desk.run(2 * SECOND), Ping)}
+    assert asked == {source("m8").address}

@@ -7,11 +7,11 @@ from typing import Any
 from service.gateway.row import MemberMetadata
 from service.gossip.member import Member
 from service.model.assignment import Assignment
-from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
 from service.model.lease import Stamp, Token
-from service.model.objects import Change, Errors, ObjectKey, Synced
-from service.policy.index import PolicyIndex
+from service.model.objects import Change, ObjectKey
+from service.settings import DatapathSettings
+from service.sources.intake import Intake
 
 SUBNET = IPv4Network("192.168.1.0/24")
 
@@ -44,15 +44,21 @@ class Leader:
     """Stands in for service.controller.Controller."""
 
     def __init__(self, *nodes: GatewayNode) -> None:
-        self.index = PolicyIndex(pod_cidrs_known=True)
+        self.intake = Intake(DatapathSettings(pod_cidrs=("10.244.0.0/16",)))
+        self.index = self.intake.index
         self.cluster = Cluster(nodes)
-        self.errors: tuple[ObjectError, ...] = ()
         self.term: int | None = 7
-        self.is_synced = False
         self.held: dict[str, str] = {}
+
+    @property
+    def is_synced(self) -> bool:
+        return self.intake.is_synced
 
     def is_settled(self) -> bool:
         return self.is_synced
+
+    def nodes(self) -> tuple[GatewayNode, ...]:
+        return self.cluster.nodes
 
     def holders(self) -> dict[IPv4Address, tuple[str, Token]]:
         return {IPv4Address(address): (name, Token(7, 1, 1)) for address, name in self.held.items()}
@@ -71,9 +77,4 @@ class Leader:
             self.take(batch)
 
     def take(self, batch: tuple[Change, ...]) -> None:
-        for change in batch:
-            if isinstance(change, Errors):
-                self.errors = change.errors
-            elif isinstance(change, Synced):
-                self.is_synced = True
-        self.index.apply(batch)
+        self.intake.take(batch)

@@ -175,11 +175,11 @@ async def test_a_frozen_api_server_is_noticed_and_followed_again(plane: ControlP
         plane.freeze_api_server()
         try:
             # The kernel still acknowledges; only the silence tells.
-            await until(lambda: bool(source.reflectors[Kind.POD].trouble))
+            await until(lambda: bool(source.reflectors[Kind.POD].trouble), timeout_s=30)
         finally:
             plane.thaw_api_server()
         await asyncio.to_thread(kubectl.apply, pod("after"))
-        await until(lambda: "after" in consumer.pods())
+        await until(lambda: "after" in consumer.pods(), timeout_s=30)
 
 
 async def test_status_is_applied_with_term_generation_and_times(kubectl: Kubectl) -> None:

@@ -10,6 +10,7 @@ import pytest
 from service.gossip.event import MemberChanged, NameConflict, RowChanged
 from service.gossip.member import MemberState
 from service.gossip.membership import Membership
+from service.model.machine import Address
 from tests.simulation.gossip_cluster import GossipCluster
 from tests.simulation.world import MS, SECOND, Link
 
@@ -388,3 +389,43 @@ def test_a_history_does_not_depend_on_the_hash_seed() -> None:
         for hash_seed in ("1", "2")
     }
     assert len(traces) == 1
+
+
+# Members in a pod network
+
+
+@pytest.mark.parametrize("is_reachable", [True, False], ids=["reached-directly", "reached-by-its-own-way-only"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_member_behind_a_masquerade_is_no_stranger_and_does_not_flap(seed: int, is_reachable: bool) -> None:
+    """A controller in the pod network: its datagrams come from its node's address, from another port now and then."""
+    cluster = GossipCluster(5, seed)
+    outside = [Address("192.168.1.21", 30000 + number) for number in range(4)]
+    cluster.world.masquerade("m4", outside[0], is_reachable=is_reachable)
+    cluster.converge()
+    for address in outside[1:]:
+        cluster.world.run_for(30 * SECOND)
+        cluster.world.masquerade("m4", address, is_reachable=is_reachable)
+    cluster.world.run_for(30 * SECOND)
+    assert cluster.sees_all_alive()
+    assert cluster.deaths() == []
+
+
+def test_a_member_behind_a_masquerade_that_dies_is_found_dead() -> None:
+    cluster = GossipCluster(5, 1)
+    cluster.world.masquerade("m4", Address("192.168.1.21", 30000), is_reachable=False)
+    cluster.converge()
+    cluster.crash("m4")
+
+
+def test_members_join_by_seeds_learned_after_the_start() -> None:
+    """Agents may start before the API server can tell them of the nodes."""
+    cluster = GossipCluster(0, 1)
+    for index in range(3):
+        cluster.start(f"m{index}")
+    cluster.world.run_for(5 * SECOND)
+    assert not cluster.sees_all_alive()
+    for name in ("m0", "m1", "m2"):
+        seeds = [cluster.address(other) for other in ("m0", "m1", "m2")]
+        cluster.machine(name).set_seeds(seeds, now_ns=cluster.world.now_ns)
+        cluster.settle(name)
+    cluster.converge(within_ns=3 * SECOND)

@@ -94,6 +94,7 @@ class World:
         self._sequence = 0
         self._instant_events = 0
         self._by_address: dict[Address, str] = {}
+        self._masquerades: dict[str, Address] = {}
         self._trace = hashlib.blake2b(digest_size=16)
 
     # Building and breaking
@@ -123,6 +124,17 @@ class World:
         self._by_address[address] = key
         self.settle(node)
         return node
+
+    def masquerade(self, key: str, address: Address, *, is_reachable: bool = True) -> None:
+        """From now on what the node sends comes from this address, and what is sent there reaches it.
+
+        Unless `is_reachable`, nothing that is sent to its own address does.
+        """
+        self._by_address.pop(self._masquerades.get(key, address), None)
+        self._masquerades[key] = address
+        self._by_address[address] = key
+        if not is_reachable:
+            self._by_address.pop(self.nodes[key].address, None)
 
     def stop(self, name: str) -> None:
         """Crash: nothing leaves or enters any more."""
@@ -217,7 +229,7 @@ class World:
         if target is None or (node.key, target) in self.cuts:
             return
         link = self.links.get((node.key, target), self.link)
-        source = Source(node.address, node.name, node.start_id)
+        source = Source(self._masquerades.get(node.key, node.address), node.name, node.start_id)
         copies = 2 if self.random.random() < link.duplication else 1
         for _ in range(copies):
             if self.random.random() < link.loss:
@@ -228,7 +240,11 @@ class World:
     def _deliver(self, sender: Node, source: Source, target: str, send: Send) -> None:
         node = self.nodes[target]
         # A cut also swallows what is under way, and an address may have moved to another process meanwhile.
-        if node.stopped or node.address != send.to or (sender.key, target) in self.cuts:
+        if (
+            node.stopped
+            or send.to not in (node.address, self._masquerades.get(target))
+            or (sender.key, target) in self.cuts
+        ):
             return
         if node.paused:
             if len(node.buffer) < SOCKET_BUFFER_DATAGRAMS:

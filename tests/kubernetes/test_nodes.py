@@ -1,0 +1,106 @@
+"""Node and ServiceCIDR objects of a real API server, as agents and controllers know them."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import pytest
+
+from service.model.gateway_node import NodeRole
+from service.model.objects import Change
+from service.settings import DatapathSettings
+from service.sources.intake import Intake
+from service.sources.kubernetes import KubernetesSource
+from tests.kubernetes.control_plane import ControlPlane, Kubectl
+from tests.kubernetes.test_source import following
+from tests.sources.fake_api_server import until
+
+pytestmark = pytest.mark.kubernetes
+
+
+@pytest.fixture(autouse=True)
+def _kubeconfig(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("KUBECONFIG", str(plane.kubeconfig))
+    yield
+    plane.kubectl("delete", "nodes", "--all")
+
+
+class Knowing:
+    """What a process makes of a source."""
+
+    def __init__(self) -> None:
+        self.intake = Intake(DatapathSettings())
+        self.batches: list[tuple[Change, ...]] = []
+
+    @property
+    def is_synced(self) -> bool:
+        return self.intake.is_synced
+
+    async def follow(self, source: KubernetesSource) -> None:
+        async for batch in source.changes():
+            self.batches.append(batch)
+            self.intake.take(batch)
+
+
+def node(name: str, number: int, **labels: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {key.replace("__", "/"): value for key, value in labels.items()}},
+        "spec": {"podCIDR": f"10.244.{number}.0/24", "podCIDRs": [f"10.244.{number}.0/24"]},
+    }
+
+
+def report(kubectl: Kubectl, name: str, address: str, *, ready: str = "True", message: str = "") -> None:
+    """Write the node's status as its kubelet does."""
+    condition = {"type": "Ready", "status": ready, "reason": "KubeletNotReady", "message": message}
+    status = {"addresses": [{"type": "InternalIP", "address": address}], "conditions": [condition]}
+    patch = json.dumps({"status": status})
+    kubectl("patch", "node", name, "--subresource=status", "--type=strategic", "-p", patch)
+
+
+def networks(*texts: str) -> tuple[IPv4Network, ...]:
+    return tuple(IPv4Network(text) for text in texts)
+
+
+@pytest.mark.parametrize("name", ["w1", None], ids=["agent", "controller"])
+async def test_ranges_seeds_and_roles_come_from_the_cluster_and_follow_it(kubectl: Kubectl, name: str | None) -> None:
+    control = node("c1", 11)
+    control["metadata"]["labels"]["node-role.kubernetes.io/control-plane"] = ""
+    kubectl.apply(control, node("w1", 21))
+    report(kubectl, "w1", "192.168.1.21")
+    knowing = Knowing()
+    async with following(knowing, name=name):
+        inventory = knowing.intake.inventory
+        assert inventory.ranges.services == networks("10.96.0.0/16")
+        assert inventory.ranges.pods == networks("10.244.11.0/24", "10.244.21.0/24")
+        assert inventory.nodes["c1"].role is NodeRole.CONTROL_PLANE
+        assert inventory.addresses() == (IPv4Address("192.168.1.21"),)
+        await asyncio.to_thread(kubectl.apply, node("w2", 22))
+        await until(lambda: IPv4Network("10.244.22.0/24") in inventory.ranges.pods)
+        await asyncio.to_thread(report, kubectl, "w1", "192.168.1.31")
+        await until(lambda: inventory.addresses() == (IPv4Address("192.168.1.31"),))
+        await asyncio.to_thread(kubectl, "delete", "node", "w2")
+        await until(lambda: inventory.is_removed("w2"))
+        assert IPv4Network("10.244.22.0/24") not in inventory.ranges.pods
+
+
+async def test_cordon_and_shutdown_are_seen_and_a_silent_kubelet_changes_nothing(kubectl: Kubectl) -> None:
+    kubectl.apply(node("w1", 21))
+    report(kubectl, "w1", "192.168.1.21")
+    knowing = Knowing()
+    async with following(knowing, name="w1"):
+        inventory = knowing.intake.inventory
+        await asyncio.to_thread(kubectl, "cordon", "w1")
+        await until(lambda: not inventory.is_schedulable("w1"))
+        await asyncio.to_thread(kubectl, "uncordon", "w1")
+        await until(lambda: inventory.is_schedulable("w1"))
+        silent = "Kubelet stopped posting node status."
+        await asyncio.to_thread(report, kubectl, "w1", "192.168.1.21", ready="Unknown", message=silent)
+        await until(lambda: inventory.nodes["w1"].is_ready is None)
+        assert inventory.is_schedulable("w1")
+        message = "node is shutting down"
+        await asyncio.to_thread(report, kubectl, "w1", "192.168.1.21", ready="False", message=message)
+        await until(lambda: not inventory.is_schedulable("w1"))

@@ -1,0 +1,50 @@
+"""The one intake of agents and controllers."""
+
+import logging
+from ipaddress import IPv4Network
+
+import pytest
+
+from service.model.errors import ObjectError
+from service.model.gateway_node import NodeRole
+from service.model.objects import ClusterNode, Delete, Errors, Kind, ObjectKey, Synced, Upsert
+from service.settings import DatapathSettings
+from service.sources.intake import Intake
+from tests.policy.objects import gateway, policy, policy_key
+
+NODE = ClusterNode(ObjectKey(Kind.CLUSTER_NODE, "", "w1"), NodeRole.WORKER, pod_ranges=(IPv4Network("10.244.1.0/24"),))
+
+
+def test_a_policy_for_everything_waits_for_the_first_known_pod_range_and_is_refused_again_without() -> None:
+    intake = Intake(DatapathSettings())
+    intake.take((Upsert(gateway()), Upsert(policy("all", to=("0.0.0.0/0",)))))
+    assert not intake.index.policy_states()[policy_key("all")].accepted
+    delta = intake.take((Upsert(NODE),))
+    assert delta.policies[policy_key("all")].accepted  # type: ignore[union-attr]
+    delta = intake.take((Delete(NODE.key),))
+    assert delta.policies[policy_key("all")].reason == "ClusterCIDRsUnknown"  # type: ignore[union-attr]
+
+
+def test_configured_pod_ranges_need_no_node_objects() -> None:
+    intake = Intake(DatapathSettings(pod_cidrs=("10.0.0.0/8",)))
+    intake.take((Upsert(gateway()), Upsert(policy("all", to=("0.0.0.0/0",)))))
+    assert intake.index.policy_states()[policy_key("all")].accepted
+
+
+def test_errors_are_kept_and_each_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    intake, error = Intake(DatapathSettings()), ObjectError("kubernetes", "EgressNATPolicy", "a", "spec", "is wrong")
+    intake.take((Errors((error,)),))
+    intake.take((Errors((error,)),))
+    assert intake.errors == (error,)
+    assert len(caplog.records) == 1
+    intake.take((Errors(()),))
+    assert intake.errors == ()
+
+
+def test_synced_is_only_what_the_source_called_so() -> None:
+    intake = Intake(DatapathSettings())
+    intake.take((Upsert(gateway()),))
+    assert not intake.is_synced
+    intake.take((Synced(),))
+    assert intake.is_synced

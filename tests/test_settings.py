@@ -1,0 +1,50 @@
+"""What differs from pod to pod comes from the environment; the file wins."""
+
+from pathlib import Path
+
+import pytest
+
+from service.model.errors import OperatorError
+from service.model.gateway_node import NodeRole
+from service.settings import load_settings
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NODE_NAME", "worker7")
+    monkeypatch.setenv("BIND_ADDRESS", "192.168.1.27")
+    path = tmp_path / "config.yaml"
+    path.write_text("source: kubernetes\n")
+    return path
+
+
+def test_one_file_serves_every_pod_because_name_and_address_come_from_the_environment(file: Path) -> None:
+    settings = load_settings(file)
+    assert (settings.node, settings.bind_address) == ("worker7", "192.168.1.27")
+
+
+def test_the_file_and_flags_win_over_the_environment(file: Path) -> None:
+    file.write_text("source: kubernetes\nnode: worker1\nbind_address: 10.0.0.1\nrole: control-plane\n")
+    settings = load_settings(file, {"node": "worker2"})
+    assert (settings.node, settings.bind_address) == ("worker2", "10.0.0.1")
+    assert settings.role is NodeRole.CONTROL_PLANE
+
+
+def test_an_address_in_the_environment_that_is_none_is_refused_by_name(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BIND_ADDRESS", "worker7.example")
+    with pytest.raises(OperatorError, match="bind_address"):
+        load_settings(file)
+
+
+def test_a_process_in_kubernetes_without_an_address_says_which_variable_to_set(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BIND_ADDRESS")
+    with pytest.raises(OperatorError, match=r"bind_address: .*BIND_ADDRESS .*status\.hostIP.*status\.podIP"):
+        load_settings(file)
+
+
+def test_a_role_that_is_not_set_is_left_to_the_node_object(file: Path) -> None:
+    assert load_settings(file).role is None
