@@ -16,6 +16,7 @@ import click
 from service.audit_command import audit
 from service.console import console, print_json
 from service.model.errors import ObjectError, OperatorError, TransientError
+from service.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="egressgw", prog_name="egressgw")
+@click.version_option(VERSION, prog_name="egressgw")
 def main() -> None:
     """Egress NAT gateway: floating source IPs for selected pods."""
 
