@@ -33,6 +33,7 @@ from service.datapath.endpoint_sync import (
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
 from service.datapath.upkeep import Upkeep
+from service.electorate_follower import ElectorateFollower
 from service.gateway.row import MemberMetadata
 from service.model.assignment import Assignment, Location
 from service.model.errors import TransientError
@@ -100,6 +101,7 @@ class Agent:
         self.datapath = NodeDatapath(settings)
         self.held: dict[IPv4Address, HeldLease] = {}
         self.report: LeaseReport | None = None
+        self.electorate = ElectorateFollower(settings, changed=self._mark_dirty)
         self.outbox = Outbox(
             Path(settings.state_dir) / "outbox",
             node=settings.node,
@@ -107,7 +109,7 @@ class Agent:
             clock=lambda: (process.wall_ns(), process.boot_ns()),
             cluster=settings.cluster,
             component="agent",
-            context=lambda: ((self.cluster.leader() or ("", 0))[1], settings.electorate.epoch),
+            context=lambda: ((self.cluster.leader() or ("", 0))[1], self._epoch()),
             cap_bytes=settings.audit.cap_mib << 20,
         )
         self.publisher = Publisher(
@@ -190,6 +192,7 @@ class Agent:
                 self.sync_pump.run,
                 self.keeper.run,
                 self._follow_source,
+                self.electorate.run,
                 self._reconcile_for_ever,
                 self.upkeep.clear_connections,
                 self.upkeep.find_devices,
@@ -200,6 +203,10 @@ class Agent:
                 self._refresh,
             ):
                 group.create_task(task(), name=task.__qualname__)
+
+    def _epoch(self) -> int:
+        known = self.report.electorate if self.report else None
+        return known.epoch if known else self.settings.electorate.epoch
 
     # -- what others ask --
 
@@ -381,7 +388,7 @@ class Agent:
                     uplinks.append(
                         Uplink(str(floating_ip), uplink.name, uplink.ifindex, uplink.mac.hex(), uplink.carrier)
                     )
-        self.keeper.say(Heartbeat(ready=self.intake.is_synced, uplinks=tuple(uplinks), claims=tuple(claims)))
+        self.keeper.say(Heartbeat(self.intake.is_synced, tuple(uplinks), tuple(claims), self.electorate.record))
 
     def _parts(self) -> dict[IPv4Address, tuple[str, Assignment]]:
         """This node's part in each assignment that concerns it."""

@@ -19,14 +19,16 @@ from service import process
 from service.audit.outbox import Outbox
 from service.audit.publisher import Publisher
 from service.audit.recorder import LeaderRecorder
+from service.electorate_office import ElectorateOffice
 from service.gateway.assignment import assign
 from service.gateway.row import MemberMetadata
 from service.lease.holder import CloseFence, DesiredClaim, Holder, OpenFence
+from service.lease.message import MessageKind, kind_of
 from service.lease.observer import Observation, Observed, Observer
 from service.model.assignment import Assignment
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState
-from service.model.lease import LEADER_KEY, Stamp, Token
-from service.model.machine import Address, Machine
+from service.model.lease import LEADER_KEY, Electorate, Stamp, Token
+from service.model.machine import Address, Machine, Source
 from service.model.objects import (
     GATEWAY_NAME,
     Change,
@@ -38,7 +40,8 @@ from service.network.pump import MachinePump
 from service.network.sealed_socket import SealedSocket
 from service.settings import Settings
 from service.sources.intake import Intake
-from service.sources.source import Source, open_source
+from service.sources.source import Source as ObjectSource
+from service.sources.source import open_source
 from service.status import controller_status
 from service.status_writer import StatusWriter
 from service.version import VERSION
@@ -77,7 +80,7 @@ class Controller:
         self.term: int | None = None
         self.observed: dict[str, Observation] = {}
         self._observed_ns: int | None = None
-        self.source: Source | None = None
+        self.source: ObjectSource | None = None
         start_id = process.start_id()
         self.cluster = ClusterView(
             settings,
@@ -94,7 +97,7 @@ class Controller:
             clock=lambda: (process.wall_ns(), process.boot_ns()),
             cluster=settings.cluster,
             component="controller",
-            context=lambda: (self.term or (self.cluster.leader() or ("", 0))[1], settings.electorate.epoch),
+            context=lambda: (self.term or (self.cluster.leader() or ("", 0))[1], self.electorate.epoch),
             cap_bytes=settings.audit.cap_mib << 20,
         )
         self.publisher = Publisher(settings.kafka, self.outbox, node=settings.node)
@@ -103,6 +106,14 @@ class Controller:
         )
         now_ns = process.boot_ns()
         self._holder_socket, holder_id = self._lease_socket(lambda: self._holder_pump)
+        self._office_socket, _ = self._lease_socket(lambda: self._office.pump)
+        self._office: ElectorateOffice = ElectorateOffice(
+            settings,
+            self.cluster,
+            self._office_socket,
+            adopted=self._adopt_electorate,
+            is_leading=lambda: self.term is not None,
+        )
         self._holder = Holder(
             node=settings.node,
             boot_id=process.boot_id(),
@@ -135,6 +146,7 @@ class Controller:
         await stack.enter_async_context(self.cluster)
         await stack.enter_async_context(self._holder_socket)
         await stack.enter_async_context(self._observer_socket)
+        await stack.enter_async_context(self._office_socket)
         self.source = await stack.enter_async_context(open_source(settings, everything=True))
         stack.callback(self._step_down)
         registry = CollectorRegistry()
@@ -151,6 +163,7 @@ class Controller:
                 self.cluster.run,
                 self._holder_pump.run,
                 self._observer_pump.run,
+                self._office.run,
                 self._follow_source,
                 self._lead_for_ever,
                 self._write_status_for_ever,
@@ -200,6 +213,15 @@ class Controller:
         """A majority of electors answered within the last second."""
         return self._observed_ns is not None and process.boot_ns() - self._observed_ns < _OBSERVATION_AGE_NS_MAX
 
+    @property
+    def electorate(self) -> Electorate:
+        """Who grants leases, as far as is known here."""
+        return self._office.book.known
+
+    @property
+    def electorate_trouble(self) -> str:
+        return self._office.trouble
+
     # -- inputs --
 
     def _lease_socket(self, pump: Any) -> tuple[SealedSocket, int]:
@@ -213,9 +235,22 @@ class Controller:
             Address(settings.bind_address, 0),
             envelope,
             bind_receiver=True,
-            on_datagram=lambda source, payload: pump().on_datagram(source, payload),
+            on_datagram=lambda source, payload: self._take_lease_datagram(socket, pump(), source, payload),
         )
         return socket, start_id
+
+    def _take_lease_datagram(self, socket: SealedSocket, pump: MachinePump, source: Source, payload: bytes) -> None:
+        if kind_of(payload) is MessageKind.ELECTORATE:
+            self._office.book.receive(source, payload, send=socket.send)
+        else:
+            pump.on_datagram(source, payload)
+
+    def _adopt_electorate(self, electorate: Electorate) -> None:
+        now_ns = process.boot_ns()
+        self._holder.set_electorate(electorate, now_ns=now_ns)
+        self._observer.set_electorate(electorate, now_ns=now_ns)
+        self._holder_pump.wake()
+        self._observer_pump.wake()
 
     def _pump(self, machine: Machine, socket: SealedSocket) -> MachinePump:
         return MachinePump(machine, clock=process.boot_ns, send=socket.send, handle=self._handle_lease)
@@ -290,7 +325,7 @@ class Controller:
             return False
         members = self.cluster.members()
         knows_all = all(
-            elector.name in members and members[elector.name][1].ready for elector in self.settings.electorate.members
+            elector.name in members and members[elector.name][1].ready for elector in self.electorate.members
         )
         return knows_all or process.boot_ns() - self._started_ns > _SETTLE_NS
 

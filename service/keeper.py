@@ -8,53 +8,51 @@ deadline passes, because the kernel compares it on every packet.
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from service import process
+from service.agent_duty import AgentDuty
 from service.audit.promise_log import PromiseLog
+from service.elector_vote import ElectorVote
+from service.electorate_book import ElectorateBook
+from service.electorate_file import ElectorateFile, StoredElectorate
 from service.fence import Fence, PinnedFence
-from service.lease.elector import ElectorMachine, ElectorOutput, Persist, Promised, Remember, SendPersisted
-from service.lease.holder import CloseFence, DesiredClaim, Holder, OpenFence, boot_id_bytes
+from service.lease.electorate import check_successor
+from service.lease.holder import CloseFence, Holder, OpenFence
 from service.lease.message import MessageKind, kind_of
 from service.lease.observer import Observed, Observer
-from service.lease.promise import Instant
+from service.lease.registrar import Registrar
 from service.model.errors import OperatorError, PeerError, TransientError
-from service.model.keeper_message import Heartbeat, HeldLease, LeaseReport, Uplink
-from service.model.lease import ProfileName, Stamp
+from service.model.keeper_message import ElectorateRecord, Heartbeat, HeldLease, LeaseReport
+from service.model.lease import Electorate, ProfileName
 from service.model.machine import Address, Source
 from service.network.agent_link import AgentLink
 from service.network.arp import ArpSender, gratuitous_arp_frames
 from service.network.envelope import Envelope
 from service.network.pump import MachinePump
 from service.network.sealed_socket import SealedSocket
-from service.promise_file import PromiseFile, TokenFile
+from service.promise_file import PromiseFile
 from service.realtime import freeze_collector, lock_memory, raise_priority
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-HEARTBEAT_AGE_NS_MAX = 1_000_000_000
-"""S3: nothing new is claimed for an agent that has not been heard for so long."""
 _CHECK_PERIOD_S = 0.1
 _CHECKS_PER_REPORT = 2
 _FAREWELL_S = 0.5
 _OBSERVE_NS = 500_000_000
 _MAJORITY_AGE_NS_MAX = 2_000_000_000
 """A majority that has not answered for so long is out of sight."""
-_DISK_RETRY_FIRST_S = 0.1
-_DISK_RETRY_LAST_S = 5.0
-_WAITING_MAX = 4096
-"""Answers that wait for the disk; more are dropped, as claimants ask again."""
 
 
 async def run(settings: Settings) -> None:
     """Run the keeper until cancelled. Raises OperatorError where it cannot start."""
-    if not settings.electors.members:
-        raise OperatorError("electors.members: name the 1, 3, 5 or 7 agents that grant leases")
+    if settings.electors != "auto" and not settings.electors.members:
+        raise OperatorError("electors.members: name the 1, 3, 5 or 7 agents that grant leases, or write `auto`")
     if settings.lease.max_lease_ms * 1_000_000 < settings.lease_profile.lease_ns:
         raise OperatorError(f"lease.max_lease_ms: shorter than the lease of profile `{settings.lease.profile}`")
     async with AsyncExitStack() as stack:
@@ -94,10 +92,9 @@ class Keeper:
         self._agent = AgentLink(Path(settings.run_dir), on_heartbeat=self._take_heartbeat)
         self._duty = AgentDuty(grace_ns=settings.lease.agent_grace_ms * 1_000_000, now_ns=self._started_ns)
         start_id = process.start_id()
-        # An elector's address is the electorate's word; the bind address may be the wildcard.
-        self._own_hosts = {member.host for member in settings.electorate.members if member.name == settings.node}
-        own_host = next(iter(self._own_hosts), settings.bind_address)
-        self._own = Source(Address(own_host, settings.ports.lease), settings.node, start_id)
+        stored = self._stored_electorate()
+        self._book = ElectorateBook(stored.electorate, adopted=self._adopt_electorate)
+        self._start_id = start_id
         envelope = Envelope(
             settings.keys(), cluster=settings.cluster, node=settings.node, start_id=start_id, purpose="lease"
         )
@@ -111,7 +108,7 @@ class Keeper:
             node=settings.node,
             boot_id=process.boot_id(),
             start_id=start_id,
-            electorate=settings.electorate,
+            electorate=stored.electorate,
             profile=settings.lease_profile,
             lease_port=settings.ports.lease,
             random=random.Random(start_id),
@@ -120,7 +117,7 @@ class Keeper:
         self._holder_pump = MachinePump(self._holder, clock=process.boot_ns, send=self._send, handle=self._handle_fence)
         # Whether a majority votes, also while there is nothing to renew: the next node is not restarted before.
         self._observer = Observer(
-            electorate=settings.electorate,
+            electorate=stored.electorate,
             lease_port=settings.ports.lease,
             interval_ns=_OBSERVE_NS,
             now_ns=self._started_ns,
@@ -129,19 +126,20 @@ class Keeper:
             self._observer, clock=process.boot_ns, send=self._send, handle=self._note_majority
         )
         self._majority_ns: int | None = None
-        self._vote = ElectorVote(settings, promises) if self._own_hosts else None
-        self._vote_pump: MachinePump | None = None
-        self._promise_log: PromiseLog | None = None
-        if self._vote is not None:
-            self._promise_log = PromiseLog(settings)
-            self._vote.send = self._send
-            self._vote.promised = self._promise_log.note
-            self._vote_pump = MachinePump(self._vote, clock=process.boot_ns, send=self._send, handle=self._vote.execute)
+        self._vote = ElectorVote(settings, promises, stored)
+        self._promise_log = PromiseLog(settings, lambda: self._book.known)
+        self._vote.send = self._send
+        self._vote.promised = self._promise_log.note
+        self._vote_pump = MachinePump(self._vote, clock=process.boot_ns, send=self._send, handle=self._vote.execute)
+        self._vote.wake = self._vote_pump.wake
+        self._registrar = Registrar(lease_port=settings.ports.lease, now_ns=self._started_ns)
+        self._registrar_pump = MachinePump(
+            self._registrar, clock=process.boot_ns, send=self._send, handle=self._take_newer
+        )
 
     async def enter(self, stack: AsyncExitStack) -> None:
         stack.callback(self._arp.close)
-        if self._promise_log is not None:
-            await stack.enter_async_context(self._promise_log)
+        await stack.enter_async_context(self._promise_log)
         self._adopt()
         await stack.enter_async_context(self._socket)
         await stack.enter_async_context(self._agent)
@@ -153,11 +151,11 @@ class Keeper:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._holder_pump.run(), name="holder")
             group.create_task(self._observer_pump.run(), name="observer")
-            if self._vote is not None and self._vote_pump is not None:
-                group.create_task(self._vote_pump.run(), name="elector")
-                group.create_task(self._vote.write_tokens(), name="tokens")
-            if self._promise_log is not None:
-                group.create_task(self._promise_log.run(), name="promises")
+            group.create_task(self._vote_pump.run(), name="elector")
+            group.create_task(self._vote.write_tokens(), name="tokens")
+            group.create_task(self._promise_log.run(), name="promises")
+            if self._settings.electors != "auto":
+                group.create_task(self._propose_configured(), name="electorate")
             group.create_task(self._watch_agent(), name="agent")
 
     def _adopt(self) -> None:
@@ -213,13 +211,15 @@ class Keeper:
             self._holder_pump.on_datagram(source, payload)
         elif kind is MessageKind.REPORT:
             self._observer_pump.on_datagram(source, payload)
-        elif self._vote_pump is not None:
-            self._vote_pump.on_datagram(source, payload)
+        elif kind is MessageKind.ELECTORATE:
+            self._book.receive(source, payload, send=self._send)
+        elif kind is MessageKind.STANDING:
+            self._registrar_pump.on_datagram(source, payload)
         else:
-            raise PeerError("not an elector")
+            self._vote_pump.on_datagram(source, payload)
 
     def _send(self, to: Address, payload: bytes) -> None:
-        if to == self._own.address:
+        if to == self._own_address:
             # Its own vote: by the loop and not by the network, but not from within the machine that asks.
             asyncio.get_running_loop().call_soon(self._take_own, payload)
         else:
@@ -227,7 +227,63 @@ class Keeper:
 
     def _take_own(self, payload: bytes) -> None:
         with suppress(PeerError):
-            self._take_datagram(self._own, payload)
+            self._take_datagram(Source(self._own_address, self._settings.node, self._start_id), payload)
+
+    @property
+    def _own_address(self) -> Address:
+        # An elector's address is the electorate's word; the bind address may be the wildcard.
+        own = next((one for one in self._book.known.contacts if one.name == self._settings.node), None)
+        return Address(own.host if own else self._settings.bind_address, self._settings.ports.lease)
+
+    # -- the electorate --
+
+    def _stored_electorate(self) -> StoredElectorate:
+        """What this node went by before; where it never knew one, the configured."""
+        file = ElectorateFile(Path(self._settings.state_dir))
+        stored = file.open(memory=process.start_id() >> 1)
+        if stored.electorate.epoch == 0 and self._settings.electorate.epoch:
+            stored = stored._replace(electorate=self._settings.electorate)
+            file.write(stored)
+        return stored
+
+    def _adopt_electorate(self, electorate: Electorate) -> None:
+        now_ns = process.boot_ns()
+        self._holder.set_electorate(electorate, now_ns=now_ns)
+        self._observer.set_electorate(electorate, now_ns=now_ns)
+        self._vote.adopt(electorate)
+        self._holder_pump.wake()
+        self._observer_pump.wake()
+
+    def _take_newer(self, output: object) -> None:
+        if isinstance(output, Electorate):
+            self._book.offer(output, origin="another keeper")
+
+    async def _propose_configured(self) -> None:
+        """Go over to the electorate that an operator has configured, once the present one is in force (M2)."""
+        configured, known = self._settings.electorate, self._book.known
+        try:
+            check_successor(known, configured)
+        except OperatorError as error:
+            self._book.refuse(str(error))
+            return
+        if configured.epoch == known.epoch:
+            return
+        self._registrar.set_electorate(known, in_force=False, now_ns=process.boot_ns())
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(self._registrar_pump.run(), name="registrar")
+            while not self._registrar.is_in_force and self._book.known == known:  # noqa: ASYNC110 - a machine's state
+                await asyncio.sleep(_CHECK_PERIOD_S)
+            asking.cancel()
+        if self._book.known == known:
+            self._book.offer(replace(configured, previous=known.members), origin="the configuration")
+
+    def _trouble(self) -> str:
+        known = self._book.known
+        elector = self._vote.machine
+        is_named = known.member(self._settings.node) is not None
+        if is_named and not elector.is_elector and elector.epoch == known.epoch:
+            return "this node is named as an elector, but has not the disk that was meant: it is a newcomer"
+        return self._book.trouble
 
     def _note_majority(self, output: object) -> None:
         if isinstance(output, Observed):
@@ -267,6 +323,8 @@ class Keeper:
         if self._is_leaving:
             # Its claims are being handed over; to claim them again would keep them from the successor.
             return
+        if heartbeat.electorate is not None:
+            self._book.offer(heartbeat.electorate.electorate, origin="the electorate object")
         self._duty.hear(heartbeat, now_ns=process.boot_ns())
         self._apply_duty()
 
@@ -300,181 +358,14 @@ class Keeper:
         self._agent.report(
             LeaseReport(
                 held=held,
-                elector=self._vote is not None,
-                voting=self._vote is not None and self._vote.is_voting,
+                elector=self._vote.machine.is_elector,
+                voting=self._vote.machine.is_elector and self._vote.is_voting,
+                electorate=ElectorateRecord.of(self._book.known),
+                settled=self._vote.machine.is_settled,
+                trouble=self._trouble(),
                 majority=self._majority_ns is not None and now_ns - self._majority_ns < _MAJORITY_AGE_NS_MAX,
                 scheduling=self._scheduling,
                 at_ns=now_ns,
                 released=released,
             )
         )
-
-
-class AgentDuty:
-    """What the agent's heartbeats allow and ask for (rules S3, S5, S6). Time is CLOCK_BOOTTIME, passed in.
-
-    An agent that has just started does not know the assignments yet. So an address is handed over when this run of the
-    agent has listed it and lists it no more, or has not listed it within the grace; never because it is not listed yet.
-    """
-
-    def __init__(self, *, grace_ns: int, now_ns: int) -> None:
-        self._grace_ns = grace_ns
-        self._heartbeat: Heartbeat | None = None
-        self._heard_ns: int | None = None
-        self._useful_ns = now_ns
-        """When the agent was last of use: ready, or not yet late since this keeper started."""
-        self._ready_since_ns: int | None = None
-        self._listed: set[str] = set()
-        self._uplinks: dict[str, list[Uplink]] = {}
-
-    def hear(self, heartbeat: Heartbeat, *, now_ns: int) -> None:
-        self._heartbeat, self._heard_ns = heartbeat, now_ns
-        self._uplinks = {}
-        for uplink in heartbeat.uplinks:
-            self._uplinks.setdefault(uplink.floating_ip, []).append(uplink)
-        if not heartbeat.ready:
-            # A new run of the agent, or one whose datapath is gone: what it listed before says nothing now.
-            self._ready_since_ns = None
-            self._listed.clear()
-            return
-        self._useful_ns = now_ns
-        if self._ready_since_ns is None:
-            self._ready_since_ns = now_ns
-        self._listed.update(claim.floating_ip for claim in heartbeat.claims)
-
-    def uplink(self, floating_ip: str) -> Uplink | None:
-        """Where the address is announced: an interface with carrier."""
-        return next((uplink for uplink in self._uplinks.get(floating_ip, ()) if uplink.carrier), None)
-
-    def may_claim(self, *, now_ns: int) -> bool:
-        """S3: a heartbeat younger than a second, of an agent whose datapath works."""
-        if self._heartbeat is None or self._heard_ns is None:
-            return False
-        return self._heartbeat.ready and now_ns - self._heard_ns < HEARTBEAT_AGE_NS_MAX
-
-    def claims(self, held: dict[str, Stamp], *, now_ns: int) -> dict[str, DesiredClaim] | None:
-        """What to hold and to stand for; None where nothing is known and nothing need be given up yet."""
-        if now_ns - self._useful_ns >= self._grace_ns:
-            # S6: an agent that has been stuck, absent or without datapath for so long serves nobody.
-            return {}
-        heartbeat = self._heartbeat
-        if heartbeat is None:
-            return None
-        claims = {}
-        for claim in heartbeat.claims:
-            # S5: an address whose segment cannot be reached is of no use here.
-            if self.uplink(claim.floating_ip) is not None:
-                stamp = Stamp(claim.term, claim.version)
-                claims[claim.floating_ip] = DesiredClaim("holder" if claim.role == "holder" else "successor", stamp)
-        for key, stamp in held.items():
-            if key not in claims and self._is_kept(key, now_ns=now_ns):
-                claims[key] = DesiredClaim("holder", stamp)
-        return claims
-
-    def _is_kept(self, key: str, *, now_ns: int) -> bool:
-        """Whether an address that is held, but not claimed by this heartbeat, is kept for now."""
-        uplinks = self._uplinks.get(key)
-        if uplinks is not None and not any(uplink.carrier for uplink in uplinks):
-            return False
-        if key in self._listed:
-            return False
-        return self._ready_since_ns is None or now_ns - self._ready_since_ns < self._grace_ns
-
-
-class ElectorVote:
-    """The elector as the pump drives it: a machine on two clocks (T3), and the hand that writes its records."""
-
-    def __init__(self, settings: Settings, promises: PromiseFile) -> None:
-        self._promises = promises
-        self._tokens = TokenFile(Path(settings.state_dir))
-        self._elector = ElectorMachine(
-            boot_id=boot_id_bytes(process.boot_id()),
-            electorate=settings.electorate,
-            lease_ns_max=settings.lease.max_lease_ms * 1_000_000,
-            promises=promises.read(),
-            tokens=self._tokens.read(),
-            now=Instant(process.boot_ns(), process.raw_ns()),
-        )
-        self._waiting: deque[Persist | SendPersisted] = deque()
-        self._remember: bytes | None = None
-        self._due = asyncio.Event()
-        self.send = _nowhere
-        self.promised: Callable[[Promised], None] = _unrecorded
-
-    @property
-    def is_voting(self) -> bool:
-        return self._elector.is_voting
-
-    def receive(self, source: Source, payload: bytes, *, now_ns: int) -> None:
-        self._elector.receive(source, payload, now=Instant(now_ns, process.raw_ns()))
-
-    def advance(self, *, now_ns: int) -> None:
-        self._elector.advance(now=Instant(now_ns, process.raw_ns()))
-
-    def deadline_ns(self) -> int | None:
-        return self._elector.deadline_ns()
-
-    def drain(self) -> list[ElectorOutput]:
-        return self._elector.drain()
-
-    def execute(self, output: object) -> None:
-        """Promises go to shared memory at once (P2). What waits for the disk does not keep the rest waiting."""
-        if isinstance(output, Persist) and not output.durable:
-            self._promises.write(output.data)
-        elif isinstance(output, SendPersisted) and not self._waiting:
-            self.send(output.to, output.payload)
-        elif isinstance(output, Persist | SendPersisted):
-            if isinstance(output, Persist) or len(self._waiting) < _WAITING_MAX:
-                self._waiting.append(output)
-            if isinstance(output, Persist):
-                # Records only grow, and each is whole: what was to be remembered before is in this one.
-                self._remember = None
-            self._due.set()
-        elif isinstance(output, Remember):
-            self._remember = output.data
-            self._due.set()
-        elif isinstance(output, Promised):
-            self.promised(output)
-
-    async def write_tokens(self) -> None:
-        """Write what is due in a thread, answers behind what they wait for (K1), until cancelled."""
-        while True:
-            await self._due.wait()
-            self._due.clear()
-            while self._waiting or self._remember is not None:
-                await self._write_next_in_the_end()
-
-    async def _write_next_in_the_end(self) -> None:
-        """A full or failing disk keeps this elector from acknowledging a new leader (K1), and from nothing else."""
-        retry_s = _DISK_RETRY_FIRST_S
-        while True:
-            try:
-                return await self._write_next()
-            except OSError as error:
-                _log.error("state_dir: tokens cannot be written: %s; trying again in %.1f s", error.strerror, retry_s)
-                await asyncio.sleep(retry_s)
-                retry_s = min(2 * retry_s, _DISK_RETRY_LAST_S)
-
-    async def _write_next(self) -> None:
-        """Raises OSError where the disk fails; what was to be written still is then."""
-        if not self._waiting:
-            data = self._remember
-            if data is not None:
-                await asyncio.to_thread(self._tokens.write, data)
-                # A newer record may have come meanwhile.
-                self._remember = None if self._remember is data else self._remember
-            return
-        output = self._waiting[0]
-        if isinstance(output, Persist):
-            await asyncio.to_thread(self._tokens.write, output.data)
-        else:
-            self.send(output.to, output.payload)
-        self._waiting.popleft()
-
-
-def _unrecorded(promised: Promised) -> None:
-    """Stands in until the keeper has an outbox."""
-
-
-def _nowhere(to: Address, payload: bytes) -> None:
-    """Stands in until the keeper has wired its socket."""

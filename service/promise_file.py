@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from service.durable_file import replace_durably
 from service.model.errors import OperatorError
 
 PROMISES = "promises"
@@ -78,16 +79,4 @@ class TokenFile:
 
         Raises OSError with the old record intact.
         """
-        temporary = self._path.with_suffix(".new")
-        temporary.write_bytes(data)
-        _fsync(temporary, os.O_RDONLY)
-        temporary.rename(self._path)
-        _fsync(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _fsync(path: Path, flags: int) -> None:
-    fd = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        replace_durably(self._path, data)

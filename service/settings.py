@@ -12,7 +12,7 @@ from msgspec import Meta
 from service.model.cluster_range import ClusterRanges
 from service.model.errors import OperatorError
 from service.model.gateway_node import NodeRole
-from service.model.lease import LEASE_PROFILES, Elector, Electorate, LeaseProfile, ProfileName
+from service.model.lease import LEASE_PROFILES, NO_ELECTORATE, Elector, Electorate, LeaseProfile, ProfileName
 
 PortNumber = Annotated[int, Meta(ge=1, le=65535)]
 NodeName = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
@@ -48,7 +48,8 @@ class ElectorSettings(_Section, frozen=True):
 class ElectorateSettings(_Section, frozen=True):
     epoch: Annotated[int, Meta(ge=1)] = 1
     members: tuple[ElectorSettings, ...] = ()
-    """1, 3, 5 or 7 agents. Changed by the operator with a higher epoch (leases.md, M2)."""
+    """1, 3, 5 or 7 agents; an even number on the way from one to the next. Changed by the operator, one member at a
+    time, with the next higher epoch (leases.md, M2)."""
 
 
 class LeaseSettings(_Section, frozen=True):
@@ -174,7 +175,13 @@ class Settings(_Section, frozen=True):
     """In shared memory: promises, sockets."""
     ports: PortSettings = PortSettings()
     gossip: GossipSettings = GossipSettings()
-    electors: ElectorateSettings = ElectorateSettings()
+    electors: ElectorateSettings | Literal["auto"] = ElectorateSettings()
+    """Who grants leases. `auto`: chosen by the controllers, kept in the ConfigMap `egressgw-electorate`."""
+    two_node: Literal["safe", "available"] = "safe"
+    """Two electors without an API server that have lost each other. `safe`: nobody takes over. `available`: after the
+    other's leases are over it is taken for dead; where it is only cut off, an address may have two holders."""
+    namespace: str = "egressgw-system"
+    """Kubernetes namespace of the electorate object; falls back to the environment's POD_NAMESPACE."""
     lease: LeaseSettings = LeaseSettings()
     datapath: DatapathSettings = DatapathSettings()
     http: HttpSettings = HttpSettings()
@@ -183,6 +190,9 @@ class Settings(_Section, frozen=True):
 
     @property
     def electorate(self) -> Electorate:
+        """The configured one; none where it is not configured but chosen."""
+        if self.electors == "auto":
+            return NO_ELECTORATE
         members = tuple(Elector(name=member.name, host=member.address) for member in self.electors.members)
         return Electorate(epoch=self.electors.epoch, members=members)
 
@@ -234,6 +244,7 @@ def load_settings(path: str | Path | None, overrides: dict[str, Any] | None = No
     if path is not None:
         document = _read_document(Path(path))
     document |= {key: value for key, value in (overrides or {}).items() if value is not None}
+    document.setdefault("namespace", os.environ.get("POD_NAMESPACE") or "egressgw-system")
     document.setdefault("node", os.environ.get("NODE_NAME") or os.uname().nodename.lower())
     if address := os.environ.get("BIND_ADDRESS"):
         document.setdefault("bind_address", address)
@@ -262,14 +273,7 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 
 def _check(settings: Settings) -> None:
-    count = len(settings.electors.members)
-    if count not in (0, 1, 3, 5, 7):
-        raise OperatorError(f"electors.members: 1, 3, 5 or 7 members make an electorate, not {count}")
-    names = [member.name for member in settings.electors.members]
-    if len(set(names)) != len(names):
-        raise OperatorError("electors.members: each member must be named once")
-    for index, member in enumerate(settings.electors.members):
-        _parse(IPv4Address, member.address, f"electors.members[{index}].address")
+    _check_electors(settings)
     _parse(IPv4Address, settings.bind_address, "bind_address")
     _parse(IPv4Address, settings.http.address, "http.address")
     mark = settings.datapath.mark
@@ -286,6 +290,21 @@ def _check(settings: Settings) -> None:
             "bind_address: members are told to answer there, so write this host's address, or set BIND_ADDRESS "
             "(an agent's pod from status.hostIP, a controller's from status.podIP)"
         )
+
+
+def _check_electors(settings: Settings) -> None:
+    electors = settings.electors
+    if electors == "auto":
+        if settings.source != "kubernetes":
+            raise OperatorError("electors: `auto` needs `source: kubernetes`; else name epoch and members")
+        return
+    if len(electors.members) > 7:
+        raise OperatorError(f"electors.members: at most 7 members make an electorate, not {len(electors.members)}")
+    names = [member.name for member in electors.members]
+    if len(set(names)) != len(names):
+        raise OperatorError("electors.members: each member must be named once")
+    for index, member in enumerate(electors.members):
+        _parse(IPv4Address, member.address, f"electors.members[{index}].address")
 
 
 def _check_kafka(kafka: KafkaSettings) -> None:

@@ -9,7 +9,7 @@ from service.audit.publisher import Publisher
 from service.model.assignment import Assignment
 from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode, NodeState
-from service.model.lease import Token
+from service.model.lease import Electorate, Token
 from service.network.cluster_view import ClusterView
 from service.policy.index import PolicyIndex
 
@@ -44,6 +44,9 @@ def agent_status(agent: "Agent") -> dict[str, Any]:
             "majority": report.majority if report else None,
             "scheduling": report.scheduling if report else None,
         },
+        "electorate": _electorate(report.electorate.electorate, report.trouble)
+        if report and report.electorate
+        else None,
         "endpoints": {str(pod_ip): phase.value for pod_ip, phase in sorted(agent.reconciler.steering.phases().items())},
         "drops": drops,
         "packets": agent.datapath.counters(),
@@ -58,8 +61,17 @@ def controller_status(controller: "Controller") -> dict[str, Any]:
         "node": controller.settings.node,
         "role": "controller",
         "leading": controller.term is not None,
+        "electorate": _electorate(controller.electorate, controller.electorate_trouble),
         "drops": {},
         "audit": audit_status(controller.outbox, controller.publisher),
+    }
+
+
+def _electorate(electorate: Electorate, trouble: str) -> dict[str, Any]:
+    return {
+        "epoch": electorate.epoch,
+        "members": {member.name: member.host for member in electorate.members},
+        "trouble": trouble,
     }
 
 

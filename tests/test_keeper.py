@@ -13,9 +13,11 @@ import msgspec
 import pytest
 
 from service import process
+from service.agent_duty import AgentDuty
+from service.elector_vote import ElectorVote
 from service.fence import FenceEntry
-from service.keeper import AgentDuty, ElectorVote, Keeper, run
-from service.lease.elector import Persist, Remember, SendPersisted
+from service.keeper import Keeper, run
+from service.lease.elector_output import Persist, Remember, SendPersisted
 from service.lease.holder import boot_id_bytes
 from service.lease.promise import encode_promises
 from service.model.errors import OperatorError
@@ -23,6 +25,7 @@ from service.model.keeper_message import (
     AGENT_SOCKET,
     KEEPER_SOCKET,
     Claim,
+    ElectorateRecord,
     Heartbeat,
     KeeperMessage,
     LeaseReport,
@@ -362,7 +365,7 @@ async def test_a_full_disk_delays_an_answer_and_never_ends_the_keeper(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen end to end: a full state_dir ended the keeper at the next election, and with it every lease of the node."""
-    monkeypatch.setattr("service.keeper._DISK_RETRY_FIRST_S", 0.001)
+    monkeypatch.setattr("service.elector_vote._DISK_RETRY_FIRST_S", 0.001)
     settings = settings_of(tmp_path, 0, 1)
     sent: list[bytes] = []
     refused = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))] * 3
@@ -388,3 +391,105 @@ async def test_a_full_disk_delays_an_answer_and_never_ends_the_keeper(
         writing.cancel()
         with suppress(asyncio.CancelledError):
             await writing
+
+
+# -- the electorate --
+
+THREE = ElectorateRecord(1, tuple((f"node{index}", f"127.0.0.{index + 1}", 0) for index in range(3)))
+
+
+def chosen(settings: Settings) -> Settings:
+    """The same node with `electors: auto`."""
+    return with_memory(msgspec.structs.replace(settings, electors="auto"))
+
+
+def epoch(node: Node) -> int:
+    known = node.reports[-1].electorate if node.reports else None
+    return known.epoch if known else -1
+
+
+def named(record: ElectorateRecord) -> Heartbeat:
+    return msgspec.structs.replace(heartbeat(claims=False), electorate=record)
+
+
+async def test_a_keeper_without_electorate_is_no_elector_until_it_is_named(tmp_path: Path) -> None:
+    node = Node(chosen(settings_of(tmp_path, 0, free_port())))
+    async with node.running():
+        node.heartbeat = heartbeat(claims=False)
+        await until(lambda: epoch(node) == 0)
+        assert not node.reports[-1].elector
+        node.heartbeat = named(ElectorateRecord(1, (("node0", "127.0.0.1", 0),)))
+        await until(lambda: node.reports[-1].elector and node.reports[-1].voting)
+        node.heartbeat = msgspec.structs.replace(heartbeat(), electorate=node.heartbeat.electorate)
+        await until(node.holds)
+
+
+async def test_one_keeper_that_was_told_is_enough_for_all(tmp_path: Path) -> None:
+    port = free_port()
+    nodes = [Node(chosen(settings_of(tmp_path, index, port))) for index in range(3)]
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            await stack.enter_async_context(node.running())
+        nodes[1].heartbeat = nodes[2].heartbeat = heartbeat(claims=False)
+        nodes[0].heartbeat = msgspec.structs.replace(heartbeat(), electorate=THREE)
+        await until(nodes[0].holds)
+        await until(lambda: [epoch(node) for node in nodes] == [1, 1, 1])
+
+
+async def test_a_restarted_keeper_knows_the_electorate_without_being_told(tmp_path: Path) -> None:
+    node = Node(chosen(settings_of(tmp_path, 0, free_port())))
+    alone = ElectorateRecord(4, (("node0", "127.0.0.1", 0),))
+    async with node.running():
+        node.heartbeat = named(alone)
+        await until(lambda: node.reports[-1].elector if node.reports else False)
+    node.reports.clear()
+    node.heartbeat = heartbeat()
+    async with node.running():
+        await until(node.holds)
+        await until(lambda: epoch(node) == 4)
+
+
+async def test_an_older_electorate_is_refused_and_reported(tmp_path: Path) -> None:
+    node = Node(chosen(settings_of(tmp_path, 0, free_port())))
+    async with node.running():
+        node.heartbeat = named(ElectorateRecord(4, (("node0", "127.0.0.1", 0),)))
+        await until(lambda: epoch(node) == 4)
+        node.heartbeat = named(ElectorateRecord(3, (("node1", "127.0.0.2", 0),)))
+        await until(lambda: "epoch 3, older than 4" in node.reports[-1].trouble)
+        assert epoch(node) == 4
+        assert node.reports[-1].elector
+
+
+async def test_a_node_that_is_named_but_lost_its_disk_says_so_and_is_no_elector(tmp_path: Path) -> None:
+    node = Node(chosen(settings_of(tmp_path, 0, free_port())))
+    async with node.running():
+        node.heartbeat = named(ElectorateRecord(4, (("node0", "127.0.0.1", 77),)))
+        await until(lambda: bool(node.reports) and "newcomer" in node.reports[-1].trouble)
+        assert not node.reports[-1].elector
+
+
+async def test_an_operator_adds_an_elector_with_the_next_epoch(tmp_path: Path) -> None:
+    port = free_port()
+    first = [settings_of(tmp_path, index, port, electors=1) for index in range(2)]
+    nodes = [Node(with_memory(settings)) for settings in first]
+    async with nodes[0].running(), nodes[1].running():
+        await until(lambda: [epoch(node) for node in nodes] == [1, 1])
+    both = [settings_of(tmp_path, index, port, electors=2) for index in range(2)]
+    electors = msgspec.structs.replace(both[0].electors, epoch=2)
+    nodes = [Node(with_memory(msgspec.structs.replace(settings, electors=electors))) for settings in both]
+    async with nodes[0].running(), nodes[1].running():
+        await until(lambda: [epoch(node) for node in nodes] == [2, 2])
+        nodes[1].heartbeat = heartbeat()
+        await until(nodes[1].holds)
+        assert all(node.reports[-1].settled for node in nodes)
+
+
+async def test_a_configured_electorate_that_skips_an_epoch_is_refused_and_reported(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, 0, free_port(), electors=1)
+    async with Node(with_memory(settings)).running():
+        pass
+    electors = msgspec.structs.replace(settings_of(tmp_path, 0, 1, electors=3).electors, epoch=3)
+    node = Node(with_memory(msgspec.structs.replace(settings, electors=electors)))
+    async with node.running():
+        await until(lambda: bool(node.reports) and "write 2" in node.reports[-1].trouble)
+        assert epoch(node) == 1

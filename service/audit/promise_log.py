@@ -6,14 +6,16 @@ know. The keeper only notes a promise; encoding and writing come after the answe
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from service import process
 from service.audit.outbox import Outbox
-from service.lease.elector import Promised
+from service.lease.elector_output import Promised
 from service.model.audit_record import RecordKind
+from service.model.lease import Electorate
 from service.settings import Settings
 
 KEEPER_OUTBOX = "keeper-outbox"
@@ -26,7 +28,9 @@ _SLICE = 16
 class PromiseLog:
     """Enter it, then keep `run()` in a task group. `note` costs the elector an append to a bounded queue."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, electorate: Callable[[], Electorate] | None = None) -> None:
+        """`electorate`: the one in force at any time; the configured one if not given."""
+        self._electorate = electorate or (lambda: settings.electorate)
         self.outbox = Outbox(
             Path(settings.state_dir) / KEEPER_OUTBOX,
             node=settings.node,
@@ -34,11 +38,10 @@ class PromiseLog:
             clock=lambda: (process.wall_ns(), process.boot_ns()),
             cluster=settings.cluster,
             component="keeper",
-            context=lambda: (self._term, settings.electorate.epoch),
+            context=lambda: (self._term, self._electorate().epoch),
             segment_bytes=1 << 20,
             cap_bytes=max(8 << 20, (settings.audit.cap_mib << 20) // 4),
         )
-        self._electors = str(len(settings.electorate.members))
         self._term = 0
         self._waiting: deque[Promised] = deque(maxlen=_WAITING_MAX)
         self._due = asyncio.Event()
@@ -77,5 +80,5 @@ class PromiseLog:
                 subject=promised.key,
                 token=promised.token,
                 holder=promised.node,
-                detail={"electors": self._electors},
+                detail={"electors": str(len(self._electorate().members))},
             )

@@ -9,21 +9,20 @@ the elector grants to the best claim of its own accord.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from service.lease.message import (
-    Ack,
-    ClaimRole,
-    Detail,
-    Entry,
-    Query,
-    Renew,
-    Row,
-    Verdict,
-    decode,
-    encode,
-    reports,
+from service.lease.answer import acknowledgement, grants_leadership
+from service.lease.elector_output import ElectorOutput, Persist, Promised, Remember, SendPersisted, Settled
+from service.lease.electorate_message import (
+    ELECTORATE_KINDS,
+    Standing,
+    Survey,
+    Transfer,
+    TransferQuery,
+    decode_electorate_message,
+    encode_electorate_message,
+    transfers,
 )
+from service.lease.message import Ack, ClaimRole, Entry, Query, Renew, Row, decode, encode, kind_of, reports
 from service.lease.promise import (
     NEVER,
     Identity,
@@ -35,75 +34,46 @@ from service.lease.promise import (
     encode_promises,
     encode_tokens,
 )
+from service.lease.settlement import Settlement, inherit
 from service.lease.standing_claim import STANDING_INTERVALS, ClaimedGroup, HolderSession, StandingClaim
 from service.model.errors import InvariantError, PeerError
-from service.model.lease import LEADER_KEY, ZERO_TOKEN, Electorate, Stamp, Token
-from service.model.machine import Address, Send, Source
+from service.model.lease import LEADER_KEY, ZERO_TOKEN, Elector, Electorate, Stamp
+from service.model.machine import Send, Source
 
 _IDLE_NS = 60_000_000_000
 """A session unheard of for this long is forgotten; its promises, if any, live on by themselves."""
 _STARTS_REMEMBERED = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Persist:
-    """Write, and only then answer."""
-
-    data: bytes
-    durable: bool
-    """False: the promises, to shared memory, before anything that follows. True: the highest tokens, to disk with
-    fsync, before any SendPersisted that follows (rule K1)."""
-
-
-@dataclass(frozen=True, slots=True)
-class SendPersisted:
-    """Send, but only when every durable Persist before it is on disk. What follows need not wait for it.
-
-    A disk may take longer than a lease. Only the leader waits for it, not the renewal of every floating IP.
-    """
-
-    to: Address
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Remember:
-    """Write the highest tokens to disk soon; nothing waits for it. A later one replaces an earlier."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Promised:
-    """A floating IP was promised under a token of its own: for the record. Nothing waits for it."""
-
-    key: str
-    node: str
-    token: Token
-
-
-ElectorOutput = Send | SendPersisted | Persist | Remember | Promised
-
-
 class ElectorMachine:
     """Answers Renew and Query. Follows the machine contract, but takes time on both clocks (rule T3).
 
-    Outputs: Send, SendPersisted, Persist, Remember, Promised, in the order in which they must be executed.
+    Every keeper has one; it promises something only while the electorate names it. Outputs: Send, SendPersisted,
+    Persist, Remember, Promised, Settled, in the order in which they must be executed.
     """
 
     def __init__(
         self,
         *,
+        node: str,
         boot_id: bytes,
         electorate: Electorate,
+        memory: int = 0,
+        settled: bool = True,
+        lease_port: int = 9644,
         lease_ns_max: int,
         promises: bytes | None,
         tokens: bytes | None,
         now: Instant,
     ) -> None:
-        """`promises` and `tokens`: the records as found in shared memory and on disk, None where there is none."""
+        """Everything as found in shared memory (`promises`) and on disk; None where there is no such record."""
+        self._node = node
         self._boot_id = boot_id
-        self._epoch = electorate.epoch
+        self._memory = memory
+        self._lease_port = lease_port
+        self._electorate = electorate
+        self._settled = settled
+        self._settlement: Settlement | None = None
         self._lease_ns_max = lease_ns_max
         self._now = now
         self._outputs: list[ElectorOutput] = []
@@ -128,6 +98,7 @@ class ElectorMachine:
             # over after 1.2 of its length: the fifth covers the difference of the clocks before and after.
             longest_ns = max(lease_ns_max, stored.lease_ns_max if stored is not None else 0)
             self._silent_until = now.later_by(longest_ns * 12 // 10)
+        self._begin_settlement()
 
     def _restore(self, stored: StoredPromises) -> None:
         for key, promise in stored.promises.items():
@@ -143,21 +114,78 @@ class ElectorMachine:
         """False in the silence of rule P2."""
         return self._now.boot_ns >= self._silent_until.boot_ns and self._now.raw_ns >= self._silent_until.raw_ns
 
+    @property
+    def epoch(self) -> int:
+        return self._electorate.epoch
+
+    @property
+    def electorate(self) -> Electorate:
+        return self._electorate
+
+    @property
+    def is_elector(self) -> bool:
+        """The electorate names this node, and means the disk it has (M7)."""
+        return self._is_named(self._electorate.members)
+
+    @property
+    def is_settled(self) -> bool:
+        """It knows what was promised before this epoch (M3)."""
+        return self._settled
+
+    @property
+    def _has_say(self) -> bool:
+        """In this epoch, or, where both are needed (M3), in the one before."""
+        return self.is_elector or self._is_named(self._electorate.previous)
+
+    def _is_named(self, electors: tuple[Elector, ...]) -> bool:
+        return any(one.name == self._node and one.memory in (0, self._memory) for one in electors)
+
+    def adopt(self, electorate: Electorate, *, now: Instant) -> None:
+        """Go over to a newer electorate, which is on disk already (M1). One that is not newer changes nothing.
+
+        From now on nothing is answered in older epochs. What was promised stays promised.
+        """
+        self.advance(now=now)
+        if electorate.epoch <= self._electorate.epoch:
+            return
+        self._electorate = electorate
+        # A first electorate, or one begun anew after the longest lease (M6), has nothing to learn.
+        self._settled = not electorate.previous
+        self._begin_settlement()
+
+    def confirm_settled(self, epoch: int) -> None:
+        """What `Settled` told is on disk."""
+        if epoch == self._electorate.epoch:
+            self._settled, self._settlement = True, None
+
+    def _begin_settlement(self) -> None:
+        self._settlement = None
+        if not self._settled and self.is_elector:
+            self._settlement = Settlement(
+                self._electorate, node=self._node, lease_port=self._lease_port, now_ns=self._now.boot_ns
+            )
+
     def promises(self) -> Mapping[str, Promise]:
         """What is promised, by key; for status."""
         return self._promises
 
     def receive(self, source: Source, payload: bytes, *, now: Instant) -> None:
         """Take one datagram; `now` read after it was received (T1). Raises PeerError with no promise changed."""
+        if kind_of(payload) in ELECTORATE_KINDS:
+            self._receive_of_electorate(source, decode_electorate_message(payload), now)
+            return
         message = decode(payload)
         # Promises that have ended go to the standing claims first. A late renewal of the old holder must not win
         # against a successor only because the timer was late (S1).
         self.advance(now=now)
         if not isinstance(message, Renew | Query):
             raise PeerError("lease datagram: not for an elector")
-        if message.epoch != self._epoch:
-            # M4: what another electorate asks is not ours to answer.
-            raise PeerError(f"lease datagram: epoch {message.epoch}, ours is {self._epoch}")
+        if message.epoch != self._electorate.epoch:
+            # M4: what another electorate asks is not ours to answer; but one of the two can learn from the other.
+            self._outputs.append(Send(source.address, encode_electorate_message(self._electorate)))
+            return
+        if not self._has_say:
+            raise PeerError(f"lease datagram: not an elector in epoch {message.epoch}")
         if isinstance(message, Query):
             self._answer_query(source, message)
             return
@@ -167,6 +195,45 @@ class ElectorMachine:
         if self.is_voting:
             self._renew(source, message)
 
+    def _receive_of_electorate(self, source: Source, message: object, now: Instant) -> None:
+        self.advance(now=now)
+        if isinstance(message, Survey):
+            standing = Standing(
+                self.epoch, message.sequence, self._memory, self.is_voting, self._settled, self.is_elector
+            )
+            self._outputs.append(Send(source.address, encode_electorate_message(standing)))
+        elif isinstance(message, TransferQuery) and message.epoch != self.epoch:
+            self._outputs.append(Send(source.address, encode_electorate_message(self._electorate)))
+        elif isinstance(message, TransferQuery):
+            parts = transfers(
+                self.epoch,
+                message.sequence,
+                # One that lost its disk is another elector than the one that is asked (M7).
+                voting=self.is_voting and self._has_say,
+                settled=self._settled,
+                promises=self._promises,
+                now=self._now,
+            )
+            self._outputs += [Send(source.address, encode_electorate_message(part)) for part in parts]
+        elif isinstance(message, Transfer):
+            if self._settlement is not None:
+                self._settlement.take(source.node, message)
+                self._settle_if_complete()
+        else:
+            raise PeerError("lease datagram: not for an elector")
+
+    def _settle_if_complete(self) -> None:
+        settlement = self._settlement
+        # In its own silence (P2) it does not even know what it promised itself.
+        if settlement is None or not self.is_voting or not settlement.is_complete():
+            return
+        for rows in settlement.heard.values():
+            for row in rows:
+                inherit(self._promises.setdefault(row.key, Promise()), row, self._now)
+        self._settlement = None
+        self._outputs.append(Persist(encode_promises(self._boot_id, self._lease_ns_max, self._promises), durable=False))
+        self._outputs.append(Settled(self.epoch, encode_tokens(self._promises)))
+
     def advance(self, *, now: Instant) -> None:
         """Let time pass: grant every key whose promise has ended to the best standing claim (S1)."""
         if now.boot_ns < self._now.boot_ns or now.raw_ns < self._now.raw_ns:
@@ -174,12 +241,15 @@ class ElectorMachine:
         self._now = now
         due = [key for key in self._claims if self._is_open(key)]
         self._settle(due, [])
+        if self._settlement is not None and self.is_voting:
+            self._outputs += self._settlement.ask(now.boot_ns)
+            self._settle_if_complete()
         if now.boot_ns >= self._purge_ns:
             self._purge()
 
     def deadline_ns(self) -> int | None:
         """The next end of a promise, or of patience, that somebody waits for (CLOCK_BOOTTIME); None where nobody is."""
-        due: int | None = None
+        due = self._settlement_due_ns()
         for key, claims in self._claims.items():
             promise = self._promises.get(key)
             holder = promise.holder if promise is not None else None
@@ -195,6 +265,12 @@ class ElectorMachine:
                 ends = [self._now.boot_ns + left_ns]
             due = min(ends + ([] if due is None else [due]), default=None)
         return due
+
+    def _settlement_due_ns(self) -> int | None:
+        if self._settlement is None:
+            return None
+        silent_ns = max(self._silent_until.boot_ns - self._now.boot_ns, self._silent_until.raw_ns - self._now.raw_ns)
+        return max(self._settlement.next_ns, self._now.boot_ns + silent_ns)
 
     def drain(self) -> list[ElectorOutput]:
         outputs, self._outputs = self._outputs, []
@@ -217,7 +293,7 @@ class ElectorMachine:
             self._replace_list(session, message.group, group, message.entries)
             group.list_number = message.list_number
         elif message.list_number != group.list_number:
-            ack = Ack(self._epoch, session.start_id, message.sequence, message.group, message.list_number, True, ())
+            ack = Ack(self.epoch, session.start_id, message.sequence, message.group, message.list_number, True, ())
             self._outputs.append(Send(session.address, encode(ack)))
             return
         self._refresh(session, message.group, group)
@@ -401,72 +477,17 @@ class ElectorMachine:
     # --- answers ---
 
     def _acknowledge(self, session: HolderSession, number: int) -> None:
-        # P5: the sequence is that of the last renewal of this group, even where the grant is spontaneous. The claimant
-        # counts from when it sent that one, which is never later than what is promised here.
-        group = session.groups[number]
-        granted = []
-        details = {}
-        for index, entry in enumerate(group.entries):
-            promise = self._promises.get(entry.key)
-            if entry.role is ClaimRole.RELEASED:
-                granted.append(True)
-                continue
-            ours = (
-                promise is not None
-                and promise.holder == session.identity
-                and promise.start_id == session.start_id
-                and promise.token == entry.token
-                and not promise.is_over(self._now)
-            )
-            granted.append(ours)
-            detail = self._detail(session, entry, promise, ours=ours)
-            if detail is not None:
-                details[index] = detail
-        ack = Ack(
-            self._epoch, session.start_id, group.sequence, number, group.list_number, False, tuple(granted), details
+        ack = acknowledgement(
+            session,
+            number,
+            promises=self._promises,
+            claims=self._claims,
+            now=self._now,
+            epoch=self.epoch,
+            settled=self._settled,
         )
-        # Every acknowledgement of leadership, also a repeated one, waits for the term to be on disk (K1).
-        if any(entry.key == LEADER_KEY and ours for entry, ours in zip(group.entries, granted, strict=True)):
-            self._outputs.append(SendPersisted(session.address, encode(ack)))
-        else:
-            self._outputs.append(Send(session.address, encode(ack)))
-
-    def _detail(self, session: HolderSession, entry: Entry, promise: Promise | None, *, ours: bool) -> Detail | None:
-        highest = promise.token if promise is not None else ZERO_TOKEN
-        verdict = Verdict.GRANTED if ours else Verdict.NONE
-        if not ours and entry.token <= highest:
-            verdict |= Verdict.STALE
-        if not ours and promise is not None and promise.holder != session.identity and not promise.is_over(self._now):
-            verdict |= Verdict.PROMISED
-        claims = self._claims.get(entry.key, {})
-        rival = self._rival(session.identity, claims, highest)
-        stamp = Stamp(0, 0)
-        if rival is not None:
-            verdict |= Verdict.CONTESTED
-            stamp = rival.token.stamp
-            if rival.role is ClaimRole.HOLDER:
-                verdict |= Verdict.RIVAL_IS_HOLDER
-            mine = claims.get(session.identity)
-            if mine is not None and rival.rank > mine.rank:
-                verdict |= Verdict.OUTRANKED
-        if verdict == Verdict.GRANTED:
-            return None
-        return Detail(verdict, highest, stamp)
-
-    def _rival(
-        self, identity: Identity, claims: Mapping[Identity, StandingClaim], highest: Token
-    ) -> StandingClaim | None:
-        """The best live claim of another session whose assignment is not older than what was granted.
-
-        One whose token is too low counts too: it will go above as soon as the key is open.
-        """
-        best: StandingClaim | None = None
-        for other, claim in claims.items():
-            if other == identity or claim.token.stamp < highest.stamp or not claim.is_alive(self._now):
-                continue
-            if best is None or claim.rank > best.rank:
-                best = claim
-        return best
+        send = SendPersisted if grants_leadership(session, ack) else Send
+        self._outputs.append(send(session.address, encode(ack)))
 
     def _answer_query(self, source: Source, message: Query) -> None:
         rows = []
@@ -475,5 +496,5 @@ class ElectorMachine:
             held = promise.holder is not None and not promise.is_over(self._now)
             node = promise.holder.node if held and promise.holder is not None else None
             rows.append(Row(key, promise.token, node, left_ns // 1_000_000 if held else 0))
-        for report in reports(self._epoch, message.sequence, voting=self.is_voting, rows=rows):
+        for report in reports(self.epoch, message.sequence, voting=self.is_voting, rows=rows, settled=self._settled):
             self._outputs.append(Send(source.address, encode(report)))

@@ -11,7 +11,7 @@ holder cannot reach, and has so much less to collect when the holder dies.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 from service.lease.message import Ack, ClaimRole, Detail, Entry, Verdict, decode
@@ -116,6 +116,8 @@ class Holder:
         self._highest: dict[str, Token] = {}
         self._resume_ns: dict[str, int] = {}
         self._next_yield_ns: dict[str, int] = {}
+        self._settled: dict[str, bool] = {}
+        """What each elector last said of itself in this epoch (M3)."""
         self._outputs: list[Send | OpenFence | CloseFence] = []
 
     # --- what the driver asks for ---
@@ -140,6 +142,21 @@ class Holder:
                 if not tenure.held:
                     # Also its standing claim: the electors must not grant to a node that would not serve.
                     self._give_up(key, "released")
+        self._claim_all()
+        self._flush()
+
+    def set_electorate(self, electorate: Electorate, *, now_ns: int) -> None:
+        """Go over to a newer electorate. What is held stays open to its deadline, and is renewed by the new one."""
+        self._pass(now_ns)
+        if electorate.epoch <= self._electorate.epoch:
+            return
+        self._electorate = electorate
+        self._settled.clear()
+        self._session.set_electorate(electorate)
+        for tenure in self._tenures.values():
+            tenure.enter_epoch()
+        for release in self._releases.values():
+            release.waiting = self._everyone()
         self._claim_all()
         self._flush()
 
@@ -199,10 +216,12 @@ class Holder:
         if message.epoch != self._electorate.epoch:
             # M4: only acknowledgements of one epoch are counted together.
             raise PeerError(f"lease datagram: epoch {message.epoch}, ours is {self._electorate.epoch}")
-        if not any(member.name == source.node for member in self._electorate.members):
+        if source.node not in self._everyone():
             raise PeerError(f"lease datagram: {source.node} is no elector")
         # P5: an answer to an earlier process at our address has nothing to do with our sequences.
         ours = message.start_id == self.start_id
+        if ours:
+            self._note_settled(source.node, message.settled)
         sent = self._session.acknowledge(source.node, message) if ours else None
         if sent is not None:
             for index, entry in enumerate(sent.entries):
@@ -295,6 +314,20 @@ class Holder:
 
     # --- answers ---
 
+    def _everyone(self) -> dict[str, None]:
+        return dict.fromkeys(elector.name for elector in self._electorate.contacts)
+
+    def _note_settled(self, elector: str, settled: bool) -> None:
+        self._settled[elector] = settled
+        if self._electorate.previous and self._electorate.has_quorum(
+            {name: True for name, is_settled in self._settled.items() if is_settled}
+        ):
+            # The epoch is in force: those who were electors before it have no more say (M3).
+            self._electorate = replace(self._electorate, previous=())
+            self._session.set_electorate(self._electorate)
+            for release in self._releases.values():
+                release.waiting = {name: None for name in release.waiting if name in self._everyone()}
+
     def _take(self, elector: str, sent: Sent, entry: Entry, granted: bool, detail: Detail | None) -> None:
         if entry.role is ClaimRole.RELEASED:
             self._confirm_release(elector, entry)
@@ -306,7 +339,8 @@ class Holder:
             # Given up meanwhile: what arrives after the release is ignored (P1).
             return
         if granted:
-            tenure.count(elector, entry.token, counted_until(sent.sent_ns, sent.lease_ns))
+            until_ns = counted_until(sent.sent_ns, sent.lease_ns)
+            tenure.count(elector, entry.token, until_ns, settled=self._settled[elector])
         if entry.token != tenure.token:
             return
         if detail is None:
@@ -334,11 +368,10 @@ class Holder:
 
     def _settle(self, tenure: Tenure) -> None:
         """Open or extend the fence if a majority allows; otherwise see whether to give way."""
-        majority = self._electorate.majority
-        deadline_ns = tenure.deadline(majority)
+        deadline_ns = tenure.deadline(self._electorate)
         if tenure.held_token is not None:
             self._extend(tenure, tenure.held_token, deadline_ns)
-            if tenure.is_superseded(majority):
+            if tenure.is_superseded(self._electorate, self._settled):
                 self._pause(tenure.key)
                 self._give_up(tenure.key, "refused")
         elif deadline_ns is not None and deadline_ns > self._now_ns:
@@ -351,7 +384,7 @@ class Holder:
             self._contend(tenure)
 
     def _extend(self, tenure: Tenure, held_token: Token, deadline_ns: int | None) -> None:
-        moved = tenure.token != held_token and tenure.moved_token(self._electorate.majority)
+        moved = tenure.token != held_token and tenure.moved_token(self._electorate)
         if moved:
             tenure.held_token = tenure.token
         # An adopted deadline may lie behind what this process has collected so far; it never goes back.
@@ -388,8 +421,7 @@ class Holder:
         # What was said stays in the list as released until all electors know, or until no promise can be left.
         # A promise may be longer than the leases asked for now: an earlier process of this node may have prolonged it.
         until_ns = self._now_ns + 2 * max(self._profile.lease_ns, tenure.deadline_ns - self._now_ns)
-        waiting = dict.fromkeys(member.name for member in self._electorate.members)
-        self._releases[key] = _Release(tenure.token, until_ns, waiting)
+        self._releases[key] = _Release(tenure.token, until_ns, self._everyone())
         self._session.put(Entry(key, ClaimRole.RELEASED, tenure.token))
 
     def _confirm_release(self, elector: str, entry: Entry) -> None:

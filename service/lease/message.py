@@ -1,5 +1,7 @@
 """The datagrams of the lease protocol: Renew and its Ack, Query and its Report (leases.md, Wire).
 
+Those that change the electorate are in `electorate_message`.
+
 Fixed binary layout, network byte order, at most 1200 bytes. Who sent a datagram is never in it: the envelope
 authenticates node name and start id. Every message carries the electorate's epoch (rule M4).
 
@@ -15,6 +17,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from functools import lru_cache
 from ipaddress import IPv4Address
+from typing import Any
 
 from service.model.errors import PeerError
 from service.model.lease import LEADER_KEY, Stamp, Token
@@ -26,10 +29,10 @@ GROUPS_MAX = 255
 _REPORT_BYTES = 1060
 """Rows and names of one part of a report."""
 
-_FORMAT = 1
+FORMAT = 1
 _U32_MAX = 0xFFFFFFFF
-_HEADER = struct.Struct("!BBI")  # kind, format, epoch
-_BOOT_ID_BYTES = 16
+HEADER = struct.Struct("!BBI")  # kind, format, epoch
+BOOT_ID_BYTES = 16
 _RENEW = struct.Struct(
     "!QQQBIB"
 )  # after the boot id: sequence, lease, renew interval, group, list number, entries or 255
@@ -42,6 +45,7 @@ _REPORT = struct.Struct("!QBBBBB")  # sequence, part, parts, voting, names, rows
 _ROW = struct.Struct("!IIIIBI")  # key, token, name or 255, remaining ms
 _NO_LIST = 255
 _NO_NAME = 255
+_NEEDS_LIST, _VOTING, _UNSETTLED = 1, 1, 2
 
 
 class MessageKind(IntEnum):
@@ -49,6 +53,11 @@ class MessageKind(IntEnum):
     ACK = 2
     QUERY = 3
     REPORT = 4
+    ELECTORATE = 5
+    SURVEY = 6
+    STANDING = 7
+    TRANSFER_QUERY = 8
+    TRANSFER = 9
 
 
 class ClaimRole(IntEnum):
@@ -130,6 +139,8 @@ class Ack:
     granted: tuple[bool, ...]
     """One per entry of the list; for a RELEASED entry it says that the release is done."""
     details: Mapping[int, Detail] = field(default_factory=dict)
+    settled: bool = True
+    """The elector knows what was promised before this epoch (rule M3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +171,7 @@ class Report:
     parts: int
     voting: bool
     rows: tuple[Row, ...]
+    settled: bool = True
 
 
 Message = Renew | Ack | Query | Report
@@ -184,14 +196,14 @@ def encode(message: Message) -> bytes:
         case Ack():
             return _encode_ack(message)
         case Query():
-            return _HEADER.pack(MessageKind.QUERY, _FORMAT, message.epoch) + _QUERY.pack(message.sequence)
+            return HEADER.pack(MessageKind.QUERY, FORMAT, message.epoch) + _QUERY.pack(message.sequence)
         case Report():
             return _encode_report(message)
 
 
 def kind_of(payload: bytes) -> MessageKind:
     """Which message it is, for whoever shares one socket between machines. Raises PeerError."""
-    if len(payload) < _HEADER.size or payload[1] != _FORMAT:
+    if len(payload) < HEADER.size or payload[1] != FORMAT:
         raise PeerError("lease datagram: too short or of an unknown format")
     try:
         return MessageKind(payload[0])
@@ -202,8 +214,8 @@ def kind_of(payload: bytes) -> MessageKind:
 def decode(payload: bytes) -> Message:
     """Raises PeerError where it is malformed."""
     kind = kind_of(payload)
-    _, _, epoch = _HEADER.unpack_from(payload)
-    reader = _Reader(payload, _HEADER.size)
+    _, _, epoch = HEADER.unpack_from(payload)
+    reader = Reader(payload, HEADER.size)
     try:
         match kind:
             case MessageKind.RENEW:
@@ -214,6 +226,8 @@ def decode(payload: bytes) -> Message:
                 message = Query(epoch, *reader.take(_QUERY))
             case MessageKind.REPORT:
                 message = _decode_report(reader, epoch)
+            case _:
+                raise ValueError(f"{kind.name} is not of leases")
     except (struct.error, ValueError, IndexError) as error:
         raise PeerError(f"lease datagram: {error}") from error
     if reader.offset != len(payload):
@@ -221,7 +235,7 @@ def decode(payload: bytes) -> Message:
     return message
 
 
-class _Reader:
+class Reader:
     """A position in a datagram."""
 
     __slots__ = ("offset", "payload")
@@ -235,6 +249,10 @@ class _Reader:
         self.offset += layout.size
         return values
 
+    def take_mixed(self, layout: struct.Struct) -> tuple[Any, ...]:
+        """As `take`, for a layout that has more than numbers in it."""
+        return self.take(layout)
+
     def take_bytes(self, count: int) -> bytes:
         data = self.payload[self.offset : self.offset + count]
         if len(data) != count:
@@ -246,7 +264,7 @@ class _Reader:
 def _encode_renew(message: Renew) -> bytes:
     entries = message.entries
     parts = [
-        _HEADER.pack(MessageKind.RENEW, _FORMAT, message.epoch),
+        HEADER.pack(MessageKind.RENEW, FORMAT, message.epoch),
         message.boot_id,
         _RENEW.pack(
             message.sequence,
@@ -265,8 +283,8 @@ def _encode_entry(entry: Entry) -> bytes:
     return _ENTRY.pack(key_number(entry.key), entry.role | (_HELD if entry.held else 0), *entry.token)
 
 
-def _decode_renew(reader: _Reader, epoch: int) -> Renew:
-    boot_id = reader.take_bytes(_BOOT_ID_BYTES)
+def _decode_renew(reader: Reader, epoch: int) -> Renew:
+    boot_id = reader.take_bytes(BOOT_ID_BYTES)
     sequence, lease_ns, renew_ns, group, list_number, count = reader.take(_RENEW)
     if lease_ns <= 0 or renew_ns <= 0:
         raise ValueError("a lease and a renew interval above zero are needed")
@@ -287,9 +305,14 @@ def _encode_ack(message: Ack) -> bytes:
     bits = sum(1 << index for index, granted in enumerate(message.granted) if granted)
     count = len(message.granted)
     parts = [
-        _HEADER.pack(MessageKind.ACK, _FORMAT, message.epoch),
+        HEADER.pack(MessageKind.ACK, FORMAT, message.epoch),
         _ACK.pack(
-            message.start_id, message.sequence, message.group, int(message.needs_list), message.list_number, count
+            message.start_id,
+            message.sequence,
+            message.group,
+            (_NEEDS_LIST if message.needs_list else 0) | (0 if message.settled else _UNSETTLED),
+            message.list_number,
+            count,
         ),
         bits.to_bytes((count + 7) // 8, "little"),
         bytes([len(message.details)]),
@@ -300,7 +323,7 @@ def _encode_ack(message: Ack) -> bytes:
     return b"".join(parts)
 
 
-def _decode_ack(reader: _Reader, epoch: int) -> Ack:
+def _decode_ack(reader: Reader, epoch: int) -> Ack:
     start_id, sequence, group, flags, list_number, count = reader.take(_ACK)
     bits = int.from_bytes(reader.take_bytes((count + 7) // 8), "little")
     details = {}
@@ -310,10 +333,11 @@ def _decode_ack(reader: _Reader, epoch: int) -> Ack:
             raise ValueError("a detail of no entry")
         details[index] = Detail(Verdict(verdict), Token(term, version, counter), Stamp(*rival))
     granted = tuple(bool(bits >> index & 1) for index in range(count))
-    return Ack(epoch, start_id, sequence, group, list_number, bool(flags & 1), granted, details)
+    needs_list, settled = bool(flags & _NEEDS_LIST), not flags & _UNSETTLED
+    return Ack(epoch, start_id, sequence, group, list_number, needs_list, granted, details, settled)
 
 
-def reports(epoch: int, sequence: int, *, voting: bool, rows: Iterable[Row]) -> list[Report]:
+def reports(epoch: int, sequence: int, *, voting: bool, rows: Iterable[Row], settled: bool = True) -> list[Report]:
     """Cut the rows into parts that fit a datagram; at least one, so that an empty table is an answer too."""
     cuts: list[list[Row]] = [[]]
     names: dict[str, None] = {}
@@ -332,7 +356,7 @@ def reports(epoch: int, sequence: int, *, voting: bool, rows: Iterable[Row]) -> 
             names[row.node] = None
     # 255 parts are some 12,000 keys; a report beyond that says what it can rather than nothing.
     cuts = cuts[:255]
-    return [Report(epoch, sequence, part, len(cuts), voting, tuple(cut)) for part, cut in enumerate(cuts)]
+    return [Report(epoch, sequence, part, len(cuts), voting, tuple(cut), settled) for part, cut in enumerate(cuts)]
 
 
 def _encode_report(message: Report) -> bytes:
@@ -340,9 +364,10 @@ def _encode_report(message: Report) -> bytes:
     for row in message.rows:
         if row.node is not None:
             names.setdefault(row.node, len(names))
+    flags = (_VOTING if message.voting else 0) | (0 if message.settled else _UNSETTLED)
     parts = [
-        _HEADER.pack(MessageKind.REPORT, _FORMAT, message.epoch),
-        _REPORT.pack(message.sequence, message.part, message.parts, int(message.voting), len(names), len(message.rows)),
+        HEADER.pack(MessageKind.REPORT, FORMAT, message.epoch),
+        _REPORT.pack(message.sequence, message.part, message.parts, flags, len(names), len(message.rows)),
     ]
     for name in names:
         text = name.encode()[:255]
@@ -353,8 +378,8 @@ def _encode_report(message: Report) -> bytes:
     return b"".join(parts)
 
 
-def _decode_report(reader: _Reader, epoch: int) -> Report:
-    sequence, part, parts, voting, name_count, row_count = reader.take(_REPORT)
+def _decode_report(reader: Reader, epoch: int) -> Report:
+    sequence, part, parts, flags, name_count, row_count = reader.take(_REPORT)
     if part >= parts:
         raise ValueError("a part beyond the last")
     names = [reader.take_bytes(reader.take_bytes(1)[0]).decode() for _ in range(name_count)]
@@ -363,4 +388,5 @@ def _decode_report(reader: _Reader, epoch: int) -> Report:
         key, term, version, counter, name, remaining_ms = reader.take(_ROW)
         node = None if name == _NO_NAME else names[name]
         rows.append(Row(key_name(key), Token(term, version, counter), node, remaining_ms))
-    return Report(epoch, sequence, part, parts, bool(voting), tuple(rows))
+    voting, settled = bool(flags & _VOTING), not flags & _UNSETTLED
+    return Report(epoch, sequence, part, parts, voting, tuple(rows), settled)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.lease.message import Query, Report, Row, decode, encode
+from service.lease.tenure import Grant, quorum_deadline
 from service.model.errors import InvariantError, PeerError
 from service.model.lease import ZERO_TOKEN, Electorate, Token
 from service.model.machine import Address, Send, Source
@@ -51,6 +52,7 @@ class _Answer:
     asked_ns: int
     sequence: int
     voting: bool
+    settled: bool
     parts: dict[int, tuple[Row, ...]]
 
     def rows(self) -> dict[str, Row]:
@@ -62,7 +64,8 @@ class Observer:
 
     def __init__(self, *, electorate: Electorate, lease_port: int, interval_ns: int, now_ns: int) -> None:
         self._electorate = electorate
-        self._addresses = {member.name: Address(member.host, lease_port) for member in electorate.members}
+        self._lease_port = lease_port
+        self._addresses = self._addresses_of(electorate)
         self._interval_ns = interval_ns
         self._now_ns = now_ns
         self._next_ns = now_ns
@@ -72,6 +75,20 @@ class Observer:
         self._partial: dict[str, _Answer] = {}
         self._answers: dict[str, tuple[_Answer, dict[str, Row]]] = {}
         self._outputs: list[Send | Observed] = []
+
+    def _addresses_of(self, electorate: Electorate) -> dict[str, Address]:
+        return {elector.name: Address(elector.host, self._lease_port) for elector in electorate.contacts}
+
+    def set_electorate(self, electorate: Electorate, *, now_ns: int) -> None:
+        """Ask a newer electorate from now on. What the one before said is not counted with it (M4)."""
+        self._pass(now_ns)
+        if electorate.epoch <= self._electorate.epoch:
+            return
+        self._electorate = electorate
+        self._addresses = self._addresses_of(electorate)
+        self._partial.clear()
+        self._answers.clear()
+        self._next_ns = now_ns
 
     def receive(self, source: Source, payload: bytes, *, now_ns: int) -> None:
         """Take one part of a report. Raises PeerError, with nothing changed, where it is not one of this electorate."""
@@ -88,7 +105,9 @@ class Observer:
         if asked_ns is None or (answer is not None and answer.sequence > message.sequence):
             return
         if answer is None or answer.sequence < message.sequence:
-            answer = self._partial[source.node] = _Answer(asked_ns, message.sequence, message.voting, {})
+            answer = self._partial[source.node] = _Answer(
+                asked_ns, message.sequence, message.voting, message.settled, {}
+            )
         answer.parts[message.part] = message.rows
         if len(answer.parts) == message.parts:
             # Only a whole report is counted: a key missing from a half one would pass for vacant.
@@ -123,32 +142,39 @@ class Observer:
     def _observe(self) -> None:
         fresh_ns = self._now_ns - FRESH_INTERVALS * self._interval_ns
         # An elector in its silence (P2) has forgotten what it promised: its empty table says nothing.
-        counted = [
-            (answer, rows) for answer, rows in self._answers.values() if answer.asked_ns >= fresh_ns and answer.voting
-        ]
-        if len(counted) < self._electorate.majority:
+        counted = {
+            name: (answer, rows)
+            for name, (answer, rows) in self._answers.items()
+            if answer.asked_ns >= fresh_ns and answer.voting
+        }
+        if not self._electorate.has_quorum({name: answer.settled for name, (answer, _) in counted.items()}):
             return
-        age_ns = self._now_ns - min(answer.asked_ns for answer, _ in counted)
+        age_ns = self._now_ns - min(answer.asked_ns for answer, _ in counted.values())
         table: dict[str, Observation] = {}
         unsettled = []
-        for key in sorted({key: None for _, rows in counted for key in rows}):
-            observation = self._count([rows.get(key) for _, rows in counted], age_ns)
+        for key in sorted({key: None for _, rows in counted.values() for key in rows}):
+            observation = self._count(
+                {name: (answer.settled, rows.get(key)) for name, (answer, rows) in counted.items()}, age_ns
+            )
             if observation is None:
                 unsettled.append(key)
             else:
                 table[key] = observation
         self._outputs.append(Observed(table, tuple(unsettled)))
 
-    def _count(self, rows: list[Row | None], age_ns: int) -> Observation | None:
-        votes: dict[str | None, list[int]] = {}
-        for row in rows:
+    def _count(self, said: Mapping[str, tuple[bool, Row | None]], age_ns: int) -> Observation | None:
+        votes: dict[str | None, dict[str, tuple[bool, Row | None]]] = {}
+        for name, (settled, row) in said.items():
             # Who has never granted a key has promised it to nobody.
-            node = row.node if row is not None else None
-            votes.setdefault(node, []).append(row.remaining_ms if row is not None else 0)
-        token = max((row.token for row in rows if row is not None), default=ZERO_TOKEN)
-        for node, remaining in votes.items():
-            if len(remaining) >= self._electorate.majority:
-                last = sorted(remaining, reverse=True)[self._electorate.majority - 1]
-                promised = [row.token for row in rows if row is not None and row.node == node]
-                return Observation(node, token, age_ns, last * 1_000_000, max(promised, default=ZERO_TOKEN))
+            votes.setdefault(row.node if row is not None else None, {})[name] = (settled, row)
+        token = max((row.token for _, row in said.values() if row is not None), default=ZERO_TOKEN)
+        for node, voters in votes.items():
+            grants = {
+                name: Grant(row.token, row.remaining_ms, settled) if row else Grant(ZERO_TOKEN, 0, settled)
+                for name, (settled, row) in voters.items()
+            }
+            last_ms = quorum_deadline(grants, self._electorate)
+            if last_ms is not None:
+                highest = max((grant.token for grant in grants.values()), default=ZERO_TOKEN)
+                return Observation(node, token, age_ns, last_ms * 1_000_000, highest)
         return None

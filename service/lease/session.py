@@ -60,11 +60,24 @@ class Session:
         self._profile = profile
         self._lease_ns = profile.lease_ns
         self._boot_id = boot_id
-        self._addresses = {member.name: Address(member.host, lease_port) for member in electorate.members}
-        self._sequences = {member.name: 0 for member in electorate.members}
+        self._lease_port = lease_port
+        self._addresses: dict[str, Address] = {}
+        self._sequences: dict[str, int] = {}
         self._groups: list[_Group] = []
         self._group_of: dict[str, int] = {}
         self._lanes: dict[tuple[str, int], _Lane] = {}
+        self.set_electorate(electorate)
+
+    def set_electorate(self, electorate: Electorate) -> None:
+        """Renew with these electors from now on. In a new epoch no earlier renewal counts (M4), so all is said anew."""
+        is_new_epoch = electorate.epoch != self._electorate.epoch
+        self._electorate = electorate
+        self._addresses = {elector.name: Address(elector.host, self._lease_port) for elector in electorate.contacts}
+        for name in self._addresses:
+            # An elector that comes back must not take new renewals for old ones: its sequence goes on for ever.
+            self._sequences.setdefault(name, 0)
+        lanes = {(name, number): _Lane() for name in self._addresses for number in range(len(self._groups))}
+        self._lanes = lanes if is_new_epoch else {key: self._lanes.get(key, lane) for key, lane in lanes.items()}
 
     def put(self, entry: Entry, *, urgent: bool = True) -> None:
         """Say this of the key from now on: at once, or with the next renewal."""

@@ -5,10 +5,11 @@ to us, whatever became of the rest. Grants are counted per elector, each from th
 (rules T2, P5).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from service.lease.message import ClaimRole, Detail, Verdict
-from service.model.lease import LEADER_KEY, Stamp, Token
+from service.model.lease import LEADER_KEY, Electorate, Stamp, Token
 
 SAFE_TENTHS = 9
 """A holder counts nine tenths of a lease, an elector all of it: clock daemons slew by up to 8.3 % (rule T2)."""
@@ -19,11 +20,14 @@ def counted_until(sent_ns: int, lease_ns: int) -> int:
     return sent_ns + lease_ns * SAFE_TENTHS // 10
 
 
-def majority_deadline(untils: list[int], majority: int) -> int | None:
-    """Until when a majority of the grants lasts: the majority-th greatest; None where fewer have granted (rule T4)."""
-    if len(untils) < majority:
-        return None
-    return sorted(untils, reverse=True)[majority - 1]
+def quorum_deadline(grants: Mapping[str, "Grant"], electorate: Electorate) -> int | None:
+    """Until when those who decide are bound (rules T4, M3): the latest time to which a quorum of the grants lasts."""
+    voters: dict[str, bool] = {}
+    for name, grant in sorted(grants.items(), key=lambda item: item[1].until_ns, reverse=True):
+        voters[name] = grant.settled
+        if electorate.has_quorum(voters):
+            return grant.until_ns
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class Grant:
     token: Token
     until_ns: int
     """By our clock, with the margin taken off."""
+    settled: bool = True
+    """Whether the elector knew, when it granted, what was promised before its epoch (M3)."""
 
 
 @dataclass(slots=True)
@@ -57,7 +63,7 @@ class Tenure:
     def held(self) -> bool:
         return self.held_token is not None
 
-    def count(self, elector: str, token: Token, until_ns: int) -> None:
+    def count(self, elector: str, token: Token, until_ns: int, *, settled: bool = True) -> None:
         """Note a grant under `token`, unless it belongs to an earlier tenure of ours."""
         if self.held_token is not None:
             # While held, a promise is a promise under whichever of this tenure's tokens it was made.
@@ -69,22 +75,30 @@ class Tenure:
         if known is not None:
             # Reordered answers: neither a promise nor the token it was made under ever goes back (P1).
             token, until_ns = max(token, known.token), max(until_ns, known.until_ns)
-        self.grants[elector] = Grant(token, until_ns)
+        self.grants[elector] = Grant(token, until_ns, settled)
 
-    def deadline(self, majority: int) -> int | None:
+    def deadline(self, electorate: Electorate) -> int | None:
         """Until when a majority has promised. For what is not held yet, all must have promised the same token (K1)."""
-        untils = [grant.until_ns for grant in self.grants.values() if self.held or grant.token == self.token]
-        return majority_deadline(untils, majority)
+        counted = {name: grant for name, grant in self.grants.items() if self.held or grant.token == self.token}
+        return quorum_deadline(counted, electorate)
 
-    def moved_token(self, majority: int) -> bool:
+    def moved_token(self, electorate: Electorate) -> bool:
         """Whether a majority knows the proposed token, so that the tenure may go under it."""
-        return sum(1 for grant in self.grants.values() if grant.token == self.token) >= majority
+        return electorate.has_quorum(
+            {name: grant.settled for name, grant in self.grants.items() if grant.token == self.token}
+        )
+
+    def enter_epoch(self) -> None:
+        """What electors of another epoch granted and said is not counted with what those of the new one will (M4)."""
+        self.grants.clear()
+        self.verdicts.clear()
+        self.minority_since_ns = None
 
     def granting(self, now_ns: int) -> list[str]:
         """Electors that have promised us the key, under whichever token."""
         return [name for name, grant in self.grants.items() if grant.until_ns > now_ns]
 
-    def is_superseded(self, majority: int) -> bool:
+    def is_superseded(self, electorate: Electorate, settled: Mapping[str, bool]) -> bool:
         """P4: a majority of electors knows a holder by a newer assignment than ours.
 
         A majority, not one: the other must be able to take what is given up. Only an assigned holder displaces us: the
@@ -98,8 +112,9 @@ class Tenure:
         newest = self.held_token.stamp
         if self.role is ClaimRole.HOLDER:
             newest = max(newest, self.stamp)
-        count = 0
-        for detail in self.verdicts.values():
-            if Verdict.RIVAL_IS_HOLDER in detail.verdict and detail.rival > newest:
-                count += 1
-        return count >= majority
+        voters = {
+            name: settled.get(name, False)
+            for name, detail in self.verdicts.items()
+            if Verdict.RIVAL_IS_HOLDER in detail.verdict and detail.rival > newest
+        }
+        return electorate.has_quorum(voters)

@@ -6,6 +6,8 @@ Each message is the whole truth at its time, so a lost one is replaced by the ne
 
 import msgspec
 
+from service.model.lease import Elector, Electorate
+
 KEEPER_SOCKET = "keeper.sock"
 AGENT_SOCKET = "agent.sock"
 
@@ -31,6 +33,28 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
     version: int
 
 
+class ElectorateRecord(msgspec.Struct, frozen=True, array_like=True):
+    """An electorate as it travels between the processes of a node."""
+
+    epoch: int
+    members: tuple[tuple[str, str, int], ...]
+    """(name, address, memory)."""
+    previous: tuple[tuple[str, str, int], ...] = ()
+
+    @classmethod
+    def of(cls, electorate: Electorate) -> "ElectorateRecord":
+        members, previous = (
+            tuple((one.name, one.host, one.memory) for one in electors)
+            for electors in (electorate.members, electorate.previous)
+        )
+        return cls(electorate.epoch, members, previous)
+
+    @property
+    def electorate(self) -> Electorate:
+        members, previous = (tuple(Elector(*one) for one in electors) for electors in (self.members, self.previous))
+        return Electorate(self.epoch, members, previous)
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """Agent to keeper, each 200 ms and at once on a change."""
 
@@ -39,6 +63,8 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     uplinks: tuple[Uplink, ...] = ()
     claims: tuple[Claim, ...] = ()
     """Every IP of which this node is holder or successor; an IP held but no longer listed is handed over."""
+    electorate: ElectorateRecord | None = None
+    """As the object says; None where there is none, or it is not known."""
 
 
 class HeldLease(msgspec.Struct, frozen=True, array_like=True):
@@ -64,6 +90,12 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """CLOCK_BOOTTIME at which `held` was true: the audit log's evidence. 0 from a keeper that does not say."""
     released: tuple[str, ...] = ()
     """Floating IPs just given up before their deadline; the deadlines that the agent knows may be 200 ms old."""
+    electorate: ElectorateRecord | None = None
+    """The electorate that this node goes by."""
+    settled: bool = False
+    """The elector knows what was promised before its epoch (leases.md, M3)."""
+    trouble: str = ""
+    """Why an electorate that was offered is refused, or why this node is no elector though it is named."""
     majority: bool = True
     """It sees a majority of electors vote. True from a keeper that does not say."""
 

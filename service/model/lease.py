@@ -1,5 +1,6 @@
 """Tokens, assignment stamps and profiles of leases (leases.md, Tokens and terms; Numbers to hold)."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -67,6 +68,8 @@ class Elector:
     name: str
     host: str
     """IPv4 address of its lease socket."""
+    memory: int = 0
+    """Number its disk drew when it was first used: another disk is another elector (rule M7). 0: not checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,42 @@ class Electorate:
 
     epoch: int
     members: tuple[Elector, ...]
+    previous: tuple[Elector, ...] = ()
+    """Members of the epoch before, whose promises may live on; none for a first electorate, or one begun anew (M6)."""
 
     @property
     def majority(self) -> int:
         return len(self.members) // 2 + 1
+
+    @property
+    def contacts(self) -> tuple[Elector, ...]:
+        """Every elector that may have a say: the members, and those of the epoch before that are no longer."""
+        names = {member.name for member in self.members}
+        return self.members + tuple(elector for elector in self.previous if elector.name not in names)
+
+    def member(self, name: str) -> Elector | None:
+        return next((member for member in self.members if member.name == name), None)
+
+    def has_quorum(self, voters: Mapping[str, bool]) -> bool:
+        """Whether the voters decide in this epoch; each says whether it is settled in it (rule M3).
+
+        A settled elector knows what was promised before this epoch, so a majority of those decides alone. Others know
+        only what they promised themselves: they decide where they are a majority of the epoch before, too.
+        """
+        settled = [name for name, is_settled in voters.items() if is_settled]
+        if _is_majority(self.members, settled):
+            return True
+        return bool(self.previous) and _is_majority(self.members, voters) and _is_majority(self.previous, voters)
+
+    def is_closed_by(self, names: Collection[str]) -> bool:
+        """Whether the epoch before is over once these have left it: the rest of it is no majority."""
+        left = sum(1 for elector in self.previous if elector.name in names)
+        return left >= len(self.previous) - len(self.previous) // 2
+
+
+NO_ELECTORATE = Electorate(0, ())
+"""Before any is known: nobody decides anything."""
+
+
+def _is_majority(members: tuple[Elector, ...], names: Collection[str]) -> bool:
+    return sum(1 for member in members if member.name in names) >= len(members) // 2 + 1

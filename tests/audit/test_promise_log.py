@@ -4,7 +4,7 @@ from typing import Any
 
 from service.audit.outbox import read_outbox
 from service.audit.promise_log import KEEPER_OUTBOX, PromiseLog
-from service.lease.elector import Promised
+from service.lease.elector_output import Promised
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.lease import Token
 from service.settings import Settings, load_settings

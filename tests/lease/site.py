@@ -1,6 +1,7 @@
 """What tests of one machine alone share: an electorate, addresses, and shorthand for messages."""
 
-from service.lease.elector import ElectorMachine, Persist, SendPersisted
+from service.lease.elector import ElectorMachine
+from service.lease.elector_output import Persist, SendPersisted
 from service.lease.message import Ack, ClaimRole, Entry, Message, Renew, decode, encode
 from service.lease.promise import NEVER, Instant, encode_promises
 from service.model.lease import Elector, Electorate, Token
@@ -36,6 +37,7 @@ def renew(sequence: int, *entries: Entry, lease_ns: int = LEASE_NS, epoch: int =
 def fresh_elector(*, now: Instant = NEVER, tokens: bytes | None = None) -> ElectorMachine:
     """One that has an empty record of this boot, and so votes at once."""
     return ElectorMachine(
+        node="node0",
         boot_id=BOOT,
         electorate=ELECTORATE,
         lease_ns_max=LEASE_NS_MAX,

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from service.lease.elector import ElectorMachine, Persist, Promised, Remember, SendPersisted
+from service.lease.elector import ElectorMachine
+from service.lease.elector_output import Persist, Promised, Remember, SendPersisted
+from service.lease.electorate_message import decode_electorate_message
 from service.lease.message import Ack, ClaimRole, Query, Report, Verdict, encode
 from service.lease.promise import Instant
 from service.model.errors import InvariantError, PeerError
@@ -48,6 +50,7 @@ def verdict(answer: Ack | None) -> Verdict:
 
 def restarted(data: bytes | None, now: Instant, tokens: bytes | None = None, boot_id: bytes = BOOT) -> ElectorMachine:
     return ElectorMachine(
+        node="node0",
         boot_id=boot_id,
         electorate=ELECTORATE,
         lease_ns_max=LEASE_NS_MAX,
@@ -254,11 +257,14 @@ def test_a_key_dropped_from_the_list_stays_promised_to_its_end() -> None:
     assert granted(ask(elector, S, renew(2, claim(T2)), 300))
 
 
-def test_another_epoch_is_not_answered() -> None:
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_a_renewal_of_another_epoch_is_promised_nothing_and_told_who_decides(epoch: int) -> None:
     elector = fresh_elector()
-    with pytest.raises(PeerError, match="epoch"):
-        elector.receive(H, renew(1, claim(T1), epoch=2), now=at(0))
-    assert elector.drain() == []
+    elector.receive(H, renew(1, claim(T1), epoch=epoch), now=at(0))
+    (output,) = elector.drain()
+    assert isinstance(output, Send)
+    assert decode_electorate_message(output.payload) == ELECTORATE
+    assert elector.promises() == {}
 
 
 def test_a_lease_longer_than_the_silence_covers_is_refused() -> None:
@@ -288,6 +294,7 @@ def test_after_a_reboot_an_elector_is_silent_for_the_longest_lease_of_its_record
     elector.receive(H, renew(1, claim(T1)), now=at(0))
     record = records(elector.drain())[-1]
     again = ElectorMachine(
+        node="node0",
         boot_id=bytes([1] * 16),
         electorate=ELECTORATE,
         lease_ns_max=1000 * MS,

@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.lease.message import ClaimRole, Detail, Verdict
-from service.lease.tenure import Tenure, counted_until, majority_deadline
-from service.model.lease import Stamp, Token
+from service.lease.tenure import Grant, Tenure, counted_until, quorum_deadline
+from service.model.lease import Elector, Electorate, Stamp, Token
 
+PAIR = Electorate(1, tuple(Elector(name, "10.0.0.1") for name in ("a", "b", "c")))
 T1, T2, T3 = Token(1, 1, 1), Token(1, 1, 2), Token(1, 1, 3)
 
 
@@ -18,10 +19,12 @@ def test_a_holder_counts_nine_tenths_from_the_sending() -> None:
     assert counted_until(1000, 300) == 1270
 
 
-@given(st.lists(st.integers(0, 100), max_size=7), st.integers(1, 4), st.integers(0, 101))
-def test_until_the_deadline_and_not_beyond_a_majority_is_bound(untils: list[int], majority: int, now: int) -> None:
-    deadline = majority_deadline(untils, majority)
-    bound = sum(1 for until in untils if until > now) >= majority
+@given(st.lists(st.integers(0, 100), max_size=7), st.integers(1, 7), st.integers(0, 101))
+def test_until_the_deadline_and_not_beyond_a_majority_is_bound(untils: list[int], size: int, now: int) -> None:
+    electorate = Electorate(1, tuple(Elector(str(index), "10.0.0.1") for index in range(size)))
+    grants = {str(index): Grant(T1, until) for index, until in enumerate(untils[:size])}
+    deadline = quorum_deadline(grants, electorate)
+    bound = sum(1 for until in untils[:size] if until > now) >= electorate.majority
     assert bound == (deadline is not None and deadline > now)
 
 
@@ -30,19 +33,19 @@ def test_grants_of_different_tokens_do_not_make_a_lease() -> None:
     claim.count("a", T1, 100)
     claim.token = T2
     claim.count("b", T2, 100)
-    assert claim.deadline(2) is None
+    assert claim.deadline(PAIR) is None
     claim.count("a", T2, 90)
-    assert claim.deadline(2) == 100
+    assert claim.deadline(PAIR) == 100
 
 
 def test_while_held_a_promise_counts_under_either_token_of_the_tenure() -> None:
     claim = tenure(T2, held=T1)
     claim.count("a", T1, 100)
     claim.count("b", T2, 120)
-    assert claim.deadline(2) == 100
-    assert not claim.moved_token(2)
+    assert claim.deadline(PAIR) == 100
+    assert not claim.moved_token(PAIR)
     claim.count("a", T2, 90)
-    assert claim.moved_token(2)
+    assert claim.moved_token(PAIR)
 
 
 def test_a_grant_of_an_earlier_tenure_is_not_counted() -> None:
@@ -60,8 +63,8 @@ def test_answers_in_another_order_never_shorten_a_promise() -> None:
 
 def superseded_by(claim: Tenure, rival: Stamp, electors: int, verdict: Verdict = Verdict.RIVAL_IS_HOLDER) -> bool:
     for index in range(electors):
-        claim.verdicts[f"elector{index}"] = Detail(verdict | Verdict.GRANTED, T1, rival)
-    return claim.is_superseded(2)
+        claim.verdicts["abc"[index]] = Detail(verdict | Verdict.GRANTED, T1, rival)
+    return claim.is_superseded(PAIR, dict.fromkeys("abc", True))
 
 
 def test_a_holder_gives_way_to_the_holder_of_a_newer_assignment_that_reaches_a_majority() -> None:

@@ -15,8 +15,11 @@ HEALED_NS = 3_500 * MS
 class Chaos:
     """Faults at random times on a site of three electors, one or two other nodes, and two controllers."""
 
+    chaos_ns = CHAOS_NS
+    healed_ns = HEALED_NS
+
     def __init__(self, seed: int, prepare: Callable[[LeaseWorld], None] = lambda world: None) -> None:
-        self.world = LeaseWorld(seed, others=1 + seed % 2, random_clocks=True)
+        self.world = self.make_world(seed)
         self.random = self.world.random
         self.version = 0
         self.rows: dict[str, tuple[str, str, int]] = {}
@@ -27,20 +30,31 @@ class Chaos:
         prepare(self.world)
         self.known = {name: {} for name in self.agents}
 
+    def make_world(self, seed: int) -> LeaseWorld:
+        return LeaseWorld(seed, others=1 + seed % 2, random_clocks=True)
+
+    def begin(self) -> None:
+        """What else goes on from the start."""
+
     def run(self) -> None:
         """Raises InvariantViolated, or AssertionError where all is healed and a key is not held."""
         world = self.world
         world.start_all()
+        self.begin()
         for name in CONTROLLERS:
             world.claim(name, {LEADER_KEY: ("holder", 0, 0)})
         for key in KEYS:
             self.assign(key)
         world.run_for(300 * MS)
-        while world.now_ns < CHAOS_NS:
+        while world.now_ns < self.chaos_ns:
             self.fault()
             world.run_for(self.random.randrange(1, 150) * MS)
         self.heal()
-        world.run_for(HEALED_NS)
+        world.run_for(self.healed_ns)
+        self.check()
+
+    def check(self) -> None:
+        world = self.world
         for key in KEYS:
             holder, successor, _ = self.rows[key]
             assert world.holders(key) in ([holder], [successor]), f"{key} is held by {world.holders(key)}"
@@ -78,7 +92,10 @@ class Chaos:
         self.world.claim(name, claims)
 
     def fault(self) -> None:
-        faults = (
+        self.random.choice(self.faults())()
+
+    def faults(self) -> tuple[Callable[[], None], ...]:
+        return (
             self.cut,
             self.cut,
             self.isolate,
@@ -93,7 +110,6 @@ class Chaos:
             self.stall,
             self.forbid,
         )
-        self.random.choice(faults)()
 
     def any_node(self) -> str:
         return self.random.choice(list(self.world.nodes))
@@ -147,11 +163,15 @@ class Chaos:
         self.world.set_claiming(name, not self.world.nodes[name].claiming)
 
 
-def first_violation(seeds: range, prepare: Callable[[LeaseWorld], None] = lambda world: None) -> int | None:
+def first_violation(
+    seeds: range,
+    prepare: Callable[[LeaseWorld], None] = lambda world: None,
+    make: Callable[[int, Callable[[LeaseWorld], None]], Chaos] = Chaos,
+) -> int | None:
     """The first seed whose history breaks an invariant of safety; None where none does."""
     for seed in seeds:
         try:
-            Chaos(seed, prepare).run()
+            make(seed, prepare).run()
         except InvariantViolated:
             return seed
         except AssertionError:

@@ -15,12 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.lease.elector import ElectorMachine, Persist, Promised, Remember, SendPersisted
+from service.lease.elector import ElectorMachine
+from service.lease.elector_output import Persist, Promised, Remember, SendPersisted, Settled
+from service.lease.electorate_message import decode_electorate_message, encode_electorate_message
 from service.lease.holder import CloseFence, DesiredClaim, Holder, OpenFence, boot_id_bytes
 from service.lease.message import MessageKind, kind_of
 from service.lease.promise import Instant, encode_promises
+from service.lease.registrar import Registrar
 from service.model.errors import PeerError
-from service.model.lease import LEADER_KEY, Elector, Electorate, LeaseProfile, Stamp, Token
+from service.model.lease import LEADER_KEY, NO_ELECTORATE, Elector, Electorate, LeaseProfile, Stamp, Token
 from service.model.machine import Address, Send, Source
 
 MS = 1_000_000
@@ -75,6 +78,13 @@ class Keeper:
     fence: dict[str, tuple[Token, int]] = field(default_factory=dict)
     promise_file: bytes | None = None
     token_file: bytes | None = None
+    memory: int = 0
+    """Number of the disk (rule M7)."""
+    electorate_file: tuple[Electorate, bool] | None = None
+    """The electorate, and whether it is settled."""
+    electorate: Electorate = NO_ELECTORATE
+    """What the process goes by."""
+    registrar: Registrar | None = None
     claims: dict[str, DesiredClaim] | None = None
     claiming: bool = True
     alive: bool = False
@@ -104,6 +114,9 @@ class LeaseWorld:
         # Mutations of the driver: rules that are not the machines' own.
         self.silent_after_reboot = True
         self.reads_clock_before_receiving = False
+        self.stores_electorate = True
+        self.learnt: Callable[[Electorate], None] = lambda electorate: None
+        """Called with an electorate that a registrar heard of and did not know."""
         self.log: list[tuple[int, str, str, Token]] = []
         self.close_log: list[tuple[int, str, str, str]] = []
         self.highest: dict[str, Token] = {}
@@ -125,6 +138,7 @@ class LeaseWorld:
         node = Keeper(name, Address(host, PORT), is_elector, Clock(offset, rate), Clock(offset // 2, raw_rate))
         self.nodes[name] = node
         node.boot_id = f"{self.random.getrandbits(128):032x}"
+        node.electorate_file = (self.electorate, True)
         return node
 
     # --- processes ---
@@ -136,13 +150,18 @@ class LeaseWorld:
         node.start_id = self.random.getrandbits(63) + 1
         node.inbox, node.pending, node.wake_ns, node.stale_instant = [], [], None, None
         now = self.instant(node)
+        electorate, settled = node.electorate_file or (NO_ELECTORATE, True)
+        node.electorate = electorate
         if node.is_elector:
             promises = node.promise_file
             if promises is None and not (knows_silence and self.silent_after_reboot):
                 promises = encode_promises(boot_id_bytes(node.boot_id), LEASE_NS_MAX, {})
             node.elector = self.elector_type(
+                node=name,
                 boot_id=boot_id_bytes(node.boot_id),
-                electorate=self.electorate,
+                electorate=electorate,
+                memory=node.memory,
+                settled=settled,
                 lease_ns_max=LEASE_NS_MAX,
                 promises=promises,
                 tokens=node.token_file,
@@ -152,7 +171,7 @@ class LeaseWorld:
             node=name,
             boot_id=node.boot_id,
             start_id=node.start_id,
-            electorate=self.electorate,
+            electorate=electorate,
             profile=node.profile,
             lease_port=PORT,
             random=self.random,
@@ -164,8 +183,25 @@ class LeaseWorld:
             node.holder.set_claims(node.claims, now_ns=now.boot_ns)
         self._pump(node)
 
+    def learn(self, name: str, electorate: Electorate) -> None:
+        """A newer electorate has come to this process: to disk first, then it is gone by (M1)."""
+        node = self.nodes[name]
+        if not node.alive or node.holder is None or electorate.epoch <= node.electorate.epoch:
+            return
+        if node.paused_until_ns:
+            self.at(node.paused_until_ns + MS, lambda: self.learn(name, electorate))
+            return
+        if self.stores_electorate:
+            node.electorate_file = (electorate, not electorate.previous)
+        node.electorate = electorate
+        now = self.instant(node)
+        if node.elector is not None:
+            node.elector.adopt(electorate, now=now)
+        node.holder.set_electorate(electorate, now_ns=now.boot_ns)
+        self._pump(node)
+
     def start_all(self) -> None:
-        for name in self.nodes:
+        for name in list(self.nodes):
             self.start(name, knows_silence=False)
 
     def _adopt(self, node: Keeper, holder: Holder, boot_ns: int) -> None:
@@ -180,7 +216,7 @@ class LeaseWorld:
     def kill(self, name: str) -> None:
         """SIGKILL: what was not yet executed is lost; kernel and files stay."""
         node = self.nodes[name]
-        node.alive, node.elector, node.holder = False, None, None
+        node.alive, node.elector, node.holder, node.registrar = False, None, None, None
         node.inbox, node.pending, node.wake_ns, node.paused_until_ns = [], [], None, 0
         node.fence.pop(LEADER_KEY, None)
 
@@ -199,6 +235,13 @@ class LeaseWorld:
         node.boot_id = f"{self.random.getrandbits(128):032x}"
         node.boot = Clock(self.random.randrange(10**9, 10**12) - self.now_ns, node.boot.rate_ppm)
         node.raw = Clock(node.boot.offset_ns, node.raw.rate_ppm)
+
+    def lose_disk(self, name: str) -> None:
+        """The machine is installed anew under its old name (rule M7)."""
+        self.reboot(name)
+        node = self.nodes[name]
+        node.token_file = node.electorate_file = None
+        node.memory = self.random.getrandbits(63) + 1
 
     def pause(self, name: str, span_ns: int) -> None:
         """SIGSTOP for a while. The socket goes on buffering, the kernel goes on forwarding."""
@@ -292,7 +335,13 @@ class LeaseWorld:
     def _handle(self, node: Keeper, source: Source, payload: bytes) -> None:
         now = self.instant(node)
         try:
-            if kind_of(payload) in (MessageKind.RENEW, MessageKind.QUERY):
+            kind = kind_of(payload)
+            if kind is MessageKind.ELECTORATE:
+                self._take_electorate(node, source, payload)
+            elif kind is MessageKind.STANDING:
+                if node.registrar is not None:
+                    node.registrar.receive(source, payload, now_ns=now.boot_ns)
+            elif kind is not MessageKind.ACK:
                 if node.elector is not None:
                     node.elector.receive(source, payload, now=self._elector_instant(node, now))
             elif node.holder is not None:
@@ -300,6 +349,16 @@ class LeaseWorld:
         except PeerError:
             pass
         self._pump(node)
+
+    def _take_electorate(self, node: Keeper, source: Source, payload: bytes) -> None:
+        said = decode_electorate_message(payload)
+        assert isinstance(said, Electorate)
+        if said.epoch > node.electorate.epoch:
+            if node.registrar is not None:
+                self.learnt(said)
+            self.learn(node.name, said)
+        elif said.epoch < node.electorate.epoch:
+            self._transmit(node, source.address, encode_electorate_message(node.electorate))
 
     def _elector_instant(self, node: Keeper, now: Instant) -> Instant:
         if not self.reads_clock_before_receiving:
@@ -329,10 +388,11 @@ class LeaseWorld:
 
     def _pump(self, node: Keeper) -> None:
         """Execute outputs one by one; between any two the process may stall or die."""
-        for machine in (node.elector, node.holder):
+        for machine in (node.elector, node.holder, node.registrar):
             if machine is not None:
                 # What is only for the record changes nothing, and no stall or death around it does either.
-                node.pending += [output for output in machine.drain() if not isinstance(output, Promised)]
+                outputs: list[Any] = list(machine.drain())
+                node.pending += [output for output in outputs if not isinstance(output, Promised)]
         while node.pending and node.alive and not node.paused_until_ns:
             output = node.pending.pop(0)
             self._execute(node, output)
@@ -355,6 +415,14 @@ class LeaseWorld:
                 node.token_file = data
             case Persist(data=data):
                 node.promise_file = data
+            case Settled(epoch=epoch, tokens=tokens):
+                node.token_file = tokens
+                if node.electorate_file is not None and node.electorate_file[0].epoch == epoch:
+                    node.electorate_file = (node.electorate_file[0], True)
+                if node.elector is not None:
+                    node.elector.confirm_settled(epoch)
+            case Electorate():
+                self.learnt(output)
             case OpenFence():
                 self._open(node, output)
             case CloseFence(key=key, reason=reason):
@@ -364,7 +432,7 @@ class LeaseWorld:
     def _arm(self, node: Keeper) -> None:
         if not node.alive or node.paused_until_ns:
             return
-        deadlines = [machine.deadline_ns() for machine in (node.elector, node.holder) if machine is not None]
+        deadlines = [machine.deadline_ns() for machine in (node.elector, node.holder, node.registrar) if machine]
         due = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if due is None:
             node.wake_ns = None
@@ -385,6 +453,8 @@ class LeaseWorld:
             node.elector.advance(now=self._elector_instant(node, now))
         if node.holder is not None:
             node.holder.advance(now_ns=now.boot_ns)
+        if node.registrar is not None:
+            node.registrar.advance(now_ns=now.boot_ns)
         self._pump(node)
 
     # --- invariants ---

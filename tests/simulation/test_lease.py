@@ -16,7 +16,7 @@ from service.lease.holder import CloseFence, Holder
 from service.lease.message import Ack, ClaimRole, Renew, decode
 from service.lease.promise import Instant, Promise, encode_promises
 from service.lease.session import Session
-from service.model.lease import LEADER_KEY, ZERO_TOKEN
+from service.model.lease import LEADER_KEY, ZERO_TOKEN, Electorate
 from service.model.machine import Send
 from tests.simulation.lease_chaos import Chaos, first_violation
 from tests.simulation.lease_world import (
@@ -303,11 +303,12 @@ def test_counting_whole_rounds_instead_of_electors_loses_leases_at_ten_percent_l
 
     monkeypatch.setattr(Session, "acknowledge", acknowledge)
 
-    def deadline(untils: list[int], majority: int) -> int | None:
+    def deadline(grants: Any, electorate: Electorate) -> int | None:
+        untils = [grant.until_ns for grant in grants.values()]
         newest = [until for until in untils if until == max(untils)]
-        return max(newest) if len(newest) >= majority else None
+        return max(newest) if len(newest) >= electorate.majority else None
 
-    monkeypatch.setattr(tenure_module, "majority_deadline", deadline)
+    monkeypatch.setattr(tenure_module, "quorum_deadline", deadline)
     world = site(others=2)
     world.claim("node3", {IP: ("holder", 1, 1)})
     world.run_for(400 * MS)
@@ -396,9 +397,10 @@ def test_an_elector_that_reads_its_clock_before_it_receives_makes_two_holders() 
 
 
 def test_counting_the_newest_answer_instead_of_a_majoritys_makes_two_holders(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(
-        tenure_module, "majority_deadline", lambda untils, majority: max(untils) if len(untils) >= majority else None
-    )
+    def newest(grants: Any, electorate: Electorate) -> int | None:
+        return max(grant.until_ns for grant in grants.values()) if len(grants) >= electorate.majority else None
+
+    monkeypatch.setattr(tenure_module, "quorum_deadline", newest)
     assert first_violation(range(250)) is not None
 
 

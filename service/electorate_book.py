@@ -1,0 +1,58 @@
+"""What one process knows of who the electors are, and from whom it takes a newer word (leases.md, M1, M2).
+
+The newest epoch counts, whoever tells it: the object, by the agent; another keeper; the operator's configuration. It
+never goes back. An offer that is older, or that contradicts, is refused and reported.
+"""
+
+import logging
+from collections.abc import Callable
+
+from service.lease.electorate_message import decode_electorate_message, encode_electorate_message
+from service.model.errors import PeerError
+from service.model.lease import NO_ELECTORATE, Electorate
+from service.model.machine import Address, Source
+
+_log = logging.getLogger(__name__)
+
+
+class ElectorateBook:
+    """The electorate that is gone by. `adopted` is called with each newer one."""
+
+    def __init__(self, known: Electorate, *, adopted: Callable[[Electorate], None]) -> None:
+        self.known = known
+        self.trouble = ""
+        """Why the last offer of the object or the configuration was refused; empty where it was not."""
+        self._adopted = adopted
+
+    def offer(self, electorate: Electorate, *, origin: str) -> bool:
+        """Take it if it is newer; whether it is what is gone by now."""
+        if electorate.epoch > self.known.epoch:
+            self.known = electorate
+            self.trouble = ""
+            names = ", ".join(member.name for member in electorate.members)
+            _log.info("electorate of epoch %d, from %s: %s", electorate.epoch, origin, names)
+            self._adopted(electorate)
+            return True
+        trouble = ""
+        if electorate.epoch < self.known.epoch:
+            trouble = f"{origin} names epoch {electorate.epoch}, older than {self.known.epoch}, which was accepted"
+        elif electorate.members != self.known.members:
+            trouble = f"{origin} names other electors for epoch {electorate.epoch} than were accepted"
+        self.refuse(trouble)
+        return not trouble
+
+    def refuse(self, trouble: str) -> None:
+        """Report why an offer is not taken, once; empty: there is nothing to report any more."""
+        if trouble and trouble != self.trouble:
+            _log.error("electorate refused: %s", trouble)
+        self.trouble = trouble
+
+    def receive(self, source: Source, payload: bytes, *, send: Callable[[Address, bytes], None]) -> None:
+        """Another process says who decides: learn it, or tell it better. Raises PeerError where it is malformed."""
+        said = decode_electorate_message(payload)
+        if not isinstance(said, Electorate):
+            raise PeerError("lease datagram: not an electorate")
+        if said.epoch > self.known.epoch:
+            self.offer(said, origin=source.node)
+        elif said.epoch < self.known.epoch and self.known != NO_ELECTORATE:
+            send(source.address, encode_electorate_message(self.known))

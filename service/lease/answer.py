@@ -1,0 +1,101 @@
+"""What an elector answers to a renewal: granted or not, and what the claimant should know of others."""
+
+from collections.abc import Mapping
+
+from service.lease.message import Ack, ClaimRole, Detail, Entry, Verdict
+from service.lease.promise import Identity, Instant, Promise
+from service.lease.standing_claim import HolderSession, StandingClaim
+from service.model.lease import LEADER_KEY, ZERO_TOKEN, Stamp, Token
+
+Claims = Mapping[str, Mapping[Identity, StandingClaim]]
+
+
+def acknowledgement(
+    session: HolderSession,
+    number: int,
+    *,
+    promises: Mapping[str, Promise],
+    claims: Claims,
+    now: Instant,
+    epoch: int,
+    settled: bool,
+) -> Ack:
+    """The answer to the last renewal of a group.
+
+    P5: the sequence is that of the last renewal, even where the grant is spontaneous. The claimant counts from when it
+    sent that one, which is never later than what is promised here.
+    """
+    group = session.groups[number]
+    granted = []
+    details = {}
+    for index, entry in enumerate(group.entries):
+        if entry.role is ClaimRole.RELEASED:
+            granted.append(True)
+            continue
+        promise = promises.get(entry.key)
+        ours = (
+            promise is not None
+            and promise.holder == session.identity
+            and promise.start_id == session.start_id
+            and promise.token == entry.token
+            and not promise.is_over(now)
+        )
+        granted.append(ours)
+        detail = _detail(session, entry, promise, claims.get(entry.key, {}), now, ours=ours)
+        if detail is not None:
+            details[index] = detail
+    return Ack(
+        epoch, session.start_id, group.sequence, number, group.list_number, False, tuple(granted), details, settled
+    )
+
+
+def grants_leadership(session: HolderSession, ack: Ack) -> bool:
+    """Whether it promises leadership; such an answer waits for the disk, also a repeated one (K1)."""
+    entries = session.groups[ack.group].entries
+    return any(entry.key == LEADER_KEY and ours for entry, ours in zip(entries, ack.granted, strict=True))
+
+
+def _detail(
+    session: HolderSession,
+    entry: Entry,
+    promise: Promise | None,
+    claims: Mapping[Identity, StandingClaim],
+    now: Instant,
+    *,
+    ours: bool,
+) -> Detail | None:
+    highest = promise.token if promise is not None else ZERO_TOKEN
+    verdict = Verdict.GRANTED if ours else Verdict.NONE
+    if not ours and entry.token <= highest:
+        verdict |= Verdict.STALE
+    if not ours and promise is not None and promise.holder != session.identity and not promise.is_over(now):
+        verdict |= Verdict.PROMISED
+    rival = _rival(session.identity, claims, highest, now)
+    stamp = Stamp(0, 0)
+    if rival is not None:
+        verdict |= Verdict.CONTESTED
+        stamp = rival.token.stamp
+        if rival.role is ClaimRole.HOLDER:
+            verdict |= Verdict.RIVAL_IS_HOLDER
+        mine = claims.get(session.identity)
+        if mine is not None and rival.rank > mine.rank:
+            verdict |= Verdict.OUTRANKED
+    if verdict == Verdict.GRANTED:
+        return None
+    return Detail(verdict, highest, stamp)
+
+
+def _rival(
+    identity: Identity, claims: Mapping[Identity, StandingClaim], highest: Token, now: Instant
+) -> StandingClaim | None:
+    """The best live claim of another session whose assignment is not older than what was granted.
+
+    One whose token is too low counts too: it will go above as soon as the key is open.
+    """
+    best: StandingClaim | None = None
+    for other, claim in claims.items():
+        if other == identity or claim.token.stamp < highest.stamp or not claim.is_alive(now):
+            continue
+        if best is None or claim.rank > best.rank:
+            best = claim
+    return best

@@ -1,0 +1,153 @@
+"""Who should be an elector, and the one step that may be made towards it now (leases.md, M2-M5, M7). Pure functions.
+
+A step adds or removes one member, or changes the address of one. It may be made only when the present epoch is in
+force: a majority of its members has settled in it, so that every promise of older epochs is known to whoever is counted
+from then on. Replacing is adding, then removing: an elector that is not there must not be needed, and one that is new
+must not be missing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from service.model.errors import OperatorError
+from service.model.lease import Elector, Electorate
+
+SIZES = (1, 2, 3, 5, 7)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An agent that is there, as gossip tells."""
+
+    name: str
+    host: str
+    is_control_plane: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a keeper has said of itself lately."""
+
+    epoch: int
+    memory: int
+    voting: bool
+    settled: bool
+    elector: bool
+
+
+def size_for(agents: int) -> int:
+    """How many electors so many agents get (M5). Two: both, and the object breaks the tie ("Two nodes")."""
+    if agents >= 5:
+        return 5
+    return 3 if agents >= 3 else max(agents, 1)
+
+
+def first_electorate(candidates: Mapping[str, Candidate], known: Mapping[str, Known]) -> Electorate | None:
+    """The electorate that is begun with; None while not every agent has answered."""
+    if not candidates or any(name not in known for name in candidates):
+        return None
+    chosen = _in_order(candidates)[: size_for(len(candidates))]
+    return Electorate(1, tuple(_elector(one, known) for one in chosen))
+
+
+def is_in_force(electorate: Electorate, known: Mapping[str, Known]) -> bool:
+    """A majority of the members has settled in this epoch (M3). Once true it stays true."""
+    settled = {
+        member.name: True
+        for member in electorate.members
+        if (one := known.get(member.name)) is not None
+        and (one.elector, one.settled, one.epoch) == (True, True, electorate.epoch)
+    }
+    return electorate.has_quorum(settled)
+
+
+def target(
+    electorate: Electorate,
+    candidates: Mapping[str, Candidate],
+    known: Mapping[str, Known],
+    dead: Mapping[str, None],
+) -> tuple[Elector, ...]:
+    """Whom the electorate should consist of. `dead`: members that have been silent for so long, or lost their disk."""
+    alive = [_readdressed(member, candidates) for member in electorate.members if member.name not in dead]
+    # An electorate never shrinks because agents are away: those that are left would decide for less than a majority.
+    floor = max(size for size in SIZES if size <= max(len(electorate.members), 1))
+    if floor == 2:
+        floor = 1
+    size = max(size_for(len(candidates)), floor)
+    for one in _in_order(candidates):
+        is_ready = one.name in known and known[one.name].voting
+        # A newcomer first waits out the longest lease (M3); a silent member would be one vote less for everybody.
+        if len(alive) < size and is_ready and all(member.name != one.name for member in alive):
+            alive.append(_elector(one, known))
+    missing = [member for member in electorate.members if member.name in dead]
+    replaced = {member.name for member in alive}
+    kept = [member for member in missing if member.name not in replaced]
+    return tuple(alive[:size] + kept[: max(0, size - len(alive))])
+
+
+def step(electorate: Electorate, wanted: tuple[Elector, ...]) -> Electorate | None:
+    """The next electorate on the way to the members wanted; None where they are the members already (M3)."""
+    members = {member.name: member for member in electorate.members}
+    goal = {member.name: member for member in wanted}
+    for name, member in goal.items():
+        if name in members and members[name].memory != member.memory:
+            # The same name on another disk (M7): the old one goes, then the new one comes.
+            return _after(electorate, {other: one for other, one in members.items() if other != name})
+        if name in members and members[name] != member:
+            return _after(electorate, members | {name: member})
+    for name, member in goal.items():
+        if name not in members:
+            return _after(electorate, members | {name: member})
+    for name in members:
+        if name not in goal:
+            return _after(electorate, {other: one for other, one in members.items() if other != name})
+    return None
+
+
+def check_successor(electorate: Electorate, following: Electorate) -> None:
+    """Raise OperatorError, with the fix, where an operator's electorate is no single step from the present one (M2)."""
+    if following.epoch < electorate.epoch:
+        raise OperatorError(
+            f"electors.epoch: {following.epoch} is older than {electorate.epoch}, which is in force; raise it to "
+            f"{electorate.epoch + 1} to change the members"
+        )
+    if following.epoch == electorate.epoch:
+        if _names(following) != _names(electorate):
+            raise OperatorError(
+                f"electors.members: epoch {electorate.epoch} has other members ({', '.join(_names(electorate))}); "
+                f"raise electors.epoch to {electorate.epoch + 1}"
+            )
+        return
+    if following.epoch != electorate.epoch + 1:
+        raise OperatorError(
+            f"electors.epoch: {following.epoch} does not follow {electorate.epoch}; write {electorate.epoch + 1}"
+        )
+    members = {member.name: member for member in electorate.members}
+    goal = {member.name: member for member in following.members}
+    changed = [name for name in members | goal if members.get(name) != goal.get(name)]
+    if len(changed) > 1:
+        raise OperatorError(
+            f"electors.members: {', '.join(changed)} changed at once; add or remove one member per epoch (replacing "
+            "is adding, then removing)"
+        )
+
+
+def _names(electorate: Electorate) -> list[str]:
+    return sorted(f"{member.name} {member.host}" for member in electorate.members)
+
+
+def _after(electorate: Electorate, members: Mapping[str, Elector]) -> Electorate:
+    return Electorate(electorate.epoch + 1, tuple(members.values()), electorate.members)
+
+
+def _in_order(candidates: Mapping[str, Candidate]) -> list[Candidate]:
+    return sorted(candidates.values(), key=lambda one: (not one.is_control_plane, one.name))
+
+
+def _elector(one: Candidate, known: Mapping[str, Known]) -> Elector:
+    return Elector(one.name, one.host, known[one.name].memory)
+
+
+def _readdressed(member: Elector, candidates: Mapping[str, Candidate]) -> Elector:
+    found = candidates.get(member.name)
+    return replace(member, host=found.host) if found is not None else member

@@ -1,0 +1,239 @@
+"""The datagrams that change the electorate (leases.md, Electorate): who decides, how far each is, what it promised.
+
+Electorate is sent to whoever is found to be in an older epoch, so one keeper that knows is enough. Survey and Standing
+tell whether an epoch is in force. TransferQuery and Transfer hand the promises of one epoch over to the next.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from service.lease.message import BOOT_ID_BYTES, FORMAT, HEADER, MessageKind, Reader, key_name, key_number, kind_of
+from service.lease.promise import Identity, Instant, Promise
+from service.model.errors import PeerError
+from service.model.lease import Elector, Electorate, Token
+
+ELECTORS_MAX = 8
+"""Seven, and the one that replaces one of them."""
+_ELECTOR = struct.Struct("!B4sQB")  # sets, host, memory, length of the name
+_MEMBER, _PREVIOUS = 1, 2
+_SEQUENCE = struct.Struct("!Q")
+_STANDING = struct.Struct("!QBQ")  # sequence, flags, memory
+_VOTING, _SETTLED, _ELECTOR_FLAG = 1, 2, 4
+_TRANSFER = struct.Struct("!QHHBBB")  # sequence, part, parts, flags, identities, rows
+_ROW = struct.Struct("!IIIIQQB")  # key, token, remaining ns, start id, identity or 255
+_NOBODY = 255
+_TRANSFER_BYTES = 1000
+_PARTS_MAX = 4096
+ELECTORATE_KINDS = (
+    MessageKind.ELECTORATE,
+    MessageKind.SURVEY,
+    MessageKind.STANDING,
+    MessageKind.TRANSFER_QUERY,
+    MessageKind.TRANSFER,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """To any keeper: how far are you? Answered in every epoch."""
+
+    epoch: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """From a keeper: the epoch it has on disk, and whether it decides in it."""
+
+    epoch: int
+    sequence: int
+    memory: int
+    voting: bool
+    """It is out of the silence of rule P2."""
+    settled: bool
+    elector: bool
+    """It is the member that its epoch names, with the disk that was meant (rule M7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferQuery:
+    """From an elector of the new epoch: what did you promise before it?"""
+
+    epoch: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRow:
+    """One key as an elector knows it, with the identity of whom it is promised to."""
+
+    key: str
+    token: Token
+    holder: Identity | None
+    remaining_ns: int
+    start_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """The answer of an elector that has left the epoch before, in as many parts as it takes."""
+
+    epoch: int
+    sequence: int
+    part: int
+    parts: int
+    voting: bool
+    settled: bool
+    rows: tuple[TransferRow, ...]
+
+
+ElectorateMessage = Electorate | Survey | Standing | TransferQuery | Transfer
+
+
+def encode_electorate_message(message: ElectorateMessage) -> bytes:
+    match message:
+        case Electorate():
+            return _header(MessageKind.ELECTORATE, message.epoch) + _encode_electorate(message)
+        case Survey():
+            return _header(MessageKind.SURVEY, message.epoch) + _SEQUENCE.pack(message.sequence)
+        case TransferQuery():
+            return _header(MessageKind.TRANSFER_QUERY, message.epoch) + _SEQUENCE.pack(message.sequence)
+        case Standing():
+            flags = _flags(message.voting, message.settled) | (_ELECTOR_FLAG if message.elector else 0)
+            body = _STANDING.pack(message.sequence, flags, message.memory)
+            return _header(MessageKind.STANDING, message.epoch) + body
+        case Transfer():
+            return _header(MessageKind.TRANSFER, message.epoch) + _encode_transfer(message)
+
+
+def decode_electorate_message(payload: bytes) -> ElectorateMessage:
+    """Raises PeerError where it is malformed, or not one of these."""
+    kind = kind_of(payload)
+    _, _, epoch = HEADER.unpack_from(payload)
+    reader = Reader(payload, HEADER.size)
+    try:
+        match kind:
+            case MessageKind.ELECTORATE:
+                message: ElectorateMessage = _decode_electorate(reader, epoch)
+            case MessageKind.SURVEY:
+                message = Survey(epoch, *reader.take(_SEQUENCE))
+            case MessageKind.TRANSFER_QUERY:
+                message = TransferQuery(epoch, *reader.take(_SEQUENCE))
+            case MessageKind.STANDING:
+                sequence, flags, memory = reader.take(_STANDING)
+                voting, settled = bool(flags & _VOTING), bool(flags & _SETTLED)
+                message = Standing(epoch, sequence, memory, voting, settled, bool(flags & _ELECTOR_FLAG))
+            case MessageKind.TRANSFER:
+                message = _decode_transfer(reader, epoch)
+            case _:
+                raise ValueError(f"{kind.name} is not of the electorate")
+    except (struct.error, ValueError, IndexError) as error:
+        raise PeerError(f"lease datagram: {error}") from error
+    if reader.offset != len(payload):
+        raise PeerError("lease datagram: trailing bytes")
+    return message
+
+
+def transfers(
+    epoch: int, sequence: int, *, voting: bool, settled: bool, promises: Mapping[str, Promise], now: Instant
+) -> list[Transfer]:
+    """Everything an elector promised, cut into parts that fit a datagram; at least one."""
+    rows = []
+    for key, promise in promises.items():
+        holder, left_ns = None, 0
+        if not promise.is_over(now):
+            holder = promise.holder
+            # On both clocks (T3): whoever takes the promise over must not end it before the one who made it.
+            left_ns = max(promise.until.boot_ns - now.boot_ns, promise.until.raw_ns - now.raw_ns, 1)
+        rows.append(TransferRow(key, promise.token, holder, left_ns, promise.start_id))
+    cuts = _cut(rows)
+    return [Transfer(epoch, sequence, part, len(cuts), voting, settled, cut) for part, cut in enumerate(cuts)]
+
+
+def _cut(rows: Iterable[TransferRow]) -> list[tuple[TransferRow, ...]]:
+    cuts: list[list[TransferRow]] = [[]]
+    known: dict[Identity, None] = {}
+    room = _TRANSFER_BYTES
+    for row in rows:
+        cost = _ROW.size + _identity_bytes(row.holder, known)
+        if cost > room:
+            cuts.append([])
+            known = {}
+            room = _TRANSFER_BYTES
+            cost = _ROW.size + _identity_bytes(row.holder, known)
+        room -= cost
+        cuts[-1].append(row)
+        if row.holder is not None:
+            known[row.holder] = None
+    return [tuple(cut) for cut in cuts]
+
+
+def _identity_bytes(holder: Identity | None, known: Mapping[Identity, None]) -> int:
+    return 0 if holder is None or holder in known else BOOT_ID_BYTES + 1 + len(holder.node.encode())
+
+
+def _header(kind: MessageKind, epoch: int) -> bytes:
+    return HEADER.pack(kind, FORMAT, epoch)
+
+
+def _flags(voting: bool, settled: bool) -> int:
+    return (_VOTING if voting else 0) | (_SETTLED if settled else 0)
+
+
+def _encode_electorate(electorate: Electorate) -> bytes:
+    members = {member.name for member in electorate.members}
+    previous = {elector.name for elector in electorate.previous}
+    parts = [bytes([len(electorate.contacts)])]
+    for elector in electorate.contacts:
+        sets = (_MEMBER if elector.name in members else 0) | (_PREVIOUS if elector.name in previous else 0)
+        name = elector.name.encode()
+        parts.append(_ELECTOR.pack(sets, IPv4Address(elector.host).packed, elector.memory, len(name)) + name)
+    return b"".join(parts)
+
+
+def _decode_electorate(reader: Reader, epoch: int) -> Electorate:
+    (count,) = reader.take_bytes(1)
+    if count > 2 * ELECTORS_MAX:
+        raise ValueError(f"{count} electors")
+    members, previous = [], []
+    for _ in range(count):
+        sets, host, memory, length = reader.take_mixed(_ELECTOR)
+        elector = Elector(reader.take_bytes(length).decode(), str(IPv4Address(host)), memory)
+        if sets & _MEMBER:
+            members.append(elector)
+        if sets & _PREVIOUS:
+            previous.append(elector)
+    return Electorate(epoch, tuple(members), tuple(previous))
+
+
+def _encode_transfer(message: Transfer) -> bytes:
+    identities: dict[Identity, int] = {}
+    rows = []
+    for row in message.rows:
+        index = _NOBODY if row.holder is None else identities.setdefault(row.holder, len(identities))
+        rows.append(_ROW.pack(key_number(row.key), *row.token, row.remaining_ns, row.start_id, index))
+    flags = _flags(message.voting, message.settled)
+    parts = [_TRANSFER.pack(message.sequence, message.part, message.parts, flags, len(identities), len(rows))]
+    for identity in identities:
+        name = identity.node.encode()
+        parts.append(identity.boot_id + bytes([len(name)]) + name)
+    return b"".join(parts + rows)
+
+
+def _decode_transfer(reader: Reader, epoch: int) -> Transfer:
+    sequence, part, parts, flags, identity_count, row_count = reader.take(_TRANSFER)
+    if part >= parts or parts > _PARTS_MAX:
+        raise ValueError("a part beyond the last")
+    identities = []
+    for _ in range(identity_count):
+        boot_id = reader.take_bytes(BOOT_ID_BYTES)
+        identities.append(Identity(reader.take_bytes(reader.take_bytes(1)[0]).decode(), boot_id))
+    rows = []
+    for _ in range(row_count):
+        key, term, version, counter, remaining_ns, start_id, index = reader.take(_ROW)
+        holder = None if index == _NOBODY else identities[index]
+        rows.append(TransferRow(key_name(key), Token(term, version, counter), holder, remaining_ns, start_id))
+    voting, settled = bool(flags & _VOTING), bool(flags & _SETTLED)
+    return Transfer(epoch, sequence, part, parts, voting, settled, tuple(rows))
