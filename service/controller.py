@@ -194,6 +194,14 @@ class Controller:
             if key != LEADER_KEY and seen.node is not None
         }
 
+    def renewed_ns(self, floating_ip: IPv4Address) -> int:
+        """When its holder renewed last, as far as the last answers of the electors tell; rather too early."""
+        seen, asked_ns = self.observed.get(str(floating_ip)), self._observed_ns or 0
+        if seen is None:
+            return asked_ns
+        # What is left of a promise says when it was made; of a longer one than usual, only that it lives.
+        return asked_ns - seen.age_ns - max(0, self.settings.lease_profile.lease_ns - seen.remaining_ns)
+
     def nodes(self) -> tuple[GatewayNode, ...]:
         """The agents as members and Node objects together describe them.
 

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
-from service.gateway.row import MemberMetadata
-from service.gateway.validation import node_address_errors
-from service.gossip.member import Member
+from service.condition import condition
+from service.gateway_status import gateway_problems, gateway_status
 from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Token
 from service.model.objects import GATEWAY_NAME, GATEWAY_NAMESPACE, Kind, ObjectKey
+from service.node_status import node_status
 from service.policy.acceptance import PolicyReason, PolicyState
 from service.sources.event_recorder import ObjectEvent
 
@@ -33,14 +33,15 @@ def object_status(controller: "Controller") -> dict[ObjectKey, dict[str, Any]]:
     }
     for key, message in refused.items():
         if key.kind is Kind.POLICY:
-            condition = _condition("Accepted", "InvalidObject", message, is_true=False)
-            statuses[key] = {"accepted": False, "matchedPods": 0, "conditions": [condition]}
-    if controller.index.gateway() is not None:
-        statuses[GATEWAY] = _gateway_status(controller, nodes, holders, refused.get(GATEWAY, ""))
+            accepted = condition("Accepted", "InvalidObject", message, is_true=False)
+            statuses[key] = {"accepted": False, "matchedPods": 0, "conditions": [accepted]}
+    gateway = controller.index.gateway()
+    if gateway is not None:
+        statuses[GATEWAY] = gateway_status(controller, gateway, nodes, holders, refused.get(GATEWAY, ""))
     members = controller.cluster.members()
     for node in nodes:
         key = ObjectKey(Kind.NODE, GATEWAY_NAMESPACE, node.name)
-        statuses[key] = _node_status(node, members.get(node.name), holders)
+        statuses[key] = node_status(node, members.get(node.name), holders, controller.intake.inventory)
     return statuses
 
 
@@ -53,28 +54,43 @@ def object_problems(controller: "Controller") -> list[ObjectEvent]:
         elif state.accepted and (message := _unplaced(controller, state)):
             problems.append(ObjectEvent(key, PolicyReason.UNKNOWN_EGRESS_IP, message, "Judge", True))
     problems += [
-        ObjectEvent(GATEWAY, reason, message, "Assign", True, subject=subject)
-        for reason, subject, message in _gateway_problems(controller, controller.nodes())
+        ObjectEvent(GATEWAY, problem.reason, problem.message, "Assign", True, subject=problem.subject)
+        for problem in gateway_problems(controller, controller.nodes())
     ]
     for key, message in _refused(controller.intake.errors).items():
         problems.append(ObjectEvent(key, "InvalidObject", message, "Judge", True))
     return problems
 
 
-def move_event(floating_ip: IPv4Address, before: str, after: str, nodes: Iterable[GatewayNode]) -> ObjectEvent:
-    """A floating IP has changed its holder."""
+def move_event(
+    floating_ip: IPv4Address,
+    before: str,
+    after: str,
+    nodes: Iterable[GatewayNode],
+    *,
+    is_succession: bool,
+    gap_ns: int,
+) -> ObjectEvent:
+    """A floating IP has changed its holder; `is_succession`: by the standing claim of the successor, not by a new row.
+
+    `gap_ns` is the time from the last renewal of the old holder that any elector reported to the first report of the
+    new one: no less than nobody held the address, but more by up to the interval at which the leader asks.
+    """
     found = next((node for node in nodes if node.name == before), None)
     if found is None:
         reason = f"node {before} has left"
     elif found.state is NodeState.DOWN:
         reason = f"node {before} is down"
     elif not found.schedulable:
-        reason = f"node {before} is draining"
+        reason = f"node {before} is cordoned or draining"
+    elif is_succession:
+        reason = f"the lease of {before} ended, and its successor took over"
     elif not found.ready:
         reason = f"node {before} is not ready"
     else:
         reason = "reassigned"
-    note = f"{floating_ip} moved from {before} to {after}: {reason}"
+    gap = f"gap at most {max(gap_ns, 0) / 1e9:.2f} s, from the last renewal seen there to the first seen here"
+    note = f"{floating_ip} moved from {before} to {after}: {reason}; {gap}"
     return ObjectEvent(GATEWAY, "FloatingIPMoved", note, "Move", False, subject=str(floating_ip))
 
 
@@ -97,92 +113,12 @@ def _policy_status(
     reason, message = str(state.reason), state.message
     if state.reason == PolicyReason.ACCEPTED and unplaced:
         reason, message = str(PolicyReason.UNKNOWN_EGRESS_IP), unplaced
-    conditions = [_condition("Accepted", reason, message, is_true=state.accepted)]
+    conditions = [condition("Accepted", reason, message, is_true=state.accepted)]
     if refused:
-        conditions.append(_condition("Outdated", "InvalidObject", f"the last good version is in force: {refused}"))
+        conditions.append(condition("Outdated", "InvalidObject", f"the last good version is in force: {refused}"))
     status = {"accepted": state.accepted, "matchedPods": state.matched_pods, "conditions": conditions}
     held = holders.get(state.egress_source_ip)
     return status | ({"holder": held[0]} if held and state.accepted else {})
-
-
-def _gateway_status(
-    controller: "Controller",
-    nodes: tuple[GatewayNode, ...],
-    holders: Mapping[IPv4Address, tuple[str, Token]],
-    refused: str,
-) -> dict[str, Any]:
-    """`nodes` and `floatingIPs` as users read them; an address that nobody holds is in `conditions` with why."""
-    gateway = controller.index.gateway()
-    assert gateway is not None
-    # A type has one condition, so addresses with the same fault share it.
-    problems: dict[str, list[str]] = {}
-    for reason, _, message in _gateway_problems(controller, nodes):
-        problems.setdefault(reason, []).append(message)
-    if refused:
-        problems["Outdated"] = [f"the last good version is in force: {refused}"]
-    return {
-        "nodes": {node.name: node.state.value for node in nodes},
-        "floatingIPs": {
-            str(floating_ip): holders[floating_ip][0] for floating_ip in gateway.floating_ips if floating_ip in holders
-        },
-        "conditions": [_condition(reason, reason, "; ".join(messages)) for reason, messages in problems.items()],
-    }
-
-
-def _gateway_problems(controller: "Controller", nodes: tuple[GatewayNode, ...]) -> list[tuple[str, str, str]]:
-    """(reason, floating IP or field, message) each."""
-    gateway = controller.index.gateway()
-    if gateway is None:
-        return []
-    table = controller.cluster.assignments()
-    problems = [
-        ("NoEligibleNode", str(floating_ip), f"{floating_ip}: {table[floating_ip].reason}")
-        for floating_ip in gateway.floating_ips
-        if floating_ip in table and table[floating_ip].holder is None
-    ]
-    for floating_ip, mac in controller.cluster.conflicts().items():
-        if floating_ip in gateway.floating_ips:
-            message = f"{mac.hex(':')} answers for {floating_ip}"
-            problems.append(("FloatingIPConflict", str(floating_ip), message))
-    for error in node_address_errors(gateway, nodes):
-        problems.append(("InvalidFloatingIP", error.field, f"{error.field}: {error.message}"))
-    return problems
-
-
-def _node_status(
-    node: GatewayNode,
-    member: tuple[Member, MemberMetadata] | None,
-    holders: Mapping[IPv4Address, tuple[str, Token]],
-) -> dict[str, Any]:
-    reason, message = _readiness(node)
-    status: dict[str, Any] = {
-        "state": node.state.value,
-        "role": node.role.value,
-        "schedulable": node.schedulable,
-        "segments": [
-            {"subnet": str(segment.network), "address": str(segment.address), "mac": segment.mac.hex(":")}
-            for segment in node.segments
-        ],
-        "floatingIPs": [
-            {"address": str(floating_ip), "token": ".".join(map(str, token))}
-            for floating_ip, (name, token) in sorted(holders.items())
-            if name == node.name
-        ],
-        "conditions": [_condition("Ready", reason, message, is_true=reason == "Ready")],
-    }
-    if member is not None:
-        status |= {"agentVersion": member[1].version, "tunnelEndpoint": member[0].address.host}
-    return status
-
-
-def _readiness(node: GatewayNode) -> tuple[str, str]:
-    if node.state is NodeState.DOWN:
-        return "Down", "the node does not answer"
-    if not node.ready:
-        return "NotReady", "the agent has not loaded the datapath, or its lease keeper is gone"
-    if not node.schedulable:
-        return "Draining", "the node is cordoned or draining"
-    return "Ready", ""
 
 
 def _refused(errors: Iterable[ObjectError]) -> dict[ObjectKey, str]:
@@ -194,7 +130,3 @@ def _refused(errors: Iterable[ObjectError]) -> dict[ObjectKey, str]:
             key = ObjectKey(Kind(error.kind), namespace, name)
             found.setdefault(key, []).append(f"{error.field}: {error.message}")
     return {key: "; ".join(messages) for key, messages in found.items()}
-
-
-def _condition(kind: str, reason: str, message: str, *, is_true: bool = True) -> dict[str, str]:
-    return {"type": kind, "status": "True" if is_true else "False", "reason": reason, "message": message}

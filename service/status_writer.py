@@ -3,11 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from service import process
+from service.model.assignment import Assignment
 from service.model.errors import TransientError
+from service.model.lease import Token
 from service.model.objects import Kind, ObjectKey
 from service.object_status import move_event, object_problems, object_status
 from service.sources.event_recorder import EventRecorder, ObjectEvent
@@ -25,9 +28,23 @@ _PARALLEL = 8
 """Requests under way at once."""
 _RECENT_NS = 5_000_000_000
 """A new leader also tells of moves this old: the last one may have died with the node."""
-_NODE_GONE_NS = 60_000_000_000
-"""How long a node must be away before its object goes: agents leave and return when they are updated."""
+_NODE_GONE_NS = 5_000_000_000
+"""How long a node must have been removed before its object goes: a Node object may be made anew at once."""
 _MOVES_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Sighting:
+    """Who was last seen to hold an address, when it had renewed last, and the leader's row of that time."""
+
+    node: str
+    renewed_ns: int
+    row: Assignment | None
+
+    def names_successor(self, node: str, token: Token) -> bool:
+        """Whether this token was granted to a standing claim that the row had provided for."""
+        row = self.row
+        return row is not None and row.successor == node and row.stamp == (token.term, token.version)
 
 
 class StatusWriter:
@@ -38,7 +55,7 @@ class StatusWriter:
         self._recorder = EventRecorder()
         self._written: dict[ObjectKey, dict[str, Any]] = {}
         self._missing_ns: dict[ObjectKey, int] = {}
-        self._holders: dict[IPv4Address, str] = {}
+        self._seen: dict[IPv4Address, _Sighting] = {}
         self._moves: dict[ObjectEvent, int] = {}
         """Moves not yet handed on -> when they were seen."""
         self._trouble = ""
@@ -57,11 +74,20 @@ class StatusWriter:
 
     def observe(self, now_ns: int) -> None:
         """Compare the holders with those seen last. A time without a holder is part of a move."""
-        for floating_ip, (node, _) in self._controller.holders().items():
-            before = self._holders.get(floating_ip)
-            self._holders[floating_ip] = node
-            if before is not None and before != node:
-                event = move_event(floating_ip, before, node, self._controller.nodes())
+        table = self._controller.cluster.assignments()
+        for floating_ip, (node, token) in self._controller.holders().items():
+            before = self._seen.get(floating_ip)
+            renewed_ns = self._controller.renewed_ns(floating_ip)
+            self._seen[floating_ip] = _Sighting(node, renewed_ns, table.get(floating_ip))
+            if before is not None and before.node != node:
+                event = move_event(
+                    floating_ip,
+                    before.node,
+                    node,
+                    self._controller.nodes(),
+                    is_succession=before.names_successor(node, token),
+                    gap_ns=now_ns - before.renewed_ns,
+                )
                 self._moves[event] = now_ns
         for event in [event for event, at_ns in self._moves.items() if now_ns - at_ns > _RECENT_NS]:
             del self._moves[event]
@@ -92,7 +118,7 @@ class StatusWriter:
         self._attempt_failed = False
         await self._attempt(source.mirror_gateway())
         statuses = object_status(self._controller)
-        for key in self._gone(statuses, process.boot_ns()):
+        for key in self._gone(statuses, source.recorded_nodes(), process.boot_ns()):
             # A new policy of that name must not inherit the old one's age.
             if await self._attempt(source.delete_status(key)):
                 self._written.pop(key, None)
@@ -104,8 +130,13 @@ class StatusWriter:
             self._trouble = ""
         return not self._attempt_failed
 
-    def _gone(self, statuses: dict[ObjectKey, dict[str, Any]], now_ns: int) -> list[ObjectKey]:
-        self._missing_ns = {key: self._missing_ns.get(key, now_ns) for key in self._written if key not in statuses}
+    def _gone(
+        self, statuses: dict[ObjectKey, dict[str, Any]], recorded: Iterable[ObjectKey], now_ns: int
+    ) -> list[ObjectKey]:
+        """What is gone and still has a status; `recorded` are nodes that an earlier leader may have left behind."""
+        removed = [key for key in recorded if self._controller.intake.inventory.is_removed(key.name)]
+        known = dict.fromkeys((*self._written, *removed))
+        self._missing_ns = {key: self._missing_ns.get(key, now_ns) for key in known if key not in statuses}
         return [
             key
             for key, since_ns in self._missing_ns.items()

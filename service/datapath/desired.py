@@ -33,7 +33,7 @@ class LocalUplink:
 
     @property
     def segment(self) -> Segment:
-        return Segment(self.address.network, self.address.ip, self.mac)
+        return Segment(self.address.network, self.address.ip, self.mac, self.name)
 
 
 def uplink_for(uplinks: Sequence[LocalUplink], floating_ip: IPv4Address) -> LocalUplink | None:

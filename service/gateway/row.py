@@ -40,6 +40,8 @@ class _Metadata(msgspec.Struct, array_like=True):
     """(network, prefix length, address, MAC)."""
     version: str
     start_id: int
+    interfaces: tuple[str, ...] = ()
+    """Of each segment. Members of versions before this field ignore it."""
 
 
 class _AssignmentRow(msgspec.Struct, array_like=True):
@@ -73,6 +75,7 @@ def encode_metadata(metadata: MemberMetadata) -> bytes:
             segments,
             metadata.version,
             metadata.start_id,
+            tuple(segment.interface for segment in metadata.segments),
         )
     )
 
@@ -82,8 +85,10 @@ def decode_metadata(data: bytes) -> MemberMetadata:
     try:
         raw = _metadata_decoder.decode(data)
         segments = tuple(
-            Segment(IPv4Network((network, length)), IPv4Address(address), mac)
-            for network, length, address, mac in raw.segments
+            Segment(IPv4Network((network, length)), IPv4Address(address), mac, interface)
+            for (network, length, address, mac), interface in zip(
+                raw.segments, (*raw.interfaces, *[""] * len(raw.segments)), strict=False
+            )
         )
         return MemberMetadata(NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id)
     except (msgspec.MsgspecError, ValueError) as error:

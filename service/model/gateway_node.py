@@ -25,6 +25,8 @@ class Segment:
     address: IPv4Address
     mac: bytes
     """Six bytes."""
+    interface: str = ""
+    """Its name, where it is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,10 @@ class KubernetesSource:
         ]
         await self._api.patch(f"{_path(key)}/status", steps, JSON_PATCH)
 
+    def recorded_nodes(self) -> tuple[ObjectKey, ...]:
+        """The AnthosNetworkGatewayNode objects as last seen."""
+        return tuple(key for key in self._own if key.kind is Kind.NODE)
+
     async def delete_status(self, key: ObjectKey) -> None:
         """The object is gone, and its status with it; a node's object is nothing else. Raises TransientError."""
         if key.kind is Kind.NODE:

@@ -75,6 +75,10 @@ class ManifestsSource:
         async with self._writing:
             await asyncio.to_thread(self._status.write, key, status, created=created)
 
+    def recorded_nodes(self) -> tuple[ObjectKey, ...]:
+        """None: a folder has no Node objects that could go."""
+        return ()
+
     async def delete_status(self, key: ObjectKey) -> None:
         """Remove the status of an object that is gone. Raises TransientError where it cannot."""
         async with self._writing:

@@ -27,6 +27,9 @@ class Source(Protocol):
         A leader names its term: where the source can tell, one of a lower term replaces nothing.
         """
 
+    def recorded_nodes(self) -> tuple[ObjectKey, ...]:
+        """The AnthosNetworkGatewayNode objects that there are, where the source can tell; else none."""
+
     async def delete_status(self, key: ObjectKey) -> None:
         """The object is gone. Raises TransientError where that fails for now."""
 

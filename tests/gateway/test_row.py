@@ -1,7 +1,9 @@
 """What goes through gossip comes out as it was, and what others send is not trusted to be well-formed."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
+import msgspec
 import pytest
 
 from service.gateway import row
@@ -23,6 +25,16 @@ def test_metadata_survives_the_wire() -> None:
 def test_metadata_of_a_node_with_several_segments_fits_the_gossip_cap() -> None:
     metadata = MemberMetadata(NodeRole.CONTROL_PLANE, True, True, (SEGMENT,) * 8, "10.20.30-rc1", 2**64 - 1)
     assert len(row.encode_metadata(metadata)) <= 512
+
+
+def test_interfaces_travel_with_segments_and_a_member_without_them_is_understood() -> None:
+    named = replace(SEGMENT, interface="bond0.100")
+    metadata = MemberMetadata(NodeRole.WORKER, True, True, (named, SEGMENT), "1.2.3", 5)
+    data = row.encode_metadata(metadata)
+    assert row.decode_metadata(data) == metadata
+    *former, _ = msgspec.msgpack.decode(data)
+    understood = row.decode_metadata(msgspec.msgpack.encode(former))
+    assert understood.segments == (SEGMENT, SEGMENT)
 
 
 def test_an_assignment_survives_the_wire_with_its_stamp() -> None:

@@ -37,6 +37,7 @@ def _expression(**fields: Any) -> dict[str, Any]:
     return policy(egress=[{"podSelector": {"matchExpressions": [fields]}}])
 
 
+_USED = "192.168.1.100"
 _FIP, _SOURCE, _CIDR = "spec.floatingIPs[0]", "spec.egressSourceIP", "spec.destinationCIDRs[0]"
 _EXPRESSION = "spec.egress[0].podSelector.matchExpressions[0]"
 _NO_HOST = "no host can have this address"
@@ -138,3 +139,65 @@ POLICIES = (
 )
 
 BAD = GATEWAYS + POLICIES
+
+
+class Doubtful(NamedTuple):
+    """Good by itself, and wrong where it is used: reported on the object whose owner can mend it."""
+
+    label: str
+    where: tuple[str, ...]
+    """As kubectl names the object that tells of it."""
+    reason: str
+    advice: str
+    documents: tuple[dict[str, Any], ...]
+
+
+_GATEWAY = ("ang", "default", "-n", "kube-system")
+
+
+def _listing(*more: str) -> dict[str, Any]:
+    return gateway({"floatingIPs": [_USED, "192.168.1.101", *more]})
+
+
+DOUBTFUL = (
+    Doubtful(
+        "an unknown source",
+        ("enp", "typo"),
+        "UnknownEgressIP",
+        "192.168.1.222 is not in spec.floatingIPs",
+        (_listing(), policy("typo", egressSourceIP="192.168.1.222")),
+    ),
+    Doubtful(
+        "an unknown source seen from the gateway",
+        _GATEWAY,
+        "FloatingIPInUse",
+        "192.168.1.222 is in use by EgressNATPolicy typo",
+        (_listing(), policy("typo", egressSourceIP="192.168.1.222")),
+    ),
+    Doubtful(
+        "a source of two policies",
+        ("enp", "younger"),
+        "EgressIPConflict",
+        "belongs to the older policy",
+        (
+            _listing(),
+            policy("a-older", egressSourceIP="192.168.1.101"),
+            policy("younger", egressSourceIP="192.168.1.101"),
+        ),
+    ),
+    Doubtful(
+        "a node's own address",
+        _GATEWAY,
+        "InvalidFloatingIP",
+        "is the own address of node worker1",
+        (_listing("192.168.1.1"),),
+    ),
+    Doubtful(
+        "a network address", _GATEWAY, "InvalidFloatingIP", "is the network address of", (_listing("192.168.1.0"),)
+    ),
+    Doubtful(
+        "a broadcast address", _GATEWAY, "InvalidFloatingIP", "is the broadcast address", (_listing("192.168.1.255"),)
+    ),
+    Doubtful("an address of no subnet", _GATEWAY, "NoEligibleNode", "10.9.9.9", (_listing("10.9.9.9"),)),
+    Doubtful("a single address", _GATEWAY, "FewFloatingIPs", "list a second", (gateway({"floatingIPs": [_USED]}),)),
+)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
+from service import process
 from service.gateway.row import MemberMetadata
 from service.gossip.member import Member
 from service.model.assignment import Assignment
@@ -48,6 +49,8 @@ class Leader:
         self.index = self.intake.index
         self.cluster = Cluster(nodes)
         self.term: int | None = 7
+        self.age_ns = 0
+        """How long ago every holder had renewed last."""
         self.held: dict[str, str] = {}
 
     @property
@@ -56,6 +59,9 @@ class Leader:
 
     def is_settled(self) -> bool:
         return self.is_synced
+
+    def renewed_ns(self, floating_ip: IPv4Address) -> int:
+        return process.boot_ns() - self.age_ns
 
     def nodes(self) -> tuple[GatewayNode, ...]:
         return self.cluster.nodes
