@@ -249,7 +249,13 @@ class KubernetesSource:
             await self._count_up(f"{path}/{document['metadata']['name']}")
 
     async def _count_up(self, path: str) -> None:
-        found = msgspec.json.decode(await self._api.get(path))
+        try:
+            found = msgspec.json.decode(await self._api.get(path))
+        except ApiError as error:
+            if error.status == 403:
+                # An object in a namespace of the users', where Events may be made but not changed: it has been said.
+                return
+            raise
         count = (found.get("series") or {}).get("count", 1)
         series = {"count": count + 1, "lastObservedTime": _now()}
         await self._api.patch(path, {"series": series}, MERGE)

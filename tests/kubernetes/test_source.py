@@ -17,6 +17,7 @@ from service.sources.kubernetes import KubernetesSource
 from service.sources.reflector import Reflector, ReflectorTiming
 from service.status_writer import StatusWriter
 from tests.kubernetes.bad_objects import gateway, policy
+from tests.kubernetes.conftest import Installation
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
 from tests.kubernetes.leader import Leader, node
 from tests.sources.fake_api_server import until
@@ -29,8 +30,9 @@ RESUME_S = 5.0
 
 
 @pytest.fixture(autouse=True)
-def _kubeconfig(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("KUBECONFIG", str(plane.kubeconfig))
+def _kubeconfig(plane: ControlPlane, installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The source is a controller with its own rights; kubectl is the user."""
+    monkeypatch.setenv("KUBECONFIG", str(installation.controller))
     yield
     plane.kubectl("delete", "enp,ang,angn,pods", "--all", "-A", "--force", "--grace-period=0")
     plane.kubectl("delete", "events", "--all", "-A")
@@ -111,7 +113,10 @@ async def test_objects_arrive_change_and_go(kubectl: Kubectl) -> None:
         await until(lambda: not consumer.pods() and ObjectKey(Kind.POLICY, "", "p1") not in consumer.objects)
 
 
-async def test_an_agent_hears_only_of_its_own_pods_and_the_gateway_in_force(kubectl: Kubectl) -> None:
+async def test_an_agent_hears_only_of_its_own_pods_and_the_gateway_in_force(
+    kubectl: Kubectl, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(installation.agent))
     kubectl.apply(pod("mine"), pod("other", "worker2"), pod("host", hostNetwork=True))
     kubectl.run("create", "namespace", "cluster-a", check=False)
     kubectl.apply(gateway({"floatingIPs": ["192.168.1.100"]}, namespace="cluster-a"))
