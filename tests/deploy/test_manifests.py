@@ -88,11 +88,11 @@ def test_folders_of_the_settings_are_mounted(name: str, settings: Settings) -> N
 def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("NODE_NAME", "worker1")
     monkeypatch.setenv("BIND_ADDRESS", "192.168.1.21")
-    return load_settings(DEPLOY / "config.yaml", {"electors": {"members": []}})
+    return load_settings(DEPLOY / "config.yaml")
 
 
 def test_the_settings_shipped_are_valid_and_update_a_node_without_moving_its_addresses(settings: Settings) -> None:
-    assert settings.source == "kubernetes"
+    assert (settings.source, settings.electors) == ("kubernetes", "auto")
     assert settings.lease.on_stop == "keep"
     # Nobody's key is in the repository.
     assert settings.keyring == ()

@@ -14,17 +14,19 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
+from service.model.lease import Elector, Electorate
 from service.model.objects import Kind, ObjectKey, Synced
 from service.sources.api_server import ApiError, ApiServer, connect
+from service.sources.electorate_object import OBJECT_NAME, open_electorate
 from service.sources.event_recorder import ObjectEvent
 from service.sources.kubernetes import open_kubernetes
 from tests.kubernetes.bad_objects import gateway
 from tests.kubernetes.conftest import NAMESPACE, Installation
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
+from tests.sources.fake_api_server import until
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 
-ELECTORATE = "egressgw-electorate"
 NAMESPACES = (NAMESPACE, "kube-system", "default", "cluster-a")
 READING = ("get", "list", "watch")
 WRITING = ("create", "update", "patch", "delete", "deletecollection")
@@ -53,7 +55,7 @@ class Right(NamedTuple):
 
 
 GROUP = "networking.gke.io"
-OWN_CONFIGMAP = Right("update", "", "configmaps", NAMESPACE, ELECTORATE)
+OWN_CONFIGMAP = Right("patch", "", "configmaps", NAMESPACE, OBJECT_NAME)
 
 
 def _controller_writes() -> Iterator[Right]:
@@ -95,7 +97,7 @@ async def test_nobody_reads_more_than_it_follows(account: str, installation: Ins
     assert followed - {"events"} == FOLLOWED[account] | {"pods", "namespaces", "nodes", "servicecidrs"}
     # Secrets, the keyring among them, come by the kubelet and not by these credentials.
     assert {right for right in rights if right.name} == {
-        Right(verb, "", "configmaps", NAMESPACE, ELECTORATE) for verb in READING
+        Right(verb, "", "configmaps", NAMESPACE, OBJECT_NAME) for verb in READING
     }
 
 
@@ -190,18 +192,25 @@ async def test_what_is_not_allowed_is_refused_when_it_is_tried(
     assert refusal.value.status == 403
 
 
-async def test_the_electorate_object_is_made_by_a_controller_and_changed_by_either(installation: Installation) -> None:
-    collection = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
-    async with _as(installation.controller) as api:
-        await api.create(collection, {"metadata": {"name": ELECTORATE}, "data": {"epoch": "1"}})
+async def test_the_electorate_object_is_made_by_a_controller_and_changed_by_either(
+    installation: Installation, kubectl: Kubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs = [Electorate(epoch, (Elector("worker1", "10.0.0.1"),)) for epoch in (1, 2, 3)]
+    for account, electorate in zip(("controller", "agent", "controller"), epochs, strict=True):
+        monkeypatch.setenv("KUBECONFIG", str(getattr(installation, account)))
+        async with open_electorate(NAMESPACE, changed=lambda found: None) as store:
+            await until(lambda store=store: store.is_read)
+            if store.current is None:
+                await store.create(electorate)
+            else:
+                await store.swap(store.current, electorate, in_force=True)
+    found = kubectl.get("configmap", OBJECT_NAME, "-n", NAMESPACE)
+    assert '"epoch": 3' in found["data"]["electorate"]
     for kubeconfig in (installation.agent, installation.controller):
         async with _as(kubeconfig) as api:
-            found = msgspec.json.decode(await api.get(f"{collection}/{ELECTORATE}"))
-            selected = {"fieldSelector": f"metadata.name={ELECTORATE}"}
-            assert len(msgspec.json.decode(await api.get(collection, selected))["items"]) == 1
             with pytest.raises(ApiError, match="forbidden"):
-                await api.delete(f"{collection}/{ELECTORATE}")
-            await api._call("PUT", f"{collection}/{ELECTORATE}", None, found, "application/json", 5.0)
+                await api.delete(f"/api/v1/namespaces/{NAMESPACE}/configmaps/{OBJECT_NAME}")
+    kubectl("delete", "configmap", OBJECT_NAME, "-n", NAMESPACE)
 
 
 async def test_an_event_in_a_users_namespace_is_made_once_and_its_repetition_is_no_error(
