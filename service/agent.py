@@ -51,7 +51,7 @@ from service.network.pump import MachinePump
 from service.network.sealed_socket import SealedSocket
 from service.settings import Settings
 from service.sources.intake import Intake
-from service.sources.source import open_source
+from service.sources.source import Source, open_source
 from service.status import agent_status
 from service.version import VERSION
 from service.web.metrics import AuditCollector, DatapathCollector
@@ -96,6 +96,7 @@ class Agent:
         self.settings = settings
         self.start_id = process.start_id()
         self.intake = Intake(settings.datapath)
+        self.source: Source | None = None
         self.index = self.intake.index
         self.reconciler = Reconciler(settings, self.index)
         self.datapath = NodeDatapath(settings)
@@ -249,6 +250,7 @@ class Agent:
 
     async def _follow_source(self) -> None:
         async with open_source(self.settings) as source:
+            self.source = source
             async for batch in source.changes():
                 self._take_changes(batch)
 

@@ -12,6 +12,9 @@ from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Electorate, Token
 from service.network.cluster_view import ClusterView
 from service.policy.index import PolicyIndex
+from service.sources.intake import Intake
+from service.sources.source import Source
+from service.sources.source_state import SourceState
 
 if TYPE_CHECKING:
     from service.agent import Agent
@@ -36,6 +39,7 @@ def agent_status(agent: "Agent") -> dict[str, Any]:
     return document | {
         "node": agent.settings.node,
         "role": agent.role.value,
+        "objects": objects_status(agent.intake, agent.source),
         "held": [str(floating_ip) for floating_ip in sorted(agent.held)],
         "keeper": {
             "alive": report is not None,
@@ -60,6 +64,7 @@ def controller_status(controller: "Controller") -> dict[str, Any]:
     return document | {
         "node": controller.settings.node,
         "role": "controller",
+        "objects": objects_status(controller.intake, controller.source),
         "leading": controller.term is not None,
         "electorate": _electorate(controller.electorate, controller.electorate_trouble),
         "drops": {},
@@ -73,6 +78,12 @@ def _electorate(electorate: Electorate, trouble: str) -> dict[str, Any]:
         "members": {member.name: member.host for member in electorate.members},
         "trouble": trouble,
     }
+
+
+def objects_status(intake: Intake, source: Source | None) -> dict[str, Any]:
+    """Whether the objects are known, still followed, or those of an earlier day."""
+    state = source.state() if source is not None else SourceState()
+    return {"synced": intake.is_synced, "trouble": state.trouble, "restoredFrom": state.restored_from or None}
 
 
 def audit_status(outbox: Outbox, publisher: Publisher) -> dict[str, Any]:

@@ -56,7 +56,9 @@ from service.sources.gateway_mirror import (
     is_cluster_gateway,
     mirror_step,
 )
+from service.sources.object_cache import ObjectCache
 from service.sources.reflector import Difference, Reflector, ReflectorTiming, Resource
+from service.sources.source_state import SourceState
 from service.sources.status_document import complete_status
 from service.sources.timestamp import timestamp_from_ns
 
@@ -76,6 +78,9 @@ _QUEUE_MAX = 64
 """Batches between the watches and whoever takes them; when it is full the watches wait."""
 _STALE_TERM_NS = 20_000_000_000
 """Longer than every lease: who still leads after this is no old leader."""
+RESTORE_AFTER_S = 3.0
+"""How long an agent that starts waits for the API server before it goes on from what it knew last; a keeper gives its
+addresses up later than that (`lease.agent_grace_ms`)."""
 _NOTE_MAX = 1000
 """Bytes; the API server takes 1024."""
 
@@ -90,6 +95,7 @@ class KubernetesSource:
         node: str | None,
         reporter: str = "",
         timing: ReflectorTiming | None = None,
+        cache: ObjectCache | None = None,
     ) -> None:
         self._api = api
         self._node = node
@@ -102,6 +108,10 @@ class KubernetesSource:
         self._errors: dict[ObjectKey, tuple[ObjectError, ...]] = {}
         self._switches: dict[str, ClusterSwitch] = {}
         """Cluster objects by namespace and name."""
+        self._cache = cache
+        self._restored: dict[Kind, dict[ObjectKey, None]] = {}
+        """Objects told from the cache of which the API server has said nothing yet."""
+        self._restored_ns = 0
         self._refused_ns: dict[ObjectKey, int] = {}
         """Since when our status is refused as an older leader's."""
         self.reflectors = self._make_reflectors(timing)
@@ -142,6 +152,33 @@ class KubernetesSource:
                 group.create_task(reflector.run(), name=f"follow {kind}")
             if self._node is None:
                 group.create_task(self._switch_reflector.run(), name="follow Cluster")
+            if self._cache is not None:
+                group.create_task(self._cache.run(), name="write the object cache")
+                group.create_task(self._restore(self._cache), name="read the object cache")
+
+    async def _restore(self, cache: ObjectCache) -> None:
+        """Tell what was known last, of each kind of which the API server has said nothing so far."""
+        remembered = await asyncio.to_thread(cache.load)
+        await asyncio.sleep(RESTORE_AFTER_S)
+        if remembered is None or not self._unsynced:
+            return
+        missed = [item for item in remembered.objects if item.key.kind in self._unsynced]
+        for item in missed:
+            self._restored.setdefault(item.key.kind, {})[item.key] = None
+            if item.key.kind in _PLURALS:
+                self._delivered[item.key] = item
+        self._restored_ns = remembered.written_ns
+        _log.warning("the API server does not answer: going on from the %d objects known last", len(missed))
+        changes = (*(Upsert(item) for item in missed), Synced())
+        cache.note(changes, is_news=False)
+        await self._queue.put(changes)
+
+    def state(self) -> SourceState:
+        """Whether what was told is still true."""
+        troubles = {kind: reflector.trouble for kind, reflector in self.reflectors.items() if reflector.trouble}
+        trouble = "; ".join(f"{kind}: {said}" for kind, said in troubles.items())
+        is_restored = self._restored_ns and self._unsynced
+        return SourceState(trouble, timestamp_from_ns(self._restored_ns) if is_restored else "")
 
     async def changes(self) -> AsyncGenerator[tuple[Change, ...], None]:
         """Yield everything once, in batches, ending in Synced; then changes as they come. Needs `run` beside it."""
@@ -302,15 +339,21 @@ class KubernetesSource:
             changes.append(Errors(tuple(error for found in self._errors.values() for error in found)))
         if difference.is_listed and kind in self._unsynced:
             self._unsynced.discard(kind)
+            for key in self._restored.pop(kind, {}):
+                self._delivered.pop(key, None)
+                changes.append(Delete(key))
             if not self._unsynced:
                 changes.append(Synced())
         if changes:
+            if self._cache is not None:
+                self._cache.note(changes)
             await self._queue.put(tuple(changes))
 
     def _take(self, value: Pod | Namespace | ClusterNode | ServiceRange | ApiObject) -> list[Change]:
+        key = value.key
+        self._restored.get(key.kind, {}).pop(key, None)
         if not isinstance(value, ApiObject):
             return [Upsert(value)]
-        key = value.key
         self._own[key] = value
         if is_cluster_gateway(key):
             # The leader brings it to kube-system; there it is judged.
@@ -335,10 +378,12 @@ class KubernetesSource:
 
 
 @asynccontextmanager
-async def open_kubernetes(*, node: str | None, reporter: str) -> AsyncIterator[KubernetesSource]:
+async def open_kubernetes(
+    *, node: str | None, reporter: str, cache: ObjectCache | None = None
+) -> AsyncIterator[KubernetesSource]:
     """Follow the API server for as long as the context lasts. Raises OperatorError where no credentials are found."""
     async with connect() as api, asyncio.TaskGroup() as group:
-        source = KubernetesSource(api, node=node, reporter=reporter)
+        source = KubernetesSource(api, node=node, reporter=reporter, cache=cache)
         task = group.create_task(source.run(), name="kubernetes source")
         try:
             yield source

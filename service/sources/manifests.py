@@ -14,6 +14,7 @@ from service.model.errors import ObjectError, OperatorError
 from service.model.objects import Change, Delete, Errors, Kind, Object, ObjectKey, Pod, Synced, Upsert
 from service.sources.event_recorder import ObjectEvent
 from service.sources.folder import FolderView, ManifestFolder
+from service.sources.source_state import SourceState
 from service.sources.status_file import CreationTimes, StatusFolder
 
 RESCAN_NS = 2_000_000_000
@@ -66,6 +67,10 @@ class ManifestsSource:
                 delivered, errors = chosen, view.errors
                 if batch:
                     yield tuple(batch)
+
+    def state(self) -> SourceState:
+        """Always followed: a folder that is lost is among the errors."""
+        return SourceState()
 
     async def write_status(self, key: ObjectKey, status: dict[str, Any], *, created: str, term: int = 0) -> None:
         """Write DIR/status/<kind>.<namespace>.<name>.yaml if it changed. Raises TransientError where it cannot.

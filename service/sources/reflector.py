@@ -44,7 +44,8 @@ class ReflectorTiming:
     idle_s: float = 90.0
     """A watch without a word for so long is begun anew. Bookmarks come each minute where nothing happens."""
     backoff_min_s: float = 0.1
-    backoff_max_s: float = 4.0
+    backoff_max_s: float = 1.5
+    """Short: an API server that is back is followed within seconds, and one that is not costs a refused connection."""
     watch_min_s: float = 1.0
     """A watch that ends sooner counts as a failure, whatever it says: else an odd server is called without pause."""
     absent_s: float = 15.0

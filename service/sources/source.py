@@ -11,6 +11,8 @@ from service.model.objects import Change, ObjectKey
 from service.settings import Settings
 from service.sources.event_recorder import ObjectEvent
 from service.sources.manifests import ManifestsSource
+from service.sources.object_cache import FILE_NAME, ObjectCache
+from service.sources.source_state import SourceState
 
 _MANIFESTS = "manifests:"
 
@@ -20,6 +22,9 @@ class Source(Protocol):
 
     def changes(self) -> AsyncIterator[tuple[Change, ...]]:
         """First everything that exists, ending in Synced; then a batch per change. Ends only by cancellation."""
+
+    def state(self) -> SourceState:
+        """Whether what was told is still true."""
 
     async def write_status(self, key: ObjectKey, status: dict[str, Any], *, created: str, term: int = 0) -> None:
         """Write an object's status where its owner looks for it. Raises TransientError where that fails for now.
@@ -56,5 +61,10 @@ async def open_source(settings: Settings, *, everything: bool = False) -> AsyncI
     # Lazily: hosts without Kubernetes do without its client.
     from service.sources.kubernetes import open_kubernetes
 
-    async with open_kubernetes(node=None if everything else settings.node, reporter=settings.node) as source:
+    if everything:
+        async with open_kubernetes(node=None, reporter=settings.node) as source:
+            yield source
+        return
+    cache = ObjectCache(Path(settings.state_dir) / FILE_NAME, owner=f"{settings.cluster}/{settings.node}")
+    async with open_kubernetes(node=settings.node, reporter=settings.node, cache=cache) as source:
         yield source

@@ -30,6 +30,11 @@ def print_status(document: dict[str, Any], console: Console) -> None:
         _print_section(document.get(section), columns, row, console)
     drops = {reason: count for reason, count in _members(document.get("drops")) if count}
     _print_section(drops, ("DROPPED FOR", "PACKETS"), lambda reason, count: (reason, count), console)
+    objects = dict(_members(document.get("objects")))
+    if objects.get("restoredFrom"):
+        console.print(Text.assemble(("objects ", _BAD), f"as known at {plain(objects['restoredFrom'])}; no newer word"))
+    if objects.get("trouble"):
+        console.print(Text.assemble(("objects ", _BAD), plain(objects["trouble"])))
     for error in document.get("errors") or ():
         console.print(Text.assemble(("error ", _BAD), plain(error)))
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,12 @@ from service.model.objects import Change
 from service.settings import DatapathSettings
 from service.sources.intake import Intake
 from service.sources.kubernetes import KubernetesSource
+from service.sources.object_cache import ObjectCache
+from service.sources.source_state import SourceState
+from tests.kubernetes.bad_objects import gateway, policy
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
 from tests.kubernetes.test_source import following
+from tests.policy.objects import policy_key
 from tests.sources.fake_api_server import until
 
 pytestmark = pytest.mark.kubernetes
@@ -85,6 +90,35 @@ async def test_ranges_seeds_and_roles_come_from_the_cluster_and_follow_it(kubect
         await asyncio.to_thread(kubectl, "delete", "node", "w2")
         await until(lambda: inventory.is_removed("w2"))
         assert IPv4Network("10.244.22.0/24") not in inventory.ranges.pods
+
+
+async def test_an_agent_that_starts_while_the_api_server_is_away_goes_on_from_what_it_knew(
+    plane: ControlPlane, kubectl: Kubectl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.sources.kubernetes.RESTORE_AFTER_S", 0.5)
+    kept, doomed = policy_key("kept"), policy_key("doomed")
+    kubectl.apply(node("w1", 21), policy("kept"), policy("doomed", egressSourceIP="192.168.1.101"))
+    kubectl.apply(gateway({"floatingIPs": ["192.168.1.100"]}))
+    path = tmp_path / "objects.cache"
+    try:
+        async with following(Knowing(), name="w1", cache=ObjectCache(path, owner="c/w1")) as source:
+            assert source.state() == SourceState()
+            await until(path.exists)
+        await asyncio.to_thread(kubectl, "delete", "enp", "doomed")
+        plane.kill_api_server()
+        knowing = Knowing()
+        async with following(knowing, name="w1", cache=ObjectCache(path, owner="c/w1")) as source:
+            assert set(knowing.intake.index.policy_states()) == {kept, doomed}
+            assert knowing.intake.inventory.ranges.pods == networks("10.244.21.0/24")
+            assert "Unreachable" in source.state().trouble
+            assert source.state().restored_from.startswith("20")
+            await asyncio.to_thread(plane.start_api_server)
+            # What went while nobody looked goes when the API server has been heard.
+            await until(lambda: set(knowing.intake.index.policy_states()) == {kept}, timeout_s=5)
+            await until(lambda: source.state() == SourceState())
+            await until(lambda: b"doomed" not in path.read_bytes())
+    finally:
+        plane.kubectl("delete", "enp,ang", "--all", "-A")
 
 
 async def test_cordon_and_shutdown_are_seen_and_a_silent_kubelet_changes_nothing(kubectl: Kubectl) -> None:

@@ -14,6 +14,7 @@ from service.model.objects import Delete, Errors, Kind, Object, ObjectKey, Pod, 
 from service.sources.api_server import connect
 from service.sources.event_recorder import ObjectEvent
 from service.sources.kubernetes import KubernetesSource
+from service.sources.object_cache import ObjectCache
 from service.sources.reflector import Reflector, ReflectorTiming
 from service.status_writer import StatusWriter
 from tests.kubernetes.bad_objects import gateway, policy
@@ -66,10 +67,14 @@ class Consumer:
 
 @asynccontextmanager
 async def following(
-    consumer: Any, *, name: str | None = None, timing: ReflectorTiming | None = None
+    consumer: Any,
+    *,
+    name: str | None = None,
+    timing: ReflectorTiming | None = None,
+    cache: ObjectCache | None = None,
 ) -> AsyncIterator[KubernetesSource]:
     async with connect() as api, asyncio.TaskGroup() as group:
-        source = KubernetesSource(api, node=name, timing=timing)
+        source = KubernetesSource(api, node=name, timing=timing, cache=cache)
         tasks = [group.create_task(source.run()), group.create_task(consumer.follow(source))]
         await until(lambda: consumer.is_synced, timeout_s=30)
         yield source
