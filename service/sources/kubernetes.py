@@ -169,7 +169,7 @@ class KubernetesSource:
                 self._delivered[item.key] = item
         self._restored_ns = remembered.written_ns
         _log.warning("the API server does not answer: going on from the %d objects known last", len(missed))
-        changes = (*(Upsert(item) for item in missed), Synced())
+        changes: tuple[Change, ...] = (*(Upsert(item) for item in missed), Synced())
         cache.note(changes, is_news=False)
         await self._queue.put(changes)
 
