@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,49 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from service.lab.cluster.build import cluster_up
+from service.lab.cluster.cluster import Cluster, find_lab
+from service.lab.cluster.demo import run_cluster_demo
+from service.lab.cluster.fault import apply_cluster_fault
 from service.lab.demo import run_demo
 from service.lab.fault import Fault, apply_fault
-from service.lab.lab import Lab, lab_down, lab_up
-from service.lab.plan import DEFAULT_NAME, LabOptions
+from service.lab.lab import lab_down, lab_up
+from service.lab.plan import DEFAULT_NAME, PROXY_MODES, LabOptions
 from service.lab.state import locked
 from service.model.lease import ProfileName
 
 name_option = click.option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the lab.")
 
 
-@click.group()
-def lab() -> None:
-    """A site of network namespaces on this machine: nodes, pods, a router and an outside server."""
+kubernetes_option = click.option(
+    "--kubernetes", is_flag=True, help="A real cluster: API server, kubelets, containerd, pods."
+)
+proxy_option = click.option(
+    "--proxy-mode", type=click.Choice(PROXY_MODES), default=PROXY_MODES[0], help="Of kube-proxy, with --kubernetes."
+)
+keep_option = click.option("--keep", is_flag=True, help="Leave the lab up at the end.")
+
+
+@click.group(invoke_without_command=True)
+@kubernetes_option
+@name_option
+@proxy_option
+@keep_option
+@click.pass_context
+def lab(context: click.Context, kubernetes: bool, name: str, proxy_mode: str, keep: bool) -> None:
+    """A site of network namespaces on this machine: nodes, pods, a router and an outside server.
+
+    With --kubernetes and no command: build a cluster, install the service, apply the user's two objects, and prove by
+    the outside server's log that they have their effect; then clear it all, unless --keep.
+    """
+    if context.invoked_subcommand is None:
+        if not kubernetes:
+            click.echo(context.get_help())
+            context.exit(2)
+        options = LabOptions(name=name, kubernetes=True, proxy_mode=proxy_mode)
+        raise SystemExit(run_cluster_demo(options, keep=keep, console=_console()))
+    if kubernetes:
+        raise click.UsageError(f"write `egressgw lab {context.invoked_subcommand}` and its options after it")
 
 
 @lab.command()
@@ -36,6 +67,8 @@ def lab() -> None:
 @click.option("--replace", is_flag=True, help="Clear a lab of that name first.")
 @click.option("--no-processes", is_flag=True, help="Only the site and the outside server.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until agents and controllers are ready.")
+@kubernetes_option
+@proxy_option
 def up(
     name: str,
     nodes: int,
@@ -47,8 +80,10 @@ def up(
     replace: bool,
     no_processes: bool,
     no_wait: bool,
+    kubernetes: bool,
+    proxy_mode: str,
 ) -> None:
-    """Build a lab and start its programs."""
+    """Build a lab and start its programs; with --kubernetes a cluster, in which the service is not yet installed."""
     options = LabOptions(
         name=name,
         nodes=nodes,
@@ -56,8 +91,15 @@ def up(
         controllers=controllers,
         electors=electors,
         profile=profile,
+        kubernetes=kubernetes,
+        proxy_mode=proxy_mode,
     )
     console = _console()
+    if kubernetes:
+        with console.status("building the cluster") as status:
+            cluster = cluster_up(options, replace=replace, report=status.update)
+        print_info(console, cluster.info())
+        return
     with console.status("building the lab") as status:
         built = lab_up(
             options,
@@ -75,7 +117,7 @@ def up(
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def info(name: str, as_json: bool) -> None:
     """Describe the lab that is up."""
-    described = Lab.find(name).info()
+    described = find_lab(name).info()
     if as_json:
         click.echo(json.dumps(described, indent=2))
     else:
@@ -91,10 +133,13 @@ def fault(name: str, member: str, action: str, only: str | None) -> None:
     """Break a node or controller, or mend it.
 
     kill: SIGKILL its programs. stop, cont: freeze and thaw them. cut, heal: its links to both segments go silent, and
-    come back. restart: start again what is dead.
+    come back. restart: start again what is dead. In a cluster kill, stop and cont mean every process of the node:
+    kubelet, containerd and all containers; the API server's member is `kubernetes`.
     """
     with locked(name):
-        done = apply_fault(Lab.find(name), member, Fault(action), only=only)
+        found = find_lab(name)
+        break_it = partial(apply_cluster_fault, found) if isinstance(found, Cluster) else partial(apply_fault, found)
+        done = break_it(member, Fault(action), only=only)
     for line in done or ["nothing to do"]:
         click.echo(line)
 
@@ -111,15 +156,18 @@ def down(name: str) -> None:
 @click.argument("pod")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(name: str, pod: str, command: tuple[str, ...]) -> None:
-    """Run a command in the network of a pod (NAMESPACE/NAME), node, controller, `router`, `outside` or `fabric`."""
-    found = Lab.find(name)
+    """Run a command in the network of a pod (NAMESPACE/NAME), node, controller, `router`, `outside` or `fabric`.
+
+    In a cluster a pod's command runs in its container, by `kubectl exec`, and a node's sees the node's files.
+    """
+    found = find_lab(name)
     words = found.enter(pod, *command)
     os.execvp(words[0], words)
 
 
 @lab.command()
 @name_option
-@click.option("--keep", is_flag=True, help="Leave the lab up at the end.")
+@keep_option
 def demo(name: str, keep: bool) -> None:
     """Show it all: build a lab, apply a policy, kill a node; each step proven by what the outside server saw."""
     raise SystemExit(run_demo(name, keep=keep, console=_console()))
@@ -133,7 +181,8 @@ def _console() -> Console:
 def print_info(console: Console, described: dict[str, Any]) -> None:
     members = Table("member", "role", "address", "namespace", "programs", title=f"lab {described['name']}")
     for node in described["nodes"]:
-        programs = ", ".join(f"{kind} {node[f'{kind}_pid']}" for kind in ("agent", "keeper") if node[f"{kind}_pid"])
+        pids = node.get("programs", {}) | {kind: node[f"{kind}_pid"] for kind in ("agent", "keeper")}
+        programs = ", ".join(f"{kind} {pid}" for kind, pid in pids.items() if pid)
         members.add_row(node["name"], node["role"], node["ip"], node["netns"], programs or "none")
     for controller in described["controllers"]:
         programs = f"controller {controller['pid']}" if controller["pid"] else "none"
@@ -144,7 +193,10 @@ def print_info(console: Console, described: dict[str, Any]) -> None:
     pods = Table("pod", "labels", "address", "node", "attached by")
     for pod in described["pods"]:
         labels = " ".join(f"{key}={value}" for key, value in pod["labels"].items())
-        pods.add_row(f"{pod['namespace']}/{pod['name']}", labels, pod["ip"], pod["node"], pod["attached"])
+        name = f"{pod['namespace']}/{pod['name']}"
+        pods.add_row(name, labels, pod["ip"] or "none", pod["node"] or "none", pod["attached"])
     console.print(pods)
     console.print(f"manifests: {described['manifests']}")
+    if "kubectl" in described:
+        console.print(f"kubectl: {described['kubectl']}, kubeconfig: {described['kubeconfig']}")
     console.print(f"outside server: tcp {outside['tcp_port']}, udp {outside['udp_port']}, log {outside['log']}")

@@ -58,7 +58,7 @@ def run_demo(name: str, *, keep: bool, console: Console) -> int:
     narrator = Narrator(console)
     stays = False
     try:
-        with _signals_as_interrupts():
+        with signals_as_interrupts():
             lab = _raise_lab(name, narrator)
             demo = Demo(lab, narrator)
             demo.run()
@@ -72,7 +72,7 @@ def run_demo(name: str, *, keep: bool, console: Console) -> int:
         stays = keep
     finally:
         if not stays:
-            _clear(name, narrator)
+            clear(name, narrator)
     proven = narrator.summary()
     if stays:
         _show_what_to_try(name, narrator)
@@ -287,7 +287,8 @@ def _briefly(pod: PlannedPod) -> str:
     return f"{pod.full_name} {pod.ip}"
 
 
-def _clear(name: str, narrator: Narrator) -> None:
+def clear(name: str, narrator: Narrator) -> None:
+    """Clear the lab, whatever is left of it; a failure is a failed check."""
     # A second Ctrl-C must not leave half a lab behind.
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *_ENDING_SIGNALS)}
     try:
@@ -325,7 +326,9 @@ def _show_what_to_try(name: str, narrator: Narrator) -> None:
 
 
 @contextlib.contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
+def signals_as_interrupts() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end what is done within as Ctrl-C does."""
+
     def interrupt(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             # The terminal is gone, and printing to it would fail before anything is cleared.

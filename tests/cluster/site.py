@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from service.lab.cluster.cluster import Cluster
+from service.lab.cluster.fault import apply_cluster_fault
+from service.lab.fault import Fault
 from service.lab.plan import PlannedPod
 from tests.e2e.site import Site
 
@@ -32,6 +34,10 @@ class ClusterSite(Site):
 
     def relabel(self, pod: PlannedPod, role: str) -> None:
         self.cluster.kubectl("-n", pod.namespace, "label", "--overwrite", "pod", pod.name, f"role={role}")
+
+    def fault(self, member: str, *faults: Fault, only: str | None = None) -> None:
+        for fault in faults:
+            apply_cluster_fault(self.cluster, member, fault, only=only)
 
     def bare_pod_sources(self) -> set[str]:
         pods = {str(pod.ip) for pod in self.cluster.pods()}

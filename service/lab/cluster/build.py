@@ -11,6 +11,7 @@ from service.lab.cluster.assets import CLUSTER_PROGRAMS, missing_programs
 from service.lab.cluster.cgroup import missing_for_cgroups
 from service.lab.cluster.cluster import Cluster
 from service.lab.cluster.image import build_project_image, missing_for_images, prepare_store, store_commands
+from service.lab.cluster.installation import write_deploy_folder
 from service.lab.cluster.machine import Machine
 from service.lab.cluster.runtime import (
     CONTAINERD_ROOT,
@@ -90,6 +91,7 @@ class _Builder:
             for machine in cluster.machines.values():
                 cluster.remember(machine.start("containerd", containerd_command(machine.folder)))
             cluster.wait_api()
+        write_deploy_folder(folder, self._options.name)
         self._phase("nodes")
         self._start_nodes(cluster)
         cluster.wait_nodes()

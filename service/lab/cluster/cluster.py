@@ -1,6 +1,7 @@
 """A whole cluster: the lab's site with an API server and real nodes in it; built, found again, described."""
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,8 @@ class Cluster(Lab):
         """The command that runs `command` in a pod (by kubectl), on a node with its files, or at another place."""
         if "/" in place:
             namespace, _, name = place.partition("/")
-            return [str(self.control_plane.kubectl), "-n", namespace, "exec", name, "--", *command]
+            terminal = ["-it"] if sys.stdin.isatty() and sys.stdout.isatty() else []
+            return [str(self.control_plane.kubectl), "-n", namespace, "exec", *terminal, name, "--", *command]
         if place in self.machines:
             return self.machines[place].enter(*command)
         return super().enter(place, *command)
@@ -207,6 +209,12 @@ class Cluster(Lab):
             "device": None,
             "attached": "host" if spec.get("hostNetwork") else "bridge",
         }
+
+
+def find_lab(name: str) -> Lab:
+    """The lab of that name, a cluster or not. Raises OperatorError where there is none, or only a half-built one."""
+    found = Lab.find(name)
+    return Cluster(found.state) if found.state.options.kubernetes else found
 
 
 def _is_new(node: dict[str, Any]) -> bool:

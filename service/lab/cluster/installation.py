@@ -1,0 +1,88 @@
+"""The service in a cluster: `deploy/` of this checkout, with a key of its own, applied as a user applies it."""
+
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from service.lab.cluster.cluster import SERVICE_NAMESPACE, Cluster
+from service.lab.cluster.image import REPOSITORY
+from service.model.errors import OperatorError
+
+AGENT, CONTROLLER = "daemonset/egressgw-agent", "deployment/egressgw-controller"
+CRDS = "anthosnetworkgateways,anthosnetworkgatewaynodes,egressnatpolicies"
+LAB_SETTINGS = {
+    # A new lab shall not wait the usual 15 s for the silence of electors without memory.
+    "lease": {"max_lease_ms": 3000},
+}
+
+
+def deploy_folder(lab_folder: Path) -> Path:
+    return lab_folder / "deploy"
+
+
+def write_deploy_folder(lab_folder: Path, name: str, settings: dict[str, Any] | None = None) -> Path:
+    """Copy the manifests, make their key and change `config.yaml` by `settings`; for `kubectl apply -k`.
+
+    A key that is there already stays. Raises OperatorError where this is no checkout.
+    """
+    source, folder = REPOSITORY / "deploy", deploy_folder(lab_folder)
+    if not (source / "kustomization.yaml").exists():
+        raise OperatorError(f"there is no {source / 'kustomization.yaml'}: the service is installed from a checkout")
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("keyring"))
+    keyring = folder / "keyring"
+    if not keyring.exists():
+        keyring.touch(mode=0o600)
+        keyring.write_text(f"{secrets.token_hex(32)}\n", encoding="ascii")
+    path = folder / "config.yaml"
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for changes in (LAB_SETTINGS, {"cluster": name}, settings or {}):
+        document = _merged(document, changes)
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return folder
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`new` over `old`, section by section; None takes a key away."""
+    merged = dict(old)
+    for key, value in new.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merged(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def install(cluster: Cluster, settings: dict[str, Any] | None = None, *, wait: bool = True) -> None:
+    """`kubectl apply -k`; with `wait`, return when agents and controllers have rolled out and are ready."""
+    folder = write_deploy_folder(cluster.folder, cluster.state.options.name, settings)
+    cluster.kubectl("apply", "-k", str(folder))
+    if wait:
+        wait_installed(cluster)
+
+
+def wait_installed(cluster: Cluster) -> None:
+    for workload in (AGENT, CONTROLLER):
+        cluster.wait_rollout(workload, namespace=SERVICE_NAMESPACE)
+
+
+def uninstall(cluster: Cluster) -> None:
+    """`kubectl delete -k`, until all of it is gone."""
+    cluster.kubectl("delete", "--ignore-not-found", "-k", str(deploy_folder(cluster.folder)))
+
+
+def last_words(cluster: Cluster, lines: int = 8) -> list[str]:
+    """The end of what every container of the service printed, and why those that do not run do not."""
+    told = []
+    pods = cluster.kubectl.get("-n", SERVICE_NAMESPACE, "pods")["items"]
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        for container in pod["spec"]["containers"]:
+            words = ("-n", SERVICE_NAMESPACE, "logs", name, "-c", container["name"], f"--tail={lines}")
+            printed = cluster.kubectl.run(*words, check=False)
+            told.append(f"{name} {container['name']}:\n{printed.stdout or printed.stderr}")
+    return told
