@@ -1,7 +1,7 @@
 # What a newcomer needs: `make demo` and `make test`. Both install what they need first (`make setup`).
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo demo-keep test lint sim bench format clean
+.PHONY: help setup setup-test demo demo-keep cluster cluster-keep test lint sim bench format clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -17,6 +17,14 @@ demo: setup  ## show the main job on real traffic: three nodes, a failover, the 
 
 demo-keep: setup  ## the same, and leave the lab up with the commands to try
 	@.venv/bin/egressgw lab demo --keep
+
+cluster: setup-test  ## the same in a real Kubernetes cluster with kubelets and containers (root; builds Kubernetes once)
+	@service/lab/cluster/build_assets.sh >/dev/null
+	@.venv/bin/egressgw lab --kubernetes
+
+cluster-keep: setup-test  ## the same, and leave the cluster up: kubectl, lab exec, lab fault
+	@service/lab/cluster/build_assets.sh >/dev/null
+	@.venv/bin/egressgw lab --kubernetes --keep
 
 test: setup-test  ## lint, type check and every test, the end-to-end ones included (root)
 	@bash .ci/test

@@ -10,6 +10,15 @@ from service.lab.plan import PlannedPod
 from tests.e2e.site import Site
 
 
+def runs(pid: int) -> bool:
+    """The process is there, and no zombie that nobody has waited for."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
 class ClusterSite(Site):
     """`Site` whose objects are in the API server and whose pods are real."""
 

@@ -19,6 +19,7 @@ from service.lab.namespace import namespaces_of
 from service.lab.plan import LabOptions
 from service.lab.process import MARK
 from service.lab.state import lab_folder
+from tests.cluster.site import runs
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 _numbers = itertools.count()
@@ -73,7 +74,7 @@ def test_down_clears_a_cluster_whose_state_is_lost_and_whose_node_is_frozen(name
     before = sorted(Path("/sys/fs/bpf").iterdir()) if Path("/sys/fs/bpf").exists() else []
     assert lab_down(name)
     assert _traces(name) == []
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert not [pid for pid in pids if runs(pid)]
     assert before == (sorted(Path("/sys/fs/bpf").iterdir()) if Path("/sys/fs/bpf").exists() else [])
     assert not lab_down(name)
 

@@ -12,7 +12,7 @@ from service.lab.fault import Fault
 from service.lab.process import is_alive
 from service.lab.status import wait_for
 from service.model.errors import OperatorError
-from tests.cluster.site import ClusterSite
+from tests.cluster.site import ClusterSite, runs
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 POD = "alice/frontend-worker1"
@@ -41,7 +41,7 @@ def test_a_killed_node_has_no_process_left_and_the_cluster_says_not_ready(mended
     client = int(mended.pod(POD).netns.split("/")[2])
     mended.fault("worker1", Fault.KILL)
     assert cluster.machine("worker1").cgroup.processes() == []
-    assert not Path(f"/proc/{client}").exists()
+    assert not runs(client)
     assert not any(_programs_alive(cluster, "worker1"))
     assert all(_programs_alive(cluster, "worker2"))
     cluster.wait("worker1 to be NotReady", lambda: not _is_ready(cluster, "worker1"))
