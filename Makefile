@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 .PHONY: help setup setup-test demo demo-keep cluster cluster-keep test lint sim bench format clean
 
 help:  ## show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 setup:  ## install Debian packages (as root) and the virtual environment
 	@bash .ci/setup
