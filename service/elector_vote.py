@@ -52,16 +52,22 @@ class ElectorVote:
         self._due = asyncio.Event()
         self.send = _nowhere
         self.promised: Callable[[Promised], None] = _unrecorded
-        self.wake: Callable[[], None] = _nothing
+        self.stored: Callable[[], None] = _nothing
+        """Called when a newer electorate is on disk; `enter_epoch` then goes over to it."""
+        self._on_disk = stored.electorate
 
     @property
     def machine(self) -> ElectorMachine:
         return self._elector
 
-    def adopt(self, electorate: Electorate) -> None:
-        """Go over to a newer electorate as soon as it is on disk (M1)."""
+    def store(self, electorate: Electorate) -> None:
+        """Have a newer electorate written to disk (M1)."""
         self._waiting.append(electorate)
         self._due.set()
+
+    def enter_epoch(self) -> None:
+        """Go over to the newest electorate that is on disk."""
+        self._elector.adopt(self._on_disk, now=self._now())
 
     def _now(self) -> Instant:
         return Instant(process.boot_ns(), process.raw_ns())
@@ -148,18 +154,18 @@ class ElectorVote:
         self._waiting.popleft()
 
     async def _store(self, electorate: Electorate) -> None:
-        if electorate.epoch > self._elector.epoch:
+        if electorate.epoch > self._on_disk.epoch:
             stored = StoredElectorate(self._memory, electorate, not electorate.previous)
             await asyncio.to_thread(self._file.write, stored)
-            self._elector.adopt(electorate, now=self._now())
-            self.wake()
+            self._on_disk = electorate
+            self.stored()
 
     async def _store_settled(self, output: Settled) -> None:
         electorate = self._elector.electorate
-        if electorate.epoch == output.epoch:
+        # Where the next epoch is on disk already, that of this one is of no use any more.
+        if electorate.epoch == output.epoch == self._on_disk.epoch:
             await asyncio.to_thread(self._tokens.write, output.tokens)
             await asyncio.to_thread(self._file.write, StoredElectorate(self._memory, electorate, True))
-            # Nothing else changes the epoch: it would wait behind this in the queue.
             self._elector.confirm_settled(output.epoch)
 
 
@@ -172,4 +178,4 @@ def _nowhere(to: Address, payload: bytes) -> None:
 
 
 def _nothing() -> None:
-    """Stands in until the keeper has a pump."""
+    """Stands in until the keeper listens."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from service import process
 from service.electorate_book import ElectorateBook
 from service.lease.electorate import Candidate
-from service.lease.registrar import Registrar
+from service.lease.registrar import DOWN_NS, Registrar
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState
 from service.model.lease import Electorate
 from service.network.cluster_view import ClusterView
@@ -40,6 +40,7 @@ class ElectorateOffice:
         adopted: Callable[[Electorate], None],
         is_leading: Callable[[], bool],
         settle_ns: int = _SETTLE_NS,
+        down_ns: int = DOWN_NS,
     ) -> None:
         self._settings = settings
         self._cluster = cluster
@@ -48,7 +49,7 @@ class ElectorateOffice:
         self._is_leading = is_leading
         self._settle_ns = settle_ns
         self.book = ElectorateBook(settings.electorate, adopted=self._adopt)
-        self.registrar = Registrar(lease_port=settings.ports.lease, now_ns=process.boot_ns())
+        self.registrar = Registrar(lease_port=settings.ports.lease, now_ns=process.boot_ns(), down_ns=down_ns)
         self.pump = MachinePump(self.registrar, clock=process.boot_ns, send=socket.send, handle=self._handle)
         self._store: ElectorateStore | None = None
         self.registrar.set_electorate(self.book.known, in_force=False, now_ns=process.boot_ns())

@@ -23,7 +23,7 @@ from service.electorate_file import ElectorateFile, StoredElectorate
 from service.fence import Fence, PinnedFence
 from service.lease.electorate import check_successor
 from service.lease.holder import CloseFence, Holder, OpenFence
-from service.lease.message import MessageKind, kind_of
+from service.lease.message import MessageKind, epoch_of, kind_of
 from service.lease.observer import Observed, Observer
 from service.lease.registrar import Registrar
 from service.model.errors import OperatorError, PeerError, TransientError
@@ -44,6 +44,8 @@ _log = logging.getLogger(__name__)
 _CHECK_PERIOD_S = 0.1
 _CHECKS_PER_REPORT = 2
 _FAREWELL_S = 0.5
+_PREPARATION_S = 1.0
+"""Between the writing of a new electorate and going over to it: time for the others to write it, too."""
 _OBSERVE_NS = 500_000_000
 _MAJORITY_AGE_NS_MAX = 2_000_000_000
 """A majority that has not answered for so long is out of sight."""
@@ -93,7 +95,7 @@ class Keeper:
         self._duty = AgentDuty(grace_ns=settings.lease.agent_grace_ms * 1_000_000, now_ns=self._started_ns)
         start_id = process.start_id()
         stored = self._stored_electorate()
-        self._book = ElectorateBook(stored.electorate, adopted=self._adopt_electorate)
+        self._book = ElectorateBook(stored.electorate, adopted=lambda electorate: self._vote.store(electorate))
         self._start_id = start_id
         envelope = Envelope(
             settings.keys(), cluster=settings.cluster, node=settings.node, start_id=start_id, purpose="lease"
@@ -131,7 +133,8 @@ class Keeper:
         self._vote.send = self._send
         self._vote.promised = self._promise_log.note
         self._vote_pump = MachinePump(self._vote, clock=process.boot_ns, send=self._send, handle=self._vote.execute)
-        self._vote.wake = self._vote_pump.wake
+        self._vote.stored = self._prepare_epoch
+        self._going_over: asyncio.TimerHandle | None = None
         self._registrar = Registrar(lease_port=settings.ports.lease, now_ns=self._started_ns)
         self._registrar_pump = MachinePump(
             self._registrar, clock=process.boot_ns, send=self._send, handle=self._take_newer
@@ -207,6 +210,8 @@ class Keeper:
     def _take_datagram(self, source: Source, payload: bytes) -> None:
         """Answers go to whoever asked, questions to the elector; the pumps read the clock after this (T1)."""
         kind = kind_of(payload)
+        if self._holder.epoch < epoch_of(payload) == self._book.known.epoch:
+            self._enter_epoch()
         if kind is MessageKind.ACK:
             self._holder_pump.on_datagram(source, payload)
         elif kind is MessageKind.REPORT:
@@ -246,13 +251,24 @@ class Keeper:
             file.write(stored)
         return stored
 
-    def _adopt_electorate(self, electorate: Electorate) -> None:
+    def _prepare_epoch(self) -> None:
+        """The newer electorate is on disk here. Others may still be writing: whoever goes over alone is not answered.
+
+        So every keeper waits a moment, or until the first one that has gone over is heard; then all go at once.
+        """
+        if self._going_over is not None:
+            self._going_over.cancel()
+        delay_s = _PREPARATION_S if self._holder.epoch else 0.0
+        self._going_over = asyncio.get_running_loop().call_later(delay_s, self._enter_epoch)
+
+    def _enter_epoch(self) -> None:
+        """Go over to the electorate that is known; the elector only if it is on disk (M1)."""
         now_ns = process.boot_ns()
-        self._holder.set_electorate(electorate, now_ns=now_ns)
-        self._observer.set_electorate(electorate, now_ns=now_ns)
-        self._vote.adopt(electorate)
-        self._holder_pump.wake()
-        self._observer_pump.wake()
+        self._holder.set_electorate(self._book.known, now_ns=now_ns)
+        self._observer.set_electorate(self._book.known, now_ns=now_ns)
+        self._vote.enter_epoch()
+        for pump in (self._vote_pump, self._holder_pump, self._observer_pump):
+            pump.wake()
 
     def _take_newer(self, output: object) -> None:
         if isinstance(output, Electorate):

@@ -79,6 +79,8 @@ def target(
         # A newcomer first waits out the longest lease (M3); a silent member would be one vote less for everybody.
         if len(alive) < size and is_ready and all(member.name != one.name for member in alive):
             alive.append(_elector(one, known))
+    # In the middle of a replacement there is one too many: the one that does not answer, not the newcomer.
+    alive.sort(key=lambda member: member.name not in known)
     missing = [member for member in electorate.members if member.name in dead]
     replaced = {member.name for member in alive}
     kept = [member for member in missing if member.name not in replaced]

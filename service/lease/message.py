@@ -211,6 +211,11 @@ def kind_of(payload: bytes) -> MessageKind:
         raise PeerError(f"lease datagram: unknown kind {payload[0]}") from error
 
 
+def epoch_of(payload: bytes) -> int:
+    """The epoch of a datagram whose kind is known."""
+    return int(HEADER.unpack_from(payload)[2])
+
+
 def decode(payload: bytes) -> Message:
     """Raises PeerError where it is malformed."""
     kind = kind_of(payload)

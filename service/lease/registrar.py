@@ -59,7 +59,9 @@ class Registrar:
         self._pass(now_ns)
         if electorate.epoch > self._electorate.epoch:
             self._electorate, self._in_force = electorate, in_force
-            self._missed_since_ns.clear()
+            # Not forgotten with the epoch: who was missed in the last one is missed in this one.
+            members = {member.name for member in electorate.members}
+            self._missed_since_ns = {name: ns for name, ns in self._missed_since_ns.items() if name in members}
         elif electorate.epoch == self._electorate.epoch:
             self._in_force |= in_force
         self._judge()

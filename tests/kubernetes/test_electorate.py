@@ -1,16 +1,31 @@
 """The electorate object, against a real API server."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import msgspec
 import pytest
 
+from service import process
+from service.electorate_office import ElectorateOffice
+from service.lease.message import MessageKind, kind_of
+from service.model.gateway_node import GatewayNode, NodeRole, NodeState
 from service.model.lease import Elector, Electorate
+from service.model.machine import Address, Source
+from service.network.cluster_view import ClusterView
+from service.network.envelope import Envelope
+from service.network.sealed_socket import SealedSocket
+from service.settings import Settings
 from service.sources.api_server import ApiError, connect
 from service.sources.electorate_object import OBJECT_NAME, ElectorateObject, ElectorateStore, open_electorate
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
 from tests.sources.fake_api_server import until
+from tests.test_keeper import Node, chosen, epoch, free_port, heartbeat, settings_of
 
 pytestmark = pytest.mark.kubernetes
 
@@ -130,3 +145,85 @@ async def test_the_right_to_the_one_object_is_enough_to_follow_and_to_change_it(
         await store.swap(store.current, SECOND, in_force=False)
         await until(lambda: reader.epoch() == 2)
         task.cancel()
+
+
+# -- an office, and real keepers --
+
+
+class Agents:
+    """What gossip would say: these agents are there."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self.up = {node.settings.node: node.settings.bind_address for node in nodes}
+
+    def members(self) -> dict[str, Any]:
+        return {name: (SimpleNamespace(address=Address(host, 9640)), None) for name, host in self.up.items()}
+
+    def gateway_nodes(self) -> tuple[GatewayNode, ...]:
+        return tuple(GatewayNode(name, NodeRole.WORKER, NodeState.UP, True, ()) for name in self.up)
+
+
+@asynccontextmanager
+async def office(settings: Settings, agents: Agents, *, down_ns: int) -> AsyncIterator[ElectorateOffice]:
+    settings = msgspec.structs.replace(settings, node="controller-a", bind_address="127.0.0.99")
+    envelope = Envelope(
+        settings.keys(), cluster=settings.cluster, node=settings.node, start_id=process.start_id(), purpose="lease"
+    )
+
+    def take(source: Source, payload: bytes) -> None:
+        if kind_of(payload) is MessageKind.ELECTORATE:
+            made.book.receive(source, payload, send=socket.send)
+        else:
+            made.pump.on_datagram(source, payload)
+
+    socket = SealedSocket(Address(settings.bind_address, 0), envelope, bind_receiver=True, on_datagram=take)
+    made = ElectorateOffice(
+        settings,
+        cast(ClusterView, agents),
+        socket,
+        adopted=lambda electorate: None,
+        is_leading=lambda: True,
+        settle_ns=1_000_000_000,
+        down_ns=down_ns,
+    )
+    async with socket, asyncio.TaskGroup() as group:
+        task = group.create_task(made.run())
+        yield made
+        task.cancel()
+
+
+def names(found: ElectorateObject | None) -> list[str]:
+    return [member.name for member in found.electorate.members] if found else []
+
+
+async def test_an_electorate_is_chosen_survives_the_loss_of_its_object_and_replaces_an_elector_that_died(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    nodes = [Node(chosen(settings_of(tmp_path, index, port))) for index in range(4)]
+    agents = Agents(nodes)
+    async with AsyncExitStack() as stack:
+        for node in nodes[1:]:
+            await stack.enter_async_context(node.running())
+        async with nodes[0].running():
+            settings = nodes[0].settings
+            await stack.enter_async_context(office(settings, agents, down_ns=2_000_000_000))
+            _, reader = await stack.enter_async_context(following())
+            await until(lambda: names(reader.last) == ["node0", "node1", "node2"])
+            await until(lambda: all(node.reports and epoch(node) == 1 for node in nodes))
+            await until(lambda: [node.reports[-1].elector for node in nodes] == [True, True, True, False])
+            nodes[3].heartbeat = heartbeat()
+            await until(nodes[3].holds)
+            await until(lambda: reader.last is not None and reader.last.in_force)
+            await asyncio.to_thread(
+                Kubectl(Path(os.environ["KUBECONFIG"])), "delete", "configmap", OBJECT_NAME, "-n", NAMESPACE
+            )
+            await until(lambda: None in reader.found and names(reader.last) == ["node0", "node1", "node2"])
+            assert reader.epoch() == 1
+        del agents.up["node0"]
+        await until(lambda: names(reader.last) == ["node1", "node2", "node3"], timeout_s=30)
+        assert reader.epoch() == 3
+        assert nodes[3].holds()
+        await until(lambda: nodes[3].reports[-1].elector and epoch(nodes[3]) == 3)
+        # It was held all the time: the fence was never closed.
+        assert [deadline for _, deadline in nodes[3].fence.writes if deadline == 0] == []

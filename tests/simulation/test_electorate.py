@@ -1,16 +1,34 @@
-"""The electorate changes under faults: seeded chaos, and for each rule what happens without it.
+"""The electorate changes under faults: seeded chaos, scripted timelines, and for each rule what happens without it.
 
 A longer search: EGRESSGW_LEASE_SEEDS=5000 pytest tests/simulation/test_electorate.py -k chaos
 """
 
+import dataclasses
 import os
+from typing import Any
 
 import pytest
 
-from tests.simulation.electorate_chaos import ElectorateChaos
+from service.lease.elector import ElectorMachine
+from service.lease.holder import Holder
+from service.lease.message import MessageKind, decode, encode, kind_of
+from service.model.lease import Electorate
+from service.model.machine import Source
+from tests.simulation.electorate_chaos import CONTROLLERS, ElectorateChaos, ElectorateSite
+from tests.simulation.lease_chaos import first_violation
+from tests.simulation.lease_world import MS, InvariantViolated, LeaseWorld
 
+IP = "192.0.2.100"
 SEEDS_THAT_FAILED: tuple[int, ...] = ()
 SEEDS = int(os.environ.get("EGRESSGW_LEASE_SEEDS", "100")) // 8
+Patch = pytest.MonkeyPatch
+
+
+def world_of(electors: int, others: int) -> LeaseWorld:
+    world = LeaseWorld(1, majority_of=electors, others=others)
+    for node in world.nodes.values():
+        node.is_elector = True
+    return world
 
 
 @pytest.mark.timeout(600)
@@ -22,3 +40,126 @@ def test_chaos_shows_one_holder_at_most_whoever_the_electors_are_and_ends_with_t
         except AssertionError as failure:
             failures.append(f"seed {seed}: {failure}")
     assert not failures, "\n".join(failures)
+
+
+# -- M1, M4: who has left an epoch does not come back to it --
+
+
+def move_to(world: LeaseWorld, members: tuple[int, ...], learners: tuple[int, ...]) -> None:
+    """One step, known to some nodes at once."""
+    before = world.nodes["node1"].electorate
+    chosen = tuple(elector for elector in world.electorate.contacts if int(elector.name[-1]) in members)
+    following = Electorate(before.epoch + 1, chosen, before.members)
+    for index in learners:
+        world.learn(f"node{index}", following)
+    world.run_for(300 * MS)
+
+
+def a_holder_of_an_old_epoch(*, restart: bool) -> LeaseWorld:
+    """Epoch 1 is {0,1,2}, then 3 is added and 0 removed. Node 4 heard of neither and reaches only 0 and 2, which would
+    be its majority; node 5 reaches 1 and 3, which are the majority now."""
+    world = world_of(4, 2)
+    everyone = world.electorate
+    first = Electorate(1, everyone.members[:3])
+    for node in world.nodes.values():
+        node.electorate_file = (first, True)
+    world.start_all()
+    world.electorate = everyone
+    world.isolate("node4")
+    world.run_for(50 * MS)
+    move_to(world, (0, 1, 2, 3), (0, 1, 2, 3, 5))
+    move_to(world, (1, 2, 3), (0, 1, 2, 3, 5))
+    assert all(world.nodes[f"node{index}"].elector.is_settled for index in (1, 2, 3))  # type: ignore[union-attr]
+    world.heal()
+    for old in ("node0", "node2"):
+        for new in ("node1", "node3", "node5"):
+            world.cut_between(old, new)
+    for new in ("node1", "node3", "node5"):
+        world.cut_between("node4", new)
+    if restart:
+        for name in ("node0", "node2"):
+            world.kill(name)
+            world.start(name)
+    world.claim("node5", {IP: ("holder", 1, 2)})
+    world.claim("node4", {IP: ("holder", 1, 1)})
+    world.run_for(1000 * MS)
+    assert world.holders(IP) == ["node5"]
+    return world
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_electors_that_have_left_an_epoch_help_nobody_to_a_majority_of_it(restart: bool) -> None:
+    world = a_holder_of_an_old_epoch(restart=restart)
+    assert world.nodes["node4"].electorate.epoch == 3
+
+
+def test_an_elector_that_does_not_write_the_epoch_down_makes_two_holders(monkeypatch: Patch) -> None:
+    def learn(self: LeaseWorld, name: str, electorate: Electorate, original: Any = LeaseWorld.learn) -> None:
+        self.stores_electorate = False
+        original(self, name, electorate)
+
+    monkeypatch.setattr(LeaseWorld, "learn", learn)
+    with pytest.raises(InvariantViolated):
+        a_holder_of_an_old_epoch(restart=True)
+
+
+def test_answering_and_counting_whatever_the_epoch_makes_two_holders(monkeypatch: Patch) -> None:
+    def receive(
+        self: ElectorMachine, source: Source, payload: bytes, *, now: Any, original: Any = ElectorMachine.receive
+    ) -> None:
+        if kind_of(payload) is MessageKind.RENEW:
+            payload = encode(dataclasses.replace(decode(payload), epoch=self.epoch))  # type: ignore[type-var]
+        # Whoever was an elector once goes on as one.
+        monkeypatch.setattr(ElectorMachine, "_has_say", True)
+        original(self, source, payload, now=now)
+
+    def count(self: Holder, source: Source, payload: bytes, *, now_ns: int, original: Any = Holder.receive) -> None:
+        original(
+            self, source, encode(dataclasses.replace(decode(payload), epoch=self.epoch, settled=True)), now_ns=now_ns
+        )  # type: ignore[type-var]
+
+    monkeypatch.setattr(ElectorMachine, "receive", receive)
+    monkeypatch.setattr(Holder, "receive", count)
+    with pytest.raises(InvariantViolated):
+        a_holder_of_an_old_epoch(restart=False)
+
+
+# -- M3 --
+
+
+@pytest.mark.timeout(300)
+def test_counting_a_new_epoch_alone_before_the_old_one_is_over_makes_two_holders(monkeypatch: Patch) -> None:
+    def adopt(self: ElectorMachine, electorate: Electorate, *, now: Any, original: Any = ElectorMachine.adopt) -> None:
+        original(self, electorate, now=now)
+        self._settled, self._settlement = True, None
+
+    monkeypatch.setattr(ElectorMachine, "adopt", adopt)
+    assert first_violation(range(5, 25), make=ElectorateChaos) is not None
+
+
+def replaced_elector(*, waits_for_newcomers: bool) -> bool:
+    """Elector 2 is dead; node 3, just booted, takes its place. Whether the lease of node 4 was never lost."""
+    world = world_of(3, 2)
+    for index, name in enumerate(CONTROLLERS):
+        world.add(name, f"10.0.1.{index}")
+    world.start_all()
+    site = ElectorateSite(world, waits_for_newcomers=waits_for_newcomers)
+    site.agents = ["node0", "node1", "node2", "node3"]
+    world.claim("node4", {IP: ("holder", 1, 1)})
+    world.run_for(200 * MS)
+    world.kill("node2")
+    world.reboot("node3")
+    world.start("node3")
+    site.keep_registrars()
+    site.wanted = ("node0", "node1", "node3")
+    world.run_for(3000 * MS)
+    names = tuple(member.name for member in site.object.members)
+    return names == site.wanted and world.close_log == []
+
+
+def test_a_dead_elector_is_replaced_without_the_loss_of_a_lease() -> None:
+    assert replaced_elector(waits_for_newcomers=True)
+
+
+def test_a_newcomer_that_does_not_wait_out_its_silence_costs_every_lease() -> None:
+    assert not replaced_elector(waits_for_newcomers=False)
