@@ -15,6 +15,7 @@ import click
 
 from service.audit_command import audit
 from service.console import console, print_json
+from service.electors_command import electors
 from service.model.errors import ObjectError, OperatorError, TransientError
 from service.version import VERSION
 
@@ -198,6 +199,7 @@ def _load_file(manifests: Any, path: Path) -> tuple[int, list[ObjectError]]:
 
 
 main.add_command(audit)
+main.add_command(electors)
 
 
 @main.command(

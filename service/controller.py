@@ -226,6 +226,10 @@ class Controller:
         """Who grants leases, as far as is known here."""
         return self._office.book.known
 
+    def electorate_standing(self) -> dict[str, Any]:
+        """Whether the epoch is in force, and what keepers said of themselves lately; for status."""
+        return self._office.standing()
+
     @property
     def electorate_trouble(self) -> str:
         return self._office.trouble

@@ -7,6 +7,7 @@ the step. What keepers have on disk is newer than an object that was deleted or 
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from service import process
 from service.electorate_book import ElectorateBook
@@ -58,6 +59,14 @@ class ElectorateOffice:
     def trouble(self) -> str:
         """Why the object is not gone by; empty where it is."""
         return self.book.trouble or (self._store.trouble if self._store is not None else "")
+
+    def standing(self) -> dict[str, Any]:
+        """For status: whether the epoch is in force, and what keepers said of themselves lately."""
+        keepers = {
+            name: {"epoch": one.epoch, "elector": one.elector, "voting": one.voting, "settled": one.settled}
+            for name, one in self.registrar.known().items()
+        }
+        return {"inForce": self.registrar.is_in_force, "keepers": keepers}
 
     async def run(self) -> None:
         """Ask keepers, follow the object and change it, until cancelled."""

@@ -177,9 +177,6 @@ class Settings(_Section, frozen=True):
     gossip: GossipSettings = GossipSettings()
     electors: ElectorateSettings | Literal["auto"] = ElectorateSettings()
     """Who grants leases. `auto`: chosen by the controllers, kept in the ConfigMap `egressgw-electorate`."""
-    two_node: Literal["safe", "available"] = "safe"
-    """Two electors without an API server that have lost each other. `safe`: nobody takes over. `available`: after the
-    other's leases are over it is taken for dead; where it is only cut off, an address may have two holders."""
     namespace: str = "egressgw-system"
     """Kubernetes namespace of the electorate object; falls back to the environment's POD_NAMESPACE."""
     lease: LeaseSettings = LeaseSettings()

@@ -66,7 +66,8 @@ def controller_status(controller: "Controller") -> dict[str, Any]:
         "role": "controller",
         "objects": objects_status(controller.intake, controller.source),
         "leading": controller.term is not None,
-        "electorate": _electorate(controller.electorate, controller.electorate_trouble),
+        "electorate": _electorate(controller.electorate, controller.electorate_trouble)
+        | controller.electorate_standing(),
         "drops": {},
         "audit": audit_status(controller.outbox, controller.publisher),
     }

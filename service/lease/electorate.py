@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from service.model.errors import OperatorError
 from service.model.lease import Elector, Electorate
 
-SIZES = (1, 2, 3, 5, 7)
+SIZES = (1, 3, 5, 7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,10 @@ class Known:
 
 
 def size_for(agents: int) -> int:
-    """How many electors so many agents get (M5). Two: both, and the object breaks the tie ("Two nodes")."""
+    """How many electors so many agents get (M5)."""
     if agents >= 5:
         return 5
-    return 3 if agents >= 3 else max(agents, 1)
+    return 3 if agents >= 3 else 1
 
 
 def first_electorate(candidates: Mapping[str, Candidate], known: Mapping[str, Known]) -> Electorate | None:
@@ -71,8 +71,6 @@ def target(
     alive = [_readdressed(member, candidates) for member in electorate.members if member.name not in dead]
     # An electorate never shrinks because agents are away: those that are left would decide for less than a majority.
     floor = max(size for size in SIZES if size <= max(len(electorate.members), 1))
-    if floor == 2:
-        floor = 1
     size = max(size_for(len(candidates)), floor)
     for one in _in_order(candidates):
         is_ready = one.name in known and known[one.name].voting
@@ -104,6 +102,19 @@ def step(electorate: Electorate, wanted: tuple[Elector, ...]) -> Electorate | No
         if name not in goal:
             return _after(electorate, {other: one for other, one in members.items() if other != name})
     return None
+
+
+def reset(electorate: Electorate, names: tuple[str, ...]) -> Electorate:
+    """The electorate an operator begins anew with when a majority is lost for good (M6). Raises OperatorError.
+
+    It asks nobody what was promised before: to be made known only after the longest lease.
+    """
+    unknown = [name for name in names if electorate.member(name) is None]
+    if unknown:
+        members = ", ".join(member.name for member in electorate.members)
+        raise OperatorError(f"--keep: {', '.join(unknown)} is no elector of epoch {electorate.epoch} ({members})")
+    kept = tuple(member for member in electorate.members if member.name in names)
+    return Electorate(electorate.epoch + 1, kept)
 
 
 def check_successor(electorate: Electorate, following: Electorate) -> None:

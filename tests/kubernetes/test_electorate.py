@@ -13,6 +13,7 @@ import pytest
 
 from service import process
 from service.electorate_office import ElectorateOffice
+from service.electorate_reset import begin_anew
 from service.lease.message import MessageKind, kind_of
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState
 from service.model.lease import Elector, Electorate
@@ -145,6 +146,19 @@ async def test_the_right_to_the_one_object_is_enough_to_follow_and_to_change_it(
         await store.swap(store.current, SECOND, in_force=False)
         await until(lambda: reader.epoch() == 2)
         task.cancel()
+
+
+async def test_m6_a_reset_says_what_must_be_true_and_begins_the_next_epoch_with_who_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("service.electorate_reset._WAIT_S", 0.0)
+    async with following() as (store, reader):
+        await store.create(FIRST)
+        await begin_anew(("a",), NAMESPACE, is_sure=True)
+        await until(lambda: reader.epoch() == 2)
+        assert reader.last is not None
+        assert reader.last.electorate == Electorate(2, (A,))
+    assert "must be off, and stay off until they are installed anew: b, c" in capsys.readouterr().out
 
 
 # -- an office, and real keepers --

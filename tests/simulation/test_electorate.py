@@ -163,3 +163,27 @@ def test_a_dead_elector_is_replaced_without_the_loss_of_a_lease() -> None:
 
 def test_a_newcomer_that_does_not_wait_out_its_silence_costs_every_lease() -> None:
     assert not replaced_elector(waits_for_newcomers=False)
+
+
+# -- two electors --
+
+
+@pytest.mark.parametrize("delay_ms", [1, 100, 200, 400, 2000])
+def test_of_two_electors_that_lost_each_other_the_one_that_won_the_next_epoch_takes_over(delay_ms: int) -> None:
+    world = world_of(2, 0)
+    world.start_all()
+    world.claim("node1", {IP: ("holder", 1, 1)})
+    world.run_for(100 * MS)
+    world.claim("node0", {IP: ("successor", 1, 1)})
+    world.run_for(200 * MS)
+    assert world.holders(IP) == ["node1"]
+    world.cut_between("node0", "node1")
+    world.run_for(delay_ms * MS)
+    both = world.electorate.members
+    world.learn("node0", Electorate(2, both[:1], both))
+    world.run_for(700 * MS)
+    assert world.holders(IP) == ["node0"]
+    world.heal()
+    world.run_for(500 * MS)
+    assert world.nodes["node1"].electorate.epoch == 2
+    assert world.holders(IP) == ["node0"]

@@ -1,0 +1,121 @@
+"""Who should be an elector, and which step is next."""
+
+import pytest
+
+from service.lease.electorate import (
+    Candidate,
+    Known,
+    check_successor,
+    first_electorate,
+    is_in_force,
+    reset,
+    size_for,
+    step,
+    target,
+)
+from service.model.errors import OperatorError
+from service.model.lease import Elector, Electorate
+
+NAMES = "abcdef"
+A, B, C, D, E, F = (Elector(name, f"10.0.0.{index}", index) for index, name in enumerate(NAMES, start=1))
+THREE = Electorate(4, (A, B, C), (A, B))
+
+
+def agents(names: str, *, control: str = "") -> dict[str, Candidate]:
+    return {name: Candidate(name, f"10.0.0.{NAMES.index(name) + 1}", name in control) for name in names}
+
+
+def known(names: str, *, epoch: int = 4, voting: bool = True, settled: bool = True) -> dict[str, Known]:
+    return {name: Known(epoch, NAMES.index(name) + 1, voting, settled, True) for name in names}
+
+
+def members(electorate: Electorate | None) -> str:
+    return "".join(member.name for member in electorate.members) if electorate else ""
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (50, 5)])
+def test_m5_as_many_electors_as_there_are_agents_for(count: int, size: int) -> None:
+    assert size_for(count) == size
+
+
+def test_m5_control_plane_nodes_come_first_then_names() -> None:
+    assert members(first_electorate(agents("abcd", control="d"), known("abcd"))) == "dab"
+
+
+def test_m5_the_first_electorate_waits_for_every_agent_to_answer() -> None:
+    assert first_electorate(agents("abc"), known("ab")) is None
+
+
+def test_m3_an_epoch_is_in_force_when_a_majority_has_settled_in_it() -> None:
+    assert is_in_force(THREE, known("ab"))
+    assert not is_in_force(THREE, known("a") | known("bc", settled=False))
+    assert not is_in_force(THREE, known("a") | known("bc", epoch=3))
+
+
+def test_m3_a_dead_elector_is_replaced_by_adding_and_then_removing() -> None:
+    wanted = target(THREE, agents("abd"), known("abd"), {"c": None})
+    added = step(THREE, wanted)
+    assert members(added) == "abcd"
+    assert added is not None
+    assert added.previous == THREE.members
+    assert members(step(added, target(added, agents("abd"), known("abd", epoch=5), {"c": None}))) == "abd"
+
+
+def test_in_the_middle_of_a_replacement_the_one_that_does_not_answer_goes_also_if_it_is_not_yet_counted_dead() -> None:
+    four = Electorate(5, (A, B, C, D), THREE.members)
+    assert members(step(four, target(four, agents("abd"), known("abd"), {}))) == "abd"
+
+
+def test_m3_a_newcomer_that_is_still_silent_is_not_added() -> None:
+    silent = known("ab") | known("d", voting=False)
+    assert step(THREE, target(THREE, agents("abd"), silent, {"c": None})) is None
+
+
+def test_a_dead_elector_that_nobody_can_replace_stays_a_member() -> None:
+    assert step(THREE, target(THREE, agents("ab"), known("ab"), {"c": None})) is None
+
+
+def test_m7_a_member_on_another_disk_is_removed_before_it_comes_again() -> None:
+    new = Elector("c", C.host, 99)
+    lost = known("ab") | {"c": Known(0, 99, True, True, False)}
+    removed = step(THREE, target(THREE, agents("abc"), lost, {"c": None}))
+    assert members(removed) == "ab"
+    assert removed is not None
+    assert step(removed, target(removed, agents("abc"), lost, {})) == Electorate(6, (A, B, new), (A, B))
+
+
+def test_an_elector_whose_address_changed_gets_it_by_a_step_of_its_own() -> None:
+    moved = agents("abc") | {"b": Candidate("b", "10.0.0.99")}
+    following = step(THREE, target(THREE, moved, known("abc"), {}))
+    assert following is not None
+    assert following.members == (A, Elector("b", "10.0.0.99", 2), C)
+
+
+def test_one_grows_to_five_by_single_steps() -> None:
+    electorate, sizes = Electorate(1, (A,)), []
+    while following := step(electorate, target(electorate, agents("abcde"), known("abcde"), {})):
+        electorate = following
+        sizes.append(len(electorate.members))
+    assert sizes == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("following", "fix"),
+    [
+        (Electorate(3, (A, B)), "raise it to 5"),
+        (Electorate(4, (A, B)), "raise electors.epoch to 5"),
+        (Electorate(6, (A, B)), "write 5"),
+        (Electorate(5, (A, D, E)), "one member per epoch"),
+    ],
+)
+def test_m2_an_operators_electorate_that_is_no_single_step_is_refused_with_the_fix(
+    following: Electorate, fix: str
+) -> None:
+    with pytest.raises(OperatorError, match=fix):
+        check_successor(THREE, following)
+
+
+def test_m6_a_reset_keeps_members_only_and_asks_nobody_of_before() -> None:
+    assert reset(THREE, ("a",)) == Electorate(5, (A,))
+    with pytest.raises(OperatorError, match="d is no elector"):
+        reset(THREE, ("a", "d"))
