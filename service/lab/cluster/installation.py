@@ -9,6 +9,7 @@ import yaml
 
 from service.lab.cluster.cluster import SERVICE_NAMESPACE, Cluster
 from service.lab.cluster.image import REPOSITORY
+from service.lab.status import fetch_json
 from service.model.errors import OperatorError
 
 AGENT, CONTROLLER = "daemonset/egressgw-agent", "deployment/egressgw-controller"
@@ -66,8 +67,20 @@ def install(cluster: Cluster, settings: dict[str, Any] | None = None, *, wait: b
 
 
 def wait_installed(cluster: Cluster) -> None:
+    """Until agents and controllers have rolled out, and every controller has heard that every node is ready.
+
+    What a node says of itself takes a moment to get around, and an address stays where it is placed first.
+    """
     for workload in (AGENT, CONTROLLER):
         cluster.wait_rollout(workload, namespace=SERVICE_NAMESPACE)
+    cluster.wait("every controller to know that every node is ready", lambda: _know_every_node(cluster))
+
+
+def _know_every_node(cluster: Cluster) -> bool:
+    # Agents are on the host's network, so these are the controllers.
+    controllers = cluster.pods("-n", SERVICE_NAMESPACE)
+    known = [fetch_json(pod.netns, str(pod.ip), "/v1/status")["nodes"] for pod in controllers]
+    return bool(known) and all(nodes.get(node.name, {}).get("ready") for nodes in known for node in cluster.plan.nodes)
 
 
 def uninstall(cluster: Cluster) -> None:
