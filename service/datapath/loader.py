@@ -1,7 +1,8 @@
 """Compile and load bpf/egress_gateway.c with BCC. The only module that imports bcc.
 
 Maps are pinned under `{bpf_dir}/v{LAYOUT_VERSION}` and survive the agent, so that a restart interrupts nothing. A pin
-is checked for its shape before BCC may reuse it: BCC itself would take a map of any size (measured).
+is checked for its shape before it is reused. BCC never sees it: it would take a map of any size, and it opens a pinned
+map by its id, which needs CAP_SYS_ADMIN, and an agent in a pod does not have that (both measured).
 """
 
 import os
@@ -32,7 +33,7 @@ class LoadedDatapath:
 
     def __init__(self, pin_dir: Path, headers: Path) -> None:
         self.pin_dir = pin_dir
-        self._module = _compile(pin_dir, headers)
+        self._module = _compile_beside(pin_dir, headers)
         from bcc import BPF
 
         try:
@@ -69,6 +70,40 @@ def load_datapath(bpf_dir: str, run_dir: str) -> LoadedDatapath:
     _drop_misfits(folder)
     headers = write_kernel_headers(Path(run_dir) / "kernel-headers")
     return LoadedDatapath(folder, headers)
+
+
+def _compile_beside(pin_dir: Path, headers: Path) -> Any:
+    """Compile with new maps, then put those of a former agent in their place, and pin those that had no former one."""
+    new = pin_dir.with_name(f"{pin_dir.name}-new")
+    _remove_pins(new)  # Of one that died in the midst of this.
+    new.mkdir()
+    try:
+        module = _compile(new, headers)
+        _take_over_maps(module, new, pin_dir)
+    finally:
+        _remove_pins(new)
+    return module
+
+
+def _take_over_maps(module: Any, new: Path, pin_dir: Path) -> None:
+    from bcc.libbcc import lib
+
+    for name in MAP_SHAPES:
+        try:
+            kept = bpf_map.open_object(str(pin_dir / name))
+        except FileNotFoundError:
+            (new / name).rename(pin_dir / name)
+            continue
+        # Programs name their maps by the number of a descriptor until the kernel has them, and that is after this.
+        os.dup2(kept, lib.bpf_table_fd(module.module, name.encode()), inheritable=False)
+        os.close(kept)
+
+
+def _remove_pins(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
 
 
 def _compile(pin_dir: Path, headers: Path) -> Any:

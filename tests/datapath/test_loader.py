@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -74,6 +75,29 @@ def test_every_program_and_every_map_is_there(loaded: LoadedDatapath) -> None:
 
 def test_pins_lie_under_the_version_of_their_layout(bpf_dir: str) -> None:
     assert pin_folder(bpf_dir) == Path(bpf_dir) / f"v{LAYOUT_VERSION}"
+
+
+def test_an_agent_with_the_capabilities_of_its_pod_takes_over_the_maps(bpf_dir: str, run_dir: str) -> None:
+    with load_datapath(bpf_dir, run_dir) as former:
+        former.map(MapName.LEASE_DEADLINES).update(FLOATING_IP.packed, LEASE)
+    again = (
+        "from service.datapath.loader import load_datapath\n"
+        f"with load_datapath({bpf_dir!r}, {run_dir!r}) as loaded:\n"
+        "    print(loaded.map('lease_deadlines').items())"
+    )
+    # As in deploy/agent.yaml: nothing that is pinned may need CAP_SYS_ADMIN.
+    rights = ["setpriv", "--bounding-set=-all,+net_admin,+net_raw,+bpf,+perfmon"]
+    done = subprocess.run([*rights, sys.executable, "-c", again], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == str({FLOATING_IP.packed: LEASE}), done.stderr
+
+
+def test_a_start_that_was_broken_off_does_not_hinder_the_next(bpf_dir: str, run_dir: str) -> None:
+    left = pin_folder(bpf_dir).with_name(f"{pin_folder(bpf_dir).name}-new")
+    left.mkdir(parents=True)
+    pin_misfit(left / MapName.WAYS, HASH, 4, 40)
+    with load_datapath(bpf_dir, run_dir) as loaded:
+        assert shape_of(loaded.map(MapName.WAYS)) == MAP_SHAPES[MapName.WAYS]
+    assert not left.exists()
 
 
 def test_a_restart_finds_the_maps_with_their_content(restarted: LoadedDatapath) -> None:
