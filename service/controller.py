@@ -203,18 +203,9 @@ class Controller:
         return asked_ns - seen.age_ns - max(0, self.settings.lease_profile.lease_ns - seen.remaining_ns)
 
     def nodes(self) -> tuple[GatewayNode, ...]:
-        """The agents as members and Node objects together describe them.
-
-        Without those that are down, hold nothing and have no Node object any more: they were removed. Whether
-        Kubernetes thinks a node ready is no matter here: its datapath may live on.
-        """
-        inventory = self.intake.inventory
-        holding = {node: None for node, _ in self.holders().values()}
-        return tuple(
-            replace(node, schedulable=node.schedulable and inventory.is_schedulable(node.name))
-            for node in self.cluster.gateway_nodes()
-            if node.state is NodeState.UP or node.name in holding or not inventory.is_removed(node.name)
-        )
+        """The agents as members and Node objects together describe them, without those that were removed."""
+        holding = [node for node, _ in self.holders().values()]
+        return self.intake.inventory.complete(self.cluster.gateway_nodes(), holding)
 
     @property
     def has_observed(self) -> bool:

@@ -4,10 +4,12 @@ Configured ranges win over those of objects: whoever writes them down knows why.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from types import MappingProxyType
 
 from service.model.cluster_range import ClusterRanges
+from service.model.gateway_node import GatewayNode, NodeState
 from service.model.objects import Change, ClusterNode, Delete, Kind, ObjectKey, Pod, ServiceRange, Upsert
 
 
@@ -48,6 +50,19 @@ class Inventory:
     def is_removed(self, name: str) -> bool:
         """The cluster has Node objects, and none for this one."""
         return bool(self._nodes) and name not in self._nodes
+
+    def complete(self, members: Iterable[GatewayNode], holding: Iterable[str]) -> tuple[GatewayNode, ...]:
+        """The members with what their Node objects say.
+
+        Without those that are down, are not among `holding` and have no Node object any more. Whether Kubernetes thinks
+        a node ready is no matter here: its datapath may live on.
+        """
+        holders = dict.fromkeys(holding)
+        return tuple(
+            replace(node, schedulable=node.schedulable and self.is_schedulable(node.name))
+            for node in members
+            if node.state is NodeState.UP or node.name in holders or not self.is_removed(node.name)
+        )
 
     def addresses(self) -> tuple[IPv4Address, ...]:
         """The first InternalIP of each node, by name in order: where its gossip is found."""

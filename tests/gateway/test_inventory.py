@@ -4,7 +4,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from service.gateway.inventory import Inventory
 from service.model.cluster_range import ClusterRanges
-from service.model.gateway_node import NodeRole
+from service.model.gateway_node import GatewayNode, NodeRole, NodeState
 from service.model.objects import ClusterNode, Delete, Kind, ObjectKey, Pod, ServiceRange, Upsert
 
 
@@ -99,3 +99,34 @@ def test_a_stray_is_forgotten_with_its_pod_or_its_address() -> None:
 
 def test_with_no_range_known_no_pod_is_a_stray() -> None:
     assert not inventory_of(pod("a", "10.9.0.1")).strays()
+
+
+def member(name: str, *, is_up: bool = True, schedulable: bool = True) -> GatewayNode:
+    state = NodeState.UP if is_up else NodeState.DOWN
+    return GatewayNode(name, NodeRole.WORKER, state, True, (), schedulable)
+
+
+def test_a_removed_node_goes_only_when_it_is_down_and_its_leases_have_ended() -> None:
+    inventory = inventory_of(node("other", 1))
+    up, holding, gone = member("up"), member("holding", is_up=False), member("gone", is_up=False)
+    assert inventory.complete((up, holding, gone), ["holding"]) == (up, holding)
+    assert inventory.complete((up, holding, gone), []) == (up,)
+
+
+def test_a_node_that_is_down_stays_for_as_long_as_the_cluster_has_it() -> None:
+    down = member("w1", is_up=False)
+    assert inventory_of(node("w1", 21)).complete((down,), []) == (down,)
+    assert inventory_of().complete((down,), []) == (down,), "no Node objects at all: hosts without Kubernetes"
+
+
+def test_a_renamed_node_is_a_new_one_beside_the_old_until_that_has_ended() -> None:
+    inventory = inventory_of(node("new", 21))
+    old, new = member("old", is_up=False), member("new")
+    assert inventory.complete((new, old), ["old"]) == (new, old)
+    assert inventory.complete((new, old), []) == (new,)
+
+
+def test_a_node_is_unschedulable_if_its_object_or_its_own_word_says_so() -> None:
+    inventory = inventory_of(node("a", 1, is_cordoned=True), node("b", 2), node("c", 3))
+    found = inventory.complete((member("a"), member("b", schedulable=False), member("c")), [])
+    assert [item.schedulable for item in found] == [False, False, True]
