@@ -84,8 +84,13 @@ def _know_every_node(cluster: Cluster) -> bool:
 
 
 def uninstall(cluster: Cluster) -> None:
-    """`kubectl delete -k`, until all of it is gone."""
-    cluster.kubectl("delete", "--ignore-not-found", "-k", str(deploy_folder(cluster.folder)))
+    """Take everything away, nodes included, by the steps that `deploy/uninstall.yaml` names; return when it is gone."""
+    kubectl, folder = cluster.kubectl, deploy_folder(cluster.folder)
+    kubectl("delete", "egressnatpolicies", "--all")
+    kubectl("delete", "anthosnetworkgateways", "--all-namespaces", "--all")
+    kubectl("-n", SERVICE_NAMESPACE, "patch", AGENT, "--patch-file", str(folder / "uninstall.yaml"))
+    cluster.wait_rollout(AGENT, namespace=SERVICE_NAMESPACE)
+    kubectl("delete", "-k", str(folder))
 
 
 def last_words(cluster: Cluster, lines: int = 8) -> list[str]:
