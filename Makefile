@@ -1,7 +1,7 @@
 # What a newcomer needs: `make demo` and `make test`. Both install what they need first (`make setup`).
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo demo-keep cluster cluster-keep test lint sim bench format clean
+.PHONY: help setup setup-test demo demo-keep cluster cluster-keep compose-up compose-down test lint sim bench format clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -25,6 +25,16 @@ cluster: setup-test  ## the same in a real Kubernetes cluster with kubelets and 
 cluster-keep: setup-test  ## the same, and leave the cluster up: kubectl, lab exec, lab fault
 	@service/lab/cluster/build_assets.sh >/dev/null
 	@.venv/bin/egressgw lab --kubernetes --keep
+
+compose-up: setup-test  ## a small real cluster in containers: API server, Kafka, three nodes with a pod each (docker)
+	@deploy/build-image --dev >/dev/null
+	@service/lab/cluster/build_assets.sh >/dev/null
+	@$(PYTHON) -m loadtest.broker >/dev/null
+	@docker-compose up -d
+	@echo "try: docker-compose exec pod1 curl -s 203.0.113.8:8080; docker-compose logs outside; make compose-down"
+
+compose-down:  ## remove it, its data too
+	@docker-compose down -v
 
 test: setup-test  ## lint, type check and every test, the end-to-end ones included (root)
 	@bash .ci/test

@@ -10,6 +10,7 @@ import pytest
 
 from loadtest.broker import missing_for_kafka
 from service.lab.cluster.build import missing_for_cluster
+from tests.deploy.docker_daemon import missing_for_docker
 from tests.kubernetes.control_plane import missing as missing_for_kubernetes
 
 CAP_NET_ADMIN = 12
@@ -63,6 +64,7 @@ MARKERS = (
     ("kubernetes", cache(missing_for_kubernetes)),
     ("cluster", missing_for_a_cluster),
     ("kafka", missing_for_kafka),
+    ("docker", cache(missing_for_docker)),
 )
 
 

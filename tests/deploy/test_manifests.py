@@ -1,6 +1,7 @@
 """What the manifests say agrees with what the program does."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ FILES = ("agent.yaml", "controller.yaml")
 def test_the_image_is_the_one_of_this_version() -> None:
     (image,) = documents("kustomization.yaml")[0]["images"]
     assert (image["newName"], image["newTag"]) == ("docker.io/library/egressgw", VERSION)
+    compose = (DEPLOY.parent / "docker-compose.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r"EGRESSGW_VERSION:-([^}]*)}", compose)) == {VERSION}
 
 
 def test_the_program_would_start_with_the_capabilities_it_is_given_and_not_with_one_less(tmp_path: Path) -> None:
