@@ -17,6 +17,7 @@ from service.sources.kubernetes import KubernetesSource
 from service.sources.object_cache import ObjectCache
 from service.sources.source_state import SourceState
 from tests.kubernetes.bad_objects import gateway, policy
+from tests.kubernetes.conftest import Installation
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
 from tests.kubernetes.test_source import following
 from tests.policy.objects import policy_key
@@ -26,8 +27,8 @@ pytestmark = pytest.mark.kubernetes
 
 
 @pytest.fixture(autouse=True)
-def _kubeconfig(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("KUBECONFIG", str(plane.kubeconfig))
+def _kubeconfig(plane: ControlPlane, installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("KUBECONFIG", str(installation.controller))
     yield
     plane.kubectl("delete", "nodes", "--all")
 
