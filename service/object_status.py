@@ -25,7 +25,8 @@ _POLICY_WARNINGS = (PolicyReason.UNKNOWN_EGRESS_IP, PolicyReason.EGRESS_IP_CONFL
 def object_status(controller: "Controller") -> dict[ObjectKey, dict[str, Any]]:
     """The status of every object, without term and times."""
     nodes = controller.nodes()
-    holders = _living_holders(controller, nodes)
+    # Also of a node that gossip thinks dead: its lease lives, and a node under a planned restart forwards on.
+    holders = controller.holders()
     refused = _refused(controller.intake.errors)
     statuses = {
         key: _policy_status(state, _unplaced(controller, state), holders, refused.pop(key, ""))
@@ -92,11 +93,6 @@ def move_event(
     gap = f"gap at most {max(gap_ns, 0) / 1e9:.2f} s, from the last renewal seen there to the first seen here"
     note = f"{floating_ip} moved from {before} to {after}: {reason}; {gap}"
     return ObjectEvent(GATEWAY, "FloatingIPMoved", note, "Move", False, subject=str(floating_ip))
-
-
-def _living_holders(controller: "Controller", nodes: Iterable[GatewayNode]) -> dict[IPv4Address, tuple[str, Token]]:
-    up = {node.name for node in nodes if node.state is NodeState.UP}
-    return {floating_ip: held for floating_ip, held in controller.holders().items() if held[0] in up}
 
 
 def _unplaced(controller: "Controller", state: PolicyState) -> str:
