@@ -3,16 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from service import process
-from service.model.assignment import Assignment
 from service.model.errors import TransientError
-from service.model.lease import Token
 from service.model.objects import Kind, ObjectKey
-from service.object_status import move_event, object_problems, object_status
+from service.move_log import MoveLog
+from service.object_status import object_problems, object_status
 from service.sources.event_recorder import EventRecorder, ObjectEvent
 from service.sources.source import Source
 
@@ -26,25 +23,8 @@ _OBSERVE_S = 0.1
 _RETRY_S = 0.5
 _PARALLEL = 8
 """Requests under way at once."""
-_RECENT_NS = 5_000_000_000
-"""A new leader also tells of moves this old: the last one may have died with the node."""
 _NODE_GONE_NS = 5_000_000_000
 """How long a node must have been removed before its object goes: a Node object may be made anew at once."""
-_MOVES_MAX = 256
-
-
-@dataclass(frozen=True, slots=True)
-class _Sighting:
-    """Who was last seen to hold an address, when it had renewed last, and the leader's row of that time."""
-
-    node: str
-    renewed_ns: int
-    row: Assignment | None
-
-    def names_successor(self, node: str, token: Token) -> bool:
-        """Whether this token was granted to a standing claim that the row had provided for."""
-        row = self.row
-        return row is not None and row.successor == node and row.stamp == (token.term, token.version)
 
 
 class StatusWriter:
@@ -55,44 +35,20 @@ class StatusWriter:
         self._recorder = EventRecorder()
         self._written: dict[ObjectKey, dict[str, Any]] = {}
         self._missing_ns: dict[ObjectKey, int] = {}
-        self._seen: dict[IPv4Address, _Sighting] = {}
-        self._moves: dict[ObjectEvent, int] = {}
-        """Moves not yet handed on -> when they were seen."""
+        self._moves = MoveLog(controller)
         self._trouble = ""
         self._attempt_failed = False
 
     async def run(self, source: Source) -> None:
         """Report for as long as this controller leads; watch in any case, so that a new leader knows the last moves."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._observe_for_ever(), name="observe moves")
+            group.create_task(self._observe_for_ever(source), name="observe moves")
             group.create_task(self._report_for_ever(source), name="report")
 
-    async def _observe_for_ever(self) -> None:
+    async def _observe_for_ever(self, source: Source) -> None:
         while True:
             await asyncio.sleep(_OBSERVE_S)
-            self.observe(process.boot_ns())
-
-    def observe(self, now_ns: int) -> None:
-        """Compare the holders with those seen last. A time without a holder is part of a move."""
-        table = self._controller.cluster.assignments()
-        for floating_ip, (node, token) in self._controller.holders().items():
-            before = self._seen.get(floating_ip)
-            renewed_ns = self._controller.renewed_ns(floating_ip)
-            self._seen[floating_ip] = _Sighting(node, renewed_ns, table.get(floating_ip))
-            if before is not None and before.node != node:
-                event = move_event(
-                    floating_ip,
-                    before.node,
-                    node,
-                    self._controller.nodes(),
-                    is_succession=before.names_successor(node, token),
-                    gap_ns=now_ns - before.renewed_ns,
-                )
-                self._moves[event] = now_ns
-        for event in [event for event, at_ns in self._moves.items() if now_ns - at_ns > _RECENT_NS]:
-            del self._moves[event]
-        while len(self._moves) > _MOVES_MAX:
-            del self._moves[next(iter(self._moves))]
+            self._moves.observe(process.boot_ns(), is_source_heard=not source.state().trouble)
 
     async def _report_for_ever(self, source: Source) -> None:
         while True:
@@ -102,6 +58,7 @@ class StatusWriter:
                 self._written.clear()
                 self._missing_ns.clear()
                 self._recorder.forget()
+                self._moves.recall()
                 continue
             self._collect(process.boot_ns())
             if not await self._report(source, term):
@@ -109,9 +66,8 @@ class StatusWriter:
 
     def _collect(self, now_ns: int) -> None:
         self._recorder.hold(object_problems(self._controller), now_ns=now_ns)
-        for event in self._moves:
+        for event in self._moves.take():
             self._recorder.occur(event)
-        self._moves.clear()
 
     async def _report(self, source: Source, term: int) -> bool:
         """Do what is due now; say whether all of it was done."""
@@ -149,7 +105,9 @@ class StatusWriter:
             self._written[key] = status
 
     async def _post(self, source: Source, event: ObjectEvent) -> None:
-        if not await self._attempt(source.post_event(event)):
+        if await self._attempt(source.post_event(event)):
+            self._moves.tell(event)
+        else:
             self._recorder.put_back(event)
 
     async def _each(self, works: Iterable[Awaitable[None]]) -> None:

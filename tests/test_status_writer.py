@@ -16,6 +16,7 @@ from service.model.lease import Stamp
 from service.model.objects import ClusterNode, Delete, Kind, NetworkGateway, ObjectKey, Synced, Upsert
 from service.object_status import GATEWAY, object_problems, object_status
 from service.sources.event_recorder import ObjectEvent
+from service.sources.source_state import SourceState
 from service.status_writer import StatusWriter
 from tests.kubernetes.leader import Leader, node
 from tests.policy.objects import pod, policy
@@ -46,6 +47,9 @@ class Source:
         self._check()
         self.written[key] = status
         self.writes.append((key, term))
+
+    def state(self) -> SourceState:
+        return SourceState("away" if self.is_away else "")
 
     def recorded_nodes(self) -> tuple[ObjectKey, ...]:
         return self.recorded
@@ -321,3 +325,41 @@ async def test_an_address_that_goes_to_and_fro_makes_no_flood_of_events() -> Non
             leader.held[FIRST] = f"worker{turn % 2 + 1}"
             await asyncio.sleep(0.004)
     assert 5 < len(source.events) <= 12
+
+
+async def test_a_move_during_an_outage_is_told_by_whoever_leads_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leadership may change meanwhile, or the leader may lose sight of the electors for a moment."""
+    monkeypatch.setattr("service.move_log.RECENT_NS", 50_000_000)
+    leaders, sources = [leading(), leading()], [Source(), Source()]
+    leaders[1].term = None
+    async with reporting(leaders[0], sources[0]), reporting(leaders[1], sources[1]):
+        await asyncio.sleep(0.05)
+        for leader, source in zip(leaders, sources, strict=True):
+            source.is_away = True
+            leader.held[FIRST] = "worker2"
+        await asyncio.sleep(0.1)
+        leaders[0].term, leaders[1].term = None, 8
+        await asyncio.sleep(0.1)
+        for source in sources:
+            source.is_away = False
+        await until(lambda: len(sources[1].events) == 1)
+        await asyncio.sleep(0.1)
+        leaders[0].term, leaders[1].term = 9, None
+        await asyncio.sleep(0.05)
+    assert sources[1].events[0].note.startswith(f"{FIRST} moved from worker1 to worker2")
+    assert sources[0].events == [], "and by nobody else, later"
+
+
+async def test_a_leader_that_loses_sight_of_the_electors_still_tells_what_it_saw() -> None:
+    leader, source = leading(), Source()
+    async with reporting(leader, source):
+        await asyncio.sleep(0.05)
+        source.is_away = True
+        leader.held[FIRST] = "worker2"
+        await asyncio.sleep(0.05)
+        leader.intake.is_synced = False
+        await asyncio.sleep(0.05)
+        leader.intake.is_synced, source.is_away = True, False
+        await until(lambda: len(source.events) == 1)
+        await asyncio.sleep(0.05)
+    assert len(source.events) == 1
