@@ -180,7 +180,7 @@ def _forget_the_past(plane: ControlPlane, kubectl: Kubectl) -> None:
 
 async def test_a_frozen_api_server_is_noticed_and_followed_again(plane: ControlPlane, kubectl: Kubectl) -> None:
     consumer = Consumer()
-    timing = ReflectorTiming(idle_s=0.5, backoff_max_s=0.5)
+    timing = ReflectorTiming(idle_s=2.0, backoff_max_s=0.5)
     async with following(consumer, timing=timing) as source:
         plane.freeze_api_server()
         try:
