@@ -102,7 +102,7 @@ class Agent:
         self.datapath = NodeDatapath(settings)
         self.held: dict[IPv4Address, HeldLease] = {}
         self.report: LeaseReport | None = None
-        self.electorate = ElectorateFollower(settings, changed=self._mark_dirty)
+        self.electorate = ElectorateFollower(settings, changed=lambda record: self.keeper.say_electorate(record))
         self.outbox = Outbox(
             Path(settings.state_dir) / "outbox",
             node=settings.node,
@@ -274,6 +274,7 @@ class Agent:
     def _take_report(self, report: LeaseReport) -> None:
         """The keeper says what it holds: announce what is new, stop what is gone, at once."""
         before, self.report = self.report, report
+        self.electorate.hear(report)
         held = {IPv4Address(lease.floating_ip): lease for lease in report.held}
         for floating_ip, lease in held.items():
             known = self.held.get(floating_ip)

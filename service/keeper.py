@@ -26,6 +26,7 @@ from service.lease.holder import CloseFence, Holder, OpenFence
 from service.lease.message import MessageKind, epoch_of, kind_of
 from service.lease.observer import Observed, Observer
 from service.lease.registrar import Registrar
+from service.lease.tiebreaker import Swap, Tiebreaker
 from service.model.errors import OperatorError, PeerError, TransientError
 from service.model.keeper_message import ElectorateRecord, Heartbeat, HeldLease, LeaseReport
 from service.model.lease import Electorate, ProfileName
@@ -139,6 +140,15 @@ class Keeper:
         self._registrar_pump = MachinePump(
             self._registrar, clock=process.boot_ns, send=self._send, handle=self._take_newer
         )
+        self._tiebreaker = Tiebreaker(
+            node=settings.node,
+            lease_port=settings.ports.lease,
+            profile=settings.lease_profile,
+            now_ns=self._started_ns,
+        )
+        self._tiebreaker_pump = MachinePump(
+            self._tiebreaker, clock=process.boot_ns, send=self._send, handle=self._ask_to_go_on_alone
+        )
 
     async def enter(self, stack: AsyncExitStack) -> None:
         stack.callback(self._arp.close)
@@ -157,7 +167,9 @@ class Keeper:
             group.create_task(self._vote_pump.run(), name="elector")
             group.create_task(self._vote.write_tokens(), name="tokens")
             group.create_task(self._promise_log.run(), name="promises")
-            if self._settings.electors != "auto":
+            if self._settings.electors == "auto":
+                group.create_task(self._tiebreaker_pump.run(), name="tiebreaker")
+            else:
                 group.create_task(self._propose_configured(), name="electorate")
             group.create_task(self._watch_agent(), name="agent")
 
@@ -218,6 +230,8 @@ class Keeper:
             self._observer_pump.on_datagram(source, payload)
         elif kind is MessageKind.ELECTORATE:
             self._book.receive(source, payload, send=self._send)
+        elif kind is MessageKind.STANDING and self._settings.electors == "auto":
+            self._tiebreaker_pump.on_datagram(source, payload)
         elif kind is MessageKind.STANDING:
             self._registrar_pump.on_datagram(source, payload)
         else:
@@ -254,11 +268,13 @@ class Keeper:
     def _prepare_epoch(self) -> None:
         """The newer electorate is on disk here. Others may still be writing: whoever goes over alone is not answered.
 
-        So every keeper waits a moment, or until the first one that has gone over is heard; then all go at once.
+        So every keeper waits a moment, or until the first one that has gone over is heard; then all go at once. Where
+        one elector decides alone, the leases of both nodes wait for it: nobody is to be waited for.
         """
         if self._going_over is not None:
             self._going_over.cancel()
-        delay_s = _PREPARATION_S if self._holder.epoch else 0.0
+        has_company = self._holder.epoch > 0 and len(self._book.known.members) > 1
+        delay_s = _PREPARATION_S if has_company else 0.0
         self._going_over = asyncio.get_running_loop().call_later(delay_s, self._enter_epoch)
 
     def _enter_epoch(self) -> None:
@@ -269,6 +285,29 @@ class Keeper:
         self._vote.enter_epoch()
         for pump in (self._vote_pump, self._holder_pump, self._observer_pump):
             pump.wake()
+        self._listen_to_other()
+
+    def _listen_to_other(self) -> None:
+        """Two nodes: tell the tiebreaker where this one stands, and whoever asks whether the other is heard."""
+        if self._settings.electors != "auto":
+            return
+        now_ns, elector = process.boot_ns(), self._vote.machine
+        is_sure = elector.is_elector and elector.is_settled and self._vote.is_voting
+        self._tiebreaker.set_standing(
+            elector.electorate,
+            # Where a newer one is known already, that one is gone over to.
+            ready=is_sure and elector.epoch == self._book.known.epoch,
+            fit=self._duty.may_claim(now_ns=now_ns),
+            now_ns=now_ns,
+        )
+        elector.misses_other = self._tiebreaker.is_missing_other
+        self._tiebreaker_pump.wake()
+
+    def _ask_to_go_on_alone(self, output: object) -> None:
+        """The agent has the API server, and tries as long as reports ask for it."""
+        if isinstance(output, Swap):
+            _log.warning("the other of two electors is lost: asking for epoch %d", output.following.epoch)
+            self._report()
 
     def _take_newer(self, output: object) -> None:
         if isinstance(output, Electorate):
@@ -353,6 +392,7 @@ class Keeper:
         if claims is not None:
             self._holder.set_claims(claims, now_ns=now_ns)
         self._holder_pump.wake()
+        self._listen_to_other()
 
     async def _watch_agent(self) -> None:
         """S3 and S6 when nothing is heard, and a report each period."""
@@ -371,6 +411,8 @@ class Keeper:
         held = tuple(
             HeldLease(key, *lease.token, lease.deadline_ns) for key, lease in sorted(self._holder.held().items())
         )
+        swap = self._tiebreaker.swap
+        is_asked = swap is not None and swap.before.epoch == self._book.known.epoch and not self._is_leaving
         self._agent.report(
             LeaseReport(
                 held=held,
@@ -379,6 +421,7 @@ class Keeper:
                 electorate=ElectorateRecord.of(self._book.known),
                 settled=self._vote.machine.is_settled,
                 trouble=self._trouble(),
+                wanted=ElectorateRecord.of(swap.following) if swap is not None and is_asked else None,
                 majority=self._majority_ns is not None and now_ns - self._majority_ns < _MAJORITY_AGE_NS_MAX,
                 scheduling=self._scheduling,
                 at_ns=now_ns,

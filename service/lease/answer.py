@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from service.lease.message import Ack, ClaimRole, Detail, Entry, Verdict
+from service.lease.message import Ack, ClaimRole, Detail, Entry, Row, Verdict
 from service.lease.promise import Identity, Instant, Promise
 from service.lease.standing_claim import HolderSession, StandingClaim
 from service.model.lease import LEADER_KEY, ZERO_TOKEN, Stamp, Token
@@ -99,3 +99,14 @@ def _rival(
         if best is None or claim.rank > best.rank:
             best = claim
     return best
+
+
+def rows_of(promises: Mapping[str, Promise], now: Instant) -> list[Row]:
+    """What is promised, as a report says it."""
+    rows = []
+    for key, promise in promises.items():
+        left_ns = max(promise.until.boot_ns - now.boot_ns, promise.until.raw_ns - now.raw_ns, 0)
+        held = promise.holder is not None and not promise.is_over(now)
+        node = promise.holder.node if held and promise.holder is not None else None
+        rows.append(Row(key, promise.token, node, left_ns // 1_000_000 if held else 0))
+    return rows

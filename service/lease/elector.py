@@ -10,7 +10,7 @@ the elector grants to the best claim of its own accord.
 
 from collections.abc import Mapping
 
-from service.lease.answer import acknowledgement, grants_leadership
+from service.lease.answer import acknowledgement, grants_leadership, rows_of
 from service.lease.elector_output import ElectorOutput, Persist, Promised, Remember, SendPersisted, Settled
 from service.lease.electorate_message import (
     ELECTORATE_KINDS,
@@ -22,7 +22,7 @@ from service.lease.electorate_message import (
     encode_electorate_message,
     transfers,
 )
-from service.lease.message import Ack, ClaimRole, Entry, Query, Renew, Row, decode, encode, kind_of, reports
+from service.lease.message import Ack, ClaimRole, Entry, Query, Renew, decode, encode, kind_of, reports
 from service.lease.promise import (
     NEVER,
     Identity,
@@ -76,6 +76,7 @@ class ElectorMachine:
         self._settlement: Settlement | None = None
         self._lease_ns_max = lease_ns_max
         self._now = now
+        self.misses_other = False  # told by the driver, for whoever asks (leases.md, Two nodes)
         self._outputs: list[ElectorOutput] = []
         self._sessions: dict[Identity, HolderSession] = {}
         self._claims: dict[str, dict[Identity, StandingClaim]] = {}
@@ -140,6 +141,11 @@ class ElectorMachine:
     def _is_named(self, electors: tuple[Elector, ...]) -> bool:
         return any(one.name == self._node and one.memory in (0, self._memory) for one in electors)
 
+    @property
+    def _is_ignorant(self) -> bool:
+        # A newcomer that has not settled knows of no promise: it would only keep its vote from who holds the key.
+        return self.is_elector and not self._settled and not self._is_named(self._electorate.previous)
+
     def adopt(self, electorate: Electorate, *, now: Instant) -> None:
         """Go over to a newer electorate, which is on disk already (M1). One that is not newer changes nothing.
 
@@ -198,9 +204,8 @@ class ElectorMachine:
     def _receive_of_electorate(self, source: Source, message: object, now: Instant) -> None:
         self.advance(now=now)
         if isinstance(message, Survey):
-            standing = Standing(
-                self.epoch, message.sequence, self._memory, self.is_voting, self._settled, self.is_elector
-            )
+            flags = (self.is_voting, self._settled, self.is_elector, self.misses_other)
+            standing = Standing(self.epoch, message.sequence, self._memory, *flags)
             self._outputs.append(Send(source.address, encode_electorate_message(standing)))
         elif isinstance(message, TransferQuery) and message.epoch != self.epoch:
             self._outputs.append(Send(source.address, encode_electorate_message(self._electorate)))
@@ -430,7 +435,7 @@ class ElectorMachine:
         for session, number in answered:
             acks[session.identity, number] = (session, number)
         for key in keys:
-            winner = self._grant(key) if self._is_open(key) else None
+            winner = self._grant(key) if self._is_open(key) and not self._is_ignorant else None
             if winner is not None:
                 changed = True
                 acks[winner.session.identity, winner.group] = (winner.session, winner.group)
@@ -490,11 +495,6 @@ class ElectorMachine:
         self._outputs.append(send(session.address, encode(ack)))
 
     def _answer_query(self, source: Source, message: Query) -> None:
-        rows = []
-        for key, promise in self._promises.items():
-            left_ns = max(promise.until.boot_ns - self._now.boot_ns, promise.until.raw_ns - self._now.raw_ns, 0)
-            held = promise.holder is not None and not promise.is_over(self._now)
-            node = promise.holder.node if held and promise.holder is not None else None
-            rows.append(Row(key, promise.token, node, left_ns // 1_000_000 if held else 0))
+        rows = rows_of(self._promises, self._now)
         for report in reports(self.epoch, message.sequence, voting=self.is_voting, rows=rows, settled=self._settled):
             self._outputs.append(Send(source.address, encode(report)))

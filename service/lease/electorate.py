@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from service.model.errors import OperatorError
 from service.model.lease import Elector, Electorate
 
-SIZES = (1, 3, 5, 7)
+SIZES = (1, 2, 3, 5, 7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,15 @@ class Known:
     voting: bool
     settled: bool
     elector: bool
+    misses_other: bool = False
+    """It was one of two, goes on alone, and does not hear the other."""
 
 
 def size_for(agents: int) -> int:
     """How many electors so many agents get (M5)."""
     if agents >= 5:
         return 5
-    return 3 if agents >= 3 else 1
+    return min(agents, 3)
 
 
 def first_electorate(candidates: Mapping[str, Candidate], known: Mapping[str, Known]) -> Electorate | None:
@@ -72,8 +74,9 @@ def target(
     # An electorate never shrinks because agents are away: those that are left would decide for less than a majority.
     floor = max(size for size in SIZES if size <= max(len(electorate.members), 1))
     size = max(size_for(len(candidates)), floor)
+    parted = _parted(electorate, known)
     for one in _in_order(candidates):
-        is_ready = one.name in known and known[one.name].voting
+        is_ready = one.name in known and known[one.name].voting and one.name not in parted
         # A newcomer first waits out the longest lease (M3); a silent member would be one vote less for everybody.
         if len(alive) < size and is_ready and all(member.name != one.name for member in alive):
             alive.append(_elector(one, known))
@@ -83,6 +86,12 @@ def target(
     replaced = {member.name for member in alive}
     kept = [member for member in missing if member.name not in replaced]
     return tuple(alive[:size] + kept[: max(0, size - len(alive))])
+
+
+def _parted(electorate: Electorate, known: Mapping[str, Known]) -> dict[str, None]:
+    """Whom a sole elector lost and does not hear: two that do not hear each other would grant nothing."""
+    said = known.get(electorate.members[0].name) if len(electorate.members) == 1 else None
+    return {one.name: None for one in electorate.previous} if said is not None and said.misses_other else {}
 
 
 def step(electorate: Electorate, wanted: tuple[Elector, ...]) -> Electorate | None:

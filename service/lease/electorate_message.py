@@ -20,7 +20,7 @@ _ELECTOR = struct.Struct("!B4sQB")  # sets, host, memory, length of the name
 _MEMBER, _PREVIOUS = 1, 2
 _SEQUENCE = struct.Struct("!Q")
 _STANDING = struct.Struct("!QBQ")  # sequence, flags, memory
-_VOTING, _SETTLED, _ELECTOR_FLAG = 1, 2, 4
+_VOTING, _SETTLED, _ELECTOR_FLAG, _MISSING = 1, 2, 4, 8
 _TRANSFER = struct.Struct("!QHHBBB")  # sequence, part, parts, flags, identities, rows
 _ROW = struct.Struct("!IIIIQQB")  # key, token, remaining ns, start id, identity or 255
 _NOBODY = 255
@@ -55,6 +55,8 @@ class Standing:
     settled: bool
     elector: bool
     """It is the member that its epoch names, with the disk that was meant (rule M7)."""
+    misses_other: bool = False
+    """It was one of two electors, and does not hear the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ def encode_electorate_message(message: ElectorateMessage) -> bytes:
             return _header(MessageKind.TRANSFER_QUERY, message.epoch) + _SEQUENCE.pack(message.sequence)
         case Standing():
             flags = _flags(message.voting, message.settled) | (_ELECTOR_FLAG if message.elector else 0)
+            flags |= _MISSING if message.misses_other else 0
             body = _STANDING.pack(message.sequence, flags, message.memory)
             return _header(MessageKind.STANDING, message.epoch) + body
         case Transfer():
@@ -124,7 +127,8 @@ def decode_electorate_message(payload: bytes) -> ElectorateMessage:
             case MessageKind.STANDING:
                 sequence, flags, memory = reader.take(_STANDING)
                 voting, settled = bool(flags & _VOTING), bool(flags & _SETTLED)
-                message = Standing(epoch, sequence, memory, voting, settled, bool(flags & _ELECTOR_FLAG))
+                elector, missing = bool(flags & _ELECTOR_FLAG), bool(flags & _MISSING)
+                message = Standing(epoch, sequence, memory, voting, settled, elector, missing)
             case MessageKind.TRANSFER:
                 message = _decode_transfer(reader, epoch)
             case _:

@@ -5,6 +5,7 @@ asks is answered by keepers in every epoch, electors or not. Several may run at 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from service.lease.electorate import Candidate, Known, first_electorate, is_in_force, step, target
 from service.lease.electorate_message import Standing, Survey, decode_electorate_message, encode_electorate_message
@@ -18,6 +19,9 @@ FRESH_INTERVALS = 4
 """A keeper that has not answered for so long is not counted as there."""
 DOWN_NS = 60_000_000_000
 """An elector that has not answered for so long is replaced (M5)."""
+STEADY_NS = 3_000_000_000
+"""A newcomer that has answered for so long without a gap may be added. Of two electors that lost each other one goes on
+alone within a moment; without a pause a bad link between them would have it removed and added without end."""
 
 
 class Registrar:
@@ -36,6 +40,7 @@ class Registrar:
         self._in_force = False
         self._standings: dict[str, tuple[int, Standing]] = {}
         self._missed_since_ns: dict[str, int] = {}
+        self._steady_since_ns: dict[str, int] = {}
         self._outputs: list[Send | Electorate] = []
 
     @property
@@ -76,6 +81,8 @@ class Registrar:
             if message.epoch > self._electorate.epoch:
                 self._outputs.append(message)
         elif isinstance(message, Standing):
+            if source.node not in self.known():
+                self._steady_since_ns[source.node] = now_ns
             self._standings[source.node] = (now_ns, message)
             self._tell(source, message)
             self._judge()
@@ -111,7 +118,7 @@ class Registrar:
     def known(self) -> dict[str, Known]:
         """What keepers have said of themselves lately, by name."""
         return {
-            name: Known(said.epoch, said.memory, said.voting, said.settled, said.elector)
+            name: Known(said.epoch, said.memory, said.voting, said.settled, said.elector, said.misses_other)
             for name, (heard_ns, said) in sorted(self._standings.items())
             if self._now_ns - heard_ns < FRESH_INTERVALS * self._interval_ns
         }
@@ -133,7 +140,12 @@ class Registrar:
             return first_electorate(candidates, known)
         if not self._in_force:
             return None
+        known = {name: self._once_steady(name, one) for name, one in known.items()}
         return step(self._electorate, target(self._electorate, self._candidates, known, self._dead(known)))
+
+    def _once_steady(self, name: str, one: Known) -> Known:
+        is_steady = self._now_ns - self._steady_since_ns[name] >= STEADY_NS
+        return one if is_steady or self._electorate.member(name) is not None else replace(one, voting=False)
 
     def _dead(self, known: Mapping[str, Known]) -> dict[str, None]:
         dead: dict[str, None] = {}

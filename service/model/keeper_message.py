@@ -96,6 +96,8 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """The elector knows what was promised before its epoch (leases.md, M3)."""
     trouble: str = ""
     """Why an electorate that was offered is refused, or why this node is no elector though it is named."""
+    wanted: ElectorateRecord | None = None
+    """The one to follow `electorate`, asked for by one of two electors that lost the other: to be swapped in."""
     majority: bool = True
     """It sees a majority of electors vote. True from a keeper that does not say."""
 

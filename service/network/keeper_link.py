@@ -6,7 +6,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, KeeperMessage, LeaseReport
+import msgspec
+
+from service.model.keeper_message import (
+    AGENT_SOCKET,
+    KEEPER_SOCKET,
+    ElectorateRecord,
+    Heartbeat,
+    KeeperMessage,
+    LeaseReport,
+)
 from service.network.local_socket import LocalSocket
 
 HEARTBEAT_PERIOD_S = 0.2
@@ -45,6 +54,10 @@ class KeeperLink:
         if heartbeat != self._heartbeat:
             self._heartbeat = heartbeat
             self._socket.send(heartbeat)
+
+    def say_electorate(self, record: ElectorateRecord | None) -> None:
+        """Put this electorate into the heartbeat, at once: a lease may wait for it."""
+        self.say(msgspec.structs.replace(self._heartbeat, electorate=record))
 
     async def run(self) -> None:
         """Repeat the heartbeat until cancelled."""

@@ -130,6 +130,10 @@ class ElectorateStore:
         }
         self._note(decode(await self._api.patch(f"{self._path}/{OBJECT_NAME}", body, MERGE)))
 
+    async def read(self) -> None:
+        """Read the object now, without waiting for the watch. Raises ApiError."""
+        self._note(decode(await self._api.get(f"{self._path}/{OBJECT_NAME}")))
+
     def _note(self, found: ElectorateObject) -> None:
         # The watch brings it too, but perhaps later than we look again.
         self.current = found

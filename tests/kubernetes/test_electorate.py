@@ -2,8 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,11 +13,14 @@ import msgspec
 import pytest
 
 from service import process
+from service.electorate_follower import ElectorateFollower
 from service.electorate_office import ElectorateOffice
 from service.electorate_reset import begin_anew
+from service.keeper import Keeper
 from service.lease.message import MessageKind, kind_of
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState
-from service.model.lease import Elector, Electorate
+from service.model.keeper_message import ElectorateRecord
+from service.model.lease import Elector, Electorate, Token
 from service.model.machine import Address, Source
 from service.network.cluster_view import ClusterView
 from service.network.envelope import Envelope
@@ -239,3 +243,140 @@ async def test_an_electorate_is_chosen_survives_the_loss_of_its_object_and_repla
         assert reader.epoch() == 3
         await until(nodes[3].holds)
         await until(lambda: nodes[3].reports[-1].elector and epoch(nodes[3]) == 3)
+
+
+# -- two nodes --
+
+
+class Pair:
+    """Two keepers, each with the part of its agent that reads and changes the object, and what may be cut."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        port = free_port()
+        self.nodes = [Node(chosen(settings_of(tmp_path, index, port))) for index in range(2)]
+        self.is_cut = False
+        for node in self.nodes:
+            node.heartbeat = heartbeat(claims=False)
+        monkeypatch.setattr(Keeper, "_send", self._send_unless_cut)
+        for node, other in (self.nodes, self.nodes[::-1]):
+            self._watch(node, other)
+
+    @property
+    def _send_unless_cut(self) -> Callable[[Keeper, Address, bytes], None]:
+        original = Keeper._send
+
+        def send(keeper: Keeper, to: Address, payload: bytes) -> None:
+            hosts = {node.settings.bind_address for node in self.nodes}
+            if not (self.is_cut and {keeper._settings.bind_address, to.host} == hosts):
+                original(keeper, to, payload)
+
+        return send
+
+    def _watch(self, node: Node, other: Node) -> None:
+        write = node.fence.write
+
+        def checked(address: IPv4Address, token: Token, deadline_ns: int) -> None:
+            assert deadline_ns <= process.boot_ns() or not other.holds(), "two fences are open"
+            write(address, token, deadline_ns)
+
+        node.fence.write = checked  # type: ignore[method-assign]
+
+    @asynccontextmanager
+    async def running(self, index: int) -> AsyncIterator[Node]:
+        node = self.nodes[index]
+
+        def say(record: ElectorateRecord | None) -> None:
+            assert node.heartbeat is not None
+            node.heartbeat = msgspec.structs.replace(node.heartbeat, electorate=record)
+
+        follower = ElectorateFollower(node.settings, changed=say)
+
+        async def hear() -> None:
+            heard = 0
+            while True:
+                for report in node.reports[heard:]:
+                    follower.hear(report)
+                heard = len(node.reports)
+                await asyncio.sleep(0.01)
+
+        async with node.running(), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(hear()), group.create_task(follower.run())]
+            yield node
+            for task in tasks:
+                task.cancel()
+
+    def claim(self, holder: int) -> None:
+        for index, node in enumerate(self.nodes):
+            claims = heartbeat("holder" if index == holder else "successor").claims
+            assert node.heartbeat is not None
+            node.heartbeat = msgspec.structs.replace(node.heartbeat, claims=claims)
+
+
+@asynccontextmanager
+async def pair_in_force(pair: Pair, stack: AsyncExitStack) -> AsyncIterator[Reader]:
+    """Both are electors, and the second node holds the address."""
+    settings = pair.nodes[0].settings
+    await stack.enter_async_context(office(settings, Agents(pair.nodes), down_ns=60_000_000_000))
+    _, reader = await stack.enter_async_context(following())
+    await until(lambda: names(reader.last) == ["node0", "node1"], timeout_s=20)
+    pair.claim(1)
+    await until(pair.nodes[1].holds)
+    yield reader
+
+
+async def test_of_two_nodes_that_lose_each_other_one_serves_and_both_are_electors_again_when_they_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair(tmp_path, monkeypatch)
+    async with AsyncExitStack() as stack:
+        for index in range(2):
+            await stack.enter_async_context(pair.running(index))
+        reader = await stack.enter_async_context(pair_in_force(pair, stack))
+        pair.is_cut = True
+        await until(lambda: len(names(reader.last)) == 1)
+        winner = next(node for node in pair.nodes if node.settings.node in names(reader.last))
+        await until(winner.holds)
+        await until(
+            lambda: [node.reports[-1].elector for node in pair.nodes] == [node is winner for node in pair.nodes]
+        )
+        pair.is_cut = False
+        await until(lambda: names(reader.last) == ["node0", "node1"], timeout_s=20)
+        await until(lambda: all(node.reports[-1].elector and node.reports[-1].settled for node in pair.nodes))
+        await until(lambda: any(node.holds() for node in pair.nodes))
+
+
+async def test_what_one_of_two_nodes_held_is_served_by_the_other_when_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair(tmp_path, monkeypatch)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(pair.running(0))
+        async with pair.running(1):
+            reader = await stack.enter_async_context(pair_in_force(pair, stack))
+            await until(pair.nodes[1].holds)
+        await until(pair.nodes[0].holds)
+        assert names(reader.last) == ["node0"]
+        async with pair.running(1):
+            await until(lambda: names(reader.last) == ["node0", "node1"], timeout_s=20)
+            await until(lambda: any(node.holds() for node in pair.nodes))
+
+
+async def test_two_nodes_that_hear_each_other_do_without_the_api_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair(tmp_path, monkeypatch)
+    async with AsyncExitStack() as stack:
+        for index in range(2):
+            await stack.enter_async_context(pair.running(index))
+        await stack.enter_async_context(pair_in_force(pair, stack))
+
+        async def refuse(*_: object, **__: object) -> None:
+            raise ApiError(0, "Unreachable", "the API server is away")
+
+        monkeypatch.setattr(ElectorateStore, "swap", refuse)
+        monkeypatch.setattr(ElectorateStore, "read", refuse)
+        pair.is_cut = True
+        await until(lambda: not any(node.holds() for node in pair.nodes))
+        pair.is_cut = False
+        await until(lambda: any(node.holds() for node in pair.nodes))
+        assert [epoch(node) for node in pair.nodes] == [1, 1]

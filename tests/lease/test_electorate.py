@@ -33,7 +33,7 @@ def members(electorate: Electorate | None) -> str:
     return "".join(member.name for member in electorate.members) if electorate else ""
 
 
-@pytest.mark.parametrize(("count", "size"), [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (50, 5)])
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (2, 2), (3, 3), (4, 3), (5, 5), (50, 5)])
 def test_m5_as_many_electors_as_there_are_agents_for(count: int, size: int) -> None:
     assert size_for(count) == size
 
@@ -89,6 +89,21 @@ def test_an_elector_whose_address_changed_gets_it_by_a_step_of_its_own() -> None
     following = step(THREE, target(THREE, moved, known("abc"), {}))
     assert following is not None
     assert following.members == (A, Elector("b", "10.0.0.99", 2), C)
+
+
+def test_of_two_agents_both_are_electors_and_neither_is_removed_for_being_away() -> None:
+    both = first_electorate(agents("ab"), known("ab"))
+    assert members(both) == "ab"
+    assert both is not None
+    assert step(both, target(both, agents("a"), known("a"), {"b": None})) is None
+
+
+def test_whom_a_sole_elector_lost_is_added_again_only_when_it_hears_it() -> None:
+    alone = Electorate(4, (A,), (A, B))
+    lost = known("ab") | {"a": Known(4, A.memory, True, True, True, misses_other=True)}
+    assert step(alone, target(alone, agents("ab"), lost, {})) is None
+    assert members(step(alone, target(alone, agents("abc"), known("bc") | {"a": lost["a"]}, {}))) == "ac"
+    assert members(step(alone, target(alone, agents("ab"), known("ab"), {}))) == "ab"
 
 
 def test_one_grows_to_five_by_single_steps() -> None:
