@@ -444,8 +444,9 @@ class ElectorMachine:
             self._outputs.append(
                 Persist(encode_promises(self._boot_id, self._lease_ns_max, self._promises), durable=False)
             )
-        if LEADER_KEY in self._new_tokens:
-            # K1: a leader's term orders every other token, so it is on disk before the leader hears of it.
+        # K1: a leader's term orders every other token, so it is on disk before the leader hears of it. So is every token
+        # of an elector that decides alone; of others one is lost only if a majority loses power in that moment.
+        if LEADER_KEY in self._new_tokens or (self._new_tokens and self._electorate.is_sole):
             self._outputs.append(Persist(encode_tokens(self._promises), durable=True))
         for session, number in acks.values():
             self._acknowledge(session, number)
@@ -454,8 +455,7 @@ class ElectorMachine:
             if key != LEADER_KEY and promise.holder is not None:
                 # One elector's word is no tenure yet, but a majority's is, even if the holder never comes to say so.
                 self._outputs.append(Promised(key, promise.holder.node, promise.token))
-        if self._new_tokens and LEADER_KEY not in self._new_tokens:
-            # Of other tokens the disk knows soon; one is lost only if a majority loses power in that moment.
+        if self._new_tokens and LEADER_KEY not in self._new_tokens and not self._electorate.is_sole:
             self._outputs.append(Remember(encode_tokens(self._promises)))
         self._new_tokens = {}
 
@@ -491,7 +491,7 @@ class ElectorMachine:
             epoch=self.epoch,
             settled=self._settled,
         )
-        send = SendPersisted if grants_leadership(session, ack) else Send
+        send = SendPersisted if self._electorate.is_sole or grants_leadership(session, ack) else Send
         self._outputs.append(send(session.address, encode(ack)))
 
     def _answer_query(self, source: Source, message: Query) -> None:

@@ -82,6 +82,11 @@ class Electorate:
     """Members of the epoch before, whose promises may live on; none for a first electorate, or one begun anew (M6)."""
 
     @property
+    def is_sole(self) -> bool:
+        """One member decides alone: what it forgets, nobody knows."""
+        return len(self.members) == 1
+
+    @property
     def majority(self) -> int:
         return len(self.members) // 2 + 1
 

@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from service.lease.elector import ElectorMachine
@@ -130,6 +130,13 @@ class LeaseWorld:
         self.nodes: dict[str, Keeper] = {}
         for index, name in enumerate(names):
             self.add(name, f"10.0.0.{index}", is_elector=index < majority_of, random_clocks=random_clocks)
+
+    def number_disks(self) -> None:
+        """Every agent may be an elector, and the electorate says on which disk each of its members has its records."""
+        for node in self.nodes.values():
+            node.is_elector, node.memory = True, self.random.getrandbits(63) + 1
+        members = tuple(replace(member, memory=self.nodes[member.name].memory) for member in self.electorate.members)
+        self.electorate = Electorate(1, members)
 
     def add(self, name: str, host: str, *, is_elector: bool = False, random_clocks: bool = False) -> Keeper:
         rate = self.random.choice((-83_000, -20_000, 0, 20_000, 83_000)) if random_clocks else 0

@@ -1,7 +1,6 @@
 """Two nodes and the object that breaks their tie, under faults of everything between the three."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import permutations
 
 from service.lease.registrar import Registrar
@@ -116,10 +115,7 @@ def tiebreaker_of(node: Keeper) -> Tiebreaker | None:
 
 def two_nodes(seed: int, *, random_clocks: bool = False) -> LeaseWorld:
     world = LeaseWorld(seed, majority_of=2, others=0, random_clocks=random_clocks)
-    for node in world.nodes.values():
-        node.is_elector, node.memory = True, world.random.getrandbits(63) + 1
-    members = tuple(replace(member, memory=world.nodes[member.name].memory) for member in world.electorate.members)
-    world.electorate = Electorate(1, members)
+    world.number_disks()
     for node in world.nodes.values():
         node.electorate_file = (world.electorate, True)
     return world
