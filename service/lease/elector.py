@@ -444,8 +444,8 @@ class ElectorMachine:
             self._outputs.append(
                 Persist(encode_promises(self._boot_id, self._lease_ns_max, self._promises), durable=False)
             )
-        # K1: a leader's term orders every other token, so it is on disk before the leader hears of it. So is every token
-        # of an elector that decides alone; of others one is lost only if a majority loses power in that moment.
+        # K1: a leader's term orders every other token, so it is on disk before the leader hears of it. So is every
+        # token of an elector that decides alone; of others one is lost only if a majority loses power in that moment.
         if LEADER_KEY in self._new_tokens or (self._new_tokens and self._electorate.is_sole):
             self._outputs.append(Persist(encode_tokens(self._promises), durable=True))
         for session, number in acks.values():

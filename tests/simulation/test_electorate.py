@@ -42,6 +42,11 @@ def test_chaos_shows_one_holder_at_most_whoever_the_electors_are_and_ends_with_t
     assert not failures, "\n".join(failures)
 
 
+@pytest.mark.xfail(strict=True, reason="a removal does not know yet of another member's lost disk: needs a reset")
+def test_a_disk_lost_in_the_moment_of_a_removal_does_not_end_in_a_majority_lost_for_good() -> None:
+    ElectorateChaos(200_072).run()
+
+
 # -- M1, M4: who has left an epoch does not come back to it --
 
 
