@@ -1,5 +1,7 @@
 """What makes a network namespace a machine: a mount namespace with private /run, /var and bpffs, and a cgroup."""
 
+import contextlib
+import os
 from pathlib import Path
 
 from service.lab.cluster.cgroup import Cgroup
@@ -54,7 +56,17 @@ class Machine:
         self.mount_namespace.touch()
         self.cgroup.create()
         setup = ["sh", "-euc", _SETUP, "setup", str(self.folder), str(self.lab_folder)]
-        run(["unshare", f"--mount={self.mount_namespace}", "--propagation", "private", *setup])
+        self._unshare(["unshare", f"--mount={self.mount_namespace}", "--propagation", "private", *setup])
+
+    def _unshare(self, command: list[str]) -> None:
+        # A mount namespace can be kept only in one of a lower number, and newer kernels number them by processor: where
+        # the caller's is not the machine's first, only some processors make one that can be kept.
+        *others, last = sorted(os.sched_getaffinity(0))
+        for processor in others:
+            with contextlib.suppress(OperatorError):
+                run(["taskset", "-c", str(processor), *command])
+                return
+        run(["taskset", "-c", str(last), *command])
 
     def enter(self, *command: str) -> list[str]:
         """The command that runs `command` on this machine: its network, its files."""
