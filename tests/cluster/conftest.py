@@ -1,7 +1,8 @@
-"""One real cluster for all tests of a session, with the client pods of the user's example. Who breaks it mends it."""
+"""One real cluster for all tests of this folder, with the client pods of the user's example. Who breaks it mends it."""
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,21 @@ from tests.cluster.service_site import NODES, ServiceSite
 from tests.cluster.site import ClusterSite
 
 
-@pytest.fixture(scope="session")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the bare cluster come first: the service stays once it is installed. Then what it shows, then faults."""
+    here = Path(__file__).parent
+    ours = [item for item in items if item.path.parent == here]
+    ours.sort(key=lambda item: ("service" in _fixtures(item), "documentation" not in item.path.name))
+    following = iter(ours)
+    items[:] = [next(following) if item.path.parent == here else item for item in items]
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    names: list[str] = getattr(item, "fixturenames", [])
+    return names
+
+
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """API server and three nodes that are Ready. Nothing of the service is installed; its image is on every node.
 
@@ -30,14 +45,14 @@ def cluster() -> Iterator[Cluster]:
         lab_down(name)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def clients(cluster: Cluster) -> ClusterSite:
     """The cluster with a pod of alice, carol and paul on every node."""
     create_clients(cluster)
     return ClusterSite(cluster)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(clients: ClusterSite) -> ServiceSite:
     """The same with the service installed and the user's two objects in force."""
     site = ServiceSite(clients.cluster)
