@@ -16,6 +16,7 @@ from service.audit.timeline import merge, tenures
 from service.lab.configuration import member_folder
 from service.lab.example import (
     EGRESS_SOURCE_IP,
+    EXPECTED_HOLDERS,
     FLOATING_IPS,
     GATEWAY,
     GATEWAY_FILE,
@@ -48,7 +49,6 @@ GAP_MAX_MS = 1000.0
 GAP_AIM_MS = 1000.0 / 3
 STREAM_INTERVAL_MS = 5.0
 CALLS_BEFORE, CALLS_AFTER = 100, 200
-EXPECTED_HOLDERS = dict(zip(FLOATING_IPS, ("worker1", "worker2", "worker1"), strict=True))
 RECORD_SLACK_NS = 100_000_000
 """A holder's first frames may be this much older than its record of having acquired the address."""
 

@@ -3,6 +3,8 @@
 GATEWAY_FILE = "gateway.yaml"
 POLICY_FILE = "policy.yaml"
 FLOATING_IPS = ("192.168.1.100", "192.168.1.101", "192.168.1.102")
+EXPECTED_HOLDERS = dict(zip(FLOATING_IPS, ("worker1", "worker2", "worker1"), strict=True))
+"""As DESIGN section 6 places them on a lab of three nodes."""
 EGRESS_SOURCE_IP = FLOATING_IPS[0]
 POLICY_NAME = "egress"
 MATCHING_DESTINATION, OTHER_DESTINATION, SECOND_UPLINK_DESTINATION = "8.8.8.8", "9.9.9.9", "8.8.4.4"

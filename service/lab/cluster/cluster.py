@@ -66,18 +66,8 @@ class Cluster(Lab):
 
     def import_image(self, archive: Path) -> None:
         """Let every node know another image, as `docker save` wrote it."""
-        command = (
-            "ctr",
-            "--address",
-            str(CONTAINERD_SOCKET),
-            "--namespace",
-            "k8s.io",
-            "images",
-            "import",
-            str(archive),
-        )
         for machine in self.machines.values():
-            machine.run(*command)
+            machine.run(*CTR, "images", "import", str(archive))
 
     # -- pods --
 

@@ -12,6 +12,7 @@ from service.lab.cluster.installation import deploy_folder, install, last_words
 from service.lab.demo import clear, signals_as_interrupts
 from service.lab.example import (
     EGRESS_SOURCE_IP,
+    EXPECTED_HOLDERS,
     FLOATING_IPS,
     GATEWAY,
     MATCHING_DESTINATION,
@@ -25,7 +26,6 @@ from service.model.errors import OperatorError, TransientError
 
 EFFECT_TIMEOUT_S = 60.0
 STATUS = ("-n", "kube-system", "get", "anthosnetworkgateway.networking.gke.io", "default")
-EXPECTED_HOLDERS = dict(zip(FLOATING_IPS, ("worker1", "worker2", "worker1"), strict=True))
 
 
 def run_cluster_demo(options: LabOptions, *, keep: bool, console: Console) -> int:
