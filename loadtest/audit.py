@@ -21,11 +21,11 @@ import uvloop
 
 from loadtest.broker import KAFKA_VERSION, Broker
 from loadtest.statistics import percentile
-from service import process
 from service.audit.envelope import parse_time
 from service.audit.feed import Event
 from service.audit.outbox import Outbox
 from service.audit.publisher import Publisher
+from service.host import clock, identity
 from service.model.audit_record import RecordKind
 from service.model.errors import TransientError
 from service.settings import load_settings
@@ -121,8 +121,8 @@ class _Trail:
         self.outbox = Outbox(
             folder / "outbox",
             node=NODE,
-            boot_id=process.boot_id(),
-            clock=lambda: (process.wall_ns(), process.boot_ns()),
+            boot_id=identity.boot_id(),
+            clock=lambda: (clock.wall_ns(), clock.boot_ns()),
             cap_bytes=settings.audit.cap_mib << 20,
             queue_records=2 * _PENDING_MAX,
         )
@@ -192,6 +192,6 @@ class _Trail:
     def _note(self, events: Sequence[Event]) -> None:
         self._acknowledged += len(events)
         if self._times_wanted:
-            now_ns = process.wall_ns()
+            now_ns = clock.wall_ns()
             self._latencies += ((now_ns - parse_time(event.time)) / 1e6 for event in events)
         self._news.set()

@@ -1,6 +1,6 @@
 """`python -m service` is `egressgw`."""
 
-from service.cli import main
+from service.command.cli import main
 
 if __name__ == "__main__":
     main(prog_name="egressgw")

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from service import process
 from service.audit.outbox import Outbox
+from service.host import clock, identity
 from service.lease.elector_output import Promised
 from service.model.audit_record import RecordKind
 from service.model.lease import Electorate
@@ -34,8 +34,8 @@ class PromiseLog:
         self.outbox = Outbox(
             Path(settings.state_dir) / KEEPER_OUTBOX,
             node=settings.node,
-            boot_id=process.boot_id(),
-            clock=lambda: (process.wall_ns(), process.boot_ns()),
+            boot_id=identity.boot_id(),
+            clock=lambda: (clock.wall_ns(), clock.boot_ns()),
             cluster=settings.cluster,
             component="keeper",
             context=lambda: (self._term, self._electorate().epoch),

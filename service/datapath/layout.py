@@ -7,9 +7,15 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 LAYOUT_VERSION = 1
 """In the path of every pin: maps of another layout are never reused."""
+
+
+def pin_folder(bpf_dir: str) -> Path:
+    """Where the maps of this layout are pinned: by the agent, which makes them; the keeper opens the fence there."""
+    return Path(bpf_dir) / f"v{LAYOUT_VERSION}"
 
 
 class MapName:

@@ -15,8 +15,7 @@ from typing import Any, Self
 from service.datapath import bpf_map
 from service.datapath.bpf_map import BpfMap
 from service.datapath.kernel_headers import write_kernel_headers
-from service.datapath.layout import MAP_SHAPES, MapName
-from service.datapath.pin import pin_folder
+from service.datapath.layout import MAP_SHAPES, MapName, pin_folder
 from service.model.errors import OperatorError
 
 PROGRAMS = ("pod_ingress", "steer_egress", "steer_ingress", "uplink_ingress", "uplink_egress")

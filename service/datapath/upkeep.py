@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from service import process
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
+from service.host import clock
 from service.model.errors import TransientError
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Upkeep:
                 await asyncio.sleep(_RETRY_S)
                 self.clearing_wanted.set()
                 continue
-            self._reconciler.steering.cleared(turn, now_ns=process.boot_ns())
+            self._reconciler.steering.cleared(turn, now_ns=clock.boot_ns())
             self._changed()
 
     async def find_devices(self) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 
-from service.lab.leak_check import CaptureSite
 from service.lab.plan import POD_CIDR, SEGMENTS, SERVICE_CIDR, Plan
+from service.lab.traffic.leak_check import CaptureSite
 
 
 def capture_site(plan: Plan, floating_ips: Iterable[str]) -> CaptureSite:

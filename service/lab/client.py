@@ -15,7 +15,7 @@ from typing import Any
 
 from service.lab.outside import ICMP_ECHO_REQUEST, read_calls
 from service.lab.plan import TCP_PORT, UDP_PORT
-from service.lab.stream import run_stream
+from service.lab.traffic.stream import run_stream
 
 ICMP_ECHO_REPLY = 0
 TIMEOUT_S = 2.0

@@ -28,15 +28,15 @@ from service.lab.example import (
     SECOND_UPLINK_DESTINATION,
 )
 from service.lab.fault import Fault, apply_fault
-from service.lab.frame import ETH_ARP, read_frames
 from service.lab.lab import Lab, lab_down, lab_up
-from service.lab.leak_check import find_leaks, is_pod_to_outside, tenures_of
 from service.lab.manifest import write_manifest
 from service.lab.narration import Narrator
 from service.lab.plan import LabOptions, PlannedPod
 from service.lab.process import is_alive, log_tail
 from service.lab.status import fetch_json, wait_for
-from service.lab.stream import boot_time_ns
+from service.lab.traffic.frame import ETH_ARP, read_frames
+from service.lab.traffic.leak_check import find_leaks, is_pod_to_outside, tenures_of
+from service.lab.traffic.stream import boot_time_ns
 from service.lab.witness import Check, PodStream, check_pod, look, same, wait_for_calls
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.errors import OperatorError, TransientError

@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from service.lab.capture_site import capture_site
-from service.lab.cluster.cgroup import cgroups_of
+from service.lab.cgroup import cgroups_of
 from service.lab.configuration import manifests_folder, member_folder, write_configuration
-from service.lab.leak_check import CaptureSite
 from service.lab.manifest import write_manifests
 from service.lab.namespace import delete_namespaces, enter_command, namespaces_of, require_root, run
 from service.lab.plan import (
@@ -40,6 +39,7 @@ from service.lab.state import (
     write_state,
 )
 from service.lab.status import fetch, fetch_json, wait_for
+from service.lab.traffic.leak_check import CaptureSite
 from service.model.errors import OperatorError, TransientError
 
 READY_TIMEOUT_S = 60.0
@@ -142,7 +142,7 @@ class Lab:
 
     def start_capture(self, path: Path) -> None:
         """Record what enters the fabric into `path` from now on. Raises OperatorError where it does not start."""
-        record = self.start("capture", "fabric", self.plan.fabric, "service.lab.capture", str(path))
+        record = self.start("capture", "fabric", self.plan.fabric, "service.lab.traffic.capture", str(path))
         _wait_for_file(record, path.with_suffix(path.suffix + ".ready"))
 
     def stop_capture(self, path: Path) -> dict[str, int]:

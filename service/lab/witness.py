@@ -82,7 +82,7 @@ class PodStream:
         )
 
     def report(self) -> dict[str, Any]:
-        """End it and return what it measured (`service.lab.stream.Tally.report`). Raises TransientError if it died."""
+        """End it and return what it measured (`traffic.stream.Tally.report`). Raises TransientError if it died."""
         self._process.send_signal(signal.SIGTERM)
         try:
             printed, complaint = self._process.communicate(timeout=STREAM_END_S)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from service.model.errors import OperatorError
+from service.model.object_event import ObjectEvent
 from service.model.objects import Change, ObjectKey
 from service.settings import Settings
-from service.sources.event_recorder import ObjectEvent
-from service.sources.manifests import ManifestsSource
-from service.sources.object_cache import FILE_NAME, ObjectCache
+from service.sources.kubernetes.object_cache import FILE_NAME, ObjectCache
+from service.sources.manifests.source import ManifestsSource
 from service.sources.source_state import SourceState
 
 _MANIFESTS = "manifests:"
@@ -59,7 +59,7 @@ async def open_source(settings: Settings, *, everything: bool = False) -> AsyncI
         yield ManifestsSource(folder)
         return
     # Lazily: hosts without Kubernetes do without its client.
-    from service.sources.kubernetes import open_kubernetes
+    from service.sources.kubernetes.source import open_kubernetes
 
     if everything:
         async with open_kubernetes(node=None, reporter=settings.node) as source:

@@ -77,5 +77,5 @@ def test_a_file_that_cannot_be_used_is_told_at_the_start(tmp_path: Path, options
 
 
 def test_the_keeper_and_a_process_without_kafka_do_not_load_the_library() -> None:
-    code = "import sys, service.keeper, service.audit.publisher; sys.exit('aiokafka' in sys.modules)"
+    code = "import sys, service.keeper.keeper, service.audit.publisher; sys.exit('aiokafka' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

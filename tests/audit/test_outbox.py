@@ -259,7 +259,7 @@ import asyncio, sys
 from pathlib import Path
 from service.audit.outbox import Outbox
 from service.model.audit_record import RecordKind
-from service.process import boot_ns, wall_ns
+from service.host.clock import boot_ns, wall_ns
 
 async def main():
     clock = lambda: (wall_ns(), boot_ns())

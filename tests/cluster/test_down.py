@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from service.lab.cgroup import cgroups_of
 from service.lab.cluster.build import cluster_up
-from service.lab.cluster.cgroup import cgroups_of
 from service.lab.cluster.cluster import Cluster
 from service.lab.lab import lab_down
 from service.lab.namespace import namespaces_of

@@ -23,7 +23,7 @@ def versions(service: ServiceSite) -> set[str]:
 def test_a_rolling_update_moves_nothing_and_no_packet_has_a_wrong_source(service: ServiceSite, tmp_path: Path) -> None:
     service.cluster.import_image(build_project_image(NEXT_VERSION))
     service.wait_whole()
-    before = service.gateway_status()["floatingIPs"]
+    before = service.report.gateway()["floatingIPs"]
     with service.captured(tmp_path / "capture") as leaks:
         streams = {node: service.open_stream(client_name("alice", node)) for node in NODES}
         plain = service.open_stream(client_name("carol", "worker1"))
@@ -43,7 +43,7 @@ def test_a_rolling_update_moves_nothing_and_no_packet_has_a_wrong_source(service
     assert {source for report in reports.values() for source in report["sources"]} == {FIRST}
     assert set(untouched["sources"]) == {service.node_ip("worker1")}
     assert leaks() == []
-    assert service.gateway_status()["floatingIPs"] == before
+    assert service.report.gateway()["floatingIPs"] == before
     service.set_image(PROJECT_IMAGE)
     service.wait_rolled_out()
     service.wait_whole()

@@ -12,12 +12,12 @@ from service.audit.journal import CorruptRecord, read_outbox
 from service.lab.capture_site import capture_site
 from service.lab.configuration import member_folder
 from service.lab.fault import Fault, apply_fault
-from service.lab.frame import read_frames
 from service.lab.lab import Lab
-from service.lab.leak_check import Violation, find_leaks, is_pod_to_outside, tenures_of
 from service.lab.manifest import apply_manifest, delete_manifest, write_manifest
 from service.lab.plan import PlannedPod
 from service.lab.status import fetch_json, wait_for
+from service.lab.traffic.frame import read_frames
+from service.lab.traffic.leak_check import Violation, find_leaks, is_pod_to_outside, tenures_of
 from service.lab.witness import PodStream, look
 from service.model.audit_record import AuditRecord
 from service.model.errors import TransientError

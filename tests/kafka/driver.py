@@ -10,9 +10,9 @@ import asyncio
 import sys
 from pathlib import Path
 
-from service import process
 from service.audit.outbox import Outbox
 from service.audit.publisher import Publisher
+from service.host import clock, identity, signals
 from service.model.audit_record import RecordKind
 from service.settings import load_settings
 
@@ -34,8 +34,8 @@ async def main(arguments: argparse.Namespace) -> None:
     outbox = Outbox(
         arguments.folder,
         node=name,
-        boot_id=process.boot_id(),
-        clock=lambda: (process.wall_ns(), process.boot_ns()),
+        boot_id=identity.boot_id(),
+        clock=lambda: (clock.wall_ns(), clock.boot_ns()),
         component="agent",
         segment_bytes=SEGMENT_BYTES,
     )
@@ -84,4 +84,4 @@ if __name__ == "__main__":
     parser.add_argument("--node", type=int, required=True)
     parser.add_argument("--generation", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True)
-    process.run_until_signalled(lambda: main(parser.parse_args()))
+    signals.run_until_signalled(lambda: main(parser.parse_args()))

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-from service import process
 from service.gateway.row import MemberMetadata
 from service.gossip.member import Member
+from service.host import clock
 from service.model.assignment import Assignment
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
 from service.model.lease import Stamp, Token
@@ -42,7 +42,7 @@ class Cluster:
 
 
 class Leader:
-    """Stands in for service.controller.Controller."""
+    """Stands in for service.controller.controller.Controller."""
 
     def __init__(self, *nodes: GatewayNode) -> None:
         self.intake = Intake(DatapathSettings(pod_cidrs=("10.244.0.0/16",)))
@@ -61,7 +61,7 @@ class Leader:
         return self.is_synced
 
     def renewed_ns(self, floating_ip: IPv4Address) -> int:
-        return process.boot_ns() - self.age_ns
+        return clock.boot_ns() - self.age_ns
 
     def nodes(self) -> tuple[GatewayNode, ...]:
         return self.cluster.nodes

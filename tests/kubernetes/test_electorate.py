@@ -12,25 +12,25 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from service import process
-from service.electorate_follower import ElectorateFollower
-from service.electorate_office import ElectorateOffice
-from service.electorate_reset import begin_anew
-from service.keeper import Keeper
+from service.electorate.follower import ElectorateFollower
+from service.electorate.office import ElectorateOffice
+from service.electorate.reset import begin_anew
+from service.electorate.store import OBJECT_NAME, ElectorateObject, ElectorateStore, open_electorate
+from service.host import clock, identity
+from service.keeper.keeper import Keeper
 from service.lease.message import MessageKind, kind_of
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState
 from service.model.keeper_message import ElectorateRecord
 from service.model.lease import Elector, Electorate, Token
 from service.model.machine import Address, Source
-from service.network.cluster_view import ClusterView
-from service.network.envelope import Envelope
-from service.network.sealed_socket import SealedSocket
 from service.settings import Settings
-from service.sources.api_server import ApiError, connect
-from service.sources.electorate_object import OBJECT_NAME, ElectorateObject, ElectorateStore, open_electorate
+from service.sources.kubernetes.api_server import ApiError, connect
+from service.wire.cluster_view import ClusterView
+from service.wire.envelope import Envelope
+from service.wire.sealed_socket import SealedSocket
+from tests.keeper.test_keeper import Node, chosen, epoch, free_port, heartbeat, settings_of
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
-from tests.sources.fake_api_server import until
-from tests.test_keeper import Node, chosen, epoch, free_port, heartbeat, settings_of
+from tests.sources.kubernetes.fake_api_server import until
 
 pytestmark = pytest.mark.kubernetes
 
@@ -155,7 +155,7 @@ async def test_the_right_to_the_one_object_is_enough_to_follow_and_to_change_it(
 async def test_m6_a_reset_says_what_must_be_true_and_begins_the_next_epoch_with_who_is_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("service.electorate_reset._WAIT_S", 0.0)
+    monkeypatch.setattr("service.electorate.reset._WAIT_S", 0.0)
     async with following() as (store, reader):
         await store.create(FIRST)
         await begin_anew(("a",), NAMESPACE, is_sure=True)
@@ -185,7 +185,7 @@ class Agents:
 async def office(settings: Settings, agents: Agents, *, down_ns: int) -> AsyncIterator[ElectorateOffice]:
     settings = msgspec.structs.replace(settings, node="controller-a", bind_address="127.0.0.99")
     envelope = Envelope(
-        settings.keys(), cluster=settings.cluster, node=settings.node, start_id=process.start_id(), purpose="lease"
+        settings.keys(), cluster=settings.cluster, node=settings.node, start_id=identity.start_id(), purpose="lease"
     )
 
     def take(source: Source, payload: bytes) -> None:
@@ -276,7 +276,7 @@ class Pair:
         write = node.fence.write
 
         def checked(address: IPv4Address, token: Token, deadline_ns: int) -> None:
-            assert deadline_ns <= process.boot_ns() or not other.holds(), "two fences are open"
+            assert deadline_ns <= clock.boot_ns() or not other.holds(), "two fences are open"
             write(address, token, deadline_ns)
 
         node.fence.write = checked  # type: ignore[method-assign]

@@ -13,15 +13,15 @@ from service.model.gateway_node import NodeRole
 from service.model.objects import Change
 from service.settings import DatapathSettings
 from service.sources.intake import Intake
-from service.sources.kubernetes import KubernetesSource
-from service.sources.object_cache import ObjectCache
+from service.sources.kubernetes.object_cache import ObjectCache
+from service.sources.kubernetes.source import KubernetesSource
 from service.sources.source_state import SourceState
 from tests.kubernetes.bad_objects import gateway, policy
 from tests.kubernetes.conftest import Installation
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
 from tests.kubernetes.test_source import following
 from tests.policy.objects import policy_key
-from tests.sources.fake_api_server import until
+from tests.sources.kubernetes.fake_api_server import until
 
 pytestmark = pytest.mark.kubernetes
 
@@ -96,7 +96,7 @@ async def test_ranges_seeds_and_roles_come_from_the_cluster_and_follow_it(kubect
 async def test_an_agent_that_starts_while_the_api_server_is_away_goes_on_from_what_it_knew(
     plane: ControlPlane, kubectl: Kubectl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.sources.kubernetes.RESTORE_AFTER_S", 0.5)
+    monkeypatch.setattr("service.sources.kubernetes.source.RESTORE_AFTER_S", 0.5)
     kept, doomed = policy_key("kept"), policy_key("doomed")
     kubectl.apply(node("w1", 21), policy("kept"), policy("doomed", egressSourceIP="192.168.1.101"))
     kubectl.apply(gateway({"floatingIPs": ["192.168.1.100"]}))

@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
+from service.electorate.store import OBJECT_NAME, open_electorate
 from service.model.lease import Elector, Electorate
+from service.model.object_event import ObjectEvent
 from service.model.objects import Kind, ObjectKey, Synced
-from service.sources.api_server import ApiError, ApiServer, connect
-from service.sources.electorate_object import OBJECT_NAME, open_electorate
-from service.sources.event_recorder import ObjectEvent
-from service.sources.kubernetes import open_kubernetes
+from service.sources.kubernetes.api_server import ApiError, ApiServer, connect
+from service.sources.kubernetes.source import open_kubernetes
 from tests.kubernetes.bad_objects import gateway
 from tests.kubernetes.conftest import NAMESPACE, Installation
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
-from tests.sources.fake_api_server import until
+from tests.sources.kubernetes.fake_api_server import until
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 

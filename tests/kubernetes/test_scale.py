@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import uvloop
 
-from service import process
+from service.host import memory
 from service.model.objects import Kind, Pod, Synced, Upsert
 from service.policy.index import PolicyIndex
-from service.sources.api_server import ApiServer, connect
-from service.sources.kubernetes import KubernetesSource
+from service.sources.kubernetes.api_server import ApiServer, connect
+from service.sources.kubernetes.source import KubernetesSource
 from tests.kubernetes.control_plane import ControlPlane, running
-from tests.sources.fake_api_server import until
+from tests.sources.kubernetes.fake_api_server import until
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 
@@ -93,7 +93,7 @@ async def measure(plane: ControlPlane, report: dict[str, float]) -> None:
         began_s = time.perf_counter()
         await create_pods(api)
         report["create_s"] = time.perf_counter() - began_s
-        process.settle_heap()  # as every process does that runs for long
+        memory.settle_heap()  # as every process does that runs for long
         index, known, synced = PolicyIndex(pod_cidrs_known=True), set(), asyncio.Event()
 
         async def consume(source: KubernetesSource) -> None:

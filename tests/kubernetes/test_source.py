@@ -10,18 +10,18 @@ import pytest
 
 from service.model.errors import TransientError
 from service.model.gateway_node import NodeState
+from service.model.object_event import ObjectEvent
 from service.model.objects import Delete, Errors, Kind, Object, ObjectKey, Pod, Synced, Upsert
-from service.sources.api_server import connect
-from service.sources.event_recorder import ObjectEvent
-from service.sources.kubernetes import KubernetesSource
-from service.sources.object_cache import ObjectCache
-from service.sources.reflector import Reflector, ReflectorTiming
-from service.status_writer import StatusWriter
+from service.report.writer import StatusWriter
+from service.sources.kubernetes.api_server import connect
+from service.sources.kubernetes.object_cache import ObjectCache
+from service.sources.kubernetes.reflector import Reflector, ReflectorTiming
+from service.sources.kubernetes.source import KubernetesSource
 from tests.kubernetes.bad_objects import gateway, policy
 from tests.kubernetes.conftest import Installation
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
 from tests.kubernetes.leader import Leader, node
-from tests.sources.fake_api_server import until
+from tests.sources.kubernetes.fake_api_server import until
 
 pytestmark = pytest.mark.kubernetes
 
@@ -213,7 +213,7 @@ async def test_status_is_applied_with_term_generation_and_times(kubectl: Kubectl
 async def test_a_status_of_a_lost_electorate_is_superseded_in_time(
     kubectl: Kubectl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.sources.kubernetes._STALE_TERM_NS", 200_000_000)
+    monkeypatch.setattr("service.sources.kubernetes.source._STALE_TERM_NS", 200_000_000)
     kubectl.apply(policy("p1"))
     key = ObjectKey(Kind.POLICY, "", "p1")
     async with following(Consumer()) as source:

@@ -13,7 +13,7 @@ from service.lab.namespace import namespaces_of
 from service.lab.plan import LabOptions
 from service.model.errors import OperatorError
 from service.model.objects import EgressPolicy, NetworkGateway, Object
-from service.sources.manifests import load_folder
+from service.sources.manifests.source import load_folder
 
 pytestmark = pytest.mark.root
 

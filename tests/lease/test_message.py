@@ -24,7 +24,7 @@ from service.lease.message import (
 )
 from service.model.errors import PeerError
 from service.model.lease import LEADER_KEY, Stamp, Token
-from service.network.envelope import OVERHEAD_MAX
+from service.wire.envelope import OVERHEAD_MAX
 
 BIND_BYTES = 1
 """The sealed socket's own kind byte."""

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from loadtest.gateway import FLOATING_IPS, defect, manifests
-from service.sources.manifests import load_folder
+from service.sources.manifests.source import load_folder
 
 NODES = ("control1", "worker1")
 

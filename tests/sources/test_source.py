@@ -4,9 +4,9 @@ import pytest
 
 from service.model.errors import OperatorError
 from service.settings import Settings
-from service.sources.kubernetes import KubernetesSource
+from service.sources.kubernetes.source import KubernetesSource
 from service.sources.source import open_source
-from tests.sources.fake_api_server import FakeApiServer, pod
+from tests.sources.kubernetes.fake_api_server import FakeApiServer, pod
 
 
 async def test_kubernetes_needs_credentials(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from service.lab.cgroup import missing_for_cgroups
 from service.lab.cluster.assets import CLUSTER_PROGRAMS, missing_programs
-from service.lab.cluster.cgroup import missing_for_cgroups
 from service.lab.cluster.cluster import Cluster
 from service.lab.cluster.image import build_project_image, missing_for_images, prepare_store, store_commands
 from service.lab.cluster.installation import write_deploy_folder

@@ -4,7 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from service.lab.cluster.cgroup import Cgroup
+from service.lab.cgroup import Cgroup
 from service.lab.cluster.runtime import CONTAINERD_SOCKET
 from service.lab.namespace import enter_command, run
 from service.lab.plan import PlannedNode

@@ -1,0 +1,70 @@
+"""What a lease keeper has on disk of the electorate (leases.md, M1, M7): epoch, members, and the number of this disk.
+
+Written with fsync before anything is acknowledged in its epoch. The disk's number is drawn when the file is first
+written: a node that lost its disk has another one, and is a newcomer whatever its name.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from service.host.durable_file import replace_durably
+from service.model.errors import OperatorError
+from service.model.keeper_message import ElectorateRecord
+from service.model.lease import NO_ELECTORATE, Electorate
+
+ELECTORATE = "electorate"
+
+
+class StoredElectorate(NamedTuple):
+    """The electorate this node goes by."""
+
+    memory: int
+    electorate: Electorate
+    settled: bool
+
+
+class _Document(msgspec.Struct):
+    memory: str
+    electorate: ElectorateRecord
+    settled: bool
+
+
+class ElectorateFile:
+    """The record in the state folder."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / ELECTORATE
+
+    def open(self, *, memory: int) -> StoredElectorate:
+        """Read it, or begin one under this memory. Raises OperatorError where it can be neither read nor written."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return self._begin(memory)
+        except OSError as error:
+            raise OperatorError(f"state_dir: cannot read {self._path}: {error.strerror}") from error
+        try:
+            document = msgspec.json.decode(data, type=_Document)
+            return StoredElectorate(int(document.memory, 16), document.electorate.electorate, document.settled)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise OperatorError(
+                f"state_dir: {self._path} is damaged ({error}); remove it, and this node is a new elector"
+            ) from error
+
+    def _begin(self, memory: int) -> StoredElectorate:
+        stored = StoredElectorate(memory, NO_ELECTORATE, True)
+        try:
+            self.write(stored)
+        except OSError as error:
+            raise OperatorError(f"state_dir: cannot write {self._path}: {error.strerror}") from error
+        return stored
+
+    def write(self, stored: StoredElectorate) -> None:
+        """Replace the record; durable when this returns. Raises OSError with the old record intact."""
+        record = ElectorateRecord.of(stored.electorate)
+        replace_durably(
+            self._path, msgspec.json.encode(_Document(f"{stored.memory:016x}", record, stored.settled)) + b"\n"
+        )

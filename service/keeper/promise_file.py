@@ -1,0 +1,82 @@
+"""The two files of a lease keeper: promises in shared memory, highest tokens on disk (leases.md, P2, K1, S8).
+
+The promise file is written in place before each answer: it must outlive the process, not the machine. A write that a
+kill cuts short leaves a record whose checksum fails, which counts as missing and costs the silence of P2, not safety.
+The token file must outlive the machine: a new file, fsynced, takes the old one's name.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from service.host.durable_file import replace_durably
+from service.model.errors import OperatorError
+
+PROMISES = "promises"
+TOKENS = "leader-term"
+_RECORD_BYTES_MAX = 16 << 20
+
+
+class PromiseFile:
+    """The keeper's promise file and the lock that keeps a second keeper of this node away. A context manager."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / PROMISES
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        """Open and lock. Raises OperatorError where another keeper runs or the folder cannot be written."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise OperatorError(f"run_dir: cannot open {self._path}: {error.strerror}") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            raise OperatorError(f"run_dir: another keeper holds {self._path}; stop it first") from error
+        self._fd = fd
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    def read(self) -> bytes:
+        """The record as found; empty where there never was one."""
+        return os.pread(self._fd, _RECORD_BYTES_MAX, 0)
+
+    def write(self, data: bytes) -> None:
+        """Replace the record. It is in the page cache, so safe from the death of the process, when this returns."""
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self._fd, data[written:], written)
+
+
+class TokenFile:
+    """Highest tokens on disk."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / TOKENS
+
+    def read(self) -> bytes | None:
+        """None where there is no file. Raises OperatorError where it cannot be read."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise OperatorError(f"state_dir: cannot read {self._path}: {error.strerror}") from error
+
+    def write(self, data: bytes) -> None:
+        """Replace the record; durable when this returns, which takes milliseconds or more: for a worker thread.
+
+        Raises OSError with the old record intact.
+        """
+        replace_durably(self._path, data)

@@ -1,0 +1,133 @@
+"""What is true of the gateway object now, and everything that is wrong with it. Read from the controller's view."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING, Any
+
+from service.gateway.validation import node_address_errors
+from service.model.gateway_node import GatewayNode
+from service.model.lease import Token
+from service.model.objects import NetworkGateway
+from service.report.condition import condition
+
+if TYPE_CHECKING:
+    from service.controller.controller import Controller
+
+_UNUSABLE = ("NoEligibleNode", "FloatingIPConflict", "InvalidFloatingIP")
+_FEW = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    reason: str
+    subject: str
+    """The address, field or range concerned; tells Events of one reason apart."""
+    message: str
+
+
+def gateway_status(
+    controller: "Controller",
+    gateway: NetworkGateway,
+    nodes: tuple[GatewayNode, ...],
+    holders: Mapping[IPv4Address, tuple[str, Token]],
+    refused: str,
+) -> dict[str, Any]:
+    """`nodes` and `floatingIPs` as users read them; an address that nobody holds is in `conditions` with why."""
+    # A type has one condition, so addresses with the same fault share it.
+    messages: dict[str, list[str]] = {}
+    for problem in gateway_problems(controller, nodes):
+        messages.setdefault(problem.reason, []).append(problem.message)
+    if refused:
+        messages["Outdated"] = [f"the last good version is in force: {refused}"]
+    return {
+        "nodes": {node.name: node.state.value for node in nodes},
+        "floatingIPs": {
+            str(floating_ip): holders[floating_ip][0] for floating_ip in gateway.floating_ips if floating_ip in holders
+        },
+        "conditions": [
+            _readiness(gateway, holders, messages),
+            *(condition(reason, reason, "; ".join(found)) for reason, found in messages.items()),
+        ],
+    }
+
+
+def gateway_problems(controller: "Controller", nodes: tuple[GatewayNode, ...]) -> list[Problem]:
+    """Everything that is wrong with the gateway in force, worst first; nothing where there is none."""
+    gateway = controller.index.gateway()
+    if gateway is None:
+        return []
+    return [
+        *_unplaced(controller, gateway),
+        *_conflicts(controller, gateway),
+        *(
+            Problem("InvalidFloatingIP", error.field, f"{error.field}: {error.message}")
+            for error in node_address_errors(gateway, nodes)
+        ),
+        *_missed(controller, gateway),
+        *_few(gateway, nodes),
+        *_strays(controller),
+    ]
+
+
+def _readiness(
+    gateway: NetworkGateway, holders: Mapping[IPv4Address, object], messages: Mapping[str, list[str]]
+) -> dict[str, str]:
+    idle = [str(floating_ip) for floating_ip in gateway.floating_ips if floating_ip not in holders]
+    if not idle:
+        return condition("Ready", "AllHeld", f"each of {len(gateway.floating_ips)} floating IPs is held by a node")
+    reason = next((reason for reason in _UNUSABLE if reason in messages), "NotHeld")
+    return condition("Ready", reason, f"no node holds {', '.join(idle)}", is_true=False)
+
+
+def _unplaced(controller: "Controller", gateway: NetworkGateway) -> Iterator[Problem]:
+    table = controller.cluster.assignments()
+    for floating_ip in gateway.floating_ips:
+        row = table.get(floating_ip)
+        if row is not None and row.holder is None:
+            yield Problem("NoEligibleNode", str(floating_ip), f"{floating_ip}: {row.reason}")
+
+
+def _conflicts(controller: "Controller", gateway: NetworkGateway) -> Iterator[Problem]:
+    for floating_ip, mac in controller.cluster.conflicts().items():
+        if floating_ip in gateway.floating_ips:
+            message = f"{mac.hex(':')}, which is no node's, answers for {floating_ip}; free the address or list another"
+            yield Problem("FloatingIPConflict", str(floating_ip), message)
+
+
+def _missed(controller: "Controller", gateway: NetworkGateway) -> Iterator[Problem]:
+    """Addresses that policies send from and that are not listed, or no longer."""
+    users: dict[IPv4Address, list[str]] = {}
+    for key, state in sorted(controller.index.policy_states().items()):
+        if state.egress_source_ip not in gateway.floating_ips:
+            users.setdefault(state.egress_source_ip, []).append(key.name)
+    for address, names in sorted(users.items()):
+        message = (
+            f"{address} is in use by EgressNATPolicy {', '.join(names)} and not in spec.floatingIPs, so matching "
+            "packets are dropped; list the address, or change the policy"
+        )
+        yield Problem("FloatingIPInUse", str(address), message)
+
+
+def _few(gateway: NetworkGateway, nodes: tuple[GatewayNode, ...]) -> Iterator[Problem]:
+    networks: dict[IPv4Network, None] = {segment.network: None for node in nodes for segment in node.segments}
+    for network in sorted(networks):
+        found = [floating_ip for floating_ip in gateway.floating_ips if floating_ip in network]
+        if 0 < len(found) < _FEW:
+            message = (
+                f"only one floating IP, {found[0]}, is in {network}, so one node carries all egress traffic there; "
+                "list a second one to spread it over two"
+            )
+            yield Problem("FewFloatingIPs", str(network), message)
+
+
+def _strays(controller: "Controller") -> Iterator[Problem]:
+    strays = controller.intake.inventory.strays()
+    if not strays:
+        return
+    key, address = min(strays.items())
+    message = (
+        f"pod {key} has {address}, which is in none of the known pod ranges, so packets to it may be sent out by a "
+        "policy; set datapath.pod_cidrs to all pod ranges of the cluster"
+    )
+    yield Problem("PodOutsideRanges", "", message)

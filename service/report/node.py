@@ -1,0 +1,79 @@
+"""What is true of a gateway node now, by its gossip, its leases and its Node object."""
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from typing import Any
+
+from service.gateway.inventory import Inventory
+from service.gateway.row import MemberMetadata
+from service.gossip.member import Member
+from service.model.gateway_node import GatewayNode, NodeState
+from service.model.lease import Token
+from service.report.condition import condition
+
+
+def node_status(
+    node: GatewayNode,
+    member: tuple[Member, MemberMetadata] | None,
+    holders: Mapping[IPv4Address, tuple[str, Token]],
+    inventory: Inventory,
+) -> dict[str, Any]:
+    """The status of an AnthosNetworkGatewayNode, without term and times."""
+    status: dict[str, Any] = {
+        "state": node.state.value,
+        "role": node.role.value,
+        "schedulable": node.schedulable,
+        "segments": [
+            {
+                "subnet": str(segment.network),
+                "address": str(segment.address),
+                "mac": segment.mac.hex(":"),
+                **({"interface": segment.interface} if segment.interface else {}),
+            }
+            for segment in node.segments
+        ],
+        "floatingIPs": [
+            {"address": str(floating_ip), "term": token.term, "token": ".".join(map(str, token))}
+            for floating_ip, (name, token) in sorted(holders.items())
+            if name == node.name
+        ],
+        "conditions": [_ready(node), _schedulable(node, inventory), *_kubernetes_ready(node, inventory)],
+    }
+    if member is not None:
+        status |= {"agentVersion": member[1].version, "tunnelEndpoint": member[0].address.host}
+    return status
+
+
+def _ready(node: GatewayNode) -> dict[str, str]:
+    if node.state is NodeState.DOWN:
+        return condition("Ready", "Down", "the node does not answer the other members", is_true=False)
+    if not node.ready:
+        message = "the agent has not loaded the datapath, or its lease keeper is gone"
+        return condition("Ready", "NotReady", message, is_true=False)
+    return condition("Ready", "Ready", "the datapath is loaded and the lease keeper alive")
+
+
+def _schedulable(node: GatewayNode, inventory: Inventory) -> dict[str, str]:
+    said = inventory.nodes.get(node.name)
+    if said is not None and said.is_shutting_down:
+        return condition("Schedulable", "ShuttingDown", "the kubelet shuts the node down", is_true=False)
+    if said is not None and said.is_cordoned:
+        message = "the node is cordoned, so its floating IPs move; kubectl uncordon makes it eligible again"
+        return condition("Schedulable", "Cordoned", message, is_true=False)
+    if not node.schedulable:
+        return condition("Schedulable", "Draining", "the agent says that its node is to be emptied", is_true=False)
+    return condition("Schedulable", "Schedulable", "the node may hold floating IPs")
+
+
+def _kubernetes_ready(node: GatewayNode, inventory: Inventory) -> list[dict[str, str]]:
+    """What Kubernetes thinks of the kubelet: shown, and of no consequence, for the datapath lives on without it."""
+    if not inventory.nodes:
+        return []
+    said = inventory.nodes.get(node.name)
+    if said is None:
+        message = f"there is no Node object named {node.name}"
+        return [condition("KubernetesReady", "NodeGone", message, is_true=False)]
+    if said.is_ready:
+        return [condition("KubernetesReady", "KubeletReady")]
+    reason = "KubeletNotReady" if said.is_ready is False else "KubeletUnknown"
+    return [condition("KubernetesReady", reason, said.not_ready_reason[:1000], is_true=said.is_ready)]

@@ -1,0 +1,174 @@
+"""The status document: one form for /v1/status and `egressgw status`, from agents and controllers alike."""
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any
+
+from service.audit.outbox import Outbox
+from service.audit.publisher import Publisher
+from service.model.assignment import Assignment
+from service.model.errors import ObjectError
+from service.model.gateway_node import GatewayNode, NodeState
+from service.model.lease import Electorate, Token
+from service.policy.index import PolicyIndex
+from service.sources.intake import Intake
+from service.sources.source import Source
+from service.sources.source_state import SourceState
+from service.wire.cluster_view import ClusterView
+
+if TYPE_CHECKING:
+    from service.agent.agent import Agent
+    from service.controller.controller import Controller
+
+Holder = tuple[str, Token]
+
+
+def agent_status(agent: "Agent") -> dict[str, Any]:
+    """What one node knows, and what it does itself."""
+    # Of itself a node knows better than any table: what its keeper does not hold, it does not hold.
+    locations = {
+        floating_ip: (location.node, location.token)
+        for floating_ip, location in agent.reconciler.locations.items()
+        if location.node != agent.settings.node or floating_ip in agent.held
+    }
+    document = cluster_status(agent.cluster, agent.index, agent.intake.errors, locations)
+    drops: dict[str, int] = {}
+    for (reason, _), packets in agent.datapath.drops().items():
+        drops[reason] = drops.get(reason, 0) + packets
+    report = agent.report if agent.keeper.is_keeper_alive else None
+    return document | {
+        "node": agent.settings.node,
+        "role": agent.role.value,
+        "objects": objects_status(agent.intake, agent.source),
+        "held": [str(floating_ip) for floating_ip in sorted(agent.held)],
+        "keeper": {
+            "alive": report is not None,
+            "elector": report.elector if report else None,
+            "voting": report.voting if report else None,
+            "majority": report.majority if report else None,
+            "scheduling": report.scheduling if report else None,
+        },
+        "electorate": _electorate(report.electorate.electorate, report.trouble)
+        if report and report.electorate
+        else None,
+        "endpoints": {str(pod_ip): phase.value for pod_ip, phase in sorted(agent.reconciler.steering.phases().items())},
+        "drops": drops,
+        "packets": agent.datapath.counters(),
+        "audit": audit_status(agent.outbox, agent.publisher),
+    }
+
+
+def controller_status(controller: "Controller") -> dict[str, Any]:
+    """What the leader, or one who would be, knows."""
+    document = cluster_status(controller.cluster, controller.index, controller.intake.errors, controller.holders())
+    return document | {
+        "node": controller.settings.node,
+        "role": "controller",
+        "objects": objects_status(controller.intake, controller.source),
+        "leading": controller.term is not None,
+        "electorate": _electorate(controller.electorate, controller.electorate_trouble)
+        | controller.electorate_standing(),
+        "drops": {},
+        "audit": audit_status(controller.outbox, controller.publisher),
+    }
+
+
+def _electorate(electorate: Electorate, trouble: str) -> dict[str, Any]:
+    return {
+        "epoch": electorate.epoch,
+        "members": {member.name: member.host for member in electorate.members},
+        "trouble": trouble,
+    }
+
+
+def objects_status(intake: Intake, source: Source | None) -> dict[str, Any]:
+    """Whether the objects are known, still followed, or those of an earlier day."""
+    state = source.state() if source is not None else SourceState()
+    return {"synced": intake.is_synced, "trouble": state.trouble, "restoredFrom": state.restored_from or None}
+
+
+def audit_status(outbox: Outbox, publisher: Publisher) -> dict[str, Any]:
+    """Whether records reach the disk and the brokers, and how far behind the brokers are."""
+    disk, topic = outbox.state, publisher.state
+    return {
+        "healthy": disk.healthy and topic.healthy,
+        "reason": "; ".join(reason for reason in (disk.reason, topic.reason) if reason),
+        "pending": disk.pending,
+        "lost": disk.lost,
+        "removedUnpublished": disk.removed,
+        "kafka": topic.configured,
+        "published": topic.published,
+        "lagRecords": topic.lag_records,
+        "lagSeconds": round(topic.lag_seconds, 3),
+        "unpublishable": topic.unpublishable,
+    }
+
+
+def cluster_status(
+    cluster: ClusterView,
+    index: PolicyIndex,
+    errors: Iterable[ObjectError],
+    holders: Mapping[IPv4Address, Holder],
+) -> dict[str, Any]:
+    """The part that every member can tell."""
+    leader = cluster.leader()
+    nodes = cluster.gateway_nodes()
+    return {
+        "leader": leader[0] if leader else None,
+        "term": leader[1] if leader else 0,
+        "nodes": {node.name: _node(node) for node in nodes},
+        "floatingIPs": _floating_ips(index, cluster, holders, nodes),
+        "policies": {
+            key.name: {
+                "accepted": state.accepted,
+                "reason": str(state.reason),
+                "message": state.message,
+                "matchedPods": state.matched_pods,
+                "egressSourceIP": str(state.egress_source_ip),
+            }
+            for key, state in sorted(index.policy_states().items())
+        },
+        "errors": [str(error) for error in errors],
+    }
+
+
+def _node(node: GatewayNode) -> dict[str, Any]:
+    return {
+        "state": node.state.value,
+        "role": node.role.value,
+        "ready": node.ready,
+        "schedulable": node.schedulable,
+        "segments": [f"{segment.address}/{segment.network.prefixlen}" for segment in node.segments],
+    }
+
+
+def _floating_ips(
+    index: PolicyIndex,
+    cluster: ClusterView,
+    holders: Mapping[IPv4Address, Holder],
+    nodes: Iterable[GatewayNode],
+) -> dict[str, Any]:
+    gateway = index.gateway()
+    assignments, conflicts = cluster.assignments(), cluster.conflicts()
+    up = {node.name for node in nodes if node.state is NodeState.UP}
+    table = {}
+    for floating_ip in dict.fromkeys((*(gateway.floating_ips if gateway else ()), *sorted(assignments))):
+        assignment = assignments.get(floating_ip)
+        holder, token = holders.get(floating_ip, (None, None))
+        # A node that gossip thinks dead may hold it all the same; the leader, who asks the electors, knows.
+        is_confirmed = holder in up or (assignment is not None and assignment.holder == holder)
+        table[str(floating_ip)] = {
+            "holder": holder if is_confirmed else None,
+            "assigned": assignment.holder if assignment else None,
+            "successor": assignment.successor if assignment else None,
+            "token": ".".join(map(str, token)) if token else None,
+            "reason": _reason(assignment, conflicts.get(floating_ip)),
+        }
+    return table
+
+
+def _reason(assignment: Assignment | None, stranger: bytes | None) -> str:
+    """Why nobody holds it; empty where nothing stands in the way."""
+    if stranger is not None:
+        return f"FloatingIPConflict: {stranger.hex(':')}, which is no member, answers for this address"
+    return assignment.reason if assignment else "not assigned yet"

@@ -1,0 +1,258 @@
+"""What one process knows of the cluster by gossip: members, the leader's assignments, and where floating IPs are.
+
+Owns the gossip machine, its socket and its pump; everything above asks this and is told when something changed.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from types import TracebackType
+from typing import Self
+
+from service.gateway import row
+from service.gateway.row import ASSIGNMENT_TABLE, CONFLICT_TABLE, LEADER_TABLE, LOCATION_TABLE, MemberMetadata
+from service.gossip.event import MemberChanged, NameConflict, RowChanged
+from service.gossip.member import Member, MemberState
+from service.gossip.membership import Membership
+from service.model.assignment import Assignment, Location
+from service.model.errors import OperatorError, PeerError
+from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
+from service.model.lease import LEADER_KEY
+from service.model.machine import Address
+from service.settings import Settings
+from service.wire.envelope import Envelope
+from service.wire.pump import MachinePump
+from service.wire.sealed_socket import SealedSocket
+
+_log = logging.getLogger(__name__)
+
+
+def parse_seeds(seeds: Sequence[str], default_port: int) -> tuple[Address, ...]:
+    """`host` or `host:port` each. Raises OperatorError naming the entry."""
+    parsed = []
+    for index, seed in enumerate(seeds):
+        host, _, port = seed.partition(":")
+        try:
+            parsed.append(Address(str(IPv4Address(host)), int(port) if port else default_port))
+        except ValueError as error:
+            raise OperatorError(f"gossip.seeds[{index}]: write IPV4 or IPV4:PORT, not {seed!r}") from error
+    return tuple(parsed)
+
+
+class ClusterView:
+    """Gossip of this process. `changed` is called, on the loop, after anything below may have changed."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metadata: MemberMetadata,
+        *,
+        clock: Callable[[], int],
+        changed: Callable[[], None],
+        member_changed: Callable[[str, NodeState], None] = lambda name, state: None,
+        location_heard: Callable[[Location], None] = lambda location: None,
+        name_conflict: Callable[[str, str], None] = lambda name, address: None,
+    ) -> None:
+        self._settings = settings
+        self._metadata = metadata
+        self._clock = clock
+        self._changed = changed
+        self._member_changed = member_changed
+        self._location_heard = location_heard
+        self._name_conflict = name_conflict
+        self._stack = AsyncExitStack()
+        self._seeds = parse_seeds(settings.gossip.seeds, settings.ports.gossip)
+        self._known_seeds: tuple[IPv4Address, ...] = ()
+        self._machine = Membership(
+            name=settings.node,
+            address=Address(settings.bind_address, settings.ports.gossip),
+            incarnation=clock(),
+            metadata=row.encode_metadata(metadata),
+            seeds=self._seeds,
+            random=random.Random(metadata.start_id),
+            now_ns=clock(),
+        )
+        envelope = Envelope(
+            settings.keys(),
+            cluster=settings.cluster,
+            node=settings.node,
+            start_id=metadata.start_id,
+            purpose="gossip",
+        )
+        self.socket = SealedSocket(
+            Address(settings.bind_address, settings.ports.gossip),
+            envelope,
+            on_datagram=lambda source, payload: self.pump.on_datagram(source, payload),
+        )
+        self.pump = MachinePump(
+            self._machine, clock=clock, send=self.socket.send, handle=self._handle, on_lag=self._note_lag
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self.socket)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Only a controller leaves: nothing hangs on it. An agent that stops is mostly restarted, and its node goes on
+        # forwarding under the leases of its keeper; a word of farewell would make the leader move its addresses.
+        if self._metadata.role is NodeRole.CONTROLLER:
+            self._machine.leave(now_ns=self._clock())
+            self.pump.wake()
+        await self._stack.aclose()
+
+    async def run(self) -> None:
+        """Serve timers until cancelled."""
+        await self.pump.run()
+
+    @property
+    def metadata(self) -> MemberMetadata:
+        return self._metadata
+
+    def know_nodes(self, addresses: tuple[IPv4Address, ...]) -> None:
+        """Join by these nodes too, beside the configured seeds; replaces those of the last call."""
+        if addresses == self._known_seeds:
+            return
+        self._known_seeds = addresses
+        port = self._settings.ports.gossip
+        seeds = (*self._seeds, *(Address(str(address), port) for address in addresses))
+        self._machine.set_seeds(seeds, now_ns=self._clock())
+        self.pump.wake()
+
+    def describe(self, *, ready: bool, segments: tuple[Segment, ...], role: NodeRole, schedulable: bool) -> None:
+        """Tell the others whether this node may hold floating IPs and on which segments; a no-op if unchanged."""
+        metadata = replace(self._metadata, ready=ready, segments=segments, role=role, schedulable=schedulable)
+        if metadata == self._metadata:
+            return
+        self._metadata = metadata
+        self._machine.set_metadata(row.encode_metadata(metadata), now_ns=self._clock())
+        self.pump.wake()
+
+    def publish_assignment(self, assignment: Assignment, *, removed: bool = False) -> bool:
+        """Disseminate one row of the leader's table; False where a newer one is known."""
+        stamp = assignment.stamp
+        return self._put(
+            ASSIGNMENT_TABLE,
+            str(assignment.floating_ip),
+            (stamp.term, stamp.version, 0),
+            row.encode_assignment(assignment, removed=removed),
+        )
+
+    def publish_location(self, location: Location) -> bool:
+        """Disseminate where a floating IP is now; False where a newer token is known."""
+        return self._put(
+            LOCATION_TABLE, str(location.floating_ip), tuple(location.token), location.node.encode("ascii")
+        )
+
+    def publish_leader(self, term: int) -> bool:
+        """Disseminate that this process leads in `term`: for status only, authority is the lease."""
+        return self._put(LEADER_TABLE, LEADER_KEY, (term, 0, 0), self._settings.node.encode("ascii"))
+
+    def leader(self) -> tuple[str, int] | None:
+        """(name, term) of the last leader heard of."""
+        entry = self._machine.rows(LEADER_TABLE).get(LEADER_KEY)
+        return (entry.value.decode("ascii", "replace"), entry.version[0]) if entry else None
+
+    def publish_conflict(self, floating_ip: IPv4Address, mac: bytes, *, at_s: int) -> bool:
+        """Disseminate that a stranger answers for an address (`mac`), or no longer does (empty). `at_s`: Unix time."""
+        return self._put(CONFLICT_TABLE, str(floating_ip), (at_s, 0, 0), mac)
+
+    def conflicts(self) -> dict[IPv4Address, bytes]:
+        """MAC of the stranger per floating IP that somebody else has."""
+        rows = self._machine.rows(CONFLICT_TABLE).items()
+        return {IPv4Address(key): entry.value for key, entry in rows if len(entry.value) == 6}
+
+    def assignments(self) -> dict[IPv4Address, Assignment]:
+        """The leader's table as far as it has come here, without removed floating IPs."""
+        table = {}
+        for key, entry in self._machine.rows(ASSIGNMENT_TABLE).items():
+            try:
+                assignment = row.decode_assignment(key, entry.version, entry.value)
+            except PeerError as error:
+                _log.warning("gossip: %s", error)
+                continue
+            if assignment is not None:
+                table[assignment.floating_ip] = assignment
+        return table
+
+    def locations(self) -> dict[IPv4Address, Location]:
+        """Where each floating IP was last said to be."""
+        table = {}
+        for key, entry in self._machine.rows(LOCATION_TABLE).items():
+            try:
+                location = row.decode_location(key, entry.version, entry.value)
+            except PeerError as error:
+                _log.warning("gossip: %s", error)
+                continue
+            table[location.floating_ip] = location
+        return table
+
+    def members(self) -> dict[str, tuple[Member, MemberMetadata]]:
+        """Every member whose metadata is understood, with this process itself, by name in order."""
+        known = {}
+        for member in sorted(self._machine.members(), key=lambda member: member.name):
+            try:
+                known[member.name] = (member, row.decode_metadata(member.metadata))
+            except PeerError as error:
+                _log.debug("gossip: %s: %s", member.name, error)
+        return known
+
+    def gateway_nodes(self) -> tuple[GatewayNode, ...]:
+        """All agents that have not left, as the assignment sees them."""
+        return tuple(
+            GatewayNode(
+                name=name,
+                role=metadata.role,
+                state=node_state(member.state),
+                ready=metadata.ready,
+                segments=metadata.segments,
+                schedulable=metadata.schedulable,
+            )
+            for name, (member, metadata) in self.members().items()
+            if metadata.role is not NodeRole.CONTROLLER and member.state is not MemberState.LEFT
+        )
+
+    def address_of(self, name: str, port: int) -> Address | None:
+        """Another port of a member's announced address."""
+        found = self.members().get(name)
+        return Address(found[0].address.host, port) if found else None
+
+    def _put(self, table: str, key: str, version: tuple[int, ...], value: bytes) -> bool:
+        first, second, third = version
+        written = self._machine.put(table, key, (first, second, third), value, now_ns=self._clock())
+        self.pump.wake()
+        return written
+
+    def _note_lag(self, lag_ns: int) -> None:
+        self._machine.note_lag(lag_ns, now_ns=self._clock())
+
+    def _handle(self, output: object) -> None:
+        if isinstance(output, MemberChanged):
+            self._member_changed(output.member.name, node_state(output.member.state))
+        elif isinstance(output, RowChanged) and output.table == LOCATION_TABLE:
+            try:
+                self._location_heard(row.decode_location(output.key, output.version, output.value))
+            except PeerError as error:
+                _log.warning("gossip: %s", error)
+        elif isinstance(output, NameConflict):
+            _log.error("gossip: two processes call themselves %s; the other is at %s", output.name, output.address)
+            self._name_conflict(output.name, f"{output.address.host}:{output.address.port}")
+        self._changed()
+
+
+def node_state(state: MemberState) -> NodeState:
+    """A suspect is not yet dead: it counts as Up until the suspicion ends."""
+    return NodeState.UP if state in (MemberState.ALIVE, MemberState.SUSPECT) else NodeState.DOWN
+
+
+def segment_for(segments: Sequence[Segment], floating_ip: IPv4Address) -> Segment | None:
+    """The segment a floating IP belongs to, or None."""
+    return next((segment for segment in segments if floating_ip in segment.network), None)
+
+
+def networks_of(segments: Sequence[Segment]) -> tuple[IPv4Network, ...]:
+    return tuple(segment.network for segment in segments)

@@ -1,0 +1,72 @@
+"""The agent's end of its talk with the lease keeper of the same node: heartbeats out, lease reports in."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from service.model.keeper_message import (
+    AGENT_SOCKET,
+    KEEPER_SOCKET,
+    ElectorateRecord,
+    Heartbeat,
+    KeeperMessage,
+    LeaseReport,
+)
+from service.wire.local_socket import LocalSocket
+
+HEARTBEAT_PERIOD_S = 0.2
+REPORT_AGE_NS_MAX = 3_000_000_000
+"""Fifteen reports missed: the keeper is gone or stuck. Leases do not depend on it, only whether new ones come here;
+a busy moment of the agent must not count as that."""
+
+
+class KeeperLink:
+    """Sends the newest heartbeat each period and at once on a change; hands over every lease report, in order."""
+
+    def __init__(self, run_dir: Path, *, clock: Callable[[], int], on_report: Callable[[LeaseReport], None]) -> None:
+        self._clock = clock
+        self._on_report = on_report
+        self._heartbeat = Heartbeat(ready=False)
+        self._heard_ns: int | None = None
+        self._socket = LocalSocket(run_dir / AGENT_SOCKET, run_dir / KEEPER_SOCKET, on_messages=self._take)
+
+    async def __aenter__(self) -> Self:
+        """Raises OperatorError where the socket cannot be bound."""
+        await self._socket.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._socket.__aexit__(kind, error, trace)
+
+    @property
+    def is_keeper_alive(self) -> bool:
+        """The keeper has reported lately."""
+        return self._heard_ns is not None and self._clock() - self._heard_ns < REPORT_AGE_NS_MAX
+
+    def say(self, heartbeat: Heartbeat) -> None:
+        """Make this the heartbeat; sent now if it differs from the last."""
+        if heartbeat != self._heartbeat:
+            self._heartbeat = heartbeat
+            self._socket.send(heartbeat)
+
+    def say_electorate(self, record: ElectorateRecord | None) -> None:
+        """Put this electorate into the heartbeat, at once: a lease may wait for it."""
+        self.say(msgspec.structs.replace(self._heartbeat, electorate=record))
+
+    async def run(self) -> None:
+        """Repeat the heartbeat until cancelled."""
+        while True:
+            self._socket.send(self._heartbeat)
+            await asyncio.sleep(HEARTBEAT_PERIOD_S)
+
+    def _take(self, messages: list[KeeperMessage]) -> None:
+        for message in messages:
+            if isinstance(message, LeaseReport):
+                self._heard_ns = self._clock()
+                self._on_report(message)

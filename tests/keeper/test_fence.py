@@ -1,0 +1,100 @@
+"""The pinned map of deadlines as the keeper sees it."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from service.datapath.bpf_map import _attributes, _bpf, open_pinned, pin
+from service.keeper.fence import FenceEntry, PinnedFence
+from service.model.lease import Token
+
+pytestmark = pytest.mark.bpf
+
+IP = IPv4Address("192.0.2.100")
+TOKEN = Token(7, 3, 1)
+_MAP_CREATE, _HASH = 0, 1
+
+
+@pytest.fixture
+def bpf_dir(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "bpf"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "bpf", "egwt", str(folder)], check=True, timeout=10)
+    (folder / "v1").mkdir()
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True, timeout=10)
+
+
+def pin_map(bpf_dir: Path, *, value_size: int = 16) -> Path:
+    path = bpf_dir / "v1" / "lease_deadlines"
+    path.unlink(missing_ok=True)
+    fields = (("=I", 0, _HASH), ("=I", 4, 4), ("=I", 8, value_size), ("=I", 12, 64))
+    fd = _bpf(_MAP_CREATE, _attributes(*fields))
+    pin(fd, str(path))
+    os.close(fd)
+    return path
+
+
+def kernel_value(path: Path) -> tuple[int, int]:
+    opened = open_pinned(str(path))
+    value = opened.lookup(IP.packed)
+    opened.close()
+    assert value is not None
+    return int.from_bytes(value[:8], "little"), int.from_bytes(value[8:], "little")
+
+
+def test_there_is_no_fence_until_the_agent_has_pinned_one(bpf_dir: Path) -> None:
+    fence = PinnedFence(str(bpf_dir))
+    assert not fence.refresh()
+    assert fence.entries() == {}
+    pin_map(bpf_dir)
+    assert fence.refresh()
+    fence.close()
+
+
+def test_a_deadline_is_written_for_the_address_in_network_order_and_comes_back(bpf_dir: Path) -> None:
+    path = pin_map(bpf_dir)
+    fence = PinnedFence(str(bpf_dir))
+    fence.refresh()
+    fence.write(IP, TOKEN, 12345)
+    assert kernel_value(path) == (12345, TOKEN.packed())
+    assert fence.entries() == {IP: FenceEntry(TOKEN, 12345)}
+    fence.write(IP, TOKEN, 0)
+    assert kernel_value(path)[0] == 0
+    fence.close()
+
+
+def test_a_datapath_made_anew_learns_what_is_held_and_not_what_is_closed(bpf_dir: Path) -> None:
+    pin_map(bpf_dir)
+    fence = PinnedFence(str(bpf_dir))
+    fence.refresh()
+    other = IPv4Address("192.0.2.101")
+    fence.write(IP, TOKEN, 12345)
+    fence.write(other, TOKEN, 12345)
+    fence.write(other, TOKEN, 0)
+    path = pin_map(bpf_dir)
+    assert fence.refresh()
+    assert kernel_value(path) == (12345, TOKEN.packed())
+    assert other not in fence.entries()
+    fence.close()
+
+
+def test_a_fence_that_was_taken_away_takes_nothing_new(bpf_dir: Path) -> None:
+    path = pin_map(bpf_dir)
+    fence = PinnedFence(str(bpf_dir))
+    assert fence.refresh()
+    path.unlink()
+    assert not fence.refresh()
+    fence.write(IP, TOKEN, 0)
+    fence.close()
+
+
+def test_a_map_of_another_shape_is_not_used(bpf_dir: Path) -> None:
+    pin_map(bpf_dir, value_size=8)
+    fence = PinnedFence(str(bpf_dir))
+    assert not fence.refresh()
+    assert fence.entries() == {}

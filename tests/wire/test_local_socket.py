@@ -1,0 +1,98 @@
+"""Agent and keeper of one node talk over unix datagram sockets; either may be absent, stuck or talk nonsense."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service.model.errors import OperatorError
+from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, LeaseReport
+from service.wire.agent_link import AgentLink
+from service.wire.keeper_link import REPORT_AGE_NS_MAX, KeeperLink
+
+REPORT = LeaseReport((HeldLease("192.168.1.100", 1, 2, 3, 4),), elector=True, voting=True, scheduling="fifo")
+
+
+async def until(condition: Callable[[], object]) -> None:
+    for _ in range(5000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("nothing was heard")
+
+
+async def test_reports_and_heartbeats_arrive_whole(tmp_path: Path) -> None:
+    heartbeats: list[Heartbeat] = []
+    reports: list[LeaseReport] = []
+    async with (
+        KeeperLink(tmp_path, clock=lambda: 0, on_report=reports.append) as agent,
+        AgentLink(tmp_path, on_heartbeat=heartbeats.append) as keeper,
+    ):
+        agent.say(Heartbeat(ready=True))
+        keeper.report(REPORT)
+        await until(lambda: heartbeats and reports)
+    assert heartbeats == [Heartbeat(ready=True)]
+    assert reports == [REPORT]
+
+
+async def test_of_heartbeats_that_wait_only_the_newest_counts(tmp_path: Path) -> None:
+    heard: list[Heartbeat] = []
+    async with (
+        AgentLink(tmp_path, on_heartbeat=heard.append),
+        KeeperLink(tmp_path, clock=lambda: 0, on_report=lambda _: None) as agent,
+    ):
+        for ready in (True, False, True):
+            agent.say(Heartbeat(ready=ready))
+        await until(lambda: heard)
+    assert heard == [Heartbeat(ready=True)]
+
+
+async def test_an_absent_other_end_is_no_error(tmp_path: Path) -> None:
+    async with AgentLink(tmp_path, on_heartbeat=lambda _: None) as keeper:
+        keeper.report(REPORT)
+
+
+async def test_nonsense_is_skipped_and_what_follows_is_heard(tmp_path: Path) -> None:
+    reports: list[LeaseReport] = []
+    async with (
+        KeeperLink(tmp_path, clock=lambda: 0, on_report=reports.append),
+        AgentLink(tmp_path, on_heartbeat=lambda _: None) as keeper,
+    ):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+            for nonsense in (b"", b"\xff\xfe", b"{", b'{"type":"heartbeat"}', b"[" * 5000):
+                stranger.sendto(nonsense, str(tmp_path / AGENT_SOCKET))
+        keeper.report(REPORT)
+        await until(lambda: reports)
+    assert reports == [REPORT]
+
+
+async def test_a_keeper_that_falls_silent_is_no_longer_alive(tmp_path: Path) -> None:
+    now = [1]
+    reports: list[LeaseReport] = []
+    async with (
+        KeeperLink(tmp_path, clock=lambda: now[0], on_report=reports.append) as agent,
+        AgentLink(tmp_path, on_heartbeat=lambda _: None) as keeper,
+    ):
+        assert not agent.is_keeper_alive
+        keeper.report(REPORT)
+        await until(lambda: reports)
+        assert agent.is_keeper_alive
+        now[0] += REPORT_AGE_NS_MAX
+        assert not agent.is_keeper_alive
+
+
+async def test_the_socket_of_a_dead_process_is_replaced_and_only_the_owner_may_write(tmp_path: Path) -> None:
+    left = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    left.bind(str(tmp_path / KEEPER_SOCKET))
+    left.close()
+    async with AgentLink(tmp_path, on_heartbeat=lambda _: None):
+        assert (tmp_path / KEEPER_SOCKET).stat().st_mode & 0o777 == 0o600
+    assert not (tmp_path / KEEPER_SOCKET).exists()
+
+
+async def test_a_run_dir_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OperatorError, match="run_dir"):
+        await AgentLink(tmp_path / "file", on_heartbeat=lambda _: None).__aenter__()
