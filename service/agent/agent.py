@@ -16,6 +16,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from service.agent.status import agent_status
 from service.audit.outbox import Outbox
 from service.audit.promise_log import KEEPER_OUTBOX
 from service.audit.publisher import Publisher
@@ -48,7 +49,6 @@ from service.settings import Settings
 from service.sources.intake import Intake
 from service.sources.source import Source, open_source
 from service.version import VERSION
-from service.web.document import agent_status
 from service.web.metrics import AuditCollector, DatapathCollector
 from service.web.server import WebServer
 from service.wire.cluster_view import ClusterView

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from service.audit.outbox import Outbox
 from service.audit.publisher import Publisher
 from service.audit.recorder import LeaderRecorder
+from service.controller.status import controller_status
 from service.electorate.office import ElectorateOffice
 from service.gateway.assignment import assign
 from service.gateway.row import MemberMetadata
@@ -40,7 +41,6 @@ from service.sources.intake import Intake
 from service.sources.source import Source as ObjectSource
 from service.sources.source import open_source
 from service.version import VERSION
-from service.web.document import controller_status
 from service.web.metrics import AuditCollector
 from service.web.server import WebServer
 from service.wire.cluster_view import ClusterView

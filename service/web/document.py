@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from service.audit.outbox import Outbox
 from service.audit.publisher import Publisher
@@ -16,64 +16,11 @@ from service.sources.source import Source
 from service.sources.source_state import SourceState
 from service.wire.cluster_view import ClusterView
 
-if TYPE_CHECKING:
-    from service.agent.agent import Agent
-    from service.controller.controller import Controller
-
 Holder = tuple[str, Token]
 
 
-def agent_status(agent: "Agent") -> dict[str, Any]:
-    """What one node knows, and what it does itself."""
-    # Of itself a node knows better than any table: what its keeper does not hold, it does not hold.
-    locations = {
-        floating_ip: (location.node, location.token)
-        for floating_ip, location in agent.reconciler.locations.items()
-        if location.node != agent.settings.node or floating_ip in agent.held
-    }
-    document = cluster_status(agent.cluster, agent.index, agent.intake.errors, locations)
-    drops: dict[str, int] = {}
-    for (reason, _), packets in agent.datapath.drops().items():
-        drops[reason] = drops.get(reason, 0) + packets
-    report = agent.report if agent.keeper.is_keeper_alive else None
-    return document | {
-        "node": agent.settings.node,
-        "role": agent.role.value,
-        "objects": objects_status(agent.intake, agent.source),
-        "held": [str(floating_ip) for floating_ip in sorted(agent.held)],
-        "keeper": {
-            "alive": report is not None,
-            "elector": report.elector if report else None,
-            "voting": report.voting if report else None,
-            "majority": report.majority if report else None,
-            "scheduling": report.scheduling if report else None,
-        },
-        "electorate": _electorate(report.electorate.electorate, report.trouble)
-        if report and report.electorate
-        else None,
-        "endpoints": {str(pod_ip): phase.value for pod_ip, phase in sorted(agent.reconciler.steering.phases().items())},
-        "drops": drops,
-        "packets": agent.datapath.counters(),
-        "audit": audit_status(agent.outbox, agent.publisher),
-    }
-
-
-def controller_status(controller: "Controller") -> dict[str, Any]:
-    """What the leader, or one who would be, knows."""
-    document = cluster_status(controller.cluster, controller.index, controller.intake.errors, controller.holders())
-    return document | {
-        "node": controller.settings.node,
-        "role": "controller",
-        "objects": objects_status(controller.intake, controller.source),
-        "leading": controller.term is not None,
-        "electorate": _electorate(controller.electorate, controller.electorate_trouble)
-        | controller.electorate_standing(),
-        "drops": {},
-        "audit": audit_status(controller.outbox, controller.publisher),
-    }
-
-
-def _electorate(electorate: Electorate, trouble: str) -> dict[str, Any]:
+def electorate_status(electorate: Electorate, trouble: str) -> dict[str, Any]:
+    """Who grants leases, and what stands in the way of a change of them."""
     return {
         "epoch": electorate.epoch,
         "members": {member.name: member.host for member in electorate.members},
