@@ -1,7 +1,7 @@
 # What a newcomer needs: `make demo` and `make test`. Both install what they need first (`make setup`).
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo demo-keep cluster cluster-keep compose-up compose-down test lint sim bench format clean
+.PHONY: help setup setup-test demo demo-keep cluster cluster-keep compose-up compose-down test lint lock sim bench format clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -39,11 +39,11 @@ compose-down:  ## remove it, its data too
 test: setup-test  ## lint, type check and every test, the end-to-end ones included (root)
 	@bash .ci/test
 
-lint: setup-test  ## ruff, mypy strict, import contracts
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m mypy
-	.venv/bin/lint-imports
+lint: setup-test  ## ruff, mypy strict, import contracts, what nothing calls, house rules and the law of docs/
+	@bash .ci/lint
+
+lock: setup-test  ## write requirements/*.lock anew: versions and hashes of all that is installed (UPGRADE=1: the newest)
+	@.ci/lock
 
 sim: setup-test  ## the deterministic simulations alone, with more seeds (SEEDS=N)
 	EGRESSGW_LEASE_SEEDS=$${SEEDS:-1000} $(PYTHON) -m pytest tests/simulation -q --timeout 1800
