@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
 /* Life of a NAT binding: states and timeouts (RFC 5382 REQ-5, RFC 4787 REQ-5, RFC 5508 REQ-2). */
 #pragma once
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
 /* Why a packet was dropped. Number for number the DropReason of service/model/drop.py (a test compares them). */
 #pragma once
 

@@ -6,7 +6,8 @@
  *   uplink_ingress  tc ingress of each uplink            gateway: ARP, SNAT, reverse SNAT (rules G1-G4, W2)
  *   uplink_egress   tc egress of each uplink             the fence (rule G2)
  * What a program does not consume it leaves to the programs of others (TC_ACT_UNSPEC, rule W7).
- * All map accesses are in this file: BCC rewrites them here and nowhere else.
+ * All map accesses are in this file: BCC rewrites them here and nowhere else. BCC also tells the kernel that this is
+ * under the GPL, which some helpers ask for.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/pkt_cls.h>
@@ -136,7 +137,7 @@ static inline u32 load_flow(struct __sk_buff *skb, const struct ipv4 *ip, struct
     return DROP_NONE;
 }
 
-/* The header that an ICMP error quotes at offset `at`: whole IPv4 header, at least 8 bytes of L4 (RFC 792). */
+/* The header that an ICMP error quotes at offset `at`: whole IPv4 header, at least 8 bytes behind it (RFC 792). */
 static inline u32 load_quoted(struct __sk_buff *skb, u32 at, struct flow *quoted)
 {
     struct ipv4 ip;
@@ -442,7 +443,7 @@ static inline int forward_to_outside(struct __sk_buff *skb, const struct ipv4 *i
     reason = load_flow(skb, ip, &flow);
     if (reason == DROP_NONE && flow.protocol == PROTOCOL_ICMP && flow.icmp_type != ICMP_ECHO_REQUEST)
         reason = DROP_UNSUPPORTED_PROTOCOL;
-    /* A local pod's packet has been through this node's forwarding, which counted the hop. */
+    /* A local pod's packet has been through this node's forwarding, which counted the hop (rule X3). */
     if (reason == DROP_NONE && !is_local && flow.ttl <= 1)
         reason = DROP_TTL_EXPIRED;
     if (reason == DROP_NONE)
@@ -559,7 +560,7 @@ static inline int deliver(struct __sk_buff *skb, const struct flow *flow, const 
 }
 
 /* Undo SNAT in the packet an ICMP error quotes, whose source is the floating IP. Each change that the quoted checksums
- * do not cancel goes into the error's own. A quote may end before its checksum (RFC 792: 8 bytes of L4). */
+ * do not cancel goes into the error's own. A quote may end before its checksum (RFC 792: 8 bytes). */
 static inline int rewrite_quoted(struct __sk_buff *skb, const struct flow *error, const struct flow *quoted,
                                  const struct reverse_binding *binding)
 {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
 /* Keys and values of every map: the contract with service/datapath/layout.py, byte for byte.
  * Addresses and ports are in network byte order, everything else in the host's. Padding is explicit and zero: keys are
  * compared as bytes. A change here needs a new LAYOUT_VERSION there, because maps outlive the agent as pins. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
 /* Headers as they lie on the wire, and questions about them that have no side effects. No map is touched here. */
 #pragma once
 
@@ -64,7 +65,7 @@ struct flow {
     __u8 ttl;
     __u8 tcp_flags;
     __u8 icmp_type;
-    __u32 l4; /* offset of the L4 header in the frame */
+    __u32 l4; /* offset of the transport header in the frame */
 };
 
 static inline int is_fragment(const struct ipv4 *ip)
@@ -112,7 +113,7 @@ static inline __u32 checksum_offset(const struct flow *flow)
     return flow->l4 + 2;
 }
 
-/* BPF_F_* flags of the L4 checksum update: ICMPv4 has no pseudo header, a zero UDP checksum stays zero (RFC 768). */
+/* BPF_F_* flags for the transport checksum: ICMPv4 has no pseudo header, a zero UDP checksum stays zero (RFC 768). */
 static inline __u64 checksum_flags(const struct flow *flow)
 {
     if (flow->protocol == PROTOCOL_UDP)

@@ -147,14 +147,14 @@ class Datagram:
 
     @property
     def quoted(self) -> "Datagram":
-        """The packet an ICMP error is about; its L4 may be cut after 8 bytes."""
+        """The packet an ICMP error is about; its transport header may be cut after 8 bytes."""
         return read_ipv4(self.l4[8:])
 
     def is_header_sound(self) -> bool:
         return ones_complement_sum(self.header) == 0xFFFF
 
     def is_sound(self) -> bool:
-        """Whether the header's checksum and the L4 one are right."""
+        """Whether the IP checksum and the transport one are right."""
         if not self.is_header_sound():
             return False
         if self.protocol == ICMP:

@@ -88,7 +88,7 @@ def test_every_checksum_is_right_the_quoted_ones_too(gateway: Node, flow: Flow) 
 @each_protocol
 @pytest.mark.parametrize("l4_bytes", [8, 12, 17])
 def test_a_short_quote_is_enough(gateway: Node, flow: Flow, l4_bytes: int) -> None:
-    """RFC 792 promises 8 bytes of L4: TCP's checksum is not among them."""
+    """RFC 792 promises 8 bytes of the transport header: TCP's checksum is not among them."""
     sent = cut(translate(gateway, flow), l4_bytes)
     outcome, frame = receive(gateway, error_about(sent))
     assert outcome.verdict == REDIRECT
