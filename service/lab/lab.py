@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from service.lab.capture_site import capture_site
 from service.lab.cgroup import cgroups_of
 from service.lab.configuration import manifests_folder, member_folder, write_configuration
 from service.lab.manifest import write_manifests
@@ -39,7 +38,6 @@ from service.lab.state import (
     write_state,
 )
 from service.lab.status import fetch, fetch_json, wait_for
-from service.lab.traffic.leak_check import CaptureSite
 from service.model.errors import OperatorError, TransientError
 
 READY_TIMEOUT_S = 60.0
@@ -153,9 +151,6 @@ class Lab:
         end_processes([record], grace_s=READY_TIMEOUT_S)
         summary: dict[str, int] = json.loads(path.with_suffix(path.suffix + ".summary").read_bytes())
         return summary
-
-    def capture_site(self, floating_ips: list[str]) -> CaptureSite:
-        return capture_site(self.plan, floating_ips)
 
     def info(self) -> dict[str, Any]:
         """What `lab info --json` prints. Pids are null where the program does not run."""
