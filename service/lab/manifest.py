@@ -39,10 +39,6 @@ def write_manifest(folder: Path, file_name: str, text: str) -> None:
     os.replace(hidden, folder / file_name)
 
 
-def delete_manifest(folder: Path, file_name: str) -> None:
-    (folder / file_name).unlink(missing_ok=True)
-
-
 def pod_manifest(pod: PlannedPod) -> dict[str, Any]:
     """A running pod as the API server would show it, as far as the gateway looks."""
     return {

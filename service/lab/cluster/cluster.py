@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from service.lab.cluster.control_plane import ControlPlane, member_of
@@ -64,11 +63,6 @@ class Cluster(Lab):
         identifiers = machine.run(*CTR, "containers", "ls", "-q", label).split()
         return [pid for identifier in identifiers for pid in machine.cgroup.processes(identifier)]
 
-    def import_image(self, archive: Path) -> None:
-        """Let every node know another image, as `docker save` wrote it."""
-        for machine in self.machines.values():
-            machine.run(*CTR, "images", "import", str(archive))
-
     # -- pods --
 
     def pod(self, full_name: str) -> PlannedPod:
@@ -87,11 +81,6 @@ class Cluster(Lab):
 
     def _processes_of_pod(self, node: str, uid: str) -> list[int]:
         return sorted(self.machine(node).cgroup.processes(f"pod{uid}"))
-
-    def execute(self, full_name: str, *command: str) -> str:
-        """Run a command in a pod as a user does. Raises OperatorError where it fails."""
-        namespace, _, name = full_name.partition("/")
-        return self.kubectl("-n", namespace, "exec", name, "--", *command)
 
     # -- waiting --
 

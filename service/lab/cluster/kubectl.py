@@ -49,13 +49,6 @@ class Kubectl:
     def delete(self, *documents: Document) -> None:
         self.run("delete", "--ignore-not-found", "--wait=false", "-f", "-", text=_text(documents))
 
-    def refusal(self, document: Document) -> str:
-        """Apply what must be refused and return what the user reads. Raises OperatorError where it is accepted."""
-        found = self.run("apply", "-f", "-", text=_text((document,)), check=False)
-        if found.returncode == 0:
-            raise OperatorError(f"accepted: {document}")
-        return found.stderr
-
     def get(self, *arguments: str) -> Any:
         return json.loads(self("get", *arguments, "-o", "json"))
 
