@@ -172,6 +172,7 @@ def _console() -> Console:
 
 
 def print_info(console: Console, described: dict[str, Any]) -> None:
+    """The tables of `lab info`, from the document that `--json` prints."""
     members = Table("member", "role", "address", "namespace", "programs", title=f"lab {described['name']}")
     for node in described["nodes"]:
         pids = node.get("programs", {}) | {kind: node[f"{kind}_pid"] for kind in ("agent", "keeper")}

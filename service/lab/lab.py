@@ -70,13 +70,16 @@ class Lab:
 
     @property
     def manifests(self) -> Path:
+        """The folder of manifests that members watch; a user's edits take effect."""
         return manifests_folder(self.folder)
 
     @property
     def outside_log(self) -> Path:
+        """The outside server's log of calls; `outside` has its format. It only grows."""
         return self.folder / "outside.log"
 
     def node(self, name: str) -> PlannedNode:
+        """Raises OperatorError naming those that there are."""
         for node in self.plan.nodes:
             if node.name == name:
                 return node
@@ -98,6 +101,7 @@ class Lab:
         return [node.port(segment) for segment in range(len(SEGMENT_BRIDGES))]
 
     def remember(self, record: ProcessRecord) -> None:
+        """Put a program on record, in the place of an earlier one of its kind and member, so that `down` ends it."""
         self.state = self.state.with_process(record)
         write_state(self.state)
 
@@ -111,10 +115,12 @@ class Lab:
         return record
 
     def start_outside(self) -> None:
+        """Returns before it listens; see `wait_outside`."""
         arguments = ("--log", str(self.outside_log))
         self.start("outside", "outside", self.plan.outside, "service.lab.outside", *arguments)
 
     def wait_outside(self) -> None:
+        """Until it listens, if it was started. Raises OperatorError with its last words where it ended."""
         record = self.state.process("outside", "outside")
         if record is not None:
             _wait_for_file(record, self.outside_log.with_suffix(".ready"))

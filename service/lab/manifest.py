@@ -29,6 +29,7 @@ def write_manifests(folder: Path, plan: Plan, source: Path | None) -> None:
 
 
 def apply_manifest(folder: Path, file_name: str, documents: list[dict[str, Any]]) -> None:
+    """As `write_manifest`, of several documents in one file."""
     write_manifest(folder, file_name, yaml.safe_dump_all(documents, sort_keys=False))
 
 

@@ -93,6 +93,7 @@ def _inheritable() -> list[int]:
 
 
 def respawn(record: ProcessRecord) -> ProcessRecord:
+    """Start the same program again. The record given stays that of the former process."""
     return spawn(record.kind, record.member, record.netns, record.command, Path(record.log), Path(record.folder))
 
 

@@ -26,6 +26,7 @@ def program(name: str) -> Path:
 
 
 def etcd() -> Path | None:
+    """From KUBEBUILDER_ASSETS, else from PATH; None where it is in neither."""
     given = os.environ.get("KUBEBUILDER_ASSETS")
     if given and os.access(Path(given) / "etcd", os.X_OK):
         return Path(given) / "etcd"

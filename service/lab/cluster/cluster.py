@@ -54,6 +54,7 @@ class Cluster(Lab):
         return record
 
     def machine(self, node: str) -> Machine:
+        """Raises OperatorError where there is no such node."""
         return self.machines[self.node(node).name]
 
     def container_processes(self, node: str, container: str) -> list[int]:
@@ -96,6 +97,7 @@ class Cluster(Lab):
         return wait_for(what, ask, timeout_s=timeout_s)
 
     def wait_api(self, *, timeout_s: float = 60.0) -> None:
+        """Until the API server says that it is ready. Raises TransientError when time is up."""
         self.wait(
             "the API server to be ready", lambda: self.kubectl("get", "--raw", "/readyz") == "ok", timeout_s=timeout_s
         )

@@ -20,6 +20,7 @@ LAB_SETTINGS = {
 
 
 def deploy_folder(lab_folder: Path) -> Path:
+    """Where the lab's own copy of `deploy/` is, for the user to edit and apply again."""
     return lab_folder / "deploy"
 
 

@@ -104,6 +104,7 @@ def _parse_ipv4(data: bytes, offset: int) -> tuple[bytes, bytes, int, int, int, 
 
 
 def write_header(file: BinaryIO, ports: list[str]) -> None:
+    """Before the first record: the names that their port indices stand for."""
     names = json.dumps(ports).encode()
     file.write(MAGIC + struct.pack("<I", len(names)) + names)
 
