@@ -8,6 +8,7 @@ from service.lab.traffic.leak_check import CaptureSite
 
 
 def capture_site(plan: Plan, floating_ips: Iterable[str]) -> CaptureSite:
+    """Floating IPs are not of the plan: the gateway object lists them."""
     return CaptureSite(
         node_of_port={node.port(0): node.name for node in plan.nodes},
         second_uplink_ports=frozenset(f"{name}-1" for name in ("router", *(node.name for node in plan.nodes))),

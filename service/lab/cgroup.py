@@ -32,6 +32,7 @@ def hierarchies() -> tuple[Path, ...]:
 
 
 def is_unified() -> bool:
+    """Version 2 alone; False where any hierarchy of version 1 is mounted."""
     return any((path / "cgroup.controllers").exists() for path in hierarchies())
 
 
@@ -68,6 +69,7 @@ class Cgroup:
         return self._tracker / "system"
 
     def create(self) -> None:
+        """Make it in every hierarchy, with a weight for a whole node. Fine where it is there already."""
         if is_unified():
             _delegate(hierarchies()[0])
         for root in hierarchies():
@@ -102,6 +104,7 @@ class Cgroup:
             time.sleep(_POLL_S)
 
     def thaw(self) -> None:
+        """Let them run on; returns at once."""
         self._set_frozen(False)
 
     def kill(self) -> int:

@@ -130,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
+    """Print what was seen; 1 where no answer came, told on standard error."""
     options = _parser().parse_args()
     try:
         print(_answer(options))

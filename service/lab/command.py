@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from rich.table import Table
 
 from service.lab.cluster.build import cluster_up
 from service.lab.cluster.cluster import Cluster, find_lab
-from service.lab.cluster.demo import run_cluster_demo
+from service.lab.cluster.demo import ClusterDemo
 from service.lab.cluster.fault import apply_cluster_fault
-from service.lab.demo import run_demo
+from service.lab.demo import LabDemo
+from service.lab.demonstration import demonstrate
 from service.lab.fault import Fault, apply_fault
-from service.lab.lab import lab_down, lab_up
+from service.lab.lab import Lab, lab_down, lab_up
 from service.lab.plan import DEFAULT_NAME, PROXY_MODES, LabOptions
 from service.lab.state import locked
 from service.model.lease import ProfileName
@@ -51,7 +53,7 @@ def lab(context: click.Context, kubernetes: bool, name: str, proxy_mode: str, ke
             click.echo(context.get_help())
             context.exit(2)
         options = LabOptions(name=name, kubernetes=True, proxy_mode=proxy_mode)
-        raise SystemExit(run_cluster_demo(options, keep=keep, console=_console()))
+        raise SystemExit(demonstrate(ClusterDemo(options), keep=keep, console=_console()))
     if kubernetes:
         raise click.UsageError(f"write `egressgw lab {context.invoked_subcommand}` and its options after it")
 
@@ -95,20 +97,11 @@ def up(
         proxy_mode=proxy_mode,
     )
     console = _console()
-    if kubernetes:
-        with console.status("building the cluster") as status:
-            cluster = cluster_up(options, replace=replace, report=status.update)
-        print_info(console, cluster.info())
-        return
-    with console.status("building the lab") as status:
-        built = lab_up(
-            options,
-            source=source,
-            processes=not no_processes,
-            replace=replace,
-            wait=not no_wait,
-            report=status.update,
-        )
+    with console.status(f"building the {'cluster' if kubernetes else 'lab'}") as status:
+        build: Callable[..., Lab] = cluster_up
+        if not kubernetes:
+            build = partial(lab_up, source=source, processes=not no_processes, wait=not no_wait)
+        built = build(options, replace=replace, report=status.update)
     print_info(console, built.info())
 
 
@@ -170,7 +163,7 @@ def execute(name: str, pod: str, command: tuple[str, ...]) -> None:
 @keep_option
 def demo(name: str, keep: bool) -> None:
     """Show it all: build a lab, apply a policy, kill a node; each step proven by what the outside server saw."""
-    raise SystemExit(run_demo(name, keep=keep, console=_console()))
+    raise SystemExit(demonstrate(LabDemo(name), keep=keep, console=_console()))
 
 
 def _console() -> Console:
@@ -179,6 +172,7 @@ def _console() -> Console:
 
 
 def print_info(console: Console, described: dict[str, Any]) -> None:
+    """The tables of `lab info`, from the document that `--json` prints."""
     members = Table("member", "role", "address", "namespace", "programs", title=f"lab {described['name']}")
     for node in described["nodes"]:
         pids = node.get("programs", {}) | {kind: node[f"{kind}_pid"] for kind in ("agent", "keeper")}

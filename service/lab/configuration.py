@@ -17,6 +17,7 @@ def member_folder(folder: Path, name: str) -> Path:
 
 
 def manifests_folder(folder: Path) -> Path:
+    """Shared by all members: what Kubernetes is to a cluster."""
     return folder / "manifests"
 
 

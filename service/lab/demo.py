@@ -1,18 +1,14 @@
 """`egressgw lab demo`: builds a lab, applies a policy, kills a node, reads the audit log; every step with its proof."""
 
 import contextlib
-import os
-import signal
 from collections.abc import Iterator
 from functools import partial
-from types import FrameType
 from typing import Any
-
-from rich.console import Console
 
 from service.audit.envelope import format_time
 from service.audit.journal import CorruptRecord, read_outbox
 from service.audit.timeline import merge, tenures
+from service.lab.capture_site import capture_site
 from service.lab.configuration import member_folder
 from service.lab.example import (
     EGRESS_SOURCE_IP,
@@ -28,7 +24,7 @@ from service.lab.example import (
     SECOND_UPLINK_DESTINATION,
 )
 from service.lab.fault import Fault, apply_fault
-from service.lab.lab import Lab, lab_down, lab_up
+from service.lab.lab import Lab, lab_up
 from service.lab.manifest import write_manifest
 from service.lab.narration import Narrator
 from service.lab.plan import LabOptions, PlannedPod
@@ -41,7 +37,6 @@ from service.lab.witness import Check, PodStream, check_pod, look, same, wait_fo
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.errors import OperatorError, TransientError
 
-_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 ASSIGN_TIMEOUT_S = 30.0
 EFFECT_TIMEOUT_S = 15.0
 FAILOVER_TIMEOUT_S = 15.0
@@ -53,33 +48,41 @@ RECORD_SLACK_NS = 100_000_000
 """A holder's first frames may be this much older than its record of having acquired the address."""
 
 
-def run_demo(name: str, *, keep: bool, console: Console) -> int:
-    """Run it all; 0 where every proof holds, 1 where one fails, 130 after Ctrl-C. Clears the lab unless `keep`."""
-    narrator = Narrator(console)
-    stays = False
-    try:
-        with signals_as_interrupts():
-            lab = _raise_lab(name, narrator)
-            demo = Demo(lab, narrator)
-            demo.run()
-            stays = keep
-    except KeyboardInterrupt:
-        narrator.say("interrupted; clearing the lab")
-        return 130
-    except (OperatorError, TransientError) as error:
-        narrator.check(same("every step can be done", "done", str(error)))
-        _show_last_words(name, narrator)
-        stays = keep
-    finally:
-        if not stays:
-            clear(name, narrator)
-    proven = narrator.summary()
-    if stays:
-        _show_what_to_try(name, narrator)
-    return 0 if proven else 1
+class LabDemo:
+    """The demo of a lab without Kubernetes: four steps, in under 90 s."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def show(self, narrator: Narrator) -> None:
+        """Raise the lab, in the place of one of that name, and go through the steps."""
+        _Steps(_raise_lab(self.name, narrator), narrator).run()
+
+    def show_last_words(self, narrator: Narrator) -> None:
+        """Of every agent, keeper and controller; nothing where the lab was not even built."""
+        with contextlib.suppress(OperatorError):
+            for record in Lab.find(self.name).state.processes:
+                if record.kind in ("agent", "keeper", "controller"):
+                    state = "runs" if is_alive(record) else "has ended"
+                    narrator.say(f"{record.kind} of {record.member} {state}; its last words:\n{log_tail(record, 6)}")
+
+    def show_what_to_try(self, narrator: Narrator) -> None:
+        """Raises OperatorError where the lab is not up."""
+        lab = Lab.find(self.name)
+        option = "" if self.name == LabOptions().name else f" --name {self.name}"
+        pod = lab.plan.pods[0].full_name
+        narrator.say(
+            f"\nThe lab stays up. Try:\n"
+            f"  egressgw lab info{option}\n"
+            f"  egressgw lab exec{option} {pod} -- curl -s http://8.8.8.8:8080/\n"
+            f"  egressgw lab exec{option} control1 -- egressgw status\n"
+            f"  egressgw lab fault{option} worker1 heal; egressgw lab fault{option} worker1 restart\n"
+            f"  edit {lab.manifests}/{POLICY_FILE}\n"
+            f"  egressgw lab down{option}"
+        )
 
 
-class Demo:
+class _Steps:
     """The four steps on a lab that is up."""
 
     def __init__(self, lab: Lab, narrator: Narrator) -> None:
@@ -208,7 +211,7 @@ class Demo:
         told = f"{(announced[0].time_ns - died_ns) / 1e6:.0f} ms after the death" if announced else "none"
         claim = f"gratuitous ARP for {EGRESS_SOURCE_IP} by {new_holder}"
         self.narrator.check(Check(claim, "on the wire", told, bool(announced)))
-        site = self.lab.capture_site(list(FLOATING_IPS))
+        site = capture_site(self.lab.plan, FLOATING_IPS)
         translated = sum(frame.source in site.floating_ips and frame.ethertype != ETH_ARP for frame in frames)
         steered = sum(is_pod_to_outside(frame, site) for frame in frames)
         leaks = find_leaks(frames, tenures_of(self._records()), site, slack_ns=RECORD_SLACK_NS)
@@ -285,65 +288,3 @@ def _raise_lab(name: str, narrator: Narrator) -> Lab:
 
 def _briefly(pod: PlannedPod) -> str:
     return f"{pod.full_name} {pod.ip}"
-
-
-def clear(name: str, narrator: Narrator) -> None:
-    """Clear the lab, whatever is left of it; a failure is a failed check."""
-    # A second Ctrl-C must not leave half a lab behind.
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *_ENDING_SIGNALS)}
-    try:
-        with narrator.progress("clearing the lab"):
-            lab_down(name)
-    except OperatorError as error:
-        narrator.check(same("the lab can be cleared", "cleared", str(error)))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _show_last_words(name: str, narrator: Narrator) -> None:
-    with contextlib.suppress(OperatorError):
-        for record in Lab.find(name).state.processes:
-            if record.kind in ("agent", "keeper", "controller"):
-                state = "runs" if is_alive(record) else "has ended"
-                narrator.say(f"{record.kind} of {record.member} {state}; its last words:\n{log_tail(record, 6)}")
-
-
-def _show_what_to_try(name: str, narrator: Narrator) -> None:
-    with contextlib.suppress(OperatorError):
-        lab = Lab.find(name)
-        option = "" if name == LabOptions().name else f" --name {name}"
-        pod = lab.plan.pods[0].full_name
-        narrator.say(
-            f"\nThe lab stays up. Try:\n"
-            f"  egressgw lab info{option}\n"
-            f"  egressgw lab exec{option} {pod} -- curl -s http://8.8.8.8:8080/\n"
-            f"  egressgw lab exec{option} control1 -- egressgw status\n"
-            f"  egressgw lab fault{option} worker1 heal; egressgw lab fault{option} worker1 restart\n"
-            f"  edit {lab.manifests}/{POLICY_FILE}\n"
-            f"  egressgw lab down{option}"
-        )
-
-
-@contextlib.contextmanager
-def signals_as_interrupts() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end what is done within as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:
-            # The terminal is gone, and printing to it would fail before anything is cleared.
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
-            os.dup2(null, 2)
-        raise KeyboardInterrupt
-
-    # Under nohup a hang-up means nothing. An interrupt always does, also where a shell that started this in the
-    # background had it ignored: whoever sends it wants the lab cleared.
-    numbers = [number for number in _ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    numbers = list(dict.fromkeys((signal.SIGINT, signal.SIGTERM, *numbers)))
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,6 +10,8 @@ from service.model.errors import OperatorError
 
 
 class Fault(StrEnum):
+    """What may be done to a member; `apply_fault` says what each does."""
+
     KILL = "kill"
     STOP = "stop"
     CONT = "cont"

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from service.lab.capture_site import capture_site
 from service.lab.cgroup import cgroups_of
 from service.lab.configuration import manifests_folder, member_folder, write_configuration
 from service.lab.manifest import write_manifests
@@ -39,7 +38,6 @@ from service.lab.state import (
     write_state,
 )
 from service.lab.status import fetch, fetch_json, wait_for
-from service.lab.traffic.leak_check import CaptureSite
 from service.model.errors import OperatorError, TransientError
 
 READY_TIMEOUT_S = 60.0
@@ -72,13 +70,16 @@ class Lab:
 
     @property
     def manifests(self) -> Path:
+        """The folder of manifests that members watch; a user's edits take effect."""
         return manifests_folder(self.folder)
 
     @property
     def outside_log(self) -> Path:
+        """The outside server's log of calls; `outside` has its format. It only grows."""
         return self.folder / "outside.log"
 
     def node(self, name: str) -> PlannedNode:
+        """Raises OperatorError naming those that there are."""
         for node in self.plan.nodes:
             if node.name == name:
                 return node
@@ -100,6 +101,7 @@ class Lab:
         return [node.port(segment) for segment in range(len(SEGMENT_BRIDGES))]
 
     def remember(self, record: ProcessRecord) -> None:
+        """Put a program on record, in the place of an earlier one of its kind and member, so that `down` ends it."""
         self.state = self.state.with_process(record)
         write_state(self.state)
 
@@ -113,10 +115,12 @@ class Lab:
         return record
 
     def start_outside(self) -> None:
+        """Returns before it listens; see `wait_outside`."""
         arguments = ("--log", str(self.outside_log))
         self.start("outside", "outside", self.plan.outside, "service.lab.outside", *arguments)
 
     def wait_outside(self) -> None:
+        """Until it listens, if it was started. Raises OperatorError with its last words where it ended."""
         record = self.state.process("outside", "outside")
         if record is not None:
             _wait_for_file(record, self.outside_log.with_suffix(".ready"))
@@ -153,9 +157,6 @@ class Lab:
         end_processes([record], grace_s=READY_TIMEOUT_S)
         summary: dict[str, int] = json.loads(path.with_suffix(path.suffix + ".summary").read_bytes())
         return summary
-
-    def capture_site(self, floating_ips: list[str]) -> CaptureSite:
-        return capture_site(self.plan, floating_ips)
 
     def info(self) -> dict[str, Any]:
         """What `lab info --json` prints. Pids are null where the program does not run."""

@@ -29,6 +29,7 @@ def write_manifests(folder: Path, plan: Plan, source: Path | None) -> None:
 
 
 def apply_manifest(folder: Path, file_name: str, documents: list[dict[str, Any]]) -> None:
+    """As `write_manifest`, of several documents in one file."""
     write_manifest(folder, file_name, yaml.safe_dump_all(documents, sort_keys=False))
 
 
@@ -37,10 +38,6 @@ def write_manifest(folder: Path, file_name: str, text: str) -> None:
     hidden = folder / f".{file_name}.new"
     hidden.write_text(text, encoding="utf-8")
     os.replace(hidden, folder / file_name)
-
-
-def delete_manifest(folder: Path, file_name: str) -> None:
-    (folder / file_name).unlink(missing_ok=True)
 
 
 def pod_manifest(pod: PlannedPod) -> dict[str, Any]:

@@ -56,10 +56,12 @@ def ip_batch(netns: str | None, lines: Iterable[str]) -> None:
 
 
 def nft(netns: str, ruleset: str) -> None:
+    """Run commands of nft in one transaction. Raises OperatorError where one is refused; nothing has changed then."""
     run([*enter_command(netns), "nft", "-f", "-"], text=ruleset)
 
 
 def create_namespaces(names: Iterable[str]) -> None:
+    """Raises OperatorError where one is there already; those before it in the list stay."""
     ip_batch(None, (f"netns add {name}" for name in names))
 
 
@@ -71,6 +73,7 @@ def namespaces_of(prefix: str) -> list[str]:
 
 
 def delete_namespaces(names: Iterable[str]) -> None:
+    """Their interfaces go with them. One that is not there is no error."""
     for name in names:
         # One by one, not in a batch: what another clean-up has taken away must not stop this one.
         run(["ip", "netns", "delete", name], check=False)
@@ -116,6 +119,7 @@ def _enter(netns: str) -> None:
 
 
 def open_socket(netns: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    """A socket that is in the namespace for good, whatever thread uses it."""
     return inside(netns, lambda: socket.socket(family, kind, protocol))
 
 

@@ -15,6 +15,8 @@ from service.lab.witness import Check
 
 
 class Narrator:
+    """Prints as it goes and keeps the checks, for `summary`."""
+
     def __init__(self, console: Console) -> None:
         self.console = console
         self.checks: list[tuple[str, Check]] = []
@@ -22,18 +24,22 @@ class Narrator:
         self._step = ""
 
     def step(self, title: str) -> None:
+        """Begin a step: the checks that follow count for it."""
         self._step = title
         self.console.print()
         self.console.print(Rule(f"[bold]{escape(title)}", align="left"))
 
     def say(self, text: str) -> None:
+        """Print as it is: brackets are no markup."""
         self.console.print(escape(text))
 
     def show_yaml(self, title: str, text: str) -> None:
+        """What a user would have in a file, under its name."""
         self.console.print(f"[dim]{escape(title)}")
         self.console.print(Syntax(text, "yaml", background_color="default"))
 
     def check(self, check: Check) -> bool:
+        """Print the check and keep it; returns whether it holds."""
         self.checks.append((self._step, check))
         mark = "[green]ok  [/]" if check.holds else "[red]FAIL[/]"
         wrong = "" if check.holds else f"  [red](expected {escape(check.expected)})[/]"
@@ -49,6 +55,7 @@ class Narrator:
             yield lambda detail: progress.update(task, description=f"{what}: {escape(detail)}")
 
     def table(self, title: str, columns: tuple[str, ...], rows: Iterable[Iterable[str]]) -> None:
+        """Cells are printed as they are."""
         table = Table(*columns, title=title, title_justify="left")
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))

@@ -60,6 +60,7 @@ def read_calls(path: Path, start: int = 0) -> list[dict[str, Any]]:
 
 
 def answer_to(source: str, source_port: int, request: bytes) -> bytes:
+    """`request` may be empty. Only its first word comes back, and no more of it than the log's payload has."""
     words = request[:PAYLOAD_MAX].split(maxsplit=1)
     return b" ".join([f"{source} {source_port}".encode(), *words[:1]]) + b"\n"
 
@@ -105,6 +106,7 @@ def answer_udp(server: socket.socket, log: Log) -> None:
 
 
 def log_pings(server: socket.socket, log: Log) -> None:
+    """Log the echo requests that are waiting, but no endless run of them."""
     for _ in range(_BATCH):
         try:
             packet = server.recv(2048)
@@ -151,6 +153,7 @@ async def serve(log_path: Path, tcp_port: int, udp_port: int) -> None:
 
 
 def main() -> None:
+    """Until it is killed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--tcp-port", type=int, default=TCP_PORT)

@@ -62,6 +62,8 @@ class LabOptions:
 
 @dataclass(frozen=True, slots=True)
 class PlannedPod:
+    """One pod. Of a cluster it is made from the real one (`cluster.pod`), with what is then known of it."""
+
     namespace: str
     name: str
     role: str
@@ -76,15 +78,19 @@ class PlannedPod:
 
     @property
     def full_name(self) -> str:
+        """`namespace/name`, as every command of the lab takes it."""
         return f"{self.namespace}/{self.name}"
 
     @property
     def labels(self) -> dict[str, str]:
+        """What policies select it by; `user` is its namespace's label too."""
         return {"user": self.namespace, "role": self.role}
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedNode:
+    """One node, its pods among it."""
+
     name: str
     role: NodeRole
     netns: str
@@ -94,20 +100,25 @@ class PlannedNode:
 
     @property
     def ip(self) -> IPv4Address:
+        """On the first segment: by this the node is known to the others, and its pods outside."""
         return self.address(0)
 
     @property
     def bridge_address(self) -> IPv4Address:
+        """The gateway of its bridged pods: the first address of its range."""
         return self.pod_cidr[1]
 
     @property
     def bridge_mac(self) -> str:
+        """Set, for a bridge left to itself changes its address with its ports."""
         return pod_mac(self.bridge_address)
 
     def address(self, segment: int) -> IPv4Address:
+        """`segment`: 0 or 1, as in SEGMENTS."""
         return SEGMENTS[segment][self.octet]
 
     def mac(self, segment: int) -> str:
+        """Of the node's own end of its link to that segment."""
         return segment_mac(segment, self.octet)
 
     def port(self, segment: int) -> str:
@@ -125,19 +136,24 @@ class PlannedController:
 
     @property
     def ip(self) -> IPv4Address:
+        """On the first segment, the only one it is on."""
         return SEGMENTS[0][self.octet]
 
     @property
     def mac(self) -> str:
+        """Of its own end of the link."""
         return segment_mac(0, self.octet)
 
     @property
     def port(self) -> str:
+        """The fabric's end of its link."""
         return f"{self.name}-0"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """Everything that `site` builds; found again from the options alone."""
+
     options: LabOptions
     nodes: tuple[PlannedNode, ...]
     controllers: tuple[PlannedController, ...]
@@ -148,6 +164,7 @@ class Plan:
 
     @property
     def pods(self) -> tuple[PlannedPod, ...]:
+        """Of all nodes, in their order; none of a cluster."""
         return tuple(pod for node in self.nodes for pod in node.pods)
 
     @property
@@ -157,6 +174,7 @@ class Plan:
 
     @property
     def electors(self) -> tuple[PlannedNode, ...]:
+        """The first nodes: as many as asked for, else the most of 1, 3 and 5 that there are nodes for."""
         count = self.options.electors or max(size for size in (1, 3, 5) if size == 1 or size <= len(self.nodes))
         return self.nodes[:count]
 

@@ -47,23 +47,8 @@ def marked_environment(folder: Path) -> dict[str, str]:
 
 def spawn(kind: str, member: str, netns: str, command: tuple[str, ...], log: Path, folder: Path) -> ProcessRecord:
     """Start `command` in a session of its own; its output is appended to `log`. No `netns`: in the host's."""
-    arguments = [*enter_command(netns), *command] if netns else list(command)
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-        *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable()),
-    ]
     # nsenter replaces itself by the command, so this is the command's own pid and start time.
-    pid = os.posix_spawnp(
-        arguments[0],
-        arguments,
-        marked_environment(folder),
-        file_actions=actions,
-        setsid=True,
-        setsigmask=(),
-        setsigdef=(signal.SIGINT, signal.SIGPIPE),
-    )
+    pid = _spawn([*enter_command(netns), *command] if netns else list(command), log, folder)
     start_time = _start_time(pid)
     if start_time is None:
         raise OperatorError(f"{kind} of {member} ended at once; see {log}")
@@ -79,6 +64,24 @@ def spawn(kind: str, member: str, netns: str, command: tuple[str, ...], log: Pat
     )
 
 
+def _spawn(arguments: list[str], log: Path, folder: Path) -> int:
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+        *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable()),
+    ]
+    return os.posix_spawnp(
+        arguments[0],
+        arguments,
+        marked_environment(folder),
+        file_actions=actions,
+        setsid=True,
+        setsigmask=(),
+        setsigdef=(signal.SIGINT, signal.SIGPIPE),
+    )
+
+
 def _inheritable() -> list[int]:
     """What a program would inherit of the shell's: a lock, say, which must not be held for as long as a lab is up."""
     found = []
@@ -90,6 +93,7 @@ def _inheritable() -> list[int]:
 
 
 def respawn(record: ProcessRecord) -> ProcessRecord:
+    """Start the same program again. The record given stays that of the former process."""
     return spawn(record.kind, record.member, record.netns, record.command, Path(record.log), Path(record.folder))
 
 

@@ -1,6 +1,5 @@
 """Builds the namespaces, links, addresses, routes and CNI-like rules of a plan. Processes are not its business."""
 
-import json
 from collections.abc import Iterator
 
 from service.lab.namespace import create_namespaces, ip_batch, nft, run, write_sysctls
@@ -182,9 +181,3 @@ table ip cni {{
 def set_port_state(plan: Plan, port: str, *, forwarding: bool) -> None:
     """Let a bridge port forward, or silently not: the link itself stays up on both ends."""
     run(["bridge", "-n", plan.fabric, "link", "set", "dev", port, "state", "3" if forwarding else "0"])
-
-
-def port_states(plan: Plan) -> dict[str, str]:
-    """State of each port of the fabric, as `bridge` prints it (`forwarding`, `disabled`)."""
-    links = json.loads(run(["bridge", "-n", plan.fabric, "-json", "link", "show"]))
-    return {link["ifname"]: link["state"] for link in links}

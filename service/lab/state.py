@@ -17,6 +17,8 @@ RUN_FOLDER = Path("/run")
 
 
 class LabState(msgspec.Struct, frozen=True):
+    """What cannot be derived from the options again."""
+
     options: LabOptions
     complete: bool = False
     """False while it is being built: `down` may be needed, nothing else makes sense."""
@@ -30,10 +32,12 @@ class LabState(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, processes=(*others, record))
 
     def process(self, kind: str, member: str) -> ProcessRecord | None:
+        """None where no such program was started; a record says nothing of whether it still runs."""
         return next((known for known in self.processes if (known.kind, known.member) == (kind, member)), None)
 
 
 def lab_folder(name: str) -> Path:
+    """Known from the name alone, whether there is such a lab or not."""
     return RUN_FOLDER / ("egressgw-lab" if name == DEFAULT_NAME else f"egressgw-lab-{name}")
 
 
@@ -49,6 +53,7 @@ def read_state(name: str) -> LabState | None:
 
 
 def write_state(state: LabState) -> None:
+    """Replace the file in one step: a reader never sees half of it."""
     path = lab_folder(state.options.name) / "state.json"
     new = path.with_suffix(".new")
     new.write_bytes(msgspec.json.format(msgspec.json.encode(state)))

@@ -94,6 +94,7 @@ class PodStream:
         return measured
 
     def close(self) -> None:
+        """Kill it if it still runs; what it measured is lost. Fine after `report`."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.communicate()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import IPv4Address
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from service.gateway.announcement import AnnouncementSchedule
 from service.model.errors import TransientError
@@ -24,15 +24,31 @@ class Outlet(NamedTuple):
     mac: bytes
 
 
+class FrameSender(Protocol):
+    """Where frames leave the node: `ArpSender`, but for tests."""
+
+    def send(self, interface: str | int, frame: bytes) -> None:
+        """Never block. Raise TransientError where the interface is absent, down or its queue full."""
+
+    def close(self) -> None:
+        """Called once, after the last `send`."""
+
+
 class Announcer:
     """Sends when due. What comes after the lease is dropped by the fence, not by this."""
 
-    def __init__(self, *, clock: Callable[[], int], outlets: Callable[[IPv4Address], Iterable[Outlet]]) -> None:
-        """`outlets` says where an address is to be announced now."""
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], int],
+        outlets: Callable[[IPv4Address], Iterable[Outlet]],
+        sender: FrameSender | None = None,
+    ) -> None:
+        """`outlets` says where an address is to be announced now; `clock` must not go backwards (ns)."""
         self._clock = clock
         self._outlets = outlets
         self._schedule = AnnouncementSchedule()
-        self._sender = ArpSender()
+        self._sender = sender or ArpSender()
         self._wake = asyncio.Event()
 
     def __enter__(self) -> Self:
@@ -44,16 +60,18 @@ class Announcer:
         self._sender.close()
 
     def start(self, floating_ip: IPv4Address) -> None:
+        """The node has acquired it: announce at once, then on schedule. Repeating it changes nothing."""
         self._schedule.start(floating_ip, now_ns=self._clock())
         self._wake.set()
 
     def restart(self, floating_ips: Iterable[IPv4Address]) -> None:
-        """Announce again as if just acquired: a link came up, or a partition healed."""
+        """Announce again as if just acquired: a link came up, or a partition healed. Only what was started is."""
         for floating_ip in floating_ips:
             self._schedule.restart(floating_ip, now_ns=self._clock())
         self._wake.set()
 
     def stop(self, floating_ip: IPv4Address) -> None:
+        """The lease is lost: not one frame more, also of what is due already."""
         self._schedule.stop(floating_ip)
 
     async def run(self) -> None:

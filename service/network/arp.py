@@ -86,6 +86,7 @@ class ArpSender:
         self.close()
 
     def close(self) -> None:
+        """Close every socket. A later `send` opens its own again."""
         while self._sockets:
             self._sockets.popitem()[1].close()
 

@@ -27,8 +27,6 @@ class Interface:
     carrier: bool
     kind: str | None
     """`veth`, `bridge`, `vxlan`, ...; None for physical devices."""
-    master_index: int | None
-    """The bridge (or bond, or VRF) it is a port of."""
     addresses: tuple[IPv4Interface, ...]
     mtu: int = 1500
 
@@ -45,6 +43,7 @@ def read_interfaces(ipr: Any) -> tuple[Interface, ...]:
 
 
 def find_interface(ipr: Any, name: str) -> Interface | None:
+    """One interface by name, at the price of all: two dumps."""
     return next((interface for interface in read_interfaces(ipr) if interface.name == name), None)
 
 
@@ -68,15 +67,18 @@ def next_hop_indices(route: Any) -> tuple[int, ...]:
 
 
 def link_kind(message: Any) -> str | None:
+    """`veth`, `bridge`, ... of a link message, from a dump or an event; None for physical devices."""
     information = message.get_attr("IFLA_LINKINFO")
     return information.get_attr("IFLA_INFO_KIND") if information is not None else None
 
 
 def parse_mac(text: str | None) -> bytes:
+    """Six bytes of `02:00:...` as netlink messages spell it; empty where they have none."""
     return bytes.fromhex(text.replace(":", "")) if text else b""
 
 
 def by_index(interfaces: Iterable[Interface]) -> dict[int, Interface]:
+    """The index is the interface's name for good; a name may pass on to another."""
     return {interface.index: interface for interface in interfaces}
 
 
@@ -88,7 +90,6 @@ def _interface(message: Any, addresses: tuple[IPv4Interface, ...]) -> Interface:
         up=bool(message["flags"] & IFF_UP),
         carrier=bool(message.get_attr("IFLA_CARRIER")),
         kind=link_kind(message),
-        master_index=message.get_attr("IFLA_MASTER"),
         addresses=addresses,
         mtu=message.get_attr("IFLA_MTU") or 1500,
     )

@@ -38,6 +38,8 @@ _READS_PER_TURN = 32
 
 @dataclass(frozen=True, slots=True)
 class LinkChange:
+    """A link as it is now; the kernel also tells changes that are none of these fields."""
+
     index: int
     name: str
     kind: str | None
@@ -49,6 +51,8 @@ class LinkChange:
 
 @dataclass(frozen=True, slots=True)
 class AddressChange:
+    """An IPv4 address put on an interface or taken off it."""
+
     index: int
     address: IPv4Interface
     gone: bool

@@ -14,7 +14,6 @@ FILTER_PRIORITY = 1
 FILTER_HANDLE = 0xE9640
 _PARENT = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 _ETH_P_ALL = 3
-_CLSACT_HANDLE = 0xFFFF0000
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from service.lab.cluster.clients import USERS, client_name
 from service.lab.cluster.cluster import POD_TIMEOUT_S, SERVICE_NAMESPACE
 from service.lab.cluster.control_plane import member_of
 from service.lab.cluster.fault import apply_cluster_fault
-from service.lab.cluster.installation import AGENT, CONTROLLER, install, uninstall
+from service.lab.cluster.installation import AGENT, CONTROLLER, deploy_folder, install
 from service.lab.fault import Fault
 from service.lab.witness import PodStream
 from tests.cluster.site import ClusterSite
@@ -66,7 +66,13 @@ class ServiceSite(ClusterSite):
                 self.wait_seen(client_name(user, node), self.node_ip(node) if user == "carol" else FLOATING_IPS[0])
 
     def uninstall(self) -> None:
-        uninstall(self.cluster)
+        """Take everything away, nodes included, by the steps that `deploy/uninstall.yaml` names."""
+        kubectl, folder = self.cluster.kubectl, deploy_folder(self.cluster.folder)
+        kubectl("delete", "egressnatpolicies", "--all")
+        kubectl("delete", "anthosnetworkgateways", "--all-namespaces", "--all")
+        kubectl("-n", SERVICE_NAMESPACE, "patch", AGENT, "--patch-file", str(folder / "uninstall.yaml"))
+        self.cluster.wait_rollout(AGENT, namespace=SERVICE_NAMESPACE)
+        kubectl("delete", "-k", str(folder))
 
     def picture(self, node: str) -> str:
         """Everything on the node that the service may touch."""

@@ -44,6 +44,11 @@ class ClusterSite(Site):
     def relabel(self, pod: PlannedPod, role: str) -> None:
         self.cluster.kubectl("-n", pod.namespace, "label", "--overwrite", "pod", pod.name, f"role={role}")
 
+    def execute(self, pod: str, *command: str) -> str:
+        """Run a command in a pod as a user does."""
+        namespace, _, name = pod.partition("/")
+        return self.cluster.kubectl("-n", namespace, "exec", name, "--", *command)
+
     def fault(self, member: str, *faults: Fault, only: str | None = None) -> None:
         for fault in faults:
             apply_cluster_fault(self.cluster, member, fault, only=only)

@@ -77,6 +77,6 @@ def test_a_gateway_dies_while_the_api_server_is_away_for_two_minutes(service: Se
 
 def wait_for_the_story(service: ServiceSite, dead: str) -> None:
     service.wait("status to say who holds it", lambda: service.moved_from(dead))
-    service.wait("status to say who is down", lambda: service.report.gateway()["nodes"][dead] == "Down")
+    service.wait("status to say who is down", lambda: service.gateway_status()["nodes"][dead] == "Down")
     events = ("-n", "kube-system", "get", "events.events.k8s.io", "-o", "yaml")
     service.wait("the Event of the move", lambda: service.said(f"{FIRST} moved from {dead}", *events))

@@ -59,21 +59,19 @@ def test_before_any_policy_pods_are_seen_outside_as_their_nodes(clients: Cluster
 
 
 def test_a_program_in_a_pod_is_seen_outside_as_its_node(clients: ClusterSite) -> None:
-    seen = clients.cluster.execute("alice/frontend-worker2", "python", "-m", "service.lab.client", "tcp", "8.8.8.8")
+    seen = clients.execute("alice/frontend-worker2", "python", "-m", "service.lab.client", "tcp", "8.8.8.8")
     assert seen.split()[0] == "192.168.1.22"
 
 
 def test_pods_reach_each_other_across_nodes(clients: ClusterSite) -> None:
     other = clients.pod("paul/frontend-worker1").ip
-    printed = clients.cluster.execute(
-        "alice/frontend-worker2", "python", "-m", "service.lab.client", "ping", str(other)
-    )
+    printed = clients.execute("alice/frontend-worker2", "python", "-m", "service.lab.client", "ping", str(other))
     assert printed.startswith("answered")
 
 
 def test_pods_reach_the_api_server_by_its_service_address(clients: ClusterSite) -> None:
     program = "import socket; socket.create_connection(('10.96.0.1', 443), timeout=5); print('connected')"
-    assert clients.cluster.execute("carol/other-worker1", "python", "-c", program) == "connected\n"
+    assert clients.execute("carol/other-worker1", "python", "-c", program) == "connected\n"
 
 
 def test_the_host_sees_nothing_of_what_the_nodes_keep_in_their_own_folders(clients: ClusterSite) -> None:

@@ -61,8 +61,8 @@ def test_other_pods_leave_as_before(service: ServiceSite, node: str) -> None:
 def test_selected_pods_still_reach_services_and_other_pods(service: ServiceSite) -> None:
     pod, other = client_name("alice", "worker1"), service.pod(client_name("paul", "worker2"))
     program = "import socket; socket.create_connection(('10.96.0.1', 443), timeout=5); print('connected')"
-    assert service.cluster.execute(pod, "python", "-c", program) == "connected\n"
-    pinged = service.cluster.execute(pod, "python", "-m", "service.lab.client", "ping", str(other.ip))
+    assert service.execute(pod, "python", "-c", program) == "connected\n"
+    pinged = service.execute(pod, "python", "-m", "service.lab.client", "ping", str(other.ip))
     assert pinged.startswith("answered")
 
 

@@ -44,8 +44,8 @@ def check_objects(service: ServiceSite, dead: str) -> None:
     """Node, DaemonSet, gateway, gateway node and Events."""
     service.wait("Kubernetes to see it", lambda: not service.is_node_ready(dead))
     service.wait("its agent to be missed", lambda: service.agents_available() == len(NODES) - 1)
-    service.wait("the gateway's status", lambda: service.report.gateway()["nodes"][dead] == "Down")
-    status = service.report.node(dead)
+    service.wait("the gateway's status", lambda: service.gateway_status()["nodes"][dead] == "Down")
+    status = service.node_status(dead)
     assert (status["state"], status["floatingIPs"]) == ("Down", [])
     described = service.wait(
         "the Event", lambda: service.said(f"{FIRST} moved from {dead}", "-n", "kube-system", "describe", GATEWAY)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.lab.cluster.clients import client_name
+from service.lab.cluster.cluster import CTR
 from service.lab.cluster.image import PROJECT_IMAGE, build_project_image
 from tests.cluster.service_site import NODE, NODES, ServiceSite
 from tests.e2e.site import FLOATING_IPS
@@ -21,9 +22,11 @@ def versions(service: ServiceSite) -> set[str]:
 
 
 def test_a_rolling_update_moves_nothing_and_no_packet_has_a_wrong_source(service: ServiceSite, tmp_path: Path) -> None:
-    service.cluster.import_image(build_project_image(NEXT_VERSION))
+    archive = build_project_image(NEXT_VERSION)
+    for machine in service.cluster.machines.values():
+        machine.run(*CTR, "images", "import", str(archive))
     service.wait_whole()
-    before = service.report.gateway()["floatingIPs"]
+    before = service.gateway_status()["floatingIPs"]
     with service.captured(tmp_path / "capture") as leaks:
         streams = {node: service.open_stream(client_name("alice", node)) for node in NODES}
         plain = service.open_stream(client_name("carol", "worker1"))
@@ -43,7 +46,7 @@ def test_a_rolling_update_moves_nothing_and_no_packet_has_a_wrong_source(service
     assert {source for report in reports.values() for source in report["sources"]} == {FIRST}
     assert set(untouched["sources"]) == {service.node_ip("worker1")}
     assert leaks() == []
-    assert service.report.gateway()["floatingIPs"] == before
+    assert service.gateway_status()["floatingIPs"] == before
     service.set_image(PROJECT_IMAGE)
     service.wait_rolled_out()
     service.wait_whole()

@@ -13,7 +13,7 @@ from service.lab.capture_site import capture_site
 from service.lab.configuration import member_folder
 from service.lab.fault import Fault, apply_fault
 from service.lab.lab import Lab
-from service.lab.manifest import apply_manifest, delete_manifest, write_manifest
+from service.lab.manifest import apply_manifest, write_manifest
 from service.lab.plan import PlannedPod
 from service.lab.status import fetch_json, wait_for
 from service.lab.traffic.frame import read_frames
@@ -68,7 +68,7 @@ class Site:
         write_manifest(self.lab.manifests, file_name, text)
 
     def delete(self, file_name: str) -> None:
-        delete_manifest(self.lab.manifests, file_name)
+        (self.lab.manifests / file_name).unlink(missing_ok=True)
 
     def relabel(self, pod: PlannedPod, role: str) -> None:
         """Change one pod's label in the manifests, as a user edits the file."""

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from service.lab import demo
+from service.lab.demonstration import demonstrate
 from service.lab.example import FLOATING_IPS, GATEWAY, POLICY
 from service.lab.lab import Lab
 from service.lab.namespace import namespaces_of
@@ -34,7 +35,7 @@ def test_what_fails_is_told_and_everything_is_cleared(other_name: str, monkeypat
     monkeypatch.setattr(demo, "lab_up", _up_without_programs)
     monkeypatch.setattr(demo, "ASSIGN_TIMEOUT_S", 0.1)
     console, printed = _console()
-    assert demo.run_demo(other_name, keep=False, console=console) == 1
+    assert demonstrate(demo.LabDemo(other_name), keep=False, console=console) == 1
     assert "no controller answers" in printed.getvalue()
     rows = [line.split("│") for line in printed.getvalue().splitlines() if line.startswith("│ 1. Before any policy")]
     assert [[cell.strip() for cell in row[2:4]] for row in rows] == [["9", "proven"]]
@@ -45,7 +46,7 @@ def test_keep_leaves_the_lab_with_the_commands_to_try(other_name: str, monkeypat
     monkeypatch.setattr(demo, "lab_up", _up_without_programs)
     monkeypatch.setattr(demo, "ASSIGN_TIMEOUT_S", 0.1)
     console, printed = _console()
-    assert demo.run_demo(other_name, keep=True, console=console) == 1
+    assert demonstrate(demo.LabDemo(other_name), keep=True, console=console) == 1
     assert f"egressgw lab exec --name {other_name}" in printed.getvalue()
     assert Lab.find(other_name).manifests.is_dir()
 
@@ -58,7 +59,7 @@ def test_an_interrupt_clears_the_lab(other_name: str, monkeypatch: pytest.Monkey
         return lab
 
     monkeypatch.setattr(demo, "lab_up", interrupted)
-    assert demo.run_demo(other_name, keep=True, console=_console()[0]) == 130
+    assert demonstrate(demo.LabDemo(other_name), keep=True, console=_console()[0]) == 130
     assert namespaces_of(other_name) == []
 
 
@@ -68,7 +69,7 @@ def test_a_lab_that_cannot_be_built_is_exit_status_1(other_name: str, monkeypatc
 
     monkeypatch.setattr(demo, "lab_up", refuse)
     console, printed = _console()
-    assert demo.run_demo(other_name, keep=False, console=console) == 1
+    assert demonstrate(demo.LabDemo(other_name), keep=False, console=console) == 1
     assert "nft is not installed" in printed.getvalue()
 
 

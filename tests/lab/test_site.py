@@ -1,14 +1,16 @@
+import json
+
 import pytest
 
 from service.lab.client import ask_tcp, ask_udp
 from service.lab.lab import Lab
 from service.lab.namespace import inside, run
-from service.lab.site import port_states
 
 pytestmark = pytest.mark.root
 
 
 def test_every_pod_is_seen_outside_as_its_node(site: Lab) -> None:
+    assert len(site.plan.pods) == 9
     for pod in site.plan.pods:
         node = site.node(pod.node)
         seen = inside(pod.netns, lambda: [ask_tcp("8.8.8.8").source, ask_udp("9.9.9.9").source])
@@ -45,7 +47,9 @@ def test_the_router_knows_no_way_to_pods(site: Lab) -> None:
 
 
 def test_all_ports_forward_and_nothing_is_in_the_hosts_namespace(site: Lab) -> None:
-    assert set(port_states(site.plan).values()) == {"forwarding"}
+    links = json.loads(run(["bridge", "-n", site.plan.fabric, "-json", "link", "show"]))
+    assert {link["ifname"] for link in links} >= {node.port(0) for node in site.plan.nodes}
+    assert {link["state"] for link in links} == {"forwarding"}
     assert "segment0" not in run(["ip", "-brief", "link"])
 
 

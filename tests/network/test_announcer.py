@@ -1,76 +1,133 @@
 """Gratuitous ARP goes out when it is due, on the interfaces of the moment, and a dead link stops nothing."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 
 import pytest
 
 from service.model.errors import TransientError
-from service.network import announcer as module
 from service.network.announcer import Announcer, Outlet
 from service.network.arp import parse_arp
+from tests.virtual_time import in_virtual_time, now_ns
 
-ADDRESS = IPv4Address("192.168.1.100")
-MAC = b"\2\0\0\0\0\1"
-SECOND_NS = 1_000_000_000
+ADDRESS, OTHER = IPv4Address("192.168.1.100"), IPv4Address("192.168.1.101")
+OUTLET = Outlet("eth0", b"\2\0\0\0\0\1")
+BURST_S = [0.0, 0.2, 1.3, 2.4, 3.5, 4.6, 5.7]
+"""When an address is announced that was acquired at 0, before the pace is one a minute."""
 
 
 class Wire:
-    """Stands for the packet socket."""
+    """Stands for the packet sockets, and notes when each frame came."""
 
     def __init__(self) -> None:
-        self.sent: list[tuple[str, bytes]] = []
-        self.is_down = False
+        self.sent: list[tuple[float, str, bytes]] = []
+        self.down: set[str] = set()
+        self.is_closed = False
 
     def send(self, interface: str | int, frame: bytes) -> None:
-        if self.is_down:
+        if interface in self.down:
             raise TransientError("down")
-        self.sent.append((str(interface), frame))
+        self.sent.append((now_ns() / 1e9, str(interface), frame))
 
     def close(self) -> None:
-        pass
+        self.is_closed = True
+
+    def times(self, address: IPv4Address, ifname: str = "eth0") -> list[float]:
+        """Of each announcement, which is two frames: request and reply form."""
+        found = []
+        for time_s, interface, frame in self.sent:
+            packet = parse_arp(frame)
+            assert packet is not None
+            if (packet.sender, interface) == (address, ifname):
+                found.append((time_s, packet.operation))
+        assert [operation for _, operation in found] == [1, 2] * (len(found) // 2)
+        return [time_s for time_s, _ in found[::2]]
 
 
-@pytest.fixture
-def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
+@asynccontextmanager
+async def running(wire: Wire, *outlets: Outlet) -> AsyncIterator[Announcer]:
+    with Announcer(clock=now_ns, outlets=lambda _: outlets or [OUTLET], sender=wire) as announcer:
+        task = asyncio.create_task(announcer.run())
+        yield announcer
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+@in_virtual_time
+async def test_a_new_address_is_announced_at_once_then_in_a_burst_then_each_minute() -> None:
     wire = Wire()
-    monkeypatch.setattr(module, "ArpSender", lambda: wire)
-    return wire
+    async with running(wire) as announcer:
+        announcer.start(ADDRESS)
+        await asyncio.sleep(130)
+    assert wire.times(ADDRESS) == pytest.approx([*BURST_S, 65.7, 125.7])
 
 
-async def run_briefly(announcer: Announcer) -> None:
-    task = asyncio.create_task(announcer.run())
-    for _ in range(10):
-        await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+@in_virtual_time
+async def test_one_that_is_acquired_while_nothing_is_due_does_not_wait() -> None:
+    wire = Wire()
+    async with running(wire) as announcer:
+        await asyncio.sleep(17)
+        announcer.start(ADDRESS)
+        await asyncio.sleep(0.1)
+    assert wire.times(ADDRESS) == [17]
 
 
-async def test_a_new_address_is_announced_at_once_in_request_and_reply_form(wire: Wire) -> None:
-    announcer = Announcer(clock=lambda: SECOND_NS, outlets=lambda _: [Outlet("eth0", MAC)])
-    announcer.start(ADDRESS)
-    await run_briefly(announcer)
-    packets = [parse_arp(frame) for _, frame in wire.sent]
-    assert [packet and packet.operation for packet in packets] == [1, 2]
-    assert {packet and packet.sender for packet in packets} == {ADDRESS}
+@in_virtual_time
+async def test_a_stopped_address_is_never_announced_again() -> None:
+    wire = Wire()
+    async with running(wire) as announcer:
+        announcer.start(ADDRESS)
+        announcer.start(OTHER)
+        await asyncio.sleep(1)
+        announcer.stop(ADDRESS)
+        announcer.restart([ADDRESS])
+        await asyncio.sleep(300)
+    assert wire.times(ADDRESS) == BURST_S[:2]
+    assert len(wire.times(OTHER)) > 10, "the other one goes on"
 
 
-async def test_a_stopped_address_is_never_announced_again(wire: Wire) -> None:
-    announcer = Announcer(clock=lambda: SECOND_NS, outlets=lambda _: [Outlet("eth0", MAC)])
-    announcer.start(ADDRESS)
-    announcer.stop(ADDRESS)
-    announcer.restart([ADDRESS])
-    await run_briefly(announcer)
-    assert wire.sent == []
+@in_virtual_time
+async def test_what_is_due_already_is_not_sent_when_the_lease_is_lost_first() -> None:
+    wire = Wire()
+    async with running(wire) as announcer:
+        announcer.start(ADDRESS)
+        announcer.start(OTHER)
+        announcer.stop(ADDRESS)
+        await asyncio.sleep(1)
+    assert wire.times(ADDRESS) == []
+    assert wire.times(OTHER) == BURST_S[:2]
 
 
-async def test_a_link_that_is_down_does_not_end_the_schedule(wire: Wire) -> None:
-    now = [SECOND_NS]
-    announcer = Announcer(clock=lambda: now[0], outlets=lambda _: [Outlet("eth0", MAC)])
-    wire.is_down = True
-    announcer.start(ADDRESS)
-    await run_briefly(announcer)
-    wire.is_down = False
-    now[0] += 10 * SECOND_NS
-    await run_briefly(announcer)
-    assert wire.sent
+@in_virtual_time
+async def test_a_link_that_comes_up_begins_the_burst_anew() -> None:
+    wire = Wire()
+    async with running(wire) as announcer:
+        announcer.start(ADDRESS)
+        await asyncio.sleep(20)
+        announcer.restart([ADDRESS])
+        await asyncio.sleep(2)
+    assert wire.times(ADDRESS)[len(BURST_S) :] == pytest.approx([20, 20.2, 21.3])
+
+
+@in_virtual_time
+async def test_a_link_that_is_down_ends_neither_the_schedule_nor_what_goes_out_elsewhere() -> None:
+    wire = Wire()
+    wire.down = {"eth0"}
+    async with running(wire, OUTLET, Outlet("eth1", b"\2\0\0\0\0\2")) as announcer:
+        announcer.start(ADDRESS)
+        await asyncio.sleep(1)
+        wire.down = set()
+        await asyncio.sleep(1)
+    assert wire.times(ADDRESS, "eth1") == BURST_S[:3]
+    assert wire.times(ADDRESS, "eth0") == BURST_S[2:3]
+
+
+@in_virtual_time
+async def test_the_sockets_are_closed_at_the_end() -> None:
+    wire = Wire()
+    async with running(wire):
+        assert not wire.is_closed
+    assert wire.is_closed

@@ -45,7 +45,14 @@ def test_each_missing_thing_has_its_sentence(tmp_path: Path) -> None:
 
 
 def test_sys_admin_stands_for_bpf(tmp_path: Path, tools: str) -> None:
-    check_node(proc=proc(tmp_path, NET_ADMIN | NET_RAW | SYS_ADMIN), release="5.10", search_path=tools)
+    node = proc(tmp_path, NET_ADMIN | NET_RAW | SYS_ADMIN)
+    assert check_node(proc=node, release="5.10", search_path=tools) == ()
+
+
+@pytest.mark.parametrize("half", [0, BPF, PERFMON])
+def test_bpf_needs_perfmon_beside_it_and_either_alone_is_missing(tmp_path: Path, tools: str, half: int) -> None:
+    with pytest.raises(OperatorError, match=r"^CAP_BPF with CAP_PERFMON"):
+        check_node(proc=proc(tmp_path, NET_ADMIN | NET_RAW | half), release="5.10", search_path=tools)
 
 
 def test_an_interpreted_datapath_is_only_a_warning(tmp_path: Path, tools: str) -> None:

@@ -1,90 +1,147 @@
 """Asking before an address is used for the first time (RFC 5227)."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
+
+import pytest
 
 from service.model.errors import TransientError
 from service.network.conflict_watch import ConflictWatch, ProbePoint
+from tests.virtual_time import in_virtual_time, now_ns
 
 ADDRESS = IPv4Address("192.168.1.100")
-POINT = ProbePoint("eth0", b"\2\0\0\0\0\1")
+POINT, OTHER_POINT = ProbePoint("eth0", b"\2\0\0\0\0\1"), ProbePoint("eth1", b"\2\0\0\0\0\4")
 MEMBER, STRANGER = b"\2\0\0\0\0\2", b"\2\0\0\0\0\3"
+PROBE_S = 0.2
 
 
 class Segment:
-    """Answers probes from a script."""
+    """Answers probes from a script, the last answer for ever; a probe takes its time."""
 
     def __init__(self, *answers: bytes | Exception | None) -> None:
         self.answers = list(answers)
-        self.asked = 0
-        self.changed = asyncio.Event()
+        self.asked: list[tuple[float, str]] = []
+        self.changes: list[float] = []
 
     async def probe(self, point: ProbePoint, address: IPv4Address) -> bytes | None:
-        self.asked += 1
-        answer = self.answers.pop(0)
+        self.asked.append((now_ns() / 1e9, point.ifname))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        await asyncio.sleep(PROBE_S)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def watch(self) -> ConflictWatch:
-        return ConflictWatch(is_member=lambda mac: mac == MEMBER, changed=self.changed.set, probe=self.probe)
-
-
-async def until_changed(segment: Segment, watch: ConflictWatch) -> None:
-    task = asyncio.create_task(watch.run())
-    try:
-        await asyncio.wait_for(segment.changed.wait(), 5)
-    finally:
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[ConflictWatch]:
+        watch = ConflictWatch(
+            is_member=lambda mac: mac == MEMBER,
+            changed=lambda: self.changes.append(now_ns() / 1e9),
+            probe=self.probe,
+        )
+        task = asyncio.create_task(watch.run())
+        yield watch
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    def times(self) -> list[float]:
+        return [time_s for time_s, _ in self.asked]
 
 
-async def test_an_address_is_not_clear_before_it_was_asked_about() -> None:
-    watch = Segment().watch()
-    watch.want({ADDRESS: POINT})
-    assert not watch.is_clear(ADDRESS)
-    assert watch.conflicts() == {}
-
-
-async def test_silence_makes_it_clear() -> None:
+@in_virtual_time
+async def test_an_address_is_not_clear_before_nobody_has_answered() -> None:
     segment = Segment(None)
-    watch = segment.watch()
-    watch.want({ADDRESS: POINT})
-    await until_changed(segment, watch)
-    assert watch.is_clear(ADDRESS)
+    async with segment.watched() as watch:
+        watch.want({ADDRESS: POINT})
+        await asyncio.sleep(PROBE_S / 2)
+        assert segment.times() == [0]
+        assert not watch.is_clear(ADDRESS)
+        await asyncio.sleep(PROBE_S)
+        assert watch.is_clear(ADDRESS)
+        assert watch.conflicts() == {}
+    assert segment.changes == [PROBE_S]
 
 
+@in_virtual_time
+async def test_what_is_clear_is_not_asked_about_again() -> None:
+    segment = Segment(None)
+    async with segment.watched() as watch:
+        watch.want({ADDRESS: POINT})
+        await asyncio.sleep(60)
+    assert segment.times() == [0]
+
+
+@in_virtual_time
 async def test_a_stranger_who_answers_is_named() -> None:
     segment = Segment(STRANGER)
-    watch = segment.watch()
-    watch.want({ADDRESS: POINT})
-    await until_changed(segment, watch)
-    assert not watch.is_clear(ADDRESS)
-    assert watch.conflicts() == {ADDRESS: STRANGER}
+    async with segment.watched() as watch:
+        watch.want({ADDRESS: POINT})
+        await asyncio.sleep(1)
+        assert not watch.is_clear(ADDRESS)
+        assert watch.conflicts() == {ADDRESS: STRANGER}
 
 
+@in_virtual_time
+async def test_a_stranger_is_asked_again_every_ten_seconds_until_it_is_gone() -> None:
+    segment = Segment(STRANGER, STRANGER, None)
+    async with segment.watched() as watch:
+        watch.want({ADDRESS: POINT})
+        await asyncio.sleep(15)
+        assert watch.conflicts() == {ADDRESS: STRANGER}
+        await asyncio.sleep(10)
+        assert watch.conflicts() == {}
+        assert watch.is_clear(ADDRESS)
+    assert segment.times() == pytest.approx([0, 10.2, 20.4])
+    assert segment.changes == pytest.approx([0.2, 20.6]), "the same answer twice is no news"
+
+
+@in_virtual_time
 async def test_a_member_that_answers_is_only_the_present_holder() -> None:
     segment = Segment(MEMBER)
-    watch = segment.watch()
-    watch.want({ADDRESS: POINT})
-    await until_changed(segment, watch)
-    assert watch.is_clear(ADDRESS)
+    async with segment.watched() as watch:
+        watch.want({ADDRESS: POINT})
+        await asyncio.sleep(1)
+        assert watch.is_clear(ADDRESS)
 
 
-async def test_a_question_that_cannot_be_put_is_no_answer_and_is_put_again() -> None:
+@in_virtual_time
+async def test_a_question_that_cannot_be_put_is_no_answer_and_is_put_again_after_a_second() -> None:
     segment = Segment(TransientError("down"), None)
-    watch = segment.watch()
-    watch.want({ADDRESS: POINT})
-    await until_changed(segment, watch)
-    assert segment.asked == 2
-    assert watch.is_clear(ADDRESS)
+    async with segment.watched() as watch:
+        watch.want({ADDRESS: POINT})
+        await asyncio.sleep(1)
+        assert not watch.is_clear(ADDRESS)
+        await asyncio.sleep(1)
+        assert watch.is_clear(ADDRESS)
+    assert segment.times() == pytest.approx([0, 1.2])
 
 
+@in_virtual_time
 async def test_an_address_that_is_no_longer_wanted_is_asked_about_anew_when_it_returns() -> None:
     segment = Segment(None)
-    watch = segment.watch()
-    watch.want({ADDRESS: POINT})
-    await until_changed(segment, watch)
-    watch.want({})
-    watch.want({ADDRESS: POINT})
-    assert not watch.is_clear(ADDRESS)
+    async with segment.watched() as watch:
+        watch.want({ADDRESS: POINT})
+        await asyncio.sleep(1)
+        watch.want({})
+        watch.want({ADDRESS: POINT})
+        assert not watch.is_clear(ADDRESS)
+        await asyncio.sleep(1)
+        assert watch.is_clear(ADDRESS)
+    assert segment.times() == [0, 1]
+
+
+@in_virtual_time
+async def test_an_answer_from_where_the_address_is_no_longer_wanted_counts_for_nothing() -> None:
+    segment = Segment(STRANGER, None)
+    async with segment.watched() as watch:
+        watch.want({ADDRESS: POINT})
+        await asyncio.sleep(PROBE_S / 2)
+        watch.want({ADDRESS: OTHER_POINT})
+        await asyncio.sleep(PROBE_S)
+        assert watch.conflicts() == {}
+        assert not watch.is_clear(ADDRESS)
+        await asyncio.sleep(PROBE_S)
+        assert watch.is_clear(ADDRESS)
+    assert segment.asked == [(0, "eth0"), (PROBE_S, "eth1")]

@@ -339,7 +339,7 @@ async def test_w6_the_rule_that_uses_our_bit_is_named(site: Site) -> None:
     nftables = await protect()
     await nftables.check_mark(0x2000)
     site.node.run("iptables -t mangle -A FORWARD -m mark --mark 0x2000/0x2000 -j ACCEPT")
-    with pytest.raises(OperatorError, match=r"datapath.mark: 0x2000 is in use.*FORWARD|mangle"):
+    with pytest.raises(OperatorError, match=r"datapath\.mark: 0x2000 is in use.*(FORWARD|mangle)"):
         await nftables.check_mark(0x2000)
 
 

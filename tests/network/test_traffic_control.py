@@ -92,6 +92,7 @@ async def test_the_program_of_another_still_runs_and_stays(
                 arguments = {"parent": 0xFFFFFFF2, "prio": priority, "protocol": 3, "direct_action": True}
                 ipr.tc("add-filter", "bpf", index, 1, fd=dropping, name="cni", **arguments)
 
+        assert arrives(pair)
         await asyncio.to_thread(attach_other)
         await netlink.attach(index, "ingress", passing, "ours")
         assert not arrives(pair), "ours returned TC_ACT_UNSPEC, so the other one decides"

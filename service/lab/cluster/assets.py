@@ -2,18 +2,14 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-
-from service.model.errors import OperatorError
 
 VERSION = "1.34.4"
 BUILDER = Path(__file__).with_name("build_assets.sh")
 API_PROGRAMS = ("kube-apiserver", "kubectl")
 """Enough for tests of the API server alone."""
 CLUSTER_PROGRAMS = (*API_PROGRAMS, "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "pause")
-_BUILD_TIMEOUT_S = 3600.0
 
 
 def cache_folder() -> Path:
@@ -30,6 +26,7 @@ def program(name: str) -> Path:
 
 
 def etcd() -> Path | None:
+    """From KUBEBUILDER_ASSETS, else from PATH; None where it is in neither."""
     given = os.environ.get("KUBEBUILDER_ASSETS")
     if given and os.access(Path(given) / "etcd", os.X_OK):
         return Path(given) / "etcd"
@@ -43,15 +40,3 @@ def missing_programs(names: Iterable[str]) -> str:
     if absent:
         return f"no {', '.join(absent)} in {program(absent[0]).parent}: set KUBEBUILDER_ASSETS, or run {BUILDER.name}"
     return "" if etcd() else "etcd is not installed (Debian's etcd-server)"
-
-
-def build_programs() -> None:
-    """Build what is missing of a whole cluster: about seven minutes once. Raises OperatorError where that fails."""
-    try:
-        done = subprocess.run(
-            [str(BUILDER)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired as error:
-        raise OperatorError(f"{BUILDER.name} did not end in {_BUILD_TIMEOUT_S:.0f} s") from error
-    if done.returncode != 0:
-        raise OperatorError(f"{BUILDER.name} failed: {done.stderr.strip()[-500:]}")

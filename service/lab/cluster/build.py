@@ -76,14 +76,9 @@ class _Builder:
             self._phase("site")
             for step in build_site(cluster.plan):
                 self._report(step)
-            self._phase("API server")
-            cluster.control_plane.write_files()
-            for kind in ("etcd", "kube-apiserver"):
-                cluster.start_member(kind)
+            self._start_api_server(cluster)
             cluster.start_outside()
-            for machine in cluster.machines.values():
-                machine.create()
-                write_node_files(machine.folder, machine.node, machine.cgroup.path)
+            _create_machines(cluster)
             self._phase("images")
             found = store.result()
             self._phase("containerd")
@@ -105,6 +100,13 @@ class _Builder:
         images = list(self._images) if self._images is not None else [build_project_image()]
         return prepare_store(images, folder, self._report)
 
+    def _start_api_server(self, cluster: Cluster) -> None:
+        """It gets ready meanwhile; `wait_api` comes later."""
+        self._phase("API server")
+        cluster.control_plane.write_files()
+        for kind in ("etcd", "kube-apiserver"):
+            cluster.start_member(kind)
+
     def _start_nodes(self, cluster: Cluster) -> None:
         for kind in ("kube-controller-manager", "kube-scheduler"):
             cluster.start_member(kind)
@@ -118,6 +120,12 @@ class _Builder:
         """Begin one; each line says how long after the start."""
         self._phases.append(f"{time.monotonic() - self._began_s:6.1f} s  {name or 'ready'}\n")
         self._report(name)
+
+
+def _create_machines(cluster: Cluster) -> None:
+    for machine in cluster.machines.values():
+        machine.create()
+        write_node_files(machine.folder, machine.node, machine.cgroup.path)
 
 
 def _prepare_containerd(machine: Machine, store: Path) -> None:

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from service.lab.cluster.control_plane import ControlPlane, member_of
@@ -55,6 +54,7 @@ class Cluster(Lab):
         return record
 
     def machine(self, node: str) -> Machine:
+        """Raises OperatorError where there is no such node."""
         return self.machines[self.node(node).name]
 
     def container_processes(self, node: str, container: str) -> list[int]:
@@ -63,11 +63,6 @@ class Cluster(Lab):
         machine = self.machine(node)
         identifiers = machine.run(*CTR, "containers", "ls", "-q", label).split()
         return [pid for identifier in identifiers for pid in machine.cgroup.processes(identifier)]
-
-    def import_image(self, archive: Path) -> None:
-        """Let every node know another image, as `docker save` wrote it."""
-        for machine in self.machines.values():
-            machine.run(*CTR, "images", "import", str(archive))
 
     # -- pods --
 
@@ -88,11 +83,6 @@ class Cluster(Lab):
     def _processes_of_pod(self, node: str, uid: str) -> list[int]:
         return sorted(self.machine(node).cgroup.processes(f"pod{uid}"))
 
-    def execute(self, full_name: str, *command: str) -> str:
-        """Run a command in a pod as a user does. Raises OperatorError where it fails."""
-        namespace, _, name = full_name.partition("/")
-        return self.kubectl("-n", namespace, "exec", name, "--", *command)
-
     # -- waiting --
 
     def wait(self, what: str, question: Callable[[], Any], *, timeout_s: float = POD_TIMEOUT_S) -> Any:
@@ -107,6 +97,7 @@ class Cluster(Lab):
         return wait_for(what, ask, timeout_s=timeout_s)
 
     def wait_api(self, *, timeout_s: float = 60.0) -> None:
+        """Until the API server says that it is ready. Raises TransientError when time is up."""
         self.wait(
             "the API server to be ready", lambda: self.kubectl("get", "--raw", "/readyz") == "ok", timeout_s=timeout_s
         )

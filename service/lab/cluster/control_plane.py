@@ -22,6 +22,7 @@ NODE_GRACE_S = LEASE_S + 4
 
 
 def member_of(plan: Plan) -> PlannedController:
+    """Where the control plane runs: a cluster's plan has this one member beside its nodes."""
     return plan.controllers[0]
 
 
@@ -88,6 +89,7 @@ exec nsenter --net={NETNS_FOLDER / self._member.netns} {program("kubectl")} "$@"
         self.kubectl.chmod(0o755)
 
     def kubeconfig_text(self, token: str) -> str:
+        """For whoever has that token: `tokens.csv` says who that is."""
         cluster = {
             "server": f"https://{self._member.ip}:{API_PORT}",
             "certificate-authority": str(self.certificate),

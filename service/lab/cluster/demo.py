@@ -3,13 +3,10 @@
 from functools import partial
 from typing import Any
 
-from rich.console import Console
-
 from service.lab.cluster.build import PHASES_FILE, cluster_up
 from service.lab.cluster.clients import USERS, client_name, create_clients
 from service.lab.cluster.cluster import SERVICE_NAMESPACE, Cluster
 from service.lab.cluster.installation import deploy_folder, install, last_words
-from service.lab.demo import clear, signals_as_interrupts
 from service.lab.example import (
     EGRESS_SOURCE_IP,
     EXPECTED_HOLDERS,
@@ -28,32 +25,45 @@ EFFECT_TIMEOUT_S = 60.0
 STATUS = ("-n", "kube-system", "get", "anthosnetworkgateway.networking.gke.io", "default")
 
 
-def run_cluster_demo(options: LabOptions, *, keep: bool, console: Console) -> int:
-    """Run it all; 0 where every proof holds, 1 where one fails, 130 after Ctrl-C. Clears the cluster unless `keep`."""
-    narrator = Narrator(console)
-    stays = False
-    try:
-        with signals_as_interrupts():
-            cluster = _raise_cluster(options, narrator)
-            _Demo(cluster, narrator).run()
-            stays = keep
-    except KeyboardInterrupt:
-        narrator.say("interrupted; clearing the lab")
-        return 130
-    except (OperatorError, TransientError) as error:
-        narrator.check(same("every step can be done", "done", str(error)))
-        _show_last_words(options.name, narrator)
-        stays = keep
-    finally:
-        if not stays:
-            clear(options.name, narrator)
-    proven = narrator.summary()
-    if stays:
-        _show_what_to_try(options.name, narrator)
-    return 0 if proven else 1
+class ClusterDemo:
+    """The demo of a whole cluster, with the service installed as a user installs it."""
+
+    def __init__(self, options: LabOptions) -> None:
+        self.name = options.name
+        self._options = options
+
+    def show(self, narrator: Narrator) -> None:
+        """Raise the cluster, in the place of a lab of that name, and go through the steps."""
+        _Steps(_raise_cluster(self._options, narrator), narrator).run()
+
+    def show_last_words(self, narrator: Narrator) -> None:
+        """Of every container of the service, or why there are none to be had."""
+        try:
+            told = last_words(Cluster.find(self.name))
+        except (OperatorError, TransientError) as error:
+            told = [f"nothing more can be told: {error}"]
+        for line in told:
+            narrator.say(line)
+
+    def show_what_to_try(self, narrator: Narrator) -> None:
+        """Raises OperatorError where the cluster is not up."""
+        cluster = Cluster.find(self.name)
+        option = "" if self.name == LabOptions().name else f" --name {self.name}"
+        narrator.say(
+            f"\nThe cluster stays up. Try:\n"
+            f"  alias kubectl={cluster.control_plane.kubectl}\n"
+            f"  kubectl get nodes,pods -A -o wide\n"
+            f"  kubectl {' '.join(STATUS)} -oyaml\n"
+            f"  kubectl describe egressnatpolicy egress\n"
+            f"  egressgw lab exec{option} alice/frontend-worker2 -- python -m service.lab.client tcp 8.8.8.8\n"
+            f"  egressgw lab fault{option} worker1 kill; egressgw lab fault{option} worker1 cut\n"
+            f"  egressgw lab fault{option} worker1 heal; egressgw lab fault{option} worker1 restart\n"
+            f"  kubectl apply -k {deploy_folder(cluster.folder)}\n"
+            f"  egressgw lab down{option}"
+        )
 
 
-class _Demo:
+class _Steps:
     def __init__(self, cluster: Cluster, narrator: Narrator) -> None:
         self.cluster, self.narrator = cluster, narrator
         self._pods: dict[str, PlannedPod] = {}
@@ -122,29 +132,3 @@ def _raise_cluster(options: LabOptions, narrator: Narrator) -> Cluster:
     narrator.say((cluster.folder / PHASES_FILE).read_text(encoding="ascii"))
     narrator.say(cluster.kubectl("get", "nodes", "-o", "wide"))
     return cluster
-
-
-def _show_last_words(name: str, narrator: Narrator) -> None:
-    try:
-        told = last_words(Cluster.find(name))
-    except (OperatorError, TransientError) as error:
-        told = [f"nothing more can be told: {error}"]
-    for line in told:
-        narrator.say(line)
-
-
-def _show_what_to_try(name: str, narrator: Narrator) -> None:
-    cluster = Cluster.find(name)
-    option = "" if name == LabOptions().name else f" --name {name}"
-    narrator.say(
-        f"\nThe cluster stays up. Try:\n"
-        f"  alias kubectl={cluster.control_plane.kubectl}\n"
-        f"  kubectl get nodes,pods -A -o wide\n"
-        f"  kubectl {' '.join(STATUS)} -oyaml\n"
-        f"  kubectl describe egressnatpolicy egress\n"
-        f"  egressgw lab exec{option} alice/frontend-worker2 -- python -m service.lab.client tcp 8.8.8.8\n"
-        f"  egressgw lab fault{option} worker1 kill; egressgw lab fault{option} worker1 cut\n"
-        f"  egressgw lab fault{option} worker1 heal; egressgw lab fault{option} worker1 restart\n"
-        f"  kubectl apply -k {deploy_folder(cluster.folder)}\n"
-        f"  egressgw lab down{option}"
-    )

@@ -17,6 +17,9 @@ from service.lab.status import wait_for
 from service.model.errors import OperatorError, TransientError
 from service.version import VERSION
 
+Unpack = Callable[[Iterable[Path], Path, Path], None]
+"""Import these archives into the store at a path; the second path is for what is needed meanwhile."""
+
 PAUSE_IMAGE = "docker.io/library/egressgw-pause:1"
 PROJECT_IMAGE = f"docker.io/library/egressgw:{VERSION}"
 STORES_KEPT = 3
@@ -96,39 +99,6 @@ def _tar(files: dict[str, tuple[bytes, int]]) -> bytes:
     return buffer.getvalue()
 
 
-def prepare_store(archives: Iterable[Path], folder: Path, report: Callable[[str], None]) -> Path:
-    """The folder with these images unpacked, as a containerd keeps them; made at the first call, then found.
-
-    `folder` is the lab's, for what is needed meanwhile. Raises OperatorError where the import fails.
-    """
-    pause = folder / "pause.tar"
-    write_pause_archive(pause)
-    wanted = [pause, *archives]
-    store = cache_folder() / "image-stores" / _digest(wanted)
-    if store.is_dir():
-        os.utime(store)
-        return store
-    report("images are unpacked, once")
-    new = store.with_name(f"{store.name}.{os.getpid()}")
-    new.mkdir(parents=True)
-    try:
-        _import(wanted, new, folder)
-        new.rename(store)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    _prune(store.parent)
-    return store
-
-
-def _digest(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as archive:
-            digest.update(hashlib.file_digest(archive, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
 def _import(archives: Iterable[Path], root: Path, folder: Path) -> None:
     state = folder / "import"
     state.mkdir(exist_ok=True)
@@ -144,6 +114,42 @@ def _import(archives: Iterable[Path], root: Path, folder: Path) -> None:
             run([*ctr, "images", "import", str(archive)])
     finally:
         end_processes([record], grace_s=_GRACE_S)
+
+
+def prepare_store(
+    archives: Iterable[Path], folder: Path, report: Callable[[str], None], *, unpack: Unpack = _import
+) -> Path:
+    """The folder with these images unpacked, as a containerd keeps them; made at the first call, then found.
+
+    `folder` is the lab's, for what is needed meanwhile. Raises OperatorError where the import fails; no half of a store
+    is left then. Those used longest ago are dropped.
+    """
+    pause = folder / "pause.tar"
+    write_pause_archive(pause)
+    wanted = [pause, *archives]
+    store = cache_folder() / "image-stores" / _digest(wanted)
+    if store.is_dir():
+        os.utime(store)
+        return store
+    report("images are unpacked, once")
+    new = store.with_name(f"{store.name}.{os.getpid()}")
+    new.mkdir(parents=True)
+    try:
+        unpack(wanted, new, folder)
+        new.rename(store)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    _prune(store.parent)
+    return store
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as archive:
+            digest.update(hashlib.file_digest(archive, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def _answers(command: list[str]) -> bool:

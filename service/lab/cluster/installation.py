@@ -13,7 +13,6 @@ from service.lab.status import fetch_json
 from service.model.errors import OperatorError
 
 AGENT, CONTROLLER = "daemonset/egressgw-agent", "deployment/egressgw-controller"
-CRDS = "anthosnetworkgateways,anthosnetworkgatewaynodes,egressnatpolicies"
 LAB_SETTINGS = {
     # A new lab shall not wait the usual 15 s for the silence of electors without memory.
     "lease": {"max_lease_ms": 3000},
@@ -21,6 +20,7 @@ LAB_SETTINGS = {
 
 
 def deploy_folder(lab_folder: Path) -> Path:
+    """Where the lab's own copy of `deploy/` is, for the user to edit and apply again."""
     return lab_folder / "deploy"
 
 
@@ -81,16 +81,6 @@ def _know_every_node(cluster: Cluster) -> bool:
     controllers = cluster.pods("-n", SERVICE_NAMESPACE)
     known = [fetch_json(pod.netns, str(pod.ip), "/v1/status")["nodes"] for pod in controllers]
     return bool(known) and all(nodes.get(node.name, {}).get("ready") for nodes in known for node in cluster.plan.nodes)
-
-
-def uninstall(cluster: Cluster) -> None:
-    """Take everything away, nodes included, by the steps that `deploy/uninstall.yaml` names; return when it is gone."""
-    kubectl, folder = cluster.kubectl, deploy_folder(cluster.folder)
-    kubectl("delete", "egressnatpolicies", "--all")
-    kubectl("delete", "anthosnetworkgateways", "--all-namespaces", "--all")
-    kubectl("-n", SERVICE_NAMESPACE, "patch", AGENT, "--patch-file", str(folder / "uninstall.yaml"))
-    cluster.wait_rollout(AGENT, namespace=SERVICE_NAMESPACE)
-    kubectl("delete", "-k", str(folder))
 
 
 def last_words(cluster: Cluster, lines: int = 8) -> list[str]:

@@ -41,22 +41,19 @@ class Kubectl:
         return done
 
     def __call__(self, *arguments: str) -> str:
+        """What it prints. Raises OperatorError with its own words where it fails."""
         return self.run(*arguments).stdout
 
     def apply(self, *documents: Document) -> None:
+        """All documents in one call; text may hold several. Raises OperatorError where one is refused."""
         self.run("apply", "-f", "-", text=_text(documents))
 
     def delete(self, *documents: Document) -> None:
+        """Ask for it and return at once; what is not there is no error."""
         self.run("delete", "--ignore-not-found", "--wait=false", "-f", "-", text=_text(documents))
 
-    def refusal(self, document: Document) -> str:
-        """Apply what must be refused and return what the user reads. Raises OperatorError where it is accepted."""
-        found = self.run("apply", "-f", "-", text=_text((document,)), check=False)
-        if found.returncode == 0:
-            raise OperatorError(f"accepted: {document}")
-        return found.stderr
-
     def get(self, *arguments: str) -> Any:
+        """The object, or the list, as the API server has it. Raises OperatorError where it is not there."""
         return json.loads(self("get", *arguments, "-o", "json"))
 
 

@@ -73,6 +73,7 @@ class Machine:
         return [*enter_command(self.node.netns), f"--mount={self.mount_namespace}", *command]
 
     def run(self, *command: str, check: bool = True) -> str:
+        """Run a command on this machine to its end and return what it printed, as `namespace.run`."""
         return run(self.enter(*command), check=check)
 
     def containerd_answers(self) -> bool:

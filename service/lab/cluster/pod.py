@@ -34,6 +34,7 @@ def find_pod(document: dict[str, Any], processes: Callable[[str, str], list[int]
 
 
 def is_ready(document: dict[str, Any]) -> bool:
+    """The condition Ready of a pod or a node."""
     conditions = document.get("status", {}).get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
@@ -63,4 +64,5 @@ def client_pod(namespace: str, name: str, *, node: str, labels: dict[str, str], 
 
 
 def namespace_object(name: str, labels: dict[str, str]) -> dict[str, Any]:
+    """With labels, for the selectors of policies."""
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}

@@ -118,10 +118,12 @@ def node_object(node: PlannedNode) -> dict[str, Any]:
 
 
 def containerd_command(folder: Path) -> tuple[str, ...]:
+    """With the settings of `write_node_files`, which name paths of the machine's own /run and /var."""
     return ("containerd", "--config", str(folder / "containerd.toml"))
 
 
 def kubelet_command(folder: Path, node: PlannedNode) -> tuple[str, ...]:
+    """Under the node's identity; `ControlPlane.write_files` has made its kubeconfig."""
     return (
         str(program("kubelet")),
         f"--config={folder / 'kubelet.yaml'}",
@@ -132,6 +134,7 @@ def kubelet_command(folder: Path, node: PlannedNode) -> tuple[str, ...]:
 
 
 def proxy_command(folder: Path, node: PlannedNode, mode: str) -> tuple[str, ...]:
+    """`mode`: one of PROXY_MODES. All nodes share one kubeconfig."""
     return (
         str(program("kube-proxy")),
         f"--kubeconfig={folder.parent / 'kube-proxy.kubeconfig'}",

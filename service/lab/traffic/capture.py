@@ -43,6 +43,7 @@ class Clock:
         self._checked_ns = -CLOCK_CHECK_NS
 
     def boot_time_ns(self, wall_ns: int) -> int:
+        """`wall_ns`: the kernel's stamp. The offset of the two clocks is looked at anew once a second."""
         # Steps of the wall clock while a frame waits are not seen; slewing is, each second.
         if abs(wall_ns - self._checked_ns) > CLOCK_CHECK_NS:
             self._offset_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -115,6 +116,7 @@ def _stamp_ns(ancillary: list[tuple[int, int, bytes]]) -> int:
 
 
 def main() -> None:
+    """Until SIGTERM or SIGINT; the summary is written then."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--vxlan-port", type=int, default=PortSettings().vxlan)

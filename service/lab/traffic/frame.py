@@ -55,40 +55,39 @@ def pack_frame(data: bytes, *, time_ns: int, port_index: int, vxlan_port: int) -
     if len(data) < _HEADER.size:
         return None
     destination_mac, source_mac, ethertype = _HEADER.unpack_from(data)
-    source, destination = b"\0\0\0\0", b"\0\0\0\0"
-    protocol = arp_operation = source_port = destination_port = 0
-    encapsulated = False
     if ethertype == ETH_ARP:
-        if len(data) < 42:
-            return None
-        _, _, _, _, arp_operation, _, source, _, destination = _ARP.unpack_from(data, 14)
+        fields = _arp_fields(data)
     elif ethertype == ETH_IPV4:
-        packet = _parse_ipv4(data, 14)
-        if packet is None:
-            return None
-        source, destination, protocol, source_port, destination_port, payload = packet
-        if protocol == UDP and destination_port == vxlan_port:
-            # Outer UDP 8, VXLAN 8, inner Ethernet 14: the leak check judges the packet that is carried.
-            inner = _parse_ipv4(data, payload + 30)
-            if inner is not None:
-                source, destination, protocol, source_port, destination_port, _ = inner
-                encapsulated = True
+        fields = _ipv4_fields(data, vxlan_port)
     else:
+        fields = None
+    return fields and _RECORD.pack(time_ns, port_index, ethertype, source_mac, destination_mac, *fields)
+
+
+_Fields = tuple[bytes, bytes, int, int, bool, int, int]
+"""The rest of a record, from the source IP on."""
+
+
+def _arp_fields(data: bytes) -> _Fields | None:
+    if len(data) < _HEADER.size + _ARP.size:
         return None
-    return _RECORD.pack(
-        time_ns,
-        port_index,
-        ethertype,
-        source_mac,
-        destination_mac,
-        source,
-        destination,
-        protocol,
-        arp_operation & 0xFF,
-        encapsulated,
-        source_port,
-        destination_port,
-    )
+    _, _, _, _, operation, _, sender, _, target = _ARP.unpack_from(data, _HEADER.size)
+    return sender, target, 0, operation & 0xFF, False, 0, 0
+
+
+def _ipv4_fields(data: bytes, vxlan_port: int) -> _Fields | None:
+    """Of a VXLAN packet those of the packet it carries, for that is what the leak check judges."""
+    packet = _parse_ipv4(data, _HEADER.size)
+    if packet is None:
+        return None
+    source, destination, protocol, source_port, destination_port, payload = packet
+    if protocol == UDP and destination_port == vxlan_port:
+        # Outer UDP 8, VXLAN 8, inner Ethernet 14.
+        inner = _parse_ipv4(data, payload + 30)
+        if inner is not None:
+            source, destination, protocol, source_port, destination_port, _ = inner
+            return source, destination, protocol, 0, True, source_port, destination_port
+    return source, destination, protocol, 0, False, source_port, destination_port
 
 
 def _parse_ipv4(data: bytes, offset: int) -> tuple[bytes, bytes, int, int, int, int] | None:
@@ -105,6 +104,7 @@ def _parse_ipv4(data: bytes, offset: int) -> tuple[bytes, bytes, int, int, int, 
 
 
 def write_header(file: BinaryIO, ports: list[str]) -> None:
+    """Before the first record: the names that their port indices stand for."""
     names = json.dumps(ports).encode()
     file.write(MAGIC + struct.pack("<I", len(names)) + names)
 

@@ -14,6 +14,8 @@ from service.model.audit_record import AuditRecord, RecordKind
 
 
 class Leak(StrEnum):
+    """How a promise was broken, in the words of the report."""
+
     POD_TO_STRANGER = "pod-sourced frame to a MAC that holds no floating IP"
     POD_ON_SECOND_UPLINK = "pod-sourced frame on the second uplink"
     FLOATING_FROM_STRANGER = "frame from a floating IP by a node that does not hold it"
@@ -48,6 +50,8 @@ class CaptureSite:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
+    """One frame that must not have been on the wire."""
+
     leak: Leak
     frame: Frame
 

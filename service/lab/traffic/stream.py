@@ -16,6 +16,7 @@ DRAIN_NS = 300_000_000
 
 
 def boot_time_ns() -> int:
+    """CLOCK_BOOTTIME, by which leases, audit records and captures are stamped too."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
@@ -53,6 +54,7 @@ class Tally:
         return max(pairwise(moments), key=lambda pair: pair[1] - pair[0], default=(moments[0], moments[0]))
 
     def report(self) -> dict[str, Any]:
+        """All of it as JSON can say it. What was not answered is lost, also what could not be sent."""
         gap_from_ns, gap_until_ns = self.gap()
         return {
             "sent": self.sent,

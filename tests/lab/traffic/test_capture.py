@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from service.lab.capture_site import capture_site
 from service.lab.client import ask_udp
 from service.lab.lab import Lab
 from service.lab.namespace import inside, run
@@ -79,7 +80,7 @@ def test_a_masqueraded_pod_is_no_leak_and_a_bare_one_is(site: Lab, capture: Call
     finally:
         run(site.enter(node.name, "nft", "delete chain ip cni off"))
     tenures = [Tenure(IPv4Address("192.168.1.100"), "worker2", 0)]
-    leaks = find_leaks(capture(), tenures, site.capture_site(["192.168.1.100"]))
+    leaks = find_leaks(capture(), tenures, capture_site(site.plan, ["192.168.1.100"]))
     assert {(violation.leak, str(violation.frame.source)) for violation in leaks} == {
         (Leak.POD_TO_STRANGER, str(pod.ip)),
         (Leak.POD_ON_SECOND_UPLINK, str(pod.ip)),
@@ -89,7 +90,7 @@ def test_a_masqueraded_pod_is_no_leak_and_a_bare_one_is(site: Lab, capture: Call
 def test_a_floating_ip_announced_by_the_wrong_node_is_a_leak(site: Lab, capture: Callable[[], list[Frame]]) -> None:
     _announce(site, "worker1", sender="192.168.1.100", target="192.168.1.100")
     tenures = [Tenure(IPv4Address("192.168.1.100"), "worker2", 0)]
-    leaks = find_leaks(capture(), tenures, site.capture_site(["192.168.1.100"]))
+    leaks = find_leaks(capture(), tenures, capture_site(site.plan, ["192.168.1.100"]))
     assert Leak.FLOATING_FROM_STRANGER in {violation.leak for violation in leaks}
 
 

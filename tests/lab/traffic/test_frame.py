@@ -3,7 +3,7 @@ import struct
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from service.lab.traffic.frame import ETH_IPV4, pack_frame, read_frames, write_header
+from service.lab.traffic.frame import ETH_ARP, ETH_IPV4, pack_frame, read_frames, write_header
 
 A, B = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 
@@ -43,6 +43,14 @@ def test_of_a_vxlan_packet_the_inner_one_is_recorded(tmp_path: Path) -> None:
     outer = _ipv4("192.168.1.21", "192.168.1.22", 17, struct.pack("!HHHHII", 5, 9643, 0, 0, 0, 0) + inner)
     (frame,) = _through_a_file(tmp_path, _pack(_ethernet(outer)))
     assert (str(frame.source), str(frame.destination), frame.encapsulated) == ("10.244.1.10", "8.8.8.8", True)
+
+
+def test_of_arp_the_sender_and_the_target_are_recorded(tmp_path: Path) -> None:
+    sender, target = IPv4Address("192.168.1.100").packed, IPv4Address("192.168.1.1").packed
+    data = A + B + struct.pack("!HHHBBH6s4s6s4s", ETH_ARP, 1, ETH_IPV4, 6, 4, 2, B, sender, A, target)
+    (frame,) = _through_a_file(tmp_path, _pack(data))
+    assert (frame.ethertype, frame.arp_operation) == (ETH_ARP, 2)
+    assert (frame.source.packed, frame.destination.packed) == (sender, target)
 
 
 def test_a_later_fragment_has_no_ports(tmp_path: Path) -> None:

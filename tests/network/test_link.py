@@ -1,0 +1,94 @@
+"""What is read from the kernel's words about interfaces and routes; real ones are in test_netlink."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from service.network.link import Interface, by_index, find_interface, link_kind, next_hop_indices, parse_mac
+from service.network.link import read_default_route_interfaces as default_route_interfaces
+
+
+class Message:
+    """A netlink message as pyroute2 gives it: header fields by key, attributes by name."""
+
+    def __init__(self, fields: Mapping[str, Any] = {}, **attributes: Any) -> None:
+        self._fields, self._attributes = fields, attributes
+
+    def __getitem__(self, field: str) -> Any:
+        return self._fields[field]
+
+    def get_attr(self, name: str) -> Any:
+        return self._attributes.get(name)
+
+
+class Kernel:
+    """Three interfaces, and routes by word."""
+
+    def __init__(self, *routes: Message) -> None:
+        self.routes = routes
+
+    def get_addr(self, family: int) -> list[Message]:
+        return [
+            Message({"index": 2, "prefixlen": 24}, IFA_LOCAL="192.168.7.1", IFA_ADDRESS="192.168.7.1"),
+            Message({"index": 3, "prefixlen": 32}, IFA_ADDRESS="10.0.0.1"),
+            Message({"index": 2, "prefixlen": 16}, IFA_LOCAL="10.1.0.1"),
+        ]
+
+    def get_links(self, ext_mask: int) -> list[Message]:
+        veth = Message({}, IFLA_INFO_KIND="veth")
+        return [
+            Message({"index": 3, "flags": 0}, IFLA_IFNAME="ppp0"),
+            Message({"index": 2, "flags": 1}, IFLA_IFNAME="up0", IFLA_ADDRESS="02:00:00:00:00:07", IFLA_LINKINFO=veth),
+            Message({"index": 4, "flags": 1}, IFLA_IFNAME="up1", IFLA_CARRIER=1),
+        ]
+
+    def get_routes(self, family: int, table: int) -> tuple[Message, ...]:
+        assert table == 254
+        return self.routes
+
+
+def route(index: int, metric: int = 0, *, length: int = 0, kind: int = 1) -> Message:
+    return Message({"dst_len": length, "type": kind}, RTA_OIF=index, RTA_PRIORITY=metric or None)
+
+
+def test_an_interface_is_found_by_name_with_all_its_addresses() -> None:
+    found = find_interface(Kernel(), "up0")
+    assert found is not None
+    assert (found.index, found.kind, found.up, found.carrier) == (2, "veth", True, False)
+    assert [str(address) for address in found.addresses] == ["192.168.7.1/24", "10.1.0.1/16"]
+    assert find_interface(Kernel(), "up9") is None
+
+
+def test_the_own_address_counts_and_not_the_peers_but_where_there_is_no_other() -> None:
+    found = find_interface(Kernel(), "ppp0")
+    assert found is not None
+    assert [str(address) for address in found.addresses] == ["10.0.0.1/32"]
+    assert (found.mac, found.up, found.mtu) == (b"", False, 1500)
+
+
+def test_devices_of_default_routes_come_best_metric_first_and_once() -> None:
+    kernel = Kernel(route(2, 200), route(4, 100), route(2, 300), route(2, length=24), route(3, kind=6), route(9, 50))
+    assert default_route_interfaces(kernel) == ("up1", "up0")
+
+
+def test_a_multipath_route_has_several_devices() -> None:
+    several = Message({}, RTA_MULTIPATH=[{"oif": 2}, {"oif": 4}])
+    assert next_hop_indices(several) == (2, 4)
+    assert next_hop_indices(Message({}, RTA_OIF=3)) == (3,)
+    assert next_hop_indices(Message()) == ()
+
+
+def test_a_physical_device_has_no_kind() -> None:
+    assert link_kind(Message()) is None
+    assert link_kind(Message({}, IFLA_LINKINFO=Message({}, IFLA_INFO_KIND="bridge"))) == "bridge"
+
+
+@pytest.mark.parametrize(("text", "mac"), [("02:65:67:00:01:0b", b"\x02\x65\x67\x00\x01\x0b"), ("", b""), (None, b"")])
+def test_a_mac_is_six_bytes_or_none(text: str | None, mac: bytes) -> None:
+    assert parse_mac(text) == mac
+
+
+def test_interfaces_are_known_by_index() -> None:
+    first, second = (Interface(index, "x", b"", True, True, None, ()) for index in (7, 5))
+    assert by_index([first, second]) == {7: first, 5: second}
