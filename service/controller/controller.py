@@ -113,6 +113,7 @@ class Controller:
             self._office_socket,
             adopted=self._adopt_electorate,
             is_leading=lambda: self.term is not None,
+            clock=clock.boot_ns,
         )
         self._holder = Holder(
             node=settings.node,
