@@ -33,8 +33,8 @@ from service.model.machine import Address, Machine, Source
 from service.model.objects import (
     GATEWAY_NAME,
     Change,
-    ObjectKey,
 )
+from service.report.facts import Facts, Sightings
 from service.report.writer import StatusWriter
 from service.settings import Settings
 from service.sources.intake import Intake
@@ -381,9 +381,36 @@ class Controller:
 
     async def _write_status_for_ever(self) -> None:
         assert self.source is not None
-        await StatusWriter(self).run(self.source)
+        await StatusWriter(self.source, facts=self.facts, sightings=self.sightings, clock=clock.boot_ns).run()
 
-    def created(self, key: ObjectKey) -> str:
-        """When a policy was created, as the source delivered it; empty for others."""
-        policy = self.index.policy(key)
-        return policy.created if policy else ""
+    def sightings(self) -> Sightings:
+        """What is seen of the floating IPs now, whether this process leads or not."""
+        holders = self.holders()
+        return Sightings(
+            nodes=self.nodes(),
+            holders=holders,
+            renewed_ns={floating_ip: self.renewed_ns(floating_ip) for floating_ip in holders},
+            assignments=self.cluster.assignments(),
+        )
+
+    def facts(self) -> Facts | None:
+        """What reports are made from; None while this process does not lead, or knows too little."""
+        if self.term is None or not self.is_settled():
+            return None
+        seen, inventory = self.sightings(), self.intake.inventory
+        states = dict(self.index.policy_states())
+        return Facts(
+            nodes=seen.nodes,
+            holders=seen.holders,
+            renewed_ns=seen.renewed_ns,
+            assignments=seen.assignments,
+            term=self.term,
+            members=self.cluster.members(),
+            conflicts=self.cluster.conflicts(),
+            gateway=self.index.gateway(),
+            policies=states,
+            created={key: policy.created for key in states if (policy := self.index.policy(key)) is not None},
+            refused=self.intake.errors,
+            cluster_nodes=dict(inventory.nodes),
+            strays=dict(inventory.strays()),
+        )
