@@ -69,13 +69,12 @@ async def test_a_controller_without_electors_reads_its_objects_and_leads_nobody(
 
 async def test_a_controller_leads_when_electors_grant_it_and_gives_it_up_when_it_stops(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
-    async with LoopbackElector(settings):
-        async with running(settings) as controller:
-            await until(lambda: controller.is_leading and not controller.not_ready_reasons())
-            _, found = await ask(settings, "/v1/status")
-            assert (found["leading"], found["leader"]) == (True, "controller-a")
-            assert (await ask(settings, "/readyz"))[0] == 200
-            assert controller.facts() is None, "it does not know every elector as a member yet"
+    async with LoopbackElector(settings), running(settings) as controller:
+        await until(lambda: controller.is_leading and not controller.not_ready_reasons())
+        _, found = await ask(settings, "/v1/status")
+        assert (found["leading"], found["leader"]) == (True, "controller-a")
+        assert (await ask(settings, "/readyz"))[0] == 200
+        assert controller.facts() is None, "it does not know every elector as a member yet"
     records = [one for one in read_outbox(Path(settings.state_dir) / "outbox") if isinstance(one, AuditRecord)]
     assert [record.kind for record in records] == [RecordKind.LEADER_ELECTED, RecordKind.LEADER_LOST]
     assert records[-1].reason == "released"

@@ -16,6 +16,8 @@ class ObjectServer:
         self.object: dict[str, Any] | None = None
         self.version = 100
         self.is_away = False
+        self.attempts = 0
+        """To make or change it."""
         self._events: list[bytes] = []
         self._changed = asyncio.Condition()
 
@@ -27,12 +29,14 @@ class ObjectServer:
         return json.dumps({"metadata": {"resourceVersion": str(self.version)}, "items": items}).encode()
 
     async def create(self, path: str, body: Mapping[str, Any]) -> bytes:
+        self.attempts += 1
         self._check()
         if self.object is not None:
             raise ApiError(409, "AlreadyExists", "it exists")
         return await self.put(body["data"])
 
     async def patch(self, path: str, body: Any, content_type: str, query: Mapping[str, str] | None = None) -> bytes:
+        self.attempts += 1
         self._check()
         if self._found()["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
             raise ApiError(409, "Conflict", "it has been changed")

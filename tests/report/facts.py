@@ -82,6 +82,7 @@ class Site:
             conflicts=dict(self.conflicts),
             gateway=index.gateway(),
             policies=dict(index.policy_states()),
+            created={key: policy.created for key in index.policy_states() if (policy := index.policy(key))},
             refused=self.intake.errors,
             cluster_nodes=dict(inventory.nodes),
             strays=dict(inventory.strays()),

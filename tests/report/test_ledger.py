@@ -65,7 +65,7 @@ def test_a_node_object_of_an_earlier_leader_goes_though_nothing_was_written_to_i
 
 def test_who_leads_again_writes_everything_and_misses_nothing_of_before() -> None:
     ledger = written(NODE, POLICY)
-    ledger.gone({}, (), now_ns=0)
+    ledger.gone({}, (FORMER,), now_ns=0)
     ledger.forget()
     assert ledger.changed({POLICY: OLD}) == [POLICY]
-    assert ledger.gone({}, (), now_ns=NODE_GONE_NS + 1) == [], "another leader has written since"
+    assert ledger.gone({}, (FORMER,), now_ns=NODE_GONE_NS + 1) == [], "another leader has written since"

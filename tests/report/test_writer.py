@@ -22,6 +22,7 @@ class Source:
 
     def __init__(self) -> None:
         self.written: dict[ObjectKey, dict[str, Any]] = {}
+        self.created: dict[ObjectKey, str] = {}
         self.writes: list[tuple[ObjectKey, int]] = []
         self.recorded: tuple[ObjectKey, ...] = ()
         self.deleted: list[ObjectKey] = []
@@ -38,6 +39,7 @@ class Source:
         self.under_way -= 1
         self._check()
         self.written[key] = status
+        self.created[key] = created
         self.writes.append((key, term))
 
     def state(self) -> SourceState:
@@ -203,6 +205,15 @@ async def test_the_status_of_a_deleted_policy_is_deleted_once_the_source_can() -
 
 
 @in_virtual_time
+async def test_the_age_of_a_policy_goes_with_its_status() -> None:
+    async with Reporting() as reporting:
+        reporting.site.take(Upsert(policy("egress", created="2024-05-05T00:00:00.000000000Z")))
+        await asyncio.sleep(0.2)
+        assert reporting.source.created[policy("egress").key] == "2024-05-05T00:00:00.000000000Z"
+        assert reporting.source.created[GATEWAY] == ""
+
+
+@in_virtual_time
 async def test_many_statuses_are_all_written_and_only_some_at_once() -> None:
     async with Reporting() as reporting:
         reporting.site.take(*(Upsert(policy(f"p{index}", ip=f"192.168.1.{index}")) for index in range(10, 99)))
@@ -278,6 +289,11 @@ async def test_a_leader_that_loses_sight_of_the_electors_still_tells_what_it_saw
         await asyncio.sleep(1)
         site.term, source.is_away = 7, False
         await asyncio.sleep(2)
+        assert len(source.events) == 1
+        site.term = None
+        await asyncio.sleep(1)
+        site.term = 7
+        await asyncio.sleep(1)
         assert len(source.events) == 1
 
 
