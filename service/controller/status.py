@@ -1,23 +1,38 @@
 """What a controller says at /v1/status: what the leader, or one who would be, knows."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from typing import Any
 
+from service.audit.outbox import Outbox
+from service.audit.publisher import Publisher
+from service.electorate.office import ElectorateOffice
+from service.model.lease import Token
+from service.sources.intake import Intake
+from service.sources.source import Source
 from service.web.document import audit_status, cluster_status, electorate_status, objects_status
-
-if TYPE_CHECKING:
-    from service.controller.controller import Controller
+from service.wire.cluster_view import ClusterView
 
 
-def controller_status(controller: "Controller") -> dict[str, Any]:
-    """What the leader, or one who would be, knows."""
-    document = cluster_status(controller.cluster, controller.index, controller.intake.errors, controller.holders())
-    return document | {
-        "node": controller.settings.node,
+def controller_status(
+    *,
+    node: str,
+    is_leading: bool,
+    cluster: ClusterView,
+    intake: Intake,
+    source: Source | None,
+    holders: Mapping[IPv4Address, tuple[str, Token]],
+    office: ElectorateOffice,
+    outbox: Outbox,
+    publisher: Publisher,
+) -> dict[str, Any]:
+    """The document. `holders` as a majority of electors names them; `source` is None before it is open."""
+    return cluster_status(cluster, intake.index, intake.errors, holders) | {
+        "node": node,
         "role": "controller",
-        "objects": objects_status(controller.intake, controller.source),
-        "leading": controller.term is not None,
-        "electorate": electorate_status(controller.electorate, controller.electorate_trouble)
-        | controller.electorate_standing(),
+        "objects": objects_status(intake, source),
+        "leading": is_leading,
+        "electorate": electorate_status(office.book.known, office.trouble) | office.standing(),
         "drops": {},
-        "audit": audit_status(controller.outbox, controller.publisher),
+        "audit": audit_status(outbox, publisher),
     }

@@ -1,18 +1,15 @@
-"""What is true of the gateway object now, and everything that is wrong with it. Read from the controller's view."""
+"""What is true of the gateway object now, and everything that is wrong with it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from service.gateway.validation import node_address_errors
 from service.model.gateway_node import GatewayNode
-from service.model.lease import Token
 from service.model.objects import NetworkGateway
 from service.report.condition import condition
-
-if TYPE_CHECKING:
-    from service.controller.controller import Controller
+from service.report.facts import Facts
 
 _UNUSABLE = ("NoEligibleNode", "FloatingIPConflict", "InvalidFloatingIP")
 _FEW = 2
@@ -20,28 +17,28 @@ _FEW = 2
 
 @dataclass(frozen=True, slots=True)
 class Problem:
+    """One thing that is wrong with the gateway: a condition of its status, and an Event."""
+
     reason: str
     subject: str
     """The address, field or range concerned; tells Events of one reason apart."""
     message: str
 
 
-def gateway_status(
-    controller: "Controller",
-    gateway: NetworkGateway,
-    nodes: tuple[GatewayNode, ...],
-    holders: Mapping[IPv4Address, tuple[str, Token]],
-    refused: str,
-) -> dict[str, Any]:
-    """`nodes` and `floatingIPs` as users read them; an address that nobody holds is in `conditions` with why."""
+def gateway_status(facts: Facts, gateway: NetworkGateway, refused: str) -> dict[str, Any]:
+    """`nodes` and `floatingIPs` as users read them; an address that nobody holds is in `conditions` with why.
+
+    `refused`: what is wrong with the object's present version, where `gateway` is an earlier one; else empty.
+    """
     # A type has one condition, so addresses with the same fault share it.
     messages: dict[str, list[str]] = {}
-    for problem in gateway_problems(controller, nodes):
+    for problem in gateway_problems(facts):
         messages.setdefault(problem.reason, []).append(problem.message)
     if refused:
         messages["Outdated"] = [f"the last good version is in force: {refused}"]
+    holders = facts.holders
     return {
-        "nodes": {node.name: node.state.value for node in nodes},
+        "nodes": {node.name: node.state.value for node in facts.nodes},
         "floatingIPs": {
             str(floating_ip): holders[floating_ip][0] for floating_ip in gateway.floating_ips if floating_ip in holders
         },
@@ -52,21 +49,21 @@ def gateway_status(
     }
 
 
-def gateway_problems(controller: "Controller", nodes: tuple[GatewayNode, ...]) -> list[Problem]:
+def gateway_problems(facts: Facts) -> list[Problem]:
     """Everything that is wrong with the gateway in force, worst first; nothing where there is none."""
-    gateway = controller.index.gateway()
+    gateway = facts.gateway
     if gateway is None:
         return []
     return [
-        *_unplaced(controller, gateway),
-        *_conflicts(controller, gateway),
+        *_unplaced(facts, gateway),
+        *_conflicts(facts, gateway),
         *(
             Problem("InvalidFloatingIP", error.field, f"{error.field}: {error.message}")
-            for error in node_address_errors(gateway, nodes)
+            for error in node_address_errors(gateway, facts.nodes)
         ),
-        *_missed(controller, gateway),
-        *_few(gateway, nodes),
-        *_strays(controller),
+        *_missed(facts, gateway),
+        *_few(gateway, facts.nodes),
+        *_strays(facts),
     ]
 
 
@@ -80,25 +77,24 @@ def _readiness(
     return condition("Ready", reason, f"no node holds {', '.join(idle)}", is_true=False)
 
 
-def _unplaced(controller: "Controller", gateway: NetworkGateway) -> Iterator[Problem]:
-    table = controller.cluster.assignments()
+def _unplaced(facts: Facts, gateway: NetworkGateway) -> Iterator[Problem]:
     for floating_ip in gateway.floating_ips:
-        row = table.get(floating_ip)
+        row = facts.assignments.get(floating_ip)
         if row is not None and row.holder is None:
             yield Problem("NoEligibleNode", str(floating_ip), f"{floating_ip}: {row.reason}")
 
 
-def _conflicts(controller: "Controller", gateway: NetworkGateway) -> Iterator[Problem]:
-    for floating_ip, mac in controller.cluster.conflicts().items():
+def _conflicts(facts: Facts, gateway: NetworkGateway) -> Iterator[Problem]:
+    for floating_ip, mac in facts.conflicts.items():
         if floating_ip in gateway.floating_ips:
             message = f"{mac.hex(':')}, which is no node's, answers for {floating_ip}; free the address or list another"
             yield Problem("FloatingIPConflict", str(floating_ip), message)
 
 
-def _missed(controller: "Controller", gateway: NetworkGateway) -> Iterator[Problem]:
+def _missed(facts: Facts, gateway: NetworkGateway) -> Iterator[Problem]:
     """Addresses that policies send from and that are not listed, or no longer."""
     users: dict[IPv4Address, list[str]] = {}
-    for key, state in sorted(controller.index.policy_states().items()):
+    for key, state in sorted(facts.policies.items()):
         if state.egress_source_ip not in gateway.floating_ips:
             users.setdefault(state.egress_source_ip, []).append(key.name)
     for address, names in sorted(users.items()):
@@ -121,11 +117,10 @@ def _few(gateway: NetworkGateway, nodes: tuple[GatewayNode, ...]) -> Iterator[Pr
             yield Problem("FewFloatingIPs", str(network), message)
 
 
-def _strays(controller: "Controller") -> Iterator[Problem]:
-    strays = controller.intake.inventory.strays()
-    if not strays:
+def _strays(facts: Facts) -> Iterator[Problem]:
+    if not facts.strays:
         return
-    key, address = min(strays.items())
+    key, address = min(facts.strays.items())
     message = (
         f"pod {key} has {address}, which is in none of the known pod ranges, so packets to it may be sent out by a "
         "policy; set datapath.pod_cidrs to all pod ranges of the cluster"

@@ -1,17 +1,15 @@
 """Moves of floating IPs that have been seen and not yet told. Every controller keeps them: any may have to tell."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
 
 from service.model.assignment import Assignment
+from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Token
 from service.model.object_event import ObjectEvent
-from service.report.objects import move_event
-
-if TYPE_CHECKING:
-    from service.controller.controller import Controller
+from service.report.facts import Sightings
+from service.report.objects import GATEWAY
 
 RECENT_NS = 5_000_000_000
 """A new leader also tells of moves this old: the last one may have died with the node."""
@@ -35,8 +33,7 @@ class _Sighting:
 class MoveLog:
     """What was seen; `take` hands it on, `tell` ends it, and `recall` takes back what was not told."""
 
-    def __init__(self, controller: "Controller") -> None:
-        self._controller = controller
+    def __init__(self) -> None:
         self._seen: dict[IPv4Address, _Sighting] = {}
         self._moves: dict[ObjectEvent, int] = {}
         """When each was seen."""
@@ -44,9 +41,12 @@ class MoveLog:
         self._unheard_ns = 0
         """When the source was last known not to answer: nobody could tell of anything then."""
 
-    def observe(self, now_ns: int, *, is_source_heard: bool) -> None:
-        """Compare the holders with those seen last. A time without a holder is part of a move."""
-        for event in self._find(now_ns):
+    def observe(self, sightings: Sightings, *, now_ns: int, is_source_heard: bool) -> None:
+        """Compare the holders with those seen last. A time without a holder is part of a move.
+
+        `is_source_heard`: somebody could tell of a move now. While nobody can, none grows too old to be told.
+        """
+        for event in self._find(sightings, now_ns):
             self._moves[event] = now_ns
         if not is_source_heard:
             self._unheard_ns = now_ns
@@ -74,18 +74,49 @@ class MoveLog:
         self._moves = self._taken | self._moves
         self._taken = {}
 
-    def _find(self, now_ns: int) -> Iterator[ObjectEvent]:
-        table = self._controller.cluster.assignments()
-        for floating_ip, (node, token) in self._controller.holders().items():
+    def _find(self, sightings: Sightings, now_ns: int) -> Iterator[ObjectEvent]:
+        for floating_ip, (node, token) in sightings.holders.items():
             before = self._seen.get(floating_ip)
-            renewed_ns = self._controller.renewed_ns(floating_ip)
-            self._seen[floating_ip] = _Sighting(node, renewed_ns, table.get(floating_ip))
+            row = sightings.assignments.get(floating_ip)
+            self._seen[floating_ip] = _Sighting(node, sightings.renewed_ns[floating_ip], row)
             if before is not None and before.node != node:
                 yield move_event(
                     floating_ip,
                     before.node,
                     node,
-                    self._controller.nodes(),
+                    sightings.nodes,
                     is_succession=before.names_successor(node, token),
                     gap_ns=now_ns - before.renewed_ns,
                 )
+
+
+def move_event(
+    floating_ip: IPv4Address,
+    before: str,
+    after: str,
+    nodes: Iterable[GatewayNode],
+    *,
+    is_succession: bool,
+    gap_ns: int,
+) -> ObjectEvent:
+    """A floating IP has changed its holder; `is_succession`: by the standing claim of the successor, not by a new row.
+
+    `gap_ns` is the time from the last renewal of the old holder that any elector reported to the first report of the
+    new one: no less than nobody held the address, but more by up to the interval at which the leader asks.
+    """
+    found = next((node for node in nodes if node.name == before), None)
+    if found is None:
+        reason = f"node {before} has left"
+    elif found.state is NodeState.DOWN:
+        reason = f"node {before} is down"
+    elif not found.schedulable:
+        reason = f"node {before} is cordoned or draining"
+    elif is_succession:
+        reason = f"the lease of {before} ended, and its successor took over"
+    elif not found.ready:
+        reason = f"node {before} is not ready"
+    else:
+        reason = "reassigned"
+    gap = f"gap at most {max(gap_ns, 0) / 1e9:.2f} s, from the last renewal seen there to the first seen here"
+    note = f"{floating_ip} moved from {before} to {after}: {reason}; {gap}"
+    return ObjectEvent(GATEWAY, "FloatingIPMoved", note, "Move", False, subject=str(floating_ip))

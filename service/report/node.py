@@ -1,23 +1,13 @@
 """What is true of a gateway node now, by its gossip, its leases and its Node object."""
 
-from collections.abc import Mapping
-from ipaddress import IPv4Address
 from typing import Any
 
-from service.gateway.inventory import Inventory
-from service.gateway.row import MemberMetadata
-from service.gossip.member import Member
 from service.model.gateway_node import GatewayNode, NodeState
-from service.model.lease import Token
 from service.report.condition import condition
+from service.report.facts import Facts
 
 
-def node_status(
-    node: GatewayNode,
-    member: tuple[Member, MemberMetadata] | None,
-    holders: Mapping[IPv4Address, tuple[str, Token]],
-    inventory: Inventory,
-) -> dict[str, Any]:
+def node_status(node: GatewayNode, facts: Facts) -> dict[str, Any]:
     """The status of an AnthosNetworkGatewayNode, without term and times."""
     status: dict[str, Any] = {
         "state": node.state.value,
@@ -34,11 +24,12 @@ def node_status(
         ],
         "floatingIPs": [
             {"address": str(floating_ip), "term": token.term, "token": ".".join(map(str, token))}
-            for floating_ip, (name, token) in sorted(holders.items())
+            for floating_ip, (name, token) in sorted(facts.holders.items())
             if name == node.name
         ],
-        "conditions": [_ready(node), _schedulable(node, inventory), *_kubernetes_ready(node, inventory)],
+        "conditions": [_ready(node), _schedulable(node, facts), *_kubernetes_ready(node, facts)],
     }
+    member = facts.members.get(node.name)
     if member is not None:
         status |= {"agentVersion": member[1].version, "tunnelEndpoint": member[0].address.host}
     return status
@@ -53,8 +44,8 @@ def _ready(node: GatewayNode) -> dict[str, str]:
     return condition("Ready", "Ready", "the datapath is loaded and the lease keeper alive")
 
 
-def _schedulable(node: GatewayNode, inventory: Inventory) -> dict[str, str]:
-    said = inventory.nodes.get(node.name)
+def _schedulable(node: GatewayNode, facts: Facts) -> dict[str, str]:
+    said = facts.cluster_nodes.get(node.name)
     if said is not None and said.is_shutting_down:
         return condition("Schedulable", "ShuttingDown", "the kubelet shuts the node down", is_true=False)
     if said is not None and said.is_cordoned:
@@ -65,11 +56,11 @@ def _schedulable(node: GatewayNode, inventory: Inventory) -> dict[str, str]:
     return condition("Schedulable", "Schedulable", "the node may hold floating IPs")
 
 
-def _kubernetes_ready(node: GatewayNode, inventory: Inventory) -> list[dict[str, str]]:
+def _kubernetes_ready(node: GatewayNode, facts: Facts) -> list[dict[str, str]]:
     """What Kubernetes thinks of the kubelet: shown, and of no consequence, for the datapath lives on without it."""
-    if not inventory.nodes:
+    if not facts.cluster_nodes:
         return []
-    said = inventory.nodes.get(node.name)
+    said = facts.cluster_nodes.get(node.name)
     if said is None:
         message = f"there is no Node object named {node.name}"
         return [condition("KubernetesReady", "NodeGone", message, is_true=False)]

@@ -1,21 +1,21 @@
-"""The leader's reports: status beside the objects, and Events. A task of its own; nothing else waits for it."""
+"""The leader's reports: status beside the objects, and Events. A task of its own; nothing else waits for it.
+
+Each turn starts from new facts, so what changes several times while the API server is slow or away is written once.
+"""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterable
 
-from service.host import clock
 from service.model.errors import TransientError
 from service.model.object_event import ObjectEvent
-from service.model.objects import Kind, ObjectKey
+from service.model.objects import ObjectKey
 from service.report.events import EventRecorder
+from service.report.facts import Facts, Sightings
+from service.report.ledger import Status, StatusLedger
 from service.report.moves import MoveLog
 from service.report.objects import object_problems, object_status
 from service.sources.source import Source
-
-if TYPE_CHECKING:
-    from service.controller.controller import Controller
 
 _log = logging.getLogger(__name__)
 
@@ -24,89 +24,98 @@ _OBSERVE_S = 0.1
 _RETRY_S = 0.5
 _PARALLEL = 8
 """Requests under way at once."""
-_NODE_GONE_NS = 5_000_000_000
-"""How long a node must have been removed before its object goes: a Node object may be made anew at once."""
 
 
 class StatusWriter:
-    """Writes what differs from what it last wrote; coalesces what changes meanwhile."""
+    """Writes what differs from what it last wrote.
 
-    def __init__(self, controller: "Controller") -> None:
-        self._controller = controller
+    `facts` is None while this process does not lead or knows too little; `sightings` may be asked always. Neither may
+    block. `clock` is CLOCK_BOOTTIME in nanoseconds.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        facts: Callable[[], Facts | None],
+        sightings: Callable[[], Sightings],
+        clock: Callable[[], int],
+    ) -> None:
+        self._source = source
+        self._facts = facts
+        self._sightings = sightings
+        self._clock = clock
         self._recorder = EventRecorder()
-        self._written: dict[ObjectKey, dict[str, Any]] = {}
-        self._missing_ns: dict[ObjectKey, int] = {}
-        self._moves = MoveLog(controller)
+        self._ledger = StatusLedger()
+        self._moves = MoveLog()
         self._trouble = ""
         self._attempt_failed = False
 
-    async def run(self, source: Source) -> None:
+    async def run(self) -> None:
         """Report for as long as this controller leads; watch in any case, so that a new leader knows the last moves."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._observe_for_ever(source), name="observe moves")
-            group.create_task(self._report_for_ever(source), name="report")
+            group.create_task(self._observe_for_ever(), name="observe moves")
+            group.create_task(self._report_for_ever(), name="report")
 
-    async def _observe_for_ever(self, source: Source) -> None:
+    async def _observe_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_OBSERVE_S)
-            self._moves.observe(clock.boot_ns(), is_source_heard=not source.state().trouble)
+            self._observe()
 
-    async def _report_for_ever(self, source: Source) -> None:
+    async def _report_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_PERIOD_S)
-            term = self._controller.term
-            if term is None or not self._controller.is_settled():
-                self._written.clear()
-                self._missing_ns.clear()
-                self._recorder.forget()
-                self._moves.recall()
-                continue
-            self._collect(clock.boot_ns())
-            if not await self._report(source, term):
+            if not await self._report():
                 await asyncio.sleep(_RETRY_S)
 
-    def _collect(self, now_ns: int) -> None:
-        self._recorder.hold(object_problems(self._controller), now_ns=now_ns)
-        for event in self._moves.take():
-            self._recorder.occur(event)
+    def _observe(self) -> None:
+        """Look once for floating IPs that have moved."""
+        is_heard = not self._source.state().trouble
+        self._moves.observe(self._sightings(), now_ns=self._clock(), is_source_heard=is_heard)
 
-    async def _report(self, source: Source, term: int) -> bool:
+    async def _report(self) -> bool:
         """Do what is due now; say whether all of it was done."""
+        facts = self._facts()
+        if facts is None:
+            self._forget()
+            return True
+        self._collect(facts)
         self._attempt_failed = False
-        await self._attempt(source.mirror_gateway())
-        statuses = object_status(self._controller)
-        for key in self._gone(statuses, source.recorded_nodes(), clock.boot_ns()):
-            # A new policy of that name must not inherit the old one's age.
-            if await self._attempt(source.delete_status(key)):
-                self._written.pop(key, None)
-        changed = [key for key, status in statuses.items() if self._written.get(key) != status]
-        await self._each(self._write(source, key, statuses[key], term) for key in changed)
-        await self._each(self._post(source, event) for event in self._recorder.due(now_ns=clock.boot_ns()))
+        await self._attempt(self._source.mirror_gateway())
+        # Anew: the API server may have taken its time.
+        if (facts := self._facts()) is not None:
+            await self._write_all(facts)
+            await self._each(self._post(event) for event in self._recorder.due(now_ns=self._clock()))
         if not self._attempt_failed and self._trouble:
             _log.info("status is written again")
             self._trouble = ""
         return not self._attempt_failed
 
-    def _gone(
-        self, statuses: dict[ObjectKey, dict[str, Any]], recorded: Iterable[ObjectKey], now_ns: int
-    ) -> list[ObjectKey]:
-        """What is gone and still has a status; `recorded` are nodes that an earlier leader may have left behind."""
-        removed = [key for key in recorded if self._controller.intake.inventory.is_removed(key.name)]
-        known = dict.fromkeys((*self._written, *removed))
-        self._missing_ns = {key: self._missing_ns.get(key, now_ns) for key in known if key not in statuses}
-        return [
-            key
-            for key, since_ns in self._missing_ns.items()
-            if key.kind is not Kind.NODE or now_ns - since_ns > _NODE_GONE_NS
-        ]
+    def _forget(self) -> None:
+        self._ledger.forget()
+        self._recorder.forget()
+        self._moves.recall()
 
-    async def _write(self, source: Source, key: ObjectKey, status: dict[str, Any], term: int) -> None:
-        created = self._controller.created(key)
-        if await self._attempt(source.write_status(key, status, created=created, term=term)):
-            self._written[key] = status
+    def _collect(self, facts: Facts) -> None:
+        self._recorder.hold(object_problems(facts), now_ns=self._clock())
+        for event in self._moves.take():
+            self._recorder.occur(event)
 
-    async def _post(self, source: Source, event: ObjectEvent) -> None:
-        if await self._attempt(source.post_event(event)):
+    async def _write_all(self, facts: Facts) -> None:
+        statuses = object_status(facts)
+        removed = [key for key in self._source.recorded_nodes() if facts.is_removed(key.name)]
+        for key in self._ledger.gone(statuses, removed, now_ns=self._clock()):
+            if await self._attempt(self._source.delete_status(key)):
+                self._ledger.deleted(key)
+        await self._each(self._write(key, statuses[key], facts) for key in self._ledger.changed(statuses))
+
+    async def _write(self, key: ObjectKey, status: Status, facts: Facts) -> None:
+        created = facts.created.get(key, "")
+        if await self._attempt(self._source.write_status(key, status, created=created, term=facts.term)):
+            self._ledger.wrote(key, status)
+
+    async def _post(self, event: ObjectEvent) -> None:
+        if await self._attempt(self._source.post_event(event)):
             self._moves.tell(event)
         else:
             self._recorder.put_back(event)

@@ -14,7 +14,7 @@ import pytest
 
 from service.electorate.follower import ElectorateFollower
 from service.electorate.office import ElectorateOffice
-from service.electorate.reset import begin_anew
+from service.electorate.reset import renew
 from service.electorate.store import OBJECT_NAME, ElectorateObject, ElectorateStore, open_electorate
 from service.host import clock, identity
 from service.keeper.keeper import Keeper
@@ -153,12 +153,11 @@ async def test_the_right_to_the_one_object_is_enough_to_follow_and_to_change_it(
 
 
 async def test_m6_a_reset_says_what_must_be_true_and_begins_the_next_epoch_with_who_is_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("service.electorate.reset._WAIT_S", 0.0)
     async with following() as (store, reader):
         await store.create(FIRST)
-        await begin_anew(("a",), NAMESPACE, is_sure=True)
+        await renew(store, ("a",), NAMESPACE, is_sure=True, wait_s=0.0)
         await until(lambda: reader.epoch() == 2)
         assert reader.last is not None
         assert reader.last.electorate == Electorate(2, (A,))
@@ -201,6 +200,7 @@ async def office(settings: Settings, agents: Agents, *, down_ns: int) -> AsyncIt
         socket,
         adopted=lambda electorate: None,
         is_leading=lambda: True,
+        clock=clock.boot_ns,
         settle_ns=1_000_000_000,
         down_ns=down_ns,
     )

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 import pytest
 
 from service.gateway.assignment import assign
+from service.host import clock
 from tests.kubernetes.bad_objects import DOUBTFUL, Doubtful, policy
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
-from tests.kubernetes.leader import Leader, node
 from tests.kubernetes.test_source import eventually, reporting
+from tests.report.facts import Site, node
 
 pytestmark = pytest.mark.kubernetes
 
@@ -22,12 +23,16 @@ def _kubeconfig(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> Iterato
     plane.kubectl("delete", "events", "--all", "-A")
 
 
-def place(leader: Leader) -> None:
+def place(site: Site) -> None:
     """As a leader does, and every holder obeys."""
-    gateway = leader.index.gateway()
-    rows = assign(gateway.floating_ips if gateway else (), leader.nodes(), {}, {}, term=7, version=1)
+    gateway = site.intake.index.gateway()
+    rows = assign(gateway.floating_ips if gateway else (), site.nodes, {}, {}, term=7, version=1)
     for row in rows:
-        leader.place(str(row.floating_ip), row.holder, row.reason)
+        site.place(str(row.floating_ip), row.holder, row.reason)
+
+
+def two_workers() -> Site:
+    return Site((node("worker1", 1), node("worker2", 2)), clock.boot_ns)
 
 
 async def describes(kubectl: Kubectl, case: Doubtful) -> None:
@@ -46,9 +51,9 @@ async def test_what_is_wrong_is_described_with_reason_and_advice_and_the_rest_go
         # Creation times have seconds, and the older of two policies wins.
         await asyncio.sleep(1.1)
         kubectl.apply(document)
-    leader = Leader(node("worker1", 1), node("worker2", 2))
-    async with reporting(leader):
-        place(leader)
+    site = two_workers()
+    async with reporting(site):
+        place(site)
         await describes(kubectl, case)
         await asyncio.to_thread(kubectl.apply, policy("good"))
         await eventually(kubectl, "status.holder", "worker1", "enp", "good")
@@ -56,9 +61,9 @@ async def test_what_is_wrong_is_described_with_reason_and_advice_and_the_rest_go
 
 async def test_columns_tell_at_a_glance_what_is_held_and_by_whom(kubectl: Kubectl) -> None:
     kubectl.apply(*DOUBTFUL[0].documents, policy("good"))
-    leader = Leader(node("worker1", 1), node("worker2", 2))
-    async with reporting(leader):
-        place(leader)
+    site = two_workers()
+    async with reporting(site):
+        place(site)
         await eventually(kubectl, "status.holder", "worker1", "enp", "good")
         await eventually(kubectl, "status.state", "Up", "angn", "worker2", "-n", "kube-system")
     policies = kubectl("get", "enp")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from service.host import clock
 from service.model.errors import TransientError
 from service.model.gateway_node import NodeState
 from service.model.object_event import ObjectEvent
@@ -20,7 +21,7 @@ from service.sources.kubernetes.source import KubernetesSource
 from tests.kubernetes.bad_objects import gateway, policy
 from tests.kubernetes.conftest import Installation
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
-from tests.kubernetes.leader import Leader, node
+from tests.report.facts import Site, node
 from tests.sources.kubernetes.fake_api_server import until
 
 pytestmark = pytest.mark.kubernetes
@@ -279,18 +280,19 @@ async def test_the_gateway_of_the_cluster_namespace_is_kept_in_kube_system(kubec
 
 
 @asynccontextmanager
-async def reporting(leader: Leader) -> AsyncIterator[KubernetesSource]:
-    async with following(leader) as source, asyncio.TaskGroup() as group:
-        task = group.create_task(StatusWriter(leader).run(source))  # type: ignore[arg-type]
+async def reporting(site: Site) -> AsyncIterator[KubernetesSource]:
+    async with following(site) as source, asyncio.TaskGroup() as group:
+        writer = StatusWriter(source, facts=site.facts_of_a_leader, sightings=site.sightings, clock=clock.boot_ns)
+        task = group.create_task(writer.run())
         yield source
         task.cancel()
 
 
-def three_addresses() -> Leader:
-    leader = Leader(node("worker1", 1), node("worker2", 2))
+def three_addresses() -> Site:
+    site = Site((node("worker1", 1), node("worker2", 2)), clock.boot_ns)
     for address, holder in (("192.168.1.100", "worker1"), ("192.168.1.101", "worker2"), ("192.168.1.102", "worker1")):
-        leader.place(address, holder)
-    return leader
+        site.place(address, holder)
+    return site
 
 
 async def eventually(kubectl: Kubectl, path: str, expected: Any, *arguments: str, timeout_s: float = 5.0) -> None:
@@ -309,8 +311,8 @@ async def eventually(kubectl: Kubectl, path: str, expected: Any, *arguments: str
 async def test_users_read_the_status_as_documented(kubectl: Kubectl) -> None:
     addresses = ["192.168.1.100", "192.168.1.101", "192.168.1.102"]
     kubectl.apply(gateway({"floatingIPs": addresses}), policy("egress"), policy("late", egressSourceIP="192.168.1.9"))
-    leader = three_addresses()
-    async with reporting(leader):
+    site = three_addresses()
+    async with reporting(site):
         held = {"192.168.1.100": "worker1", "192.168.1.101": "worker2", "192.168.1.102": "worker1"}
         where = ("anthosnetworkgateway.networking.gke.io", "default", "-n", "kube-system")
         await eventually(kubectl, "status.floatingIPs", held, *where)
@@ -331,10 +333,10 @@ async def test_a_conflict_and_an_address_for_nobody_are_told(kubectl: Kubectl) -
     kubectl.apply(gateway({"floatingIPs": ["192.168.1.100", "10.9.9.9"]}), policy("older"))
     await asyncio.sleep(1.1)  # creation times have seconds
     kubectl.apply(policy("younger"), policy("nowhere", egressSourceIP="10.9.9.9"))
-    leader = Leader(node("worker1", 1))
-    leader.place("192.168.1.100", "worker1")
-    leader.place("10.9.9.9", None, "no node has an interface in its subnet")
-    async with reporting(leader):
+    site = Site((node("worker1", 1),), clock.boot_ns)
+    site.place("192.168.1.100", "worker1")
+    site.place("10.9.9.9", None, "no node has an interface in its subnet")
+    async with reporting(site):
         await eventually(kubectl, "status.accepted", False, "enp", "younger")
         await eventually(kubectl, "status.accepted", True, "enp", "nowhere")
         await asyncio.sleep(0.5)
@@ -348,14 +350,14 @@ async def test_a_move_while_the_api_server_is_away_is_told_when_it_returns(
     plane: ControlPlane, kubectl: Kubectl
 ) -> None:
     kubectl.apply(gateway({"floatingIPs": ["192.168.1.100", "192.168.1.101", "192.168.1.102"]}), policy("egress"))
-    leader = three_addresses()
+    site = three_addresses()
     where = ("ang", "default", "-n", "kube-system")
-    async with reporting(leader):
+    async with reporting(site):
         await eventually(kubectl, "status.nodes.worker1", "Up", *where)
         plane.kill_api_server()
-        leader.cluster.nodes = (node("worker1", 1, state=NodeState.DOWN), node("worker2", 2))
+        site.nodes = (node("worker1", 1, state=NodeState.DOWN), node("worker2", 2))
         for address in ("192.168.1.100", "192.168.1.102"):
-            leader.place(address, "worker2")
+            site.place(address, "worker2")
         await asyncio.sleep(2)
         await asyncio.to_thread(plane.start_api_server)
         moved = dict.fromkeys(("192.168.1.100", "192.168.1.101", "192.168.1.102"), "worker2")

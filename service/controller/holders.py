@@ -1,0 +1,55 @@
+"""Who really holds each floating IP: the last word of a majority of electors, for as long as it is worth anything.
+
+The table that the leader published says who shall hold an address; only electors know who does.
+"""
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+
+from service.lease.observer import Observation
+from service.model.lease import LEADER_KEY, Token
+
+AGE_NS_MAX = 1_000_000_000
+"""Older than this, what electors said is no longer true of anybody: every lease is over."""
+
+
+class HolderTable:
+    """The table as it was observed last. `now_ns` is the clock that `observe` is told."""
+
+    def __init__(self, *, lease_ns: int) -> None:
+        """`lease_ns`: how long a lease is usually asked for."""
+        self._lease_ns = lease_ns
+        self._table: dict[str, Observation] = {}
+        self._observed_ns: int | None = None
+
+    def observe(self, table: Mapping[str, Observation], *, now_ns: int) -> bool:
+        """Replace the table; whether it says anything else than the last one."""
+        self._observed_ns = now_ns
+        if dict(table) == self._table:
+            return False
+        self._table = dict(table)
+        return True
+
+    def is_fresh(self, *, now_ns: int) -> bool:
+        """A majority of electors answered within AGE_NS_MAX."""
+        return self._observed_ns is not None and now_ns - self._observed_ns < AGE_NS_MAX
+
+    def holders(self, *, now_ns: int) -> dict[IPv4Address, tuple[str, Token]]:
+        """Who holds each floating IP; nobody while no majority answers."""
+        if not self.is_fresh(now_ns=now_ns):
+            return {}
+        return {
+            IPv4Address(key): (seen.node, seen.token)
+            for key, seen in self._table.items()
+            if key != LEADER_KEY and seen.node is not None
+        }
+
+    def renewed_ns(self) -> dict[IPv4Address, int]:
+        """When each holder renewed last, as far as the last answers of the electors tell; rather too early."""
+        asked_ns = self._observed_ns or 0
+        return {
+            # What is left of a promise says when it was made; of a longer one than usual, only that it lives.
+            IPv4Address(key): asked_ns - seen.age_ns - max(0, self._lease_ns - seen.remaining_ns)
+            for key, seen in self._table.items()
+            if key != LEADER_KEY and seen.node is not None
+        }

@@ -1,0 +1,95 @@
+"""What one controller knows now: objects by its source, members and the leader's table by gossip, holders by electors.
+
+Each of the three may be behind the others, or silent. `is_settled` says when together they are enough to act upon.
+"""
+
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address
+
+from service.controller.holders import HolderTable
+from service.controller.placement import is_settled
+from service.model.gateway_node import GatewayNode
+from service.model.lease import Elector, Token
+from service.report.facts import Facts, Sightings
+from service.sources.intake import Intake
+from service.wire.cluster_view import ClusterView
+
+
+class Knowledge:
+    """Reads, and changes nothing. `electors` are the members of the electorate as it is known here."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        cluster: ClusterView,
+        table: HolderTable,
+        *,
+        electors: Callable[[], Sequence[Elector]],
+        clock: Callable[[], int],
+    ) -> None:
+        self.intake = intake
+        self.cluster = cluster
+        self._table = table
+        self._electors = electors
+        self._clock = clock
+        self._started_ns = clock()
+
+    def gaps(self) -> list[str]:
+        """What is not known and without which nobody can lead; empty where this process could."""
+        gaps = []
+        if not self.intake.is_synced:
+            gaps.append("objects have not been read yet")
+        if not self._table.is_fresh(now_ns=self._clock()):
+            gaps.append("no majority of electors answers")
+        return gaps
+
+    def is_settled(self) -> bool:
+        """Enough is known to place anything."""
+        return is_settled(
+            is_synced=self.intake.is_synced,
+            has_observed=self._table.is_fresh(now_ns=self._clock()),
+            electors=self._electors(),
+            members=self.cluster.members(),
+            waited_ns=self._clock() - self._started_ns,
+        )
+
+    def holders(self) -> dict[IPv4Address, tuple[str, Token]]:
+        """Who really holds each floating IP, by a majority of electors; nobody while no majority answers."""
+        return self._table.holders(now_ns=self._clock())
+
+    def nodes(self) -> tuple[GatewayNode, ...]:
+        """The agents as members and Node objects together describe them, without those that were removed."""
+        holding = [node for node, _ in self.holders().values()]
+        return self.intake.inventory.complete(self.cluster.gateway_nodes(), holding)
+
+    def sightings(self) -> Sightings:
+        """What is seen of the floating IPs, whether this process leads or not."""
+        return Sightings(
+            nodes=self.nodes(),
+            holders=self.holders(),
+            renewed_ns=self._table.renewed_ns(),
+            assignments=self.cluster.assignments(),
+        )
+
+    def facts(self, term: int | None) -> Facts | None:
+        """What reports are made from; None while this process does not lead (`term` None), or knows too little."""
+        if term is None or not self.is_settled():
+            return None
+        seen, index, inventory = self.sightings(), self.intake.index, self.intake.inventory
+        # Copies: what the index and the inventory hand out are live views.
+        policies = dict(index.policy_states())
+        return Facts(
+            nodes=seen.nodes,
+            holders=seen.holders,
+            renewed_ns=seen.renewed_ns,
+            assignments=seen.assignments,
+            term=term,
+            members=self.cluster.members(),
+            conflicts=self.cluster.conflicts(),
+            gateway=index.gateway(),
+            policies=policies,
+            created={key: policy.created for key in policies if (policy := index.policy(key)) is not None},
+            refused=self.intake.errors,
+            cluster_nodes=dict(inventory.nodes),
+            strays=dict(inventory.strays()),
+        )

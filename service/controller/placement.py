@@ -1,0 +1,116 @@
+"""When the leader may place floating IPs, and what one turn changes in its table. Pure.
+
+Where an address belongs is decided in service/gateway/assignment.py. Here is decided on which nodes it may count, which
+rows are new, and under which stamp they are published.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+
+from service.gateway.assignment import assign
+from service.gateway.row import MemberMetadata
+from service.gossip.member import Member
+from service.model.assignment import Assignment
+from service.model.gateway_node import GatewayNode
+from service.model.lease import Elector, Stamp
+
+SETTLE_NS = 10_000_000_000
+"""A controller that does not yet know every elector waits so long before it places anything: an address that is placed
+on the first node seen stays there."""
+UNRESPONSIVE_NS = 2_000_000_000
+"""A node that does not take what it was assigned within this time gets nothing until it does something again."""
+
+
+def is_settled(
+    *,
+    is_synced: bool,
+    has_observed: bool,
+    electors: Sequence[Elector],
+    members: Mapping[str, tuple[Member, MemberMetadata]],
+    waited_ns: int,
+) -> bool:
+    """Whether enough is known to place anything: objects, a majority of electors, and the members.
+
+    The members are known once every elector is among them and ready, or after SETTLE_NS: one that is dead must not
+    stand in the way of the others. `waited_ns` counts from the start of this process, not from its election, so that
+    the next leader of a site that runs places at once.
+    """
+    if not (is_synced and has_observed):
+        return False
+    knows_all = all(elector.name in members and members[elector.name][1].ready for elector in electors)
+    return knows_all or waited_ns > SETTLE_NS
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """What one turn changes: rows that all carry the same new stamp."""
+
+    changed: tuple[Assignment, ...]
+    removed: tuple[Assignment, ...]
+    """Of addresses that are floating IPs no longer; each with the holder that it had."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing has to be published."""
+        return not (self.changed or self.removed)
+
+
+class Placement:
+    """The work of one leader in one term. A new term needs a new one: versions count from 1 in each.
+
+    `nodes`, `holders` and `table` of one turn must be of one moment, and `now_ns` must not go back.
+    """
+
+    def __init__(self, term: int) -> None:
+        self.term = term
+        self._version = 0
+        self._since: dict[IPv4Address, tuple[Stamp, int]] = {}
+        """The stamp of each row, and from when on its holder is expected to take it."""
+
+    def revise(
+        self,
+        floating_ips: Sequence[IPv4Address],
+        nodes: Sequence[GatewayNode],
+        holders: Mapping[IPv4Address, str],
+        conflicts: Mapping[IPv4Address, bytes],
+        table: Mapping[IPv4Address, Assignment],
+        *,
+        now_ns: int,
+    ) -> Revision:
+        """Bring the table in step with spec, nodes and holders. Whoever calls must publish what it returns."""
+        stamp = Stamp(self.term, self._version + 1)
+        silent = self._silent(table, holders, conflicts, now_ns)
+        usable = [replace(node, ready=False) if node.name in silent else node for node in nodes]
+        rows = assign(floating_ips, usable, holders, table, term=stamp.term, version=stamp.version)
+        revision = Revision(
+            changed=tuple(row for row in rows if row.stamp == stamp),
+            removed=tuple(replace(row, stamp=stamp) for key, row in table.items() if key not in floating_ips),
+        )
+        if not revision.is_empty:
+            self._version = stamp.version
+        for row in revision.changed:
+            self._since[row.floating_ip] = (stamp, now_ns)
+        for row in revision.removed:
+            self._since.pop(row.floating_ip, None)
+        return revision
+
+    def _silent(
+        self,
+        table: Mapping[IPv4Address, Assignment],
+        holders: Mapping[IPv4Address, str],
+        conflicts: Mapping[IPv4Address, bytes],
+        now_ns: int,
+    ) -> dict[str, None]:
+        """Nodes that do not take what they were assigned: they count as not ready (rule S2).
+
+        An address that anybody holds, or that a stranger answers for, waits for nobody: its time begins anew.
+        """
+        silent: dict[str, None] = {}
+        for floating_ip, row in table.items():
+            stamp, since_ns = self._since.setdefault(floating_ip, (row.stamp, now_ns))
+            if stamp != row.stamp or floating_ip in holders or floating_ip in conflicts:
+                self._since[floating_ip] = (row.stamp, now_ns)
+            elif row.holder is not None and now_ns - since_ns > UNRESPONSIVE_NS:
+                silent[row.holder] = None
+        return silent

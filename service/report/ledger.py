@@ -1,0 +1,55 @@
+"""Which status is due: what this leader wrote, what differs from it, and what is gone for good. Pure.
+
+A leader writes everything once, whatever its predecessor wrote, and afterwards only what has changed.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from service.model.objects import Kind, ObjectKey
+
+Status = dict[str, Any]
+
+NODE_GONE_NS = 5_000_000_000
+"""How long a node must have been removed before its object goes: a Node object may be made anew at once."""
+
+
+class StatusLedger:
+    """What was written; `gone` must be asked in every round, since it counts how long a node has been missing."""
+
+    def __init__(self) -> None:
+        self._written: dict[ObjectKey, Status] = {}
+        self._missing_ns: dict[ObjectKey, int] = {}
+        """Since when each was seen to be missing."""
+
+    def changed(self, statuses: Mapping[ObjectKey, Status]) -> list[ObjectKey]:
+        """Whose status is not the one that was written, in the order of `statuses`."""
+        return [key for key, status in statuses.items() if self._written.get(key) != status]
+
+    def gone(
+        self, statuses: Mapping[ObjectKey, Status], removed: Iterable[ObjectKey], *, now_ns: int
+    ) -> list[ObjectKey]:
+        """Whose status is to be deleted; of nodes, those that have been missing for NODE_GONE_NS.
+
+        `removed` are nodes that an earlier leader may have left behind, of which this one has written nothing.
+        """
+        known = dict.fromkeys((*self._written, *removed))
+        self._missing_ns = {key: self._missing_ns.get(key, now_ns) for key in known if key not in statuses}
+        return [
+            key
+            for key, since_ns in self._missing_ns.items()
+            if key.kind is not Kind.NODE or now_ns - since_ns > NODE_GONE_NS
+        ]
+
+    def wrote(self, key: ObjectKey, status: Status) -> None:
+        """Its owner can read this now."""
+        self._written[key] = status
+
+    def deleted(self, key: ObjectKey) -> None:
+        """Nothing is left of it. A new object of that name must not inherit the old one's age."""
+        self._written.pop(key, None)
+
+    def forget(self) -> None:
+        """Another one writes from now on."""
+        self._written.clear()
+        self._missing_ns.clear()

@@ -1,0 +1,88 @@
+"""A whole controller process on loopback, with a folder of manifests and one elector."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from service.audit.outbox import read_outbox
+from service.controller.controller import Controller
+from service.model.audit_record import AuditRecord, RecordKind
+from service.model.errors import OperatorError
+from service.settings import Settings
+from tests.controller.elector import HOST, LoopbackElector, settings_of
+from tests.sources.kubernetes.fake_api_server import until
+
+GATEWAY = """
+apiVersion: networking.gke.io/v1alpha1
+kind: AnthosNetworkGateway
+metadata: {name: default, namespace: kube-system}
+spec: {floatingIPs: [192.0.2.100, 192.0.2.101]}
+"""
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Controller]:
+    async with AsyncExitStack() as stack:
+        controller = Controller(settings)
+        await controller.enter(stack)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(controller.serve())
+            yield controller
+            task.cancel()
+
+
+async def ask(settings: Settings, path: str) -> tuple[int, Any]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{HOST}:{settings.ports.http}{path}") as found:
+        return found.status, await found.json()
+
+
+async def test_a_controller_opens_says_what_it_lacks_and_closes(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    async with AsyncExitStack() as stack:
+        controller = Controller(settings)
+        await controller.enter(stack)
+        status, found = await ask(settings, "/readyz")
+        assert status == 503
+        assert found["reasons"] == ["objects have not been read yet", "no majority of electors answers"]
+        status, found = await ask(settings, "/v1/status")
+        assert (status, found["role"], found["leading"], found["node"]) == (200, "controller", False, "controller-a")
+        assert controller.facts() is None
+    async with AsyncExitStack() as stack:
+        await Controller(settings).enter(stack)  # every socket and lock of the first one is free again
+
+
+async def test_a_controller_without_electors_reads_its_objects_and_leads_nobody(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    (tmp_path / "manifests" / "gateway.yaml").write_text(GATEWAY, encoding="utf-8")
+    async with running(settings) as controller:
+        await until(lambda: controller.not_ready_reasons() == ["no majority of electors answers"])
+        _, found = await ask(settings, "/v1/status")
+        assert list(found["floatingIPs"]) == ["192.0.2.100", "192.0.2.101"]
+        assert found["objects"]["synced"] is True
+        assert not controller.is_leading
+
+
+async def test_a_controller_leads_when_electors_grant_it_and_gives_it_up_when_it_stops(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    async with LoopbackElector(settings), running(settings) as controller:
+        await until(lambda: controller.is_leading and not controller.not_ready_reasons())
+        _, found = await ask(settings, "/v1/status")
+        assert (found["leading"], found["leader"]) == (True, "controller-a")
+        assert (await ask(settings, "/readyz"))[0] == 200
+        assert controller.facts() is None, "it does not know every elector as a member yet"
+    records = [one for one in read_outbox(Path(settings.state_dir) / "outbox") if isinstance(one, AuditRecord)]
+    assert [record.kind for record in records] == [RecordKind.LEADER_ELECTED, RecordKind.LEADER_LOST]
+    assert records[-1].reason == "released"
+
+
+async def test_two_controllers_of_one_state_directory_are_refused(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    async with AsyncExitStack() as stack:
+        await Controller(settings).enter(stack)
+        with pytest.raises(OperatorError):
+            await Controller(settings).enter(stack)

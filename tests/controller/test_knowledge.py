@@ -1,0 +1,105 @@
+"""What a controller knows, and when that is enough."""
+
+from service.controller.holders import AGE_NS_MAX
+from service.controller.placement import SETTLE_NS
+from service.model.gateway_node import NodeRole, NodeState
+from service.model.lease import Token
+from service.model.objects import ClusterNode, Delete, Kind, ObjectKey, Upsert
+from tests.controller.cluster import member
+from tests.controller.site import MS, A, B, Site
+from tests.policy.objects import pod, policy
+from tests.report.facts import node
+
+EGRESS = policy("egress").key
+
+
+def known() -> Site:
+    site = Site()
+    site.list_only(A, B)
+    site.answer(a="worker1")
+    return site
+
+
+def say(site: Site, name: str) -> None:
+    """There is a Node object of that name."""
+    site.intake.take((Upsert(ClusterNode(ObjectKey(Kind.CLUSTER_NODE, "", name), NodeRole.WORKER)),))
+
+
+def test_what_is_missing_to_lead_is_named_and_nothing_else() -> None:
+    site = Site()
+    assert site.knowledge.gaps() == ["objects have not been read yet", "no majority of electors answers"]
+    site.list_only(A)
+    assert site.knowledge.gaps() == ["no majority of electors answers"]
+    site.answer()
+    assert site.knowledge.gaps() == []
+    site.now_ns += AGE_NS_MAX
+    assert site.knowledge.gaps() == ["no majority of electors answers"]
+
+
+def test_there_are_no_facts_for_who_does_not_lead_or_knows_too_little() -> None:
+    site = known()
+    assert site.knowledge.facts(None) is None
+    assert site.knowledge.facts(7) is not None
+    site.now_ns += AGE_NS_MAX
+    assert site.knowledge.facts(7) is None
+
+
+def test_a_controller_without_sight_of_an_elector_waits_from_its_start() -> None:
+    site = known()
+    site.cluster.known = {}
+    assert not site.knowledge.is_settled()
+    site.now_ns += SETTLE_NS + 1
+    site.answer()
+    assert site.knowledge.is_settled()
+
+
+def test_facts_are_of_the_moment_at_which_they_were_made() -> None:
+    site = known()
+    stray = pod("a", "10.9.0.1")
+    say(site, "worker1")
+    site.intake.take((Upsert(policy("egress")), Upsert(stray)))
+    facts = site.knowledge.facts(7)
+    say(site, "worker2")
+    site.intake.take((Delete(EGRESS), Delete(stray.key)))
+    site.list_only(A)
+    site.answer(a="worker2")
+    assert facts is not None
+    assert (facts.term, list(facts.policies), list(facts.created)) == (7, [EGRESS], [EGRESS])
+    assert (list(facts.cluster_nodes), list(facts.strays)) == (["worker1"], [stray.key])
+    assert facts.holders == {A: ("worker1", Token(7, 1, 1))}
+    assert facts.gateway is not None
+    assert facts.gateway.floating_ips == (A, B)
+
+
+def test_facts_tell_how_old_a_policy_is_and_what_gossip_says() -> None:
+    site = known()
+    site.intake.take((Upsert(policy("egress", created="2024-05-05T00:00:00.000000000Z")),))
+    site.cluster.strangers = {A: b"\x02\0\0\0\0\x63"}
+    site.cluster.known = {"worker1": member("worker1")}
+    facts = site.knowledge.facts(7)
+    assert facts is not None
+    assert facts.created == {EGRESS: "2024-05-05T00:00:00.000000000Z"}
+    assert (facts.conflicts, facts.members) == (site.cluster.strangers, site.cluster.known)
+
+
+def test_a_dead_node_that_was_removed_is_none_any_more_unless_it_holds_an_address() -> None:
+    site = known()
+    say(site, "worker2")
+    site.cluster.nodes = (node("worker1", 1, state=NodeState.DOWN), node("worker2", 2))
+    assert [found.name for found in site.knowledge.nodes()] == ["worker1", "worker2"]
+    site.answer()
+    assert [found.name for found in site.knowledge.nodes()] == ["worker2"]
+
+
+def test_sightings_are_there_for_who_does_not_lead_and_tell_when_each_holder_renewed() -> None:
+    site = known()
+    site.now_ns += 100 * MS
+    seen = site.knowledge.sightings()
+    assert (dict(seen.holders), dict(seen.renewed_ns)) == ({A: ("worker1", Token(7, 1, 1))}, {A: 0})
+    assert [found.name for found in seen.nodes] == ["worker1", "worker2"]
+
+
+def test_a_controller_that_loses_sight_of_the_electors_sees_no_holder() -> None:
+    site = known()
+    site.now_ns += AGE_NS_MAX
+    assert site.knowledge.sightings().holders == {}

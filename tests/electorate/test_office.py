@@ -1,0 +1,198 @@
+"""A controller's part in who the electors are: what it writes to the object, and when it leaves it alone."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from service.electorate.office import ElectorateOffice, ObjectWrite, WriteKind, candidates, next_write
+from service.electorate.store import ElectorateObject, ElectorateStore
+from service.lease.electorate import Candidate
+from service.lease.electorate_message import Standing, decode_electorate_message, encode_electorate_message
+from service.model.gateway_node import GatewayNode, NodeRole, NodeState
+from service.model.lease import NO_ELECTORATE, Elector, Electorate
+from service.model.machine import Address, Source
+from service.settings import Settings
+from service.sources.kubernetes.api_server import ApiError
+from service.wire.cluster_view import ClusterView
+from service.wire.sealed_socket import SealedSocket
+from tests.electorate.object_server import ObjectServer
+from tests.electorate.test_store import following
+from tests.sources.kubernetes.fake_api_server import until
+
+A, B, C = (Elector(name, f"10.0.0.{index}", index) for index, name in enumerate("abc", start=1))
+OLD, KNOWN, NEXT = Electorate(3, (A, B)), Electorate(4, (A, B, C), (A, B)), Electorate(5, (A, B), (A, B, C))
+SETTLE_S = 1
+
+
+def read(electorate: Electorate, *, in_force: bool = False) -> ElectorateObject:
+    return ElectorateObject(electorate, in_force, "7")
+
+
+def write(
+    current: ElectorateObject | None,
+    known: Electorate = KNOWN,
+    proposal: Electorate | None = None,
+    *,
+    is_in_force: bool = True,
+    is_leading: bool = True,
+) -> ObjectWrite | None:
+    return next_write(current, known, proposal, is_in_force=is_in_force, is_leading=is_leading)
+
+
+@pytest.mark.parametrize("is_leading", [True, False])
+def test_any_controller_begins_the_object_and_none_before_there_is_something_to_propose(is_leading: bool) -> None:
+    assert write(None, NO_ELECTORATE, None, is_leading=is_leading) is None
+    assert write(None, NO_ELECTORATE, NEXT, is_leading=is_leading) == ObjectWrite(WriteKind.BEGIN, NEXT)
+
+
+def test_an_object_that_was_deleted_is_begun_with_what_keepers_know_and_not_with_a_proposal() -> None:
+    assert write(None, KNOWN, NEXT) == ObjectWrite(WriteKind.BEGIN, KNOWN)
+
+
+@pytest.mark.parametrize("is_leading", [True, False])
+def test_m1_an_object_that_was_set_back_is_written_again_by_whoever_notices(is_leading: bool) -> None:
+    assert write(read(OLD, in_force=True), KNOWN, NEXT, is_leading=is_leading) == ObjectWrite(WriteKind.RESTORE, KNOWN)
+
+
+def test_m2_only_the_leader_changes_the_electorate() -> None:
+    assert write(read(KNOWN, in_force=True), KNOWN, NEXT, is_leading=False) is None
+    assert write(read(KNOWN, in_force=True), KNOWN, NEXT) == ObjectWrite(WriteKind.CHANGE, NEXT)
+
+
+def test_m2_an_object_that_contradicts_what_is_known_is_left_alone() -> None:
+    assert write(read(Electorate(4, (A, C))), KNOWN, NEXT) is None
+    assert write(read(NEXT), KNOWN, NEXT) is None, "a newer one is first learnt"
+
+
+def test_that_an_epoch_is_in_force_is_written_once_and_by_the_leader() -> None:
+    confirmed = ObjectWrite(WriteKind.CONFIRM, KNOWN, in_force=True)
+    assert write(read(KNOWN)) == confirmed
+    assert write(read(KNOWN), is_leading=False) is None
+    assert write(read(KNOWN), is_in_force=False) is None
+    assert write(read(KNOWN, in_force=True)) is None
+
+
+def node(name: str, state: NodeState = NodeState.UP, role: NodeRole = NodeRole.WORKER) -> GatewayNode:
+    return GatewayNode(name, role, state, True, ())
+
+
+def member(host: str) -> Any:
+    return (SimpleNamespace(address=Address(host, 9640)), None)
+
+
+def test_candidates_are_the_agents_that_are_there_at_their_gossip_address() -> None:
+    nodes = (node("a", role=NodeRole.CONTROL_PLANE), node("b", NodeState.DOWN), node("c"), node("d"))
+    members = {name: member(f"10.0.0.{index}") for index, name in enumerate("abc", start=1)}
+    found = candidates(members, nodes)
+    assert found == {"a": Candidate("a", "10.0.0.1", True), "c": Candidate("c", "10.0.0.3", False)}
+
+
+class Site:
+    """An office on a clock of its own, with one agent `a` that gossip names and whose keeper may answer."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+        self.sent: list[tuple[Address, bytes]] = []
+        self.adopted: list[Electorate] = []
+        self.is_leading = True
+        self.office = ElectorateOffice(
+            Settings(node="controller-a", source="kubernetes", electors="auto"),
+            cast(ClusterView, self),
+            cast(SealedSocket, self),
+            adopted=self.adopted.append,
+            is_leading=lambda: self.is_leading,
+            clock=lambda: self.now_ns,
+            settle_ns=SETTLE_S * 1_000_000_000,
+        )
+
+    def members(self) -> dict[str, Any]:
+        return {"a": member("10.0.0.1")}
+
+    def gateway_nodes(self) -> tuple[GatewayNode, ...]:
+        return (node("a"),)
+
+    def send(self, to: Address, payload: bytes) -> None:
+        self.sent.append((to, payload))
+
+    def answer(self, *, epoch: int = 0, settled: bool = False) -> None:
+        """What a keeper says to a survey."""
+        standing = Standing(epoch, 1, A.memory, True, settled, bool(epoch))
+        self.office.pump.on_datagram(Source(Address("10.0.0.1", 9644), "a", 1), encode_electorate_message(standing))
+
+    async def keep(self, store: ElectorateStore, seconds: float) -> None:
+        for _ in range(round(seconds * 2)):
+            self.now_ns += 500_000_000
+            self.answer(epoch=self.office.book.known.epoch, settled=True)
+            await self.office.keep(store)
+
+
+@pytest.fixture
+async def site() -> Site:
+    return Site()
+
+
+async def test_m5_the_first_electorate_is_made_once_the_same_agents_have_been_there_for_a_while(site: Site) -> None:
+    async with following(ObjectServer()) as (store, _):
+        await until(lambda: store.is_read)
+        await site.keep(store, 1)
+        assert store.current is None
+        await site.keep(store, 1)
+        assert store.current is not None
+        assert store.current.electorate == Electorate(1, (A,))
+
+
+async def test_nothing_is_made_while_it_is_not_known_whether_there_is_an_object(site: Site) -> None:
+    server = ObjectServer()
+    server.is_away = True
+    async with following(server) as (store, _):
+        await site.keep(store, 10)
+        assert server.attempts == 0
+
+
+async def test_an_object_that_cannot_be_read_is_left_to_its_owner(site: Site) -> None:
+    server = ObjectServer()
+    await server.put({"electorate": "nonsense"})
+    async with following(server) as (store, _):
+        await until(lambda: bool(store.trouble))
+        await site.keep(store, 10)
+        assert server.attempts == 0
+
+
+async def test_an_electorate_that_keepers_settle_in_is_confirmed_in_the_object(site: Site) -> None:
+    site.office.book.offer(Electorate(1, (A,)), origin="a keeper")
+    async with following(ObjectServer()) as (store, _):
+        await until(lambda: store.is_read)
+        await site.keep(store, 2)
+        assert store.current is not None
+        assert store.current.in_force
+
+
+async def test_what_another_wrote_first_is_no_failure(site: Site) -> None:
+    site.office.book.offer(Electorate(1, (A,)), origin="a keeper")
+    server = ObjectServer()
+    async with following(server) as (store, _):
+        await until(lambda: store.is_read)
+
+        async def refuse(electorate: Electorate) -> None:
+            raise ApiError(409, "AlreadyExists", "it exists")
+
+        store.create = refuse  # type: ignore[method-assign]
+        await site.keep(store, 1)
+        assert server.object is None
+
+
+async def test_a_newer_electorate_of_a_keeper_is_adopted_and_told_to_a_keeper_that_is_behind(site: Site) -> None:
+    said = encode_electorate_message(KNOWN)
+    site.office.pump.on_datagram(Source(Address("10.0.0.2", 9644), "b", 1), said)
+    assert site.adopted == [KNOWN]
+    assert site.office.book.known == KNOWN
+    site.answer(epoch=3)
+    to, payload = site.sent[-1]
+    assert (to.host, decode_electorate_message(payload)) == ("10.0.0.1", KNOWN)
+
+
+async def test_status_tells_what_keepers_said_of_themselves_lately(site: Site) -> None:
+    site.answer(epoch=3, settled=True)
+    said = {"epoch": 3, "elector": True, "voting": True, "settled": True}
+    assert site.office.standing() == {"inForce": False, "keepers": {"a": said}}

@@ -1,0 +1,93 @@
+"""What is told of a gateway node: by its gossip, its leases and its Node object."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from service.gateway.row import MemberMetadata
+from service.gossip.member import Member, MemberState
+from service.model.gateway_node import GatewayNode, NodeRole, NodeState
+from service.model.machine import Address
+from service.model.objects import ClusterNode, Kind, ObjectKey, Upsert
+from service.report.node import node_status
+from tests.report.facts import FIRST, Site, node, two_held
+
+
+def say(site: Site, name: str, **fields: Any) -> None:
+    """What the cluster's Node object of that name says."""
+    site.take(Upsert(ClusterNode(ObjectKey(Kind.CLUSTER_NODE, "", name), NodeRole.WORKER, **fields)))
+
+
+def status(site: Site) -> dict[str, Any]:
+    """Of the first node."""
+    return node_status(site.nodes[0], site.facts())
+
+
+def conditions(site: Site) -> dict[str, tuple[str, str]]:
+    return {item["type"]: (item["status"], item["reason"]) for item in status(site)["conditions"]}
+
+
+def test_without_node_objects_nothing_is_said_of_kubernetes() -> None:
+    assert conditions(two_held()) == {"Ready": ("True", "Ready"), "Schedulable": ("True", "Schedulable")}
+
+
+@pytest.mark.parametrize(
+    ("found", "kind", "expected"),
+    [
+        (node("worker1", 1, state=NodeState.DOWN), "Ready", ("False", "Down")),
+        (node("worker1", 1, state=NodeState.DOWN, ready=False), "Ready", ("False", "Down")),
+        (node("worker1", 1, ready=False), "Ready", ("False", "NotReady")),
+        (node("worker1", 1, schedulable=False), "Schedulable", ("False", "Draining")),
+    ],
+)
+def test_what_a_node_says_of_itself_is_shown(found: GatewayNode, kind: str, expected: tuple[str, str]) -> None:
+    site = two_held()
+    site.nodes = (found,)
+    assert conditions(site)[kind] == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "expected"),
+    [
+        ({"is_cordoned": True}, "Schedulable", ("False", "Cordoned")),
+        ({"is_cordoned": True, "is_shutting_down": True}, "Schedulable", ("False", "ShuttingDown")),
+        ({"is_ready": True}, "KubernetesReady", ("True", "KubeletReady")),
+        ({"is_ready": False, "not_ready_reason": "down"}, "KubernetesReady", ("False", "KubeletNotReady")),
+        ({}, "KubernetesReady", ("Unknown", "KubeletUnknown")),
+    ],
+)
+def test_what_the_cluster_says_of_a_node_is_shown(fields: Any, kind: str, expected: tuple[str, str]) -> None:
+    site = two_held()
+    say(site, "other")
+    say(site, "worker1", **fields)
+    assert conditions(site)[kind] == expected
+
+
+def test_a_node_without_a_node_object_is_told_where_others_have_one() -> None:
+    site = two_held()
+    say(site, "other")
+    assert conditions(site)["KubernetesReady"] == ("False", "NodeGone")
+
+
+def test_a_node_that_kubernetes_thinks_dead_is_ready_all_the_same() -> None:
+    site = two_held()
+    say(site, "worker1", is_ready=False)
+    assert conditions(site)["Ready"] == ("True", "Ready")
+
+
+def test_a_node_status_names_interfaces_terms_and_tokens() -> None:
+    site = two_held()
+    (segment,) = site.nodes[0].segments
+    site.nodes = (replace(site.nodes[0], segments=(replace(segment, interface="eth0"),)),)
+    found = status(site)
+    assert found["segments"][0]["interface"] == "eth0"
+    assert found["floatingIPs"] == [{"address": FIRST, "term": 7, "token": "7.1.1"}]
+
+
+def test_what_a_member_says_of_its_agent_is_shown_and_nothing_where_there_is_no_member() -> None:
+    site = two_held()
+    assert "agentVersion" not in status(site)
+    metadata = MemberMetadata(NodeRole.WORKER, True, True, (), "1.2.3", 5)
+    site.members = {"worker1": (Member("worker1", Address("10.0.0.1", 9640), MemberState.ALIVE, b"", 1), metadata)}
+    assert (status(site)["agentVersion"], status(site)["tunnelEndpoint"]) == ("1.2.3", "10.0.0.1")
