@@ -8,7 +8,7 @@ import msgspec
 
 from service.model.gateway_node import NodeRole
 from service.model.objects import API_VERSION, ClusterNode, Kind, Namespace, ObjectKey, Pod, ServiceRange
-from service.sources.kubernetes.reflector import Item
+from service.sources.kubernetes.resource import Item
 from service.sources.object_decoder import Decoded, decode
 
 ORIGIN = "kubernetes"
