@@ -89,6 +89,7 @@ class TimeSlice:
         self._until = perf_counter() + _SLICE_S
 
     async def pause_if_due(self) -> None:
+        """Let others run if this has worked for a slice without a pause; else return at once."""
         if perf_counter() >= self._until:
             await asyncio.sleep(0)
             self._until = perf_counter() + _SLICE_S
