@@ -15,7 +15,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from service.audit.outbox import Outbox
+from service.audit.outbox import Origin, Outbox
 from service.audit.publisher import Publisher
 from service.audit.recorder import LeaderRecorder
 from service.controller.status import controller_status
@@ -92,11 +92,8 @@ class Controller:
         )
         self.outbox = Outbox(
             Path(settings.state_dir) / "outbox",
-            node=settings.node,
-            boot_id=identity.boot_id(),
+            Origin(settings.node, identity.boot_id(), settings.cluster, "controller"),
             clock=lambda: (clock.wall_ns(), clock.boot_ns()),
-            cluster=settings.cluster,
-            component="controller",
             context=lambda: (self.term or (self.cluster.leader() or ("", 0))[1], self.electorate.epoch),
             cap_bytes=settings.audit.cap_mib << 20,
         )

@@ -9,7 +9,7 @@ import pytest
 
 from service.audit.consumer import Entry, Extent, OutboxSource, Unreadable, read_all
 from service.audit.envelope import decode, encode
-from service.audit.outbox import Outbox
+from service.audit.outbox import Origin, Outbox
 from service.audit.verification import Fault, Verdict, verify
 from service.model.audit_record import HELD_AT, HELD_UNTIL, RecordKind
 from tests.audit.log import BOOT, IP, SECOND, Clock, hold, payloads, rewrite, write_outbox
@@ -166,7 +166,7 @@ def test_the_size_cap_leaves_a_note_and_no_finding_where_nothing_is_published(tm
     async def fill() -> None:
         clock = Clock()
         async with (
-            Outbox(tmp_path, node="n1", boot_id="b1", clock=clock, segment_bytes=4096, cap_bytes=3 * 4096) as outbox,
+            Outbox(tmp_path, Origin("n1", "b1"), clock=clock, segment_bytes=4096, cap_bytes=3 * 4096) as outbox,
             asyncio.TaskGroup() as group,
         ):
             writer = group.create_task(outbox.run())
@@ -195,7 +195,7 @@ def test_records_lost_to_a_full_queue_are_counted_as_lost(tmp_path: Path, monkey
 
     async def lose() -> None:
         async with (
-            Outbox(tmp_path, node="n1", boot_id="b1", clock=Clock(), queue_records=5) as outbox,
+            Outbox(tmp_path, Origin("n1", "b1"), clock=Clock(), queue_records=5) as outbox,
             asyncio.TaskGroup() as group,
         ):
             writer = group.create_task(outbox.run())
