@@ -20,6 +20,7 @@ after a higher one are findings. Spans of one boot are compared by its clock, ot
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from service.audit.consumer import Entry, Extent, Unreadable, event_key
 from service.audit.envelope import digest
@@ -32,6 +33,8 @@ ChainKey = tuple[str, str, str]
 
 
 class Fault(StrEnum):
+    """What a log can be found guilty of."""
+
     MISSING = "missing"
     """Records that were written are not there."""
     LOST = "lost"
@@ -49,6 +52,8 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """One thing that is wrong."""
+
     fault: Fault
     subject: str
     """The chain or the floating IP."""
@@ -58,6 +63,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """What the logs prove, and how much they were."""
+
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     """What limits the proof, without being wrong."""
@@ -74,6 +81,7 @@ class Verdict:
 
     @property
     def is_good(self) -> bool:
+        """Whether nothing was found; notes do not count."""
         return not self.findings
 
     def summary(self) -> str:
@@ -111,14 +119,49 @@ class _Chain:
         return f"{node}/{boot_id}" + (f"/{outbox}" if outbox else "")
 
 
+class _Range(NamedTuple):
+    """Sequences of one boot."""
+
+    boot_id: str
+    first: int
+    last: int
+
+    def has(self, boot_id: str, sequence: int) -> bool:
+        return self.boot_id == boot_id and self.first <= sequence <= self.last
+
+
 @dataclass(slots=True)
 class _Gaps:
     """What gap records of one outbox say is gone."""
 
-    queue: list[tuple[str, int, int, int]] = field(default_factory=list)
-    """Boot, first and last sequence, count."""
-    removed: list[tuple[str, int, int]] = field(default_factory=list)
-    """Boot, first and last sequence of records that the size cap removed."""
+    queue: list[tuple[_Range, int]] = field(default_factory=list)
+    """Records lost in a full queue: they lie within the range, and are so many."""
+    removed: list[_Range] = field(default_factory=list)
+    """Records that the size cap removed."""
+
+    def lost_of(self, boot_id: str) -> int:
+        """How many records of a boot were lost in a full queue."""
+        return sum(count for one, count in self.queue if one.boot_id == boot_id)
+
+    def may_be_lost(self, boot_id: str, sequence: int) -> bool:
+        return any(one.has(boot_id, sequence) for one, _ in self.queue)
+
+    def is_removed(self, boot_id: str, sequence: int, *, has_kafka: bool) -> bool:
+        if any(one.has(boot_id, sequence) for one in self.removed):
+            return True
+        # The oldest go first, and the gap records of earlier removals with them.
+        reaches = max((one.last for one in self.removed if one.boot_id == boot_id), default=0)
+        return not has_kafka and sequence <= reaches
+
+
+@dataclass(slots=True)
+class _Absent:
+    """What became of the sequences of one chain that are not there."""
+
+    unexplained: list[int] = field(default_factory=list)
+    lost: int = 0
+    removed: int = 0
+    trimmed: int = 0
 
 
 class Verification:
@@ -139,6 +182,7 @@ class Verification:
         self._last_ns: int | None = None
 
     def take(self, item: Entry | Unreadable) -> None:
+        """Take the next item of a log, in the log's order; logs one after the other, outboxes before the topic."""
         if isinstance(item, Unreadable):
             self._find(Fault.UNREADABLE, item.log, f"{item.place}: {item.reason}")
             return
@@ -155,6 +199,7 @@ class Verification:
             self._note_gap(record)
 
     def verdict(self, extents: Sequence[Extent]) -> Verdict:
+        """Return what follows from all that was taken. `extents` says how far back each log reaches."""
         by_log = {extent.log: extent for extent in extents}
         notes = []
         for chain in self._chains.values():
@@ -229,57 +274,63 @@ class Verification:
         try:
             if "firstSequence" in detail:
                 first, last = int(detail["firstSequence"]), int(detail["lastSequence"])
-                gaps.queue.append((record.boot_id, first, last, int(detail["records"])))
+                gaps.queue.append((_Range(record.boot_id, first, last), int(detail["records"])))
             for one in filter(None, detail.get("ranges", "").split(",")):
                 boot_id, _, ends = one.rpartition(":")
-                gaps.removed.append((boot_id, *_pair(ends)))
+                gaps.removed.append(_Range(boot_id, *_pair(ends)))
         except (KeyError, ValueError):
             self._find(Fault.UNREADABLE, record.node, f"the gap record {record.id} does not say what is gone")
 
     # -- one chain --
 
     def _check_chain(self, chain: _Chain, extents: dict[str, Extent]) -> list[str]:
-        self._check_digests(chain)
-        node, boot_id, outbox = chain.key
+        """Find what is wrong with one chain; return what only limits the proof."""
+        node, _, outbox = chain.key
         gaps = self._gaps.get((node, outbox), _Gaps())
-        holes = _holes(chain)
-        notes = []
-        left = []
-        lost = removed = trimmed = 0
-        counted = sum(count for boot, _, _, count in gaps.queue if boot == boot_id)
-        reaches = max((last for boot, _, last in gaps.removed if boot == boot_id), default=0)
-        has_kafka = any(extents[log].is_kafka for log in chain.seen if log in extents)
-        is_published = any(extents[log].is_published for log in chain.seen if log in extents)
-        for first, last in holes:
+        own = [extents[log] for log in chain.seen if log in extents]
+        self._check_digests(chain)
+        absent = self._absent(chain, gaps, extents, has_kafka=any(extent.is_kafka for extent in own))
+        notes = self._judge_absent(chain, absent, is_published=any(extent.is_published for extent in own))
+        self._check_start(chain, extents, is_removed=bool(gaps.removed))
+        self._check_topic(chain, extents)
+        return notes
+
+    def _absent(self, chain: _Chain, gaps: _Gaps, extents: dict[str, Extent], *, has_kafka: bool) -> _Absent:
+        """Account for every sequence that is not there: by a gap record, by the cap, by how far back a log reaches."""
+        boot_id = chain.key[1]
+        counted = gaps.lost_of(boot_id)
+        absent = _Absent()
+        for first, last in _holes(chain):
             if last - first >= _HOLE_MAX:
                 self._find(Fault.MISSING, chain.name, f"sequences {first} to {last} are not there", last - first + 1)
                 continue
             for sequence in range(first, last + 1):
-                if lost < counted and any(b == boot_id and f <= sequence <= t for b, f, t, _ in gaps.queue):
-                    lost += 1
-                elif any(b == boot_id and f <= sequence <= t for b, f, t in gaps.removed) or (
-                    # The oldest go first, and the gap records of earlier removals with them.
-                    not has_kafka and sequence <= reaches
-                ):
-                    removed += 1
+                # A gap record of the queue names a range and a count: beyond the count they are missing all the same.
+                if absent.lost < counted and gaps.may_be_lost(boot_id, sequence):
+                    absent.lost += 1
+                elif gaps.is_removed(boot_id, sequence, has_kafka=has_kafka):
+                    absent.removed += 1
                 elif self._is_trimmed(chain, sequence, extents):
-                    trimmed += 1
+                    absent.trimmed += 1
                 else:
-                    left.append(sequence)
+                    absent.unexplained.append(sequence)
+        return absent
+
+    def _judge_absent(self, chain: _Chain, absent: _Absent, *, is_published: bool) -> list[str]:
+        """What is not there is a finding, unless it went as it should: then a note is returned."""
+        notes = []
+        left, lost, removed = absent.unexplained, absent.lost, absent.removed
         if left:
             self._find(Fault.MISSING, chain.name, f"{len(left)} records: sequence {_spans(left)}", len(left))
         if lost:
-            self._find(
-                Fault.LOST, chain.name, f"{lost} records, counted by a gap record: the disk could not keep up", lost
-            )
+            text = f"{lost} records, counted by a gap record: the disk could not keep up"
+            self._find(Fault.LOST, chain.name, text, lost)
         if removed and is_published:
             self._find(Fault.LOST, chain.name, f"{removed} records, removed by the size cap unpublished", removed)
         elif removed:
             notes.append(f"{chain.name}: {removed} oldest records were removed by the size cap")
-        if trimmed:
-            notes.append(f"{chain.name}: {trimmed} oldest records are no longer in the logs given")
-        self._check_start(chain, extents, is_removed=bool(gaps.removed))
-        self._check_topic(chain, extents)
+        if absent.trimmed:
+            notes.append(f"{chain.name}: {absent.trimmed} oldest records are no longer in the logs given")
         return notes
 
     def _check_digests(self, chain: _Chain) -> None:
