@@ -20,10 +20,10 @@ after a higher one are findings. Spans of one boot are compared by its clock, ot
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
 
 from service.audit.consumer import Entry, Extent, Unreadable, event_key
 from service.audit.envelope import digest
+from service.audit.gaps import Gaps
 from service.audit.holding import Holdings
 from service.audit.replay import Replay
 from service.model.audit_record import SCHEMA_VERSION, AuditRecord, RecordKind
@@ -119,41 +119,6 @@ class _Chain:
         return f"{node}/{boot_id}" + (f"/{outbox}" if outbox else "")
 
 
-class _Range(NamedTuple):
-    """Sequences of one boot."""
-
-    boot_id: str
-    first: int
-    last: int
-
-    def has(self, boot_id: str, sequence: int) -> bool:
-        return self.boot_id == boot_id and self.first <= sequence <= self.last
-
-
-@dataclass(slots=True)
-class _Gaps:
-    """What gap records of one outbox say is gone."""
-
-    queue: list[tuple[_Range, int]] = field(default_factory=list)
-    """Records lost in a full queue: they lie within the range, and are so many."""
-    removed: list[_Range] = field(default_factory=list)
-    """Records that the size cap removed."""
-
-    def lost_of(self, boot_id: str) -> int:
-        """How many records of a boot were lost in a full queue."""
-        return sum(count for one, count in self.queue if one.boot_id == boot_id)
-
-    def may_be_lost(self, boot_id: str, sequence: int) -> bool:
-        return any(one.has(boot_id, sequence) for one, _ in self.queue)
-
-    def is_removed(self, boot_id: str, sequence: int, *, has_kafka: bool) -> bool:
-        if any(one.has(boot_id, sequence) for one in self.removed):
-            return True
-        # The oldest go first, and the gap records of earlier removals with them.
-        reaches = max((one.last for one in self.removed if one.boot_id == boot_id), default=0)
-        return not has_kafka and sequence <= reaches
-
-
 @dataclass(slots=True)
 class _Absent:
     """What became of the sequences of one chain that are not there."""
@@ -170,7 +135,8 @@ class Verification:
     def __init__(self, *, clock_error_ns: int) -> None:
         self._clock_error_ns = clock_error_ns
         self._chains: dict[ChainKey, _Chain] = {}
-        self._gaps: dict[tuple[str, str], _Gaps] = {}
+        self._gaps: dict[tuple[str, str], Gaps] = {}
+        """By node and outbox name."""
         self._replays: dict[tuple[str, ChainKey], Replay] = {}
         self._segments: dict[tuple[str, ChainKey, int], int] = {}
         self._highest: dict[tuple[str, ChainKey, str], int] = {}
@@ -269,16 +235,9 @@ class Verification:
         self._highest[key] = max(highest, record.sequence)
 
     def _note_gap(self, record: AuditRecord) -> None:
-        gaps = self._gaps.setdefault((record.node, record.outbox), _Gaps())
-        detail = record.detail
         try:
-            if "firstSequence" in detail:
-                first, last = int(detail["firstSequence"]), int(detail["lastSequence"])
-                gaps.queue.append((_Range(record.boot_id, first, last), int(detail["records"])))
-            for one in filter(None, detail.get("ranges", "").split(",")):
-                boot_id, _, ends = one.rpartition(":")
-                gaps.removed.append(_Range(boot_id, *_pair(ends)))
-        except (KeyError, ValueError):
+            self._gaps.setdefault((record.node, record.outbox), Gaps()).note(record)
+        except ValueError:
             self._find(Fault.UNREADABLE, record.node, f"the gap record {record.id} does not say what is gone")
 
     # -- one chain --
@@ -286,19 +245,21 @@ class Verification:
     def _check_chain(self, chain: _Chain, extents: dict[str, Extent]) -> list[str]:
         """Find what is wrong with one chain; return what only limits the proof."""
         node, _, outbox = chain.key
-        gaps = self._gaps.get((node, outbox), _Gaps())
+        gaps = self._gaps.get((node, outbox), Gaps())
         own = [extents[log] for log in chain.seen if log in extents]
         self._check_digests(chain)
         absent = self._absent(chain, gaps, extents, has_kafka=any(extent.is_kafka for extent in own))
         notes = self._judge_absent(chain, absent, is_published=any(extent.is_published for extent in own))
-        self._check_start(chain, extents, is_removed=bool(gaps.removed))
+        self._check_start(chain, extents, is_removed=gaps.has_removed)
         self._check_topic(chain, extents)
         return notes
 
-    def _absent(self, chain: _Chain, gaps: _Gaps, extents: dict[str, Extent], *, has_kafka: bool) -> _Absent:
+    def _absent(self, chain: _Chain, gaps: Gaps, extents: dict[str, Extent], *, has_kafka: bool) -> _Absent:
         """Account for every sequence that is not there: by a gap record, by the cap, by how far back a log reaches."""
         boot_id = chain.key[1]
-        counted = gaps.lost_of(boot_id)
+        counted = gaps.lost_count(boot_id)
+        # The oldest go first, and the gap records of earlier removals with them; a topic has those.
+        reaches = 0 if has_kafka else gaps.removed_up_to(boot_id)
         absent = _Absent()
         for first, last in _holes(chain):
             if last - first >= _HOLE_MAX:
@@ -308,7 +269,7 @@ class Verification:
                 # A gap record of the queue names a range and a count: beyond the count they are missing all the same.
                 if absent.lost < counted and gaps.may_be_lost(boot_id, sequence):
                     absent.lost += 1
-                elif gaps.is_removed(boot_id, sequence, has_kafka=has_kafka):
+                elif sequence <= reaches or gaps.is_removed(boot_id, sequence):
                     absent.removed += 1
                 elif self._is_trimmed(chain, sequence, extents):
                     absent.trimmed += 1
@@ -427,8 +388,3 @@ def _spans(sequences: Sequence[int]) -> str:
             spans.append([sequence, sequence])
     shown = [str(first) if first == last else f"{first}-{last}" for first, last in spans[:5]]
     return ", ".join(shown) + (f" and {len(spans) - 5} more" if len(spans) > 5 else "")
-
-
-def _pair(text: str) -> tuple[int, int]:
-    first, _, last = text.partition("-")
-    return int(first), int(last)
