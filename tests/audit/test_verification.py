@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from service.audit.chain import Chain, Origin
 from service.audit.consumer import Entry, Extent, OutboxSource, Unreadable, read_all
 from service.audit.envelope import decode, encode
-from service.audit.outbox import Origin, Outbox
+from service.audit.outbox import Outbox
 from service.audit.verification import Fault, Verdict, verify
 from service.model.audit_record import HELD_AT, HELD_UNTIL, RecordKind
 from tests.audit.log import BOOT, IP, SECOND, Clock, hold, payloads, rewrite, write_outbox
@@ -213,6 +214,17 @@ def test_records_lost_to_a_full_queue_are_counted_as_lost(tmp_path: Path, monkey
     asyncio.run(lose())
     (found,) = verdict_of(tmp_path).findings
     assert (found.fault, found.records) == (Fault.LOST, 3)
+
+
+def test_of_a_range_with_losses_only_as_many_are_lost_as_were_counted() -> None:
+    chain = Chain(Origin("n1", "b1"), "o1", clock=Clock(), context=lambda: (0, 0))
+    made = [chain.next(RecordKind.NODE_UP, {"subject": "n"})[1] for _ in range(6)]
+    detail = {"records": "2", "firstSequence": "2", "lastSequence": "5"}
+    made.append(chain.next(RecordKind.GAP, {"detail": detail})[1])
+    topic = Topic()
+    topic.publish(*(made[number] for number in (0, 5, 6)))
+    found = {one.fault: one.records for one in topic.verdict().findings}
+    assert found == {Fault.LOST: 2, Fault.MISSING: 2}
 
 
 # --- one holder

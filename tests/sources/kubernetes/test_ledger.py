@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import pytest
+
 from service.model.objects import Change, Delete, Errors, Kind, ObjectKey, Synced, Upsert
 from service.sources.kubernetes.ledger import ObjectLedger, object_key
 from service.sources.kubernetes.resource import Difference
-from tests.policy.objects import gateway, namespace, pod
+from tests.policy.objects import namespace, pod
 from tests.sources.kubernetes.scripted_api import own
 
 GATEWAY = ObjectKey(Kind.GATEWAY, "kube-system", "default")
@@ -111,23 +113,27 @@ def test_what_was_restored_and_is_not_listed_is_deleted_then() -> None:
     assert told(ledger, Kind.POD, is_listed=True) == [Delete(lost.key), Synced()]
 
 
-def test_a_restored_gateway_that_the_api_server_confirms_is_no_change() -> None:
-    ledger = ObjectLedger([Kind.GATEWAY])
+@pytest.fixture
+def restored() -> ObjectLedger:
+    """It knows of a day before the gateway that `own(..., spec=spec())` is."""
     (known,) = told(
         ObjectLedger([Kind.GATEWAY]), Kind.GATEWAY, own(Kind.GATEWAY, "default", "kube-system", spec=spec())
     )
     assert isinstance(known, Upsert)
-    ledger.restore([known.object])
-    same = own(Kind.GATEWAY, "default", "kube-system", spec=spec())
-    assert told(ledger, Kind.GATEWAY, same, is_listed=True) == [Synced()]
-
-
-def test_a_restored_gateway_that_is_gone_may_come_again() -> None:
     ledger = ObjectLedger([Kind.GATEWAY])
-    ledger.restore([gateway("192.168.1.100")])
-    assert told(ledger, Kind.GATEWAY, is_listed=True) == [Delete(GATEWAY), Synced()]
-    (change,) = told(ledger, Kind.GATEWAY, own(Kind.GATEWAY, "default", "kube-system", spec=spec("192.168.1.100")))
-    assert addresses(change) == ["192.168.1.100"]
+    ledger.restore([known.object])
+    return ledger
+
+
+def test_a_restored_gateway_that_the_api_server_confirms_is_no_change(restored: ObjectLedger) -> None:
+    same = own(Kind.GATEWAY, "default", "kube-system", spec=spec())
+    assert told(restored, Kind.GATEWAY, same, is_listed=True) == [Synced()]
+
+
+def test_a_restored_gateway_that_is_gone_may_come_again_as_it_was(restored: ObjectLedger) -> None:
+    assert told(restored, Kind.GATEWAY, is_listed=True) == [Delete(GATEWAY), Synced()]
+    (change,) = told(restored, Kind.GATEWAY, own(Kind.GATEWAY, "default", "kube-system", spec=spec()))
+    assert addresses(change) == []
 
 
 def test_upserts_come_before_deletes_so_that_an_update_has_no_gap() -> None:

@@ -250,6 +250,7 @@ async def test_a_slow_consumer_holds_the_watch_up_and_loses_nothing(api: FakeApi
         for index in range(150, 300):
             await api.put(pod(f"p{index}"))
         # One at a time: what comes meanwhile is not handed over beside it, nor in front of it.
+        await asyncio.sleep(0.05)
         assert (seen.waiting, seen.knows("gone")) == (1, True)
         seen.ready.set()
         await until(lambda: seen.knows(*(f"p{index}" for index in range(300))))
