@@ -1,7 +1,7 @@
 """Prometheus metrics of agents and controllers, read when they are asked for.
 
-Collectors keep nothing: each scrape asks the objects that count. So no number is told twice, and none is told of a part
-that is gone. Names, labels and meaning are an interface to operators' rules and boards: they are added to, not changed.
+Collectors keep nothing: each scrape asks the objects that count. Names, labels and meaning are an interface to
+operators' rules and boards: they are added to, not changed.
 """
 
 from collections.abc import Iterator, Sized
