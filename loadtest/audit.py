@@ -23,7 +23,7 @@ from loadtest.broker import KAFKA_VERSION, Broker
 from loadtest.statistics import percentile
 from service.audit.envelope import parse_time
 from service.audit.feed import Event
-from service.audit.outbox import Outbox
+from service.audit.outbox import Origin, Outbox
 from service.audit.publisher import Publisher
 from service.host import clock, identity
 from service.model.audit_record import RecordKind
@@ -120,8 +120,7 @@ class _Trail:
         settings = load_settings(None, {"node": NODE, "kafka": kafka, "audit": {"cap_mib": 1024}})
         self.outbox = Outbox(
             folder / "outbox",
-            node=NODE,
-            boot_id=identity.boot_id(),
+            Origin(NODE, identity.boot_id()),
             clock=lambda: (clock.wall_ns(), clock.boot_ns()),
             cap_bytes=settings.audit.cap_mib << 20,
             queue_records=2 * _PENDING_MAX,

@@ -1,4 +1,8 @@
-"""One YAML file plus flags, validated once into frozen settings. A bad file is an OperatorError that names the key."""
+"""One YAML file plus flags, validated once into frozen settings. A bad file is an OperatorError that names the key.
+
+Agent, keeper and controller read the same file. Ports, cluster, keys and electors are equal on all members, the lease
+profile too; the rest may differ from node to node. Settings are read once: a change needs a restart of the process.
+"""
 
 import os
 from ipaddress import IPv4Address, IPv4Network
@@ -25,15 +29,22 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class PortSettings(_Section, frozen=True):
     """Ports of every node; equal on all of them."""
 
+    # Neighbours, so that one range in a firewall opens all of them.
     gossip: PortNumber = 9640
+    """UDP; members."""
     state: PortNumber = 9641
-    """Endpoints and NAT state."""
+    """UDP; endpoints and their acknowledgements, and a new holder's word."""
     http: PortNumber = 9642
+    """TCP; health, status and metrics, readable by whoever reaches it."""
     vxlan: PortNumber = 9643
+    """UDP, for the tunnel device; another than 4789 and 8472, which CNIs use for theirs."""
     lease: PortNumber = 9644
+    """UDP; electors and holders, in the lease keepers."""
 
 
 class GossipSettings(_Section, frozen=True):
+    """How members find each other."""
+
     seeds: tuple[str, ...] = ()
     """IPv4 addresses of members to join by (`host` or `host:port`); kept for ever, so that partitions heal.
 
@@ -41,30 +52,47 @@ class GossipSettings(_Section, frozen=True):
 
 
 class ElectorSettings(_Section, frozen=True):
+    """One elector, named by the configuration."""
+
     name: NodeName
+    """The `node` of its settings."""
     address: str
+    """IPv4 address of its lease socket: the `bind_address` of its settings; the port is `ports.lease` everywhere."""
 
 
 class ElectorateSettings(_Section, frozen=True):
+    """Who grants leases; equal on all members, or they would count different majorities."""
+
     epoch: Annotated[int, Meta(ge=1)] = 1
+    """Number of this set of members; the higher one counts."""
     members: tuple[ElectorSettings, ...] = ()
     """1, 3, 5 or 7 agents; an even number on the way from one to the next. Changed by the operator, one member at a
     time, with the next higher epoch (leases.md, M2)."""
 
 
 class LeaseSettings(_Section, frozen=True):
+    """How long promises last, and what becomes of them at a stop."""
+
     profile: ProfileName = ProfileName.DEFAULT
+    """Lease and renewal interval: `relaxed` 1000/200 ms, `default` 300/60, `fast` 100/20, `fastest` 50/10. A shorter
+    lease is a shorter failover, and asks more of the network and of how promptly the keeper is scheduled; `fastest`
+    needs real-time priority. Equal on all members: by its own the leader tells when a holder renewed last."""
     max_lease_ms: Annotated[int, Meta(ge=50, le=15000)] = 15000
-    """The longest lease an elector promises. One that lost its memory is silent for 1.2 times this (leases.md, P2)."""
+    """Milliseconds. The longest lease an elector promises, which only a planned restart asks for; at least the
+    profile's. One that lost its memory is silent for 1.2 times this (leases.md, P2): the default leaves a restart 15 s,
+    and a rebooted elector is back in 18."""
     on_stop: Literal["hand-over", "keep"] = "hand-over"
     """What a keeper that is told to stop does with its floating IPs. `hand-over`: the successors take them at once.
     `keep`: one lease of `max_lease_ms`, in which the datapath forwards on; for restarts that end within it, such as a
     rolling update. A node that dies in that time is missed until the lease is over: drain it before it is shut down."""
     agent_grace_ms: Annotated[int, Meta(ge=1000, le=60000)] = 15000
-    """How long the keeper keeps an IP for an agent that is stuck or absent (leases.md, S6)."""
+    """Milliseconds for which the keeper keeps an IP for an agent that is stuck or absent (leases.md, S6): the default
+    is as long as the longest lease, so an agent has as long to restart as a keeper."""
 
 
 class DatapathSettings(_Section, frozen=True):
+    """What an agent needs to know of its node and of the cluster's addresses. A controller reads the ranges too."""
+
     uplinks: tuple[str, ...] = ()
     """Interfaces towards other nodes and the outside; empty: those that carry a default route or the bind address."""
     pod_cidrs: tuple[str, ...] = ()
@@ -74,16 +102,19 @@ class DatapathSettings(_Section, frozen=True):
     service_cidrs: tuple[str, ...] = ()
     """Service ranges; empty: those of the ServiceCIDR objects, with `source: kubernetes`."""
     node_cidrs: tuple[str, ...] = ()
-    """Further in-cluster destinations never touched; the subnets of members are always among them."""
+    """Further in-cluster destinations never touched, such as hosts that are no members. The subnets of members are
+    always among them."""
     mark: Annotated[int, Meta(ge=1, le=0x80000000)] = 0x1000
     """The one mark bit (rule W6): exactly one bit, and not one that the CNI or kube-proxy uses."""
     route_table: Annotated[int, Meta(ge=1, le=0x7FFFFFFF)] = 9640
+    """Number of the routing table for marked packets; one that nothing else on the node uses."""
     bpf_dir: str = "/sys/fs/bpf/egressgw"
     """Folder for pins; on a bpffs, or a place where one can be mounted."""
     sysctl_dir: str = "/proc/sys/net"
     """The node's /proc/sys/net, where a container has it writable; its own is read-only unless it is privileged."""
     workers: Annotated[int, Meta(ge=1, le=8)] = 2
-    """Threads of the worker pool that drives BPF maps."""
+    """Threads of the worker pool that drives BPF maps. Each map has one writer at a time, so more help only where
+    several maps change at once."""
 
     @property
     def ranges(self) -> ClusterRanges:
@@ -96,13 +127,18 @@ class DatapathSettings(_Section, frozen=True):
 
 
 class HttpSettings(_Section, frozen=True):
+    """Where health, status and metrics are served; the port is `ports.http`."""
+
     address: str = "0.0.0.0"
+    """IPv4 address to listen on. Every one by default, since probes and Prometheus come from elsewhere; what is served
+    is read-only, and names nodes, policies and addresses."""
 
 
 class KafkaTlsSettings(_Section, frozen=True):
     """Encryption of the connection to the brokers. Files are read anew at each connection, so they may be replaced."""
 
     enabled: bool = False
+    """Off: the connection is in the clear, and a password too."""
     ca_file: str = ""
     """PEM file of the authorities that sign the brokers' certificates; empty: the system's."""
     cert_file: str = ""
@@ -119,6 +155,7 @@ class KafkaSaslSettings(_Section, frozen=True):
     mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
     """Empty: none."""
     username: str = ""
+    """Of the account that the brokers know; needs `kafka.sasl.password_file`."""
     password_file: str = ""
     """A file with the password; a line end at its end does not count. Read anew at each connection."""
 
@@ -131,32 +168,40 @@ class KafkaSettings(_Section, frozen=True):
     topic: Annotated[str, Meta(min_length=1, max_length=249, pattern=r"^[a-zA-Z0-9._-]+$")] = (
         "egress-gateway.assignments"
     )
+    """It must not be compacted: of one address every record counts, not only the newest."""
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
+    """Of the batches on the wire and on the brokers; every one is available without further libraries."""
     linger_ms: Annotated[int, Meta(ge=0, le=10_000)] = 0
-    """How long a record may wait for company. Records that come while a batch is under way share the next anyhow."""
+    """Milliseconds for which a record may wait for company. None by default: records that come while a batch is under
+    way share the next anyhow."""
     request_timeout_ms: Annotated[int, Meta(ge=1000, le=300_000)] = 10_000
-    """When a broker that does not answer is asked again, over a new connection."""
+    """Milliseconds after which a broker that does not answer is asked again, over a new connection."""
     client_id: str = ""
     """What brokers see in their logs and quotas; empty: `egressgw-NODE`."""
     create_topic: bool = False
-    """Create the topic where it is missing (cleanup.policy=delete), for which the brokers must give the right."""
+    """Create the topic where it is missing (cleanup.policy=delete), for which the brokers must give the right. Off by
+    default: retention and replicas of an audit log are for whoever runs the brokers to decide."""
     partitions: Annotated[int, Meta(ge=1, le=1000)] = 6
-    """Of a topic that is created here."""
+    """Of a topic that is created here. Order is kept per floating IP, which has one partition."""
     replication_factor: Annotated[int, Meta(ge=1, le=32)] = 3
-    """Of a topic that is created here."""
+    """Of a topic that is created here; not more than there are brokers."""
     tls: KafkaTlsSettings = KafkaTlsSettings()
     sasl: KafkaSaslSettings = KafkaSaslSettings()
 
 
 class AuditSettings(_Section, frozen=True):
+    """The audit outbox on the local disk (audit.md)."""
+
     cap_mib: Annotated[int, Meta(ge=8, le=1 << 20)] = 64
-    """Size of an outbox on disk. Over it the oldest segments go, published ones silently, others with a counted gap."""
+    """MiB of disk for an outbox; the keeper's has a quarter, at least 8. Over it the oldest segments go, published ones
+    silently, others with a counted gap. At half a KiB a record the default holds a hundred thousand of them."""
 
 
 class Settings(_Section, frozen=True):
     """Everything a process needs to know before it starts."""
 
     node: NodeName
+    """Name of this member, unique in the cluster. In Kubernetes, of an agent the Node object's name."""
     cluster: str = "default"
     """Label authenticated with every datagram: members of another cluster are strangers."""
     role: NodeRole | None = None
@@ -166,19 +211,22 @@ class Settings(_Section, frozen=True):
     bind_address: str = "0.0.0.0"
     """IPv4 address other members reach this process at. In Kubernetes, of an agent the node's InternalIP."""
     keyring: tuple[str, ...] = ()
-    """AES-256 keys as 64 hexadecimal digits; the first seals, all open."""
+    """AES-256 keys as 64 hexadecimal digits; the first seals, all open. To rotate, add the new one behind on every
+    member, then put it in front, then take the old one away."""
     keyring_file: str = ""
     """Instead of `keyring`: a file with one key per line."""
     state_dir: str = "/var/lib/egressgw"
-    """Durable: audit outbox, leader terms."""
+    """On a disk: audit outboxes, tokens and electorate of the elector, the objects known last, former sysctls. An
+    elector that loses it is a new elector."""
     run_dir: str = "/run/egressgw"
-    """In shared memory: promises, sockets."""
+    """In shared memory: the promises of the elector, and the socket between agent and keeper. It outlives a process and
+    not a boot, as promises must."""
     ports: PortSettings = PortSettings()
     gossip: GossipSettings = GossipSettings()
     electors: ElectorateSettings | Literal["auto"] = ElectorateSettings()
     """Who grants leases. `auto`: chosen by the controllers, kept in the ConfigMap `egressgw-electorate`."""
     namespace: str = "egressgw-system"
-    """Kubernetes namespace of the electorate object; falls back to the environment's POD_NAMESPACE."""
+    """Kubernetes namespace of the electorate object; where it is not set, the environment's POD_NAMESPACE."""
     lease: LeaseSettings = LeaseSettings()
     datapath: DatapathSettings = DatapathSettings()
     http: HttpSettings = HttpSettings()
@@ -195,6 +243,7 @@ class Settings(_Section, frozen=True):
 
     @property
     def lease_profile(self) -> LeaseProfile:
+        """The times that `lease.profile` stands for."""
         return LEASE_PROFILES[self.lease.profile]
 
     def keys(self) -> tuple[bytes, ...]:

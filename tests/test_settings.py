@@ -1,9 +1,11 @@
 """What differs from pod to pod comes from the environment; the file wins."""
 
+import ast
 from pathlib import Path
 
 import pytest
 
+from service import settings as settings_module
 from service.model.errors import OperatorError
 from service.model.gateway_node import NodeRole
 from service.settings import load_settings
@@ -48,3 +50,17 @@ def test_a_process_in_kubernetes_without_an_address_says_which_variable_to_set(
 
 def test_a_role_that_is_not_set_is_left_to_the_node_object(file: Path) -> None:
     assert load_settings(file).role is None
+
+
+def test_every_setting_says_what_it_means_where_it_is_declared() -> None:
+    tree = ast.parse(Path(settings_module.__file__).read_text(encoding="utf-8"))
+    sections = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    silent = []
+    for name, section in sections.items():
+        for field, following in zip(section.body, [*section.body[1:], None], strict=True):
+            if not isinstance(field, ast.AnnAssign) or ast.unparse(field.annotation) in sections:
+                continue  # a section speaks for itself
+            is_told = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            if not is_told:
+                silent.append(f"{name}.{ast.unparse(field.target)}")
+    assert silent == []

@@ -17,7 +17,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from service.agent.status import agent_status
-from service.audit.outbox import Outbox
+from service.audit.outbox import Origin, Outbox
 from service.audit.promise_log import KEEPER_OUTBOX
 from service.audit.publisher import Publisher
 from service.audit.recorder import AgentRecorder, Part
@@ -105,11 +105,8 @@ class Agent:
         self.electorate = ElectorateFollower(settings, changed=lambda record: self.keeper.say_electorate(record))
         self.outbox = Outbox(
             Path(settings.state_dir) / "outbox",
-            node=settings.node,
-            boot_id=identity.boot_id(),
+            Origin(settings.node, identity.boot_id(), settings.cluster, "agent"),
             clock=lambda: (clock.wall_ns(), clock.boot_ns()),
-            cluster=settings.cluster,
-            component="agent",
             context=lambda: ((self.cluster.leader() or ("", 0))[1], self._epoch()),
             cap_bytes=settings.audit.cap_mib << 20,
         )

@@ -97,6 +97,7 @@ class OutboxSource:
     _stamps: dict[int, tuple[int, int, bool]] = field(default_factory=dict)
 
     async def items(self, *, follow: bool) -> AsyncIterator[Item]:
+        """Segment by segment; of a finished one whose tail is damaged this is told once. See AuditSource."""
         for item in await asyncio.to_thread(self._read):
             yield item
         yield CaughtUp()
@@ -170,6 +171,7 @@ class KafkaSource:
     extents: list[Extent] = field(default_factory=list)
 
     async def items(self, *, follow: bool) -> AsyncIterator[Item]:
+        """In each partition's order; partitions come mixed. See AuditSource."""
         from aiokafka import AIOKafkaConsumer
         from aiokafka.errors import KafkaError
 
@@ -300,6 +302,7 @@ class Deduplicator:
         self._remembered_max = remembered_max
 
     def is_new(self, record: AuditRecord) -> bool:
+        """Note the event; False where it is one of the last that were noted."""
         key = event_key(record)
         if key in self._known:
             return False

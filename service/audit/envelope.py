@@ -92,8 +92,22 @@ def digest(payload: bytes) -> str:
 
 
 def encode(record: AuditRecord, *, cluster: str = "default") -> bytes:
-    """Return the structured-mode JSON of one record."""
-    data = _Data(
+    """Return the structured-mode JSON of one record. Raises UnicodeEncodeError where a text of it has surrogates."""
+    event = _Event(
+        specversion=SPEC_VERSION,
+        id=record.id,
+        source=f"/egressgw/{cluster}",
+        type=event_type(record.kind),
+        time=format_time(record.wall_time_ns),
+        subject=record.subject or msgspec.UNSET,
+        dataschema=DATA_SCHEMA.format(record.version),
+        data=_data(record),
+    )
+    return msgspec.json.encode(event)
+
+
+def _data(record: AuditRecord) -> _Data:
+    return _Data(
         kind=record.kind,
         node=record.node,
         boot_id=record.boot_id,
@@ -111,17 +125,6 @@ def encode(record: AuditRecord, *, cluster: str = "default") -> bytes:
         reason=record.reason,
         detail=record.detail,
     )
-    event = _Event(
-        specversion=SPEC_VERSION,
-        id=record.id,
-        source=f"/egressgw/{cluster}",
-        type=event_type(record.kind),
-        time=format_time(record.wall_time_ns),
-        subject=record.subject or msgspec.UNSET,
-        dataschema=DATA_SCHEMA.format(record.version),
-        data=data,
-    )
-    return msgspec.json.encode(event)
 
 
 def decode(payload: bytes) -> AuditRecord:

@@ -81,6 +81,7 @@ class Feed:
 
     @property
     def set_aside_path(self) -> Path:
+        """A line of JSON for each record that the brokers never take; of at most 8 MiB."""
         return self.folder / "unpublishable"
 
     @property
@@ -90,6 +91,7 @@ class Feed:
 
     @property
     def is_nearly_full(self) -> bool:
+        """Whether so little of the cap is left that somebody should look before records are lost."""
         return self.fill > _FILL_MAX
 
     def read(self, records_max: int) -> tuple[Sequence[Event], Position]:

@@ -41,14 +41,17 @@ class Span:
 
     @property
     def first(self) -> Instant | None:
+        """The earliest instant on record as held; None where only others say that there was a tenure."""
         return self.begin or self.end
 
     @property
     def last(self) -> Instant | None:
+        """The latest one. It may well have been held longer."""
         # An end that says less than the beginning adds nothing.
         return max((one for one in (self.begin, self.end) if one), key=lambda one: one.wall_ns, default=None)
 
     def extend(self, instant: Instant, *, is_end: bool) -> None:
+        """Take another instant at which it was held. `is_end`: it comes from a record of the end, so begins nothing."""
         if not is_end and (self.begin is None or instant.wall_ns < self.begin.wall_ns):
             self.begin = instant
         if self.end is None or instant.wall_ns > self.end.wall_ns:
@@ -63,9 +66,11 @@ class Holdings:
 
     @property
     def count(self) -> int:
+        """Tenures on record: addresses times their tokens."""
         return sum(len(spans) for spans in self._spans.values())
 
     def take(self, record: AuditRecord, place: str) -> None:
+        """Take a record as evidence; those that are of no address held are passed over. `place` is shown to people."""
         if record.kind not in _WITNESSED or record.token is None or not record.holder:
             return
         spans = self._spans.setdefault(record.subject, {})

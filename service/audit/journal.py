@@ -109,6 +109,7 @@ class Journal:
 
     @property
     def is_open(self) -> bool:
+        """Whether the folder is ours and recovered."""
         return self._lock_fd is not None
 
     @property

@@ -13,20 +13,19 @@ import contextlib
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, Unpack
 
+from service.audit.chain import Chain, Facts, Origin
 from service.audit.cursor import Position
-from service.audit.envelope import digest, encode
 from service.audit.journal import CorruptRecord, Excess, Journal, Recovery, read_outbox
-from service.audit.segment import PAYLOAD_BYTES_MAX
 from service.model.audit_record import AuditRecord, RecordKind
 
-__all__ = ["CorruptRecord", "Outbox", "OutboxState", "read_outbox"]
+__all__ = ["CorruptRecord", "Origin", "Outbox", "OutboxState", "read_outbox"]
 
 log = logging.getLogger(__name__)
 
@@ -75,34 +74,21 @@ class Outbox:
     """Enter it, then keep `run()` in a task group. Call `append` on the loop's thread only.
 
     One outbox per recording process, and per node name: records without a token are told apart by node, boot and
-    sequence. `clock` returns (wall_ns, boot_ns); `context` the leader's term and the electorate's epoch as known here.
+    sequence. `origin` says whose they are; `clock` and `context` are read at each record, as `Chain` says.
     """
 
     def __init__(
         self,
         folder: Path,
+        origin: Origin,
         *,
-        node: str,
-        boot_id: str,
         clock: Callable[[], tuple[int, int]],
-        cluster: str = "default",
-        component: str = "",
         context: Callable[[], tuple[int, int]] = lambda: (0, 0),
         segment_bytes: int = 4 << 20,
         cap_bytes: int = 64 << 20,
         queue_records: int = 10_000,
     ) -> None:
-        self._node = node
-        self._boot_id = boot_id
-        self._clock = clock
-        self._cluster = cluster
-        self._actor = f"{component}/{node}" if component else ""
-        self._context = context
-        self._name = secrets.token_hex(4)
-        """Of the outbox; an older one goes on under the name that its records carry."""
-        self._digest = ""
-        """Of the last record: the next one carries it, so that none can be taken away, doubled or altered unseen."""
-        self._queue_records = queue_records
+        """Segments are of `segment_bytes`, at least 1 KiB; `cap_bytes`, at least two of them, bounds all together."""
         assert segment_bytes >= 1024
         assert cap_bytes >= 2 * segment_bytes
         self.folder = folder
@@ -111,6 +97,10 @@ class Outbox:
         """How far the segments are synced; None while that is not known."""
         self.on_durable: Callable[[], None] = _nobody
         """Called on the loop's thread when `durable` has moved."""
+        self._origin = origin
+        self._clock = clock
+        self._chain = Chain(origin, secrets.token_hex(4), clock=clock, context=context)
+        self._queue_records = queue_records
         self._journal = Journal(folder, segment_bytes=segment_bytes, cap_bytes=cap_bytes)
         # A thread of its own: the default pool must not fill up behind a disk that hangs.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
@@ -124,9 +114,9 @@ class Outbox:
         """Segments whose gap record is in the batch."""
         self._lost_unsaid: list[int] = []
         """First sequence, last sequence and count of lost records that no gap record counts yet."""
-        self._sequence = 0
         self._accepted = 0
         self._settled = 0
+        """Ordinal of the last record that is durable or lost: `flush` waits for it."""
         self._failure = ""
         self._written = self._lost = self._removed = self._damaged = 0
         self._wake = asyncio.Event()
@@ -134,6 +124,7 @@ class Outbox:
 
     @property
     def healthy(self) -> bool:
+        """Whether records reach the disk now."""
         return not self.reason
 
     @property
@@ -147,6 +138,7 @@ class Outbox:
 
     @property
     def state(self) -> OutboxState:
+        """As it is now, for status and metrics."""
         reason = self.reason
         return OutboxState(
             healthy=not reason,
@@ -160,8 +152,8 @@ class Outbox:
 
     async def __aenter__(self) -> Self:
         """Recover what is on disk. A disk that cannot be used makes the outbox unhealthy; `run` tries it again."""
-        # Without the old records the last sequence is unknown. Microseconds since boot are beyond any of them.
-        self._sequence = self._clock()[1] // 1000
+        # Replaced below where the old records can be read in time; else they are behind for good.
+        self._chain.begin_unread()
         opening = asyncio.wrap_future(self._executor.submit(self._open))
         try:
             recovery = await asyncio.wait_for(opening, _OPEN_S_MAX)
@@ -171,9 +163,7 @@ class Outbox:
             self._fail(_explain(error))
         else:
             self.durable = self._journal.durable
-            self._sequence = recovery.last_sequence
-            self._name = recovery.outbox or self._name
-            self._digest = recovery.last_digest if recovery.outbox else ""
+            self._chain.resume(recovery.last_sequence, recovery.outbox, recovery.last_digest)
             self._damaged = recovery.damaged
             if recovery.damaged or recovery.torn_bytes:
                 log.warning(
@@ -196,29 +186,12 @@ class Outbox:
                 "audit outbox: %d records were lost at the stop: %s", left, self.reason or "no time to write them"
             )
 
-    def append(
-        self,
-        kind: RecordKind,
-        *,
-        subject: str = "",
-        token: tuple[int, int, int] | None = None,
-        holder: str = "",
-        previous: str = "",
-        reason: str = "",
-        detail: Mapping[str, str] | None = None,
-        generation: int = 0,
-    ) -> AuditRecord:
-        """Record an event with the next sequence and the time now. Returns at once; durable after `flush`."""
-        record, payload = self._record(
-            kind,
-            subject=subject,
-            token=token,
-            holder=holder,
-            previous=previous,
-            reason=reason,
-            detail=detail,
-            generation=generation,
-        )
+    def append(self, kind: RecordKind, **facts: Unpack[Facts]) -> AuditRecord:
+        """Record an event with the next sequence and the time now. Returns at once; durable after `flush`.
+
+        It never fails: where the queue is full, the oldest record in it is lost, counted and put on record as a gap.
+        """
+        record, payload = self._chain.next(kind, facts)
         if len(self._queue) >= self._queue_records:
             self._lose_oldest()
         self._accepted += 1
@@ -318,7 +291,8 @@ class Outbox:
 
     def _gap(self, reason: str, records: int, detail: dict[str, str]) -> _Entry:
         log.error("audit outbox: gap of %d records: %s", records, reason)
-        record, payload = self._record(RecordKind.GAP, reason=reason, detail={"records": str(records)} | detail)
+        facts: Facts = {"reason": reason, "detail": {"records": str(records)} | detail}
+        record, payload = self._chain.next(RecordKind.GAP, facts)
         return _Entry(0, record.sequence, payload)
 
     def _lose_oldest(self) -> None:
@@ -329,58 +303,6 @@ class Outbox:
         self._lost_unsaid = [first, entry.sequence, count + 1]
         self._progress.set()
 
-    def _record(
-        self,
-        kind: RecordKind,
-        *,
-        subject: str = "",
-        token: tuple[int, int, int] | None = None,
-        holder: str = "",
-        previous: str = "",
-        reason: str = "",
-        detail: Mapping[str, str] | None = None,
-        generation: int = 0,
-    ) -> tuple[AuditRecord, bytes]:
-        """The next record of the chain, and how it is encoded."""
-        self._sequence += 1
-        wall_ns, boot_ns = self._clock()
-        term, lease_epoch = self._context()
-        record = AuditRecord(
-            kind=kind,
-            node=self._node,
-            boot_id=self._boot_id,
-            sequence=self._sequence,
-            wall_time_ns=wall_ns,
-            boot_time_ns=boot_ns,
-            subject=subject,
-            token=token,
-            holder=holder,
-            previous=previous,
-            reason=reason,
-            detail={key: str(value) for key, value in (detail or {}).items()},
-            outbox=self._name,
-            prev=self._digest,
-            actor=self._actor,
-            term=term,
-            lease_epoch=lease_epoch,
-            generation=generation,
-        )
-        payload = self._encode(record)
-        self._digest = digest(payload)
-        return record, payload
-
-    def _encode(self, record: AuditRecord) -> bytes:
-        try:
-            payload = encode(record, cluster=self._cluster)
-        except UnicodeEncodeError:  # a surrogate from a file name or a process's output
-            return self._encode(
-                replace(record, reason=ascii(record.reason), detail={"unreadable": ascii(record.detail)})
-            )
-        if len(payload) > PAYLOAD_BYTES_MAX:
-            short = replace(record, reason=record.reason[:1000], detail={"truncatedBytes": str(len(payload))})
-            payload = encode(short, cluster=self._cluster)
-        return payload
-
     def _fail(self, reason: str) -> None:
         if self._failure != reason:
             log.error("audit outbox: cannot write, records wait in memory: %s", reason)
@@ -390,7 +312,7 @@ class Outbox:
     # In the thread from here.
 
     def _open(self) -> Recovery:
-        return self._journal.open(node=self._node, boot_id=self._boot_id)
+        return self._journal.open(node=self._origin.node, boot_id=self._origin.boot_id)
 
     def _store(self, payloads: list[bytes], doomed: tuple[Path, ...]) -> _Stored:
         if not self._journal.is_open:

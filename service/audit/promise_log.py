@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from service.audit.outbox import Outbox
+from service.audit.outbox import Origin, Outbox
 from service.host import clock, identity
 from service.lease.elector_output import Promised
 from service.model.audit_record import RecordKind
@@ -33,11 +33,8 @@ class PromiseLog:
         self._electorate = electorate or (lambda: settings.electorate)
         self.outbox = Outbox(
             Path(settings.state_dir) / KEEPER_OUTBOX,
-            node=settings.node,
-            boot_id=identity.boot_id(),
+            Origin(settings.node, identity.boot_id(), settings.cluster, "keeper"),
             clock=lambda: (clock.wall_ns(), clock.boot_ns()),
-            cluster=settings.cluster,
-            component="keeper",
             context=lambda: (self._term, self._electorate().epoch),
             segment_bytes=1 << 20,
             cap_bytes=max(8 << 20, (settings.audit.cap_mib << 20) // 4),
@@ -57,6 +54,7 @@ class PromiseLog:
         await self.outbox.__aexit__(kind, error, trace)
 
     def note(self, promised: Promised) -> None:
+        """Remember a promise for the record; costs an append. Of more than 10 000 that wait the oldest are dropped."""
         self._waiting.append(promised)
         self._due.set()
 

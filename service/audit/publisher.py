@@ -108,6 +108,7 @@ class Publisher:
 
     @property
     def state(self) -> PublisherState:
+        """As it is now, over all outboxes."""
         lines = self._lines
         reasons = dict.fromkeys(reason for line in lines if (reason := line.reason))
         return PublisherState(
@@ -208,9 +209,11 @@ class _Line:
         return ""
 
     def wake(self) -> None:
+        """Say that there is more to publish."""
         self._wake.set()
 
     async def run(self) -> None:
+        """Publish until cancelled, after each failure with a new producer."""
         while True:
             try:
                 await self._publish()
@@ -235,35 +238,46 @@ class _Line:
 
     async def _publish(self, *, until_idle: bool = False) -> None:
         """Publish with one producer until something fails, or nothing is left."""
-        from aiokafka import AIOKafkaProducer
-
         if self._kafka.create_topic:
             async with asyncio.timeout(_START_S_MAX):
                 await create_topic(self._kafka, client_id=self._client_id)
-        producer = AIOKafkaProducer(
+        producer = self._make_producer()
+        try:
+            async with asyncio.timeout(_START_S_MAX):
+                await producer.start()
+            while True:
+                # Before the look: what becomes durable behind it wakes us.
+                self._wake.clear()
+                if await self._round(producer):
+                    continue
+                if until_idle:
+                    return
+                await self._idle()
+        finally:
+            await _close(producer)
+            self._settle()
+
+    def _make_producer(self) -> Any:
+        from aiokafka import AIOKafkaProducer
+
+        return AIOKafkaProducer(
             **client_options(self._kafka, client_id=self._client_id),
             acks="all",
             enable_idempotence=True,
             compression_type=None if self._kafka.compression == "none" else self._kafka.compression,
             max_batch_size=_BATCH_BYTES_MAX,
         )
-        try:
-            async with asyncio.timeout(_START_S_MAX):
-                await producer.start()
-            while True:
-                self._wake.clear()
-                events, end = await self._in_thread(self.feed.read, self._limit)
-                if events:
-                    await self._send(producer, events, end)
-                elif end != self.feed.position:
-                    self.feed.advance(0, end)
-                elif until_idle:
-                    return
-                else:
-                    await self._idle()
-        finally:
-            await _close(producer)
-            self._settle()
+
+    async def _round(self, producer: Any) -> bool:
+        """Publish what comes next, or pass over where there is no record; False where nothing is behind."""
+        events, end = await self._in_thread(self.feed.read, self._limit)
+        if events:
+            await self._send(producer, events, end)
+        elif end != self.feed.position:
+            self.feed.advance(0, end)
+        else:
+            return False
+        return True
 
     async def _send(self, producer: Any, events: Sequence[Event], end: Position) -> None:
         """One round. Raises what the brokers say, or TransientError where they say nothing for long."""

@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Unpack
 
+from service.audit.chain import Facts
 from service.audit.outbox import Outbox
 from service.lease.observer import Observation
 from service.model.assignment import Assignment, Location
@@ -56,9 +57,11 @@ class AgentRecorder(_Recorder):
     """Records of one agent: what its node really held."""
 
     def started(self, version: str) -> None:
+        """The agent runs, in this version of the program."""
         self._outbox.append(RecordKind.AGENT_STARTED, subject=self._node, detail={"version": version})
 
     def stopped(self) -> None:
+        """The agent stops as it was told to. One that is killed leaves no such record."""
         self._outbox.append(RecordKind.AGENT_STOPPED, subject=self._node)
 
     def address_conflict(self, floating_ip: IPv4Address, mac: bytes) -> None:
@@ -71,6 +74,10 @@ class AgentRecorder(_Recorder):
         )
 
     def acquired(self, lease: HeldLease, part: Part, report: LeaseReport, *, is_first_report: bool) -> None:
+        """The keeper's report lists a lease that the one before did not.
+
+        `is_first_report`: the first since the agent started, so it may have been held for long.
+        """
         detail = {}
         if 0 < report.at_ns < lease.deadline_ns:
             detail[HELD_AT] = str(report.at_ns)
@@ -95,7 +102,11 @@ class AgentRecorder(_Recorder):
         *,
         is_released: bool = False,
     ) -> None:
-        """`before` is the last report that listed the lease. `is_released`: the keeper says it gave it up in time."""
+        """The keeper's report lists a lease no more. `before` is the last one that did.
+
+        `is_released`: the keeper says it gave it up in time. Else the deadline tells which it was, by `now_ns`, the
+        boot-time clock.
+        """
         is_over = not is_released and lease.deadline_ns <= now_ns
         detail = {}
         if before is not None and 0 < before.at_ns < lease.deadline_ns:
@@ -118,9 +129,7 @@ class AgentRecorder(_Recorder):
             return "no longer a floating IP"
         if assignment.holder not in (None, self._node):
             return f"assigned to {assignment.holder}"
-        return (
-            "not renewed by a majority of electors before its deadline" if is_over else "given up by the lease keeper"
-        )
+        return "given up by the lease keeper"
 
 
 def _cause(part: Part, node: str, *, is_first_report: bool) -> str:
@@ -165,7 +174,8 @@ class LeaderRecorder(_Recorder):
         super().__init__(outbox, node=node)
         self._lease_ns = lease_ns
         self._clock = clock
-        self._unsaid: deque[tuple[int, RecordKind, dict[str, Any]]] = deque(maxlen=_UNSAID_MAX)
+        self._unsaid: deque[tuple[int, RecordKind, Facts]] = deque(maxlen=_UNSAID_MAX)
+        """What happened while this controller did not lead, and when."""
         self._term: int | None = None
         self._policies: dict[ObjectKey, EgressPolicy] = {}
         self._changed: dict[ObjectKey, None] = {}
@@ -182,20 +192,22 @@ class LeaderRecorder(_Recorder):
     # -- leadership --
 
     def elected(self, token: Token) -> None:
+        """This controller leads. What nobody may have recorded in the ten seconds before goes on record behind it."""
         self._term = token.term
         self._told.clear()
         self._outbox.append(RecordKind.LEADER_ELECTED, subject=LEADER_KEY, token=token, holder=self._node)
         for happened_ns, kind, facts in self._unsaid:
             if self._clock() - happened_ns < _INTERREGNUM_NS:
-                detail = facts.get("detail", {}) | {"happenedBootTimeNs": str(happened_ns)}
-                self._outbox.append(kind, **(facts | {"detail": detail}))
+                facts["detail"] = facts.get("detail", {}) | {"happenedBootTimeNs": str(happened_ns)}
+                self._outbox.append(kind, **facts)
         self._unsaid.clear()
 
     def deposed(self, token: Token, reason: str) -> None:
+        """It leads no more; from now on it only remembers."""
         self._outbox.append(RecordKind.LEADER_LOST, subject=LEADER_KEY, token=token, holder=self._node, reason=reason)
         self._term = None
 
-    def _record(self, kind: RecordKind, **facts: Any) -> None:
+    def _record(self, kind: RecordKind, **facts: Unpack[Facts]) -> None:
         if self._term is not None:
             self._outbox.append(kind, **facts)
         else:
@@ -294,6 +306,7 @@ class LeaderRecorder(_Recorder):
         )
 
     def removed(self, row: Assignment, token: tuple[int, int, int]) -> None:
+        """A floating IP that the spec no longer lists. `token` is of the table that leaves it out."""
         self._outbox.append(
             RecordKind.UNASSIGNED,
             subject=str(row.floating_ip),

@@ -71,6 +71,7 @@ class SegmentReader:
         return replace(chunk, has_jumped=True) if number != at.segment else chunk
 
     def close(self) -> None:
+        """Give the file back; `read` opens it again."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -122,6 +123,7 @@ class SegmentReader:
 
 
 def segment_path(folder: Path, number: int) -> Path:
+    """Return where a segment lies: sixteen digits, so that the order of names is the order of numbers."""
     return folder / f"{number:016d}.audit"
 
 

@@ -8,11 +8,14 @@ first.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from service.model.audit_record import DEADLINE, HELD_AT, AuditRecord, RecordKind
 
 _BEGINS = (RecordKind.ACQUIRED, RecordKind.GRANTED)
 _ENDS = (RecordKind.RELEASED, RecordKind.EXPIRED)
+
+Token = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Tenure:
 
     floating_ip: str
     holder: str
-    token: tuple[int, int, int]
+    token: Token
     since_ns: int
     until_ns: int | None
     """Wall time; None where nothing later is on record."""
@@ -30,9 +33,11 @@ class Tenure:
     """The record of its end, or the next holder's beginning."""
 
     def covers(self, wall_time_ns: int) -> bool:
+        """Whether it was held then; the end itself is no longer in it."""
         return self.since_ns <= wall_time_ns and (self.until_ns is None or wall_time_ns < self.until_ns)
 
     def overlaps(self, since_ns: int, until_ns: int) -> bool:
+        """Whether it was held at any instant from `since_ns` to `until_ns`, both included."""
         return self.since_ns <= until_ns and (self.until_ns is None or since_ns < self.until_ns)
 
 
@@ -52,11 +57,21 @@ def merge(records: Iterable[AuditRecord]) -> list[AuditRecord]:
 
 def tenures(records: Iterable[AuditRecord], floating_ip: str) -> list[Tenure]:
     """Every tenure of one address, oldest token first."""
-    begins: dict[tuple[int, int, int], AuditRecord] = {}
-    ends: dict[tuple[int, int, int], AuditRecord] = {}
+    begins, ends = _begins_and_ends(record for record in merge(records) if record.subject == floating_ip)
+    tokens = sorted(begins)
+    return [
+        _tenure(floating_ip, token, begins[token], ends.get(token), begins[after] if after else None)
+        for token, after in zip_longest(tokens, tokens[1:])
+    ]
+
+
+def _begins_and_ends(records: Iterable[AuditRecord]) -> tuple[dict[Token, AuditRecord], dict[Token, AuditRecord]]:
+    """Of the records of one address, by token, the best word on each beginning and the first on each end."""
+    begins: dict[Token, AuditRecord] = {}
+    ends: dict[Token, AuditRecord] = {}
     promises = _Promises()
-    for record in merge(records):
-        if record.subject != floating_ip or record.token is None:
+    for record in records:
+        if record.token is None:
             continue
         known = begins.get(record.token)
         # The holder's own word beats an elector's: the grant comes half a round trip before the address answers.
@@ -66,26 +81,23 @@ def tenures(records: Iterable[AuditRecord], floating_ip: str) -> list[Tenure]:
             ends.setdefault(record.token, record)
         elif record.kind is RecordKind.PROMISED and promises.is_majority(record):
             begins.setdefault(record.token, record)
-    found: list[Tenure] = []
-    tokens = sorted(begins)
-    for index, token in enumerate(tokens):
-        begin = begins[token]
-        after = begins[tokens[index + 1]] if index + 1 < len(tokens) else None
-        # One holder at a time is what the fence enforces, so a later beginning on record bounds a missing end.
-        candidates = [record for record in (ends.get(token), after) if record is not None]
-        end = min(candidates, key=_instant, default=None)
-        found.append(
-            Tenure(
-                floating_ip=floating_ip,
-                holder=begin.holder or begin.node,
-                token=token,
-                since_ns=_instant(begin),
-                until_ns=_instant(end) if end is not None else None,
-                begin=begin,
-                end=end,
-            )
-        )
-    return found
+    return begins, ends
+
+
+def _tenure(
+    floating_ip: str, token: Token, begin: AuditRecord, end: AuditRecord | None, after: AuditRecord | None
+) -> Tenure:
+    # One holder at a time is what the fence enforces, so a later beginning on record bounds a missing end.
+    last = min((record for record in (end, after) if record is not None), key=_instant, default=None)
+    return Tenure(
+        floating_ip=floating_ip,
+        holder=begin.holder or begin.node,
+        token=token,
+        since_ns=_instant(begin),
+        until_ns=_instant(last) if last is not None else None,
+        begin=begin,
+        end=last,
+    )
 
 
 def holder_at(records: Iterable[AuditRecord], floating_ip: str, wall_time_ns: int) -> Tenure | None:
@@ -102,7 +114,7 @@ class _Promises:
     """Promises of single electors, until they are a majority."""
 
     def __init__(self) -> None:
-        self._electors: dict[tuple[tuple[int, int, int] | None, str], dict[str, None]] = {}
+        self._electors: dict[tuple[Token | None, str], dict[str, None]] = {}
 
     def is_majority(self, record: AuditRecord) -> bool:
         """Whether this promise, of those for its token and holder, makes the majority."""
@@ -137,5 +149,5 @@ def _witness_order(record: AuditRecord) -> tuple[bool, int, str]:
     return (record.node != record.holder, record.wall_time_ns, record.node)
 
 
-def _token_order(record: AuditRecord) -> tuple[tuple[int, int, int], int, str, str, int]:
+def _token_order(record: AuditRecord) -> tuple[Token, int, str, str, int]:
     return (record.token or (0, 0, 0), record.wall_time_ns, record.node, record.boot_id, record.sequence)

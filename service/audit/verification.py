@@ -23,6 +23,7 @@ from enum import StrEnum
 
 from service.audit.consumer import Entry, Extent, Unreadable, event_key
 from service.audit.envelope import digest
+from service.audit.gaps import Gaps
 from service.audit.holding import Holdings
 from service.audit.replay import Replay
 from service.model.audit_record import SCHEMA_VERSION, AuditRecord, RecordKind
@@ -32,6 +33,8 @@ ChainKey = tuple[str, str, str]
 
 
 class Fault(StrEnum):
+    """What a log can be found guilty of."""
+
     MISSING = "missing"
     """Records that were written are not there."""
     LOST = "lost"
@@ -49,6 +52,8 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """One thing that is wrong."""
+
     fault: Fault
     subject: str
     """The chain or the floating IP."""
@@ -58,6 +63,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """What the logs prove, and how much they were."""
+
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     """What limits the proof, without being wrong."""
@@ -74,6 +81,7 @@ class Verdict:
 
     @property
     def is_good(self) -> bool:
+        """Whether nothing was found; notes do not count."""
         return not self.findings
 
     def summary(self) -> str:
@@ -112,13 +120,13 @@ class _Chain:
 
 
 @dataclass(slots=True)
-class _Gaps:
-    """What gap records of one outbox say is gone."""
+class _Absent:
+    """What became of the sequences of one chain that are not there."""
 
-    queue: list[tuple[str, int, int, int]] = field(default_factory=list)
-    """Boot, first and last sequence, count."""
-    removed: list[tuple[str, int, int]] = field(default_factory=list)
-    """Boot, first and last sequence of records that the size cap removed."""
+    unexplained: list[int] = field(default_factory=list)
+    lost: int = 0
+    removed: int = 0
+    trimmed: int = 0
 
 
 class Verification:
@@ -127,7 +135,8 @@ class Verification:
     def __init__(self, *, clock_error_ns: int) -> None:
         self._clock_error_ns = clock_error_ns
         self._chains: dict[ChainKey, _Chain] = {}
-        self._gaps: dict[tuple[str, str], _Gaps] = {}
+        self._gaps: dict[tuple[str, str], Gaps] = {}
+        """By node and outbox name."""
         self._replays: dict[tuple[str, ChainKey], Replay] = {}
         self._segments: dict[tuple[str, ChainKey, int], int] = {}
         self._highest: dict[tuple[str, ChainKey, str], int] = {}
@@ -139,6 +148,7 @@ class Verification:
         self._last_ns: int | None = None
 
     def take(self, item: Entry | Unreadable) -> None:
+        """Take the next item of a log, in the log's order; logs one after the other, outboxes before the topic."""
         if isinstance(item, Unreadable):
             self._find(Fault.UNREADABLE, item.log, f"{item.place}: {item.reason}")
             return
@@ -155,6 +165,7 @@ class Verification:
             self._note_gap(record)
 
     def verdict(self, extents: Sequence[Extent]) -> Verdict:
+        """Return what follows from all that was taken. `extents` says how far back each log reaches."""
         by_log = {extent.log: extent for extent in extents}
         notes = []
         for chain in self._chains.values():
@@ -224,62 +235,63 @@ class Verification:
         self._highest[key] = max(highest, record.sequence)
 
     def _note_gap(self, record: AuditRecord) -> None:
-        gaps = self._gaps.setdefault((record.node, record.outbox), _Gaps())
-        detail = record.detail
         try:
-            if "firstSequence" in detail:
-                first, last = int(detail["firstSequence"]), int(detail["lastSequence"])
-                gaps.queue.append((record.boot_id, first, last, int(detail["records"])))
-            for one in filter(None, detail.get("ranges", "").split(",")):
-                boot_id, _, ends = one.rpartition(":")
-                gaps.removed.append((boot_id, *_pair(ends)))
-        except (KeyError, ValueError):
+            self._gaps.setdefault((record.node, record.outbox), Gaps()).note(record)
+        except ValueError:
             self._find(Fault.UNREADABLE, record.node, f"the gap record {record.id} does not say what is gone")
 
     # -- one chain --
 
     def _check_chain(self, chain: _Chain, extents: dict[str, Extent]) -> list[str]:
+        """Find what is wrong with one chain; return what only limits the proof."""
+        node, _, outbox = chain.key
+        gaps = self._gaps.get((node, outbox), Gaps())
+        own = [extents[log] for log in chain.seen if log in extents]
         self._check_digests(chain)
-        node, boot_id, outbox = chain.key
-        gaps = self._gaps.get((node, outbox), _Gaps())
-        holes = _holes(chain)
-        notes = []
-        left = []
-        lost = removed = trimmed = 0
-        counted = sum(count for boot, _, _, count in gaps.queue if boot == boot_id)
-        reaches = max((last for boot, _, last in gaps.removed if boot == boot_id), default=0)
-        has_kafka = any(extents[log].is_kafka for log in chain.seen if log in extents)
-        is_published = any(extents[log].is_published for log in chain.seen if log in extents)
-        for first, last in holes:
+        absent = self._absent(chain, gaps, extents, has_kafka=any(extent.is_kafka for extent in own))
+        notes = self._judge_absent(chain, absent, is_published=any(extent.is_published for extent in own))
+        self._check_start(chain, extents, is_removed=gaps.has_removed)
+        self._check_topic(chain, extents)
+        return notes
+
+    def _absent(self, chain: _Chain, gaps: Gaps, extents: dict[str, Extent], *, has_kafka: bool) -> _Absent:
+        """Account for every sequence that is not there: by a gap record, by the cap, by how far back a log reaches."""
+        boot_id = chain.key[1]
+        counted = gaps.lost_count(boot_id)
+        # The oldest go first, and the gap records of earlier removals with them; a topic has those.
+        reaches = 0 if has_kafka else gaps.removed_up_to(boot_id)
+        absent = _Absent()
+        for first, last in _holes(chain):
             if last - first >= _HOLE_MAX:
                 self._find(Fault.MISSING, chain.name, f"sequences {first} to {last} are not there", last - first + 1)
                 continue
             for sequence in range(first, last + 1):
-                if lost < counted and any(b == boot_id and f <= sequence <= t for b, f, t, _ in gaps.queue):
-                    lost += 1
-                elif any(b == boot_id and f <= sequence <= t for b, f, t in gaps.removed) or (
-                    # The oldest go first, and the gap records of earlier removals with them.
-                    not has_kafka and sequence <= reaches
-                ):
-                    removed += 1
+                # A gap record of the queue names a range and a count: beyond the count they are missing all the same.
+                if absent.lost < counted and gaps.may_be_lost(boot_id, sequence):
+                    absent.lost += 1
+                elif sequence <= reaches or gaps.is_removed(boot_id, sequence):
+                    absent.removed += 1
                 elif self._is_trimmed(chain, sequence, extents):
-                    trimmed += 1
+                    absent.trimmed += 1
                 else:
-                    left.append(sequence)
+                    absent.unexplained.append(sequence)
+        return absent
+
+    def _judge_absent(self, chain: _Chain, absent: _Absent, *, is_published: bool) -> list[str]:
+        """What is not there is a finding, unless it went as it should: then a note is returned."""
+        notes = []
+        left, lost, removed = absent.unexplained, absent.lost, absent.removed
         if left:
             self._find(Fault.MISSING, chain.name, f"{len(left)} records: sequence {_spans(left)}", len(left))
         if lost:
-            self._find(
-                Fault.LOST, chain.name, f"{lost} records, counted by a gap record: the disk could not keep up", lost
-            )
+            text = f"{lost} records, counted by a gap record: the disk could not keep up"
+            self._find(Fault.LOST, chain.name, text, lost)
         if removed and is_published:
             self._find(Fault.LOST, chain.name, f"{removed} records, removed by the size cap unpublished", removed)
         elif removed:
             notes.append(f"{chain.name}: {removed} oldest records were removed by the size cap")
-        if trimmed:
-            notes.append(f"{chain.name}: {trimmed} oldest records are no longer in the logs given")
-        self._check_start(chain, extents, is_removed=bool(gaps.removed))
-        self._check_topic(chain, extents)
+        if absent.trimmed:
+            notes.append(f"{chain.name}: {absent.trimmed} oldest records are no longer in the logs given")
         return notes
 
     def _check_digests(self, chain: _Chain) -> None:
@@ -376,8 +388,3 @@ def _spans(sequences: Sequence[int]) -> str:
             spans.append([sequence, sequence])
     shown = [str(first) if first == last else f"{first}-{last}" for first, last in spans[:5]]
     return ", ".join(shown) + (f" and {len(spans) - 5} more" if len(spans) > 5 else "")
-
-
-def _pair(text: str) -> tuple[int, int]:
-    first, _, last = text.partition("-")
-    return int(first), int(last)

@@ -134,34 +134,46 @@ def _follow(logs: _Logs, lines: int, subject: str | None, *, as_json: bool) -> N
     import asyncio
     from contextlib import suppress
 
-    from service.audit.consumer import CaughtUp, Deduplicator, Unreadable, follow_all
+    from service.audit.consumer import follow_all
 
-    waiting: list[Entry] | None = []
-    deduplicator = Deduplicator()
-
-    def show(entry: "Entry") -> None:
-        click.echo(entry.payload if as_json else "  ".join(_padded(_record_row(entry.record))))
-
-    def handle(item: "Item") -> None:
-        nonlocal waiting
-        if isinstance(item, Unreadable):
-            _warn(item)
-        elif isinstance(item, CaughtUp):
-            newest = _ordered(waiting or [])
-            for entry in newest[-lines:] if lines else newest:
-                show(entry)
-            waiting = None
-        elif subject in (None, item.record.subject):
-            is_new = deduplicator.is_new(item.record)
-            if waiting is not None:
-                waiting.append(item)
-            elif is_new:
-                show(item)
-
+    tail = _LiveTail(lines, subject, as_json=as_json)
     if not as_json:
         click.echo("  ".join(_padded(_COLUMNS)))
     with suppress(KeyboardInterrupt):
-        asyncio.run(follow_all(logs.sources(), handle))
+        asyncio.run(follow_all(logs.sources(), tail.take))
+
+
+class _LiveTail:
+    """Holds records back until all logs have caught up, shows the newest of them in order, then each as it comes."""
+
+    def __init__(self, lines: int, subject: str | None, *, as_json: bool) -> None:
+        from service.audit.consumer import Deduplicator
+
+        self._lines = lines
+        self._subject = subject
+        self._as_json = as_json
+        self._waiting: list[Entry] | None = []
+        self._deduplicator = Deduplicator()
+
+    def take(self, item: "Item") -> None:
+        from service.audit.consumer import CaughtUp, Unreadable
+
+        if isinstance(item, Unreadable):
+            _warn(item)
+        elif isinstance(item, CaughtUp):
+            newest = _ordered(self._waiting or [])
+            self._waiting = None
+            for entry in newest[-self._lines :] if self._lines else newest:
+                self._show(entry)
+        elif self._subject in (None, item.record.subject):
+            is_new = self._deduplicator.is_new(item.record)
+            if self._waiting is not None:
+                self._waiting.append(item)
+            elif is_new:
+                self._show(item)
+
+    def _show(self, entry: "Entry") -> None:
+        click.echo(entry.payload if self._as_json else "  ".join(_padded(_record_row(entry.record))))
 
 
 def _padded(row: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,12 +10,14 @@ if TYPE_CHECKING:
 
 
 def print_json(document: Any) -> None:
+    """Print a JSON-able document for people and programs alike: indented, members in their order."""
     import json
 
     click.echo(json.dumps(document, indent=2))
 
 
 def console() -> "Console":
+    """Return where tables go: standard output, wide where it is no terminal, with nothing taken for markup."""
     from rich.console import Console
 
     # A pipe has no width; a table folded for 80 columns is of no use to grep.

@@ -11,7 +11,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from service.audit.outbox import Outbox
+from service.audit.outbox import Origin, Outbox
 from service.audit.publisher import Publisher
 from service.audit.recorder import LeaderRecorder
 from service.controller.elector_client import ElectorClient
@@ -62,11 +62,8 @@ class Controller:
         self._table = HolderTable(lease_ns=settings.lease_profile.lease_ns)
         self._outbox = Outbox(
             Path(settings.state_dir) / "outbox",
-            node=settings.node,
-            boot_id=identity.boot_id(),
+            Origin(settings.node, identity.boot_id(), settings.cluster, "controller"),
             clock=lambda: (wall_ns(), boot_ns()),
-            cluster=settings.cluster,
-            component="controller",
             context=self._term_and_epoch,
             cap_bytes=settings.audit.cap_mib << 20,
         )

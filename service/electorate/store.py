@@ -17,7 +17,8 @@ import msgspec
 
 from service.model.lease import Elector, Electorate
 from service.sources.kubernetes.api_server import MERGE, ApiServer, connect
-from service.sources.kubernetes.reflector import Difference, Item, Reflector, ReflectorTiming, Resource
+from service.sources.kubernetes.reflector import Reflector, ReflectorTiming
+from service.sources.kubernetes.resource import Difference, Item, Resource
 
 _log = logging.getLogger(__name__)
 

@@ -29,6 +29,7 @@ class FieldReader:
         self.errors: list[ObjectError] = []
 
     def refuse(self, path: str, message: str) -> None:
+        """Note an error at `path`, such as `spec.egress[0].podSelector`. Reading goes on, so that all are told."""
         self.errors.append(ObjectError(self._origin, self._kind, self._name, plain(path), message))
 
     def mapping(
@@ -57,6 +58,7 @@ class FieldReader:
         return self.mapping(document[key], join(path, key), known=known) or {}
 
     def sequence(self, value: Any, path: str, what: str, *, minimum: int = 0) -> list[Any] | None:
+        """Check that it is a list of `minimum` items or more; its items are the caller's to check."""
         if not isinstance(value, list):
             self.refuse(path, f"a list of {what} is expected, not {shown(value)}")
             return None
@@ -66,6 +68,7 @@ class FieldReader:
         return value
 
     def text(self, value: Any, path: str, what: str) -> str | None:
+        """Check that it is text. A number or a truth value is refused with a hint: YAML reads it as one unquoted."""
         if isinstance(value, str):
             return value
         hint = "; put it in quotes" if isinstance(value, bool | int | float) else ""
@@ -151,4 +154,5 @@ _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 
 
 def join(path: str, key: str) -> str:
+    """Return the path of a field; at the top of a document `path` is empty."""
     return f"{path}.{key}" if path else key

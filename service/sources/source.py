@@ -1,4 +1,7 @@
-"""Where objects come from: one interface for Kubernetes and for a folder of manifests."""
+"""Where objects come from and where their status goes: the same for Kubernetes and for a folder of manifests.
+
+Agents read only. What writes is apart, so that whoever is handed an `ObjectSource` cannot.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,8 +20,8 @@ from service.sources.source_state import SourceState
 _MANIFESTS = "manifests:"
 
 
-class Source(Protocol):
-    """Delivers objects and takes status."""
+class ObjectSource(Protocol):
+    """What is read."""
 
     def changes(self) -> AsyncIterator[tuple[Change, ...]]:
         """First everything that exists, ending in Synced; then a batch per change. Ends only by cancellation."""
@@ -26,10 +29,15 @@ class Source(Protocol):
     def state(self) -> SourceState:
         """Whether what was told is still true."""
 
+
+class StatusSink(Protocol):
+    """Where a leader says what is so. What raises TransientError may be tried again; part of it may have been done."""
+
     async def write_status(self, key: ObjectKey, status: dict[str, Any], *, created: str, term: int = 0) -> None:
         """Write an object's status where its owner looks for it. Raises TransientError where that fails for now.
 
-        A leader names its term: where the source can tell, one of a lower term replaces nothing.
+        A leader names its term: where the source can tell, one of a lower term replaces nothing. `created` is the
+        object's creation time as delivered, for sources that keep no time of their own.
         """
 
     def recorded_nodes(self) -> tuple[ObjectKey, ...]:
@@ -43,6 +51,10 @@ class Source(Protocol):
 
     async def post_event(self, event: ObjectEvent) -> None:
         """Tell the object's owner what happened to it. Raises TransientError where that fails for now."""
+
+
+class Source(ObjectSource, StatusSink, Protocol):
+    """Both, as controllers need it."""
 
 
 @asynccontextmanager

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
+    """What an operator should know of the objects in force."""
+
     trouble: str = ""
     """Why the objects may be out of date; empty while they are followed."""
     restored_from: str = ""

@@ -13,6 +13,11 @@ def timestamp_from_ns(wall_time_ns: int) -> str:
     return _write(datetime.fromtimestamp(seconds, UTC), f"{fraction:09}")
 
 
+def microseconds_from_ns(wall_time_ns: int) -> str:
+    """Write nanoseconds since 1970 with six digits of a second: what Kubernetes calls MicroTime, and Events need."""
+    return f"{timestamp_from_ns(wall_time_ns)[:-4]}Z"
+
+
 def normal_timestamp(text: str) -> str:
     """Rewrite any RFC 3339 time. Raises ValueError where it is not one."""
     found = _RFC3339.fullmatch(text.strip())

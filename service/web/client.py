@@ -16,18 +16,12 @@ def fetch_status(url: str, *, timeout_s: float = 3.0) -> dict[str, Any]:
 
     Raises OperatorError for a URL that cannot be one, TransientError where the process does not answer as it should.
     """
-    parts = urlsplit(url if "//" in url else f"//{url}")
-    try:
-        port = parts.port or 9642
-    except ValueError as error:
-        raise OperatorError(f"--url: {url}: {error}") from error
-    if parts.scheme not in ("", "http") or not parts.hostname:
-        raise OperatorError(f"--url: write http://HOST:PORT, not {url}")
-    where = f"{parts.hostname}:{port}"
+    host, port, path = _parse_url(url)
+    where = f"{host}:{port}"
     # Not urllib.request: it would send the question for a cluster node to the proxy of the environment.
-    connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout_s)
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
-        connection.request("GET", f"{parts.path.rstrip('/')}/v1/status")
+        connection.request("GET", f"{path}/v1/status")
         response = connection.getresponse()
         body = _read(response, time.monotonic() + timeout_s)
     except TimeoutError as error:
@@ -44,6 +38,18 @@ def fetch_status(url: str, *, timeout_s: float = 3.0) -> dict[str, Any]:
     if response.status != 200:
         raise TransientError(f"{where} answers {response.status} {response.reason}")
     return _parse(body, where)
+
+
+def _parse_url(url: str) -> tuple[str, int, str]:
+    """Host, port and what stands in front of our paths. The scheme may be left out, and the port."""
+    parts = urlsplit(url if "//" in url else f"//{url}")
+    try:
+        port = parts.port or 9642
+    except ValueError as error:
+        raise OperatorError(f"--url: {url}: {error}") from error
+    if parts.scheme not in ("", "http") or not parts.hostname:
+        raise OperatorError(f"--url: write http://HOST:PORT, not {url}")
+    return parts.hostname, port, parts.path.rstrip("/")
 
 
 def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:

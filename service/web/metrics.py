@@ -1,68 +1,84 @@
-"""Prometheus metrics of agents and controllers, read when they are asked for."""
+"""Prometheus metrics of agents and controllers, read when they are asked for.
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+Collectors keep nothing: each scrape asks the objects that count. Names, labels and meaning are an interface to
+operators' rules and boards: they are added to, not changed.
+"""
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from collections.abc import Iterator, Sized
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    # A controller has no datapath, and does not load one for a type.
+    from service.audit.outbox import OutboxState
+    from service.audit.publisher import PublisherState
+    from service.datapath.worker_pool import PoolCounters
+
+
+class Pool(Protocol):
+    """What drives the BPF maps."""
+
+    @property
+    def counters(self) -> "PoolCounters":
+        """Of its work since the start of the process."""
+
+    def pending(self) -> int:
+        """Map entries wished for and not yet written."""
 
 
 class Counted(Protocol):
     """Where the numbers of the datapath are read."""
 
-    def drops(self) -> dict[tuple[str, str], int]: ...
+    def drops(self) -> dict[tuple[str, str], int]:
+        """Packets dropped, by reason and floating IP."""
 
-    def counters(self) -> dict[str, int]: ...
+    def counters(self) -> dict[str, int]:
+        """Packets, by what was done with them."""
 
     @property
-    def pool(self) -> Any: ...
+    def pool(self) -> Pool:
+        """What writes its maps."""
 
 
 class Holding(Protocol):
     """Which floating IPs are held here."""
 
     @property
-    def held(self) -> Any: ...
+    def held(self) -> Sized:
+        """All of them."""
 
 
-class Stated(Protocol):
-    """An outbox or a publisher, by its state."""
+class Durable(Protocol):
+    """An outbox, by its state."""
 
     @property
-    def state(self) -> Any: ...
+    def state(self) -> "OutboxState":
+        """As it is now."""
+
+
+class Publishing(Protocol):
+    """A publisher, by its state."""
+
+    @property
+    def state(self) -> "PublisherState":
+        """As it is now."""
 
 
 class AuditCollector(Collector):
     """Audit records on their way to the disk and to Kafka."""
 
-    def __init__(self, outbox: Stated, publisher: Stated) -> None:
+    def __init__(self, outbox: Durable, publisher: Publishing) -> None:
         self._outbox = outbox
         self._publisher = publisher
 
-    def collect(self) -> Iterator[Any]:
+    def collect(self) -> Iterator[Metric]:
+        """Families of the outbox; those of Kafka only where brokers are configured."""
         disk, topic = self._outbox.state, self._publisher.state
-        healthy = GaugeMetricFamily("egressgw_audit_healthy", "1 while audit records get on", labels=["part"])
-        healthy.add_metric(["outbox"], disk.healthy)
-        healthy.add_metric(["publisher"], topic.healthy)
-        yield healthy
-        yield GaugeMetricFamily("egressgw_audit_pending", "Records not yet on disk", disk.pending)
-        yield CounterMetricFamily("egressgw_audit_written", "Records made durable in the outbox", disk.written)
-        lost = CounterMetricFamily(
-            "egressgw_audit_lost", "Records given up; each loss is on record as a gap", labels=["cause"]
-        )
-        lost.add_metric(["disk_unwritable"], disk.lost)
-        lost.add_metric(["outbox_full"], disk.removed)
-        yield lost
-        damaged = CounterMetricFamily("egressgw_audit_damaged", "Unreadable places in the outbox", labels=["seen_by"])
-        damaged.add_metric(["outbox"], disk.damaged)
-        damaged.add_metric(["publisher"], topic.damaged)
-        yield damaged
+        yield from _outbox_families(disk, topic)
         if topic.configured:
-            yield CounterMetricFamily("egressgw_audit_published", "Records acknowledged by Kafka", topic.published)
-            yield CounterMetricFamily("egressgw_audit_publish_retries", "Rounds begun again", topic.retries)
-            yield CounterMetricFamily("egressgw_audit_unpublishable", "Records set aside", topic.unpublishable)
-            yield GaugeMetricFamily("egressgw_audit_lag_records", "On disk, not in Kafka", topic.lag_records)
-            yield GaugeMetricFamily("egressgw_audit_lag_seconds", "Age of the oldest of them", topic.lag_seconds)
+            yield from _publisher_families(topic)
 
 
 class DatapathCollector(Collector):
@@ -72,11 +88,12 @@ class DatapathCollector(Collector):
         self._datapath = datapath
         self._agent = agent
 
-    def describe(self) -> Iterator[Any]:
+    def describe(self) -> Iterator[Metric]:
         """Nothing in advance: the maps may not be open yet when the collector is registered."""
         return iter(())
 
-    def collect(self) -> Iterator[Any]:
+    def collect(self) -> Iterator[Metric]:
+        """Families of the datapath, then of the pool, then how many leases are held."""
         drops = CounterMetricFamily(
             "egressgw_dropped_packets", "Packets dropped by the datapath", labels=["reason", "floating_ip"]
         )
@@ -87,10 +104,44 @@ class DatapathCollector(Collector):
         for name, value in self._datapath.counters().items():
             packets_seen.add_metric([name], value)
         yield packets_seen
-        pool = self._datapath.pool
-        writes = CounterMetricFamily("egressgw_map_operations", "Work of the map worker pool", labels=["kind"])
-        for kind in ("written", "deleted", "coalesced", "retries", "full"):
-            writes.add_metric([kind], getattr(pool.counters, kind))
-        yield writes
-        yield GaugeMetricFamily("egressgw_map_pending", "Map entries wished for and not yet written", pool.pending())
+        yield from _pool_families(self._datapath.pool)
         yield GaugeMetricFamily("egressgw_leases_held", "Floating IPs held by this node", len(self._agent.held))
+
+
+def _outbox_families(disk: "OutboxState", topic: "PublisherState") -> Iterator[Metric]:
+    healthy = GaugeMetricFamily("egressgw_audit_healthy", "1 while audit records get on", labels=["part"])
+    healthy.add_metric(["outbox"], disk.healthy)
+    healthy.add_metric(["publisher"], topic.healthy)
+    yield healthy
+    yield GaugeMetricFamily("egressgw_audit_pending", "Records not yet on disk", disk.pending)
+    yield CounterMetricFamily("egressgw_audit_written", "Records made durable in the outbox", disk.written)
+    lost = CounterMetricFamily(
+        "egressgw_audit_lost", "Records given up; each loss is on record as a gap", labels=["cause"]
+    )
+    lost.add_metric(["disk_unwritable"], disk.lost)
+    lost.add_metric(["outbox_full"], disk.removed)
+    yield lost
+    damaged = CounterMetricFamily("egressgw_audit_damaged", "Unreadable places in the outbox", labels=["seen_by"])
+    damaged.add_metric(["outbox"], disk.damaged)
+    damaged.add_metric(["publisher"], topic.damaged)
+    yield damaged
+
+
+def _publisher_families(topic: "PublisherState") -> Iterator[Metric]:
+    yield CounterMetricFamily("egressgw_audit_published", "Records acknowledged by Kafka", topic.published)
+    yield CounterMetricFamily("egressgw_audit_publish_retries", "Rounds begun again", topic.retries)
+    yield CounterMetricFamily("egressgw_audit_unpublishable", "Records set aside", topic.unpublishable)
+    yield GaugeMetricFamily("egressgw_audit_lag_records", "On disk, not in Kafka", topic.lag_records)
+    yield GaugeMetricFamily("egressgw_audit_lag_seconds", "Age of the oldest of them", topic.lag_seconds)
+
+
+def _pool_families(pool: Pool) -> Iterator[Metric]:
+    counters = pool.counters
+    writes = CounterMetricFamily("egressgw_map_operations", "Work of the map worker pool", labels=["kind"])
+    writes.add_metric(["written"], counters.written)
+    writes.add_metric(["deleted"], counters.deleted)
+    writes.add_metric(["coalesced"], counters.coalesced)
+    writes.add_metric(["retries"], counters.retries)
+    writes.add_metric(["full"], counters.full)
+    yield writes
+    yield GaugeMetricFamily("egressgw_map_pending", "Map entries wished for and not yet written", pool.pending())

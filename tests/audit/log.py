@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from service.audit.journal import Journal
-from service.audit.outbox import Outbox
+from service.audit.outbox import Origin, Outbox
 from service.audit.segment import Frame, scan
 from service.model.audit_record import DEADLINE, HELD_AT, HELD_UNTIL, RecordKind
 
@@ -29,7 +29,7 @@ class Clock:
 
 
 async def _write(folder: Path, node: str, boot_id: str, clock: Clock, act: Callable[[Outbox], None]) -> None:
-    outbox = Outbox(folder, node=node, boot_id=boot_id, clock=clock, component="agent")
+    outbox = Outbox(folder, Origin(node, boot_id, component="agent"), clock=clock)
     async with outbox, asyncio.TaskGroup() as group:
         writer = group.create_task(outbox.run())
         act(outbox)

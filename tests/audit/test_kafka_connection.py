@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.audit.kafka_connection import client_options
-from service.audit.outbox import Outbox
+from service.audit.outbox import Origin, Outbox
 from service.audit.publisher import Publisher
 from service.model.errors import OperatorError
 from service.settings import KafkaSettings, load_settings
@@ -70,7 +70,7 @@ def test_a_bad_value_is_told_with_its_key(options: dict[str, Any], key: str) -> 
     ],
 )
 def test_a_file_that_cannot_be_used_is_told_at_the_start(tmp_path: Path, options: dict[str, Any], key: str) -> None:
-    outbox = Outbox(tmp_path, node="n1", boot_id="b", clock=lambda: (0, 0))
+    outbox = Outbox(tmp_path, Origin("n1", "b"), clock=lambda: (0, 0))
     with pytest.raises(OperatorError) as told:
         Publisher(kafka(**options), outbox, node="n1")
     assert key in str(told.value)

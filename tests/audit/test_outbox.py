@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from service.audit.journal import Journal
-from service.audit.outbox import Outbox, read_outbox
+from service.audit.outbox import Origin, Outbox, read_outbox
 from service.model.audit_record import AuditRecord, RecordKind
 
 KIND = RecordKind.ACQUIRED
@@ -27,8 +27,9 @@ def ticking() -> Iterator[tuple[int, int]]:
 async def running(folder: Path, **options: Any) -> AsyncIterator[Outbox]:
     """An outbox with its writer, both stopped at the end as a process does it."""
     clock = ticking()
-    options = {"node": "n1", "boot_id": "b1", "clock": lambda: next(clock), "segment_bytes": 4096} | options
-    async with Outbox(folder, **options) as outbox, asyncio.TaskGroup() as group:
+    origin = Origin(options.pop("node", "n1"), options.pop("boot_id", "b1"))
+    options = {"clock": lambda: next(clock), "segment_bytes": 4096} | options
+    async with Outbox(folder, origin, **options) as outbox, asyncio.TaskGroup() as group:
         writer = group.create_task(outbox.run())
         yield outbox
         writer.cancel()
@@ -257,13 +258,13 @@ async def test_hostile_text_is_recorded_in_a_readable_form(tmp_path: Path) -> No
 CRASHING = """
 import asyncio, sys
 from pathlib import Path
-from service.audit.outbox import Outbox
+from service.audit.outbox import Origin, Outbox
 from service.model.audit_record import RecordKind
 from service.host.clock import boot_ns, wall_ns
 
 async def main():
     clock = lambda: (wall_ns(), boot_ns())
-    outbox = Outbox(Path(sys.argv[1]), node="n1", boot_id="b1", clock=clock, segment_bytes=4096)
+    outbox = Outbox(Path(sys.argv[1]), Origin("n1", "b1"), clock=clock, segment_bytes=4096)
     async with outbox, asyncio.TaskGroup() as group:
         group.create_task(outbox.run())
         while True:

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 
-from service.audit.outbox import Outbox
+from service.audit.chain import Facts
+from service.audit.outbox import Origin, Outbox
 from service.audit.recorder import AgentRecorder, LeaderRecorder, Part
 from service.lease.observer import Observation
 from service.model.assignment import Assignment, Location
@@ -37,13 +39,12 @@ class Recorded(Outbox):
     """Keeps what is appended."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(
-            folder, node="n1", boot_id="b1", clock=lambda: (0, 0), component="agent", context=lambda: (7, 3)
-        )
+        origin = Origin("n1", "b1", component="agent")
+        super().__init__(folder, origin, clock=lambda: (0, 0), context=lambda: (7, 3))
         self.records: list[AuditRecord] = []
 
-    def append(self, kind: RecordKind, **facts: object) -> AuditRecord:
-        record = super().append(kind, **facts)  # type: ignore[arg-type]
+    def append(self, kind: RecordKind, **facts: Unpack[Facts]) -> AuditRecord:
+        record = super().append(kind, **facts)
         self.records.append(record)
         return record
 

@@ -133,3 +133,9 @@ def test_other_addresses_do_not_count() -> None:
 def test_never_two_holders_at_once(times: list[int], when: int) -> None:
     records = [acquired(time, f"n{counter}", counter) for counter, time in enumerate(sorted(times))]
     assert sum(tenure.covers(when) for tenure in tenures(records, IP)) <= 1
+
+
+def test_the_holders_own_word_on_its_beginning_beats_that_of_others_whichever_came_first() -> None:
+    for grant in (granted(90, "c1", "n1", 1), granted(110, "c1", "n1", 1)):
+        (tenure,) = tenures([acquired(100, "n1", 1), grant], IP)
+        assert (tenure.begin.kind, tenure.since_ns) == (RecordKind.ACQUIRED, 100)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from service.audit.chain import Chain, Origin
 from service.audit.consumer import Entry, Extent, OutboxSource, Unreadable, read_all
 from service.audit.envelope import decode, encode
 from service.audit.outbox import Outbox
@@ -166,7 +167,7 @@ def test_the_size_cap_leaves_a_note_and_no_finding_where_nothing_is_published(tm
     async def fill() -> None:
         clock = Clock()
         async with (
-            Outbox(tmp_path, node="n1", boot_id="b1", clock=clock, segment_bytes=4096, cap_bytes=3 * 4096) as outbox,
+            Outbox(tmp_path, Origin("n1", "b1"), clock=clock, segment_bytes=4096, cap_bytes=3 * 4096) as outbox,
             asyncio.TaskGroup() as group,
         ):
             writer = group.create_task(outbox.run())
@@ -195,7 +196,7 @@ def test_records_lost_to_a_full_queue_are_counted_as_lost(tmp_path: Path, monkey
 
     async def lose() -> None:
         async with (
-            Outbox(tmp_path, node="n1", boot_id="b1", clock=Clock(), queue_records=5) as outbox,
+            Outbox(tmp_path, Origin("n1", "b1"), clock=Clock(), queue_records=5) as outbox,
             asyncio.TaskGroup() as group,
         ):
             writer = group.create_task(outbox.run())
@@ -213,6 +214,17 @@ def test_records_lost_to_a_full_queue_are_counted_as_lost(tmp_path: Path, monkey
     asyncio.run(lose())
     (found,) = verdict_of(tmp_path).findings
     assert (found.fault, found.records) == (Fault.LOST, 3)
+
+
+def test_of_a_range_with_losses_only_as_many_are_lost_as_were_counted() -> None:
+    chain = Chain(Origin("n1", "b1"), "o1", clock=Clock(), context=lambda: (0, 0))
+    made = [chain.next(RecordKind.NODE_UP, {"subject": "n"})[1] for _ in range(6)]
+    detail = {"records": "2", "firstSequence": "2", "lastSequence": "5"}
+    made.append(chain.next(RecordKind.GAP, {"detail": detail})[1])
+    topic = Topic()
+    topic.publish(*(made[number] for number in (0, 5, 6)))
+    found = {one.fault: one.records for one in topic.verdict().findings}
+    assert found == {Fault.LOST: 2, Fault.MISSING: 2}
 
 
 # --- one holder

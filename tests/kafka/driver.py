@@ -10,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from service.audit.outbox import Outbox
+from service.audit.outbox import Origin, Outbox
 from service.audit.publisher import Publisher
 from service.host import clock, identity, signals
 from service.model.audit_record import RecordKind
@@ -33,10 +33,8 @@ async def main(arguments: argparse.Namespace) -> None:
     settings = load_settings(None, {"node": name, "kafka": kafka})
     outbox = Outbox(
         arguments.folder,
-        node=name,
-        boot_id=identity.boot_id(),
+        Origin(name, identity.boot_id(), component="agent"),
         clock=lambda: (clock.wall_ns(), clock.boot_ns()),
-        component="agent",
         segment_bytes=SEGMENT_BYTES,
     )
     stopping = asyncio.Event()

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 
 from loadtest.broker import Broker, libraries
 from service.audit.envelope import decode
-from service.audit.outbox import Outbox
+from service.audit.outbox import Origin, Outbox
 from service.audit.publisher import Publisher
 from service.model.audit_record import RecordKind
 from service.settings import KafkaSettings
@@ -87,7 +87,7 @@ def test_what_the_publisher_wrote_is_verified(broker: Broker, topic: str, tmp_pa
     kafka = KafkaSettings(bootstrap_servers=(broker.address,), topic=topic)
 
     async def publish(folder: Path) -> None:
-        outbox = Outbox(folder, node="worker1", boot_id="boot-1", clock=Clock(), component="agent")
+        outbox = Outbox(folder, Origin("worker1", "boot-1", component="agent"), clock=Clock())
         publisher = Publisher(kafka, outbox, node="worker1")
         async with publisher, outbox, asyncio.TaskGroup() as group:
             tasks = [group.create_task(outbox.run()), group.create_task(publisher.run())]
@@ -108,7 +108,7 @@ def test_what_the_publisher_wrote_is_verified(broker: Broker, topic: str, tmp_pa
     (folder / "cursor").unlink()
 
     async def again() -> None:
-        outbox = Outbox(folder, node="worker1", boot_id="boot-1", clock=Clock(), component="agent")
+        outbox = Outbox(folder, Origin("worker1", "boot-1", component="agent"), clock=Clock())
         publisher = Publisher(kafka, outbox, node="worker1")
         async with publisher, outbox, asyncio.TaskGroup() as group:
             tasks = [group.create_task(outbox.run()), group.create_task(publisher.run())]

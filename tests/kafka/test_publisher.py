@@ -10,7 +10,7 @@ import pytest
 
 from loadtest.broker import Broker
 from service.audit.cursor import read_cursor
-from service.audit.outbox import Outbox, read_outbox
+from service.audit.outbox import Origin, Outbox, read_outbox
 from service.audit.publisher import Publisher
 from service.model.audit_record import AuditRecord, RecordKind
 from service.settings import KafkaSettings, load_settings
@@ -26,7 +26,7 @@ def kafka_settings(brokers: str, topic: str, **more: Any) -> KafkaSettings:
 
 
 def new_outbox(folder: Path, **options: Any) -> Outbox:
-    return Outbox(folder, node="n1", boot_id="b1", clock=lambda: (time.time_ns(), time.monotonic_ns()), **options)
+    return Outbox(folder, Origin("n1", "b1"), clock=lambda: (time.time_ns(), time.monotonic_ns()), **options)
 
 
 @contextlib.asynccontextmanager

@@ -214,7 +214,7 @@ async def test_status_is_applied_with_term_generation_and_times(kubectl: Kubectl
 async def test_a_status_of_a_lost_electorate_is_superseded_in_time(
     kubectl: Kubectl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.sources.kubernetes.source._STALE_TERM_NS", 200_000_000)
+    monkeypatch.setattr("service.sources.kubernetes.status._STALE_TERM_NS", 200_000_000)
     kubectl.apply(policy("p1"))
     key = ObjectKey(Kind.POLICY, "", "p1")
     async with following(Consumer()) as source:

@@ -1,6 +1,6 @@
 import pytest
 
-from service.sources.timestamp import normal_timestamp, timestamp_from_ns
+from service.sources.timestamp import microseconds_from_ns, normal_timestamp, timestamp_from_ns
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,8 @@ def test_text_order_is_age_order() -> None:
     assert texts == sorted(texts)
     assert len({len(text) for text in texts}) == 1
     assert texts[-1] == "2024-05-01T00:00:00.000000001Z"
+
+
+def test_events_get_microseconds_cut_and_not_rounded() -> None:
+    assert microseconds_from_ns(1_714_521_600_999_999_999) == "2024-05-01T00:00:00.999999Z"
+    assert microseconds_from_ns(0) == "1970-01-01T00:00:00.000000Z"

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.model.errors import OperatorError
@@ -157,13 +157,24 @@ async def test_a_client_that_sends_nothing_is_let_go(server: WebServer, monkeypa
 async def test_stopping_does_not_wait_for_idle_clients_and_frees_the_port(
     provider: Provider, registry: CollectorRegistry
 ) -> None:
+    before = generate_latest(registry)
     async with WebServer("127.0.0.1", 0, provider, registry) as server:
-        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        port = server.port
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        _, talking = await asyncio.open_connection("127.0.0.1", server.port)
+        talking.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+        # So that both are being served when it stops: an answer comes after those before it were accepted.
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as client:
+            await get(client, "/healthz")
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < 0.5
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 1) == b""
     writer.close()
+    talking.close()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", port))
+        probe.bind(("127.0.0.1", server.port))
+    assert generate_latest(registry) == before
     async with WebServer("127.0.0.1", 0, provider, registry):
         pass  # the registry is as it was before the first
 

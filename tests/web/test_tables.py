@@ -1,6 +1,7 @@
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from service.web.tables import plain, print_status
@@ -41,9 +42,37 @@ def test_every_section_is_shown() -> None:
     assert "fragment" not in text
 
 
-def test_an_empty_or_strange_document_is_no_error() -> None:
-    assert "leader none" in shown({})
-    shown({"nodes": None, "floatingIPs": [], "policies": {"p": None}, "drops": {"x": "many"}, "errors": None})
+def test_an_empty_document_is_one_line_that_names_what_is_missing() -> None:
+    assert shown({}) == "node -  role -  leader none  term -\n"
+
+
+def test_what_is_strange_in_a_document_is_left_out_and_the_rest_is_shown() -> None:
+    strange = {"nodes": None, "floatingIPs": [], "policies": {"p": None}, "drops": {"x": "many"}, "errors": None}
+    lines = [line.split() for line in shown(DOCUMENT | strange).splitlines() if line.strip()]
+    assert lines == [
+        ["node", "worker1", "role", "worker", "leader", "controller-a", "term", "4"],
+        ["POLICY", "ACCEPTED", "EGRESS", "IP", "PODS", "REASON"],
+        ["p", "no", "-", "-", "-"],
+        ["DROPPED", "FOR", "PACKETS"],
+        ["x", "many"],
+    ]
+
+
+@pytest.mark.parametrize("section", ["nodes", "floatingIPs", "policies", "drops", "objects"])
+@pytest.mark.parametrize("value", [None, [], "text", 3, {}])
+def test_a_section_of_no_use_takes_no_other_along(section: str, value: object) -> None:
+    others = {"nodes": "Down", "floatingIPs": "NoNodeInSubnet", "policies": "UnknownEgressIP", "drops": "no_gateway"}
+    text = shown(DOCUMENT | {section: value})
+    for other, word in others.items():
+        assert (word in text) == (other != section)
+
+
+@pytest.mark.parametrize("value", [None, [], "text", 3])
+def test_a_row_of_no_use_is_shown_by_its_name(value: object) -> None:
+    rows = {"nodes": "odd-node", "floatingIPs": "192.0.2.250", "policies": "odd-policy"}
+    text = shown(DOCUMENT | {section: DOCUMENT[section] | {name: value} for section, name in rows.items()})
+    for name in (*rows.values(), "worker2", "192.0.2.100", "web"):
+        assert name in text
 
 
 def test_nothing_reaches_the_terminal_that_it_would_obey() -> None:

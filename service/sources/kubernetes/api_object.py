@@ -8,7 +8,7 @@ import msgspec
 
 from service.model.gateway_node import NodeRole
 from service.model.objects import API_VERSION, ClusterNode, Kind, Namespace, ObjectKey, Pod, ServiceRange
-from service.sources.kubernetes.reflector import Item
+from service.sources.kubernetes.resource import Item
 from service.sources.object_decoder import Decoded, decode
 
 ORIGIN = "kubernetes"
@@ -88,6 +88,7 @@ def _pod_address(status: _PodStatus) -> IPv4Address | None:
 
 
 def decode_namespace(raw: msgspec.Raw) -> Item[Namespace]:
+    """Read a namespace, of which only the labels count."""
     metadata = _namespace_decoder.decode(raw).metadata
     key = ObjectKey(Kind.NAMESPACE, "", metadata.name)
     return Item(key.name, Namespace(key, tuple(sorted((metadata.labels or {}).items()))))
@@ -159,6 +160,7 @@ def decode_cluster_node(raw: msgspec.Raw) -> Item[ClusterNode]:
 
 
 def decode_service_range(raw: msgspec.Raw) -> Item[ServiceRange]:
+    """Read a ServiceCIDR; of a dual-stack one the IPv4 ranges. Raises ValueError where one is no network."""
     found = _range_decoder.decode(raw)
     key = ObjectKey(Kind.SERVICE_RANGE, "", found.metadata.name)
     return Item(key.name, ServiceRange(key, _networks(found.spec.cidrs or [])))
@@ -187,6 +189,7 @@ class ClusterSwitch:
 
 
 def decode_cluster(raw: msgspec.Raw, *, annotation: str) -> Item[ClusterSwitch]:
+    """Read a Cluster; it is on where the annotation says `true`, and off where there is none."""
     metadata = _cluster_decoder.decode(raw).metadata
     is_on = (metadata.annotations or {}).get(annotation) == "true"
     identity = f"{metadata.namespace}/{metadata.name}"

@@ -1,6 +1,7 @@
 """Users keep AnthosNetworkGateway in their cluster's namespace; the one in kube-system is kept in step with it.
 
-Where that namespace has a Cluster object, its annotation switches the whole on; without it nothing is followed.
+Where that namespace has a Cluster object, its annotation switches the whole on; without it nothing is followed. What
+is to be done is decided here, by values only; `mirror.py` does it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,6 +36,7 @@ class Withdraw:
 
 
 def is_cluster_gateway(key: ObjectKey) -> bool:
+    """Whether it is the one that users edit, in their cluster's namespace."""
     return key.name == GATEWAY_NAME and key.namespace.startswith(CLUSTER_NAMESPACE_PREFIX)
 
 

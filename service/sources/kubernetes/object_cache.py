@@ -7,7 +7,7 @@ import asyncio
 import logging
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -68,6 +68,8 @@ _KINDS: dict[str, type[Object]] = {
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
+    """What a cache file holds."""
+
     objects: tuple[Object, ...]
     written_ns: int
     """Unix time at which they were all that was known."""
@@ -76,7 +78,8 @@ class Remembered:
 class ObjectCache:
     """One file of one agent. `owner` names cluster and node: another's objects are not taken."""
 
-    def __init__(self, path: Path, *, owner: str) -> None:
+    def __init__(self, path: Path, *, owner: str, wall_clock: Callable[[], int] = time_ns) -> None:
+        self._wall_clock = wall_clock
         self._path = path
         self._owner = owner
         self._objects: dict[ObjectKey, Object] = {}
@@ -123,7 +126,7 @@ class ObjectCache:
                 self._changed.set()
 
     def _write(self, objects: tuple[Object, ...]) -> None:
-        data = encode(objects, owner=self._owner, written_ns=time_ns())
+        data = encode(objects, owner=self._owner, written_ns=self._wall_clock())
         if len(data) > _BYTES_MAX:
             # An older file would be taken for the present.
             self._path.unlink(missing_ok=True)
@@ -134,6 +137,7 @@ class ObjectCache:
 
 
 def encode(objects: Iterable[Object], *, owner: str, written_ns: int) -> bytes:
+    """Return a whole file: its version and checksum, then the objects. `decode` gives them back kind by kind."""
     lists: dict[str, list[Any]] = {field: [] for field in _KINDS}
     fields = {kind: field for field, kind in _KINDS.items()}
     for item in objects:

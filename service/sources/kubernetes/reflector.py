@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from service.sources.kubernetes.api_server import ApiError, ApiServer, Status
+from service.sources.kubernetes.resource import Difference, Item, Resource
 
 _log = logging.getLogger(__name__)
 
@@ -50,38 +51,6 @@ class ReflectorTiming:
     """A watch that ends sooner counts as a failure, whatever it says: else an odd server is called without pause."""
     absent_s: float = 15.0
     """How often to look whether the cluster has come to know an optional kind."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item(Generic[V]):
-    """One object of the resource."""
-
-    identity: str
-    """`namespace/name`, or `name`."""
-    value: V
-    """What we keep of it. A change is told where this differs from the last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resource(Generic[V]):
-    path: str
-    """Such as /api/v1/pods."""
-    decode: Callable[[msgspec.Raw], Item[V]]
-    """Raises msgspec.MsgspecError or ValueError where it is no such object at all."""
-    field_selector: str = ""
-    is_optional: bool = False
-    """The cluster may not know such a kind at all; then there are none of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference(Generic[V]):
-    """What changed. Upserts come first, so that an update has no gap."""
-
-    upserts: tuple[V, ...] = ()
-    deletes: tuple[str, ...] = ()
-    """Identities."""
-    is_listed: bool = False
-    """All that exists has now been told."""
 
 
 class _ListMetadata(msgspec.Struct):
@@ -120,6 +89,7 @@ class TimeSlice:
         self._until = perf_counter() + _SLICE_S
 
     async def pause_if_due(self) -> None:
+        """Let others run if this has worked for a slice without a pause; else return at once."""
         if perf_counter() >= self._until:
             await asyncio.sleep(0)
             self._until = perf_counter() + _SLICE_S

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from time import monotonic_ns
@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 class ManifestsSource:
     """One folder. Where `node` is given, only the pods of that node are delivered, as agents need no others."""
 
-    def __init__(self, folder: Path, *, node: str | None = None) -> None:
+    def __init__(self, folder: Path, *, node: str | None = None, clock: Callable[[], int] = monotonic_ns) -> None:
+        """`clock` never steps; nanoseconds."""
+        self._clock = clock
         self._folder = folder
         self._node = node
         self._status = StatusFolder(folder)
@@ -48,14 +50,14 @@ class ManifestsSource:
         the last good state stays in force.
         """
         state = ManifestFolder(_existing(self._folder), self._ages)
-        view = await asyncio.to_thread(state.scan, monotonic_ns())
+        view = await asyncio.to_thread(state.scan, self._clock())
         delivered, errors = self._chosen(view), view.errors
         yield (*_difference({}, delivered), Errors(errors), Synced())
         # The first tick scans in any case: the watch begins only now.
-        scanned_ns = monotonic_ns() - RESCAN_NS
+        scanned_ns = self._clock() - RESCAN_NS
         async with aclosing(self._ticks()) as ticks:
             async for is_changed in ticks:
-                now_ns = monotonic_ns()
+                now_ns = self._clock()
                 if not (is_changed or view.is_pending or now_ns - scanned_ns >= RESCAN_NS):
                     continue
                 scanned_ns = now_ns

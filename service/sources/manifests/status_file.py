@@ -96,6 +96,7 @@ class CreationTimes:
         self._retired: dict[ObjectKey, str] = {}
 
     def of(self, key: ObjectKey, first_seen: str) -> str:
+        """Return when a policy was created, RFC 3339; `first_seen` is the answer where nothing is known of it yet."""
         stamp = self._status.created(key)
         # A status that outlived its policy must not lend its age to a new policy of the same name.
         if stamp and stamp != self._retired.get(key):

@@ -1,0 +1,164 @@
+"""`egressgw audit`: outboxes of several nodes read as one history."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.audit.envelope import decode, encode, parse_time
+from service.audit.journal import Journal
+from service.model.audit_record import AuditRecord, RecordKind
+from tests.audit import log as chained_log
+from tests.command.invocation import egressgw, invoke
+
+IP = "192.0.2.100"
+
+
+def write_outbox(folder: Path, records: list[AuditRecord]) -> Path:
+    journal = Journal(folder, segment_bytes=1 << 16, cap_bytes=1 << 20)
+    journal.open(node="any", boot_id="b")
+    journal.write([encode(record) for record in records])
+    journal.close()
+    return folder
+
+
+def record(kind: RecordKind, at: str, node: str, counter: int, sequence: int, **more: Any) -> AuditRecord:
+    time_ns = parse_time(f"2026-11-03T{at}Z")
+    token = (1, 1, counter) if counter else None
+    return AuditRecord(
+        kind, node, "b", sequence, time_ns, 0, subject=IP if counter else "", token=token, holder=node, **more
+    )
+
+
+@pytest.fixture
+def outboxes(tmp_path: Path) -> list[str]:
+    first = [
+        record(RecordKind.ACQUIRED, "10:00:00", "worker1", 1, 1),
+        record(RecordKind.EXPIRED, "11:00:00", "worker1", 1, 2, reason="no majority"),
+    ]
+    second = [
+        record(RecordKind.ACQUIRED, "11:00:01", "worker2", 2, 1),
+        record(RecordKind.GAP, "12:00:00", "worker2", 0, 2, reason="size cap", detail={"records": "4"}),
+    ]
+    folders = [write_outbox(tmp_path / "one", first), write_outbox(tmp_path / "two", second)]
+    return [part for folder in folders for part in ("--outbox", str(folder))]
+
+
+def test_tail_merges_outboxes_and_warns_of_gaps(outboxes: list[str]) -> None:
+    done = invoke("audit", "tail", *outboxes)
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines] == ["EVENT", "acquired", "expired", "acquired", "gap"]
+    assert "no majority" in lines[2]
+    assert done.stderr == "egressgw: warning: worker2: 4 records are missing: size cap\n"
+
+
+def test_tail_as_json_is_one_cloudevent_per_line(outboxes: list[str]) -> None:
+    done = invoke("audit", "tail", "--json", "-n", "2", "--subject", IP, *outboxes)
+    events = [decode(line.encode()) for line in done.stdout.splitlines()]
+    assert [(event.kind, event.node) for event in events] == [("expired", "worker1"), ("acquired", "worker2")]
+
+
+@pytest.mark.parametrize(
+    ("at", "answer"),
+    [
+        ("2026-11-03T10:30:00Z", "worker1"),
+        ("2026-11-03T12:30:00+02:00", "worker1"),
+        ("2026-11-03T11:00:00.5Z", None),
+        ("2026-11-03T11:30:00", "worker2"),
+        ("2026-11-03T09:59:59Z", None),
+    ],
+)
+def test_who_answers_for_any_time(outboxes: list[str], at: str, answer: str | None) -> None:
+    done = invoke("audit", "who", IP, "--at", at, "--json", *outboxes)
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["holder"] == answer
+
+
+def test_who_says_how_it_knows(outboxes: list[str]) -> None:
+    held = invoke("audit", "who", IP, "--at", "2026-11-03T10:30:00Z", *outboxes).stdout
+    assert "was held by worker1" in held
+    assert "token 1.1.1" in held
+    assert "expired 2026-11-03T11:00:00.000000000Z (no majority)" in held
+    nobody = invoke("audit", "who", IP, "--at", "2026-11-03T11:00:00.5Z", *outboxes).stdout
+    assert "nobody on record" in nobody
+    assert "last before: worker1" in nobody
+    assert "no end on record" in invoke("audit", "who", IP, *outboxes).stdout
+
+
+def test_a_damaged_record_is_told_and_the_rest_is_shown(outboxes: list[str], tmp_path: Path) -> None:
+    (segment,) = (tmp_path / "one").glob("*.audit")
+    data = bytearray(segment.read_bytes())
+    data[40] ^= 1
+    segment.write_bytes(data)
+    done = invoke("audit", "tail", *outboxes)
+    assert "are not readable" in done.stderr
+    assert len(done.stdout.splitlines()) == 4
+
+
+def test_who_lists_the_tenures_of_a_span(outboxes: list[str]) -> None:
+    span = ("--from", "2026-11-03T10:30:00Z", "--to", "2026-11-03T12:00:00Z")
+    rows = invoke("audit", "who", IP, *span, *outboxes).stdout.splitlines()
+    assert [row.split()[2] for row in rows] == ["HOLDER", "worker1", "worker2"]
+    assert "expired 2026-11-03T11:00:00.000000000Z (no majority)" in rows[1]
+    document = json.loads(invoke("audit", "who", IP, "--json", "--to", "2026-11-03T10:30:00Z", *outboxes).stdout)
+    assert [(one["holder"], one["end"]) for one in document["tenures"]] == [
+        ("worker1", {"kind": "expired", "reason": "no majority"})
+    ]
+
+
+def test_verify_says_what_is_good_and_what_is_not(tmp_path: Path) -> None:
+    folder = chained_log.write_outbox(
+        tmp_path / "outbox", lambda outbox: chained_log.hold(outbox, 1, from_ms=0, until_ms=50)
+    )
+    done = invoke("audit", "verify", "--outbox", folder)
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "nothing lost, nothing doubled, no overlap")
+    assert json.loads(invoke("audit", "verify", "--json", "--outbox", folder).stdout)["good"] is True
+    chained_log.rewrite(folder, chained_log.payloads(folder)[1:])
+    done = invoke("audit", "verify", "--outbox", folder)
+    assert done.exit_code == 1
+    assert "missing" in done.stdout
+    document = json.loads(invoke("audit", "verify", "--json", "--outbox", folder).stdout)
+    assert [finding["fault"] for finding in document["findings"]] == ["missing"]
+
+
+def test_tail_shows_what_a_later_version_wrote_as_it_is(tmp_path: Path) -> None:
+    event = json.loads(encode(AuditRecord(RecordKind.NODE_UP, "n", "b", 1, 0, 0, subject="worker1")))
+    event |= {"type": "egressgw.weather.rained", "dataschema": "urn:egressgw:audit:record:v9", "id": "r1"}
+    event["data"] = {"millimetres": 3}
+    payload = json.dumps(event).encode()
+    chained_log.rewrite(tmp_path, [payload])
+    assert "weather.rained" in invoke("audit", "tail", "--outbox", tmp_path).stdout
+    assert invoke("audit", "tail", "--json", "--outbox", tmp_path).stdout.encode().strip() == payload
+    assert invoke("audit", "verify", "--outbox", tmp_path).exit_code == 0
+
+
+def test_tail_follows_outboxes_until_it_is_interrupted(outboxes: list[str]) -> None:
+    command = egressgw("audit", "tail", "--follow", *outboxes)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        events = [process.stdout.readline().split()[1] for _ in range(5)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
+    assert events == ["EVENT", "acquired", "expired", "acquired", "gap"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["who", "not-an-ip"],
+        ["who", IP, "--at", "noon"],
+        ["who", IP, "--at", "2026-01-01", "--to", "2026-01-02"],
+        ["tail", "--outbox", "/none"],
+        ["verify", "--outbox", "/none"],
+    ],
+)
+def test_wrong_use_of_audit_is_status_2(arguments: list[str]) -> None:
+    done = invoke("audit", *arguments)
+    assert done.exit_code == 2
+    assert "Traceback" not in done.output

@@ -1,0 +1,158 @@
+"""Metrics as a user scrapes them: names, labels and values of the text that Prometheus reads."""
+
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
+
+from service.audit.outbox import OutboxState
+from service.audit.publisher import PublisherState
+from service.datapath.worker_pool import PoolCounters
+from service.web.metrics import AuditCollector, DatapathCollector
+
+DISK = OutboxState(healthy=True, reason="", pending=3, written=40, lost=2, removed=5, damaged=1)
+TOPIC = PublisherState(
+    configured=True,
+    healthy=False,
+    reason="no brokers",
+    published=30,
+    lag_records=10,
+    lag_seconds=1.5,
+    retries=4,
+    unpublishable=6,
+    damaged=7,
+)
+
+
+@dataclass
+class Outbox:
+    state: OutboxState = DISK
+
+
+@dataclass
+class Publisher:
+    state: PublisherState = TOPIC
+
+
+@dataclass
+class Pool:
+    counters: PoolCounters = field(default_factory=PoolCounters)
+    waiting: int = 0
+
+    def pending(self) -> int:
+        return self.waiting
+
+
+@dataclass
+class Datapath:
+    pool: Pool = field(default_factory=Pool)
+    dropped: dict[tuple[str, str], int] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
+
+    def drops(self) -> dict[tuple[str, str], int]:
+        return self.dropped
+
+    def counters(self) -> dict[str, int]:
+        return self.seen
+
+
+@dataclass
+class Agent:
+    held: dict[IPv4Address, object] = field(default_factory=dict)
+
+
+def scraped(registry: CollectorRegistry) -> list[str]:
+    """The samples, in order, without the help and type lines."""
+    return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
+
+
+def registered(collector: Collector) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return registry
+
+
+def test_audit_tells_how_far_records_have_come_and_what_was_lost() -> None:
+    assert scraped(registered(AuditCollector(Outbox(), Publisher()))) == [
+        'egressgw_audit_healthy{part="outbox"} 1.0',
+        'egressgw_audit_healthy{part="publisher"} 0.0',
+        "egressgw_audit_pending 3.0",
+        "egressgw_audit_written_total 40.0",
+        'egressgw_audit_lost_total{cause="disk_unwritable"} 2.0',
+        'egressgw_audit_lost_total{cause="outbox_full"} 5.0',
+        'egressgw_audit_damaged_total{seen_by="outbox"} 1.0',
+        'egressgw_audit_damaged_total{seen_by="publisher"} 7.0',
+        "egressgw_audit_published_total 30.0",
+        "egressgw_audit_publish_retries_total 4.0",
+        "egressgw_audit_unpublishable_total 6.0",
+        "egressgw_audit_lag_records 10.0",
+        "egressgw_audit_lag_seconds 1.5",
+    ]
+
+
+def test_without_brokers_nothing_is_told_of_kafka() -> None:
+    publisher = Publisher(replace(TOPIC, configured=False, healthy=True, damaged=0))
+    names = [line.split("{")[0].split()[0] for line in scraped(registered(AuditCollector(Outbox(), publisher)))]
+    assert list(dict.fromkeys(names)) == [
+        "egressgw_audit_healthy",
+        "egressgw_audit_pending",
+        "egressgw_audit_written_total",
+        "egressgw_audit_lost_total",
+        "egressgw_audit_damaged_total",
+    ]
+
+
+def test_the_datapath_tells_drops_packets_work_and_leases() -> None:
+    datapath = Datapath(
+        Pool(PoolCounters(written=9, deleted=8, coalesced=7, retries=6, full=5), waiting=4),
+        {("no_gateway", "192.0.2.101"): 2, ("fragment", ""): 1, ("no_gateway", "192.0.2.100"): 3},
+        {"steered": 11, "snat": 12},
+    )
+    agent = Agent({IPv4Address("192.0.2.100"): object(), IPv4Address("192.0.2.101"): object()})
+    assert scraped(registered(DatapathCollector(datapath, agent))) == [
+        'egressgw_dropped_packets_total{floating_ip="",reason="fragment"} 1.0',
+        'egressgw_dropped_packets_total{floating_ip="192.0.2.100",reason="no_gateway"} 3.0',
+        'egressgw_dropped_packets_total{floating_ip="192.0.2.101",reason="no_gateway"} 2.0',
+        'egressgw_packets_total{action="steered"} 11.0',
+        'egressgw_packets_total{action="snat"} 12.0',
+        'egressgw_map_operations_total{kind="written"} 9.0',
+        'egressgw_map_operations_total{kind="deleted"} 8.0',
+        'egressgw_map_operations_total{kind="coalesced"} 7.0',
+        'egressgw_map_operations_total{kind="retries"} 6.0',
+        'egressgw_map_operations_total{kind="full"} 5.0',
+        "egressgw_map_pending 4.0",
+        "egressgw_leases_held 2.0",
+    ]
+
+
+def test_every_scrape_tells_what_is_so_then() -> None:
+    outbox, agent = Outbox(), Agent()
+    registry = registered(AuditCollector(outbox, Publisher()))
+    registry.register(DatapathCollector(Datapath(), agent))
+    assert "egressgw_audit_pending 3.0" in scraped(registry)
+    assert "egressgw_leases_held 0.0" in scraped(registry)
+    outbox.state = replace(DISK, pending=0)
+    agent.held[IPv4Address("192.0.2.100")] = object()
+    assert "egressgw_audit_pending 0.0" in scraped(registry)
+    assert "egressgw_leases_held 1.0" in scraped(registry)
+
+
+def test_registering_reads_no_map_which_may_not_be_open_yet() -> None:
+    class Closed(Datapath):
+        def drops(self) -> dict[tuple[str, str], int]:
+            raise AssertionError("the maps are not open")
+
+    CollectorRegistry(auto_describe=True).register(DatapathCollector(Closed(), Agent()))
+
+
+def test_every_family_has_a_help_line_and_counters_are_counters() -> None:
+    registry = registered(AuditCollector(Outbox(), Publisher()))
+    registry.register(DatapathCollector(Datapath(dropped={("fragment", ""): 1}, seen={"snat": 1}), Agent()))
+    lines = generate_latest(registry).decode().splitlines()
+    kinds = {line.split()[2]: line.split()[3] for line in lines if line.startswith("# TYPE")}
+    helps = {line.split()[2]: line.split(maxsplit=3)[3] for line in lines if line.startswith("# HELP")}
+    names = {line.split("{")[0].split()[0] for line in lines if not line.startswith("#")}
+    assert set(kinds) == set(helps) == names
+    assert all((kinds[name] == "counter") == name.endswith("_total") for name in names)
+    assert all(helps.values())
