@@ -9,6 +9,7 @@ from service.datapath.layout import MapName
 from service.datapath.steering import Audience, Steering
 from service.gateway.validation import address_fault
 from service.model.assignment import Assignment, Location
+from service.model.cluster_range import ClusterRanges
 from service.model.endpoint import Endpoint
 from service.model.gateway_node import GatewayNode, NodeState, Segment
 from service.policy.index import PolicyIndex
@@ -17,25 +18,91 @@ from service.settings import Settings
 
 
 class Reconciler:
-    """State of one agent's view; `rows` is a pure function of it. Set the attributes, then call the methods."""
+    """State of one agent's view; `rows` is a pure function of it. `learn_...` methods are the only way in."""
 
     def __init__(self, settings: Settings, index: PolicyIndex) -> None:
-        self.node = settings.node
-        self.index = index
+        self._node = settings.node
+        self._index = index
+        """The objects; whoever reads the source feeds it."""
         self.steering = Steering()
-        self.uplinks: tuple[LocalUplink, ...] = ()
-        self.egw_ifindex = 0
-        self.nodes: tuple[GatewayNode, ...] = ()
-        self.assignments: Mapping[IPv4Address, Assignment] = {}
-        self.locations: dict[IPv4Address, Location] = {}
-        self.devices: dict[IPv4Address, int] = {}
-        self.endpoints: dict[tuple[str, IPv4Address], Endpoint] = {}
+        self._uplinks: tuple[LocalUplink, ...] = ()
+        self._egw_ifindex = 0
+        self._nodes: tuple[GatewayNode, ...] = ()
+        self._assignments: Mapping[IPv4Address, Assignment] = {}
+        self._locations: dict[IPv4Address, Location] = {}
+        self._devices: dict[IPv4Address, int] = {}
+        self._endpoints: dict[tuple[str, IPv4Address], Endpoint] = {}
         """Pods of other nodes that were announced to this one, by (node, pod IP)."""
         self._inherited_endpoints: Rows = {}
         self._inherited_ways: Rows = {}
         self._inherited_rule_sets: tuple[RuleSet, ...] = ()
-        self.ranges = settings.datapath.ranges
+        self._ranges = settings.datapath.ranges
         """The cluster's own ranges; they may change at any time."""
+
+    # -- what is known --
+
+    @property
+    def uplinks(self) -> tuple[LocalUplink, ...]:
+        """This node's uplinks, those without carrier too."""
+        return self._uplinks
+
+    @property
+    def nodes(self) -> tuple[GatewayNode, ...]:
+        """All agents that have not left, this node among them."""
+        return self._nodes
+
+    @property
+    def assignments(self) -> Mapping[IPv4Address, Assignment]:
+        """The leader's table as far as it has come here."""
+        return self._assignments
+
+    @property
+    def locations(self) -> Mapping[IPv4Address, Location]:
+        """Where each floating IP was last said to be, by the word with the highest token."""
+        return self._locations
+
+    @property
+    def devices(self) -> Mapping[IPv4Address, int]:
+        """Interface index behind which each local pod is."""
+        return self._devices
+
+    @property
+    def ranges(self) -> ClusterRanges:
+        """The cluster's own ranges."""
+        return self._ranges
+
+    # -- what is learned --
+
+    def learn_members(self, nodes: tuple[GatewayNode, ...], assignments: Mapping[IPv4Address, Assignment]) -> None:
+        """Take what gossip says of the agents, and the leader's table."""
+        self._nodes, self._assignments = nodes, assignments
+
+    def learn_uplinks(self, uplinks: tuple[LocalUplink, ...]) -> None:
+        """Take the node's uplinks as they are now; none is a state like any other."""
+        self._uplinks = uplinks
+
+    def learn_steering_device(self, ifindex: int) -> None:
+        """Take the interface index of the steering device; it changes where somebody has deleted the device."""
+        self._egw_ifindex = ifindex
+
+    def learn_ranges(self, ranges: ClusterRanges) -> None:
+        """Take the cluster's ranges, configured and of its objects."""
+        self._ranges = ranges
+
+    def learn_devices(self, devices: Mapping[IPv4Address, int]) -> bool:
+        """Take which device each local pod is behind, all of them at once. False where nothing is new."""
+        if devices == self._devices:
+            return False
+        self._devices = dict(devices)
+        return True
+
+    def learn_endpoint(self, endpoint: Endpoint) -> None:
+        """Serve a pod of another node, which has announced it."""
+        self._endpoints[endpoint.node, endpoint.pod_ip] = endpoint
+
+    def forget_endpoint(self, node: str, pod_ip: IPv4Address) -> None:
+        """Its node has withdrawn it, or has gone."""
+        self._endpoints.pop((node, pod_ip), None)
 
     def inherit(self, endpoints: Rows, ways: Rows, rule_sets: tuple[RuleSet, ...]) -> None:
         """Go on with what a former agent knew until gossip and peers have told it again."""
@@ -49,18 +116,18 @@ class Reconciler:
 
     def learn_location(self, location: Location) -> bool:
         """Take the word of a holder; False where a newer token is known (rule W2)."""
-        known = self.locations.get(location.floating_ip)
+        known = self._locations.get(location.floating_ip)
         if known is not None and known.token >= location.token:
             return False
-        self.locations[location.floating_ip] = location
+        self._locations[location.floating_ip] = location
         return True
 
     def segments(self) -> dict[str, Sequence[Segment]]:
-        return {node.name: node.segments for node in self.nodes}
+        return {node.name: node.segments for node in self._nodes}
 
     def cluster_networks(self) -> tuple[IPv4Network, ...]:
         """Every range that is never steered, sorted, each once: in-cluster ones, and those of the own link."""
-        networks = {*desired.NEVER_STEERED, *self.ranges.pods, *self.ranges.services, *self._node_networks()}
+        networks = {*desired.NEVER_STEERED, *self._ranges.pods, *self._ranges.services, *self._node_networks()}
         return tuple(sorted(networks))
 
     def floating_ips(self) -> tuple[IPv4Address, ...]:
@@ -68,19 +135,19 @@ class Reconciler:
 
         But never a node's own address, nor a network's or a broadcast address: the fence would cut the node off.
         """
-        gateway = self.index.gateway()
+        gateway = self._index.gateway()
         known: dict[IPv4Address, None] = dict.fromkeys(gateway.floating_ips if gateway else ())
-        known |= dict.fromkeys(sorted(self.assignments))
-        known |= dict.fromkeys(sorted(self.locations))
-        own = {uplink.address.ip for uplink in self.uplinks}
-        return tuple(ip for ip in known if ip not in own and address_fault(ip, self.nodes) is None)
+        known |= dict.fromkeys(sorted(self._assignments))
+        known |= dict.fromkeys(sorted(self._locations))
+        own = {uplink.address.ip for uplink in self._uplinks}
+        return tuple(ip for ip in known if ip not in own and address_fault(ip, self._nodes) is None)
 
     def local_selections(self) -> dict[IPv4Address, Selection]:
         """This node's selected pods by address."""
         return {
             selection.pod.ip: selection
-            for selection in self.index.selections().values()
-            if selection.pod.node == self.node and selection.pod.ip is not None
+            for selection in self._index.selections().values()
+            if selection.pod.node == self._node and selection.pod.ip is not None
         }
 
     def steer_pairs(self) -> tuple[tuple[IPv4Address, IPv4Network], ...]:
@@ -93,39 +160,39 @@ class Reconciler:
 
     def audience(self, selection: Selection) -> Audience:
         """Who must acknowledge a pod before it is steered: holders, and successors that are up (rule G5)."""
-        up = {node.name: None for node in self.nodes if node.state is NodeState.UP}
+        up = {node.name: None for node in self._nodes if node.state is NodeState.UP}
         holders: dict[str, None] = {}
         successors: dict[str, None] = {}
         for floating_ip in dict.fromkeys(address for _, address in selection.rule_set.entries):
             holder = self.holder_of(floating_ip)
             if holder is not None and holder in up:
                 holders[holder] = None
-            assignment = self.assignments.get(floating_ip)
+            assignment = self._assignments.get(floating_ip)
             for name in (assignment.holder, assignment.successor) if assignment else ():
                 if name is not None and name in up and name not in holders:
                     successors[name] = None
-        holders.pop(self.node, None)
-        successors.pop(self.node, None)
+        holders.pop(self._node, None)
+        successors.pop(self._node, None)
         return Audience(tuple(holders), tuple(successors))
 
     def holder_of(self, floating_ip: IPv4Address) -> str | None:
         """Who holds it as far as is known; before anybody did, who is assigned."""
-        location = self.locations.get(floating_ip)
+        location = self._locations.get(floating_ip)
         if location is not None:
             return location.node
-        assignment = self.assignments.get(floating_ip)
+        assignment = self._assignments.get(floating_ip)
         return assignment.holder if assignment else None
 
     def announced_endpoints(self) -> tuple[dict[IPv4Address, Endpoint], dict[IPv4Address, tuple[str, ...]]]:
         """This node's endpoints and, per pod, the nodes that must know it. The sequence is the sync machine's."""
-        macs = tuple(uplink.mac for uplink in self.uplinks)
+        macs = tuple(uplink.mac for uplink in self._uplinks)
         endpoints, targets = {}, {}
         for pod_ip, selection in sorted(self.local_selections().items()):
             audience = self.audience(selection)
             endpoints[pod_ip] = Endpoint(
                 pod_ip=pod_ip,
                 pod_uid=selection.pod.uid,
-                node=self.node,
+                node=self._node,
                 macs=macs,
                 rule_set=selection.rule_set.id,
                 policies=selection.policies,
@@ -136,7 +203,7 @@ class Reconciler:
 
     def is_resolvable(self, endpoint: Endpoint) -> bool:
         """All policies of an announced endpoint are known here, so its packets can be judged."""
-        return self.index.rule_set(endpoint.policies) is not None
+        return self._index.rule_set(endpoint.policies) is not None
 
     def rows(self) -> dict[str, Rows]:
         """The full content of every driven map."""
@@ -145,35 +212,35 @@ class Reconciler:
         in_force = self.steering.rule_sets()
         rule_sets |= {rule_set.id: rule_set for rule_set in in_force.values()}
         rule_sets |= {rule_set.id: rule_set for rule_set in self._inherited_rule_sets}
-        endpoints = self._inherited_endpoints | desired.local_endpoint_rows(in_force, self.egw_ifindex)
-        for (node, _), endpoint in sorted(self.endpoints.items()):
-            rule_set = self.index.rule_set(endpoint.policies)
+        endpoints = self._inherited_endpoints | desired.local_endpoint_rows(in_force, self._egw_ifindex)
+        for (node, _), endpoint in sorted(self._endpoints.items()):
+            rule_set = self._index.rule_set(endpoint.policies)
             if rule_set is None:
                 continue
             rule_sets[rule_set.id] = rule_set
-            endpoints |= desired.remote_endpoint_rows(endpoint, segments.get(node, ()), self.uplinks)
+            endpoints |= desired.remote_endpoint_rows(endpoint, segments.get(node, ()), self._uplinks)
         return {
-            MapName.CLUSTER: desired.cluster_rows(self.ranges.pods, self.ranges.services, self._node_networks()),
-            MapName.FLOATING_IPS: desired.floating_ip_rows(self.floating_ips(), self.uplinks),
-            MapName.MEMBERS: desired.member_rows(segments, self.uplinks, node=self.node),
+            MapName.CLUSTER: desired.cluster_rows(self._ranges.pods, self._ranges.services, self._node_networks()),
+            MapName.FLOATING_IPS: desired.floating_ip_rows(self.floating_ips(), self._uplinks),
+            MapName.MEMBERS: desired.member_rows(segments, self._uplinks, node=self._node),
             MapName.WAYS: self._inherited_ways
-            | desired.way_rows(self._listed_locations(), segments, self.uplinks, node=self.node),
+            | desired.way_rows(self._listed_locations(), segments, self._uplinks, node=self._node),
             MapName.RULES: desired.rule_rows(rule_sets.values()),
             MapName.ENDPOINTS: endpoints,
-            MapName.SELECTED: self.steering.rows(self.devices),
+            MapName.SELECTED: self.steering.rows(self._devices),
         }
 
     def _listed_locations(self) -> dict[IPv4Address, Location]:
         """A floating IP that is no longer in the spec has no holder: its packets are dropped on the pod's node and not
         sent, from the pod's address, to whoever held it last (rule L1)."""
-        gateway = self.index.gateway()
+        gateway = self._index.gateway()
         listed = gateway.floating_ips if gateway else ()
-        return {floating_ip: location for floating_ip, location in self.locations.items() if floating_ip in listed}
+        return {floating_ip: location for floating_ip, location in self._locations.items() if floating_ip in listed}
 
     def _node_networks(self) -> tuple[IPv4Network, ...]:
         """Ranges of nodes: configured, of Node objects, and the subnets of all members (rule W12)."""
-        found: dict[IPv4Network, None] = dict.fromkeys(self.ranges.nodes)
-        for node in self.nodes:
+        found: dict[IPv4Network, None] = dict.fromkeys(self._ranges.nodes)
+        for node in self._nodes:
             found |= dict.fromkeys(segment.network for segment in node.segments)
-        found |= dict.fromkeys(uplink.address.network for uplink in self.uplinks)
+        found |= dict.fromkeys(uplink.address.network for uplink in self._uplinks)
         return tuple(found)

@@ -8,7 +8,6 @@ from contextlib import suppress
 
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
-from service.host import clock
 from service.model.errors import TransientError
 
 _log = logging.getLogger(__name__)
@@ -26,12 +25,14 @@ class Upkeep:
         datapath: NodeDatapath,
         reconciler: Reconciler,
         *,
+        clock: Callable[[], int],
         changed: Callable[[], None],
         uplinks_changed: Callable[[], None],
     ) -> None:
         """`uplinks_changed`: the uplinks, or what others removed beside them, have to be written anew."""
         self._datapath = datapath
         self._reconciler = reconciler
+        self._clock = clock
         self._changed = changed
         self._uplinks_changed = uplinks_changed
         self.is_synced = False
@@ -54,7 +55,7 @@ class Upkeep:
                 await asyncio.sleep(_RETRY_S)
                 self.clearing_wanted.set()
                 continue
-            self._reconciler.steering.cleared(turn, now_ns=clock.boot_ns())
+            self._reconciler.steering.cleared(turn, now_ns=self._clock())
             self._changed()
 
     async def find_devices(self) -> None:
@@ -80,11 +81,10 @@ class Upkeep:
         wanted = reconciler.local_selections()
         devices = {
             pod_ip: device
-            for pod_ip, device in (reconciler.devices | found).items()
+            for pod_ip, device in ({**reconciler.devices, **found}).items()
             if pod_ip in wanted or not self.is_synced
         }
-        if devices != reconciler.devices:
-            reconciler.devices = devices
+        if reconciler.learn_devices(devices):
             self._changed()
         return all(pod_ip in devices for pod_ip in wanted)
 
@@ -95,7 +95,7 @@ class Upkeep:
                 try:
                     if await self._datapath.refresh_uplinks():
                         await self._datapath.attach_uplinks()
-                        self._reconciler.uplinks = self._datapath.uplinks
+                        self._reconciler.learn_uplinks(self._datapath.uplinks)
                         self._uplinks_changed()
                 except TransientError as error:
                     _log.warning("uplinks: %s", error)
@@ -107,7 +107,7 @@ class Upkeep:
             await asyncio.sleep(_REPAIR_S)
             try:
                 if await self._datapath.repair():
-                    self._reconciler.egw_ifindex = self._datapath.egw_ifindex
+                    self._reconciler.learn_steering_device(self._datapath.egw_ifindex)
                     self._uplinks_changed()
                     await asyncio.sleep(_REPAIR_S)
                     # Flows that began meanwhile have the source of the moment in connection tracking, for ever.

@@ -12,7 +12,7 @@ from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Electorate, Token
 from service.policy.index import PolicyIndex
 from service.sources.intake import Intake
-from service.sources.source import Source
+from service.sources.source import ObjectSource
 from service.sources.source_state import SourceState
 from service.wire.cluster_view import ClusterView
 
@@ -28,7 +28,7 @@ def electorate_status(electorate: Electorate, trouble: str) -> dict[str, Any]:
     }
 
 
-def objects_status(intake: Intake, source: Source | None) -> dict[str, Any]:
+def objects_status(intake: Intake, source: ObjectSource | None) -> dict[str, Any]:
     """Whether the objects are known, still followed, or those of an earlier day."""
     state = source.state() if source is not None else SourceState()
     return {"synced": intake.is_synced, "trouble": state.trouble, "restoredFrom": state.restored_from or None}

@@ -64,6 +64,7 @@ class ClusterView:
         self._location_heard = location_heard
         self._name_conflict = name_conflict
         self._stack = AsyncExitStack()
+        self._is_open = False
         self._seeds = parse_seeds(settings.gossip.seeds, settings.ports.gossip)
         self._known_seeds: tuple[IPv4Address, ...] = ()
         self._machine = Membership(
@@ -93,6 +94,7 @@ class ClusterView:
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self.socket)
+        self._is_open = True
         return self
 
     async def __aexit__(
@@ -124,13 +126,18 @@ class ClusterView:
         self.pump.wake()
 
     def describe(self, *, ready: bool, segments: tuple[Segment, ...], role: NodeRole, schedulable: bool) -> None:
-        """Tell the others whether this node may hold floating IPs and on which segments; a no-op if unchanged."""
+        """Tell the others whether this node may hold floating IPs and on which segments; a no-op if unchanged.
+
+        Also before this is entered: a member whose first word does not say where it is would be cut off by its peers.
+        """
         metadata = replace(self._metadata, ready=ready, segments=segments, role=role, schedulable=schedulable)
         if metadata == self._metadata:
             return
         self._metadata = metadata
         self._machine.set_metadata(row.encode_metadata(metadata), now_ns=self._clock())
-        self.pump.wake()
+        # Before it is open nothing may be sent: what the machine has to say first, whom it joins by, would be lost.
+        if self._is_open:
+            self.pump.wake()
 
     def publish_assignment(self, assignment: Assignment, *, removed: bool = False) -> bool:
         """Disseminate one row of the leader's table; False where a newer one is known."""

@@ -48,13 +48,13 @@ def objects(*floating_ips: IPv4Address) -> list[Upsert]:
     ]
 
 
-def reconciler(*floating_ips: IPv4Address) -> Reconciler:
-    index = PolicyIndex(pod_cidrs_known=True)
+def reconciler(*floating_ips: IPv4Address, index: PolicyIndex | None = None) -> Reconciler:
+    index = index or PolicyIndex(pod_cidrs_known=True)
     index.apply(objects(*(floating_ips or (FLOATING_IP,))))
     made = Reconciler(Settings(node="worker1"), index)
-    made.uplinks = (UPLINK,)
-    made.egw_ifindex = 9
-    made.nodes = (node("worker1", 21, UPLINK.mac), node("worker2", 22))
+    made.learn_uplinks((UPLINK,))
+    made.learn_steering_device(9)
+    made.learn_members((node("worker1", 21, UPLINK.mac), node("worker2", 22)), {})
     return made
 
 
@@ -62,7 +62,7 @@ def test_a_nodes_own_address_never_becomes_a_floating_ip_of_the_fence() -> None:
     """Seen end to end: the fence would drop everything the node sends and receives."""
     known = reconciler(FLOATING_IP, IPv4Address("192.168.1.21"), IPv4Address("192.168.1.22"))
     assert list(known.rows()[MapName.FLOATING_IPS]) == [FLOATING_IP.packed]
-    known.nodes = ()
+    known.learn_members((), {})
     assert IPv4Address("192.168.1.21").packed not in known.rows()[MapName.FLOATING_IPS]
 
 
@@ -97,12 +97,13 @@ def test_what_nobody_has_confirmed_is_let_go_in_the_end() -> None:
 
 def test_a_pod_must_be_known_to_the_holder_and_to_a_successor_that_is_up() -> None:
     known = reconciler()
-    known.assignments = {FLOATING_IP: Assignment(FLOATING_IP, "worker2", "worker3", Stamp(1, 1))}
-    known.nodes = (*known.nodes, node("worker3", 23, b"\2\0\0\0\0\3"))
+    table = {FLOATING_IP: Assignment(FLOATING_IP, "worker2", "worker3", Stamp(1, 1))}
+    two = known.nodes
+    known.learn_members((*two, node("worker3", 23, b"\2\0\0\0\0\3")), table)
     selection = known.local_selections()[POD_IP]
     assert known.audience(selection).holders == ("worker2",)
     assert known.audience(selection).successors == ("worker3",)
-    known.nodes = (*known.nodes[:2], node("worker3", 23, b"\2\0\0\0\0\3", NodeState.DOWN))
+    known.learn_members((*two, node("worker3", 23, b"\2\0\0\0\0\3", NodeState.DOWN)), table)
     assert known.audience(selection).successors == ()
 
 
@@ -120,10 +121,11 @@ def test_subnets_of_members_are_in_the_cluster() -> None:
 
 def test_a_floating_ip_that_was_removed_has_no_way_and_stays_behind_the_fence() -> None:
     """Seen end to end: pods' packets went on to the former holder, with the bare pod address, for ever."""
-    known = reconciler()
+    index = PolicyIndex(pod_cidrs_known=True)
+    known = reconciler(index=index)
     known.learn_location(Location(FLOATING_IP, "worker2", TOKEN))
     assert FLOATING_IP.packed in known.rows()[MapName.WAYS]
-    known.index.apply([Delete(ObjectKey(Kind.GATEWAY, "kube-system", "default"))])
+    index.apply([Delete(ObjectKey(Kind.GATEWAY, "kube-system", "default"))])
     rows = known.rows()
     assert (rows[MapName.WAYS], list(rows[MapName.FLOATING_IPS])) == ({}, [FLOATING_IP.packed])
 

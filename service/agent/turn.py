@@ -1,0 +1,139 @@
+"""One turn brings kernel, keeper and peers in step with all that is known; changes only ask for the next turn."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from service.agent.conflicts import Conflicts
+from service.agent.heartbeat import compose_heartbeat, parts_of, unfit_reasons
+from service.agent.neighbours import Neighbours
+from service.agent.netfilter import NetfilterDifference
+from service.datapath.node_datapath import NodeDatapath
+from service.datapath.reconciler import Reconciler
+from service.datapath.upkeep import Upkeep
+from service.electorate.follower import ElectorateFollower
+from service.model.errors import TransientError
+from service.model.gateway_node import NodeRole
+from service.settings import Settings
+from service.sources.intake import Intake
+from service.wire.cluster_view import ClusterView
+from service.wire.keeper_link import KeeperLink
+
+_log = logging.getLogger(__name__)
+
+COALESCE_S = 0.002
+"""Changes that come together are reconciled together."""
+RETRY_S = 0.2
+"""After a turn that could not be finished."""
+
+
+class Turn:
+    """Takes turns, one after the other, whenever `dirty` asks for one. The only writer of driven maps and netfilter."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], int],
+        intake: Intake,
+        reconciler: Reconciler,
+        datapath: NodeDatapath,
+        upkeep: Upkeep,
+        cluster: ClusterView,
+        keeper: KeeperLink,
+        electorate: ElectorateFollower,
+        neighbours: Neighbours,
+        conflicts: Conflicts,
+        netfilter: NetfilterDifference,
+        dirty: asyncio.Event,
+    ) -> None:
+        """`dirty` is set by whoever learned something; `clock` is CLOCK_BOOTTIME in ns."""
+        self._settings = settings
+        self._clock = clock
+        self._intake = intake
+        self._reconciler = reconciler
+        self._datapath = datapath
+        self._upkeep = upkeep
+        self._cluster = cluster
+        self._keeper = keeper
+        self._electorate = electorate
+        self._neighbours = neighbours
+        self._conflicts = conflicts
+        self._netfilter = netfilter
+        self._dirty = dirty
+
+    async def run(self) -> None:
+        """Take a turn whenever something has changed, until cancelled. What fails for now is tried again."""
+        while True:
+            await self._dirty.wait()
+            await asyncio.sleep(COALESCE_S)
+            self._dirty.clear()
+            try:
+                await self.take()
+            except TransientError as error:
+                _log.warning("reconcile: %s; trying again", error)
+                await asyncio.sleep(RETRY_S)
+                self._dirty.set()
+
+    async def take(self) -> None:
+        """One turn. Raises TransientError where part of it has to be done again; the keeper has been told before."""
+        reconciler = self._reconciler
+        reconciler.learn_members(self._cluster.gateway_nodes(), self._cluster.assignments())
+        for location in self._cluster.locations().values():
+            reconciler.learn_location(location)
+        self._beat()
+        if not self._intake.is_synced:
+            # Who is selected is not known yet: what a former agent has left in the kernel stays as it is.
+            return
+        await self._netfilter.write()
+        now_ns = self._clock()
+        selections = reconciler.local_selections()
+        reconciler.steering.select(selections, now_ns=now_ns)
+        self._neighbours.tell(now_ns=now_ns)
+        resolved = self._neighbours.resolve()
+        deadline_ns = reconciler.steering.admit(reconciler.audience, self._neighbours.acknowledged, now_ns=now_ns)
+        if any(pod_ip not in reconciler.devices for pod_ip in selections):
+            self._upkeep.devices_wanted.set()
+        self._datapath.write(reconciler.rows())
+        if reconciler.steering.to_clear():
+            self._upkeep.clearing_wanted.set()
+        if deadline_ns is not None:
+            asyncio.get_running_loop().call_later((deadline_ns - now_ns) / 1e9 + 0.001, self._dirty.set)
+        if resolved:
+            await self._datapath.settled()
+            self._neighbours.confirm(resolved)
+
+    @property
+    def role(self) -> NodeRole:
+        """As configured, else as the Node object says."""
+        node = self._intake.inventory.nodes.get(self._settings.node)
+        return self._settings.role or (node.role if node else NodeRole.WORKER)
+
+    def unfit_reasons(self) -> list[str]:
+        """Why this node should hold no floating IP now."""
+        return unfit_reasons(
+            is_synced=self._intake.is_synced,
+            is_keeper_alive=self._keeper.is_keeper_alive,
+            uplinks=self._datapath.uplinks,
+        )
+
+    def _beat(self) -> None:
+        """Tell the members and the keeper what this node is ready for."""
+        reconciler = self._reconciler
+        self._cluster.describe(
+            ready=not self.unfit_reasons(),
+            segments=tuple(uplink.segment for uplink in reconciler.uplinks),
+            role=self.role,
+            schedulable=self._intake.inventory.is_schedulable(self._settings.node),
+        )
+        parts = parts_of(self._settings.node, reconciler.assignments)
+        self._conflicts.update(parts)
+        heartbeat = compose_heartbeat(
+            is_ready=self._intake.is_synced,
+            parts=parts,
+            is_claimable=self._conflicts.is_claimable,
+            floating_ips=reconciler.floating_ips(),
+            uplinks=reconciler.uplinks,
+            electorate=self._electorate.record,
+        )
+        self._keeper.say(heartbeat)

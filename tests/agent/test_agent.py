@@ -1,0 +1,185 @@
+"""A whole agent on loopback, with a folder of manifests and a datapath that is not the kernel's."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from service.agent.agent import Agent
+from service.audit.outbox import read_outbox
+from service.datapath.layout import MapName
+from service.model.audit_record import AuditRecord, RecordKind
+from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, KeeperMessage, LeaseReport
+from service.settings import Settings
+from service.wire.local_socket import LocalSocket
+from tests.agent.site import FLOATING_IP, HOST, SECOND, UPLINK, StandInDatapath, settings_of, steered
+from tests.sources.kubernetes.fake_api_server import until
+
+OBJECTS = """
+apiVersion: networking.gke.io/v1alpha1
+kind: AnthosNetworkGateway
+metadata: {name: default, namespace: kube-system}
+spec: {floatingIPs: [192.168.1.100]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, uid: u-1}
+spec: {nodeName: worker1}
+status: {phase: Running, podIP: 10.0.0.1}
+---
+apiVersion: networking.gke.io/v1alpha1
+kind: EgressNATPolicy
+metadata: {name: egress}
+spec:
+  egress: [{namespaceSelector: {}, podSelector: {}}]
+  destinationCIDRs: [8.8.8.0/24]
+  egressSourceIP: 192.168.1.100
+"""
+
+
+class Keeper:
+    """The keeper's end of the talk with the agent."""
+
+    def __init__(self, settings: Settings) -> None:
+        folder = Path(settings.run_dir)
+        self.heard: list[Heartbeat] = []
+        self.socket = LocalSocket(folder / KEEPER_SOCKET, folder / AGENT_SOCKET, on_messages=self._take)
+
+    def _take(self, messages: list[KeeperMessage]) -> None:
+        self.heard += [message for message in messages if isinstance(message, Heartbeat)]
+
+    def report(self, *held: HeldLease, at_ns: int = 1) -> None:
+        said = LeaseReport(held=held, elector=True, voting=True, scheduling="fifo", majority=True, at_ns=at_ns)
+        self.socket.send(said)
+
+
+@asynccontextmanager
+async def running(settings: Settings, datapath: StandInDatapath) -> AsyncIterator[tuple[Agent, Keeper]]:
+    async with AsyncExitStack() as stack:
+        agent = Agent(settings, datapath)
+        await agent.enter(stack)
+        keeper = Keeper(settings)
+        await stack.enter_async_context(keeper.socket)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(agent.serve())
+            yield agent, keeper
+            task.cancel()
+
+
+async def ask(settings: Settings, path: str) -> tuple[int, Any]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{HOST}:{settings.ports.http}{path}") as found:
+        return found.status, await found.json()
+
+
+def site_of(folder: Path) -> tuple[Settings, StandInDatapath]:
+    settings = settings_of(folder)
+    (folder / "manifests" / "objects.yaml").write_text(OBJECTS, encoding="utf-8")
+    datapath = StandInDatapath(settings, UPLINK)
+    # Links are not followed: there is no kernel behind this datapath.
+    datapath.link_monitor = _SilentMonitor  # type: ignore[assignment, method-assign]
+    return settings, datapath
+
+
+class _SilentMonitor:
+    async def __aenter__(self) -> "_SilentMonitor":
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    def __aiter__(self) -> "_SilentMonitor":
+        return self
+
+    async def __anext__(self) -> None:
+        await asyncio.Event().wait()
+
+
+def test_an_agent_is_made_without_starting_anything(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    agent = Agent(settings, datapath)
+    assert agent.not_ready_reasons() == [
+        "objects have not been read yet",
+        "the lease keeper of this node does not report",
+    ]
+    assert set(tmp_path.rglob("*")) == before
+
+
+async def test_an_agent_reads_its_objects_and_says_what_it_lacks(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    async with running(settings, datapath) as (agent, keeper):
+        await until(lambda: agent.not_ready_reasons() == ["the lease keeper of this node does not report"])
+        status, found = await ask(settings, "/readyz")
+        assert (status, found["reasons"]) == (503, ["the lease keeper of this node does not report"])
+        keeper.report()
+        await until(lambda: agent.not_ready_reasons() == [])
+        _, document = await ask(settings, "/v1/status")
+    assert (document["node"], document["keeper"]["alive"], document["drops"]["no_gateway"]) == ("worker1", True, 5)
+    assert document["policies"]["egress"]["matchedPods"] == 1
+
+
+async def test_the_keeper_hears_which_uplink_an_address_has_and_that_objects_are_known(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    async with running(settings, datapath) as (_, keeper):
+        await until(lambda: any(said.ready and said.uplinks for said in keeper.heard))
+    told = next(said for said in keeper.heard if said.ready and said.uplinks)
+    assert msgspec.structs.asdict(told.uplinks[0]) == {
+        "floating_ip": str(FLOATING_IP),
+        "ifname": "eth0",
+        "ifindex": 2,
+        "mac": UPLINK.mac.hex(),
+        "carrier": True,
+    }
+    assert told.claims == (), "nobody leads, so nothing is assigned"
+
+
+async def test_what_the_keeper_holds_is_written_told_and_recorded(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    async with running(settings, datapath) as (agent, keeper):
+        lease = HeldLease(str(FLOATING_IP), 4, 1, 1, 1 << 62)
+        await until(lambda: bool(keeper.heard))
+        keeper.report()
+        keeper.report(lease)
+        await until(lambda: FLOATING_IP.packed in datapath.written.get(MapName.WAYS, {}))
+        document = agent.status()
+        await asyncio.sleep(0)
+    assert document["held"] == [str(FLOATING_IP)]
+    assert document["floatingIPs"][str(FLOATING_IP)]["token"] == "4.1.1"
+    kinds = [one.kind for one in read_outbox(Path(settings.state_dir) / "outbox") if isinstance(one, AuditRecord)]
+    assert RecordKind.ACQUIRED in kinds
+
+
+async def test_a_selected_pod_gets_its_rows_and_its_pairs(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    async with running(settings, datapath):
+        await until(lambda: bool(datapath.written.get(MapName.SELECTED)))
+    ((_, _, _, steer),) = datapath.netfilter
+    assert [str(pod) for pod, _ in steer] == ["10.0.0.1"]
+
+
+async def test_what_a_former_agent_steered_stays_until_objects_say_otherwise(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    (tmp_path / "manifests" / "objects.yaml").unlink()
+    datapath.left = steered("10.0.0.7")
+    async with AsyncExitStack() as stack:
+        agent = Agent(settings, datapath)
+        await agent.enter(stack)
+        assert agent.status()["endpoints"] == {"10.0.0.7": "steering"}
+        assert datapath.written == {}, "nothing is taken away before the objects are known"
+    assert IPv4Address("10.0.0.7") in datapath.left.steered
+
+
+async def test_netfilter_that_fails_is_tried_again_and_ends_nothing(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    datapath.fails = 2
+    async with running(settings, datapath):
+        await until(lambda: bool(datapath.written.get(MapName.SELECTED)), timeout_s=3 * SECOND / SECOND)
+    assert len(datapath.netfilter) == 1

@@ -1,0 +1,70 @@
+"""Which difference our netfilter table gets."""
+
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from service.agent.netfilter import NetfilterDifference
+from service.datapath.reconciler import Reconciler
+from service.model.errors import TransientError
+from service.model.objects import Delete, Upsert
+from service.policy.index import PolicyIndex
+from tests.agent.site import UPLINK, StandInDatapath, settings_of
+from tests.policy.objects import gateway, namespace, pod, pod_key, policy
+
+DESTINATION = IPv4Network("8.8.8.0/24")
+
+
+class Site:
+    """One node's netfilter, with one selected pod."""
+
+    def __init__(self, folder: Path) -> None:
+        settings = settings_of(folder)
+        self.datapath = StandInDatapath(settings, UPLINK)
+        self.index = PolicyIndex(pod_cidrs_known=True)
+        self.index.apply([Upsert(item) for item in (gateway("192.168.1.100"), namespace(), pod("first"), policy())])
+        self.reconciler = Reconciler(settings, self.index)
+        self.reconciler.learn_uplinks((UPLINK,))
+        self.netfilter = NetfilterDifference(self.datapath, self.reconciler)
+
+
+async def test_the_table_is_written_whole_once_and_then_only_pods_that_come_or_go(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.netfilter.write()
+    await site.netfilter.write()
+    ((_, _, uplinks, steer),) = site.datapath.netfilter
+    assert (uplinks, steer) == (("eth0",), ((IPv4Address("10.0.0.1"), DESTINATION),))
+    site.index.apply([Upsert(pod("second", "10.0.0.2")), Delete(pod_key("first"))])
+    await site.netfilter.write()
+    await site.netfilter.write()
+    assert len(site.datapath.netfilter) == 1
+    assert site.datapath.steer_changes == [
+        ([(IPv4Address("10.0.0.2"), DESTINATION)], [(IPv4Address("10.0.0.1"), DESTINATION)])
+    ]
+
+
+async def test_the_table_is_written_whole_again_when_uplinks_change_or_somebody_removed_it(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.netfilter.write()
+    site.reconciler.learn_uplinks(())
+    await site.netfilter.write()
+    assert [uplinks for _, _, uplinks, _ in site.datapath.netfilter] == [("eth0",), ()]
+    site.netfilter.forget()
+    await site.netfilter.write()
+    assert len(site.datapath.netfilter) == 3
+
+
+async def test_what_nft_refused_is_written_at_the_next_turn(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.datapath.fails = 1
+    with pytest.raises(TransientError):
+        await site.netfilter.write()
+    await site.netfilter.write()
+    assert len(site.datapath.netfilter) == 1
+    site.index.apply([Upsert(pod("second", "10.0.0.2"))])
+    site.datapath.fails = 1
+    with pytest.raises(TransientError):
+        await site.netfilter.write()
+    await site.netfilter.write()
+    assert site.datapath.steer_changes == [([(IPv4Address("10.0.0.2"), DESTINATION)], [])]

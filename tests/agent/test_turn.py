@@ -1,0 +1,139 @@
+"""One turn: who is told what, and what waits for what."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from service.agent.conflicts import Conflicts
+from service.agent.neighbours import Neighbours
+from service.agent.netfilter import NetfilterDifference
+from service.agent.turn import Turn
+from service.audit.outbox import Origin, Outbox
+from service.audit.recorder import AgentRecorder
+from service.datapath.layout import MapName
+from service.datapath.reconciler import Reconciler
+from service.datapath.upkeep import Upkeep
+from service.electorate.follower import ElectorateFollower
+from service.model.assignment import Assignment, Location
+from service.model.gateway_node import NodeRole
+from service.model.keeper_message import Heartbeat
+from service.model.lease import Stamp, Token
+from service.model.objects import Object, Synced, Upsert
+from service.sources.intake import Intake
+from service.wire.keeper_link import KeeperLink
+from tests.agent.site import FLOATING_IP, UPLINK, StandInCluster, StandInDatapath, node, settings_of
+from tests.policy.objects import gateway, namespace, pod, policy
+from tests.virtual_time import in_virtual_time, now_ns
+
+OBJECTS = (gateway(str(FLOATING_IP)), namespace(), pod("web", "10.0.0.1", node="worker1"), policy())
+
+
+class Site:
+    """Everything a turn touches, without a kernel, a peer or a keeper."""
+
+    def __init__(self, folder: Path) -> None:
+        settings = settings_of(folder)
+        self.said: list[Heartbeat] = []
+        self.dirty = asyncio.Event()
+        self.intake = Intake(settings.datapath)
+        self.reconciler = Reconciler(settings, self.intake.index)
+        self.reconciler.learn_uplinks((UPLINK,))
+        self.reconciler.learn_steering_device(9)
+        self.datapath = StandInDatapath(settings, UPLINK)
+        self.cluster = StandInCluster(settings, node("worker1", 21), node("worker2", 22))
+        keeper = KeeperLink(folder, clock=now_ns, on_report=lambda report: None)
+        keeper.say = self.said.append  # type: ignore[method-assign]
+        self.upkeep = Upkeep(
+            self.datapath, self.reconciler, clock=now_ns, changed=self.dirty.set, uplinks_changed=self.dirty.set
+        )
+        recorder = AgentRecorder(
+            Outbox(folder / "outbox", Origin("worker1", "b"), clock=lambda: (1, 1)), node="worker1"
+        )
+        self.turn = Turn(
+            settings,
+            clock=now_ns,
+            intake=self.intake,
+            reconciler=self.reconciler,
+            datapath=self.datapath,
+            upkeep=self.upkeep,
+            cluster=self.cluster,
+            keeper=keeper,
+            electorate=ElectorateFollower(settings, changed=lambda record: None),
+            neighbours=Neighbours(
+                settings, self.cluster, self.reconciler, start_id=7, clock=now_ns, changed=self.dirty.set
+            ),
+            conflicts=Conflicts(self.reconciler, self.cluster, recorder, wall_clock=lambda: 1, changed=self.dirty.set),
+            netfilter=NetfilterDifference(self.datapath, self.reconciler),
+            dirty=self.dirty,
+        )
+
+    def know(self, *items: Object) -> None:
+        self.intake.take((*(Upsert(item) for item in items), Synced()))
+
+    def hold(self, holder: str) -> None:
+        self.cluster.table = {FLOATING_IP: Assignment(FLOATING_IP, holder, None, Stamp(3, 1))}
+        self.reconciler.learn_location(Location(FLOATING_IP, holder, Token(3, 1, 1)))
+
+
+@in_virtual_time
+async def test_before_objects_are_known_the_keeper_is_told_and_the_kernel_left_alone(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.turn.take()
+    assert [said.ready for said in site.said] == [False]
+    assert (site.datapath.written, site.datapath.netfilter) == ({}, [])
+
+
+@in_virtual_time
+async def test_a_turn_writes_netfilter_and_rows_and_asks_for_the_pods_device(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.know(*OBJECTS)
+    await site.turn.take()
+    assert site.said[-1].ready
+    assert len(site.datapath.netfilter) == 1
+    assert site.datapath.written[MapName.FLOATING_IPS]
+    assert site.upkeep.devices_wanted.is_set()
+
+
+@in_virtual_time
+async def test_an_assigned_address_is_claimed_with_the_next_heartbeat(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.know(*OBJECTS)
+    site.hold("worker1")
+    await site.turn.take()
+    assert [(claim.floating_ip, claim.role) for claim in site.said[-1].claims] == [(str(FLOATING_IP), "holder")]
+
+
+@in_virtual_time
+async def test_a_pod_under_a_new_policy_has_its_connections_cleared(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.hold("worker1")
+    site.know(*OBJECTS)
+    await site.turn.take()
+    assert site.upkeep.clearing_wanted.is_set()
+
+
+@in_virtual_time
+async def test_a_turn_that_failed_is_taken_again_and_none_is_taken_for_nothing(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.know(*OBJECTS)
+    site.datapath.fails = 2
+    running = asyncio.create_task(site.turn.run())
+    await asyncio.sleep(5)
+    assert site.said == []
+    site.dirty.set()
+    await asyncio.sleep(1)
+    assert len(site.said) == 3
+    assert len(site.datapath.netfilter) == 1
+    turns = len(site.said)
+    await asyncio.sleep(60)
+    assert len(site.said) <= turns + 2
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+@in_virtual_time
+async def test_the_configured_role_counts_and_else_the_node_objects(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    assert site.turn.role is NodeRole.WORKER
