@@ -69,6 +69,8 @@ def test_a_reset_asks_nobody_for_the_status_and_passes_on_what_was_said(monkeypa
         asked.append((names, namespace, is_sure))
 
     monkeypatch.setattr("service.electorate.reset.begin_anew", begin_anew)
-    done = invoke("electors", "reset", "--keep", "worker1", "--keep", "worker2", "--namespace", "here", "--yes")
-    assert done.exit_code == 0, done.output
-    assert asked == [(("worker1", "worker2"), "here", True)]
+    keep = ("electors", "reset", "--keep", "worker1", "--keep", "worker2")
+    for more in ((), ("--namespace", "here", "--yes")):
+        assert invoke(*keep, *more).exit_code == 0
+    names = ("worker1", "worker2")
+    assert asked == [(names, "egressgw-system", False), (names, "here", True)]
