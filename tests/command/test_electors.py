@@ -4,7 +4,9 @@ import json
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from service.command.electors import electors
 from tests.command.invocation import invoke
 
 FOUND: dict[str, Any] = {
@@ -34,6 +36,19 @@ def test_each_member_is_shown_with_its_vote_and_what_stands_in_the_way(answer: d
     ]
     assert "worker2" in lines[5]
     assert "\x1b" not in lines[5]
+
+
+def test_who_is_asked_may_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fetch_status(url: str) -> dict[str, Any]:
+        asked.append(url)
+        return {"electorate": FOUND}
+
+    monkeypatch.setattr("service.web.client.fetch_status", fetch_status)
+    CliRunner().invoke(electors, [], standalone_mode=False)
+    CliRunner().invoke(electors, ["--url", "http://10.0.0.1:9642"], standalone_mode=False)
+    assert asked == ["http://127.0.0.1:9642", "http://10.0.0.1:9642"]
 
 
 def test_an_agent_knows_the_members_and_not_who_votes(answer: dict[str, Any]) -> None:
