@@ -86,7 +86,7 @@ class AgentRecorder(_Recorder):
         self._outbox.append(
             RecordKind.ACQUIRED,
             subject=lease.floating_ip,
-            token=_token(lease),
+            token=lease.token,
             holder=self._node,
             previous=part.previous.node if part.previous else "",
             reason=_cause(part, self._node, is_first_report=is_first_report),
@@ -116,7 +116,7 @@ class AgentRecorder(_Recorder):
         self._outbox.append(
             RecordKind.EXPIRED if is_over else RecordKind.RELEASED,
             subject=lease.floating_ip,
-            token=_token(lease),
+            token=lease.token,
             holder=self._node,
             reason=self._end_cause(assignment, is_over=is_over),
             detail=detail,
@@ -143,10 +143,6 @@ def _cause(part: Part, node: str, *, is_first_report: bool) -> str:
     if part.role == "successor" or not part.is_previous_up:
         return "failover: previous holder's lease ended"
     return "move"
-
-
-def _token(lease: HeldLease) -> Token:
-    return Token(lease.term, lease.version, lease.counter)
 
 
 @dataclass(frozen=True, slots=True)
