@@ -4,7 +4,7 @@
 
 - Over `cap_bytes` the oldest segments go first. Those that the publisher has published go silently; where others must
   go, because it is far behind or there is none, a `gap` record that counts their records is durable before they go.
-- While the disk is full or read-only, records wait in a bounded queue, `healthy` is False and `reason` says why; when
+- While the disk is full or read-only, records wait in a bounded queue, and `reason` says why; when
   the queue is full its oldest go, and a `gap` record that counts them is written as soon as writing works again.
 """
 
@@ -121,11 +121,6 @@ class Outbox:
         self._written = self._lost = self._removed = self._damaged = 0
         self._wake = asyncio.Event()
         self._progress = asyncio.Event()
-
-    @property
-    def healthy(self) -> bool:
-        """Whether records reach the disk now."""
-        return not self.reason
 
     @property
     def reason(self) -> str:

@@ -6,7 +6,7 @@ before its own was durable, from its grant by a majority of electors) to its end
 first.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -100,10 +100,12 @@ def _tenure(
     )
 
 
-def holder_at(records: Iterable[AuditRecord], floating_ip: str, wall_time_ns: int) -> Tenure | None:
-    """Who held the address then; None where nobody did, or nothing is on record. Of two the higher token is right."""
-    covering = [tenure for tenure in tenures(records, floating_ip) if tenure.covers(wall_time_ns)]
-    return covering[-1] if covering else None
+def holder_at(known: Sequence[Tenure], wall_time_ns: int) -> Tenure | None:
+    """Of an address's `tenures` the one at that time; None where nobody held it, or nothing is on record.
+
+    Of two, which wall clocks that differ can make overlap, the higher token is right.
+    """
+    return next((tenure for tenure in reversed(known) if tenure.covers(wall_time_ns)), None)
 
 
 def _rank(begin: AuditRecord) -> bool:

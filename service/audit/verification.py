@@ -17,7 +17,7 @@ after a higher one are findings. Spans of one boot are compared by its clock, ot
 `clock_error_ns`: a shorter overlap, or one outside the recorded instants, is not provable.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -357,14 +357,6 @@ class Verification:
 _HOLE_MAX = 1_000_000
 """A larger hole is not looked into: no outbox has so many records."""
 _REPLAY_HINT = "or a publisher repeats it just now: then ask again"
-
-
-def verify(items: Iterable[Entry | Unreadable], extents: Sequence[Extent], *, clock_error_ns: int) -> Verdict:
-    """The verdict over logs that were read whole."""
-    verification = Verification(clock_error_ns=clock_error_ns)
-    for item in items:
-        verification.take(item)
-    return verification.verdict(extents)
 
 
 def _holes(chain: _Chain) -> list[tuple[int, int]]:

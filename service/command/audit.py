@@ -255,8 +255,9 @@ def _print_span(found: "list[Tenure]", address: str, *, as_json: bool) -> None:
 
 def _print_holder(known: "list[Tenure]", address: str, wall_time_ns: int, *, as_json: bool) -> None:
     from service.audit.envelope import format_time
+    from service.audit.timeline import holder_at
 
-    found = next((tenure for tenure in reversed(known) if tenure.covers(wall_time_ns)), None)
+    found = holder_at(known, wall_time_ns)
     when = format_time(wall_time_ns)
     if as_json:
         print_json({"floatingIP": address, "at": when} | _tenure_document(found))

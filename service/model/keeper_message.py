@@ -68,7 +68,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
 
 
 class HeldLease(msgspec.Struct, frozen=True, array_like=True):
-    """One lease that the keeper of this node holds."""
+    """One floating IP that this node holds, with its token spelt out and the end of the lease as the kernel has it."""
 
     floating_ip: str
     term: int
@@ -79,7 +79,7 @@ class HeldLease(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def token(self) -> Token:
-        """The fencing token under which it was granted."""
+        """The fencing token under which it is held (K1)."""
         return Token(self.term, self.version, self.counter)
 
 

@@ -84,6 +84,11 @@ def test_a_leaders_word_names_a_holder_and_proves_no_instant() -> None:
     assert faults(acquired(1, **ONE), contrary) == ["overlap"]
 
 
+def test_instants_count_by_the_holders_own_clock_only() -> None:
+    elsewhere = held(RecordKind.EXPIRED, 5, node="n3", counter=1, holder="n1")
+    assert faults(acquired(1, **ONE), elsewhere, acquired(3, **TWO)) == []
+
+
 def test_a_lower_token_in_use_after_a_higher_one_is_stale() -> None:
     records = (acquired(1, **TWO), expired(2, **TWO), acquired(5, **ONE), expired(6, **ONE))
     assert faults(*records) == ["stale-token"]

@@ -54,7 +54,7 @@ async def test_an_appended_record_is_durable_after_flush(tmp_path: Path) -> None
         record = outbox.append(KIND, subject="192.0.2.1", token=(1, 2, 3), holder="n1", detail={"a": "b"})
         assert await outbox.flush(5)
         assert recorded(tmp_path) == [record]
-        assert outbox.healthy
+        assert outbox.state.healthy
         assert outbox.state.written == 1
 
 
@@ -136,14 +136,14 @@ async def test_a_full_disk_is_told_and_records_wait(tmp_path: Path, monkeypatch:
         with monkeypatch.context() as patch:
             patch.setattr(Journal, "_preallocate", no_space)
             outbox.append(KIND, subject="one")
-            await until(lambda: not outbox.healthy)
+            await until(lambda: not outbox.state.healthy)
             outbox.append(KIND, subject="two")
             assert outbox.reason == "No space left on device"
             assert outbox.state.pending == 2
             assert not await outbox.flush(0.01)
             assert sizes(tmp_path) == []
         assert await outbox.flush(10)
-        assert outbox.healthy
+        assert outbox.state.healthy
     assert [record.subject for record in recorded(tmp_path)] == ["one", "two"]
 
 
@@ -154,7 +154,7 @@ async def test_a_failed_sync_costs_no_record(tmp_path: Path, monkeypatch: pytest
         with monkeypatch.context() as patch:
             patch.setattr(os, "fdatasync", fail_with_eio)
             outbox.append(KIND, subject="two")
-            await until(lambda: not outbox.healthy)
+            await until(lambda: not outbox.state.healthy)
         assert await outbox.flush(10)
     assert [record.subject for record in recorded(tmp_path)] == ["one", "two"]
     assert len(sizes(tmp_path)) >= 2  # never again into the segment whose sync failed
@@ -169,12 +169,12 @@ async def test_records_lost_to_a_full_queue_are_counted(tmp_path: Path, monkeypa
         with monkeypatch.context() as patch:
             patch.setattr(os, "fdatasync", fail_with_eio)
             outbox.append(KIND, subject="0")
-            await until(lambda: not outbox.healthy)
+            await until(lambda: not outbox.state.healthy)
             for number in range(1, 9):
                 outbox.append(KIND, subject=str(number))
             assert outbox.state.lost == 3
         assert await outbox.flush(10)
-        assert outbox.healthy
+        assert outbox.state.healthy
     records = recorded(tmp_path)
     assert [record.subject for record in records if record.kind is KIND] == ["0", "4", "5", "6", "7", "8"]
     (gap,) = [record for record in records if record.kind is RecordKind.GAP]
@@ -185,7 +185,7 @@ async def test_flush_says_no_when_some_of_it_was_lost(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "fdatasync", fail_with_eio)
     async with running(tmp_path, queue_records=2) as outbox:
         outbox.append(KIND)
-        await until(lambda: not outbox.healthy)
+        await until(lambda: not outbox.state.healthy)
         monkeypatch.undo()
         flushing = asyncio.ensure_future(outbox.flush(10))
         await asyncio.sleep(0)
@@ -198,13 +198,13 @@ async def test_a_folder_that_cannot_be_made_is_a_state_and_not_a_crash(tmp_path:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     async with running(blocked / "audit") as outbox:
-        assert not outbox.healthy
+        assert not outbox.state.healthy
         assert "Not a directory" in outbox.reason
         record = outbox.append(KIND)
         assert record.sequence > 1000  # above anything that the unreadable outbox may hold
         blocked.unlink()
         assert await outbox.flush(10)
-        assert outbox.healthy
+        assert outbox.state.healthy
     assert recorded(blocked / "audit") == [record]
 
 
@@ -217,7 +217,7 @@ async def test_an_outbox_in_use_is_taken_when_it_is_free(tmp_path: Path) -> None
         assert "another process" in second.reason
         await old.aclose()
         assert await second.flush(10)
-        assert second.healthy
+        assert second.state.healthy
     assert [record.subject for record in recorded(tmp_path)] == ["old process", "new process"]
 
 
@@ -237,12 +237,12 @@ async def test_a_disk_that_hangs_makes_it_unhealthy(tmp_path: Path, monkeypatch:
         outbox.append(KIND)
         await asyncio.sleep(0)
         await until(lambda: outbox._writing is not None)
-        assert outbox.healthy
+        assert outbox.state.healthy
         now[0] += 7_000_000_000
         assert outbox.reason == "the disk has not answered for 7 s"
         release.set()
         assert await outbox.flush(5)
-        assert outbox.healthy
+        assert outbox.state.healthy
 
 
 async def test_hostile_text_is_recorded_in_a_readable_form(tmp_path: Path) -> None:

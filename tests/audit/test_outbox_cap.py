@@ -126,7 +126,7 @@ async def test_on_a_full_disk_records_wait_and_are_written_when_there_is_room(sm
         ballast = take_all_room(small_disk)
         for _ in range(50):
             outbox.append(KIND)
-        await until(lambda: not outbox.healthy)
+        await until(lambda: not outbox.state.healthy)
         assert "No space left on device" in outbox.reason
         feed = Feed(small_disk / "outbox", node="n1", cap_bytes=1 << 20, durable=lambda: outbox.durable)
         events, end = feed.read(500)
@@ -134,7 +134,7 @@ async def test_on_a_full_disk_records_wait_and_are_written_when_there_is_room(sm
         feed.advance(len(events), end)
         ballast.unlink()
         assert await outbox.flush(10)
-        assert outbox.healthy
+        assert outbox.state.healthy
         feed.close()
     assert len(recorded(small_disk / "outbox")) == 60
 

@@ -62,5 +62,5 @@ async def test_a_disk_that_cannot_be_used_costs_the_elector_nothing(tmp_path: Pa
         for number in range(20_000):
             log.note(Promised("192.0.2.100", "worker2", Token(1, 1, number)))
         await asyncio.sleep(0.05)
-        assert not log.outbox.healthy
+        assert not log.outbox.state.healthy
         running.cancel()

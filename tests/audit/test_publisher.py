@@ -173,6 +173,19 @@ async def test_the_cursor_moves_only_when_every_partition_has_acknowledged(tmp_p
     assert cursor.offset > 0
 
 
+async def test_a_stop_in_the_middle_of_a_round_costs_copies_and_no_record(tmp_path: Path, brokers: Brokers) -> None:
+    brokers.is_silent = True
+    async with running(tmp_path) as (outbox, publisher):
+        records = append(outbox, 60, addresses=30)
+        await until(lambda: len(brokers.held) == len(PARTITIONS))
+        del brokers.held[-1]
+        brokers.answer()
+        brokers.is_silent = False
+    assert publisher.state.published == 60
+    for address in {record.subject for record in records}:
+        assert list(dict.fromkeys(brokers.ids(address))) == of(records, address)
+
+
 async def test_a_failed_round_begins_again_whole_with_a_new_producer_and_the_same_ids(
     tmp_path: Path, brokers: Brokers
 ) -> None:

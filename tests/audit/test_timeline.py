@@ -70,7 +70,7 @@ def test_records_without_a_token_are_never_taken_for_copies_of_different_events(
 
 def test_who_held_an_address_at_each_time() -> None:
     at = {
-        time: tenure.holder if (tenure := holder_at(HISTORY, IP, time)) else None
+        time: tenure.holder if (tenure := holder_at(tenures(HISTORY, IP), time)) else None
         for time in (99, 100, 199, 200, 209, 210, 299, 300, 301, 10**9)
     }
     assert at == {
@@ -95,10 +95,10 @@ def test_a_missing_end_is_bounded_by_the_next_holder() -> None:
 
 
 def test_a_grant_stands_in_for_a_holder_that_lost_its_own_record() -> None:
-    found = holder_at([granted(100, "e1", "n1", 1)], IP, 150)
+    found = holder_at(tenures([granted(100, "e1", "n1", 1)], IP), 150)
     assert found is not None
     assert found.holder == "n1"
-    both = holder_at([granted(100, "e1", "n1", 1), acquired(101, "n1", 1)], IP, 150)
+    both = holder_at(tenures([granted(100, "e1", "n1", 1), acquired(101, "n1", 1)], IP), 150)
     assert both is not None
     assert both.since_ns == 101
 
@@ -126,7 +126,7 @@ def test_a_tenure_ends_at_its_deadline_and_begins_when_it_was_held() -> None:
 
 
 def test_other_addresses_do_not_count() -> None:
-    assert holder_at(HISTORY, "192.0.2.1", 150) is None
+    assert holder_at(tenures(HISTORY, "192.0.2.1"), 150) is None
 
 
 @given(st.lists(st.integers(0, 50), max_size=12), st.integers(0, 60))
@@ -139,3 +139,11 @@ def test_the_holders_own_word_on_its_beginning_beats_that_of_others_whichever_ca
     for grant in (granted(90, "c1", "n1", 1), granted(110, "c1", "n1", 1)):
         (tenure,) = tenures([acquired(100, "n1", 1), grant], IP)
         assert (tenure.begin.kind, tenure.since_ns) == (RecordKind.ACQUIRED, 100)
+
+
+def test_where_clocks_make_two_tenures_overlap_the_higher_token_is_right() -> None:
+    known = tenures([acquired(1, "n1", 1), acquired(5, "n2", 2), acquired(3, "slow", 3)], IP)
+    assert [tenure.holder for tenure in known if tenure.covers(4)] == ["n1", "slow"]
+    found = holder_at(known, 4)
+    assert found is not None
+    assert found.holder == "slow"

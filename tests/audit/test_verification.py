@@ -1,6 +1,6 @@
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from service.audit.chain import Chain, Origin
 from service.audit.consumer import Entry, Extent, OutboxSource, Unreadable, read_all
 from service.audit.envelope import decode, encode
 from service.audit.outbox import Outbox
-from service.audit.verification import Fault, Verdict, verify
+from service.audit.verification import Fault, Verdict, Verification
 from service.model.audit_record import HELD_AT, HELD_UNTIL, RecordKind
 from tests.audit.log import BOOT, IP, SECOND, Clock, hold, payloads, rewrite, write_outbox
 
@@ -23,7 +23,15 @@ MS = 1_000_000
 def verdict_of(*folders: Path, clock_error_ns: int = ERROR_NS) -> Verdict:
     sources = [OutboxSource(folder) for folder in folders]
     items = asyncio.run(read_all(sources))
-    return verify(items, [one for source in sources for one in source.extents], clock_error_ns=clock_error_ns)
+    return judged(items, [one for source in sources for one in source.extents], clock_error_ns=clock_error_ns)
+
+
+def judged(items: Iterable[Entry | Unreadable], extents: Sequence[Extent], *, clock_error_ns: int) -> Verdict:
+    """The verdict over logs that were read whole."""
+    verification = Verification(clock_error_ns=clock_error_ns)
+    for item in items:
+        verification.take(item)
+    return verification.verdict(extents)
 
 
 def faults(verdict: Verdict) -> list[Fault]:
@@ -204,7 +212,7 @@ def test_records_lost_to_a_full_queue_are_counted_as_lost(tmp_path: Path, monkey
                 patch.setattr(os, "fdatasync", fail)
                 outbox.append(RecordKind.NODE_UP, subject="n")
                 async with asyncio.timeout(10):
-                    while outbox.healthy:  # noqa: ASYNC110
+                    while outbox.state.healthy:  # noqa: ASYNC110
                         await asyncio.sleep(0.005)
                 for _ in range(8):
                     outbox.append(RecordKind.NODE_UP, subject="n")
@@ -350,7 +358,7 @@ class Topic:
 
     def verdict(self, *more: Entry | Unreadable, extents: tuple[Extent, ...] = ()) -> Verdict:
         own = [Extent(f"topic[{number}]", True, self._begins > 0) for number in range(2)]
-        return verify([*more, *self.entries], [*own, *extents], clock_error_ns=ERROR_NS)
+        return judged([*more, *self.entries], [*own, *extents], clock_error_ns=ERROR_NS)
 
 
 @pytest.fixture

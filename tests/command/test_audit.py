@@ -10,6 +10,7 @@ import pytest
 
 from service.audit.envelope import decode, encode, parse_time
 from service.audit.journal import Journal
+from service.command import audit
 from service.model.audit_record import AuditRecord, RecordKind
 from tests.audit import log as chained_log
 from tests.command.invocation import egressgw, invoke
@@ -45,6 +46,27 @@ def outboxes(tmp_path: Path) -> list[str]:
     ]
     folders = [write_outbox(tmp_path / "one", first), write_outbox(tmp_path / "two", second)]
     return [part for folder in folders for part in ("--outbox", str(folder))]
+
+
+def test_without_options_the_outboxes_of_this_nodes_processes_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "DEFAULT_STATE", str(tmp_path))
+    missing = invoke("audit", "tail")
+    assert missing.exit_code == 2
+    assert f"{tmp_path}/outbox" in missing.stderr
+    write_outbox(tmp_path / "outbox", [record(RecordKind.ACQUIRED, "10:00:00", "worker1", 1, 1)])
+    assert len(invoke("audit", "tail").stdout.splitlines()) == 2
+    write_outbox(tmp_path / "keeper-outbox", [record(RecordKind.PROMISED, "09:59:59", "worker1", 1, 1)])
+    kinds = [line.split()[1] for line in invoke("audit", "tail").stdout.splitlines()]
+    assert kinds == ["EVENT", "promised", "acquired"]
+
+
+def test_the_settings_say_where_the_outboxes_are(tmp_path: Path) -> None:
+    write_outbox(tmp_path / "state" / "outbox", [record(RecordKind.ACQUIRED, "10:00:00", "worker1", 1, 1)])
+    config = tmp_path / "config.yaml"
+    config.write_text(f"node: worker1\nstate_dir: {tmp_path / 'state'}\n", encoding="utf-8")
+    assert "acquired" in invoke("audit", "tail", "--config", config).stdout
 
 
 def test_tail_merges_outboxes_and_warns_of_gaps(outboxes: list[str]) -> None:

@@ -4,7 +4,9 @@ import json
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from service.command.electors import electors
 from tests.command.invocation import invoke
 
 FOUND: dict[str, Any] = {
@@ -34,6 +36,19 @@ def test_each_member_is_shown_with_its_vote_and_what_stands_in_the_way(answer: d
     ]
     assert "worker2" in lines[5]
     assert "\x1b" not in lines[5]
+
+
+def test_who_is_asked_may_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fetch_status(url: str) -> dict[str, Any]:
+        asked.append(url)
+        return {"electorate": FOUND}
+
+    monkeypatch.setattr("service.web.client.fetch_status", fetch_status)
+    CliRunner().invoke(electors, [], standalone_mode=False)
+    CliRunner().invoke(electors, ["--url", "http://10.0.0.1:9642"], standalone_mode=False)
+    assert asked == ["http://127.0.0.1:9642", "http://10.0.0.1:9642"]
 
 
 def test_an_agent_knows_the_members_and_not_who_votes(answer: dict[str, Any]) -> None:
@@ -69,6 +84,8 @@ def test_a_reset_asks_nobody_for_the_status_and_passes_on_what_was_said(monkeypa
         asked.append((names, namespace, is_sure))
 
     monkeypatch.setattr("service.electorate.reset.begin_anew", begin_anew)
-    done = invoke("electors", "reset", "--keep", "worker1", "--keep", "worker2", "--namespace", "here", "--yes")
-    assert done.exit_code == 0, done.output
-    assert asked == [(("worker1", "worker2"), "here", True)]
+    keep = ("electors", "reset", "--keep", "worker1", "--keep", "worker2")
+    for more in ((), ("--namespace", "here", "--yes")):
+        assert invoke(*keep, *more).exit_code == 0
+    names = ("worker1", "worker2")
+    assert asked == [(names, "egressgw-system", False), (names, "here", True)]

@@ -32,7 +32,6 @@ class FolderView:
     """What is in force after a scan."""
 
     objects: dict[ObjectKey, Object]
-    origins: dict[ObjectKey, str]
     errors: tuple[ObjectError, ...]
     is_pending: bool
     """Look again soon: something vanished a moment ago, or was written within the clock's resolution."""
@@ -139,15 +138,14 @@ class ManifestFolder:
                 else:
                     objects[key], origins[key] = item, str(self._folder / name)
         # What is about to leave fills gaps only: an object moved to another file is no duplicate of itself.
-        for name, file in ranked:
+        for _, file in ranked:
             for key, item in file.objects.items():
-                if key not in objects:
-                    objects[key], origins[key] = item, str(self._folder / name)
+                objects.setdefault(key, item)
         for key in self._in_force:
             if key not in objects:
                 self._ages.forget(key)
         self._in_force = objects
-        return FolderView(objects, origins, tuple(errors), self._is_pending())
+        return FolderView(objects, tuple(errors), self._is_pending())
 
     def _is_pending(self) -> bool:
         files = self._files.values()

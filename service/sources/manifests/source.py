@@ -40,7 +40,6 @@ class ManifestsSource:
         self._node = node
         self._status = StatusFolder(folder)
         self._ages = CreationTimes(self._status)
-        self._origins: dict[ObjectKey, str] = {}
         self._writing = asyncio.Lock()
 
     async def changes(self) -> AsyncGenerator[tuple[Change, ...], None]:
@@ -99,12 +98,7 @@ class ManifestsSource:
         level = logging.WARNING if event.is_warning else logging.INFO
         log.log(level, "%s %s: %s: %s", event.regarding.kind, event.regarding, event.reason, event.note)
 
-    def origin(self, key: ObjectKey) -> str:
-        """Return the file an object came from, for errors found later; the folder where it is not known."""
-        return self._origins.get(key, str(self._folder))
-
     def _chosen(self, view: FolderView) -> dict[ObjectKey, Object]:
-        self._origins = view.origins
         if self._node is None:
             return view.objects
         return {key: item for key, item in view.objects.items() if not isinstance(item, Pod) or item.node == self._node}
