@@ -35,6 +35,8 @@ RATIOS = (
 
 @dataclass(frozen=True, slots=True)
 class DatapathOptions:
+    """What a run is asked for."""
+
     rounds: int = 3
     duration_s: float = 1.0
     """Of one measurement."""
@@ -47,6 +49,8 @@ class DatapathOptions:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
+    """What is measured, and how it is shown."""
+
     key: str
     title: str
     unit: str
@@ -83,6 +87,8 @@ class Site:
 
 @dataclass(slots=True)
 class DatapathResult:
+    """Numbers of the rounds that were finished."""
+
     options: DatapathOptions
     core: int
     rounds: list[dict[str, dict[str, float]]] = field(default_factory=list)
@@ -92,6 +98,7 @@ class DatapathResult:
     drops: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def values(self, variant: str, metric: str) -> list[float]:
+        """One per round; empty where it was not measured."""
         return [values[variant][metric] for values in self.rounds if metric in values.get(variant, {})]
 
     def summary(self) -> list[dict[str, Any]]:

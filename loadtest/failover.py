@@ -53,6 +53,8 @@ _FULL_KIB = 256
 
 @dataclass(frozen=True, slots=True)
 class FailoverOptions:
+    """What a run is asked for. `seed` draws the kill moments and the pods."""
+
     kills: int = 10
     profile: str = "default"
     interval_ms: float = 2.0
@@ -86,6 +88,7 @@ class Kill:
 
     @property
     def wrong_sources(self) -> dict[str, int]:
+        """Sources other than the policy's, seen outside or named in answers: each breaks a promise."""
         seen = Counter(self.seen_outside)
         seen.update(self.outage.sources if self.outage else {})
         return {source: count for source, count in seen.items() if source != gateway.SOURCE_IP}
@@ -93,6 +96,8 @@ class Kill:
 
 @dataclass(slots=True)
 class FailoverResult:
+    """The kills so far. A run ends early where the cluster does not become whole again."""
+
     options: FailoverOptions
     kills: list[Kill] = field(default_factory=list)
 
@@ -113,6 +118,7 @@ class FailoverResult:
         return found
 
     def summary(self) -> dict[str, Any]:
+        """Of the kills after which traffic came back; `failures` tells of the others."""
         outages = [kill.outage for kill in self.kills if kill.outage is not None]
         return {
             "kills": len(self.kills),
@@ -247,10 +253,12 @@ class OutsideLog:
         self._calls: list[dict[str, Any]] = []
 
     def count_since(self, since_ns: int) -> int:
+        """Calls stamped after that moment (CLOCK_BOOTTIME ns)."""
         self._read()
         return sum(1 for call in self._calls if call["time_ns"] > since_ns)
 
     def sources(self) -> dict[str, int]:
+        """Calls by the source they were seen from."""
         self._read()
         return dict(Counter(call["source"] for call in self._calls))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from loadtest import datapath
-from loadtest.datapath import NFT_MAPS, PLAIN, DatapathOptions, Site
+from loadtest.datapath import METRICS, NFT_MAPS, PLAIN, DatapathOptions, Site
 from service.lab.namespace import namespaces_of, run
 
 pytestmark = pytest.mark.root
@@ -49,9 +49,13 @@ def test_packets_pass_both_nodes_and_arrive_with_the_right_source(variant: str, 
 def test_every_measurement_works(variant: str, plain: Site, nft_maps: Site) -> None:
     site = plain if variant == PLAIN else nft_maps
     cores = sorted(os.sched_getaffinity(0))
+    values: dict[str, float] = {}
     for measure in datapath._measures(OPTIONS):
-        for name, value in measure(site, 0.05, cores).items():
-            assert value > 0 or name == "udp_lost"
+        values |= measure(site, 0.05, cores)
+    assert set(values) == {metric.key for metric in METRICS}
+    lost = values.pop("udp_lost")
+    assert 0 <= lost < 100
+    assert min(values.values()) > 0
 
 
 def test_plain_routing_has_no_netfilter(plain: Site) -> None:
