@@ -326,10 +326,7 @@ def stream(*, destination: str, port: int, interval_ns: int) -> Answer:
             if 0 in ready:
                 read_line()
                 break
-        drain_ns = boot_time_ns() + DRAIN_NS
-        while len(answers) < len(sent) and (left_ns := drain_ns - boot_time_ns()) > 0:
-            if select.select([client], [], [], left_ns / 1e9)[0]:
-                _take_answers(client, answers)
+        _drain(client, len(sent), answers)
     return {
         "sent": sent,
         "answers": [[sequence, when, source] for sequence, (when, source) in sorted(answers.items())],
@@ -340,6 +337,14 @@ def _send_request(client: socket.socket, sequence: int) -> None:
     # Unreachable for now: counts as lost.
     with contextlib.suppress(OSError):
         client.send(b"%d\n" % sequence)
+
+
+def _drain(client: socket.socket, count: int, answers: dict[int, tuple[int, str]]) -> None:
+    """Give the answers to the last requests time to come."""
+    until_ns = boot_time_ns() + DRAIN_NS
+    while len(answers) < count and (left_ns := until_ns - boot_time_ns()) > 0:
+        if select.select([client], [], [], left_ns / 1e9)[0]:
+            _take_answers(client, answers)
 
 
 def _take_answers(client: socket.socket, answers: dict[int, tuple[int, str]]) -> None:
