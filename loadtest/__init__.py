@@ -8,5 +8,6 @@ What is compared is measured in the same run, interleaved, and ratios are taken 
 machine disturbs all alike. A run that saw a wrong source, or a promise broken, fails; it never just reports numbers.
 
 The caller is root, on Linux, with a name for the labs that nobody else needs: labs of that name are replaced, and
-cleared at the end, whatever happens. The host's network is not touched. `audit` needs no root and no lab.
+cleared at the end, whatever happens (unless told to keep one). The host's network is not touched. `audit` needs no root
+and no lab.
 """
