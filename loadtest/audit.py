@@ -39,6 +39,8 @@ NODE = "loadtest"
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
+    """What a run is asked for."""
+
     rate: int = 1000
     """Records per second of the latency measurement."""
     duration_s: float = 5.0
@@ -53,6 +55,8 @@ class AuditOptions:
 
 @dataclass(slots=True)
 class AuditResult:
+    """Numbers of the rounds that were finished; `events` and `retries` are of the whole run, warm-up included."""
+
     options: AuditOptions
     broker: str
     throughput: list[float] = field(default_factory=list)

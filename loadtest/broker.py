@@ -114,10 +114,12 @@ class Broker:
 
     @property
     def address(self) -> str:
+        """host:port, the same after a restart."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def log_file(self) -> Path:
+        """All that it printed, of every start."""
         return self._folder / "broker.log"
 
     def __enter__(self) -> Self:

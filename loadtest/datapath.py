@@ -35,6 +35,8 @@ RATIOS = (
 
 @dataclass(frozen=True, slots=True)
 class DatapathOptions:
+    """What a run is asked for."""
+
     rounds: int = 3
     duration_s: float = 1.0
     """Of one measurement."""
@@ -47,6 +49,8 @@ class DatapathOptions:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
+    """What is measured, and how it is shown."""
+
     key: str
     title: str
     unit: str
@@ -83,6 +87,8 @@ class Site:
 
 @dataclass(slots=True)
 class DatapathResult:
+    """Numbers of the rounds that were finished."""
+
     options: DatapathOptions
     core: int
     rounds: list[dict[str, dict[str, float]]] = field(default_factory=list)
@@ -92,6 +98,7 @@ class DatapathResult:
     drops: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def values(self, variant: str, metric: str) -> list[float]:
+        """One per round; empty where it was not measured."""
         return [values[variant][metric] for values in self.rounds if metric in values.get(variant, {})]
 
     def summary(self) -> list[dict[str, Any]]:
@@ -128,15 +135,15 @@ def measure_datapath(
     cores = sorted(os.sched_getaffinity(0))
     result = DatapathResult(options, core=cores[-1])
     with contextlib.ExitStack() as stack:
-        sites = [stack.enter_context(build(options, report)) for build in (_plain_site, _nft_maps_site, _gateway_site)]
+        sites = [stack.enter_context(build(options, report)) for build in (plain_site, nft_maps_site, gateway_site)]
         ours = sites[-1]
         before = _counters(ours)
         for number in range(options.rounds):
             values: dict[str, dict[str, float]] = {variant: {} for variant in VARIANTS}
-            for measure in _measures(options):
+            for measure in measures(options):
                 for turn in range(len(sites)):
                     site = sites[(number + turn) % len(sites)]
-                    report(f"round {number + 1}: {measure.__name__.removeprefix('_measure_')}, {site.variant}")
+                    report(f"round {number + 1}: {measure.__name__.removeprefix('measure_')}, {site.variant}")
                     values[site.variant] |= measure(site, options.duration_s, cores)
                     advance()
             result.rounds.append(values)
@@ -149,7 +156,7 @@ def measure_datapath(
 
 def steps(options: DatapathOptions) -> int:
     """How many measurements a run has."""
-    return options.rounds * len(_measures(options)) * len(VARIANTS)
+    return options.rounds * len(measures(options)) * len(VARIANTS)
 
 
 # -- the sites --
@@ -160,7 +167,8 @@ def _lab_options(options: DatapathOptions, suffix: str, *, controllers: int) -> 
 
 
 @contextlib.contextmanager
-def _plain_site(options: DatapathOptions, report: gateway.Report) -> Iterator[Site]:
+def plain_site(options: DatapathOptions, report: gateway.Report) -> Iterator[Site]:
+    """Plain routing (see `peer`) as long as it is entered."""
     with gateway.running_lab(_lab_options(options, "p", controllers=0), report, processes=False) as lab:
         pod = gateway.selected_pod(lab, "worker2", on_bridge=options.on_bridge)
         peer.add_server(lab)
@@ -170,7 +178,8 @@ def _plain_site(options: DatapathOptions, report: gateway.Report) -> Iterator[Si
 
 
 @contextlib.contextmanager
-def _nft_maps_site(options: DatapathOptions, report: gateway.Report) -> Iterator[Site]:
+def nft_maps_site(options: DatapathOptions, report: gateway.Report) -> Iterator[Site]:
+    """The gateway of nft maps (see `peer`) as long as it is entered."""
     with gateway.running_lab(_lab_options(options, "n", controllers=0), report, processes=False) as lab:
         pod = gateway.selected_pod(lab, "worker2", on_bridge=options.on_bridge)
         peer.add_server(lab)
@@ -180,7 +189,8 @@ def _nft_maps_site(options: DatapathOptions, report: gateway.Report) -> Iterator
 
 
 @contextlib.contextmanager
-def _gateway_site(options: DatapathOptions, report: gateway.Report) -> Iterator[Site]:
+def gateway_site(options: DatapathOptions, report: gateway.Report) -> Iterator[Site]:
+    """Our gateway, its pod on another node than the holder; entered once its packets are translated."""
     with gateway.running_lab(_lab_options(options, "g", controllers=1), report) as lab:
         peer.add_server(lab)
         gateway.apply_policy(lab, (f"{gateway.OUTSIDE}/32", peer.SERVER_NETWORK))
@@ -217,12 +227,14 @@ def _difference(after: dict[str, int], before: dict[str, int]) -> dict[str, int]
 Measure = Callable[[Site, float, list[int]], dict[str, float]]
 
 
-def _measures(options: DatapathOptions) -> tuple[Measure, ...]:
-    measures = (_measure_udp, _measure_request_response, _measure_connections)
-    return (*measures, _measure_bulk) if options.bulk else measures
+def measures(options: DatapathOptions) -> tuple[Measure, ...]:
+    """What is measured in each site, in this order."""
+    small = (measure_udp, measure_request_response, measure_connections)
+    return (*small, measure_bulk) if options.bulk else small
 
 
-def _measure_udp(site: Site, duration_s: float, cores: list[int]) -> dict[str, float]:
+def measure_udp(site: Site, duration_s: float, cores: list[int]) -> dict[str, float]:
+    """The flood that arrives, what of it is lost, and what a packet costs all hosts' CPUs."""
     port, core = PORTS["udp"], cores[-1]
     for seconds in (WARM_UP_S, duration_s):
         site.server.tell("udp_sink", address=peer.SERVER, port=port, core=core)
@@ -243,7 +255,8 @@ def _measure_udp(site: Site, duration_s: float, cores: list[int]) -> dict[str, f
     }
 
 
-def _measure_request_response(site: Site, duration_s: float, cores: list[int]) -> dict[str, float]:
+def measure_request_response(site: Site, duration_s: float, cores: list[int]) -> dict[str, float]:
+    """One byte to and fro over one TCP connection."""
     port, core = PORTS["rr"], cores[-1]
     for seconds in (WARM_UP_S, duration_s):
         site.server.tell("rr_serve", port=port, core=core)
@@ -253,7 +266,8 @@ def _measure_request_response(site: Site, duration_s: float, cores: list[int]) -
     return {"rr_p50_us": asked["p50_ns"] / 1e3, "rr_p99_us": asked["p99_ns"] / 1e3}
 
 
-def _measure_connections(site: Site, duration_s: float, cores: list[int]) -> dict[str, float]:
+def measure_connections(site: Site, duration_s: float, cores: list[int]) -> dict[str, float]:
+    """New connections, one after the other."""
     port, core = PORTS["connect"], cores[-1]
     for seconds in (WARM_UP_S, duration_s):
         site.server.tell("connect_serve", port=port, core=core)
@@ -269,7 +283,7 @@ def _measure_connections(site: Site, duration_s: float, cores: list[int]) -> dic
     }
 
 
-def _measure_bulk(site: Site, duration_s: float, cores: list[int]) -> dict[str, float]:
+def measure_bulk(site: Site, duration_s: float, cores: list[int]) -> dict[str, float]:
     """Sender and receiver on different cores where there are two."""
     port = PORTS["bulk"]
     site.server.tell("bulk_serve", port=port, core=cores[0])

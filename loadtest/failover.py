@@ -26,7 +26,7 @@ from loadtest.station import Station
 from loadtest.traffic import boot_time_ns
 from service.lab.fault import Fault, apply_fault
 from service.lab.lab import Lab
-from service.lab.plan import UDP_PORT, LabOptions
+from service.lab.plan import UDP_PORT, LabOptions, PlannedPod
 from service.lab.status import wait_for
 from service.model.errors import OperatorError, TransientError
 from service.model.lease import LEASE_PROFILES, ProfileName
@@ -53,6 +53,8 @@ _FULL_KIB = 256
 
 @dataclass(frozen=True, slots=True)
 class FailoverOptions:
+    """What a run is asked for. `seed` draws the kill moments and the pods."""
+
     kills: int = 10
     profile: str = "default"
     interval_ms: float = 2.0
@@ -86,6 +88,7 @@ class Kill:
 
     @property
     def wrong_sources(self) -> dict[str, int]:
+        """Sources other than the policy's, seen outside or named in answers: each breaks a promise."""
         seen = Counter(self.seen_outside)
         seen.update(self.outage.sources if self.outage else {})
         return {source: count for source, count in seen.items() if source != gateway.SOURCE_IP}
@@ -93,6 +96,8 @@ class Kill:
 
 @dataclass(slots=True)
 class FailoverResult:
+    """The kills so far. A run ends early where the cluster does not become whole again."""
+
     options: FailoverOptions
     kills: list[Kill] = field(default_factory=list)
 
@@ -113,6 +118,7 @@ class FailoverResult:
         return found
 
     def summary(self) -> dict[str, Any]:
+        """Of the kills after which traffic came back; `failures` tells of the others."""
         outages = [kill.outage for kill in self.kills if kill.outage is not None]
         return {
             "kills": len(self.kills),
@@ -182,32 +188,10 @@ def _kill(lab: Lab, options: FailoverOptions, number: int, victim: str, chance: 
     survivor = chance.choice([node.name for node in lab.plan.nodes if node.name != victim])
     pod = gateway.selected_pod(lab, survivor, on_bridge=options.on_bridge)
     gateway.wait_until_translated(lab, pod)
-    profile = LEASE_PROFILES[ProfileName(options.profile)]
     log = OutsideLog(lab.outside_log)
-    with Station(pod.netns) as station:
-        station.tell("stream", destination=gateway.OUTSIDE, port=UDP_PORT, interval_ns=int(options.interval_ms * 1e6))
-        station.answer()
-        # Anywhere within a lease and a renewal, so that no phase of the protocol is favoured.
-        time.sleep(LEAD_S + chance.uniform(0, profile.lease_ns + profile.renew_ns) / 1e9)
-        kill_ns = boot_time_ns()
-        apply_fault(lab, victim, Fault.CUT)
-        apply_fault(lab, victim, Fault.KILL)
-        _wait_until_back(log, kill_ns)
-        station.end()
-        streamed = station.answer()
-    outage = None
-    with contextlib.suppress(ValueError):
-        outage = find_outage(kill_ns, streamed["sent"], streamed["answers"])
+    outage = _break(lab, options, victim, pod, log, chance)
     restarted_s = time.monotonic()
-    apply_fault(lab, victim, Fault.HEAL)
-    apply_fault(lab, victim, Fault.RESTART)
-    next_holder = defect = ""
-    audit = {}
-    try:
-        next_holder = _holder(gateway.wait_until_whole(lab))
-        audit = _audit(lab)
-    except (OperatorError, TransientError) as error:
-        defect = str(error)
+    next_holder, audit, defect = _mend(lab, victim)
     return Kill(
         number=number,
         victim=victim,
@@ -219,6 +203,39 @@ def _kill(lab: Lab, options: FailoverOptions, number: int, victim: str, chance: 
         defect=defect,
         audit=audit,
     )
+
+
+def _break(
+    lab: Lab, options: FailoverOptions, victim: str, pod: PlannedPod, log: "OutsideLog", chance: random.Random
+) -> Outage | None:
+    """Kill the victim while the pod talks; what its client felt, None where traffic was not back in time."""
+    profile = LEASE_PROFILES[ProfileName(options.profile)]
+    with Station(pod.netns) as station:
+        station.tell("stream", destination=gateway.OUTSIDE, port=UDP_PORT, interval_ns=int(options.interval_ms * 1e6))
+        station.answer()
+        # Anywhere within a lease and a renewal, so that no phase of the protocol is favoured.
+        time.sleep(LEAD_S + chance.uniform(0, profile.lease_ns + profile.renew_ns) / 1e9)
+        kill_ns = boot_time_ns()
+        apply_fault(lab, victim, Fault.CUT)
+        apply_fault(lab, victim, Fault.KILL)
+        _wait_until_back(log, kill_ns)
+        station.end()
+        streamed = station.answer()
+    with contextlib.suppress(ValueError):
+        return find_outage(kill_ns, streamed["sent"], streamed["answers"])
+    return None
+
+
+def _mend(lab: Lab, victim: str) -> tuple[str, dict[str, dict[str, Any]], str]:
+    """Bring the victim back; (holder, audit, defect) once the cluster is whole, or as far as it came."""
+    apply_fault(lab, victim, Fault.HEAL)
+    apply_fault(lab, victim, Fault.RESTART)
+    holder = ""
+    try:
+        holder = _holder(gateway.wait_until_whole(lab))
+        return holder, _audit(lab), ""
+    except (OperatorError, TransientError) as error:
+        return holder, {}, str(error)
 
 
 def _is_published(lab: Lab) -> bool:
@@ -247,10 +264,12 @@ class OutsideLog:
         self._calls: list[dict[str, Any]] = []
 
     def count_since(self, since_ns: int) -> int:
+        """Calls stamped after that moment (CLOCK_BOOTTIME ns)."""
         self._read()
         return sum(1 for call in self._calls if call["time_ns"] > since_ns)
 
     def sources(self) -> dict[str, int]:
+        """Calls by the source they were seen from."""
         self._read()
         return dict(Counter(call["source"] for call in self._calls))
 

@@ -66,6 +66,7 @@ def running_lab(options: LabOptions, report: Report, *, processes: bool = True, 
 
 
 def apply_policy(lab: Lab, destinations: tuple[str, ...]) -> None:
+    """The gateway and one policy for these destinations, in the place of an earlier one; returns at once."""
     apply_manifest(lab.manifests, "load.yaml", manifests(destinations))
 
 

@@ -32,10 +32,12 @@ class Outage:
 
     @property
     def gap_ns(self) -> int:
+        """The time without an answer, as the client felt it."""
         return self.first_after_ns - self.last_before_ns
 
     @property
     def kill_to_first_ns(self) -> int:
+        """Longer than the gap where answers still came during the kill."""
         return self.first_after_ns - self.kill_ns
 
 

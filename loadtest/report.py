@@ -58,6 +58,7 @@ def _first_line(*command: str) -> str:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Raises OSError where it cannot be written."""
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
@@ -72,6 +73,7 @@ def _describe_machine(machine: dict[str, Any]) -> str:
 
 
 def datapath_document(result: DatapathResult, machine: dict[str, Any]) -> dict[str, Any]:
+    """Everything, the single rounds too, so that ratios can be taken again."""
     return {
         "test": "datapath",
         "environment": machine,
@@ -85,6 +87,7 @@ def datapath_document(result: DatapathResult, machine: dict[str, Any]) -> dict[s
 
 
 def print_datapath(result: DatapathResult, machine: dict[str, Any], console: Console) -> None:
+    """The medians, with what is needed to read them."""
     options = result.options
     table = Table(title=f"medians of {options.rounds} interleaved rounds of {options.duration_s:g} s")
     table.add_column("")
@@ -115,6 +118,7 @@ def _pairs(counters: dict[str, int]) -> str:
 
 
 def audit_document(result: AuditResult, machine: dict[str, Any]) -> dict[str, Any]:
+    """Everything, the single rounds too."""
     return {
         "test": "audit",
         "environment": machine,
@@ -137,6 +141,7 @@ def audit_summary(result: AuditResult) -> dict[str, float]:
 
 
 def print_audit(result: AuditResult, machine: dict[str, Any], console: Console) -> None:
+    """Each round and the medians."""
     options = result.options
     table = Table(title=f"outbox and Kafka ({result.broker}), compression {options.compression}")
     for name in ("round", "records/s", f"p50 ms at {options.rate}/s", "p99 ms", "max ms"):
@@ -170,6 +175,7 @@ def kill_line(kill: Kill) -> str:
 
 
 def failover_document(result: FailoverResult, machine: dict[str, Any]) -> dict[str, Any]:
+    """Everything, each kill's outage too."""
     return {
         "test": "failover",
         "environment": machine,
@@ -190,6 +196,7 @@ def _kill_document(kill: Kill) -> dict[str, Any]:
 
 
 def print_failover(result: FailoverResult, machine: dict[str, Any], console: Console) -> None:
+    """The gaps, what was seen outside, and in red every failure."""
     summary = result.summary()
     options = result.options
     title = f"{summary['kills']} kills, profile {options.profile}: leases of {summary['lease_ms']:.0f} ms"

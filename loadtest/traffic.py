@@ -44,10 +44,12 @@ Answer = dict[str, Any]
 
 
 def boot_time_ns() -> int:
+    """CLOCK_BOOTTIME, as the lab's programs stamp what they see."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def say(answer: Answer) -> None:
+    """One answer line, at once."""
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 
@@ -102,6 +104,7 @@ def batch_sender(descriptor: int) -> Callable[[], int]:
 
 
 def udp_send(*, destination: str, port: int, duration_s: float) -> Answer:
+    """Flood the sink for so long. Sent is not received: the sink counts that."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(WAIT_S)
         client.connect((destination, port))
@@ -196,6 +199,7 @@ def _listen(port: int) -> socket.socket:
 
 
 def rr_serve(*, port: int) -> Answer:
+    """Send each byte of one connection back, until it is closed."""
     with _listen(port) as server:
         connection, source = server.accept()
     with connection:
@@ -250,6 +254,7 @@ def connect_serve(*, port: int) -> Answer:
 
 
 def connect_ask(*, destination: str, port: int, duration_s: float) -> Answer:
+    """Open connections one after the other for so long; each until the server has closed it."""
     connections = 0
     cpu_ns = time.process_time_ns()
     started_ns = now_ns = boot_time_ns()
@@ -268,6 +273,7 @@ def connect_ask(*, destination: str, port: int, duration_s: float) -> Answer:
 
 
 def bulk_serve(*, port: int) -> Answer:
+    """Count the bytes of one connection, until it is closed."""
     with _listen(port) as server:
         connection, source = server.accept()
     received = 0
@@ -282,6 +288,7 @@ def bulk_serve(*, port: int) -> Answer:
 
 
 def bulk_send(*, destination: str, port: int, duration_s: float) -> Answer:
+    """Send as much as fits into so long. Nothing is answered: the server counts."""
     data = bytes(BULK_WRITE)
     with socket.create_connection((destination, port), timeout=WAIT_S) as client:
         end_ns = boot_time_ns() + int(duration_s * 1e9)
@@ -319,10 +326,7 @@ def stream(*, destination: str, port: int, interval_ns: int) -> Answer:
             if 0 in ready:
                 read_line()
                 break
-        drain_ns = boot_time_ns() + DRAIN_NS
-        while len(answers) < len(sent) and (left_ns := drain_ns - boot_time_ns()) > 0:
-            if select.select([client], [], [], left_ns / 1e9)[0]:
-                _take_answers(client, answers)
+        _drain(client, len(sent), answers)
     return {
         "sent": sent,
         "answers": [[sequence, when, source] for sequence, (when, source) in sorted(answers.items())],
@@ -333,6 +337,14 @@ def _send_request(client: socket.socket, sequence: int) -> None:
     # Unreachable for now: counts as lost.
     with contextlib.suppress(OSError):
         client.send(b"%d\n" % sequence)
+
+
+def _drain(client: socket.socket, count: int, answers: dict[int, tuple[int, str]]) -> None:
+    """Give the answers to the last requests time to come."""
+    until_ns = boot_time_ns() + DRAIN_NS
+    while len(answers) < count and (left_ns := until_ns - boot_time_ns()) > 0:
+        if select.select([client], [], [], left_ns / 1e9)[0]:
+            _take_answers(client, answers)
 
 
 def _take_answers(client: socket.socket, answers: dict[int, tuple[int, str]]) -> None:
@@ -362,6 +374,7 @@ VERBS: dict[str, Callable[..., Answer]] = {
 
 
 def main() -> None:
+    """Until standard input ends."""
     while line := read_line():
         command = json.loads(line)
         if "verb" not in command:

@@ -30,7 +30,6 @@ from service.network.link import IFF_UP, RT_TABLE_MAIN, link_kind, next_hop_indi
 
 _GROUPS = 0x1 | 0x4 | 0x10 | 0x40
 """RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE (linux/rtnetlink.h)."""
-_RECEIVE_BUFFER_BYTES = 4 << 20
 _DATAGRAM_BYTES = 1 << 16
 _READS_PER_TURN = 32
 """So that a flood of events cannot hold the event loop."""
@@ -91,8 +90,9 @@ class LinkMonitor:
     Opened before the first dump, it misses nothing between dump and events.
     """
 
-    def __init__(self, *, pending_max: int = 4096) -> None:
+    def __init__(self, *, pending_max: int = 4096, receive_buffer_bytes: int = 4 << 20) -> None:
         self._pending_max = pending_max
+        self._receive_buffer_bytes = receive_buffer_bytes
         self._pending: list[NetworkChange] = []
         self._ready = asyncio.Event()
         self._socket: socket.socket | None = None
@@ -101,7 +101,7 @@ class LinkMonitor:
     async def __aenter__(self) -> Self:
         self._marshal = MarshalRtnl()
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer_bytes)
         self._socket.bind((0, _GROUPS))
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
         return self

@@ -19,6 +19,7 @@ from service.lab.namespace import namespaces_of
 from service.lab.plan import LabOptions
 from service.lab.process import MARK
 from service.lab.state import lab_folder
+from service.model.errors import OperatorError
 from tests.cluster.site import runs
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -98,5 +99,5 @@ def test_ctrl_c_clears_what_the_command_has_built(name: str) -> None:
 
 def test_a_cluster_is_found_by_its_name_only_once_it_is_whole(name: str) -> None:
     lab_folder(name).mkdir()
-    with pytest.raises(Exception, match="there is no lab"):
+    with pytest.raises(OperatorError, match="there is no lab"):
         Cluster.find(name)

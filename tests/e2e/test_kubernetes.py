@@ -96,8 +96,10 @@ def test_an_address_is_its_new_pod_s_however_late_the_old_one_s_end_is_seen(site
     site.write_pod(planned, name="newer", role="backend")
     site.wait_seen(planned.full_name, WORKER1)
     site.delete_pod("alice", "frontend-worker1")
-    time.sleep(0.5)
-    assert site.seen(planned.full_name) == WORKER1
+    # Events of pods come in order: who has heard what the newer one's label became has heard of the older one's end.
+    for role, source in (("frontend", FIRST), ("backend", WORKER1)):
+        site.kubectl("label", "pod", "newer", "-n", "alice", f"role={role}", "--overwrite")
+        site.wait_seen(planned.full_name, source)
     # And the other way round: completed pods and host-network pods own no address.
     site.write_pod(planned, name="done", phase="Succeeded", role="backend")
     site.delete_pod("alice", "newer")
@@ -143,7 +145,12 @@ def test_cordon_moves_addresses_away_and_uncordon_gives_nothing_back(site: Kuber
     words = (f"{FIRST} moved from {cordoned} to ", f"node {cordoned} is cordoned or draining; gap at most")
     site.wait("the Event", lambda: find(site.described(*GATEWAY), "FloatingIPMoved", *words))
     site.kubectl("uncordon", cordoned)
-    time.sleep(1.5)
+
+    def is_schedulable() -> bool:
+        conditions = site.told("angn", cordoned, "-n", "kube-system")["conditions"]
+        return {item["type"]: item["status"] for item in conditions}["Schedulable"] == "True"
+
+    site.wait("the leader to have heard", is_schedulable)
     assert cordoned not in site.holders().values()
 
 

@@ -20,8 +20,9 @@ def test_info_is_json_for_programs(site: Lab, lab_name: str) -> None:
 
 def test_info_names_every_member_and_pod(site: Lab, lab_name: str) -> None:
     done = CliRunner().invoke(lab, ["info", "--name", lab_name])
-    for name in (*site.plan.members, *(pod.full_name for pod in site.plan.pods)):
-        assert name in done.output
+    names = [*site.plan.members, *(pod.full_name for pod in site.plan.pods)]
+    assert len(names) == 5 + 9
+    assert [name for name in names if name not in done.output] == []
 
 
 def test_faults_are_told_line_by_line(site: Lab, lab_name: str) -> None:

@@ -43,9 +43,9 @@ def test_interface_names_fit_into_the_kernels_fifteen_characters() -> None:
 
 
 def test_the_last_pod_of_every_node_is_on_a_bare_veth() -> None:
-    for node in make_plan(LabOptions()).nodes:
-        assert [pod.on_bridge for pod in node.pods] == [True, True, False]
-        assert node.pods[-1].labels == {"user": "paul", "role": "frontend"}
+    nodes = make_plan(LabOptions()).nodes
+    assert [[pod.on_bridge for pod in node.pods] for node in nodes] == [[True, True, False]] * 3
+    assert [node.pods[-1].labels for node in nodes] == [{"user": "paul", "role": "frontend"}] * 3
 
 
 def test_with_one_pod_per_node_one_of_them_is_on_a_bare_veth() -> None:

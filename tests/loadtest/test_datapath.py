@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from loadtest.datapath import GATEWAY, NFT_MAPS, PLAIN, DatapathOptions, measure_datapath, steps
+from loadtest.datapath import GATEWAY, METRICS, NFT_MAPS, PLAIN, DatapathOptions, measure_datapath, steps
 from service.lab.namespace import namespaces_of
 
 
@@ -14,6 +14,7 @@ def test_all_three_sites_are_measured_in_one_run() -> None:
     advanced: list[None] = []
     result = measure_datapath(options, advance=lambda: advanced.append(None))
     assert len(advanced) == steps(options) == 12
+    assert [row["metric"] for row in result.summary()] == [metric.key for metric in METRICS]
     for row in result.summary():
         assert set(row["median"]) == {PLAIN, NFT_MAPS, GATEWAY}
     # The gateway's packets really took its datapath: marked and steered on one node, translated on the other.

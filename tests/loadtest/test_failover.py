@@ -98,6 +98,7 @@ def test_an_address_moves_though_no_disk_takes_a_record() -> None:
     (kill,) = result.kills
     assert result.failures == []
     assert kill.next_holder != kill.victim
+    assert set(kill.audit) == {"control1", "worker1", "worker2"}
     for audit in kill.audit.values():
         assert "No space left on device" in audit["reason"]
     assert namespaces_of(name) == []

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from loadtest import datapath
-from loadtest.datapath import NFT_MAPS, PLAIN, DatapathOptions, Site
+from loadtest.datapath import METRICS, NFT_MAPS, PLAIN, DatapathOptions, Site
 from service.lab.namespace import namespaces_of, run
 
 pytestmark = pytest.mark.root
@@ -16,14 +16,14 @@ OPTIONS = DatapathOptions(name=f"egwt{os.getpid() % 100000}", duration_s=0.05)
 
 @pytest.fixture(scope="module")
 def plain() -> Iterator[Site]:
-    with datapath._plain_site(OPTIONS, lambda line: None) as site:
+    with datapath.plain_site(OPTIONS, lambda line: None) as site:
         yield site
     assert namespaces_of(site.lab.plan.options.name) == []
 
 
 @pytest.fixture(scope="module")
 def nft_maps() -> Iterator[Site]:
-    with datapath._nft_maps_site(OPTIONS, lambda line: None) as site:
+    with datapath.nft_maps_site(OPTIONS, lambda line: None) as site:
         yield site
     assert namespaces_of(site.lab.plan.options.name) == []
 
@@ -39,7 +39,7 @@ def _forwarded(site: Site, node: str) -> int:
 def test_packets_pass_both_nodes_and_arrive_with_the_right_source(variant: str, plain: Site, nft_maps: Site) -> None:
     site = plain if variant == PLAIN else nft_maps
     before = {node: _forwarded(site, node) for node in ("worker1", "worker2")}
-    measured = datapath._measure_udp(site, 0.05, sorted(os.sched_getaffinity(0)))
+    measured = datapath.measure_udp(site, 0.05, sorted(os.sched_getaffinity(0)))
     assert measured["udp_pps"] > 0
     for node, count in before.items():
         assert _forwarded(site, node) - count >= 1000, node
@@ -49,9 +49,13 @@ def test_packets_pass_both_nodes_and_arrive_with_the_right_source(variant: str, 
 def test_every_measurement_works(variant: str, plain: Site, nft_maps: Site) -> None:
     site = plain if variant == PLAIN else nft_maps
     cores = sorted(os.sched_getaffinity(0))
-    for measure in datapath._measures(OPTIONS):
-        for name, value in measure(site, 0.05, cores).items():
-            assert value > 0 or name == "udp_lost"
+    values: dict[str, float] = {}
+    for measure in datapath.measures(OPTIONS):
+        values |= measure(site, 0.05, cores)
+    assert set(values) == {metric.key for metric in METRICS}
+    lost = values.pop("udp_lost")
+    assert 0 <= lost < 100
+    assert min(values.values()) > 0
 
 
 def test_plain_routing_has_no_netfilter(plain: Site) -> None:

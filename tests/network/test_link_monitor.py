@@ -90,9 +90,8 @@ async def test_more_changes_than_the_buffer_holds_become_one_resync(node: Namesp
         assert await next_change(monitor, lambda change: isinstance(change, Resync)) == Resync()
 
 
-async def test_events_the_kernel_dropped_become_a_resync(node: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.network.link_monitor._RECEIVE_BUFFER_BYTES", 2048)
-    async with LinkMonitor() as monitor:
+async def test_events_the_kernel_dropped_become_a_resync(node: Namespace) -> None:
+    async with LinkMonitor(receive_buffer_bytes=2048) as monitor:
         # The loop does not run meanwhile, so nobody reads.
         for number in range(20):
             node.ip(f"addr add 10.2.0.{number + 1}/32 dev pod0")

@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface
-from typing import Any
 
 import pytest
 import uvloop
@@ -14,6 +13,7 @@ from service.network.conntrack import Conntrack
 from service.network.link_monitor import LinkChange, LinkMonitor
 from service.network.netlink import Netlink
 from service.network.nftables import COUNTERS, Nftables, NftConfig
+from service.network.sysctl import Sysctl
 from tests.network.namespace import Namespace, namespaces
 
 
@@ -82,15 +82,17 @@ async def test_use_outside_the_context_is_our_own_mistake() -> None:
 
 
 @pytest.mark.root
-async def test_a_kernel_that_does_not_answer_is_transient(node: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_kernel_that_does_not_answer_is_transient(node: Namespace) -> None:
     hold = threading.Event()
 
-    def stuck(_: Any) -> tuple[()]:
-        hold.wait(5)
-        return ()
+    class Stuck(Sysctl):
+        def restore(self) -> None:
+            hold.wait(30)
 
-    monkeypatch.setattr("service.network.netlink.read_interfaces", stuck)
-    async with Netlink(timeout_s=0.5) as netlink:
-        with pytest.raises(TransientError, match="did not answer"):
-            await netlink.interfaces()
-        hold.set()
+    async with Netlink(timeout_s=0.5, sysctl=Stuck()) as netlink:
+        try:
+            with pytest.raises(TransientError, match=r"did not answer within 0\.5 s"):
+                await netlink.remove_steering_device(table=9640, mark=0x1000)
+        finally:
+            hold.set()
+        assert await netlink.interfaces(), "and goes on when it answers again"
