@@ -10,6 +10,7 @@ from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
 from service.model.gateway_node import NodeRole
 from service.model.keeper_message import HeldLease, LeaseReport
+from service.model.lease import HeldBy
 from service.sources.intake import Intake
 from service.sources.source import ObjectSource
 from service.web.document import audit_status, cluster_status, electorate_status, objects_status
@@ -33,7 +34,7 @@ def agent_status(
     """The document. `report` is None where the keeper does not live; `source` before it is open."""
     # Of itself a node knows better than any table: what its keeper does not hold, it does not hold.
     locations = {
-        floating_ip: (location.node, location.token)
+        floating_ip: HeldBy(location.node, location.token)
         for floating_ip, location in reconciler.locations.items()
         if location.node != node or floating_ip in held
     }

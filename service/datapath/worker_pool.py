@@ -89,10 +89,6 @@ class WorkerPool:
         lane = self._lanes[name]
         lane.content = lane.target.items()
 
-    def forget(self, name: str, key: bytes) -> None:
-        """Drop the memory of one key that somebody else writes too, so that the next wish is really written."""
-        self._lanes[name].content.pop(key, None)
-
     def pending(self) -> int:
         return sum(len(lane.pending) for lane in self._lanes.values())
 

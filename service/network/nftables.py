@@ -19,10 +19,9 @@ from service.model.errors import OperatorError, TransientError
 from service.network.mark_conflict import conflicting_lines
 
 TABLE = "egressgw"
-COUNTERS = ("steered", "guard_unmarked", "guard_unknown", "guard_marked", "guard_transit")
+COUNTERS = ("steered", "guard_unmarked", "guard_marked", "guard_transit")
 """steered: packets netfilter let pass to the steering device. The others count drops.
 guard_unmarked: from a selected pod, for a destination of its policy, about to leave without having been marked.
-guard_unknown: from a pod nobody has classified yet, for a destination some policy names (W11).
 guard_marked: marked, about to leave by another device than the steering device.
 guard_transit: another node's pod passing through untranslated (G3)."""
 
@@ -50,10 +49,6 @@ class Carried:
 
     steer: frozenset[SteerElement] = frozenset()
     """Free of overlaps per pod."""
-    classified: frozenset[IPv4Address] = frozenset()
-    """Pods of this node whose selection has been decided."""
-    destinations: frozenset[IPv4Network] = frozenset()
-    """Every destination that some policy names."""
 
 
 def ruleset(config: NftConfig, carried: Carried = Carried()) -> str:
@@ -69,8 +64,6 @@ table ip {TABLE} {{
   set pods {{ type ipv4_addr; flags interval; {_elements(_networks(config.pods))} }}
   set uplinks {{ type ifname; {_elements(_names(config.uplinks))} }}
   set steer {{ type ipv4_addr . ipv4_addr; flags interval; {_elements(steer)} }}
-  set classified {{ type ipv4_addr; {_elements(_addresses(carried.classified))} }}
-  set destinations {{ type ipv4_addr; flags interval; {_elements(_networks(carried.destinations))} }}
 
   chain after_dstnat {{
     type filter hook prerouting priority -90; policy accept;
@@ -88,7 +81,6 @@ table ip {TABLE} {{
     ip daddr @cluster return
     ip saddr . ip daddr @steer oifname != "{config.steering_device}" counter name guard_unmarked drop
     iifname @uplinks ip saddr @pods counter name guard_transit drop
-    ip saddr @pods ip saddr != @classified ip daddr @destinations counter name guard_unknown drop
   }}
 
   chain keep_source {{
@@ -110,11 +102,6 @@ def set_replacement(config: NftConfig) -> str:
     )
 
 
-def guard_replacement(classified: Iterable[IPv4Address], destinations: Iterable[IPv4Network]) -> str:
-    """New contents for the guard of unknown pods (W11)."""
-    return _replace_contents({"classified": _addresses(classified), "destinations": _networks(destinations)})
-
-
 def steer_change(removed: Iterable[SteerElement], added: Iterable[SteerElement]) -> str:
     """One transaction; empty where there is nothing to do. Removal comes first, for an added range may overlap it."""
     lines = []
@@ -131,10 +118,6 @@ def parse_carried(document: Mapping[str, Any]) -> Carried:
     pairs = (element["concat"] for element in sets.get("steer", ()))
     return Carried(
         steer=frozenset((IPv4Address(pod), network) for pod, ranges in pairs for network in _parse_networks(ranges)),
-        classified=frozenset(IPv4Address(element) for element in sets.get("classified", ())),
-        destinations=frozenset(
-            network for element in sets.get("destinations", ()) for network in _parse_networks(element)
-        ),
     )
 
 
@@ -172,13 +155,6 @@ class Nftables:
         for pod, network in added:
             wanted.setdefault(pod, set()).add(network)
         await self._commit(wanted)
-
-    async def replace_guard(self, classified: Iterable[IPv4Address], destinations: Iterable[IPv4Network]) -> None:
-        """Which pods of this node are decided on (selected or not), and all destinations of all policies (W11).
-
-        A pod of this node that is not among the first reaches none of the second. Without destinations all may pass.
-        """
-        await self._run("-f", "-", text=guard_replacement(classified, destinations))
 
     async def counters(self) -> dict[str, int]:
         """Packets by counter name; they start again from zero with each `apply`."""

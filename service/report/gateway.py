@@ -40,7 +40,9 @@ def gateway_status(facts: Facts, gateway: NetworkGateway, refused: str) -> dict[
     return {
         "nodes": {node.name: node.state.value for node in facts.nodes},
         "floatingIPs": {
-            str(floating_ip): holders[floating_ip][0] for floating_ip in gateway.floating_ips if floating_ip in holders
+            str(floating_ip): holders[floating_ip].node
+            for floating_ip in gateway.floating_ips
+            if floating_ip in holders
         },
         "conditions": [
             _readiness(gateway, holders, messages),

@@ -9,14 +9,12 @@ from service.audit.publisher import Publisher
 from service.model.assignment import Assignment
 from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode, NodeState
-from service.model.lease import Electorate, Token
+from service.model.lease import Electorate, HeldBy
 from service.policy.index import PolicyIndex
 from service.sources.intake import Intake
 from service.sources.source import ObjectSource
 from service.sources.source_state import SourceState
 from service.wire.cluster_view import ClusterView
-
-Holder = tuple[str, Token]
 
 
 def electorate_status(electorate: Electorate, trouble: str) -> dict[str, Any]:
@@ -55,7 +53,7 @@ def cluster_status(
     cluster: ClusterView,
     index: PolicyIndex,
     errors: Iterable[ObjectError],
-    holders: Mapping[IPv4Address, Holder],
+    holders: Mapping[IPv4Address, HeldBy],
 ) -> dict[str, Any]:
     """The part that every member can tell."""
     leader = cluster.leader()
@@ -92,7 +90,7 @@ def _node(node: GatewayNode) -> dict[str, Any]:
 def _floating_ips(
     index: PolicyIndex,
     cluster: ClusterView,
-    holders: Mapping[IPv4Address, Holder],
+    holders: Mapping[IPv4Address, HeldBy],
     nodes: Iterable[GatewayNode],
 ) -> dict[str, Any]:
     gateway = index.gateway()

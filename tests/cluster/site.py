@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from service.lab.cluster.cluster import Cluster
 from service.lab.cluster.fault import apply_cluster_fault
 from service.lab.fault import Fault
@@ -17,6 +19,11 @@ def runs(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def delete(cluster: Cluster, *documents: dict[str, Any]) -> None:
+    """Ask for it and return at once; what is not there is no error."""
+    cluster.kubectl.run("delete", "--ignore-not-found", "--wait=false", "-f", "-", text=yaml.safe_dump_all(documents))
 
 
 class ClusterSite(Site):
@@ -39,7 +46,7 @@ class ClusterSite(Site):
         self.cluster.kubectl.apply(*documents)
 
     def remove(self, *documents: dict[str, Any]) -> None:
-        self.cluster.kubectl.delete(*documents)
+        delete(self.cluster, *documents)
 
     def relabel(self, pod: PlannedPod, role: str) -> None:
         self.cluster.kubectl("-n", pod.namespace, "label", "--overwrite", "pod", pod.name, f"role={role}")

@@ -11,7 +11,7 @@ from service.lab.cluster.image import PAUSE_IMAGE
 from service.lab.cluster.runtime import CONTROL_PLANE_LABEL
 from service.lab.namespace import namespaces_of
 from service.lab.witness import check_pod
-from tests.cluster.site import ClusterSite
+from tests.cluster.site import ClusterSite, delete
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -48,7 +48,7 @@ def test_daemon_sets_and_deployments_roll_out(cluster: Cluster) -> None:
         cluster.wait_rollout("deployment/somewhere", namespace="default")
         assert cluster.kubectl.get("-n", "default", "daemonset", "everywhere")["status"]["numberAvailable"] == 3
     finally:
-        cluster.kubectl.delete(daemon_set, deployment)
+        delete(cluster, daemon_set, deployment)
 
 
 def test_before_any_policy_pods_are_seen_outside_as_their_nodes(clients: ClusterSite) -> None:

@@ -176,18 +176,6 @@ async def test_what_is_already_there_is_not_written_again(pool: WorkerPool, targ
     assert len(target.calls) == 1
 
 
-async def test_a_forgotten_key_is_written_again(pool: WorkerPool, target: FakeMap) -> None:
-    """The kernel writes ways too, when it hears an announcement."""
-    async with serving(pool):
-        pool.upsert("map", A, ONE)
-        await settle(pool)
-        target.content[A] = TWO
-        pool.forget("map", A)
-        pool.upsert("map", A, ONE)
-        await settle(pool)
-    assert target.content == {A: ONE}
-
-
 async def test_an_old_value_wished_for_while_a_new_one_is_written_wins(pool: WorkerPool, target: FakeMap) -> None:
     async with serving(pool):
         pool.upsert("map", A, ONE)

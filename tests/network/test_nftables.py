@@ -262,24 +262,6 @@ async def test_a_restart_carries_steered_pods_over(site: Site) -> None:
 
 
 @pytest.mark.root
-async def test_w11_a_pod_nobody_has_classified_reaches_no_destination_of_a_policy(site: Site) -> None:
-    nftables = await protect(steer=False)
-    site.node.run("nft delete table ip tc_stand_in")
-    await nftables.replace_guard([], [OUTSIDE])
-    with site.node.capture("up0") as uplink:
-        send(site.pod, b"unknown", (SERVER, 53))
-        send(site.pod, b"other destination", (ELSEWHERE, 53))
-        assert [seen.payload for seen in uplink.until(b"other destination")] == [b"other destination"]
-        assert (await nftables.counters())["guard_unknown"] == 1
-        await nftables.replace_guard([POD], [OUTSIDE, IPv4Network("198.51.100.0/24")])
-        send(site.pod, b"unselected", (SERVER, 53))
-        assert uplink.until(b"unselected")[-1].source == NODE
-    await Nftables().apply(CONFIG)
-    guard = site.node.run("nft list table ip egressgw")
-    assert all(text in guard for text in (str(POD), str(OUTSIDE), "198.51.100.0/24"))
-
-
-@pytest.mark.root
 async def test_overlapping_destinations_of_one_pod_are_merged_and_unmerged(site: Site) -> None:
     nftables = await protect(steer=False)
     wide, narrow = IPv4Network("203.0.113.0/24"), IPv4Network("203.0.113.64/26")

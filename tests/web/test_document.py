@@ -12,7 +12,7 @@ from service.audit.publisher import Publisher, PublisherState
 from service.model.assignment import Assignment
 from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode, NodeState
-from service.model.lease import Elector, Electorate, Stamp, Token
+from service.model.lease import Elector, Electorate, HeldBy, Stamp, Token
 from service.model.objects import Synced, Upsert
 from service.settings import DatapathSettings
 from service.sources.intake import Intake
@@ -24,7 +24,7 @@ from tests.gateway.nodes import node
 from tests.policy.objects import gateway, policy
 
 IP, OTHER = IPv4Address("192.0.2.100"), IPv4Address("192.0.2.101")
-HELD = {IP: ("worker1", Token(4, 1, 2))}
+HELD = {IP: HeldBy("worker1", Token(4, 1, 2))}
 
 
 @dataclass

@@ -48,10 +48,6 @@ class Kubectl:
         """All documents in one call; text may hold several. Raises OperatorError where one is refused."""
         self.run("apply", "-f", "-", text=_text(documents))
 
-    def delete(self, *documents: Document) -> None:
-        """Ask for it and return at once; what is not there is no error."""
-        self.run("delete", "--ignore-not-found", "--wait=false", "-f", "-", text=_text(documents))
-
     def get(self, *arguments: str) -> Any:
         """The object, or the list, as the API server has it. Raises OperatorError where it is not there."""
         return json.loads(self("get", *arguments, "-o", "json"))

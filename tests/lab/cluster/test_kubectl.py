@@ -33,11 +33,6 @@ def test_several_documents_are_applied_in_one_call(tmp_path: Path) -> None:
     assert documents == [{"kind": "A", "spec": {"n": 1}}, {"kind": "B"}, {"kind": "C"}, {"kind": "D"}]
 
 
-def test_deleting_does_not_wait_and_what_is_not_there_is_no_error(tmp_path: Path) -> None:
-    kubectl(tmp_path).delete({"kind": "A"})
-    assert arguments(tmp_path) == ["delete --ignore-not-found --wait=false -f -"]
-
-
 def test_an_object_is_read_as_json(tmp_path: Path) -> None:
     assert kubectl(tmp_path, """echo '{"items": [1]}'""").get("-n", "kube-system", "pods") == {"items": [1]}
     assert arguments(tmp_path) == ["get -n kube-system pods -o json"]
