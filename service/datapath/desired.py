@@ -33,6 +33,7 @@ class LocalUplink:
 
     @property
     def segment(self) -> Segment:
+        """What the others are told of it by gossip."""
         return Segment(self.address.network, self.address.ip, self.mac, self.name)
 
 
@@ -100,6 +101,7 @@ def member_rows(segments: Mapping[str, Sequence[Segment]], uplinks: Sequence[Loc
 
 
 def rule_rows(rule_sets: Iterable[RuleSet]) -> Rows:
+    """One row for each destination of each rule set; equal sets have one id, so they share their rows."""
     return {
         layout.rule_key(rule_set.id, network): layout.rule_value(floating_ip)
         for rule_set in rule_sets

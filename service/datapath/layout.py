@@ -64,6 +64,8 @@ MAP_SHAPES = {
 
 
 class SelectedState(IntEnum):
+    """What is done with packets of a selected pod."""
+
     STEER = 1
     PENDING = 2
     """Holder and successor have not acknowledged the pod: marked, then dropped at the steering device."""
@@ -80,6 +82,8 @@ class ClusterFlag(IntEnum):
 
 
 class WayKind(IntEnum):
+    """How a packet reaches the holder of its floating IP."""
+
     L2 = 1
     LOCAL = 2
 
@@ -100,18 +104,22 @@ NO_MAC = bytes(6)
 
 
 def config_value(mark: int, egw_ifindex: int, egw_mac: bytes) -> bytes:
+    """The node's one row: mark bit, and the steering device."""
     return struct.pack("=II6s2x", mark, egw_ifindex, egw_mac)
 
 
 def selected_key(pod_ip: IPv4Address, ifindex: int) -> bytes:
+    """`ifindex` 0: the row for where the device is not known, behind a bridge and on `egw0`."""
     return struct.pack("=4sI", pod_ip.packed, ifindex)
 
 
 def selected_value(rule_set: int, state: SelectedState) -> bytes:
+    """Under which rules the pod is, and what is done with it now."""
     return struct.pack("=QI4x", rule_set, state)
 
 
 def rule_key(rule_set: int, destination: IPv4Network) -> bytes:
+    """Longest prefix match on {rule set, destination}; the rule set always matches whole, hence 64 bits more."""
     return struct.pack(
         "=III4s",
         64 + destination.prefixlen,
@@ -122,22 +130,27 @@ def rule_key(rule_set: int, destination: IPv4Network) -> bytes:
 
 
 def rule_value(floating_ip: IPv4Address) -> bytes:
+    """Which address packets to that destination get."""
     return struct.pack("=4sI", floating_ip.packed, 1)
 
 
 def cluster_key(network: IPv4Network) -> bytes:
+    """Longest prefix match on the destination alone."""
     return struct.pack("=I4s", network.prefixlen, network.network_address.packed)
 
 
 def cluster_value(flag: ClusterFlag) -> bytes:
+    """Why it is in the cluster."""
     return struct.pack("=I", flag)
 
 
 def way_value(token: int, kind: WayKind, ifindex: int, own_mac: bytes, gateway_mac: bytes) -> bytes:
+    """`token` as `Token.packed`: the kernel keeps the higher one (rule W2). MACs are NO_MAC for WayKind.LOCAL."""
     return struct.pack("=QII6s6s4x", token, kind, ifindex, own_mac, gateway_mac)
 
 
 def floating_ip_value(ifindex: int, mac: bytes) -> bytes:
+    """This node's own uplink on the address's segment; ifindex 0 and NO_MAC where it has none."""
     return struct.pack("=I6s2x", ifindex, mac)
 
 
@@ -147,6 +160,7 @@ def lease_value(deadline_ns: int, token: int) -> bytes:
 
 
 def endpoint_key(pod_ip: IPv4Address, ifindex: int) -> bytes:
+    """`ifindex`: by which interface the pod's packets come here."""
     return struct.pack("=4sI", pod_ip.packed, ifindex)
 
 
@@ -157,10 +171,12 @@ def parse_endpoint_key(key: bytes) -> tuple[IPv4Address, int]:
 
 
 def endpoint_value(rule_set: int, node_mac: bytes) -> bytes:
+    """Under which rules the pod is judged here, and from which MAC its packets must come (rule G4)."""
     return struct.pack("=Q6s2x", rule_set, node_mac)
 
 
 def member_key(ifindex: int, mac: bytes) -> bytes:
+    """A member's MAC as it is seen on one of our interfaces."""
     return struct.pack("=I6s2x", ifindex, mac)
 
 

@@ -42,9 +42,11 @@ class LoadedDatapath:
         self.maps = {name: bpf_map.open_pinned(str(pin_dir / name)) for name in MAP_SHAPES}
 
     def map(self, name: str) -> BpfMap:
+        """Our own map of that name; its descriptor closes with the datapath."""
         return self.maps[name]
 
     def close(self) -> None:
+        """Close descriptors; programs that are attached and maps that are pinned stay in the kernel."""
         for opened in self.maps.values():
             opened.close()
         self._module.cleanup()

@@ -112,10 +112,12 @@ class NodeDatapath:
 
     @property
     def uplinks(self) -> tuple[LocalUplink, ...]:
+        """As of the last `refresh_uplinks`."""
         return self._uplinks
 
     @property
     def egw_ifindex(self) -> int:
+        """Of the steering device; another one after somebody has deleted it and `repair` has made it anew."""
         return self._egw_ifindex
 
     def inherited(self) -> "Inheritance":
@@ -262,6 +264,7 @@ class NodeDatapath:
         await self.pool.settled(_DRIVEN_MAPS)
 
     def link_monitor(self) -> LinkMonitor:
+        """A monitor of links and addresses; enter it to get what the kernel reports."""
         return LinkMonitor()
 
     async def set_netfilter(

@@ -123,6 +123,7 @@ class Reconciler:
         return True
 
     def segments(self) -> dict[str, Sequence[Segment]]:
+        """Subnets, addresses and MACs of each agent, by its name."""
         return {node.name: node.segments for node in self._nodes}
 
     def cluster_networks(self) -> tuple[IPv4Network, ...]:

@@ -23,6 +23,8 @@ cannot talk now is worse off than one whose first packets after a failover are d
 
 
 class Phase(Enum):
+    """How far a selected pod is."""
+
     WITHDRAWING = "withdrawing"
     """The former rules still stand but drop; connection tracking is to be cleared."""
     SETTING = "setting"
@@ -148,6 +150,7 @@ class Steering:
         return {pod_ip: pod.rule_set for pod_ip, pod in self._pods.items()}
 
     def phases(self) -> dict[IPv4Address, Phase]:
+        """How far each selected pod is; for status."""
         return {pod_ip: pod.phase for pod_ip, pod in self._pods.items()}
 
     def rows(self, devices: Mapping[IPv4Address, int]) -> dict[bytes, bytes]:

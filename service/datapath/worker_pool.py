@@ -90,6 +90,7 @@ class WorkerPool:
         lane.content = lane.target.items()
 
     def pending(self) -> int:
+        """How many keys still wait to be written, over all maps."""
         return sum(len(lane.pending) for lane in self._lanes.values())
 
     async def settled(self, names: Iterable[str], *, timeout_s: float = 5.0) -> None:

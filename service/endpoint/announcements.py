@@ -72,13 +72,16 @@ class Announcements:
 
     @property
     def is_empty(self) -> bool:
+        """Nothing is or was to be told to this peer: it may be forgotten."""
         return not self._endpoints and not self._locations
 
     @property
     def pending_count(self) -> int:
+        """Rows that this life of the peer has not acknowledged."""
         return len(self._pending)
 
     def is_acknowledged(self, pod_ip: int) -> bool:
+        """The present version of the row, and no withdrawal of it."""
         row = self._endpoints.get(pod_ip)
         return row is not None and row.value is not None and row.acknowledged
 

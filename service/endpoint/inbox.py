@@ -49,10 +49,12 @@ class Inbox:
 
     @property
     def count(self) -> int:
+        """Rows of the present life of the sender."""
         return len(self._rows)
 
     @property
     def is_empty(self) -> bool:
+        """No rows, also of an earlier life: the sender may be forgotten."""
         return not self._rows and not self._former
 
     def begin_life(self) -> None:

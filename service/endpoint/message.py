@@ -23,6 +23,8 @@ Mac = Annotated[bytes, Meta(min_length=6, max_length=6)]
 
 
 class EndpointRow(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A pod that the receiver is to serve. Numbers of addresses in host order."""
+
     revision: Count
     pod_ip: AddressNumber
     pod_uid: Annotated[str, Meta(max_length=128)]
@@ -33,6 +35,8 @@ class EndpointRow(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class WithdrawnRow(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The receiver need serve this pod no more."""
+
     revision: Count
     pod_ip: AddressNumber
 
@@ -51,6 +55,8 @@ Row = EndpointRow | WithdrawnRow | LocationRow
 
 
 class Rows(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Part of what the sender wants the receiver to hold; a row of a higher revision replaces one of a lower."""
+
     epoch: Count
     """A higher epoch starts the table anew: rows of lower ones that are not said again are void."""
     rows: tuple[Row, ...]
@@ -64,6 +70,8 @@ class _EncodedRows(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Acks(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Rows that are in the kernel of the sender, or gone from it."""
+
     start_id: Count
     """The process whose revisions these are; to any other they mean nothing."""
     revisions: tuple[Count, ...]
@@ -92,14 +100,17 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
 def encode_row(row: Row) -> bytes:
+    """One row, kept so that a resend costs nothing."""
     return _encoder.encode(row)
 
 
 def encode_rows(epoch: int, rows: list[bytes]) -> bytes:
+    """A datagram of encoded rows; BATCH_BYTES_MAX of them fit."""
     return CHANNEL + _encoder.encode(_EncodedRows(epoch, [msgspec.Raw(row) for row in rows]))
 
 
 def encode(message: Acks | Status) -> bytes:
+    """A whole datagram, with the byte that tells the channel."""
     return CHANNEL + _encoder.encode(message)
 
 

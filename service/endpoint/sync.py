@@ -266,6 +266,7 @@ class EndpointSync:
         return tuple(node for node in self._targets.get(pod_ip, ()) if self._peers[node].outbox.is_acknowledged(key))
 
     def counts(self) -> SyncCounts:
+        """How many peers there are, rows told, rows not acknowledged, and rows held for others."""
         peers = self._peers.values()
         return SyncCounts(
             peers=sum(peer.address is not None for peer in peers),
@@ -308,6 +309,7 @@ class EndpointSync:
             self._advance_peer(peer)
 
     def deadline_ns(self) -> int | None:
+        """When `advance` is wanted next; None: nothing waits."""
         while self._agenda:
             deadline_ns, node = self._agenda[0]
             peer = self._peers.get(node)

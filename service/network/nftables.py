@@ -279,10 +279,6 @@ def _networks(networks: Iterable[IPv4Network]) -> str:
     return ", ".join(str(network) for network in collapse_addresses(networks))
 
 
-def _addresses(addresses: Iterable[IPv4Address]) -> str:
-    return ", ".join(str(address) for address in sorted(set(addresses)))
-
-
 def _names(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in dict.fromkeys(names))
 

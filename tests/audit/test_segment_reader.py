@@ -50,6 +50,7 @@ def test_reading_goes_on_at_any_position(journal: Journal, tmp_path: Path) -> No
     write(journal, payloads(100))
     reader = SegmentReader(tmp_path)
     chunk = reader.read(BEGIN, None, records_max=10)
+    assert len(chunk.ends) == 10
     for index, end in enumerate(chunk.ends):
         assert read_all(tmp_path, at=end) == payloads(100)[index + 1 :]
     reader.close()

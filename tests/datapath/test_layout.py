@@ -40,22 +40,22 @@ PACKED = {
     "endpoint": layout.endpoint_value(1, MAC),
     "member_key": layout.member_key(2, MAC),
 }
-MAP_STRUCTS = {
-    MapName.CONFIG: (None, "config"),
+MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
+    MapName.CONFIG: (4, "config"),
     MapName.SELECTED: ("selected_key", "selected_value"),
     MapName.RULES: ("rule_key", "rule_value"),
-    MapName.CLUSTER: ("cluster_key", None),
-    MapName.WAYS: (None, "way"),
-    MapName.FLOATING_IPS: (None, "floating_ip"),
-    MapName.LEASE_DEADLINES: (None, "lease"),
+    MapName.CLUSTER: ("cluster_key", 4),
+    MapName.WAYS: (4, "way"),
+    MapName.FLOATING_IPS: (4, "floating_ip"),
+    MapName.LEASE_DEADLINES: (4, "lease"),
     MapName.ENDPOINTS: ("endpoint_key", "endpoint"),
-    MapName.MEMBERS: ("member_key", None),
+    MapName.MEMBERS: ("member_key", 4),
     MapName.BINDINGS: ("binding_key", "binding"),
     MapName.REVERSE_BINDINGS: ("reverse_key", "reverse_binding"),
     MapName.DROPS: ("drop_key", "tally"),
-    MapName.COUNTERS: (None, None),
+    MapName.COUNTERS: (4, 8),
 }
-"""Key and value; None where it is a plain integer or address."""
+"""Key and value: a struct of bpf/layout.h, or the bytes of a plain integer or address."""
 
 
 def defines(prefix: str) -> dict[str, int]:
@@ -77,11 +77,8 @@ def test_packed_sizes_are_the_compilers(name: str) -> None:
 
 @pytest.mark.parametrize("name", MAP_SHAPES)
 def test_map_shapes_are_those_of_their_structs(name: str) -> None:
-    key, value = MAP_STRUCTS[name]
-    if key is not None:
-        assert MAP_SHAPES[name].key_size == SIZES[key]
-    if value is not None:
-        assert MAP_SHAPES[name].value_size == SIZES[value]
+    key, value = (SIZES[part] if isinstance(part, str) else part for part in MAP_STRUCTS[name])
+    assert (MAP_SHAPES[name].key_size, MAP_SHAPES[name].value_size) == (key, value)
 
 
 def test_every_map_of_the_program_has_a_name_and_a_shape() -> None:
