@@ -5,7 +5,6 @@ from ipaddress import IPv4Address
 import pytest
 
 from service.datapath.layout import WayKind
-from service.model.drop import DropReason
 from tests.datapath import packet
 from tests.datapath.node import (
     FLOATING_IP,
