@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address
 
 from service.lease.observer import Observation
-from service.model.lease import LEADER_KEY, Token
+from service.model.lease import LEADER_KEY, HeldBy
 
 AGE_NS_MAX = 1_000_000_000
 """Older than this, what electors said is no longer true of anybody: every lease is over."""
@@ -34,12 +34,12 @@ class HolderTable:
         """A majority of electors answered within AGE_NS_MAX."""
         return self._observed_ns is not None and now_ns - self._observed_ns < AGE_NS_MAX
 
-    def holders(self, *, now_ns: int) -> dict[IPv4Address, tuple[str, Token]]:
+    def holders(self, *, now_ns: int) -> dict[IPv4Address, HeldBy]:
         """Who holds each floating IP; nobody while no majority answers."""
         if not self.is_fresh(now_ns=now_ns):
             return {}
         return {
-            IPv4Address(key): (seen.node, seen.token)
+            IPv4Address(key): HeldBy(seen.node, seen.token)
             for key, seen in self._table.items()
             if key != LEADER_KEY and seen.node is not None
         }

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from service.controller.holders import HolderTable
 from service.controller.placement import is_settled
 from service.model.gateway_node import GatewayNode
-from service.model.lease import Elector, Token
+from service.model.lease import Elector, HeldBy
 from service.report.facts import Facts, Sightings
 from service.sources.intake import Intake
 from service.wire.cluster_view import ClusterView
@@ -53,13 +53,13 @@ class Knowledge:
             waited_ns=self._clock() - self._started_ns,
         )
 
-    def holders(self) -> dict[IPv4Address, tuple[str, Token]]:
+    def holders(self) -> dict[IPv4Address, HeldBy]:
         """Who really holds each floating IP, by a majority of electors; nobody while no majority answers."""
         return self._table.holders(now_ns=self._clock())
 
     def nodes(self) -> tuple[GatewayNode, ...]:
         """The agents as members and Node objects together describe them, without those that were removed."""
-        holding = [node for node, _ in self.holders().values()]
+        holding = [held.node for held in self.holders().values()]
         return self.intake.inventory.complete(self.cluster.gateway_nodes(), holding)
 
     def sightings(self) -> Sightings:

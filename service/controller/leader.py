@@ -61,7 +61,7 @@ class Leader:
         revision = self._placement.revise(
             floating_ips,
             self._knowledge.nodes(),
-            {floating_ip: node for floating_ip, (node, _) in self._knowledge.holders().items()},
+            {floating_ip: held.node for floating_ip, held in self._knowledge.holders().items()},
             self._cluster.conflicts(),
             table,
             now_ns=self._clock(),

@@ -7,7 +7,7 @@ from typing import Any
 from service.audit.outbox import Outbox
 from service.audit.publisher import Publisher
 from service.electorate.office import ElectorateOffice
-from service.model.lease import Token
+from service.model.lease import HeldBy
 from service.sources.intake import Intake
 from service.sources.source import Source
 from service.web.document import audit_status, cluster_status, electorate_status, objects_status
@@ -21,7 +21,7 @@ def controller_status(
     cluster: ClusterView,
     intake: Intake,
     source: Source | None,
-    holders: Mapping[IPv4Address, tuple[str, Token]],
+    holders: Mapping[IPv4Address, HeldBy],
     office: ElectorateOffice,
     outbox: Outbox,
     publisher: Publisher,

@@ -13,7 +13,7 @@ from service.gossip.member import Member
 from service.model.assignment import Assignment
 from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode
-from service.model.lease import Token
+from service.model.lease import HeldBy
 from service.model.objects import ClusterNode, NetworkGateway, ObjectKey
 from service.policy.acceptance import PolicyState
 
@@ -24,7 +24,7 @@ class Sightings:
 
     nodes: tuple[GatewayNode, ...] = ()
     """Without those that are down, hold nothing and were removed from the cluster."""
-    holders: Mapping[IPv4Address, tuple[str, Token]] = field(default_factory=dict)
+    holders: Mapping[IPv4Address, HeldBy] = field(default_factory=dict)
     """Who really holds each floating IP, by a majority of electors; empty while no majority answers."""
     renewed_ns: Mapping[IPv4Address, int] = field(default_factory=dict)
     """CLOCK_BOOTTIME of each holder's last renewal, as far as electors tell; rather too early."""

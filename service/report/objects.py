@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from service.model.errors import ObjectError
-from service.model.lease import Token
+from service.model.lease import HeldBy
 from service.model.object_event import ObjectEvent
 from service.model.objects import GATEWAY_NAME, GATEWAY_NAMESPACE, Kind, ObjectKey
 from service.policy.acceptance import PolicyReason, PolicyState
@@ -64,7 +64,7 @@ def _unplaced(facts: Facts, state: PolicyState) -> str:
 
 
 def _policy_status(
-    state: PolicyState, unplaced: str, holders: Mapping[IPv4Address, tuple[str, Token]], refused: str
+    state: PolicyState, unplaced: str, holders: Mapping[IPv4Address, HeldBy], refused: str
 ) -> dict[str, Any]:
     reason, message = str(state.reason), state.message
     if state.reason == PolicyReason.ACCEPTED and unplaced:
@@ -74,7 +74,7 @@ def _policy_status(
         conditions.append(condition("Outdated", "InvalidObject", f"the last good version is in force: {refused}"))
     status = {"accepted": state.accepted, "matchedPods": state.matched_pods, "conditions": conditions}
     held = holders.get(state.egress_source_ip)
-    return status | ({"holder": held[0]} if held and state.accepted else {})
+    return status | ({"holder": held.node} if held and state.accepted else {})
 
 
 def _refused(errors: Iterable[ObjectError]) -> dict[ObjectKey, str]:

@@ -8,7 +8,7 @@ from service.gateway.row import MemberMetadata
 from service.gossip.member import Member
 from service.model.assignment import Assignment
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
-from service.model.lease import Stamp, Token
+from service.model.lease import HeldBy, Stamp, Token
 from service.model.objects import Change, NetworkGateway, Synced, Upsert
 from service.report.facts import Facts, Sightings
 from service.report.objects import GATEWAY
@@ -66,7 +66,7 @@ class Site:
             self.held[address] = holder
 
     def sightings(self) -> Sightings:
-        holders = {IPv4Address(address): (name, Token(7, 1, 1)) for address, name in self.held.items()}
+        holders = {IPv4Address(address): HeldBy(name, Token(7, 1, 1)) for address, name in self.held.items()}
         renewed_ns = dict.fromkeys(holders, self.clock() - self.age_ns)
         return Sightings(nodes=self.nodes, holders=holders, renewed_ns=renewed_ns, assignments=dict(self.rows))
 
