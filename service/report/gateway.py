@@ -36,16 +36,12 @@ def gateway_status(facts: Facts, gateway: NetworkGateway, refused: str) -> dict[
         messages.setdefault(problem.reason, []).append(problem.message)
     if refused:
         messages["Outdated"] = [f"the last good version is in force: {refused}"]
-    holders = facts.holders
+    held = {key: facts.holders[key].node for key in gateway.floating_ips if key in facts.holders}
     return {
         "nodes": {node.name: node.state.value for node in facts.nodes},
-        "floatingIPs": {
-            str(floating_ip): holders[floating_ip].node
-            for floating_ip in gateway.floating_ips
-            if floating_ip in holders
-        },
+        "floatingIPs": {str(floating_ip): node for floating_ip, node in held.items()},
         "conditions": [
-            _readiness(gateway, holders, messages),
+            _readiness(gateway, facts.holders, messages),
             *(condition(reason, reason, "; ".join(found)) for reason, found in messages.items()),
         ],
     }

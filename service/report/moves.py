@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 
 from service.model.assignment import Assignment
 from service.model.gateway_node import GatewayNode, NodeState
-from service.model.lease import Token
+from service.model.lease import HeldBy
 from service.model.object_event import ObjectEvent
 from service.report.facts import Sightings
 from service.report.objects import GATEWAY
@@ -24,10 +24,10 @@ class _Sighting:
     renewed_ns: int
     row: Assignment | None
 
-    def names_successor(self, node: str, token: Token) -> bool:
-        """Whether this token was granted to a standing claim that the row had provided for."""
+    def names_successor(self, held: HeldBy) -> bool:
+        """Whether this was granted to a standing claim that the row had provided for."""
         row = self.row
-        return row is not None and row.successor == node and row.stamp == (token.term, token.version)
+        return row is not None and row.successor == held.node and row.stamp == held.token.stamp
 
 
 class MoveLog:
@@ -75,17 +75,17 @@ class MoveLog:
         self._taken = {}
 
     def _find(self, sightings: Sightings, now_ns: int) -> Iterator[ObjectEvent]:
-        for floating_ip, (node, token) in sightings.holders.items():
+        for floating_ip, held in sightings.holders.items():
             before = self._seen.get(floating_ip)
             row = sightings.assignments.get(floating_ip)
-            self._seen[floating_ip] = _Sighting(node, sightings.renewed_ns[floating_ip], row)
-            if before is not None and before.node != node:
+            self._seen[floating_ip] = _Sighting(held.node, sightings.renewed_ns[floating_ip], row)
+            if before is not None and before.node != held.node:
                 yield move_event(
                     floating_ip,
                     before.node,
-                    node,
+                    held.node,
                     sightings.nodes,
-                    is_succession=before.names_successor(node, token),
+                    is_succession=before.names_successor(held),
                     gap_ns=now_ns - before.renewed_ns,
                 )
 

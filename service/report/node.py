@@ -23,9 +23,9 @@ def node_status(node: GatewayNode, facts: Facts) -> dict[str, Any]:
             for segment in node.segments
         ],
         "floatingIPs": [
-            {"address": str(floating_ip), "term": token.term, "token": ".".join(map(str, token))}
-            for floating_ip, (name, token) in sorted(facts.holders.items())
-            if name == node.name
+            {"address": str(floating_ip), "term": held.token.term, "token": ".".join(map(str, held.token))}
+            for floating_ip, held in sorted(facts.holders.items())
+            if held.node == node.name
         ],
         "conditions": [_ready(node), _schedulable(node, facts), *_kubernetes_ready(node, facts)],
     }

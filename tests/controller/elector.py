@@ -1,10 +1,12 @@
 """One elector on loopback: the machine of the keepers, without disk, and without timers of its own."""
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from service.host import clock, identity
+from service.host import identity
+from service.host.clock import boot_ns
 from service.lease.elector import ElectorMachine
 from service.lease.elector_output import Persist, SendPersisted
 from service.lease.holder import boot_id_bytes
@@ -54,7 +56,8 @@ def settings_of(folder: Path, name: str = "controller-a", *, lease_port: int = 0
 class LoopbackElector:
     """Answers between enter and exit."""
 
-    def __init__(self, settings: Settings, *, epoch: int = 1) -> None:
+    def __init__(self, settings: Settings, *, epoch: int = 1, clock: Callable[[], int] = boot_ns) -> None:
+        self._clock = clock
         start_id = identity.start_id()
         envelope = Envelope(
             settings.keys(), cluster=settings.cluster, node=ELECTOR.name, start_id=start_id, purpose="lease"
@@ -69,7 +72,7 @@ class LoopbackElector:
             lease_ns_max=_LONGEST_NS,
             promises=encode_promises(boot_id, _LONGEST_NS, {}),
             tokens=None,
-            now=_now(),
+            now=self._now(),
         )
 
     async def __aenter__(self) -> Self:
@@ -80,13 +83,12 @@ class LoopbackElector:
         await self.socket.__aexit__(None, None, None)
 
     def _take(self, source: Source, payload: bytes) -> None:
-        self.machine.receive(source, payload, now=_now())
+        self.machine.receive(source, payload, now=self._now())
         for output in self.machine.drain():
             if isinstance(output, Send | SendPersisted):
                 self.socket.send(output.to, output.payload)
             else:
                 assert isinstance(output, Persist)
 
-
-def _now() -> Instant:
-    return Instant(clock.boot_ns(), clock.raw_ns())
+    def _now(self) -> Instant:
+        return Instant(self._clock(), self._clock())

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import cast
 
 from service.controller.elector_client import ElectorClient
-from service.host.clock import boot_ns
 from service.lease.holder import CloseFence, OpenFence
 from service.lease.observer import Observed
 from service.model.lease import LEADER_KEY, Electorate
@@ -16,6 +15,7 @@ from service.wire.cluster_view import ClusterView
 from tests.controller.cluster import Cluster
 from tests.controller.elector import ELECTOR, LoopbackElector, settings_of
 from tests.sources.kubernetes.fake_api_server import until
+from tests.virtual_time import in_virtual_time, now_ns
 
 RELAXED_LEASE_S = 1.0
 
@@ -30,7 +30,7 @@ class Heard:
             cast(ClusterView, Cluster()),
             handle=self.outputs.append,
             is_leading=lambda: False,
-            clock=boot_ns,
+            clock=now_ns,
         )
 
     def leads(self) -> bool:
@@ -56,9 +56,10 @@ class Heard:
                     task.cancel()
 
 
+@in_virtual_time
 async def test_k2_a_controller_claims_leadership_and_sees_who_leads(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
-    async with LoopbackElector(settings), Heard(settings).running() as heard:
+    async with LoopbackElector(settings, clock=now_ns), Heard(settings).running() as heard:
         await until(lambda: heard.observed() is not None)
         assert not heard.leads(), "it has not claimed anything yet"
         heard.client.claim_leadership()
@@ -66,10 +67,15 @@ async def test_k2_a_controller_claims_leadership_and_sees_who_leads(tmp_path: Pa
         await until(lambda: heard.leader() == "controller-a")
 
 
+@in_virtual_time
 async def test_k2_who_steps_down_leaves_leadership_to_the_next_before_its_lease_is_over(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     other = settings_of(tmp_path, "controller-b", lease_port=settings.ports.lease)
-    async with LoopbackElector(settings), Heard(settings).running() as first, Heard(other).running() as second:
+    async with (
+        LoopbackElector(settings, clock=now_ns),
+        Heard(settings).running() as first,
+        Heard(other).running() as second,
+    ):
         first.client.claim_leadership()
         await until(first.leads)
         second.client.claim_leadership()
@@ -80,19 +86,21 @@ async def test_k2_who_steps_down_leaves_leadership_to_the_next_before_its_lease_
         await until(second.leads, timeout_s=RELAXED_LEASE_S / 2)
 
 
+@in_virtual_time
 async def test_a_newer_electorate_is_learnt_from_electors_and_gone_by_from_then_on(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
-    async with LoopbackElector(settings, epoch=2), Heard(settings).running() as heard:
+    async with LoopbackElector(settings, epoch=2, clock=now_ns), Heard(settings).running() as heard:
         heard.client.claim_leadership()
         await until(heard.leads)
         await until(lambda: heard.observed() is not None)
         assert heard.client.office.book.known == Electorate(2, (ELECTOR,))
 
 
+@in_virtual_time
 async def test_each_machine_has_a_start_id_of_its_own(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     starts: dict[int, None] = {}
-    async with LoopbackElector(settings) as elector, Heard(settings).running() as heard:
+    async with LoopbackElector(settings, clock=now_ns) as elector, Heard(settings).running() as heard:
         take = elector.machine.receive
 
         def receive(source, payload, *, now):  # type: ignore[no-untyped-def]

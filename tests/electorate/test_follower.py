@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,10 @@ from service.electorate.follower import ElectorateFollower
 from service.electorate.store import ElectorateObject
 from service.model.keeper_message import ElectorateRecord, LeaseReport
 from service.model.lease import Elector, Electorate
+from service.settings import Settings
 from service.sources.kubernetes.api_server import ApiError
-from tests.keeper.test_keeper import chosen, free_port, settings_of, until
+from tests.sources.kubernetes.fake_api_server import until
+from tests.virtual_time import in_virtual_time
 
 A, B = (Elector(name, f"10.0.0.{index}", index) for index, name in enumerate("ab", start=1))
 BOTH = Electorate(4, (A, B))
@@ -45,7 +46,7 @@ class Store:
 
 @asynccontextmanager
 async def following(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[ElectorateFollower, list[Electorate]]]:
     @asynccontextmanager
     async def opened(namespace: str, *, changed: Callable[[ElectorateObject | None], None]) -> AsyncIterator[Store]:
@@ -59,7 +60,8 @@ async def following(
         if record is not None:
             told.append(record.electorate)
 
-    follower = ElectorateFollower(chosen(settings_of(tmp_path, 0, free_port())), changed=tell)
+    settings = Settings(node="a", source="kubernetes", electors="auto")
+    follower = ElectorateFollower(settings, changed=tell)
     task = asyncio.create_task(follower.run())
     yield follower, told
     task.cancel()
@@ -74,21 +76,19 @@ def asking(before: Electorate = BOTH, following: Electorate | None = ALONE) -> L
     )
 
 
-async def test_a_keeper_that_asks_to_go_on_alone_hears_it_from_the_object(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@in_virtual_time
+async def test_a_keeper_that_asks_to_go_on_alone_hears_it_from_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
-    async with following(store, tmp_path, monkeypatch) as (follower, told):
+    async with following(store, monkeypatch) as (follower, told):
         follower.hear(asking())
         await until(lambda: told == [ALONE])
 
 
-async def test_an_unknown_outcome_is_read_again_and_never_taken_for_success(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@in_virtual_time
+async def test_an_unknown_outcome_is_read_again_and_never_taken_for_success(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
     store.outcome = UNKNOWN
-    async with following(store, tmp_path, monkeypatch) as (follower, told):
+    async with following(store, monkeypatch) as (follower, told):
         follower.hear(asking())
         await until(lambda: told == [BOTH])
         store.truth = OTHER
@@ -97,32 +97,31 @@ async def test_an_unknown_outcome_is_read_again_and_never_taken_for_success(
         assert store.attempts == [ALONE, ALONE]
 
 
-async def test_a_change_whose_answer_was_lost_is_found_to_have_been_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@in_virtual_time
+async def test_a_change_whose_answer_was_lost_is_found_to_have_been_made(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
     store.outcome, store.truth = UNKNOWN, ALONE
-    async with following(store, tmp_path, monkeypatch) as (follower, told):
+    async with following(store, monkeypatch) as (follower, told):
         follower.hear(asking())
         await until(lambda: told == [ALONE])
 
 
+@in_virtual_time
 async def test_an_object_that_is_not_what_the_keeper_goes_by_is_read_and_not_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = Store(OTHER)
-    async with following(store, tmp_path, monkeypatch) as (follower, told):
+    async with following(store, monkeypatch) as (follower, told):
         follower.hear(asking())
         await until(lambda: told == [OTHER])
         assert store.attempts == []
 
 
-async def test_one_report_is_worth_one_attempt_and_the_next_may_take_it_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@in_virtual_time
+async def test_one_report_is_worth_one_attempt_and_the_next_may_take_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
-    async with following(store, tmp_path, monkeypatch) as (follower, _):
+    async with following(store, monkeypatch) as (follower, _):
         follower.hear(asking())
         follower.hear(asking(following=None))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(10)
         assert store.attempts == []

@@ -13,6 +13,7 @@ from service.model.lease import Elector, Electorate
 from service.sources.kubernetes.api_server import ApiError, ApiServer
 from tests.electorate.object_server import ObjectServer
 from tests.sources.kubernetes.fake_api_server import until
+from tests.virtual_time import in_virtual_time
 
 A, B, C = (Elector(name, f"10.0.0.{index}", index) for index, name in enumerate("abc", start=1))
 FIRST = Electorate(1, (A, B, C))
@@ -66,6 +67,7 @@ def test_what_does_not_say_who_decides_is_refused(raw: bytes) -> None:
         decode(raw)
 
 
+@in_virtual_time
 async def test_whether_there_is_an_object_is_known_once_the_server_has_said_so() -> None:
     server = ObjectServer()
     server.is_away = True
@@ -78,6 +80,7 @@ async def test_whether_there_is_an_object_is_known_once_the_server_has_said_so()
         assert told == []
 
 
+@in_virtual_time
 async def test_what_one_writes_it_knows_at_once_and_the_others_by_the_watch() -> None:
     server = ObjectServer()
     async with following(server) as (writer, _), following(server) as (reader, told):
@@ -89,6 +92,7 @@ async def test_what_one_writes_it_knows_at_once_and_the_others_by_the_watch() ->
         assert told == [writer.current]
 
 
+@in_virtual_time
 async def test_of_two_who_change_the_same_version_one_does_and_the_other_changes_nothing() -> None:
     server = ObjectServer()
     async with following(server) as (one, _), following(server) as (other, _):
@@ -103,6 +107,7 @@ async def test_of_two_who_change_the_same_version_one_does_and_the_other_changes
         await until(lambda: other.current is not None and other.current.electorate == SECOND)
 
 
+@in_virtual_time
 async def test_of_two_who_make_it_one_does() -> None:
     server = ObjectServer()
     async with following(server) as (one, _), following(server) as (other, _):
@@ -112,6 +117,7 @@ async def test_of_two_who_make_it_one_does() -> None:
         assert caught.value.status == 409
 
 
+@in_virtual_time
 async def test_that_an_epoch_is_in_force_is_kept_in_the_object() -> None:
     server = ObjectServer()
     async with following(server) as (store, _):
@@ -122,6 +128,7 @@ async def test_that_an_epoch_is_in_force_is_kept_in_the_object() -> None:
         assert store.current.in_force
 
 
+@in_virtual_time
 async def test_that_the_object_is_gone_is_told() -> None:
     server = ObjectServer()
     async with following(server) as (store, told):
@@ -132,6 +139,7 @@ async def test_that_the_object_is_gone_is_told() -> None:
         assert store.current is None
 
 
+@in_virtual_time
 async def test_an_object_that_says_nonsense_is_reported_and_changes_nothing_until_it_is_mended() -> None:
     server = ObjectServer()
     async with following(server) as (store, told):
@@ -148,6 +156,7 @@ async def test_an_object_that_says_nonsense_is_reported_and_changes_nothing_unti
         assert store.trouble == ""
 
 
+@in_virtual_time
 async def test_who_does_not_know_what_became_of_its_change_can_read_it() -> None:
     server = ObjectServer()
     async with following(server) as (store, told):
