@@ -46,6 +46,12 @@ class Index:
         """Of everything; kept up to date, because every probe carries it."""
         return self._fingerprint
 
+    @property
+    def short_fingerprint(self) -> int:
+        """The 32 bits of it that probes carry: of two states that differ, one pair in 2^32 goes unnoticed till either
+        changes."""
+        return self._fingerprint & 0xFFFFFFFF
+
     def put(self, subject: Subject, version: VersionTuple) -> None:
         place = item_hash(subject)
         known = self._items.get(place)

@@ -8,7 +8,7 @@ idempotent: loss, duplication and reordering change when members agree, never on
 from dataclasses import dataclass
 from enum import StrEnum
 
-from service.gossip.message import ALIVE, DEAD, LEFT, Record
+from service.gossip.message import ALIVE, DEAD, LEFT, Record, WireState
 from service.model.machine import Address
 
 _SECOND_NS = 1_000_000_000
@@ -25,7 +25,12 @@ class MemberState(StrEnum):
 LIVE_STATES = (MemberState.ALIVE, MemberState.SUSPECT)
 
 # Suspicion has the rank of alive: it is not news about the member but a clock that runs against it.
-RANKS = {MemberState.ALIVE: ALIVE, MemberState.SUSPECT: ALIVE, MemberState.DEAD: DEAD, MemberState.LEFT: LEFT}
+RANKS: dict[MemberState, WireState] = {
+    MemberState.ALIVE: ALIVE,
+    MemberState.SUSPECT: ALIVE,
+    MemberState.DEAD: DEAD,
+    MemberState.LEFT: LEFT,
+}
 _STATES = {ALIVE: MemberState.ALIVE, DEAD: MemberState.DEAD, LEFT: MemberState.LEFT}
 
 
@@ -70,7 +75,7 @@ def record_of(member: Member, *, age_ns: int = 0) -> Record:
         host=member.address.host,
         port=member.address.port,
         incarnation=member.incarnation,
-        state=RANKS[member.state],  # type: ignore[arg-type]
+        state=RANKS[member.state],
         age_s=0 if member.is_live else min(age_ns // _SECOND_NS, 2**32 - 1),
         metadata=member.metadata,
     )

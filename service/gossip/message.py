@@ -31,6 +31,7 @@ DEAD: Final = 1
 LEFT: Final = 2
 """Wire states of a record, in the order in which one supersedes the other at equal incarnation. There is no suspect
 among them: suspicion is an accusation by somebody, not a state of which there is one truth."""
+WireState = Literal[0, 1, 2]
 
 _OCTET = r"(25[0-5]|2[0-4]\d|1?\d?\d)"
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -92,7 +93,7 @@ class Record(_Message, frozen=True, tag=6):
     host: Host
     port: Port
     incarnation: U63
-    state: Literal[0, 1, 2]
+    state: WireState
     age_s: U32
     """Seconds since a dead or left member became so, as the sender counts: expiry in step without a clock in common."""
     metadata: Annotated[bytes, Meta(max_length=METADATA_BYTES_MAX)]

@@ -5,19 +5,18 @@ things there: keep the index for anti-entropy, queue the news for others, tell o
 which members are probed. The local member is in the roster too, but only its own words change it.
 """
 
-from typing import Any
-
 from service.gossip.awareness import Awareness
 from service.gossip.config import GossipConfig
 from service.gossip.digest import Index
 from service.gossip.dissemination import Broadcasts, Subject
-from service.gossip.event import MemberChanged, NameConflict
+from service.gossip.event import MemberChanged, NameConflict, Output
 from service.gossip.member import Member, MemberState, member_of, record_of, record_version
 from service.gossip.message import ALIVE, DEAD, LEFT, Record, Suspect, encode_message
 from service.gossip.probe import Rotation
 from service.gossip.randomness import Random
 from service.gossip.reconnect import Reconnect
 from service.gossip.suspicion import Suspicion, open_suspicion
+from service.model.machine import Address
 
 # Between defences against another process of the same name, which defends itself too: an argument, not a storm.
 NAMESAKE_INTERVAL_NS = 5_000_000_000
@@ -45,7 +44,7 @@ class Roster:
         self.reconnect: Reconnect[str] = Reconnect(
             random, interval_ns_min=config.reconnect_interval_ns_min, interval_ns_max=config.reconnect_interval_ns_max
         )
-        self.outputs: list[Any] = []
+        self.outputs: list[Output] = []
         self.counters = {"refutations": 0, "accusations": 0, "deaths": 0, "members_refused": 0}
         self._publish(local, now_ns=0, urgent=False)
 
@@ -54,6 +53,11 @@ class Roster:
     @property
     def local(self) -> Member:
         return self._members[self.name]
+
+    @property
+    def has_left(self) -> bool:
+        """We said good-bye: from then on this member only answers."""
+        return self.local.state is MemberState.LEFT
 
     @property
     def live_count(self) -> int:
@@ -127,18 +131,22 @@ class Roster:
             # belongs to a living namesake.
             self._foreign_raises += 1
             if self._foreign_raises > 1:
-                self.report_namesake(record, now_ns=now_ns)
+                self.report_namesake(record.address, above=record.incarnation, now_ns=now_ns)
                 return
         self._refute(record.incarnation, now_ns=now_ns)
 
-    def report_namesake(self, record: Record | None, *, now_ns: int, address: Any = None) -> None:
-        """Another process bears our name. Said, and contradicted, once per interval."""
+    def report_namesake(self, address: Address, *, above: int | None = None, now_ns: int) -> None:
+        """Another process bears our name. Said, and contradicted, once per interval.
+
+        `above` is the incarnation it has spread of itself, to be risen above; None where its datagram alone gave it
+        away, so that there is nothing to contradict.
+        """
         if self._namesake_ns is not None and now_ns - self._namesake_ns < NAMESAKE_INTERVAL_NS:
             return
         self._namesake_ns = now_ns
-        self.outputs.append(NameConflict(self.name, address if record is None else record.address))
-        if record is not None:
-            self._refute(record.incarnation, now_ns=now_ns)
+        self.outputs.append(NameConflict(self.name, address))
+        if above is not None:
+            self._refute(above, now_ns=now_ns)
 
     def _refute(self, incarnation: int, *, now_ns: int) -> None:
         self.counters["refutations"] += 1
