@@ -23,6 +23,7 @@ class RowChanged:
     key: str
     version: tuple[int, int, int]
     value: bytes
+    """As its writer put it; what it means is not known here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,15 @@ _SECOND_NS = 1_000_000_000
 
 
 class MemberState(StrEnum):
+    """What this member takes another to be. Suspect is a view of our own; the other three are also on the wire."""
+
     ALIVE = "alive"
     SUSPECT = "suspect"
     """Accused, and it has not yet refuted; it still counts as up."""
     DEAD = "dead"
+    """It did not refute in time, here or at another; it is still tried, and its next word brings it back."""
     LEFT = "left"
+    """It said good-bye. Above dead at the same incarnation: who left on purpose has not failed."""
 
 
 LIVE_STATES = (MemberState.ALIVE, MemberState.SUSPECT)
@@ -43,9 +47,11 @@ class Member:
     state: MemberState
     metadata: bytes
     incarnation: int
+    """Number of its word, raised by itself alone (SWIM 4.2). It starts where its process was told to start."""
 
     @property
     def is_live(self) -> bool:
+        """Whether it counts as up: a suspect does, until its time is over."""
         return self.state in LIVE_STATES
 
     @property
@@ -55,10 +61,12 @@ class Member:
 
 
 def record_version(record: Record) -> tuple[int, int, int]:
+    """The order of news for a record; equal to the version of the member made of it."""
     return (record.incarnation, record.state, 0)
 
 
 def member_of(record: Record) -> Member:
+    """Believe a record as it stands; the age is left out, because it is counted on from now by each reader."""
     return Member(
         name=record.name,
         address=record.address,

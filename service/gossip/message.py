@@ -45,13 +45,14 @@ Version = tuple[U63, U63, U63]
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
-    pass
+    """Fields in the order of the wire. A tag, once given, is never given to another kind."""
 
 
 class Ping(_Message, frozen=True, tag=1):
     """Asks for an Ack (SWIM 3.1)."""
 
     sequence: U32
+    """Chosen by the sender; the answer repeats it."""
     target: Annotated[str, Meta(max_length=63)]
     """Who is meant: an address may have passed to another member. Empty where only the address is known (a seed)."""
     fingerprint: U32
@@ -59,6 +60,8 @@ class Ping(_Message, frozen=True, tag=1):
 
 
 class Ack(_Message, frozen=True, tag=2):
+    """Answers a Ping; a helper passes it on under the asker's sequence, with its own fingerprint."""
+
     sequence: U32
     fingerprint: U32
 
@@ -73,8 +76,10 @@ class PingRequest(_Message, frozen=True, tag=4):
     """Asks a helper to probe a target (SWIM's ping-req)."""
 
     sequence: U32
+    """Under which the asker wants the Ack or Nack."""
     target: Name
     host: Host
+    """Where the asker knows the target."""
     port: Port
 
 
@@ -83,7 +88,9 @@ class Suspect(_Message, frozen=True, tag=5):
 
     name: Name
     incarnation: U63
+    """Of the accused as the accuser knew it: a higher one refutes."""
     accuser: Name
+    """Who first said it, whoever passes it on."""
 
 
 class Record(_Message, frozen=True, tag=6):
@@ -100,10 +107,13 @@ class Record(_Message, frozen=True, tag=6):
 
     @property
     def address(self) -> Address:
+        """Where the member says it is; its datagrams may come from elsewhere (see probe.Origins)."""
         return Address(self.host, self.port)
 
 
 class TableRow(_Message, frozen=True, tag=7):
+    """One row, of which the highest version wins; what the value means is its table's affair."""
+
     table: TableName
     key: Key
     version: Version
@@ -141,9 +151,12 @@ class Delta(_Message, frozen=True, tag=11):
 
 Message = Ping | Ack | Nack | PingRequest | Suspect | Record | TableRow | Range | Digest | Want | Delta
 KINDS = frozenset(range(1, 12))
+"""Every tag of this release. A message with another one is a later release's, and skipped."""
 
 
 class _Packet(msgspec.Struct, frozen=True, array_like=True):
+    """The messages stay undecoded, so that one unknown kind does not cost the others."""
+
     version_min: U32
     version_max: U32
     version: U32
@@ -159,6 +172,7 @@ _any_decoder = msgspec.msgpack.Decoder()
 
 
 def encode_message(message: Message) -> bytes:
+    """Encode one message. Bounds are not checked: what is built from decoded or checked values keeps them."""
     return _encoder.encode(message)
 
 
@@ -174,6 +188,7 @@ def decode_packet(payload: bytes) -> tuple[list[Message], int]:
         packet = _packet_decoder.decode(payload)
     except _MALFORMED as error:
         raise PeerError(f"gossip: malformed datagram: {error}") from error
+    # The range the peer reads is only for the message: there is one version so far, hence nothing to agree on.
     if not VERSION_MIN <= packet.version <= VERSION_MAX:
         raise PeerError(
             f"gossip: protocol version {packet.version} (peer reads {packet.version_min}-{packet.version_max}), "
