@@ -89,8 +89,8 @@ def encode_metadata(metadata: MemberMetadata) -> bytes:
     )
 
 
-def decode_metadata(data: bytes) -> MemberMetadata:
-    """Raises PeerError where a member of another kind or version sent something else."""
+def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
+    """Raises PeerError, which names the member, where one of another kind or version sent something else."""
     try:
         raw = _metadata_decoder.decode(data)
         # Of a version that has no names of interfaces: as many empty ones as there are segments.
@@ -102,7 +102,7 @@ def decode_metadata(data: bytes) -> MemberMetadata:
         )
         return MemberMetadata(NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise PeerError(f"member metadata: {error}") from error
+        raise PeerError(f"metadata of {member or 'a member'}: {error}") from error
 
 
 def encode_assignment(assignment: Assignment, *, removed: bool = False) -> bytes:
@@ -130,3 +130,14 @@ def decode_location(key: str, version: tuple[int, int, int], data: bytes) -> Loc
         return Location(IPv4Address(key), data.decode("ascii"), Token(*version))
     except ValueError as error:
         raise PeerError(f"location of {key}: {error}") from error
+
+
+def decode_conflict(key: str, version: tuple[int, int, int], data: bytes) -> tuple[IPv4Address, bytes] | None:
+    """(floating IP, MAC of the stranger); None where it is gone. Raises PeerError where the row is malformed."""
+    try:
+        address = IPv4Address(key)
+    except ValueError as error:
+        raise PeerError(f"conflict of {key}: {error}") from error
+    if len(data) not in (0, 6):
+        raise PeerError(f"conflict of {key}: {len(data)} bytes are no MAC")
+    return (address, data) if data else None

@@ -20,7 +20,8 @@ The caller (`wire.pump`, the simulator) owes the machine:
   lateness is taken for our own ill health;
 - a Source that is authenticated: a sender's name is believed;
 - outputs executed in their order, and `drain` after every call, from one thread;
-- for `leave`, to be driven some 0.5 s longer; an incarnation that grows from life to life, if it can.
+- for `leave`, the outputs of that very moment at least, better another 0.5 s of driving; and an incarnation that grows
+  from life to life, if it can.
 
 `membership` is the machine; docs/gossip.md has the whole picture, with the numbers.
 """
