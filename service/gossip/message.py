@@ -33,7 +33,8 @@ LEFT: Final = 2
 among them: suspicion is an accusation by somebody, not a state of which there is one truth."""
 WireState = Literal[0, 1, 2]
 
-_OCTET = r"(25[0-5]|2[0-4]\d|1?\d?\d)"
+# Without leading zeros, as `ipaddress` reads them: to the C library 010 is eight, and one text must be one address.
+_OCTET = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 U63 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Name = Annotated[str, Meta(min_length=1, max_length=63)]

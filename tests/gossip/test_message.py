@@ -37,6 +37,12 @@ def test_every_kind_survives_the_wire() -> None:
     assert {type(example).__struct_config__.tag for example in EXAMPLES} == wire.KINDS
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "9.10.99.100", "199.200.249.250", "255.255.255.255"])
+def test_every_octet_can_be_written(host: str) -> None:
+    record = wire.Record("m1", host, 9640, 7, wire.ALIVE, 0, b"")
+    assert wire.decode_packet(wire.encode_packet([wire.encode_message(record)]))[0] == [record]
+
+
 def test_unknown_kinds_are_skipped_and_counted() -> None:
     messages, unknown = wire.decode_packet(packet([99, "future", {"a": 1}], [3, 5], [100]))
     assert messages == [wire.Nack(5)]
@@ -66,6 +72,8 @@ def test_a_version_outside_the_range_is_refused_and_names_both_ranges() -> None:
         [6, "m" * 64, "10.0.0.1", 9640, 7, 0, 0, b""],
         [6, "m1", "10.0.0.256", 9640, 7, 0, 0, b""],
         [6, "m1", "10.0.0.1\n", 9640, 7, 0, 0, b""],
+        [6, "m1", "10.0.0.010", 9640, 7, 0, 0, b""],
+        [6, "m1", "00.0.0.1", 9640, 7, 0, 0, b""],
         [6, "m1", "example.org", 9640, 7, 0, 0, b""],
         [6, "m1", "10.0.0.1", 0, 7, 0, 0, b""],
         [6, "m1", "10.0.0.1", 9640, 2**63, 0, 0, b""],
