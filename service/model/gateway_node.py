@@ -15,7 +15,7 @@ class NodeRole(StrEnum):
 
 
 class NodeState(StrEnum):
-    """Whether gossip takes the node's agent to be there. Whether its datapath forwards is the lease's word, not this."""
+    """Whether gossip takes the node's agent to be there. Whether its datapath forwards, only the lease says."""
 
     UP = "Up"
     DOWN = "Down"
