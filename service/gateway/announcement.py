@@ -2,6 +2,10 @@
 
 At once, again at 0.2 s, then five times 1.1 s apart (Linux ignores a change within its ARP locktime of 1 s), then each
 60 s, below the 300 s after which switches forget a MAC. The machine says when; the driver sends request and reply form.
+
+Two forms, because hosts differ in which of them they heed: RFC 826 updates a known entry on either, RFC 5227 (section
+3) announces by requests. Whether somebody else uses the address was asked before it was first claimed, by ARP probes
+(RFC 5227, section 2.1): that is the driver's affair, too.
 """
 
 from dataclasses import dataclass
@@ -25,8 +29,9 @@ class Announce:
 @dataclass(slots=True)
 class _Plan:
     sent: int
-    """Announcements since start or restart."""
+    """Announcements since start or restart: the place in the opening burst."""
     due_ns: int
+    """When the next is due."""
 
 
 class AnnouncementSchedule:
@@ -57,7 +62,7 @@ class AnnouncementSchedule:
         self._outputs = [output for output in self._outputs if output.floating_ip != floating_ip]
 
     def advance(self, now_ns: int) -> None:
-        """Announce what is due."""
+        """Announce what is due. Late is harmless: each plan says one announcement, and goes on from now."""
         self._tick(now_ns)
         for floating_ip, plan in self._plans.items():
             if plan.due_ns <= now_ns:

@@ -30,16 +30,9 @@ def assign(
     before.
     """
     table = _Placement(nodes)
+    # Each once: an address listed twice is one address.
     order = tuple(dict.fromkeys(floating_ips))
-    # Holders first and all of them, so that the load a newcomer is measured by is the load there is.
-    kept = {ip: table.keep_holder(ip, holders.get(ip), previous.get(ip)) for ip in order}
-    for ip in order:
-        if kept[ip] is None:
-            table.place_holder(ip)
-    # Then successors: who takes over depends on what every node holds by then.
-    for ip in order:
-        row = previous.get(ip)
-        table.place_successor(ip, row.successor if row else None)
+    table.fill(order, holders, previous)
     return tuple(_row(ip, table, previous.get(ip), Stamp(term, version)) for ip in order)
 
 
@@ -61,12 +54,34 @@ class _Placement:
     def __init__(self, nodes: Sequence[GatewayNode]) -> None:
         self._nodes = tuple(sorted(nodes, key=lambda node: node.name))
         self.holder: dict[IPv4Address, str] = {}
+        """Without the floating IPs that nobody can hold."""
         self.successor: dict[IPv4Address, str] = {}
+        """Without those that only one node can hold."""
         self._qualified: dict[IPv4Address, list[GatewayNode]] = {}
+        """Cache of `_candidates`."""
         self._held = {node.name: 0 for node in self._nodes}
-        # (holder, successor) -> how many IPs would go that way if the holder died.
+        """How many floating IPs each node holds, by the table so far."""
         self._inherits: dict[tuple[str, str], int] = {}
+        """(holder, successor) -> how many floating IPs would go that way if the holder died."""
         self._standby = {node.name: 0 for node in self._nodes}
+        """How many standing claims each node keeps, whoever the holder is."""
+
+    def fill(
+        self,
+        order: Sequence[IPv4Address],
+        holders: Mapping[IPv4Address, str],
+        previous: Mapping[IPv4Address, Assignment],
+    ) -> None:
+        """Place holders and successors of all, in spec order."""
+        # All that stay first, so that the load a newcomer is measured by is the load there is.
+        kept = {ip: self.keep_holder(ip, holders.get(ip), previous.get(ip)) for ip in order}
+        for ip in order:
+            if kept[ip] is None:
+                self.place_holder(ip)
+        # Then successors: who takes over depends on what every node holds by then.
+        for ip in order:
+            row = previous.get(ip)
+            self.place_successor(ip, row.successor if row else None)
 
     def _candidates(self, ip: IPv4Address) -> list[GatewayNode]:
         """Rule 1: nodes that can hold the IP now, in name order."""
@@ -94,6 +109,10 @@ class _Placement:
         return None
 
     def _may_keep(self, name: str, ip: IPv4Address) -> bool:
+        """Whether a holder that is down or not ready may go on: all of rule 1 but those two.
+
+        A cordoned or draining node may not: somebody decided that it shall hand over.
+        """
         return address_fault(ip, self._nodes) is None and any(
             node.name == name and node.role is not NodeRole.CONTROLLER and node.schedulable and _is_on_segment(node, ip)
             for node in self._nodes
@@ -101,6 +120,7 @@ class _Placement:
 
     def place_holder(self, ip: IPv4Address) -> None:
         """Rules 3 to 5: workers before control-plane nodes, fewest floating IPs, name."""
+        # None qualifies: the row says why, and stays without a holder until one does.
         candidates = self._candidates(ip)
         if candidates:
             best = min(candidates, key=lambda node: (_role_rank(node), self._held[node.name], node.name))
@@ -112,6 +132,7 @@ class _Placement:
 
     def place_successor(self, ip: IPv4Address, present: str | None) -> None:
         """Choose the next best other node, so that what one dead node held spreads over all that are left."""
+        # Nobody to succeed: with no holder there is no promise whose end a standing claim could wait for.
         holder = self.holder.get(ip)
         others = [node for node in self._candidates(ip) if node.name != holder]
         if holder is None or not others:
@@ -154,6 +175,7 @@ class _Placement:
 
 
 def _is_available(node: GatewayNode) -> bool:
+    """Whether the node may be given a floating IP it does not hold. A controller never: it has no datapath."""
     return node.role is not NodeRole.CONTROLLER and node.state is NodeState.UP and node.ready and node.schedulable
 
 
@@ -162,4 +184,5 @@ def _is_on_segment(node: GatewayNode, ip: IPv4Address) -> bool:
 
 
 def _role_rank(node: GatewayNode) -> int:
+    # Between workers and control-plane nodes only: controllers are no candidates.
     return 0 if node.role is NodeRole.WORKER else 1

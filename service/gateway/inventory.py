@@ -21,10 +21,13 @@ class Inventory:
         self._nodes: dict[str, ClusterNode] = {}
         self._services: dict[ObjectKey, ServiceRange] = {}
         self._pods: dict[ObjectKey, IPv4Address] = {}
+        """Address of every pod that has one."""
         self._strays: dict[ObjectKey, IPv4Address] = {}
+        """Those of them in none of the pod ranges; kept, because ranges seldom change and pods often."""
         self._prefixes: dict[int, dict[int, None]] = {}
+        """The pod ranges: number of host bits -> network part of each range of that length."""
         self.ranges = ClusterRanges()
-        self._settle_ranges()
+        self._renew_ranges()
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Take a batch in order; what is no node, range or pod means nothing here."""
@@ -34,8 +37,9 @@ class Inventory:
                 is_range_changed |= self._put(change.object)
             elif isinstance(change, Delete):
                 is_range_changed |= self._remove(change.key)
+        # Once for all of them: a batch of a thousand nodes at start is one change of the ranges.
         if is_range_changed:
-            self._settle_ranges()
+            self._renew_ranges()
 
     @property
     def nodes(self) -> Mapping[str, ClusterNode]:
@@ -44,6 +48,7 @@ class Inventory:
 
     def is_schedulable(self, name: str) -> bool:
         """False while the cluster has cordoned the node, or it is shutting down."""
+        # Without an object nobody has cordoned it: a source of manifests has none at all.
         node = self._nodes.get(name)
         return node is None or node.is_schedulable
 
@@ -73,6 +78,7 @@ class Inventory:
         return MappingProxyType(self._strays)
 
     def _put(self, item: object) -> bool:
+        """Take one object; True where the ranges may be others now."""
         match item:
             case ClusterNode():
                 self._nodes[item.key.name] = item
@@ -102,16 +108,8 @@ class Inventory:
                 self._strays.pop(key, None)
         return False
 
-    def _settle_ranges(self) -> None:
-        pods = (network for node in self._nodes.values() for network in node.pod_ranges)
-        services = (network for item in self._services.values() for network in item.networks)
-        hosts = (IPv4Network(address) for node in self._nodes.values() for address in node.addresses)
-        ranges = ClusterRanges(
-            pods=_sorted(self._configured.pods or pods),
-            services=_sorted(self._configured.services or services),
-            # Whatever is configured: a node is in the cluster, wherever its address lies.
-            nodes=_sorted((*self._configured.nodes, *hosts)),
-        )
+    def _renew_ranges(self) -> None:
+        ranges = self._present_ranges()
         if ranges == self.ranges:
             return
         self.ranges = ranges
@@ -124,7 +122,20 @@ class Inventory:
         for key, address in self._pods.items():
             self._look_at(key, address)
 
+    def _present_ranges(self) -> ClusterRanges:
+        pods = (network for node in self._nodes.values() for network in node.pod_ranges)
+        services = (network for item in self._services.values() for network in item.networks)
+        hosts = (IPv4Network(address) for node in self._nodes.values() for address in node.addresses)
+        return ClusterRanges(
+            # All or nothing: what is configured does not mix with what objects say.
+            pods=_sorted(self._configured.pods or pods),
+            services=_sorted(self._configured.services or services),
+            # Whatever is configured: a node is in the cluster, wherever its address lies.
+            nodes=_sorted((*self._configured.nodes, *hosts)),
+        )
+
     def _look_at(self, key: ObjectKey, address: IPv4Address) -> None:
+        # With no range known, every pod would be a stray, which says nothing of any of them.
         if self._prefixes and not any(int(address) >> bits in found for bits, found in self._prefixes.items()):
             self._strays[key] = address
 

@@ -26,10 +26,14 @@ class MemberMetadata:
 
     role: NodeRole
     ready: bool
+    """Its datapath is loaded and its keeper alive."""
     schedulable: bool
+    """False while its own source says that its node is cordoned or shutting down; the leader asks its own, too."""
     segments: tuple[Segment, ...]
     version: str
+    """Release of its process, for people."""
     start_id: int
+    """Of its process; it is the start id that its datagrams are sealed under."""
 
 
 class _Metadata(msgspec.Struct, array_like=True):
@@ -45,19 +49,24 @@ class _Metadata(msgspec.Struct, array_like=True):
 
 
 class _AssignmentRow(msgspec.Struct, array_like=True):
+    """Key and version of the row have the rest. Fields are only appended, each with a default, as in _Metadata."""
+
     holder: str | None
     successor: str | None
     reason: str
     removed: bool = False
+    """A tombstone: rows are superseded, never deleted."""
 
 
 _encoder = msgspec.msgpack.Encoder()
 _metadata_decoder = msgspec.msgpack.Decoder(_Metadata)
 _assignment_decoder = msgspec.msgpack.Decoder(_AssignmentRow)
 _REASON_MAX = 160
+"""Characters of a reason that go into a row: it must stay below the 512 bytes of a gossip value."""
 
 
 def encode_metadata(metadata: MemberMetadata) -> bytes:
+    """Put it into msgpack. The bound of 512 bytes is checked by gossip, not here."""
     segments = tuple(
         (
             segment.network.network_address.packed,
@@ -80,10 +89,11 @@ def encode_metadata(metadata: MemberMetadata) -> bytes:
     )
 
 
-def decode_metadata(data: bytes) -> MemberMetadata:
-    """Raises PeerError where a member of another kind or version sent something else."""
+def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
+    """Raises PeerError, which names the member, where one of another kind or version sent something else."""
     try:
         raw = _metadata_decoder.decode(data)
+        # Of a version that has no names of interfaces: as many empty ones as there are segments.
         segments = tuple(
             Segment(IPv4Network((network, length)), IPv4Address(address), mac, interface)
             for (network, length, address, mac), interface in zip(
@@ -92,7 +102,7 @@ def decode_metadata(data: bytes) -> MemberMetadata:
         )
         return MemberMetadata(NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise PeerError(f"member metadata: {error}") from error
+        raise PeerError(f"metadata of {member or 'a member'}: {error}") from error
 
 
 def encode_assignment(assignment: Assignment, *, removed: bool = False) -> bytes:
@@ -104,6 +114,7 @@ def encode_assignment(assignment: Assignment, *, removed: bool = False) -> bytes
 def decode_assignment(key: str, version: tuple[int, int, int], data: bytes) -> Assignment | None:
     """None for a tombstone. Raises PeerError where the row is malformed."""
     try:
+        # The key is a peer's, too: that it is no address is found out here like any other nonsense.
         row = _assignment_decoder.decode(data)
         if row.removed:
             return None
@@ -119,3 +130,14 @@ def decode_location(key: str, version: tuple[int, int, int], data: bytes) -> Loc
         return Location(IPv4Address(key), data.decode("ascii"), Token(*version))
     except ValueError as error:
         raise PeerError(f"location of {key}: {error}") from error
+
+
+def decode_conflict(key: str, version: tuple[int, int, int], data: bytes) -> tuple[IPv4Address, bytes] | None:
+    """(floating IP, MAC of the stranger); None where it is gone. Raises PeerError where the row is malformed."""
+    try:
+        address = IPv4Address(key)
+    except ValueError as error:
+        raise PeerError(f"conflict of {key}: {error}") from error
+    if len(data) not in (0, 6):
+        raise PeerError(f"conflict of {key}: {len(data)} bytes are no MAC")
+    return (address, data) if data else None

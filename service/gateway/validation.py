@@ -9,7 +9,10 @@ from service.model.objects import NetworkGateway
 
 
 def address_fault(floating_ip: IPv4Address, nodes: Sequence[GatewayNode]) -> str | None:
-    """Say why the address must never be assigned; None where nothing speaks against it."""
+    """Say why the address must never be assigned; None where nothing speaks against it.
+
+    The first fault counts, in the order of the nodes: one sentence is enough to act on.
+    """
     # All members count, also those that are down and controllers: a node that returns still has its address.
     for node in nodes:
         for segment in node.segments:

@@ -35,7 +35,9 @@ class Index:
 
     def __init__(self) -> None:
         self._order: list[int] = []
+        """The hashes, sorted: a range of the ring is a slice."""
         self._items: dict[int, tuple[Subject, VersionTuple, int]] = {}
+        """Hash -> (subject, version, fingerprint of both)."""
         self._fingerprint = 0
 
     def __len__(self) -> int:
@@ -46,18 +48,26 @@ class Index:
         """Of everything; kept up to date, because every probe carries it."""
         return self._fingerprint
 
+    @property
+    def short_fingerprint(self) -> int:
+        """The 32 bits of it that probes carry. One difference in 2^32 goes unnoticed, until either side changes."""
+        return self._fingerprint & 0xFFFFFFFF
+
     def put(self, subject: Subject, version: VersionTuple) -> None:
+        """File an item under its new version, which the caller has found to be the higher one."""
         place = item_hash(subject)
         known = self._items.get(place)
         if known is None:
             insort(self._order, place)
         else:
+            # XOR is its own inverse: what the old version put in, it takes out again.
             self._fingerprint ^= known[2]
         fingerprint = _ring(b"%d %d %d %d" % (place, *version))
         self._items[place] = (subject, version, fingerprint)
         self._fingerprint ^= fingerprint
 
     def remove(self, subject: Subject) -> None:
+        """Drop an item; nothing where it is not there."""
         place = item_hash(subject)
         known = self._items.pop(place, None)
         if known is not None:
@@ -65,6 +75,7 @@ class Index:
             self._order.pop(bisect_left(self._order, place))
 
     def subject(self, place: int) -> Subject | None:
+        """Whose hash this is; None where we do not have it (any more)."""
         item = self._items.get(place)
         return None if item is None else item[0]
 
@@ -85,6 +96,7 @@ class Index:
     def compare(self, theirs: Digest) -> tuple[list[Subject], list[int]]:
         """Return (what we have newer or they lack, hashes of what they have newer or we lack)."""
         listed = {place: (a, b, c) for place, a, b, c in theirs.entries}
+        # Only the items of their range: outside it their list says nothing.
         newer: list[Subject] = []
         for place in self._places(theirs.low, theirs.high):
             subject, version, _ = self._items[place]
@@ -101,6 +113,7 @@ class Index:
         return self._order[bisect_left(self._order, low) : bisect_right(self._order, high)]
 
     def _fingerprint_of(self, places: list[int]) -> int:
+        # The opening of every exchange asks for all of it, which is kept.
         if len(places) == len(self._order):
             return self._fingerprint
         fingerprint = 0

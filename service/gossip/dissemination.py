@@ -19,9 +19,12 @@ Subject = tuple[str, ...]
 @dataclass(slots=True)
 class _Item:
     message: bytes
+    """Encoded once, however often it is sent."""
     urgent: bool
     order: int
+    """Grows with each offer: the higher, the fresher."""
     transmissions: int = 0
+    """Datagrams it has been put into; not known to have arrived."""
 
 
 def retransmit_limit(multiplier: int, live_members: int) -> int:
@@ -35,6 +38,7 @@ class Broadcasts:
     def __init__(self, multiplier: int) -> None:
         self._multiplier = multiplier
         self._items: dict[Subject, _Item] = {}
+        """One item per subject: newer news takes the place of older, with its count of transmissions begun anew."""
         self._order = 0
         self.quick_bursts = 0
         """Bursts due at once rather than at the next interval, because something is fresh."""
@@ -53,7 +57,11 @@ class Broadcasts:
         self._items.pop(subject, None)
 
     def take(self, budget: int, *, live_members: int, skip: Sequence[bytes] = ()) -> list[bytes]:
-        """Take messages of at most `budget` bytes together for one datagram, and count them as sent once more."""
+        """Take messages of at most `budget` bytes together for one datagram, and count them as sent once more.
+
+        `skip` are messages the datagram has already. An item sent often enough is forgotten; anti-entropy brings it to
+        whoever it missed.
+        """
         if not self._items or budget <= 0:
             return []
         limit = retransmit_limit(self._multiplier, live_members)
@@ -63,6 +71,7 @@ class Broadcasts:
             self._items.items(), key=lambda pair: (not pair[1].urgent, pair[1].transmissions, -pair[1].order)
         )
         for subject, item in ranked:
+            # One that does not fit makes room for a smaller one, and keeps its place for the next datagram.
             if len(item.message) > budget or item.message in skip:
                 continue
             budget -= len(item.message)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from service.gossip.member import Member, MemberState
-from service.model.machine import Address
+from service.model.machine import Address, Send
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class RowChanged:
     key: str
     version: tuple[int, int, int]
     value: bytes
+    """As its writer put it; what it means is not known here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +33,7 @@ class NameConflict:
     name: str
     address: Address
     """Where the other one is."""
+
+
+Output = Send | MemberChanged | RowChanged | NameConflict
+"""All that the machine can want done, in the order in which it came about."""

@@ -32,6 +32,7 @@ class Exchange:
         self._index = index
         self._roster = roster
         self._tables = tables
+        # Bytes of items per Delta: then the datagram fits, with no room counted on for news.
         self._budget = payload_bytes_max - PACKET_OVERHEAD_BYTES - _DELTA_OVERHEAD_BYTES
 
     def answer(self, message: Range | Digest | Want, *, now_ns: int) -> list[Datagram]:
@@ -49,6 +50,7 @@ class Exchange:
                 return self._items([subject for subject in subjects if subject is not None], now_ns=now_ns)
 
     def _answer_range(self, theirs: Range) -> list[Datagram]:
+        # All parts of a split go in one datagram, sixteen ranges of 28 bytes.
         answer = self._index.answer(theirs)
         if answer is None:
             return []
@@ -60,10 +62,12 @@ class Exchange:
         room = 0
         for subject in subjects:
             item = self._item(subject, now_ns=now_ns)
+            # Forgotten since the other side listed it.
             if item is None:
                 continue
             length = len(encode(item))
             if length > room:
+                # What is cut off still differs, so the next fingerprint brings it up again: nothing to remember.
                 if len(batches) == ANSWER_DATAGRAMS_MAX:
                     break
                 batches.append([])

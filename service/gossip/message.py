@@ -31,8 +31,10 @@ DEAD: Final = 1
 LEFT: Final = 2
 """Wire states of a record, in the order in which one supersedes the other at equal incarnation. There is no suspect
 among them: suspicion is an accusation by somebody, not a state of which there is one truth."""
+WireState = Literal[0, 1, 2]
 
-_OCTET = r"(25[0-5]|2[0-4]\d|1?\d?\d)"
+# Without leading zeros, as `ipaddress` reads them: to the C library 010 is eight, and one text must be one address.
+_OCTET = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 U63 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Name = Annotated[str, Meta(min_length=1, max_length=63)]
@@ -44,13 +46,14 @@ Version = tuple[U63, U63, U63]
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
-    pass
+    """Fields in the order of the wire. A tag, once given, is never given to another kind."""
 
 
 class Ping(_Message, frozen=True, tag=1):
     """Asks for an Ack (SWIM 3.1)."""
 
     sequence: U32
+    """Chosen by the sender; the answer repeats it."""
     target: Annotated[str, Meta(max_length=63)]
     """Who is meant: an address may have passed to another member. Empty where only the address is known (a seed)."""
     fingerprint: U32
@@ -58,6 +61,8 @@ class Ping(_Message, frozen=True, tag=1):
 
 
 class Ack(_Message, frozen=True, tag=2):
+    """Answers a Ping; a helper passes it on under the asker's sequence, with its own fingerprint."""
+
     sequence: U32
     fingerprint: U32
 
@@ -72,8 +77,10 @@ class PingRequest(_Message, frozen=True, tag=4):
     """Asks a helper to probe a target (SWIM's ping-req)."""
 
     sequence: U32
+    """Under which the asker wants the Ack or Nack."""
     target: Name
     host: Host
+    """Where the asker knows the target."""
     port: Port
 
 
@@ -82,7 +89,9 @@ class Suspect(_Message, frozen=True, tag=5):
 
     name: Name
     incarnation: U63
+    """Of the accused as the accuser knew it: a higher one refutes."""
     accuser: Name
+    """Who first said it, whoever passes it on."""
 
 
 class Record(_Message, frozen=True, tag=6):
@@ -92,17 +101,20 @@ class Record(_Message, frozen=True, tag=6):
     host: Host
     port: Port
     incarnation: U63
-    state: Literal[0, 1, 2]
+    state: WireState
     age_s: U32
     """Seconds since a dead or left member became so, as the sender counts: expiry in step without a clock in common."""
     metadata: Annotated[bytes, Meta(max_length=METADATA_BYTES_MAX)]
 
     @property
     def address(self) -> Address:
+        """Where the member says it is; its datagrams may come from elsewhere (see probe.Origins)."""
         return Address(self.host, self.port)
 
 
 class TableRow(_Message, frozen=True, tag=7):
+    """One row, of which the highest version wins; what the value means is its table's affair."""
+
     table: TableName
     key: Key
     version: Version
@@ -140,9 +152,12 @@ class Delta(_Message, frozen=True, tag=11):
 
 Message = Ping | Ack | Nack | PingRequest | Suspect | Record | TableRow | Range | Digest | Want | Delta
 KINDS = frozenset(range(1, 12))
+"""Every tag of this release. A message with another one is a later release's, and skipped."""
 
 
 class _Packet(msgspec.Struct, frozen=True, array_like=True):
+    """The messages stay undecoded, so that one unknown kind does not cost the others."""
+
     version_min: U32
     version_max: U32
     version: U32
@@ -158,6 +173,7 @@ _any_decoder = msgspec.msgpack.Decoder()
 
 
 def encode_message(message: Message) -> bytes:
+    """Encode one message. Bounds are not checked: what is built from decoded or checked values keeps them."""
     return _encoder.encode(message)
 
 
@@ -173,6 +189,7 @@ def decode_packet(payload: bytes) -> tuple[list[Message], int]:
         packet = _packet_decoder.decode(payload)
     except _MALFORMED as error:
         raise PeerError(f"gossip: malformed datagram: {error}") from error
+    # The range the peer reads is only for the message: there is one version so far, hence nothing to agree on.
     if not VERSION_MIN <= packet.version <= VERSION_MAX:
         raise PeerError(
             f"gossip: protocol version {packet.version} (peer reads {packet.version_min}-{packet.version_max}), "

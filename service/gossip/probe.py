@@ -13,9 +13,12 @@ class RoundTrip:
 
     def __init__(self) -> None:
         self._smoothed_ns: int | None = None
+        """SRTT of the RFC; None before the first measurement."""
         self._variation_ns = 0
+        """RTTVAR of the RFC."""
 
     def observe(self, round_trip_ns: int) -> None:
+        """Take a measurement, with the gains of the RFC: 1/8 and 1/4."""
         if self._smoothed_ns is None:
             self._smoothed_ns = round_trip_ns
             self._variation_ns = round_trip_ns // 2
@@ -31,7 +34,7 @@ class RoundTrip:
 
 
 class RoundTrips:
-    """One estimate per member."""
+    """One estimate per member: a distant member's usual round trip would be a near one's timeout."""
 
     def __init__(self, timeout_ns_min: int, timeout_ns_max: int) -> None:
         self._timeout_ns_min = timeout_ns_min
@@ -39,9 +42,11 @@ class RoundTrips:
         self._estimates: dict[str, RoundTrip] = {}
 
     def observe(self, name: str, round_trip_ns: int) -> None:
+        """Take a measurement that is surely of this member's answer to this ping."""
         self._estimates.setdefault(name, RoundTrip()).observe(round_trip_ns)
 
     def timeout_ns(self, name: str) -> int:
+        """After how long this member's silence is worth asking helpers."""
         return self._estimates.get(name, RoundTrip()).timeout_ns(self._timeout_ns_min, self._timeout_ns_max)
 
     def keep(self, names: Iterable[str]) -> None:
@@ -59,6 +64,7 @@ class Origins:
         self._addresses: dict[str, Address] = {}
 
     def note(self, source: Source, member: Member | None) -> None:
+        """Remember the source of a member that announces another address; the last one counts."""
         self._addresses.pop(source.node, None)
         if member is not None and member.address != source.address:
             self._addresses[source.node] = source.address
@@ -83,7 +89,9 @@ class Rotation:
         self._random = random
         self._names: list[str] = []
         self._position = 0
+        """Names before it were probed in this turn."""
         self._hastened: dict[str, None] = {}
+        """Names to be probed first, in order of arrival. They keep their place in the turn too."""
 
     def add(self, name: str) -> None:
         """Insert at a random place, so that members that join together are not probed in a convoy."""
@@ -96,6 +104,7 @@ class Rotation:
             self._position += 1
 
     def remove(self, name: str) -> None:
+        """Probe it no more; nothing where it is not in the list."""
         self._hastened.pop(name, None)
         if name not in self._names:
             return
@@ -130,6 +139,7 @@ class Probe:
     target: str
     address: Address
     sequence: int
+    """Of the ping, its repeat and the requests to helpers alike: any Ack of this number is the target's answer."""
     started_ns: int
     indirect_at_ns: int | None
     """When indirect probes start; None once they have."""
@@ -137,7 +147,9 @@ class Probe:
     """False once this process stood still meanwhile: the answer's time then says nothing of the network."""
     acked: bool = False
     helpers: tuple[str, ...] = ()
+    """Who was asked; empty before the timeout, and where there was nobody to ask."""
     nacks: dict[str, None] = field(default_factory=dict)
+    """Helpers that answered without the target's ack, by name: a repeat does not count twice."""
 
     @property
     def missing_nacks(self) -> int:
@@ -145,6 +157,7 @@ class Probe:
         return len(self.helpers) - len(self.nacks)
 
     def postpone(self, span_ns: int) -> None:
+        """Take time in which this process stood still out of the probe."""
         self.is_timing_clean = False
         self.started_ns += span_ns
         if self.indirect_at_ns is not None:
@@ -153,14 +166,19 @@ class Probe:
 
 @dataclass(slots=True)
 class _Relayed:
+    """A probe made for `origin`, kept under the sequence of our own ping."""
+
     origin: Address
     origin_name: str
     origin_sequence: int
     nack_at_ns: int | None
+    """None once the nack is sent."""
     expires_ns: int
+    """When the asker's period is over, so that no ack is of use to it any more."""
 
 
 RELAYS_MAX = 256
+"""Open at once. Each of a thousand members asks three helpers only where a probe fails, so this is a storm."""
 
 
 class Relays:
@@ -184,6 +202,7 @@ class Relays:
         return None if relayed is None else (relayed.origin, relayed.origin_name, relayed.origin_sequence)
 
     def run_due(self, now_ns: int, nack: Callable[[Address, str, int], None]) -> None:
+        """Call `nack` with (address, name, sequence) of each asker that shall hear we have no answer yet."""
         for sequence, relayed in list(self._relayed.items()):
             if relayed.nack_at_ns is not None and relayed.nack_at_ns <= now_ns:
                 relayed.nack_at_ns = None
@@ -192,10 +211,12 @@ class Relays:
                 del self._relayed[sequence]
 
     def postpone(self, span_ns: int) -> None:
+        """Take time in which this process stood still out of all of them."""
         for relayed in self._relayed.values():
             relayed.expires_ns += span_ns
             if relayed.nack_at_ns is not None:
                 relayed.nack_at_ns += span_ns
 
     def deadline_ns(self) -> int | None:
+        """When `run_due` has something to do next; None where nothing is relayed."""
         return min((relayed.nack_at_ns or relayed.expires_ns for relayed in self._relayed.values()), default=None)

@@ -18,6 +18,7 @@ K = TypeVar("K", bound=Hashable)
 class _Attempt:
     due_ns: int
     wait_ns: int
+    """Before jitter, the wait that the next attempt is followed by."""
 
 
 class Reconnect(Generic[K]):
@@ -36,6 +37,7 @@ class Reconnect(Generic[K]):
             self._attempts[key] = _Attempt(now_ns if at_once else now_ns + wait_ns, wait_ns)
 
     def forget(self, key: K) -> None:
+        """Stop trying; if it is watched again, the wait begins short again."""
         self._attempts.pop(key, None)
 
     def due(self, now_ns: int, *, limit: int, wait_ns_max: int | None = None) -> list[K]:

@@ -5,19 +5,18 @@ things there: keep the index for anti-entropy, queue the news for others, tell o
 which members are probed. The local member is in the roster too, but only its own words change it.
 """
 
-from typing import Any
-
 from service.gossip.awareness import Awareness
 from service.gossip.config import GossipConfig
 from service.gossip.digest import Index
 from service.gossip.dissemination import Broadcasts, Subject
-from service.gossip.event import MemberChanged, NameConflict
+from service.gossip.event import MemberChanged, NameConflict, Output
 from service.gossip.member import Member, MemberState, member_of, record_of, record_version
 from service.gossip.message import ALIVE, DEAD, LEFT, Record, Suspect, encode_message
 from service.gossip.probe import Rotation
 from service.gossip.randomness import Random
 from service.gossip.reconnect import Reconnect
 from service.gossip.suspicion import Suspicion, open_suspicion
+from service.model.machine import Address
 
 # Between defences against another process of the same name, which defends itself too: an argument, not a storm.
 NAMESAKE_INTERVAL_NS = 5_000_000_000
@@ -35,17 +34,22 @@ class Roster:
         self._broadcasts = broadcasts
         self._members: dict[str, Member] = {local.name: local}
         self._ended_ns: dict[str, int] = {}
+        """When each dead or left member became so, in our time; it may lie before our start."""
         self._live: list[str] | None = None
+        """What `live_others` returned last; None once somebody came up or went down."""
         self._foreign_raises = 0
+        """How often a record of our name, but of another address, was newer than our own words."""
         self._namesake_ns: int | None = None
+        """When we last complained of a namesake."""
         self.name = local.name
         self.suspicions: dict[str, Suspicion] = {}
+        """Open cases by the accused; exactly the members in state suspect have one."""
         self.awareness = Awareness(config.awareness_max)
         self.rotation = Rotation(random)
         self.reconnect: Reconnect[str] = Reconnect(
             random, interval_ns_min=config.reconnect_interval_ns_min, interval_ns_max=config.reconnect_interval_ns_max
         )
-        self.outputs: list[Any] = []
+        self.outputs: list[Output] = []
         self.counters = {"refutations": 0, "accusations": 0, "deaths": 0, "members_refused": 0}
         self._publish(local, now_ns=0, urgent=False)
 
@@ -53,7 +57,13 @@ class Roster:
 
     @property
     def local(self) -> Member:
+        """Ourselves, in our own words."""
         return self._members[self.name]
+
+    @property
+    def has_left(self) -> bool:
+        """We said good-bye: from then on this member only answers."""
+        return self.local.state is MemberState.LEFT
 
     @property
     def live_count(self) -> int:
@@ -61,9 +71,11 @@ class Roster:
         return len(self.live_others()) + 1
 
     def get(self, name: str) -> Member | None:
+        """A member by name; None where it is unknown, or was forgotten."""
         return self._members.get(name)
 
     def all(self) -> tuple[Member, ...]:
+        """Everybody we know of, the dead and ourselves included, by name in order."""
         return tuple(self._members[name] for name in sorted(self._members))
 
     def live_others(self) -> list[str]:
@@ -78,11 +90,14 @@ class Roster:
         return [self._members[name] for name in self._random.sample(names, k=min(count, len(names)))]
 
     def record(self, name: str, *, now_ns: int) -> Record | None:
+        """What we would tell others of a member. A suspect's says alive: suspicion is told by accusations."""
         member = self._members.get(name)
         return None if member is None else record_of(member, age_ns=now_ns - self._ended_ns.get(name, now_ns))
 
     def is_outdated(self, sender: str, news: Suspect | Record) -> bool:
         """Whether we know better than what the sender says, so that it should be told."""
+        # Only first-hand news is corrected: of the sender itself, of us, or its own accusation of somebody. What it
+        # merely passes on has reached it by others, as our view will.
         known = self._members.get(news.name)
         if known is None or news.incarnation > known.incarnation:
             return False
@@ -104,6 +119,7 @@ class Roster:
         self, incarnation: int, *, now_ns: int, state: MemberState = MemberState.ALIVE, metadata: bytes | None = None
     ) -> None:
         local = self.local
+        # The address is what we were started with: we do not learn our own from others.
         words = local.metadata if metadata is None else metadata
         member = Member(self.name, local.address, state, words, incarnation)
         self._members[self.name] = member
@@ -127,18 +143,22 @@ class Roster:
             # belongs to a living namesake.
             self._foreign_raises += 1
             if self._foreign_raises > 1:
-                self.report_namesake(record, now_ns=now_ns)
+                self.report_namesake(record.address, above=record.incarnation, now_ns=now_ns)
                 return
         self._refute(record.incarnation, now_ns=now_ns)
 
-    def report_namesake(self, record: Record | None, *, now_ns: int, address: Any = None) -> None:
-        """Another process bears our name. Said, and contradicted, once per interval."""
+    def report_namesake(self, address: Address, *, above: int | None = None, now_ns: int) -> None:
+        """Another process bears our name. Said, and contradicted, once per interval.
+
+        `above` is the incarnation it has spread of itself, to be risen above; None where its datagram alone gave it
+        away, so that there is nothing to contradict.
+        """
         if self._namesake_ns is not None and now_ns - self._namesake_ns < NAMESAKE_INTERVAL_NS:
             return
         self._namesake_ns = now_ns
-        self.outputs.append(NameConflict(self.name, address if record is None else record.address))
-        if record is not None:
-            self._refute(record.incarnation, now_ns=now_ns)
+        self.outputs.append(NameConflict(self.name, address))
+        if above is not None:
+            self._refute(above, now_ns=now_ns)
 
     def _refute(self, incarnation: int, *, now_ns: int) -> None:
         self.counters["refutations"] += 1
@@ -156,6 +176,7 @@ class Roster:
         if known is None:
             self._meet(record, now_ns=now_ns)
             return
+        # Equal is old, too: an item heard twice must not be passed on twice as often.
         if record_version(record) <= known.version:
             return
         if record.state == DEAD and hearsay_of is not None and known.is_live:
@@ -178,6 +199,7 @@ class Roster:
         After a partition each side brings the other a list of its dead. Believing it would take everybody down for the
         moment that the refutations need.
         """
+        # It names a newer word than ours, so that word was said: take it, and doubt only the death.
         if record.incarnation > known.incarnation:
             alive = Record(record.name, record.host, record.port, record.incarnation, ALIVE, 0, record.metadata)
             self._adopt(alive, known, now_ns=now_ns)
@@ -199,6 +221,7 @@ class Roster:
             self.reconnect.forget(member.name)
             self.rotation.add(member.name)
             return
+        # The first time counts: from dead to left is no new end.
         self._ended_ns.setdefault(member.name, now_ns)
         self.rotation.remove(member.name)
         if member.state is MemberState.DEAD:
@@ -238,6 +261,7 @@ class Roster:
         if suspicion is None:
             self._open_suspicion(member, accuser=accuser, now_ns=now_ns)
         elif not suspicion.confirm(accuser):
+            # Adds nothing, so it is not passed on either: this is what bounds the traffic of an accusation.
             return
         self.counters["accusations"] += 1
         message = encode_message(Suspect(name, incarnation, accuser))
@@ -245,6 +269,7 @@ class Roster:
 
     def _answer_accusation(self, incarnation: int, *, now_ns: int) -> None:
         local = self.local
+        # An older incarnation is refuted already; who missed that is told again by `_correct` of the machine.
         if not local.is_live or incarnation < local.incarnation:
             return
         # Having to refute means that our answers come late (Lifeguard, local health).
@@ -260,6 +285,7 @@ class Roster:
         )
         self.suspicions[member.name] = suspicion
         suspect = Member(member.name, member.address, MemberState.SUSPECT, member.metadata, member.incarnation)
+        # Not published: suspect has the rank of alive, and what spreads is the accusation.
         self._members[member.name] = suspect
         self._tell(suspect, member)
         # Some of those who hear of it look for themselves at once (on average twice as many as can confirm), so that
@@ -278,6 +304,7 @@ class Roster:
         overdue = [name for name, suspicion in self.suspicions.items() if suspicion.deadline_ns <= now_ns]
         for name in overdue:
             member = self._members[name]
+            # First hand: our own timeout ended, so others may believe it at once (see `merge`).
             self.counters["deaths"] += 1
             dead = Member(name, member.address, MemberState.DEAD, member.metadata, member.incarnation)
             self._adopt(record_of(dead), member, now_ns=now_ns)
@@ -286,6 +313,7 @@ class Roster:
         """Drop members that have been dead or gone for so long that nobody remembers them."""
         for name, ended_ns in list(self._ended_ns.items()):
             state = LEFT if self._members[name].state is MemberState.LEFT else DEAD
+            # Our own end, after leaving, is for nobody here to forget.
             if name != self.name and now_ns - ended_ns >= self._retention_ns(state):
                 del self._members[name], self._ended_ns[name]
                 self.reconnect.forget(name)

@@ -20,6 +20,7 @@ class Seeds:
         )
         self._own = own
         self._addresses: dict[Address, None] = {}
+        """The seeds of now, in the order given."""
 
     def replace(self, addresses: Sequence[Address], *, now_ns: int) -> None:
         """New ones are due at once; a process is no seed of itself."""
@@ -32,4 +33,5 @@ class Seeds:
         self._addresses = wanted
 
     def due(self, now_ns: int, *, wait_ns_max: int | None) -> list[Address]:
+        """Seeds to be tried now; each is then put back, for at most `wait_ns_max` if that is the shorter wait."""
         return self._reconnect.due(now_ns, limit=PER_PERIOD_MAX, wait_ns_max=wait_ns_max)

@@ -15,17 +15,23 @@ class Suspicion:
     """One member's case. `accusers` is ordered by arrival; the first opened the case."""
 
     started_ns: int
+    """When we first heard of it, later by what we lagged since."""
     timeout_ns_min: int
+    """With all confirmations in."""
     timeout_ns_max: int
+    """With none in."""
     confirmations_max: int
+    """Lifeguard's K, or fewer where there are not as many to confirm; 0 between two members."""
     accusers: dict[str, None] = field(default_factory=dict)
 
     @property
     def confirmations(self) -> int:
+        """Accusers beside the first."""
         return max(0, len(self.accusers) - 1)
 
     @property
     def deadline_ns(self) -> int:
+        """When the accused is dead if it has not refuted. It comes nearer with each confirmation, at once perhaps."""
         return self.started_ns + self.timeout_ns()
 
     def timeout_ns(self) -> int:

@@ -12,9 +12,12 @@ from service.gossip.message import VALUE_BYTES_MAX, TableRow
 from service.model.errors import OperatorError
 
 VersionTuple = tuple[int, int, int]
+"""Compared from the left; (leader term, version, 0), a token, or Unix seconds: its table's affair."""
 
 
 class Row(NamedTuple):
+    """One row's newest version."""
+
     version: VersionTuple
     value: bytes
 
@@ -39,6 +42,7 @@ class Tables:
         self._rows_max = rows_max
         self._tables: dict[str, dict[str, Row]] = {}
         self._count = 0
+        """Rows of all tables together. It never falls: a row is superseded, by a tombstone if need be, not deleted."""
         self.refused = 0
         """Rows refused because the tables are full."""
 
@@ -57,6 +61,7 @@ class Tables:
         return True
 
     def get(self, table: str, key: str) -> Row | None:
+        """One row; None where nobody has written it, as far as it has come here."""
         return self._tables.get(table, {}).get(key)
 
     def rows(self, table: str) -> Mapping[str, Row]:

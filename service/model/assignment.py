@@ -27,4 +27,6 @@ class Location:
 
     floating_ip: IPv4Address
     node: str
+    """Name of the holder."""
     token: Token
+    """Of the lease it is held by, so that a former holder's word never covers its successor's."""

@@ -16,6 +16,8 @@ DEADLINE = "deadlineBootTimeNs"
 
 
 class RecordKind(StrEnum):
+    """What happened; the text is part of the record, and of its id. Kinds are added, never renamed."""
+
     ACQUIRED = "acquired"
     RELEASED = "released"
     EXPIRED = "expired"

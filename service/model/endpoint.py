@@ -10,6 +10,7 @@ class Endpoint:
 
     pod_ip: IPv4Address
     pod_uid: str
+    """Tells a pod from the one that had its address before."""
     node: str
     macs: tuple[bytes, ...]
     """The node's MACs, one per segment; a steered frame must come from one of them."""

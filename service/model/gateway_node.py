@@ -6,6 +6,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 
 class NodeRole(StrEnum):
+    """What a node is in the cluster. Workers are preferred as gateways; a controller never is one."""
+
     WORKER = "worker"
     CONTROL_PLANE = "control-plane"
     CONTROLLER = "controller"
@@ -13,6 +15,8 @@ class NodeRole(StrEnum):
 
 
 class NodeState(StrEnum):
+    """Whether gossip takes the node's agent to be there. Whether its datapath forwards, only the lease says."""
+
     UP = "Up"
     DOWN = "Down"
 
@@ -23,6 +27,7 @@ class Segment:
 
     network: IPv4Network
     address: IPv4Address
+    """The node's own in that subnet; never a floating IP."""
     mac: bytes
     """Six bytes."""
     interface: str = ""

@@ -17,6 +17,8 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class Kind(StrEnum):
+    """`kind` of the objects that are read or written, as manifests and the API server spell it."""
+
     GATEWAY = "AnthosNetworkGateway"
     NODE = "AnthosNetworkGatewayNode"
     """Written by the leader; never read from manifests."""
@@ -42,6 +44,8 @@ class ObjectKey:
 
 
 class Operator(StrEnum):
+    """Of a `matchExpressions` entry (meta/v1 LabelSelectorRequirement). An absent key satisfies both negative ones."""
+
     IN = "In"
     NOT_IN = "NotIn"
     EXISTS = "Exists"
@@ -80,6 +84,7 @@ class NetworkGateway:
     key: ObjectKey
     floating_ips: tuple[IPv4Address, ...]
     generation: int = 0
+    """The API server's count of changes of the spec; 0 where the source counts none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class EgressPolicy:
 
     key: ObjectKey
     rules: tuple[EgressRule, ...]
+    """A pod is selected if any of them matches."""
     destinations: tuple[IPv4Network, ...]
     egress_source_ip: IPv4Address
     created: str = ""
@@ -97,6 +103,8 @@ class EgressPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
+    """A namespace, for its labels. The one with its own name need not be among them: selection adds it."""
+
     key: ObjectKey
     labels: Labels
 
@@ -131,25 +139,34 @@ class ClusterNode:
 
     @property
     def is_schedulable(self) -> bool:
+        """Whether it may hold floating IPs, as far as the cluster has a say. Being ready is not asked."""
         return not (self.is_cordoned or self.is_shutting_down)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceRange:
+    """A ServiceCIDR object; a cluster may have several, and service addresses come from any of them."""
+
     key: ObjectKey
     networks: tuple[IPv4Network, ...]
 
 
+# A change carries whole objects, never differences, and changes of one key come in order. So the last one counts, and
+# one that is heard twice does no harm.
 Object = NetworkGateway | EgressPolicy | Namespace | Pod | ClusterNode | ServiceRange
 
 
 @dataclass(frozen=True, slots=True)
 class Upsert:
+    """The object exists, and this is how it is now: its first version or a later one."""
+
     object: Object
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
+    """The object is gone. A key that was never delivered is possible, and means nothing."""
+
     key: ObjectKey
 
 

@@ -15,14 +15,19 @@ class PolicyReason(StrEnum):
     UNKNOWN_EGRESS_IP = "UnknownEgressIP"
     """Accepted, but no gateway lists the address: its packets are dropped, never sent from another."""
     EGRESS_IP_CONFLICT = "EgressIPConflict"
+    """Refused: an older policy has the address, and the message names it."""
     CLUSTER_CIDRS_UNKNOWN = "ClusterCIDRsUnknown"
+    """Refused: it takes every destination, and which of them are the cluster's own pods is not known (rule W12)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """Whether a policy is in force, from the policies of its address and the gateway alone: no pod bears on it."""
+
     accepted: bool
     reason: PolicyReason
     message: str
+    """For people: what is wrong and what to do; empty where nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ def judge(
     policies: Iterable[EgressPolicy], gateway: NetworkGateway | None, *, pod_cidrs_known: bool
 ) -> dict[ObjectKey, Verdict]:
     """Judge all policies that share one `egressSourceIP`."""
+    # The oldest wins, so that nobody loses an address to a policy that came later, and every process agrees on who.
     verdicts: dict[ObjectKey, Verdict] = {}
     winner: EgressPolicy | None = None
     for policy in sorted(policies, key=precedence):

@@ -3,6 +3,11 @@
 Kept at all times: which policies match which pod, in both directions, for accepted and refused policies alike. A policy
 that is accepted later then only has to look at its own pods. Equal to a rebuild from scratch after every batch; a
 property test compares the two with a naive matcher.
+
+A batch goes through three steps. Each change updates the tables and the match relation, and marks what it touched.
+Then the policies of every touched address are judged together, which marks more pods. At last the marked pods and
+policies are computed anew, and what really came out differently is the delta: a batch that ends where it began is no
+news, whatever happened in between.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,6 +48,7 @@ class PolicyDelta:
     learned: tuple[int, ...] = ()
     """Content names that became known: combinations that named them can be resolved now."""
     gateway_changed: bool = False
+    """The gateway object came, went or differs in anything, its generation included."""
 
 
 @dataclass(slots=True)
@@ -50,10 +56,13 @@ class _Dirty:
     """What has to be computed again at the end of a batch. Dicts are ordered sets."""
 
     pods: dict[ObjectKey, None] = field(default_factory=dict)
+    """Pods whose selection has to be made anew."""
     policies: dict[ObjectKey, None] = field(default_factory=dict)
+    """Policies whose state may read otherwise: another verdict, or another number of pods."""
     addresses: dict[IPv4Address, None] = field(default_factory=dict)
     """Egress source addresses whose policies have to be judged."""
     learned: dict[int, None] = field(default_factory=dict)
+    """Contents learned in this batch and not forgotten in it again."""
 
 
 class PolicyIndex:
@@ -67,10 +76,13 @@ class PolicyIndex:
         self._catalog = RuleSetCatalog()
         self._policies: dict[ObjectKey, EgressPolicy] = {}
         self._contents: dict[ObjectKey, int] = {}
+        """Content name of each policy, as the catalog knows it."""
         self._by_address: dict[IPv4Address, dict[ObjectKey, None]] = {}
-        # The match relation, both ways.
+        """Policies by egress source address: those that are judged together."""
+        # The match relation, both ways: (pod, policy) is in the one exactly if it is in the other.
         self._pods_of: dict[ObjectKey, dict[ObjectKey, None]] = {}
         self._policies_of: dict[ObjectKey, dict[ObjectKey, None]] = {}
+        # Outcomes of the last batch, against which the next one is compared.
         self._verdicts: dict[ObjectKey, Verdict] = {}
         self._states: dict[ObjectKey, PolicyState] = {}
         self._selections: dict[ObjectKey, Selection] = {}
@@ -92,6 +104,7 @@ class PolicyIndex:
         return self._gateway
 
     def policy(self, key: ObjectKey) -> EgressPolicy | None:
+        """Return a policy, accepted or not; None where there is none of that name."""
         return self._policies.get(key)
 
     def apply(self, changes: Iterable[Change], *, pod_cidrs_known: bool | None = None) -> PolicyDelta:
@@ -118,6 +131,7 @@ class PolicyIndex:
         )
 
     def _upsert(self, item: Object, dirty: _Dirty) -> None:
+        # Nodes and service ranges are no matter of selection; the gateway of another name is not in use.
         match item:
             case Pod():
                 self._rematch_pods(self._pods.put(item), dirty)
@@ -144,6 +158,7 @@ class PolicyIndex:
     def _rematch_pods(self, keys: Iterable[ObjectKey], dirty: _Dirty) -> None:
         for key in keys:
             pod = self._pods.get(key)
+            # None where it is gone or lost its address: then it matches nothing, and every link goes.
             matches: dict[ObjectKey, None] = {}
             if pod is not None:
                 matches = self._terms.matching(dict(pod.labels), self._pods.namespace_labels(key.namespace))
@@ -185,6 +200,7 @@ class PolicyIndex:
             return
         self._policies[key] = policy
         dirty.policies[key] = None
+        # Four things can differ (content, age, address, rules), and each costs only its own work.
         if self._contents.get(key) != content:
             self._rename(key, content, policy, dirty)
             dirty.pods |= self._pods_of.get(key, {})
@@ -230,6 +246,7 @@ class PolicyIndex:
             dirty.addresses[new.egress_source_ip] = None
 
     def _rematch_policy(self, old: EgressPolicy | None, policy: EgressPolicy, dirty: _Dirty) -> None:
+        # The term index first, so that pods of later changes of this batch find the rules of now.
         if old is not None:
             self._terms.remove(old)
         self._terms.add(policy)
@@ -257,6 +274,7 @@ class PolicyIndex:
         dirty.pods[pod] = dirty.policies[policy] = None
 
     def _judge(self, dirty: _Dirty) -> None:
+        """Judge the policies of each touched address anew, and mark what follows from another verdict."""
         verdicts: dict[ObjectKey, Verdict] = {}
         for address in dirty.addresses:
             group = [self._policies[key] for key in self._by_address.get(address, ())]
@@ -286,6 +304,8 @@ class PolicyIndex:
 
     def _select(self, key: ObjectKey) -> Selection | None:
         pod = self._pods.get(key)
+        # In precedence order, because of equal destinations the older policy's counts; and in that order the contents
+        # are announced, so that a node which has not judged them makes the same rule set of them.
         policies = [self._policies[policy] for policy in self._policies_of.get(key, ())]
         accepted = sorted((p for p in policies if self._verdicts[p.key].accepted), key=precedence)
         contents = tuple(self._contents[policy.key] for policy in accepted)

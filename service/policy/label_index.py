@@ -13,8 +13,10 @@ class LabelIndex(Generic[T]):
 
     def __init__(self) -> None:
         self._items: dict[str, dict[str, dict[T, None]]] = {}
+        """No bucket is ever empty."""
 
     def add(self, item: T, labels: Mapping[str, str]) -> None:
+        """File the item under each of its labels; it must not be filed already."""
         for key, value in labels.items():
             self._items.setdefault(key, {}).setdefault(value, {})[item] = None
 
@@ -39,8 +41,10 @@ class LabelIndex(Generic[T]):
         return [values[value] for value in constraint.values if value in values]
 
     def count(self, constraint: Constraint) -> int:
+        """How many items satisfy the constraint; costs the number of its buckets, not of the items."""
         return sum(map(len, self.buckets(constraint)))
 
     def items(self, constraint: Constraint) -> Iterator[T]:
+        """Yield the items that satisfy the constraint, each once."""
         for bucket in self.buckets(constraint):
             yield from bucket

@@ -16,16 +16,21 @@ class PodTable:
 
     def __init__(self) -> None:
         self._pods: dict[ObjectKey, Pod] = {}
+        """All pods, with or without an address."""
         # (node, address) -> pods that claim it, in the order they brought it. The last one owns it: after reuse, the
         # newer pod is the live one and the older only waits for its deletion to reach us. On another node it is
         # another matter: which of two pods is the live one is not known here, and the one that sends must not be
         # taken for unselected.
         self._claims: dict[tuple[str, IPv4Address], dict[ObjectKey, None]] = {}
         self._indexed: dict[ObjectKey, Pod] = {}
+        """Pods that own their address, in the version in which they are filed below."""
         self._by_label: LabelIndex[ObjectKey] = LabelIndex()
         self._by_namespace: dict[str, dict[ObjectKey, None]] = {}
+        """Indexed pods of each namespace that has any."""
         self._namespaces: dict[str, dict[str, str]] = {}
+        """Labels of the namespaces that have an object, with the one that the API server adds."""
         self._namespaces_by_label: LabelIndex[str] = LabelIndex()
+        """Of the namespaces in `_by_namespace`, whether or not their object has come yet."""
 
     def get(self, key: ObjectKey) -> Pod | None:
         """Return the pod if it owns an address."""
@@ -44,6 +49,7 @@ class PodTable:
         self._pods[pod.key] = pod
         if pod.ip is not None:
             claims = self._claims.setdefault((pod.node, pod.ip), {})
+            # Whoever owned it so far may own it no more.
             touched |= dict.fromkeys(claims)
             claims.setdefault(pod.key)
         return self._reindex(touched)
@@ -69,6 +75,7 @@ class PodTable:
     def _reindex(self, keys: Iterable[ObjectKey]) -> tuple[ObjectKey, ...]:
         changed = []
         for key in keys:
+            # What is filed against what should be: an owner that changed, came or went is all that differs.
             indexed = self._indexed.get(key)
             wanted = self._pods.get(key) if self._is_owner(key) else None
             if indexed == wanted:
@@ -121,6 +128,7 @@ class PodTable:
             self._namespaces_by_label.add(namespace, self.namespace_labels(namespace))
 
     def in_namespace(self, namespace: str) -> tuple[ObjectKey, ...]:
+        """The pods of a namespace that own an address, in the order in which they came to own it."""
         return tuple(self._by_namespace.get(namespace, ()))
 
     def is_match(self, pod: Pod, rules: Iterable[EgressRule]) -> bool:
@@ -138,6 +146,7 @@ class PodTable:
         return found
 
     def _candidates(self, rule: EgressRule) -> Iterable[ObjectKey]:
+        """Pods that meet one necessary condition of the rule, by the condition that the fewest meet."""
         pod_side = min(constraints(rule.pod_selector), key=self._by_label.count, default=None)
         pods = len(self._indexed) if pod_side is None else self._by_label.count(pod_side)
         namespaces = None

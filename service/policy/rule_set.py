@@ -19,7 +19,7 @@ class RuleSet:
     id: int
     """64-bit hash of the entries, never 0."""
     entries: tuple[tuple[IPv4Network, IPv4Address], ...]
-    """Sorted by prefix; each prefix once."""
+    """Sorted by prefix, each prefix once: equal unions have equal entries, hence one name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Selection:
     """What selection says of one pod."""
 
     pod: Pod
+    """In its version of now, with labels that may have changed without news."""
     rule_set: RuleSet
     policies: tuple[int, ...]
     """Content names of its accepted policies in precedence order: oldest first, ties by name."""
@@ -71,14 +72,18 @@ class RuleSetCatalog:
 
     def __init__(self) -> None:
         self._policies: dict[int, EgressPolicy] = {}
+        """By content name. One version of a policy each: a change of what it sends where is another name."""
         self._rule_sets: dict[tuple[int, ...], RuleSet] = {}
+        """Cache of `resolve`, by combination in precedence order."""
         # Policy -> combinations it is part of, so that forgetting one costs what it was used for.
         self._combinations: dict[int, dict[tuple[int, ...], None]] = {}
 
     def learn(self, content: int, policy: EgressPolicy) -> None:
+        """Make a policy known under its content name; combinations that name it can be resolved from now on."""
         self._policies[content] = policy
 
     def forget(self, content: int) -> None:
+        """Forget a known policy, and every combination that it is part of."""
         del self._policies[content]
         for combination in self._combinations.pop(content, {}):
             self._rule_sets.pop(combination, None)
@@ -89,6 +94,7 @@ class RuleSetCatalog:
     def resolve(self, policies: Sequence[int]) -> RuleSet | None:
         """Return the rule set of a combination in precedence order; None where it is empty or one is not known."""
         combination = tuple(policies)
+        # A hit needs no look at the policies: forgetting one has taken its combinations out.
         cached = self._rule_sets.get(combination)
         if cached is not None:
             return cached
@@ -96,6 +102,7 @@ class RuleSetCatalog:
         if not members or len(members) != len(combination):
             return None
         rule_set = make_rule_set(members)
+        # All at once rather than the oldest: what is still in use is resolved anew at its next use.
         if len(self._rule_sets) >= _CACHE_MAX:
             self._rule_sets.clear()
             self._combinations.clear()

@@ -1,4 +1,9 @@
-"""Kubernetes label selectors, evaluated as the API server does (meta/v1 LabelSelector)."""
+"""Kubernetes label selectors, evaluated as the API server does (meta/v1 LabelSelector).
+
+All requirements of a selector are ANDed, those of matchLabels and of matchExpressions alike. Labels are compared as
+text, whole and with case. In the API an empty selector matches everything and a null one nothing; null never comes
+here, because the decoder of objects refuses it.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -29,6 +34,7 @@ def is_rule_match(rule: EgressRule, pod_labels: Mapping[str, str], namespace_lab
 
 
 def _holds(requirement: Requirement, labels: Mapping[str, str]) -> bool:
+    # None is an absent key: a label's value may be empty, but it is always there.
     value = labels.get(requirement.key)
     match requirement.operator:
         case Operator.IN:

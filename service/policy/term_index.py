@@ -25,6 +25,7 @@ _NAMESPACE = "namespace"
 _ANY = _Bucket("any", "", None)
 
 _TermKey = tuple[ObjectKey, int]
+"""(policy, position of the rule in it)."""
 
 
 class TermIndex:
@@ -32,7 +33,9 @@ class TermIndex:
 
     def __init__(self) -> None:
         self._terms: dict[_Bucket, dict[_TermKey, EgressRule]] = {}
+        """No bucket is ever empty. A term that asks for one of several values has a copy under each."""
         self._filed: dict[ObjectKey, list[tuple[_Bucket, _TermKey]]] = {}
+        """Where the terms of a policy are: the choice of then, which would come out differently now."""
         # Namespace label key -> terms whose namespace selector mentions it, positively or not.
         self._mentions: dict[str, dict[_TermKey, EgressRule]] = {}
 
@@ -63,6 +66,7 @@ class TermIndex:
 
     def matching(self, pod_labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> dict[ObjectKey, None]:
         """Return the policies of which at least one rule matches."""
+        # Rules are ORed: one that matches settles it for its policy.
         found: dict[ObjectKey, None] = {}
         for (policy, _), rule in self.candidates(pod_labels, namespace_labels):
             if policy not in found and is_rule_match(rule, pod_labels, namespace_labels):

@@ -1,0 +1,17 @@
+"""How members and processes talk: sealed datagrams between nodes, plain ones between agent and keeper of one node.
+
+From below: `replay_window` and `envelope` make a datagram authentic, fresh and secret; `sealed_socket` is a UDP socket
+of such datagrams; `local_socket` is a unix socket whose file permissions stand in for a seal; `agent_link` and
+`keeper_link` are its two ends. `pump` drives a pure machine from datagrams and time. `cluster_view` puts gossip
+together: machine, socket and pump, and what the tables mean.
+
+An *envelope* is here the sealed datagram; the CloudEvents record of the audit log has a module of that name, too.
+
+What holds throughout: a datagram may be lost, repeated, late or forged, and none of this waits, retries or raises for
+the network. What matters is said again by the machines above. Whatever a peer sends is counted and dropped where it is
+malformed (PeerError), and changes nothing. Buffers and tables are bounded. Everything runs on one event loop; between
+an input and the sends that answer it there is no await.
+
+The caller owes every socket to be entered before the first datagram is expected (a constructor opens nothing), one
+envelope per (start id, purpose), and a start id drawn anew at each start of a process.
+"""

@@ -5,18 +5,19 @@ Owns the gossip machine, its socket and its pump; everything above asks this and
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from types import TracebackType
-from typing import Self
+from typing import ParamSpec, Self, TypeVar
 
 from service.gateway import row
 from service.gateway.row import ASSIGNMENT_TABLE, CONFLICT_TABLE, LEADER_TABLE, LOCATION_TABLE, MemberMetadata
 from service.gossip.event import MemberChanged, NameConflict, RowChanged
 from service.gossip.member import Member, MemberState
 from service.gossip.membership import Membership
+from service.gossip.table import VersionTuple
 from service.model.assignment import Assignment, Location
 from service.model.errors import OperatorError, PeerError
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
@@ -28,6 +29,9 @@ from service.wire.pump import MachinePump
 from service.wire.sealed_socket import SealedSocket
 
 _log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def parse_seeds(seeds: Sequence[str], default_port: int) -> tuple[Address, ...]:
@@ -67,25 +71,13 @@ class ClusterView:
         self._is_open = False
         self._seeds = parse_seeds(settings.gossip.seeds, settings.ports.gossip)
         self._known_seeds: tuple[IPv4Address, ...] = ()
-        self._machine = Membership(
-            name=settings.node,
-            address=Address(settings.bind_address, settings.ports.gossip),
-            incarnation=clock(),
-            metadata=row.encode_metadata(metadata),
-            seeds=self._seeds,
-            random=random.Random(metadata.start_id),
-            now_ns=clock(),
-        )
-        envelope = Envelope(
-            settings.keys(),
-            cluster=settings.cluster,
-            node=settings.node,
-            start_id=metadata.start_id,
-            purpose="gossip",
-        )
+        """Of the last call of `know_nodes`; the configured ones are seeds besides."""
+        own = Address(settings.bind_address, settings.ports.gossip)
+        self._machine = _machine(settings, metadata, own, self._seeds, now_ns=clock())
+        # The pump is made after its socket: no datagram comes before the socket is entered.
         self.socket = SealedSocket(
-            Address(settings.bind_address, settings.ports.gossip),
-            envelope,
+            own,
+            _envelope(settings, metadata),
             on_datagram=lambda source, payload: self.pump.on_datagram(source, payload),
         )
         self.pump = MachinePump(
@@ -93,6 +85,7 @@ class ClusterView:
         )
 
     async def __aenter__(self) -> Self:
+        """Bind the socket. Raises OperatorError naming the address."""
         await self._stack.enter_async_context(self.socket)
         self._is_open = True
         return self
@@ -113,6 +106,7 @@ class ClusterView:
 
     @property
     def metadata(self) -> MemberMetadata:
+        """What this process last said of itself."""
         return self._metadata
 
     def know_nodes(self, addresses: tuple[IPv4Address, ...]) -> None:
@@ -151,9 +145,8 @@ class ClusterView:
 
     def publish_location(self, location: Location) -> bool:
         """Disseminate where a floating IP is now; False where a newer token is known."""
-        return self._put(
-            LOCATION_TABLE, str(location.floating_ip), tuple(location.token), location.node.encode("ascii")
-        )
+        token = location.token
+        return self._put(LOCATION_TABLE, str(location.floating_ip), token, location.node.encode("ascii"))
 
     def publish_leader(self, term: int) -> bool:
         """Disseminate that this process leads in `term`: for status only, authority is the lease."""
@@ -170,42 +163,24 @@ class ClusterView:
 
     def conflicts(self) -> dict[IPv4Address, bytes]:
         """MAC of the stranger per floating IP that somebody else has."""
-        rows = self._machine.rows(CONFLICT_TABLE).items()
-        return {IPv4Address(key): entry.value for key, entry in rows if len(entry.value) == 6}
+        return dict(self._rows(CONFLICT_TABLE, row.decode_conflict))
 
     def assignments(self) -> dict[IPv4Address, Assignment]:
         """The leader's table as far as it has come here, without removed floating IPs."""
-        table = {}
-        for key, entry in self._machine.rows(ASSIGNMENT_TABLE).items():
-            try:
-                assignment = row.decode_assignment(key, entry.version, entry.value)
-            except PeerError as error:
-                _log.warning("gossip: %s", error)
-                continue
-            if assignment is not None:
-                table[assignment.floating_ip] = assignment
-        return table
+        return {found.floating_ip: found for found in self._rows(ASSIGNMENT_TABLE, row.decode_assignment)}
 
     def locations(self) -> dict[IPv4Address, Location]:
         """Where each floating IP was last said to be."""
-        table = {}
-        for key, entry in self._machine.rows(LOCATION_TABLE).items():
-            try:
-                location = row.decode_location(key, entry.version, entry.value)
-            except PeerError as error:
-                _log.warning("gossip: %s", error)
-                continue
-            table[location.floating_ip] = location
-        return table
+        return {found.floating_ip: found for found in self._rows(LOCATION_TABLE, row.decode_location)}
 
     def members(self) -> dict[str, tuple[Member, MemberMetadata]]:
         """Every member whose metadata is understood, with this process itself, by name in order."""
         known = {}
         for member in sorted(self._machine.members(), key=lambda member: member.name):
-            try:
-                known[member.name] = (member, row.decode_metadata(member.metadata))
-            except PeerError as error:
-                _log.debug("gossip: %s: %s", member.name, error)
+            # Quietly: a member of a later release may well be asked for many times a second.
+            metadata = _understand(logging.DEBUG, row.decode_metadata, member.metadata, member=member.name)
+            if metadata is not None:
+                known[member.name] = (member, metadata)
         return known
 
     def gateway_nodes(self) -> tuple[GatewayNode, ...]:
@@ -228,9 +203,15 @@ class ClusterView:
         found = self.members().get(name)
         return Address(found[0].address.host, port) if found else None
 
-    def _put(self, table: str, key: str, version: tuple[int, ...], value: bytes) -> bool:
-        first, second, third = version
-        written = self._machine.put(table, key, (first, second, third), value, now_ns=self._clock())
+    def _rows(self, table: str, decode: Callable[[str, VersionTuple, bytes], T | None]) -> Iterator[T]:
+        """What the rows of a table say; without tombstones, and without what no release of ours has written."""
+        for key, entry in self._machine.rows(table).items():
+            found = _understand(logging.WARNING, decode, key, entry.version, entry.value)
+            if found is not None:
+                yield found
+
+    def _put(self, table: str, key: str, version: VersionTuple, value: bytes) -> bool:
+        written = self._machine.put(table, key, version, value, now_ns=self._clock())
         self.pump.wake()
         return written
 
@@ -241,10 +222,9 @@ class ClusterView:
         if isinstance(output, MemberChanged):
             self._member_changed(output.member.name, node_state(output.member.state))
         elif isinstance(output, RowChanged) and output.table == LOCATION_TABLE:
-            try:
-                self._location_heard(row.decode_location(output.key, output.version, output.value))
-            except PeerError as error:
-                _log.warning("gossip: %s", error)
+            location = _understand(logging.WARNING, row.decode_location, output.key, output.version, output.value)
+            if location is not None:
+                self._location_heard(location)
         elif isinstance(output, NameConflict):
             _log.error("gossip: two processes call themselves %s; the other is at %s", output.name, output.address)
             self._name_conflict(output.name, f"{output.address.host}:{output.address.port}")
@@ -256,10 +236,39 @@ def node_state(state: MemberState) -> NodeState:
     return NodeState.UP if state in (MemberState.ALIVE, MemberState.SUSPECT) else NodeState.DOWN
 
 
-def segment_for(segments: Sequence[Segment], floating_ip: IPv4Address) -> Segment | None:
-    """The segment a floating IP belongs to, or None."""
-    return next((segment for segment in segments if floating_ip in segment.network), None)
+def _machine(
+    settings: Settings, metadata: MemberMetadata, own: Address, seeds: Sequence[Address], *, now_ns: int
+) -> Membership:
+    return Membership(
+        name=settings.node,
+        address=own,
+        # Boot time: a process started later on the same boot has a higher one. After a reboot it may be lower than in
+        # the last life, and hearing the old record raises it.
+        incarnation=now_ns,
+        metadata=row.encode_metadata(metadata),
+        seeds=seeds,
+        random=random.Random(metadata.start_id),
+        now_ns=now_ns,
+    )
 
 
-def networks_of(segments: Sequence[Segment]) -> tuple[IPv4Network, ...]:
-    return tuple(segment.network for segment in segments)
+def _envelope(settings: Settings, metadata: MemberMetadata) -> Envelope:
+    return Envelope(
+        settings.keys(),
+        cluster=settings.cluster,
+        node=settings.node,
+        start_id=metadata.start_id,
+        purpose="gossip",
+    )
+
+
+def _understand(level: int, decode: Callable[P, T | None], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """Decode what a peer wrote; None, and a line in the log at this level, where it is malformed.
+
+    A row is everybody's until a newer one comes: one that only its writer understands must cost no more than itself.
+    """
+    try:
+        return decode(*args, **kwargs)
+    except PeerError as error:
+        _log.log(level, "gossip: %s", error)
+        return None

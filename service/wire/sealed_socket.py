@@ -70,6 +70,7 @@ class SocketCounters:
     notices: int = 0
 
     def refuse(self, reason: str) -> None:
+        """Count one datagram; `reason` is a metric label, so the receiver's PeerErrors should have few texts."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
 

@@ -1,3 +1,5 @@
+from ipaddress import IPv4Address
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -26,13 +28,19 @@ EXAMPLES: list[wire.Message] = [
 
 
 def packet(*messages: object, version: int = 1) -> bytes:
-    return msgspec.msgpack.encode([1, version, version, list(messages)])
+    return msgspec.msgpack.encode([version, version, version, list(messages)])
 
 
 def test_every_kind_survives_the_wire() -> None:
     payload = wire.encode_packet([wire.encode_message(example) for example in EXAMPLES])
     assert wire.decode_packet(payload) == (EXAMPLES, 0)
     assert {type(example).__struct_config__.tag for example in EXAMPLES} == wire.KINDS
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "9.10.99.100", "199.200.249.250", "255.255.255.255"])
+def test_every_octet_can_be_written(host: str) -> None:
+    record = wire.Record("m1", host, 9640, 7, wire.ALIVE, 0, b"")
+    assert wire.decode_packet(wire.encode_packet([wire.encode_message(record)]))[0] == [record]
 
 
 def test_unknown_kinds_are_skipped_and_counted() -> None:
@@ -46,7 +54,7 @@ def test_fields_appended_by_a_later_release_are_ignored() -> None:
 
 
 def test_a_version_outside_the_range_is_refused_and_names_both_ranges() -> None:
-    with pytest.raises(PeerError, match="protocol version 2"):
+    with pytest.raises(PeerError, match=r"protocol version 2 \(peer reads 2-2\), this member reads 1-1"):
         wire.decode_packet(packet([3, 5], version=2))
 
 
@@ -64,6 +72,8 @@ def test_a_version_outside_the_range_is_refused_and_names_both_ranges() -> None:
         [6, "m" * 64, "10.0.0.1", 9640, 7, 0, 0, b""],
         [6, "m1", "10.0.0.256", 9640, 7, 0, 0, b""],
         [6, "m1", "10.0.0.1\n", 9640, 7, 0, 0, b""],
+        [6, "m1", "10.0.0.010", 9640, 7, 0, 0, b""],
+        [6, "m1", "00.0.0.1", 9640, 7, 0, 0, b""],
         [6, "m1", "example.org", 9640, 7, 0, 0, b""],
         [6, "m1", "10.0.0.1", 0, 7, 0, 0, b""],
         [6, "m1", "10.0.0.1", 9640, 2**63, 0, 0, b""],
@@ -75,31 +85,63 @@ def test_a_version_outside_the_range_is_refused_and_names_both_ranges() -> None:
     ],
 )
 def test_malformed_messages_are_the_peers_error(bad: object) -> None:
-    with pytest.raises(PeerError):
+    with pytest.raises(PeerError, match="gossip: malformed message"):
         wire.decode_packet(packet([3, 5], bad))
 
 
-@given(st.binary(max_size=200))
-def test_arbitrary_bytes_decode_or_are_the_peers_error(payload: bytes) -> None:
+NOTHING = "gossip: malformed"
+ANOTHER_VERSION = "gossip: protocol version"
+
+
+def decoded(payload: bytes) -> list[wire.Message]:
+    """The messages; none where it is refused, for a reason that says which of the two it is."""
     try:
-        wire.decode_packet(payload)
-    except PeerError:
-        return
+        messages, unknown = wire.decode_packet(payload)
+    except PeerError as error:
+        reason = str(error)
+    else:
+        assert unknown >= 0
+        return messages
+    assert reason.startswith((NOTHING, ANOTHER_VERSION))
+    return []
+
+
+def assert_is_sound(message: wire.Message) -> None:
+    """A message that got through is one we could have sent: encoded again it is the same, within all bounds."""
+    again, unknown = wire.decode_packet(wire.encode_packet([wire.encode_message(message)]))
+    assert (again, unknown) == ([message], 0)
+    records = message.records if isinstance(message, wire.Delta) else (message,)
+    for record in records:
+        if isinstance(record, wire.Record):
+            assert str(IPv4Address(record.host)) == record.host
+            assert 1 <= record.port <= 65535
+            assert len(record.metadata) <= wire.METADATA_BYTES_MAX
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_refused_with_a_reason_or_decode_to_sound_messages(payload: bytes) -> None:
+    for message in decoded(payload):
+        assert_is_sound(message)
 
 
 @given(st.data())
-def test_damaged_datagrams_decode_or_are_the_peers_error(data: st.DataObject) -> None:
+def test_a_damaged_datagram_is_refused_with_a_reason_or_decodes_to_sound_messages(data: st.DataObject) -> None:
     payload = bytearray(wire.encode_packet([wire.encode_message(example) for example in EXAMPLES]))
     for _ in range(data.draw(st.integers(1, 4))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        wire.decode_packet(bytes(payload))
-    except PeerError:
-        return
+    for message in decoded(bytes(payload)):
+        assert_is_sound(message)
+
+
+@given(st.integers(0, 400))
+def test_a_datagram_cut_short_is_refused_as_a_whole(length: int) -> None:
+    payload = wire.encode_packet([wire.encode_message(example) for example in EXAMPLES])
+    with pytest.raises(PeerError, match=NOTHING):
+        wire.decode_packet(payload[: min(length, len(payload) - 1)])
 
 
 def test_deeply_nested_input_is_the_peers_error() -> None:
-    with pytest.raises(PeerError):
+    with pytest.raises(PeerError, match=NOTHING):
         wire.decode_packet(b"\x94\x01\x01\x01\x91" + b"\x91" * 5000)
 
 

@@ -1,3 +1,5 @@
+import pickle
+
 from service.policy.label_index import LabelIndex
 from service.policy.selector import Constraint
 
@@ -19,4 +21,6 @@ def test_removal_leaves_nothing_behind() -> None:
         index.add(number, {"pod-template-hash": str(number)})
     for number in range(100):
         index.remove(number, {"pod-template-hash": str(number)})
-    assert index._items == {}
+    assert index.count(Constraint("pod-template-hash", None)) == 0
+    # Not even an empty bucket: byte for byte it is one that never held anything.
+    assert pickle.dumps(index) == pickle.dumps(LabelIndex())

@@ -1,11 +1,23 @@
 import os
+import pickle
 import subprocess
 import sys
 from ipaddress import IPv4Address, IPv4Network
 
+from service.model.objects import EgressPolicy
 from service.policy import rule_set as module
 from service.policy.rule_set import RuleSetCatalog, make_rule_set, policy_content
 from tests.policy.objects import policy, selector
+
+
+def catalog_of(*items: EgressPolicy) -> tuple[RuleSetCatalog, list[int]]:
+    """A catalog that learned these one after the other, and resolved what it knew each time."""
+    catalog, contents = RuleSetCatalog(), []
+    for item in items:
+        contents.append(policy_content(item))
+        catalog.learn(contents[-1], item)
+        assert catalog.resolve(contents) is not None
+    return catalog, contents
 
 
 def test_a_policy_is_named_by_what_it_sends_where() -> None:
@@ -57,14 +69,29 @@ def test_a_combination_with_an_unknown_policy_is_not_resolved() -> None:
 
 def test_the_cache_is_bounded(monkeypatch) -> None:
     monkeypatch.setattr(module, "_CACHE_MAX", 8)
-    catalog, contents = RuleSetCatalog(), []
+    catalog, contents, resolved = RuleSetCatalog(), [], {}
     for number in range(30):
         item = policy(f"p{number}", to=(f"10.{number}.0.0/16",))
         contents.append(policy_content(item))
         catalog.learn(contents[-1], item)
-        assert catalog.resolve(contents) is not None
-        assert len(catalog._rule_sets) <= 8
-    for content in contents:
+        combination = tuple(contents)
+        resolved[combination] = catalog.resolve(combination)
+        assert catalog.resolve(combination) is resolved[combination], "the newest is kept"
+    # What is kept comes back as the same object. The newest first: a miss may clear the cache.
+    kept = [combination for combination in reversed(resolved) if catalog.resolve(combination) is resolved[combination]]
+    assert 1 <= len(kept) <= 8
+    # And what was dropped is made again, the same in content.
+    assert all(catalog.resolve(combination) == rule_set for combination, rule_set in resolved.items())
+
+
+def test_forgotten_policies_leave_nothing_in_the_catalog() -> None:
+    items = [policy(f"p{number}", to=(f"10.{number}.0.0/16",)) for number in range(10)]
+    catalog, contents = catalog_of(*items)
+    for content in contents[1:]:
         catalog.forget(content)
-    assert catalog._rule_sets == {}
-    assert catalog._combinations == {}
+    assert catalog.resolve(contents[:2]) is None
+    # Byte for byte it is one that never knew the others.
+    assert pickle.dumps(catalog) == pickle.dumps(catalog_of(items[0])[0])
+    catalog.forget(contents[0])
+    assert catalog.resolve(contents[:1]) is None
+    assert pickle.dumps(catalog) == pickle.dumps(RuleSetCatalog())

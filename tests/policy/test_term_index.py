@@ -1,3 +1,5 @@
+import pickle
+
 from service.policy.term_index import TermIndex
 from tests.policy.objects import policy, policy_key, requirement, selector
 
@@ -35,9 +37,23 @@ def test_only_policies_whose_namespace_side_flips_are_named() -> None:
     assert list(index.flipped(["user", "note"], before, after)) == [policy_key("by-user")]
 
 
+def test_removal_leaves_the_other_policies_alone() -> None:
+    index = TermIndex()
+    gone, kept = (policy(name, pods=selector({"a": "b"}), namespaces=selector({"user": "alice"})) for name in "gk")
+    index.add(gone)
+    index.add(kept)
+    index.remove(gone)
+    assert list(index.matching({"a": "b"}, {"user": "alice"})) == [policy_key("k")]
+    assert list(index.flipped(["user"], {"user": "alice"}, {})) == [policy_key("k")]
+
+
 def test_removal_leaves_nothing_behind() -> None:
     index = TermIndex()
     kept = policy("p", pods=selector({"a": "b"}), namespaces=selector({}, requirement("user", "Exists")))
     index.add(kept)
+    assert list(index.flipped(["user"], {"user": "alice"}, {})) == [policy_key("p")]
     index.remove(kept)
-    assert (index._terms, index._filed, index._mentions) == ({}, {}, {})
+    assert list(index.candidates({"a": "b"}, {"user": "alice"})) == []
+    assert list(index.flipped(["user"], {"user": "alice"}, {})) == []
+    # Not even an empty bucket: byte for byte it is one that never held anything.
+    assert pickle.dumps(index) == pickle.dumps(TermIndex())

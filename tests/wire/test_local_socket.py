@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from service.model.errors import OperatorError
 from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, LeaseReport
@@ -49,9 +50,34 @@ async def test_of_heartbeats_that_wait_only_the_newest_counts(tmp_path: Path) ->
     assert heard == [Heartbeat(ready=True)]
 
 
-async def test_an_absent_other_end_is_no_error(tmp_path: Path) -> None:
+async def test_what_is_told_an_absent_other_end_is_lost_and_what_follows_is_heard(tmp_path: Path) -> None:
+    """Absent before its start, and again after its end: nothing is kept for it, and the sender goes on."""
+    former: list[LeaseReport] = []
+    reports: list[LeaseReport] = []
+    early, late = (replace(REPORT, scheduling=word) for word in ("early", "late"))
     async with AgentLink(tmp_path, on_heartbeat=lambda _: None) as keeper:
-        keeper.report(REPORT)
+        keeper.report(early)
+        async with KeeperLink(tmp_path, clock=lambda: 0, on_report=former.append):
+            keeper.report(REPORT)
+            await until(lambda: former)
+        keeper.report(early)
+        async with KeeperLink(tmp_path, clock=lambda: 0, on_report=reports.append):
+            keeper.report(late)
+            await until(lambda: reports)
+        # Its own socket has lived through all of it.
+        assert (tmp_path / KEEPER_SOCKET).is_socket()
+    assert former == [REPORT]
+    assert reports == [late]
+
+
+async def test_the_agent_may_speak_before_the_keeper_is_there_and_is_heard_once_it_is(tmp_path: Path) -> None:
+    heard: list[Heartbeat] = []
+    async with KeeperLink(tmp_path, clock=lambda: 0, on_report=lambda _: None) as agent:
+        agent.say(Heartbeat(ready=True))
+        async with AgentLink(tmp_path, on_heartbeat=heard.append):
+            agent.say(Heartbeat(ready=False))
+            await until(lambda: heard)
+    assert heard == [Heartbeat(ready=False)]
 
 
 async def test_nonsense_is_skipped_and_what_follows_is_heard(tmp_path: Path) -> None:
