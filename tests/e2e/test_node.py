@@ -65,7 +65,7 @@ def test_a_service_whose_endpoint_is_outside_follows_the_destination_after_trans
 
 
 def test_replies_of_connections_opened_from_outside_are_left_alone(site: Site) -> None:
-    """Case C1: the outside opens a connection to a node port; the selected pod's replies are not steered."""
+    """The outside opens a connection to a node port; the selected pod's replies are not steered (W4)."""
     pod = site.pod(POD)
     table = f"""table ip test {{ chain prerouting {{ type nat hook prerouting priority dstnat;
         ip daddr {NODE_IP} tcp dport 30080 dnat to {pod.ip}:8000
