@@ -165,6 +165,8 @@ def test_a_removed_floating_ip_that_is_in_use_is_told_on_gateway_and_policy(site
 
 def test_without_an_api_server_a_node_s_death_is_survived_and_told_when_it_returns(site: KubernetesSite) -> None:
     site.wait_whole()
+    # Status follows the traffic, by up to a report of the leader.
+    site.wait("all of them to be shown", lambda: len(site.holders()) == 3)
     dead = site.holders()[FIRST]
     site.kill_api()
     with site.stream("alice/frontend-control1", interval_ms=20):
