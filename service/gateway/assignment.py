@@ -96,7 +96,7 @@ class _Placement:
         qualified = [node.name for node in self._candidates(ip)]
         if present is not None and present not in qualified and self._may_keep(present, ip):
             # Its lease lives, so its keeper does: only its agent is away, or gossip is cut. Membership chooses among
-            # candidates, it never revokes a live lease (rule S2); a keeper whose agent stays away hands over (S6).
+            # candidates, it never revokes a live lease (rule S2); a keeper whose agent stays away hands over (rule S6).
             self._set_holder(ip, present)
             return present
         # In this order: who has the lease; who was told to take it and may be about to; and the successor, whose

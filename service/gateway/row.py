@@ -68,12 +68,7 @@ _REASON_MAX = 160
 def encode_metadata(metadata: MemberMetadata) -> bytes:
     """Put it into msgpack. The bound of 512 bytes is checked by gossip, not here."""
     segments = tuple(
-        (
-            segment.network.network_address.packed,
-            segment.network.prefixlen,
-            segment.address.packed,
-            segment.mac,
-        )
+        (segment.network.network_address.packed, segment.network.prefixlen, segment.address.packed, segment.mac)
         for segment in metadata.segments
     )
     return _encoder.encode(

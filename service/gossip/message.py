@@ -189,12 +189,7 @@ def decode_packet(payload: bytes) -> tuple[list[Message], int]:
         packet = _packet_decoder.decode(payload)
     except _MALFORMED as error:
         raise PeerError(f"gossip: malformed datagram: {error}") from error
-    # The range the peer reads is only for the message: there is one version so far, hence nothing to agree on.
-    if not VERSION_MIN <= packet.version <= VERSION_MAX:
-        raise PeerError(
-            f"gossip: protocol version {packet.version} (peer reads {packet.version_min}-{packet.version_max}), "
-            f"this member reads {VERSION_MIN}-{VERSION_MAX}"
-        )
+    _check_version(packet)
     messages: list[Message] = []
     unknown = 0
     for raw in packet.messages:
@@ -206,6 +201,15 @@ def decode_packet(payload: bytes) -> tuple[list[Message], int]:
                 raise PeerError(f"gossip: malformed message: {error}") from error
             unknown += 1
     return messages, unknown
+
+
+def _check_version(packet: _Packet) -> None:
+    # The range the peer reads is only for the message: there is one version so far, hence nothing to agree on.
+    if not VERSION_MIN <= packet.version <= VERSION_MAX:
+        raise PeerError(
+            f"gossip: protocol version {packet.version} (peer reads {packet.version_min}-{packet.version_max}), "
+            f"this member reads {VERSION_MIN}-{VERSION_MAX}"
+        )
 
 
 def _is_unknown_kind(raw: msgspec.Raw) -> bool:

@@ -23,7 +23,7 @@ class NodeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One layer-2 segment a node is on: the address, its subnet, and the MAC that answers there."""
+    """One layer 2 segment a node is on: the address, its subnet, and the MAC that answers there."""
 
     network: IPv4Network
     address: IPv4Address

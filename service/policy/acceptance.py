@@ -57,7 +57,7 @@ def judge(
     verdicts: dict[ObjectKey, Verdict] = {}
     winner: EgressPolicy | None = None
     for policy in sorted(policies, key=precedence):
-        # W12: with no pod range known, a default route in a policy would take the cluster's own traffic with it.
+        # (Rule W12.) With no pod range known, a default route in a policy would take the cluster's own traffic with it.
         # Checked first, so that a policy which can never be in force does not stand in a younger one's way.
         if not pod_cidrs_known and any(network.prefixlen == 0 for network in policy.destinations):
             verdicts[policy.key] = _CIDRS_UNKNOWN

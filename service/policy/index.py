@@ -332,7 +332,10 @@ class PolicyIndex:
 
 
 def _footprint(selection: Selection | None) -> object:
-    """What of a selection the datapath and the other nodes act on."""
+    """What of a selection the datapath and the other nodes act on.
+
+    The uid counts: a pod that was replaced under its name is another, though address and rule set be the same.
+    """
     if selection is None:
         return None
     pod = selection.pod

@@ -2,6 +2,8 @@
 
 Each rule (a *term* of its policy) is filed under one necessary label only, the one whose bucket is emptiest, so that a
 thousand policies that share `role: frontend` but differ in the namespace's `user` cost a pod event a handful of checks.
+One is enough to find it: a pod that lacks a necessary label cannot match. That it has the label does not make it match,
+so every candidate is still checked in full.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +17,7 @@ class _Bucket(NamedTuple):
     """Where a term is filed; `value` None is the bucket of Exists."""
 
     scope: str
+    """Whose label it is: the pod's or its namespace's."""
     key: str
     value: str | None
 

@@ -50,8 +50,10 @@ class Opened(NamedTuple):
     """An authentic datagram that was not seen before."""
 
     node: str
+    """Who sealed it, and so who sent it first; not who delivered it."""
     start_id: int
     receiver: int
+    """The start id it is bound to, or ANY_RECEIVER."""
     counter: int
     payload: bytes
 
@@ -63,6 +65,7 @@ class _Header(NamedTuple):
     receiver: int
     counter: int
     length: int
+    """Bytes of the whole header, the name included: where the sealed part begins."""
 
 
 class _Sender:
@@ -74,6 +77,7 @@ class _Sender:
         self.node = node
         self.window = ReplayWindow()
         self.ciphers: dict[bytes, AESGCM] = {}
+        """By key id: a ring may have several keys, and each gives this sender another one."""
 
 
 class _Budget:
@@ -171,20 +175,18 @@ class Envelope:
         sender = self._senders.get(identity)
         if sender is not None and not sender.window.is_fresh(header.counter):
             raise PeerError("replay")
-        cipher = sender.ciphers.get(header.key_id) if sender is not None else None
-        is_new_key = cipher is None
-        if cipher is None:
-            if self._budget.is_spent():
-                raise PeerError("rate")
-            cipher = self._derive(self._ring[header.key_id], header.name, header.start_id)
+        known = sender.ciphers.get(header.key_id) if sender is not None else None
+        cipher = known or self._derive_within_budget(header)
         length = header.length
         try:
             payload = cipher.decrypt(header.counter.to_bytes(12, "big"), datagram[length:], datagram[:length])
             sender = sender or _Sender(header.name.decode())
         except (InvalidTag, UnicodeDecodeError):
-            if is_new_key:
+            # Only what cost a derivation is charged: a forgery in a known sender's name costs one decryption.
+            if known is None:
                 self._budget.spend()
             raise PeerError("bad-tag") from None
+        # Nothing is remembered of a sender, and no counter taken, before the tag has held.
         self._remember(identity, sender)
         sender.ciphers[header.key_id] = cipher
         sender.window.take(header.counter)
@@ -211,6 +213,11 @@ class Envelope:
         if start_id == self.start_id and name == self._name:
             raise PeerError("reflection")
         return _Header(name, key_id, start_id, receiver, counter, length)
+
+    def _derive_within_budget(self, header: _Header) -> AESGCM:
+        if self._budget.is_spent():
+            raise PeerError("rate")
+        return self._derive(self._ring[header.key_id], header.name, header.start_id)
 
     def _derive(self, key: bytes, name: bytes, start_id: int) -> AESGCM:
         info = self._context + _prefixed(name)

@@ -21,7 +21,9 @@ from service.model.keeper_message import KeeperMessage
 _log = logging.getLogger(__name__)
 
 _DATAGRAM_BYTES_MAX = 212_992
+"""The kernel's default bound of a socket's buffer (net.core.wmem_default): nothing larger can be sent."""
 _BATCH_MAX = 64
+"""Datagrams read per wake-up; more come with the next, after timers had their turn."""
 
 
 class LocalSocket:
@@ -30,6 +32,7 @@ class LocalSocket:
     def __init__(self, own: Path, other: Path, *, on_messages: Callable[[list[KeeperMessage]], None]) -> None:
         self._path = own
         self._other = str(other)
+        """Looked up at each send: the other process may have made its socket anew meanwhile."""
         self._on_messages = on_messages
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(KeeperMessage)

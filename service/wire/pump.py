@@ -49,8 +49,11 @@ class MachinePump:
         self._handle = handle
         self._on_lag = on_lag
         self._is_draining = False
+        """A call of `wake` from within `handle` has nothing to do: the drain under way takes what it brings."""
         self._loop: asyncio.AbstractEventLoop | None = None
+        """None outside `run`: then no timer is armed, and inputs are answered all the same."""
         self._failed: asyncio.Future[None] | None = None
+        """What `run` waits for; the first failure ends it."""
         self._timer: asyncio.Handle | None = None
         self._deadline_ns: int | None = None
         """What the timer is armed for."""

@@ -98,9 +98,12 @@ class _Contact:
 
     def __init__(self) -> None:
         self.nonce = secrets.token_bytes(_NONCE_LENGTH)
+        """One for all hellos to it, so that a late reply to an earlier one counts too."""
         self.next_hello_ns = 0
         self.interval_ns = _HELLO_FIRST_NS
+        """Until the hello after the next; doubles each time."""
         self.waiting: deque[tuple[int, bytes]] = deque(maxlen=_WAITING_MAX)
+        """(when, payload), oldest first."""
 
 
 class SealedSocket:
@@ -116,18 +119,24 @@ class SealedSocket:
         *,
         bind_receiver: bool = False,
         on_datagram: Callable[[Source, bytes], None],
+        clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
+        """`clock`: nanoseconds that never go backwards; only waits and gaps of this process are measured by it."""
         self.counters = SocketCounters()
         self._bind = bind
         self._envelope = envelope
         self._bind_receiver = bind_receiver
         self._on_datagram = on_datagram
+        self._clock = clock
         self._socket: socket.socket | None = None
         self._beliefs: _Recent[Address, _Belief] = _Recent()
+        """Destinations whose start id is known; wrong once the process there has restarted, until a notice says so."""
         self._contacts: _Recent[Address, _Contact] = _Recent()
+        """Destinations that have been asked for theirs, and have not answered."""
         self._asked: dict[bytes, Address] = {}
         """Nonce to destination, for every contact."""
         self._answered_ns: _Recent[tuple[bytes, Address], int] = _Recent()
+        """When a hello or a mistaken datagram from an address was last answered, by kind of the answer."""
 
     async def __aenter__(self) -> "SealedSocket":
         """Bind and start reading. Raises OperatorError naming the address."""
@@ -188,7 +197,7 @@ class SealedSocket:
             self.counters.sent += 1
 
     def _wait_for_contact(self, to: Address, payload: bytes) -> None:
-        now_ns = time.monotonic_ns()
+        now_ns = self._clock()
         contact = self._contacts.get(to) or self._open_contact(to)
         if len(contact.waiting) == _WAITING_MAX:
             self.counters.waiting_dropped += 1
@@ -275,7 +284,7 @@ class SealedSocket:
     def _learn(self, address: Address, opened: Opened) -> None:
         self._beliefs.put(address, _Belief(opened.node, opened.start_id))
         contact = self._close_contact(address)
-        oldest_ns = time.monotonic_ns() - _WAITING_NS
+        oldest_ns = self._clock() - _WAITING_NS
         for queued_ns, payload in contact.waiting if contact is not None else ():
             if queued_ns < oldest_ns:
                 self.counters.waiting_dropped += 1
@@ -318,7 +327,7 @@ class SealedSocket:
                 del self._beliefs[address]
 
     def _may_answer(self, kind: bytes, origin: Address) -> bool:
-        now_ns = time.monotonic_ns()
+        now_ns = self._clock()
         answered_ns = self._answered_ns.get((kind, origin))
         if answered_ns is not None and now_ns - answered_ns < _REPLY_INTERVAL_NS:
             return False

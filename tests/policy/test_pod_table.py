@@ -1,5 +1,12 @@
+import pickle
+from collections.abc import Mapping
+
+import pytest
+
+from service.model.objects import EgressRule
+from service.policy import pod_table as module
 from service.policy.pod_table import PodTable
-from service.policy.selector import Constraint
+from service.policy.selector import is_rule_match
 from tests.policy.objects import namespace, pod, pod_key, policy, requirement, selector
 
 
@@ -59,14 +66,22 @@ def test_a_namespace_without_object_has_its_name_as_label() -> None:
     assert list(table.matching(by_name)) == [pod_key("web")]
 
 
-def test_candidates_come_from_the_smaller_side() -> None:
+def test_candidates_come_from_the_smaller_side(monkeypatch: pytest.MonkeyPatch) -> None:
     table = PodTable()
     for number in range(50):
         table.put(pod(f"p{number}", f"10.0.1.{number}", namespace="big", role="frontend"))
     table.put(pod("one", "10.0.2.1", namespace="small", role="frontend"))
     table.put_namespace("small", namespace("small", user="alice").labels)
     (rule,) = policy(pods=selector({"role": "frontend"}), namespaces=selector({}, requirement("user", "Exists"))).rules
-    assert list(table._candidates(rule)) == [pod_key("one", "small")]
+    asked = []
+
+    def is_asked(rule: EgressRule, labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> bool:
+        asked.append(namespace_labels["kubernetes.io/metadata.name"])
+        return is_rule_match(rule, labels, namespace_labels)
+
+    monkeypatch.setattr(module, "is_rule_match", is_asked)
+    assert list(table.matching((rule,))) == [pod_key("one", "small")]
+    assert asked == ["small"], "fifty others carry the label, and none of them was looked at"
 
 
 def test_removal_leaves_nothing_behind() -> None:
@@ -75,6 +90,6 @@ def test_removal_leaves_nothing_behind() -> None:
     table.put_namespace("shop", (("user", "alice"),))
     table.put_namespace("shop", None)
     table.remove(pod_key("a"))
-    assert table._claims == {}
-    assert table._by_namespace == {}
-    assert table._namespaces_by_label.count(Constraint("kubernetes.io/metadata.name", None)) == 0
+    assert table.matching(policy().rules) == {}
+    # Byte for byte it is a table that never held anything.
+    assert pickle.dumps(table) == pickle.dumps(PodTable())

@@ -140,12 +140,24 @@ def test_forged_senders_use_up_a_budget_that_known_senders_do_not_need(monkeypat
     assert receiver.open(newcomer.seal(b"")).node == "gamma"
 
 
+def test_forgeries_in_the_name_of_a_known_sender_use_up_no_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envelope_module, "_DERIVATIONS_BURST", 3)
+    receiver, known = make("beta", 2), make()
+    receiver.open(known.seal(b""))
+    assert [refusal(receiver, known.seal(b"")[:-1] + b"\x00") for _ in range(10)] == ["bad-tag"] * 10
+    assert receiver.open(make("gamma", 3).seal(b"")).node == "gamma"
+
+
 def test_the_senders_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(envelope_module, "_SENDERS_MAX", 4)
     receiver = make("beta", 2)
-    for start_id in range(10, 30):
-        receiver.open(make(start_id=start_id).seal(b""))
-    assert len(receiver._senders) == 4
+    datagrams = [make(start_id=start_id).seal(b"") for start_id in range(10, 30)]
+    for datagram in datagrams:
+        receiver.open(datagram)
+    # Of whom is remembered a repetition is noticed. The newest first: who was forgotten is remembered anew.
+    newest, older = datagrams[-4:], datagrams[:-4]
+    assert [refusal(receiver, datagram) for datagram in reversed(newest)] == ["replay"] * 4
+    assert [receiver.open(datagram).start_id for datagram in reversed(older)] == list(range(25, 9, -1))
 
 
 def test_unusable_keys_and_names_are_the_operators_fault() -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from itertools import pairwise
 
 import pytest
 import uvloop
@@ -14,6 +16,7 @@ from service.wire import sealed_socket as sealed_socket_module
 from service.wire.envelope import Envelope
 from service.wire.sealed_socket import SealedSocket
 
+MS = 1_000_000
 ANYWHERE = Address("127.0.0.1", 0)
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -36,8 +39,16 @@ class Party:
     ) -> None:
         self.heard: asyncio.Queue[tuple[Source, bytes]] = asyncio.Queue()
         self.echo = echo
+        self.now_ns: int | None = None
+        """What its clock stands at, once a test has set it; until then it runs."""
         self.envelope = Envelope((bytes(32),), cluster="c", node=node, start_id=start_id, purpose="test")
-        self.socket = SealedSocket(bind, self.envelope, bind_receiver=bound, on_datagram=self._hear)
+        self.socket = SealedSocket(
+            bind,
+            self.envelope,
+            bind_receiver=bound,
+            on_datagram=self._hear,
+            clock=lambda: time.monotonic_ns() if self.now_ns is None else self.now_ns,
+        )
 
     def _hear(self, source: Source, payload: bytes) -> None:
         if payload == b"bad":
@@ -171,7 +182,27 @@ def test_first_contact_delivers_what_waited_in_order_and_the_answer_needs_no_hel
     run(scenario)
 
 
-def test_only_the_newest_eight_wait_and_hellos_back_off(run: Run) -> None:
+def test_hellos_to_a_silent_peer_back_off_to_a_third_of_a_second(run: Run) -> None:
+    async def scenario() -> None:
+        with Wire() as wire:
+            async with AsyncExitStack() as stack:
+                alpha = Party("alpha", 1)
+                await enter(stack, alpha)
+                hellos_ms, known = [], 0
+                for at_ms in range(2000):
+                    alpha.now_ns = at_ms * MS
+                    alpha.socket.send(wire.address, b"x")
+                    if alpha.socket.counters.hellos > known:
+                        known = alpha.socket.counters.hellos
+                        hellos_ms.append(at_ms)
+                gaps_ms = [later - earlier for earlier, later in pairwise(hellos_ms)]
+                assert gaps_ms[:5] == [20, 40, 80, 160, 320]
+                assert set(gaps_ms[5:]) == {320}
+
+    run(scenario)
+
+
+def test_only_the_newest_eight_wait(run: Run) -> None:
     async def scenario() -> None:
         with Wire() as wire:
             async with AsyncExitStack() as stack:
@@ -198,18 +229,22 @@ def test_only_the_newest_eight_wait_and_hellos_back_off(run: Run) -> None:
     run(scenario)
 
 
-def test_what_waited_too_long_is_dropped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waited_longer_than_a_second_is_dropped(run: Run) -> None:
     async def scenario() -> None:
         with Wire() as wire:
             async with AsyncExitStack() as stack:
                 alpha, beta = Party("alpha", 1), Party("beta", 2)
                 await enter(stack, alpha, beta)
-                alpha.socket.send(wire.address, b"old")
-                monkeypatch.setattr(sealed_socket_module, "_WAITING_NS", -1)
+                for payload, at_ms in ((b"old", 0), (b"new", 1)):
+                    alpha.now_ns = at_ms * MS
+                    alpha.socket.send(wire.address, payload)
+                alpha.now_ns = 1001 * MS
                 hello, origin = await wire.take()
                 wire.give(hello, beta.address)
                 wire.give((await wire.take())[0], origin)
                 await alpha.until(lambda: alpha.socket.counters.waiting_dropped == 1)
+                wire.give((await wire.take())[0], beta.address)
+                assert await beta.hear() == b"new"
 
     run(scenario)
 
@@ -347,10 +382,19 @@ def test_the_destinations_remembered_are_bounded(run: Run, monkeypatch: pytest.M
 
     async def scenario() -> None:
         async with AsyncExitStack() as stack:
-            alpha = Party("alpha", 1)
-            await enter(stack, alpha)
-            for port in range(50_000, 50_020):
-                alpha.socket.send(Address("127.0.0.1", port), b"x")
-            assert (len(alpha.socket._contacts), len(alpha.socket._asked)) == (4, 4)
+            alpha, beta = Party("alpha", 1), Party("beta", 2)
+            await enter(stack, alpha, beta)
+            wires = [stack.enter_context(Wire()) for _ in range(10)]
+            for wire in wires:
+                alpha.socket.send(wire.address, b"x")
+            # All of them answer at last. Of the destinations forgotten by then the reply is one to nobody's question.
+            for wire in wires:
+                hello, origin = await wire.take()
+                wire.give(hello, beta.address)
+                wire.give((await wire.take())[0], origin)
+            await alpha.until(lambda: alpha.socket.counters.refused.get("stale-hello") == 6)
+            for wire in wires[-4:]:
+                wire.give((await wire.take())[0], beta.address)
+                assert await beta.hear() == b"x"
 
     run(scenario)
