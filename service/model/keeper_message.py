@@ -6,7 +6,7 @@ Each message is the whole truth at its time, so a lost one is replaced by the ne
 
 import msgspec
 
-from service.model.lease import Elector, Electorate
+from service.model.lease import Elector, Electorate, Token
 
 KEEPER_SOCKET = "keeper.sock"
 AGENT_SOCKET = "agent.sock"
@@ -68,12 +68,19 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
 
 
 class HeldLease(msgspec.Struct, frozen=True, array_like=True):
+    """One floating IP that this node holds, with its token spelt out and the end of the lease as the kernel has it."""
+
     floating_ip: str
     term: int
     version: int
     counter: int
     deadline_ns: int
     """CLOCK_BOOTTIME."""
+
+    @property
+    def token(self) -> Token:
+        """The fencing token under which it is held (K1)."""
+        return Token(self.term, self.version, self.counter)
 
 
 class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):

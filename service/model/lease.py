@@ -35,6 +35,13 @@ class Token(NamedTuple):
 ZERO_TOKEN = Token(0, 0, 0)
 
 
+class HeldBy(NamedTuple):
+    """Who holds a key, as known here: the truth is with the electors, and moves with the next, higher token."""
+
+    node: str
+    token: Token
+
+
 class ProfileName(StrEnum):
     DEFAULT = "default"
     FAST = "fast"
