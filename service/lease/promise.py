@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from service.lease.message import key_name, key_number
+from service.lease.codec import key_name, key_number
 from service.model.lease import ZERO_TOKEN, Token
 
 _PROMISES = struct.Struct("!8s16sQHI")  # magic, boot id, longest lease, identities, rows
