@@ -105,7 +105,7 @@ def rows_of(promises: Mapping[str, Promise], now: Instant) -> list[Row]:
     """What is promised, as a report says it."""
     rows = []
     for key, promise in promises.items():
-        left_ns = max(promise.until.boot_ns - now.boot_ns, promise.until.raw_ns - now.raw_ns, 0)
+        left_ns = max(promise.until.left_ns(now), 0)
         held = promise.holder is not None and not promise.is_over(now)
         node = promise.holder.node if held and promise.holder is not None else None
         rows.append(Row(key, promise.token, node, left_ns // 1_000_000 if held else 0))

@@ -122,7 +122,7 @@ def transfers(
         if not promise.is_over(now):
             holder = promise.holder
             # On both clocks (T3): whoever takes the promise over must not end it before the one who made it.
-            left_ns = max(promise.until.boot_ns - now.boot_ns, promise.until.raw_ns - now.raw_ns, 1)
+            left_ns = max(promise.until.left_ns(now), 1)
         rows.append(TransferRow(key, promise.token, holder, left_ns, promise.start_id))
     cuts = cut(
         rows,

@@ -33,7 +33,12 @@ class Instant(NamedTuple):
     raw_ns: int
     """CLOCK_MONOTONIC_RAW: never slewed, but stands still in suspend."""
 
+    def left_ns(self, now: "Instant") -> int:
+        """How long until both clocks have passed this moment (T3), by the one with more to go; may be negative."""
+        return max(self.boot_ns - now.boot_ns, self.raw_ns - now.raw_ns)
+
     def later_by(self, span_ns: int) -> "Instant":
+        """The moment at which both clocks will have counted so much more."""
         return Instant(self.boot_ns + span_ns, self.raw_ns + span_ns)
 
 

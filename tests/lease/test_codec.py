@@ -6,6 +6,7 @@ So a change here is a change of `FORMAT`, or of a record's magic number, never a
 
 import pytest
 
+from service.lease.codec import cut
 from service.lease.electorate_message import (
     ElectorateMessage,
     Standing,
@@ -187,3 +188,14 @@ def test_records_have_the_bytes_they_always_had() -> None:
     }
     assert encode_promises(OTHER_BOOT, 15 * 10**9, promises).hex() == PROMISE_RECORD
     assert encode_tokens(promises).hex() == TOKEN_RECORD
+
+
+def test_each_part_of_a_table_pays_for_every_name_that_it_lists_itself() -> None:
+    # Rows and names of 4 bytes each: two rows with two names fill a part, wherever the names were listed before.
+    rows = [(1, "a"), (2, "b"), (3, "a"), (4, "b"), (5, "a")]
+    parts = cut(rows, room=16, row_bytes=4, name_of=lambda row: row[1], name_bytes=lambda name: 4)
+    assert [[number for number, _ in part] for part in parts] == [[1, 2], [3, 4], [5]]
+
+
+def test_a_table_of_nothing_is_one_empty_part() -> None:
+    assert cut([], room=16, row_bytes=4, name_of=str, name_bytes=len) == [()]

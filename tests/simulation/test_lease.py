@@ -580,7 +580,7 @@ def test_a_holder_that_renews_past_its_deadline_splits_the_vote_for_ever(monkeyp
 
 def lowest_first(self: ElectorMachine, key: str) -> Any:
     promise = self._promises.setdefault(key, Promise())
-    claims = [claim for claim in self._claims.get(key, {}).values() if claim.is_alive(self._now)]
+    claims = [claim for claim in self._claimants.of(key).values() if claim.is_alive(self._now)]
     claims = [claim for claim in claims if claim.token > promise.token]
     if not claims:
         return None
