@@ -57,7 +57,7 @@ class ElectorateOffice:
 
     @property
     def trouble(self) -> str:
-        """Why the object is not gone by; empty where it is."""
+        """Why what the object says is not in force here; empty where it is."""
         return self.book.trouble or (self._store.trouble if self._store is not None else "")
 
     def standing(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class ElectorateOffice:
 
     async def _write_next(self, store: ElectorateStore) -> None:
         current, known = store.current, self.book.known
-        proposal = self.registrar.proposal(settle_ns=self._settle_ns)
+        proposal = self.registrar.proposal(unchanged_ns=self._settle_ns)
         if current is None:
             first = known if known.epoch else proposal
             if first is not None:

@@ -30,12 +30,14 @@ def acknowledgement(
     details = {}
     for index, entry in enumerate(group.entries):
         if entry.role is ClaimRole.RELEASED:
+            # Also where there was nothing to release: the claimant is to stop saying so.
             granted.append(True)
             continue
         promise = promises.get(entry.key)
         ours = (
             promise is not None
             and promise.holder == session.identity
+            # Two processes of one kernel may ask under one token; only one of them was granted it (K1).
             and promise.start_id == session.start_id
             and promise.token == entry.token
             and not promise.is_over(now)
@@ -64,6 +66,7 @@ def _detail(
     *,
     ours: bool,
 ) -> Detail | None:
+    """What `granted` does not say; None where that is all. So a quiet renewal's answer has no details."""
     highest = promise.token if promise is not None else ZERO_TOKEN
     verdict = Verdict.GRANTED if ours else Verdict.NONE
     if not ours and entry.token <= highest:

@@ -1,7 +1,7 @@
 """The frame that every datagram of leases shares: a header, and a body of fixed binary layout (leases.md, Wire).
 
-Network byte order throughout. The header is one byte of kind, one of format, and the epoch of the electorate that the
-sender goes by (M4). Who sent a datagram is never in it: the envelope authenticates node name and start id.
+Network byte order throughout. The header is one byte of kind, one of format, and the epoch of the electorate in
+force at the sender (M4). Who sent a datagram is never in it: the envelope authenticates node name and start id.
 
 What does not fit its layout to the last byte is refused with PeerError before anything of it is used, so a machine that
 receives it has not changed.

@@ -54,6 +54,8 @@ _NEEDS_LIST, _VOTING, _UNSETTLED = 1, 1, 2
 
 
 class MessageKind(IntEnum):
+    """First byte of a datagram. A number that was used once is never given to another message."""
+
     RENEW = 1
     ACK = 2
     QUERY = 3

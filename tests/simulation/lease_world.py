@@ -83,7 +83,7 @@ class Keeper:
     electorate_file: tuple[Electorate, bool] | None = None
     """The electorate, and whether it is settled."""
     electorate: Electorate = NO_ELECTORATE
-    """What the process goes by."""
+    """The one in force in the process."""
     registrar: Registrar | None = None
     claims: dict[str, DesiredClaim] | None = None
     claiming: bool = True
@@ -191,7 +191,7 @@ class LeaseWorld:
         self._pump(node)
 
     def learn(self, name: str, electorate: Electorate) -> None:
-        """A newer electorate has come to this process: to disk first, then it is gone by (M1)."""
+        """A newer electorate has come to this process: to disk first, then it is in force (M1)."""
         node = self.nodes[name]
         if not node.alive or node.holder is None or electorate.epoch <= node.electorate.epoch:
             return
