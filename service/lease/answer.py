@@ -34,20 +34,24 @@ def acknowledgement(
             granted.append(True)
             continue
         promise = promises.get(entry.key)
-        ours = (
-            promise is not None
-            and promise.holder == session.identity
-            # Two processes of one kernel may ask under one token; only one of them was granted it (K1).
-            and promise.start_id == session.start_id
-            and promise.token == entry.token
-            and not promise.is_over(now)
-        )
+        ours = _is_granted(session, entry, promise, now)
         granted.append(ours)
         detail = _detail(session, entry, promise, claims.get(entry.key, {}), now, ours=ours)
         if detail is not None:
             details[index] = detail
     return Ack(
         epoch, session.start_id, group.sequence, number, group.list_number, False, tuple(granted), details, settled
+    )
+
+
+def _is_granted(session: HolderSession, entry: Entry, promise: Promise | None, now: Instant) -> bool:
+    return (
+        promise is not None
+        and promise.holder == session.identity
+        # Two processes of one kernel may ask under one token; only one of them was granted it (K1).
+        and promise.start_id == session.start_id
+        and promise.token == entry.token
+        and not promise.is_over(now)
     )
 
 

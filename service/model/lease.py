@@ -1,4 +1,4 @@
-"""Tokens, assignment stamps and profiles of leases (leases.md, Tokens and terms; Numbers to hold)."""
+"""Tokens, assignment stamps and profiles of leases (leases.md, Tokens and terms; Numbers)."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

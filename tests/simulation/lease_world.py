@@ -111,7 +111,7 @@ class LeaseWorld:
         self.crash_chance = 0.0
         self.elector_type: type[ElectorMachine] = ElectorMachine
         self.holder_type: type[Holder] = Holder
-        # Mutations of the driver: rules that are not the machines' own.
+        # Mutations of the driver: rules that are not the machines' own (P2, T1, M1).
         self.silent_after_reboot = True
         self.reads_clock_before_receiving = False
         self.stores_electorate = True
@@ -212,7 +212,7 @@ class LeaseWorld:
             self.start(name, knows_silence=False)
 
     def _adopt(self, node: Keeper, holder: Holder, boot_ns: int) -> None:
-        # S8. Leadership is the process's, not the kernel's: it is not adopted.
+        # As keepers do (S8). Leadership is the process's, not the kernel's: it is not adopted.
         node.fence.pop(LEADER_KEY, None)
         for key, (token, deadline_ns) in sorted(node.fence.items()):
             if deadline_ns > boot_ns:

@@ -1,6 +1,8 @@
 """The lease protocol under faults: seeded chaos, scripted timelines, and for each rule what happens without it.
 
 A longer search: EGRESSGW_LEASE_SEEDS=5000 pytest tests/simulation/test_lease.py -k chaos
+
+The rules, and which test drops which, are in docs/leases.md.
 """
 
 import dataclasses
@@ -102,6 +104,8 @@ def test_the_successor_takes_over_when_the_promise_ends_without_any_detection(ph
 
 
 def test_without_standing_claims_taking_over_waits_for_the_next_renewal(monkeypatch: Patch) -> None:
+    """Rule S1 dropped."""
+
     def advance(self: ElectorMachine, *, now: Instant) -> None:
         self._now = now
 
@@ -293,7 +297,7 @@ def test_at_ten_percent_loss_no_lease_is_lost_in_a_minute() -> None:
 
 
 def test_counting_whole_rounds_instead_of_electors_loses_leases_at_ten_percent_loss(monkeypatch: Patch) -> None:
-    # Rule T4 dropped: no repetition within the interval, and only answers to the newest round count.
+    """Rule T4 dropped: no repetition within the interval, and only answers to the newest round count."""
     monkeypatch.setattr("service.lease.session.RESEND_DIVISOR", 1)
 
     def acknowledge(self: Session, elector: str, ack: Ack, original: Any = Session.acknowledge) -> Any:
@@ -362,12 +366,14 @@ def test_drifting_clocks_do_not_let_two_hold() -> None:
 
 
 def test_without_the_holders_margin_drift_makes_two_holders(monkeypatch: Patch) -> None:
+    """Rule T2 dropped."""
     monkeypatch.setattr(tenure_module, "SAFE_TENTHS", 10)
     with pytest.raises(InvariantViolated):
         silent_death_under_drift()
 
 
 def test_without_the_second_clock_drift_makes_two_holders(monkeypatch: Patch) -> None:
+    """Rule T3 dropped."""
     monkeypatch.setattr(Promise, "is_over", lambda self, now: self.holder is None or now.boot_ns >= self.until.boot_ns)
     with pytest.raises(InvariantViolated):
         silent_death_under_drift()
@@ -390,6 +396,8 @@ def test_an_elector_counts_from_the_moment_it_reads() -> None:
 
 
 def test_an_elector_that_reads_its_clock_before_it_receives_makes_two_holders() -> None:
+    """Rule T1 dropped."""
+
     def prepare(world: LeaseWorld) -> None:
         world.reads_clock_before_receiving = True
 
@@ -397,6 +405,8 @@ def test_an_elector_that_reads_its_clock_before_it_receives_makes_two_holders() 
 
 
 def test_counting_the_newest_answer_instead_of_a_majoritys_makes_two_holders(monkeypatch: Patch) -> None:
+    """Rule T4 dropped."""
+
     def newest(grants: Any, electorate: Electorate) -> int | None:
         return max(grant.until_ns for grant in grants.values()) if len(grants) >= electorate.majority else None
 
@@ -423,6 +433,8 @@ def test_after_a_long_lease_short_renewals_do_not_let_another_in_early() -> None
 
 
 def test_promises_that_shrink_make_two_holders(monkeypatch: Patch) -> None:
+    """Rule P1 dropped."""
+
     def shrink(self: Promise, until: Instant) -> None:
         self.until = until
 
@@ -479,6 +491,8 @@ def test_the_fence_is_closed_before_the_release_leaves() -> None:
 
 
 def test_a_release_before_the_fence_is_closed_makes_two_holders(monkeypatch: Patch) -> None:
+    """Rule P1 dropped."""
+
     def give_up(self: Holder, key: str, reason: Any, original: Any = Holder._give_up) -> None:
         original(self, key, reason)
         closed = [output for output in self._outputs if isinstance(output, CloseFence)]
@@ -525,6 +539,8 @@ def test_an_elector_that_dies_after_its_answer_remembers_it() -> None:
 
 
 def test_answers_before_the_record_is_written_make_two_holders(monkeypatch: Patch) -> None:
+    """Rule P2 dropped."""
+
     def drain(self: ElectorMachine, original: Any = ElectorMachine.drain) -> list[Any]:
         outputs = original(self)
         return sorted(outputs, key=lambda output: not isinstance(output, Send))
@@ -551,6 +567,7 @@ def test_electors_without_memory_are_silent_until_their_promises_are_over() -> N
 
 
 def test_without_the_silence_rebooted_electors_make_two_holders() -> None:
+    """Rule P2 dropped."""
     with pytest.raises(InvariantViolated):
         electors_reboot(silent=False)
 
@@ -568,6 +585,8 @@ def test_a_holder_without_a_majority_lets_go_of_the_electors_it_has() -> None:
 
 
 def test_a_holder_that_renews_past_its_deadline_splits_the_vote_for_ever(monkeypatch: Patch) -> None:
+    """Rule P3 dropped."""
+
     def keep(self: Holder, now_ns: int) -> None:
         self._now_ns = now_ns
         for tenure in self._tenures.values():
@@ -604,6 +623,7 @@ def test_of_two_who_wait_the_one_of_the_newer_assignment_gets_the_key() -> None:
 
 
 def test_electors_that_prefer_the_older_assignment_give_the_key_to_the_wrong_node(monkeypatch: Patch) -> None:
+    """Rule P4 dropped."""
     monkeypatch.setattr(ElectorMachine, "_grant", lowest_first)
     # Claimants would mend it: whoever is told that it is outranked gives way. Without both, the rule is gone.
     monkeypatch.setattr(Holder, "_contend", lambda self, tenure: None)
@@ -629,6 +649,8 @@ def test_grants_read_late_have_expired() -> None:
 
 
 def test_counting_from_the_reading_of_a_grant_makes_two_holders(monkeypatch: Patch) -> None:
+    """Rule P5 dropped."""
+
     def take(
         self: Holder, elector: str, sent: Any, entry: Any, granted: bool, detail: Any, original: Any = Holder._take
     ) -> None:
@@ -642,6 +664,8 @@ def test_counting_from_the_reading_of_a_grant_makes_two_holders(monkeypatch: Pat
 
 
 def test_tokens_that_need_not_grow_do_not(monkeypatch: Patch) -> None:
+    """Rule K1 dropped."""
+
     def grant(self: ElectorMachine, key: str, original: Any = ElectorMachine._grant) -> Any:
         promise = self._promises.get(key)
         token = promise.token if promise is not None else None
