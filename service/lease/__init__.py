@@ -6,7 +6,8 @@ an elector, one step at a time; `settlement` is how an elector learns what was p
 asks, for one of two electors that lost the other, to go on alone. The rest are their parts. Which node *should* hold a
 key is not decided here but in service.gateway: an assignment directs a claim, and grants nothing.
 
-Invariants, in true time, whatever is lost, late, stopped, killed or cut off:
+Invariants, in true time, whatever is lost, late, stopped, killed or cut off, but for a guest whose own clock its
+hypervisor stops (T5):
 - For one key the fence of at most one kernel is open.
 - The token of a tenure is higher than that of every tenure of the key before it (K1).
 - An elector's promise ends when it said it would, or by its holder's own release, and by nothing else (P1).

@@ -7,7 +7,8 @@ A claim is not refused but left standing at the electors (S1). Two rules end a s
 claimants has some electors and none a majority: a claimant that an elector calls outranked gives way at once; any other
 gives way after three intervals, if somebody else wants what it has. Both then wait a random time, so that whoever
 reaches a majority gets it. Nobody gives way where nobody waits: a successor may keep the vote of an elector that its
-holder cannot reach, and has so much less to collect when the holder dies.
+holder cannot reach, and has so much less to collect when the holder dies. Controllers that stand for leadership come to
+one leader by the same two rules (K2).
 """
 
 from collections.abc import Mapping

@@ -143,6 +143,7 @@ def test_a_newly_assigned_holder_that_reaches_no_majority_displaces_nobody() -> 
 
 
 def test_the_returning_node_gets_nothing_back_by_itself() -> None:
+    """Rule S7."""
     world = with_holder_and_successor(site(others=2), "node3", "node4")
     world.kill("node3")
     milliseconds_until_held(world, "node4")
@@ -154,6 +155,7 @@ def test_the_returning_node_gets_nothing_back_by_itself() -> None:
 
 
 def test_a_node_that_may_not_claim_takes_nothing_and_still_votes() -> None:
+    """Rule S3."""
     world = site(others=2)
     world.kill("node2")
     world.set_claiming("node1", False)
@@ -177,6 +179,7 @@ def test_on_a_vacant_key_the_successor_leaves_the_assigned_holder_one_lease_to_c
 
 
 def test_a_dead_successor_is_replaced_by_naming_another() -> None:
+    """Rule S2: the leader names it; here the test does."""
     world = with_holder_and_successor(site(others=2), "node3", "node4")
     world.kill("node4")
     world.kill("node3")
@@ -261,6 +264,7 @@ def controllers(world: LeaseWorld) -> LeaseWorld:
 
 
 def test_of_several_controllers_one_leads_and_the_next_has_a_higher_term() -> None:
+    """Rule K2."""
     world = controllers(LeaseWorld(3))
     world.run_for(600 * MS)
     (leader,) = world.holders(LEADER_KEY)
@@ -322,6 +326,7 @@ def test_counting_whole_rounds_instead_of_electors_loses_leases_at_ten_percent_l
 
 
 def test_restarting_every_keeper_in_turn_costs_nothing() -> None:
+    """Rules P2 and S8."""
     world = with_holder_and_successor(site(others=2), "node3", "node4")
     for name in ("node0", "node1", "node2", "node3", "node4"):
         world.kill(name)
