@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class ElectorateBook:
-    """The electorate that is gone by. `adopted` is called with each newer one."""
+    """The electorate in force in this process. `adopted` is called with each newer one."""
 
     def __init__(self, known: Electorate, *, adopted: Callable[[Electorate], None]) -> None:
         self.known = known
@@ -25,7 +25,7 @@ class ElectorateBook:
         self._adopted = adopted
 
     def offer(self, electorate: Electorate, *, origin: str) -> bool:
-        """Take it if it is newer; whether it is what is gone by now."""
+        """Take it if it is newer; whether it is the one in force now."""
         if electorate.epoch > self.known.epoch:
             self.known = electorate
             self.trouble = ""

@@ -121,7 +121,7 @@ class ElectorateOffice:
 
     @property
     def trouble(self) -> str:
-        """Why the object is not followed; empty where it is."""
+        """Why what the object says is not in force here; empty where it is."""
         return self.book.trouble or (self._store.trouble if self._store is not None else "")
 
     def standing(self) -> dict[str, Any]:

@@ -153,7 +153,7 @@ class ElectorateStore:
     async def _take(self, difference: Difference[ElectorateObject | None]) -> None:
         self.is_read |= difference.is_listed or bool(difference.upserts)
         for found in difference.upserts:
-            # One that cannot be read is not one that is not there: it is neither followed nor made anew.
+            # One that cannot be read is not one that is not there: it is neither put in force nor made anew.
             if found is not None:
                 self._note(found)
         if difference.deletes:

@@ -18,7 +18,7 @@ ELECTORATE = "electorate"
 
 
 class StoredElectorate(NamedTuple):
-    """The electorate this node goes by."""
+    """The electorate in force on this node."""
 
     memory: int
     electorate: Electorate

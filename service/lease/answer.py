@@ -30,22 +30,28 @@ def acknowledgement(
     details = {}
     for index, entry in enumerate(group.entries):
         if entry.role is ClaimRole.RELEASED:
+            # Also where there was nothing to release: the claimant is to stop saying so.
             granted.append(True)
             continue
         promise = promises.get(entry.key)
-        ours = (
-            promise is not None
-            and promise.holder == session.identity
-            and promise.start_id == session.start_id
-            and promise.token == entry.token
-            and not promise.is_over(now)
-        )
+        ours = _is_granted(session, entry, promise, now)
         granted.append(ours)
         detail = _detail(session, entry, promise, claims.get(entry.key, {}), now, ours=ours)
         if detail is not None:
             details[index] = detail
     return Ack(
         epoch, session.start_id, group.sequence, number, group.list_number, False, tuple(granted), details, settled
+    )
+
+
+def _is_granted(session: HolderSession, entry: Entry, promise: Promise | None, now: Instant) -> bool:
+    return (
+        promise is not None
+        and promise.holder == session.identity
+        # Two processes of one kernel may ask under one token; only one of them was granted it (K1).
+        and promise.start_id == session.start_id
+        and promise.token == entry.token
+        and not promise.is_over(now)
     )
 
 
@@ -64,6 +70,7 @@ def _detail(
     *,
     ours: bool,
 ) -> Detail | None:
+    """What `granted` does not say; None where that is all. So a quiet renewal's answer has no details."""
     highest = promise.token if promise is not None else ZERO_TOKEN
     verdict = Verdict.GRANTED if ours else Verdict.NONE
     if not ours and entry.token <= highest:
@@ -105,7 +112,7 @@ def rows_of(promises: Mapping[str, Promise], now: Instant) -> list[Row]:
     """What is promised, as a report says it."""
     rows = []
     for key, promise in promises.items():
-        left_ns = max(promise.until.boot_ns - now.boot_ns, promise.until.raw_ns - now.raw_ns, 0)
+        left_ns = max(promise.until.left_ns(now), 0)
         held = promise.holder is not None and not promise.is_over(now)
         node = promise.holder.node if held and promise.holder is not None else None
         rows.append(Row(key, promise.token, node, left_ns // 1_000_000 if held else 0))

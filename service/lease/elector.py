@@ -11,6 +11,7 @@ the elector grants to the best claim of its own accord.
 from collections.abc import Mapping
 
 from service.lease.answer import acknowledgement, grants_leadership, rows_of
+from service.lease.claimants import Claimants
 from service.lease.elector_output import ElectorOutput, Persist, Promised, Remember, SendPersisted, Settled
 from service.lease.electorate_message import (
     ELECTORATE_KINDS,
@@ -25,7 +26,6 @@ from service.lease.electorate_message import (
 from service.lease.message import Ack, ClaimRole, Entry, Query, Renew, decode, encode, kind_of, reports
 from service.lease.promise import (
     NEVER,
-    Identity,
     Instant,
     Promise,
     StoredPromises,
@@ -35,14 +35,10 @@ from service.lease.promise import (
     encode_tokens,
 )
 from service.lease.settlement import Settlement, inherit
-from service.lease.standing_claim import STANDING_INTERVALS, ClaimedGroup, HolderSession, StandingClaim
+from service.lease.standing_claim import ClaimedGroup, HolderSession, StandingClaim
 from service.model.errors import InvariantError, PeerError
-from service.model.lease import LEADER_KEY, ZERO_TOKEN, Elector, Electorate, Stamp
+from service.model.lease import LEADER_KEY, ZERO_TOKEN, Elector, Electorate
 from service.model.machine import Send, Source
-
-_IDLE_NS = 60_000_000_000
-"""A session unheard of for this long is forgotten; its promises, if any, live on by themselves."""
-_STARTS_REMEMBERED = 8
 
 
 class ElectorMachine:
@@ -51,6 +47,29 @@ class ElectorMachine:
     Every keeper has one; it promises something only while the electorate names it. Outputs: Send, SendPersisted,
     Persist, Remember, Promised, Settled, in the order in which they must be executed.
     """
+
+    misses_other: bool
+    """Told by the driver, for whoever asks: of two electors this one does not hear the other (leases.md, Two nodes)."""
+    _memory: int
+    """Number of the disk that this elector's records are on (M7)."""
+    _electorate: Electorate
+    """The one in force here: it is on disk, and nothing is answered in an older epoch (M1, M4)."""
+    _settled: bool
+    """That this elector knows what was promised before the epoch is on disk (M3)."""
+    _settlement: Settlement | None
+    """The asking for it; None where there is nothing to ask, or the answer is on its way to the disk."""
+    _lease_ns_max: int
+    """No renewal is granted that asks for more: the silence of P2 is measured by it."""
+    _now: Instant
+    """The latest time that any call brought. Promises are judged by it, never by a clock read in between."""
+    _silent_until: Instant
+    """End of the silence of P2; NEVER, which has passed, where the promises survived."""
+    _promises: dict[str, Promise]
+    """Every key that was ever granted. One that is over stays for its token, which the next must be above (K1)."""
+    _new_tokens: dict[str, None]
+    """Keys whose token has grown in the present call, and is not yet on its way to the disk; empty between calls."""
+    _claimants: Claimants
+    """Who asks for what. Unlike promises it is lost with the process, and costs nothing to lose."""
 
     def __init__(
         self,
@@ -67,39 +86,32 @@ class ElectorMachine:
         now: Instant,
     ) -> None:
         """Everything as found in shared memory (`promises`) and on disk; None where there is no such record."""
-        self._node = node
-        self._boot_id = boot_id
-        self._memory = memory
+        self._node, self._boot_id, self._memory = node, boot_id, memory
         self._lease_port = lease_port
-        self._electorate = electorate
-        self._settled = settled
-        self._settlement: Settlement | None = None
+        self._electorate, self._settled = electorate, settled
         self._lease_ns_max = lease_ns_max
         self._now = now
-        self.misses_other = False  # told by the driver, for whoever asks (leases.md, Two nodes)
+        self.misses_other = False
         self._outputs: list[ElectorOutput] = []
-        self._sessions: dict[Identity, HolderSession] = {}
-        self._claims: dict[str, dict[Identity, StandingClaim]] = {}
-        # Stamp of the newest assignment that any claim for the key had, and when it was first heard.
-        self._news: dict[str, tuple[Stamp, int]] = {}
-        # Start ids that another start of the same node has replaced, the most recent last.
-        self._replaced: dict[tuple[Identity, int], None] = {}
-        self._purge_ns = now.boot_ns + _IDLE_NS
-        self._new_tokens: dict[str, None] = {}
-        stored = decode_promises(promises)
-        self._promises: dict[str, Promise] = {}
+        self._claimants = Claimants(now)
+        self._new_tokens = {}
         # The disk knows tokens only; the promises of this boot, where they survive, know at least as much (K1).
-        for key, token in (decode_tokens(tokens) or {}).items():
-            self._promises[key] = Promise(token)
+        self._promises = {key: Promise(token) for key, token in (decode_tokens(tokens) or {}).items()}
         self._silent_until = NEVER
-        if stored is not None and stored.boot_id == boot_id:
-            self._restore(stored)
-        else:
-            # P2: promises that this elector made and forgot may still be alive. The longest one it could have made is
-            # over after 1.2 of its length: the fifth covers the difference of the clocks before and after.
-            longest_ns = max(lease_ns_max, stored.lease_ns_max if stored is not None else 0)
-            self._silent_until = now.later_by(longest_ns * 12 // 10)
+        self._recall(decode_promises(promises))
+        self._settlement = None
         self._begin_settlement()
+
+    def _recall(self, stored: StoredPromises | None) -> None:
+        """Go on with the promises of an earlier process of this boot, or be silent until they are over (P2)."""
+        if stored is not None and stored.boot_id == self._boot_id:
+            self._restore(stored)
+            return
+        # Promises that this elector made and forgot may still be alive. The longest one it could have made is over
+        # after 1.2 of its length: the fifth covers the difference of the clocks before and after. A record of an
+        # earlier boot promises nothing any more, but says how long a lease may have been then.
+        longest_ns = max(self._lease_ns_max, stored.lease_ns_max if stored is not None else 0)
+        self._silent_until = self._now.later_by(longest_ns * 12 // 10)
 
     def _restore(self, stored: StoredPromises) -> None:
         for key, promise in stored.promises.items():
@@ -117,10 +129,12 @@ class ElectorMachine:
 
     @property
     def epoch(self) -> int:
+        """The only one in which anything is answered (M4)."""
         return self._electorate.epoch
 
     @property
     def electorate(self) -> Electorate:
+        """The one in force here; a newer one may be on its way to the disk."""
         return self._electorate
 
     @property
@@ -193,11 +207,13 @@ class ElectorMachine:
         if not self._has_say:
             raise PeerError(f"lease datagram: not an elector in epoch {message.epoch}")
         if isinstance(message, Query):
+            # Also in the silence, of which the report speaks: the observer then does not count it.
             self._answer_query(source, message)
             return
         if message.lease_ns > self._lease_ns_max:
             # The silence of P2 is measured by the longest lease: a longer one must never be promised.
             raise PeerError(f"lease of {message.lease_ns} ns asked, at most {self._lease_ns_max} ns are promised")
+        # In the silence (P2) it says nothing: what it has forgotten it can neither grant nor refuse.
         if self.is_voting:
             self._renew(source, message)
 
@@ -207,25 +223,32 @@ class ElectorMachine:
             flags = (self.is_voting, self._settled, self.is_elector, self.misses_other)
             standing = Standing(self.epoch, message.sequence, self._memory, *flags)
             self._outputs.append(Send(source.address, encode_electorate_message(standing)))
-        elif isinstance(message, TransferQuery) and message.epoch != self.epoch:
-            self._outputs.append(Send(source.address, encode_electorate_message(self._electorate)))
         elif isinstance(message, TransferQuery):
-            parts = transfers(
-                self.epoch,
-                message.sequence,
-                # One that lost its disk is another elector than the one that is asked (M7).
-                voting=self.is_voting and self._has_say,
-                settled=self._settled,
-                promises=self._promises,
-                now=self._now,
-            )
-            self._outputs += [Send(source.address, encode_electorate_message(part)) for part in parts]
+            self._hand_over(source, message)
         elif isinstance(message, Transfer):
             if self._settlement is not None:
                 self._settlement.take(source.node, message)
                 self._settle_if_complete()
         else:
             raise PeerError("lease datagram: not for an elector")
+
+    def _hand_over(self, source: Source, message: TransferQuery) -> None:
+        """Tell an elector of this epoch everything that was promised here, in whichever epoch (M3)."""
+        if message.epoch != self.epoch:
+            # Who asks is behind, or is ahead of us. In the second case our answer would be worth nothing: only who has
+            # gone over itself, and so promises nothing in the epoch before any more, has said the last word on it.
+            self._outputs.append(Send(source.address, encode_electorate_message(self._electorate)))
+            return
+        parts = transfers(
+            self.epoch,
+            message.sequence,
+            # One that lost its disk is another elector than the one that is asked (M7).
+            voting=self.is_voting and self._has_say,
+            settled=self._settled,
+            promises=self._promises,
+            now=self._now,
+        )
+        self._outputs += [Send(source.address, encode_electorate_message(part)) for part in parts]
 
     def _settle_if_complete(self) -> None:
         settlement = self._settlement
@@ -235,8 +258,10 @@ class ElectorMachine:
         for rows in settlement.heard.values():
             for row in rows:
                 inherit(self._promises.setdefault(row.key, Promise()), row, self._now)
+        # Nobody is told that this elector is settled before `confirm_settled` says that it is on disk: an epoch that
+        # was once seen in force must stay so through every restart (electorate.is_in_force).
         self._settlement = None
-        self._outputs.append(Persist(encode_promises(self._boot_id, self._lease_ns_max, self._promises), durable=False))
+        self._outputs.append(self._persisted_promises())
         self._outputs.append(Settled(self.epoch, encode_tokens(self._promises)))
 
     def advance(self, *, now: Instant) -> None:
@@ -244,47 +269,43 @@ class ElectorMachine:
         if now.boot_ns < self._now.boot_ns or now.raw_ns < self._now.raw_ns:
             raise InvariantError("time went backwards")
         self._now = now
-        due = [key for key in self._claims if self._is_open(key)]
-        self._settle(due, [])
+        self._grant_open([key for key in self._claimants.claims if self._is_open(key)], [])
         if self._settlement is not None and self.is_voting:
             self._outputs += self._settlement.ask(now.boot_ns)
             self._settle_if_complete()
-        if now.boot_ns >= self._purge_ns:
-            self._purge()
+        self._claimants.purge(now)
 
     def deadline_ns(self) -> int | None:
         """The next end of a promise, or of patience, that somebody waits for (CLOCK_BOOTTIME); None where nobody is."""
-        due = self._settlement_due_ns()
-        for key, claims in self._claims.items():
+        due = [] if self._settlement is None else [self._settlement_due_ns(self._settlement)]
+        for key, claims in self._claimants.claims.items():
             promise = self._promises.get(key)
+            # Its holder does not wait for a promise to end: it renews it, or it takes it up again by renewing.
             holder = promise.holder if promise is not None else None
             waiting = [claim for identity, claim in claims.items() if identity != holder and claim.is_alive(self._now)]
             if not waiting:
                 continue
             if promise is None or promise.is_over(self._now):
                 # What is open and not granted waits for patience to end, or for a better token, which is no timer.
-                ends = [claim.patient_until_ns for claim in waiting if claim.patient_until_ns > self._now.boot_ns]
+                due += [claim.patient_until_ns for claim in waiting if claim.patient_until_ns > self._now.boot_ns]
             else:
                 # T3: both clocks must pass; the raw one's share is what is left on it now.
-                left_ns = max(promise.until.boot_ns - self._now.boot_ns, promise.until.raw_ns - self._now.raw_ns)
-                ends = [self._now.boot_ns + left_ns]
-            due = min(ends + ([] if due is None else [due]), default=None)
-        return due
+                due.append(self._now.boot_ns + promise.until.left_ns(self._now))
+        return min(due, default=None)
 
-    def _settlement_due_ns(self) -> int | None:
-        if self._settlement is None:
-            return None
-        silent_ns = max(self._silent_until.boot_ns - self._now.boot_ns, self._silent_until.raw_ns - self._now.raw_ns)
-        return max(self._settlement.next_ns, self._now.boot_ns + silent_ns)
+    def _settlement_due_ns(self, settlement: Settlement) -> int:
+        # Nobody is asked in the silence (P2): it could not settle before its end anyway.
+        return max(settlement.next_ns, self._now.boot_ns + self._silent_until.left_ns(self._now))
 
     def drain(self) -> list[ElectorOutput]:
+        """The outputs since the last call, to be executed strictly in this order (P2, K1), and forget them."""
         outputs, self._outputs = self._outputs, []
         return outputs
 
-    # --- sessions ---
+    # --- renewals ---
 
     def _renew(self, source: Source, message: Renew) -> None:
-        session = self._session(source, message)
+        session = self._claimants.session(source, message, now=self._now)
         if session is None:
             return
         group = session.groups.setdefault(message.group, ClaimedGroup())
@@ -295,109 +316,38 @@ class ElectorMachine:
         session.address = source.address
         session.lease_ns, session.renew_ns = message.lease_ns, message.renew_ns
         if message.entries is not None:
-            self._replace_list(session, message.group, group, message.entries)
+            self._claimants.replace_list(session, message.group, group, message.entries)
             group.list_number = message.list_number
         elif message.list_number != group.list_number:
+            # Which keys are meant is not known here, since this process or the one before it missed the list. Nothing
+            # is refreshed: to extend what an older list says could extend what has been given up since.
             ack = Ack(self.epoch, session.start_id, message.sequence, message.group, message.list_number, True, ())
             self._outputs.append(Send(session.address, encode(ack)))
             return
         self._refresh(session, message.group, group)
 
-    def _session(self, source: Source, message: Renew) -> HolderSession | None:
-        """The session of this process; None where a newer process of the same node has taken its place."""
-        identity = Identity(source.node, message.boot_id)
-        session = self._sessions.get(identity)
-        if session is not None and session.start_id != source.start_id:
-            # A keeper was restarted. Its predecessor's datagrams may still be under way and must not bring back its
-            # claims, but if the newcomer is the one that fell silent, the other is heard again: no order is known
-            # between two start ids, and a wrong guess for ever would cost the node its IPs.
-            quiet = self._now.boot_ns - session.heard.boot_ns >= STANDING_INTERVALS * session.renew_ns
-            if (identity, source.start_id) in self._replaced and not quiet:
-                return None
-            self._replace_session(session)
-            session = None
-        if session is None:
-            order = tuple(-letter for letter in source.node.encode() + message.boot_id)
-            session = HolderSession(
-                identity, source.start_id, source.address, message.lease_ns, message.renew_ns, self._now, order
-            )
-            self._sessions[identity] = session
-        session.heard = self._now
-        return session
-
-    def _replace_session(self, session: HolderSession) -> None:
-        for key in list(self._claims):
-            self._drop_claim(key, session.identity)
-        mark = (session.identity, session.start_id)
-        self._replaced.pop(mark, None)
-        self._replaced[mark] = None
-        while len(self._replaced) > _STARTS_REMEMBERED * max(1, len(self._sessions)):
-            del self._replaced[next(iter(self._replaced))]
-
-    def _replace_list(
-        self, session: HolderSession, number: int, group: ClaimedGroup, entries: tuple[Entry, ...]
-    ) -> None:
-        # A key that vanished from the list is no longer claimed. Its promise, if any, lives on to its end (P1).
-        listed = {entry.key for entry in entries}
-        for entry in group.entries:
-            claim = self._claims.get(entry.key, {}).get(session.identity)
-            if entry.key not in listed and claim is not None and claim.group == number:
-                self._drop_claim(entry.key, session.identity)
-        group.entries = entries
-
-    def _drop_claim(self, key: str, identity: Identity) -> None:
-        claims = self._claims.get(key, {})
-        claims.pop(identity, None)
-        if not claims:
-            self._claims.pop(key, None)
-
-    def _purge(self) -> None:
-        self._purge_ns = self._now.boot_ns + _IDLE_NS
-        for identity, session in list(self._sessions.items()):
-            if self._now.boot_ns - session.heard.boot_ns < _IDLE_NS:
-                continue
-            del self._sessions[identity]
-            for key in list(self._claims):
-                self._drop_claim(key, identity)
-
-    # --- promises ---
-
     def _refresh(self, session: HolderSession, number: int, group: ClaimedGroup) -> None:
+        """Extend, release or claim every key of a group, then grant what is open, and answer once for all of it."""
         until = self._now.later_by(session.lease_ns)
         waiting = []
         changed = False
         for entry in group.entries:
             if entry.role is ClaimRole.RELEASED:
                 changed |= self._release(session, entry)
+                # Open now, perhaps: whoever stands for it gets it in this very step, not at the next timer (S1).
                 waiting.append(entry.key)
                 continue
-            self._put_claim(session, number, entry)
+            is_open = self._is_open(entry.key)
+            self._claimants.put(session, number, entry, is_open=is_open, now=self._now)
             promise = self._promises.get(entry.key)
             if promise is not None and promise.holder == session.identity:
                 changed |= self._extend(promise, session, entry, until)
+            # Not `is_open`: an extension may just have taken up again what had lapsed.
             if self._is_open(entry.key):
                 waiting.append(entry.key)
-        self._settle(waiting, [(session, number)], changed=changed)
+        self._grant_open(waiting, [(session, number)], changed=changed)
 
-    def _put_claim(self, session: HolderSession, number: int, entry: Entry) -> None:
-        claims = self._claims.setdefault(entry.key, {})
-        known = claims.get(session.identity)
-        news = self._news.get(entry.key)
-        if news is None or entry.token.stamp > news[0]:
-            news = self._news[entry.key] = (entry.token.stamp, self._now.boot_ns)
-        patient_until_ns = self._now.boot_ns
-        if entry.role is ClaimRole.STANDING and entry.key != LEADER_KEY:
-            if known is not None and known.role is entry.role:
-                patient_until_ns = known.patient_until_ns
-            elif self._is_open(entry.key):
-                # News of an assignment reaches its successor first as often as its holder. Where nobody holds the key
-                # there is nothing to take over yet: the holder named has one lease time to come, from the moment the
-                # assignment was first heard of; a claim that was given up and made again does not wait anew. A claim
-                # that was standing when a promise ended has no such wait (S1).
-                patient_until_ns = news[1] + session.lease_ns
-        claims[session.identity] = StandingClaim(
-            session, number, entry.role, entry.token, self._now.boot_ns, patient_until_ns
-        )
+    # --- promises ---
 
     def _extend(self, promise: Promise, session: HolderSession, entry: Entry, until: Instant) -> bool:
         """Renew what this session has; True where the promise changed."""
@@ -408,6 +358,7 @@ class ElectorMachine:
                 return False
         elif entry.token > promise.token and not promise.is_over(self._now):
             # The same fence under a higher token: another elector knew a higher one, so the claimant went above it.
+            # Where the promise is over this is a claim like any other, to be granted in its turn.
             promise.token = entry.token
             self._new_tokens[entry.key] = None
         else:
@@ -417,7 +368,8 @@ class ElectorMachine:
         return True
 
     def _release(self, session: HolderSession, entry: Entry) -> bool:
-        self._drop_claim(entry.key, session.identity)
+        """End a promise early, as only its holder may; True where it changed."""
+        self._claimants.drop(entry.key, session.identity)
         promise = self._promises.get(entry.key)
         # Only who was promised may release, and only the tenure it means: not a later one of its own.
         if promise is None or promise.holder != session.identity or promise.token > entry.token:
@@ -429,11 +381,13 @@ class ElectorMachine:
         promise = self._promises.get(key)
         return promise is None or promise.is_over(self._now)
 
-    def _settle(self, keys: list[str], answered: list[tuple[HolderSession, int]], *, changed: bool = False) -> None:
-        """Grant the open ones of `keys` to their best claims, then write, then answer: `answered` and who won."""
-        acks: dict[tuple[Identity, int], tuple[HolderSession, int]] = {}
-        for session, number in answered:
-            acks[session.identity, number] = (session, number)
+    def _grant_open(self, keys: list[str], answered: list[tuple[HolderSession, int]], *, changed: bool = False) -> None:
+        """Grant the open ones of `keys` to their best claims, then write, then answer: `answered` and who won.
+
+        `changed`: promises have changed already in this call. Every promise passes here before anybody hears of it.
+        """
+        # A winner need not be who is answered: it may have stood for long, and hears of its own accord (S1).
+        acks = {(session.identity, number): (session, number) for session, number in answered}
         for key in keys:
             winner = self._grant(key) if self._is_open(key) and not self._is_ignorant else None
             if winner is not None:
@@ -441,34 +395,35 @@ class ElectorMachine:
                 acks[winner.session.identity, winner.group] = (winner.session, winner.group)
         if changed:
             # P2: the promise is written before anybody hears of it.
-            self._outputs.append(
-                Persist(encode_promises(self._boot_id, self._lease_ns_max, self._promises), durable=False)
-            )
+            self._outputs.append(self._persisted_promises())
         # K1: a leader's term orders every other token, so it is on disk before the leader hears of it. So is every
         # token of an elector that decides alone; of others one is lost only if a majority loses power in that moment.
-        if LEADER_KEY in self._new_tokens or (self._new_tokens and self._electorate.is_sole):
+        is_durable = LEADER_KEY in self._new_tokens or (bool(self._new_tokens) and self._electorate.is_sole)
+        if is_durable:
             self._outputs.append(Persist(encode_tokens(self._promises), durable=True))
         for session, number in acks.values():
             self._acknowledge(session, number)
+        self._record_new_tokens(is_durable=is_durable)
+
+    def _record_new_tokens(self, *, is_durable: bool) -> None:
+        """What nothing waits for: the audit log's word of each promise, and the disk's where it was not waited for."""
         for key in self._new_tokens:
             promise = self._promises[key]
             if key != LEADER_KEY and promise.holder is not None:
                 # One elector's word is no tenure yet, but a majority's is, even if the holder never comes to say so.
                 self._outputs.append(Promised(key, promise.holder.node, promise.token))
-        if self._new_tokens and LEADER_KEY not in self._new_tokens and not self._electorate.is_sole:
+        if self._new_tokens and not is_durable:
             self._outputs.append(Remember(encode_tokens(self._promises)))
         self._new_tokens = {}
 
+    def _persisted_promises(self) -> Persist:
+        return Persist(encode_promises(self._boot_id, self._lease_ns_max, self._promises), durable=False)
+
     def _grant(self, key: str) -> StandingClaim | None:
-        """Promise an open key to the best live claim. None where there is none with a token above the highest."""
+        """Promise an open key to the best claim that is ready. None where there is none above the highest token."""
         promise = self._promises.get(key)
         highest = promise.token if promise is not None else ZERO_TOKEN
-        best: StandingClaim | None = None
-        for claim in self._claims.get(key, {}).values():
-            # K1: a token at or below the highest ever granted would let an old holder's traces outrank the new one's.
-            is_ready = claim.is_alive(self._now) and claim.patient_until_ns <= self._now.boot_ns
-            if is_ready and claim.token > highest and (best is None or claim.rank > best.rank):
-                best = claim
+        best = self._claimants.best(key, above=highest, now=self._now)
         if best is None:
             return None
         if promise is None:
@@ -486,11 +441,12 @@ class ElectorMachine:
             session,
             number,
             promises=self._promises,
-            claims=self._claims,
+            claims=self._claimants.claims,
             now=self._now,
             epoch=self.epoch,
             settled=self._settled,
         )
+        # A repeated answer, too: sent at once, it could overtake the record that the first one waits for.
         send = SendPersisted if self._electorate.is_sole or grants_leadership(session, ack) else Send
         self._outputs.append(send(session.address, encode(ack)))
 

@@ -13,6 +13,7 @@ from service.model.errors import OperatorError
 from service.model.lease import Elector, Electorate
 
 SIZES = (1, 2, 3, 5, 7)
+"""Of an electorate that nobody is changing. With four one may be lost, as with three, and there is one more to lose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,15 @@ class Known:
     """What a keeper has said of itself lately."""
 
     epoch: int
+    """That it has on disk."""
     memory: int
+    """Number of its disk (M7)."""
     voting: bool
+    """It is out of the silence of P2."""
     settled: bool
+    """It knows what was promised before its epoch (M3)."""
     elector: bool
+    """Its epoch names it, with the disk that it has."""
     misses_other: bool = False
     """It was one of two, goes on alone, and does not hear the other."""
 
@@ -70,6 +76,7 @@ def target(
     dead: Mapping[str, None],
 ) -> tuple[Elector, ...]:
     """Whom the electorate should consist of. `dead`: members that have been silent for so long, or lost their disk."""
+    # In the order of the electorate, so that two who judge by the same facts want the same thing.
     alive = [_readdressed(member, candidates) for member in electorate.members if member.name not in dead]
     # An electorate never shrinks because agents are away: those that are left would decide for less than a majority.
     floor = max(size for size in SIZES if size <= max(len(electorate.members), 1))
@@ -82,6 +89,7 @@ def target(
             alive.append(_elector(one, known))
     # In the middle of a replacement there is one too many: the one that does not answer, not the newcomer.
     alive.sort(key=lambda member: member.name not in known)
+    # A dead one that nobody can replace stays: without it a majority of the rest would be a smaller one.
     missing = [member for member in electorate.members if member.name in dead]
     replaced = {member.name for member in alive}
     kept = [member for member in missing if member.name not in replaced]
@@ -104,6 +112,7 @@ def step(electorate: Electorate, wanted: tuple[Elector, ...]) -> Electorate | No
             return _after(electorate, {other: one for other, one in members.items() if other != name})
         if name in members and members[name] != member:
             return _after(electorate, members | {name: member})
+    # Replacing is adding, and when that is in force, removing (M3).
     for name, member in goal.items():
         if name not in members:
             return _after(electorate, members | {name: member})

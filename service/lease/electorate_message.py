@@ -5,11 +5,12 @@ tell whether an epoch is in force. TransferQuery and Transfer hand the promises 
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from service.lease.message import BOOT_ID_BYTES, FORMAT, HEADER, MessageKind, Reader, key_name, key_number, kind_of
+from service.lease.codec import BOOT_ID_BYTES, Reader, cut, framed, key_name, key_number, unframed
+from service.lease.message import MessageKind, kind_of
 from service.lease.promise import Identity, Instant, Promise
 from service.model.errors import PeerError
 from service.model.lease import Elector, Electorate, Token
@@ -26,13 +27,6 @@ _ROW = struct.Struct("!IIIIQQB")  # key, token, remaining ns, start id, identity
 _NOBODY = 255
 _TRANSFER_BYTES = 1000
 _PARTS_MAX = 4096
-ELECTORATE_KINDS = (
-    MessageKind.ELECTORATE,
-    MessageKind.SURVEY,
-    MessageKind.STANDING,
-    MessageKind.TRANSFER_QUERY,
-    MessageKind.TRANSFER,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,49 +89,27 @@ ElectorateMessage = Electorate | Survey | Standing | TransferQuery | Transfer
 
 
 def encode_electorate_message(message: ElectorateMessage) -> bytes:
+    """The datagram; bounded as ELECTORS_MAX and the parts of transfers are."""
     match message:
         case Electorate():
-            return _header(MessageKind.ELECTORATE, message.epoch) + _encode_electorate(message)
+            return framed(MessageKind.ELECTORATE, message.epoch, _encode_electorate(message))
         case Survey():
-            return _header(MessageKind.SURVEY, message.epoch) + _SEQUENCE.pack(message.sequence)
+            return framed(MessageKind.SURVEY, message.epoch, _SEQUENCE.pack(message.sequence))
         case TransferQuery():
-            return _header(MessageKind.TRANSFER_QUERY, message.epoch) + _SEQUENCE.pack(message.sequence)
+            return framed(MessageKind.TRANSFER_QUERY, message.epoch, _SEQUENCE.pack(message.sequence))
         case Standing():
-            flags = _flags(message.voting, message.settled) | (_ELECTOR_FLAG if message.elector else 0)
-            flags |= _MISSING if message.misses_other else 0
-            body = _STANDING.pack(message.sequence, flags, message.memory)
-            return _header(MessageKind.STANDING, message.epoch) + body
+            return framed(MessageKind.STANDING, message.epoch, _encode_standing(message))
         case Transfer():
-            return _header(MessageKind.TRANSFER, message.epoch) + _encode_transfer(message)
+            return framed(MessageKind.TRANSFER, message.epoch, _encode_transfer(message))
 
 
 def decode_electorate_message(payload: bytes) -> ElectorateMessage:
-    """Raises PeerError where it is malformed, or not one of these."""
+    """The message of a datagram. Raises PeerError where it is malformed, or not one of these."""
     kind = kind_of(payload)
-    _, _, epoch = HEADER.unpack_from(payload)
-    reader = Reader(payload, HEADER.size)
-    try:
-        match kind:
-            case MessageKind.ELECTORATE:
-                message: ElectorateMessage = _decode_electorate(reader, epoch)
-            case MessageKind.SURVEY:
-                message = Survey(epoch, *reader.take(_SEQUENCE))
-            case MessageKind.TRANSFER_QUERY:
-                message = TransferQuery(epoch, *reader.take(_SEQUENCE))
-            case MessageKind.STANDING:
-                sequence, flags, memory = reader.take(_STANDING)
-                voting, settled = bool(flags & _VOTING), bool(flags & _SETTLED)
-                elector, missing = bool(flags & _ELECTOR_FLAG), bool(flags & _MISSING)
-                message = Standing(epoch, sequence, memory, voting, settled, elector, missing)
-            case MessageKind.TRANSFER:
-                message = _decode_transfer(reader, epoch)
-            case _:
-                raise ValueError(f"{kind.name} is not of the electorate")
-    except (struct.error, ValueError, IndexError) as error:
-        raise PeerError(f"lease datagram: {error}") from error
-    if reader.offset != len(payload):
-        raise PeerError("lease datagram: trailing bytes")
-    return message
+    parse = _PARSERS.get(kind)
+    if parse is None:
+        raise PeerError(f"lease datagram: {kind.name} is not of the electorate")
+    return unframed(payload, parse)
 
 
 def transfers(
@@ -150,36 +122,16 @@ def transfers(
         if not promise.is_over(now):
             holder = promise.holder
             # On both clocks (T3): whoever takes the promise over must not end it before the one who made it.
-            left_ns = max(promise.until.boot_ns - now.boot_ns, promise.until.raw_ns - now.raw_ns, 1)
+            left_ns = max(promise.until.left_ns(now), 1)
         rows.append(TransferRow(key, promise.token, holder, left_ns, promise.start_id))
-    cuts = _cut(rows)
-    return [Transfer(epoch, sequence, part, len(cuts), voting, settled, cut) for part, cut in enumerate(cuts)]
-
-
-def _cut(rows: Iterable[TransferRow]) -> list[tuple[TransferRow, ...]]:
-    cuts: list[list[TransferRow]] = [[]]
-    known: dict[Identity, None] = {}
-    room = _TRANSFER_BYTES
-    for row in rows:
-        cost = _ROW.size + _identity_bytes(row.holder, known)
-        if cost > room:
-            cuts.append([])
-            known = {}
-            room = _TRANSFER_BYTES
-            cost = _ROW.size + _identity_bytes(row.holder, known)
-        room -= cost
-        cuts[-1].append(row)
-        if row.holder is not None:
-            known[row.holder] = None
-    return [tuple(cut) for cut in cuts]
-
-
-def _identity_bytes(holder: Identity | None, known: Mapping[Identity, None]) -> int:
-    return 0 if holder is None or holder in known else BOOT_ID_BYTES + 1 + len(holder.node.encode())
-
-
-def _header(kind: MessageKind, epoch: int) -> bytes:
-    return HEADER.pack(kind, FORMAT, epoch)
+    cuts = cut(
+        rows,
+        room=_TRANSFER_BYTES,
+        row_bytes=_ROW.size,
+        name_of=lambda row: row.holder,
+        name_bytes=lambda holder: BOOT_ID_BYTES + 1 + len(holder.node.encode()),
+    )
+    return [Transfer(epoch, sequence, part, len(cuts), voting, settled, rows) for part, rows in enumerate(cuts)]
 
 
 def _flags(voting: bool, settled: bool) -> int:
@@ -233,7 +185,7 @@ def _decode_transfer(reader: Reader, epoch: int) -> Transfer:
     identities = []
     for _ in range(identity_count):
         boot_id = reader.take_bytes(BOOT_ID_BYTES)
-        identities.append(Identity(reader.take_bytes(reader.take_bytes(1)[0]).decode(), boot_id))
+        identities.append(Identity(reader.take_text(), boot_id))
     rows = []
     for _ in range(row_count):
         key, term, version, counter, remaining_ns, start_id, index = reader.take(_ROW)
@@ -241,3 +193,34 @@ def _decode_transfer(reader: Reader, epoch: int) -> Transfer:
         rows.append(TransferRow(key_name(key), Token(term, version, counter), holder, remaining_ns, start_id))
     voting, settled = bool(flags & _VOTING), bool(flags & _SETTLED)
     return Transfer(epoch, sequence, part, parts, voting, settled, tuple(rows))
+
+
+def _encode_standing(message: Standing) -> bytes:
+    flags = _flags(message.voting, message.settled) | (_ELECTOR_FLAG if message.elector else 0)
+    flags |= _MISSING if message.misses_other else 0
+    return _STANDING.pack(message.sequence, flags, message.memory)
+
+
+def _decode_standing(reader: Reader, epoch: int) -> Standing:
+    sequence, flags, memory = reader.take(_STANDING)
+    voting, settled = bool(flags & _VOTING), bool(flags & _SETTLED)
+    return Standing(epoch, sequence, memory, voting, settled, bool(flags & _ELECTOR_FLAG), bool(flags & _MISSING))
+
+
+def _decode_survey(reader: Reader, epoch: int) -> Survey:
+    return Survey(epoch, *reader.take(_SEQUENCE))
+
+
+def _decode_transfer_query(reader: Reader, epoch: int) -> TransferQuery:
+    return TransferQuery(epoch, *reader.take(_SEQUENCE))
+
+
+_PARSERS: Mapping[MessageKind, Callable[[Reader, int], ElectorateMessage]] = {
+    MessageKind.ELECTORATE: _decode_electorate,
+    MessageKind.SURVEY: _decode_survey,
+    MessageKind.STANDING: _decode_standing,
+    MessageKind.TRANSFER_QUERY: _decode_transfer_query,
+    MessageKind.TRANSFER: _decode_transfer,
+}
+ELECTORATE_KINDS = tuple(_PARSERS)
+"""The kinds of datagram that this module reads."""

@@ -7,14 +7,17 @@ A claim is not refused but left standing at the electors (S1). Two rules end a s
 claimants has some electors and none a majority: a claimant that an elector calls outranked gives way at once; any other
 gives way after three intervals, if somebody else wants what it has. Both then wait a random time, so that whoever
 reaches a majority gets it. Nobody gives way where nobody waits: a successor may keep the vote of an elector that its
-holder cannot reach, and has so much less to collect when the holder dies.
+holder cannot reach, and has so much less to collect when the holder dies. Controllers that stand for leadership come to
+one leader by the same two rules (K2).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
+from service.lease.highest_tokens import HighestTokens
 from service.lease.message import Ack, ClaimRole, Detail, Entry, Verdict, decode
+from service.lease.release import Releases
 from service.lease.session import Sent, Session
 from service.lease.tenure import Tenure, counted_until
 from service.model.errors import InvariantError, PeerError
@@ -32,7 +35,8 @@ CloseReason = Literal["released", "expired", "refused"]
 class Random(Protocol):
     """Where randomness comes from: `random.Random`, seeded or not."""
 
-    def random(self) -> float: ...
+    def random(self) -> float:
+        """At least 0 and below 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +76,34 @@ class CloseFence:
     reason: CloseReason
 
 
-@dataclass(slots=True)
-class _Release:
-    """A release that not every elector has confirmed."""
-
-    token: Token
-    until_ns: int
-    waiting: dict[str, None]
-
-
 class Holder:
     """Claims and renews the keys of one node, or leadership for one controller. Follows the machine contract.
 
     Outputs: Send, OpenFence, CloseFence, in the order in which they must be executed.
     """
+
+    _electorate: Electorate
+    """The one in force here; once its epoch is seen in force by a majority, without those of the epoch before (M3)."""
+    _now_ns: int
+    """The latest time that any call brought (CLOCK_BOOTTIME); renewals of that call count as sent then (T1)."""
+    _claiming: bool
+    """Whether anything new may be taken (S3)."""
+    _prolonged_ns: int
+    """The long lease that was asked for, as this process ends; 0 before."""
+    _desired: dict[str, DesiredClaim] | None
+    """What this node should hold and stand for; None until that is known, when only what was adopted is renewed."""
+    _tenures: dict[str, Tenure]
+    """Every key that is claimed or held. A key is in here or in `_releases` or in neither, never in both."""
+    _releases: Releases
+    """What was given up, until every elector knows."""
+    _highest: HighestTokens
+    """What to go above."""
+    _resume_ns: dict[str, int]
+    """When a key that was given way on may be claimed again."""
+    _next_yield_ns: dict[str, int]
+    """Until when a claim to the key does not give way to a higher rank again."""
+    _settled: dict[str, bool]
+    """What each elector last said of itself in this epoch (M3)."""
 
     def __init__(
         self,
@@ -110,14 +128,13 @@ class Holder:
         )
         self._claiming = True
         self._prolonged_ns = 0
-        self._desired: dict[str, DesiredClaim] | None = None
-        self._tenures: dict[str, Tenure] = {}
-        self._releases: dict[str, _Release] = {}
-        self._highest: dict[str, Token] = {}
-        self._resume_ns: dict[str, int] = {}
-        self._next_yield_ns: dict[str, int] = {}
-        self._settled: dict[str, bool] = {}
-        """What each elector last said of itself in this epoch (M3)."""
+        self._desired = None
+        self._tenures = {}
+        self._releases = Releases()
+        self._highest = HighestTokens()
+        self._resume_ns = {}
+        self._next_yield_ns = {}
+        self._settled = {}
         self._outputs: list[Send | OpenFence | CloseFence] = []
 
     # --- what the driver asks for ---
@@ -129,6 +146,7 @@ class Holder:
         for key in list(self._tenures):
             if key not in claims:
                 self._give_up(key, "released")
+                # If it is desired again one day, that is another claim, and nobody is given way to by waiting.
                 self._resume_ns.pop(key, None)
         self._claim_all()
         self._flush()
@@ -147,6 +165,7 @@ class Holder:
 
     @property
     def epoch(self) -> int:
+        """The only one whose acknowledgements are counted (M4)."""
         return self._electorate.epoch
 
     def set_electorate(self, electorate: Electorate, *, now_ns: int) -> None:
@@ -155,12 +174,13 @@ class Holder:
         if electorate.epoch <= self._electorate.epoch:
             return
         self._electorate = electorate
+        # Nothing that was said in the old epoch is counted in the new one (M4). The fences stay open all the same: what
+        # a majority promised it has promised, in whichever epoch, and by M3 the new one knows of it or asks the old.
         self._settled.clear()
         self._session.set_electorate(electorate)
         for tenure in self._tenures.values():
             tenure.enter_epoch()
-        for release in self._releases.values():
-            release.waiting = self._everyone()
+        self._releases.ask_all(self._everyone())
         self._claim_all()
         self._flush()
 
@@ -171,7 +191,9 @@ class Holder:
         """
         self._pass(now_ns)
         if deadline_ns > now_ns and key not in self._tenures:
-            self._note_highest(key, token)
+            self._highest.note(key, token)
+            # As an assigned holder's: whether the assignment still says so, `set_claims` will tell. The deadline is the
+            # fence's own and no elector's grant is known yet, so it ends then unless a majority renews it.
             tenure = Tenure(key, token, ClaimRole.HOLDER, token.stamp, held_token=token, deadline_ns=deadline_ns)
             self._tenures[key] = tenure
             self._put(tenure)
@@ -191,6 +213,7 @@ class Holder:
     def is_prolonged(self) -> bool:
         """After `prolong`: a majority has promised it for what is held, and every elector knows what is not claimed."""
         deadlines = [tenure.deadline_ns for tenure in self._tenures.values() if tenure.held]
+        # Half of it: far more than a profile's lease, and less than what is left when the slowest elector has answered.
         return not self._releases and all(
             deadline_ns - self._now_ns > self._prolonged_ns // 2 for deadline_ns in deadlines
         )
@@ -228,6 +251,7 @@ class Holder:
             self._note_settled(source.node, message.settled)
         sent = self._session.acknowledge(source.node, message) if ours else None
         if sent is not None:
+            # The bits belong to the list as it was when that renewal was sent, not to the list as it is now.
             for index, entry in enumerate(sent.entries):
                 self._take(source.node, sent, entry, message.granted[index], message.details.get(index))
         self._claim_all()
@@ -242,7 +266,7 @@ class Holder:
     def deadline_ns(self) -> int | None:
         """The next renewal, expiry, end of patience or of a pause."""
         times = [] if (due := self._session.due_ns()) is None else [due]
-        times += [release.until_ns for release in self._releases.values()]
+        times += self._releases.ends_ns()
         for tenure in self._tenures.values():
             if tenure.held:
                 times.append(tenure.deadline_ns)
@@ -255,6 +279,7 @@ class Holder:
         return min(times) if times else None
 
     def drain(self) -> list[Send | OpenFence | CloseFence]:
+        """The outputs since the last call, to be executed strictly in this order (P1), and forget them."""
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -272,6 +297,8 @@ class Holder:
             if tenure is None:
                 self._begin(key, role, desired.stamp)
             elif (tenure.role, tenure.stamp) != (role, desired.stamp):
+                # The assignment was renewed. What is held goes on under its token: a token tells tenures apart, and a
+                # tenure does not end because the table was written anew, or because a successor has become the holder.
                 tenure.role, tenure.stamp = role, desired.stamp
                 if not tenure.held:
                     self._propose(tenure)
@@ -280,64 +307,55 @@ class Holder:
                 tenure.verdicts.clear()
 
     def _begin(self, key: str, role: ClaimRole, stamp: Stamp) -> None:
+        """Claim a key, unless nothing may be taken (S3) or somebody is being given way to."""
         if not self._claiming or self._resume_ns.get(key, 0) > self._now_ns:
             return
         self._resume_ns.pop(key, None)
         tenure = Tenure(key, ZERO_TOKEN, role, stamp)
         self._tenures[key] = tenure
-        self._releases.pop(key, None)
+        self._releases.abandon(key)
         self._propose(tenure)
         self._put(tenure)
 
     def _propose(self, tenure: Tenure) -> None:
-        """Choose a token above every one that any elector has named (K1).
-
-        Majorities intersect: the highest token of any tenure so far is known to some elector of every majority, which
-        refuses what is not above it and names it; so a proposal that a majority grants is above all former tenures.
-        """
-        highest = self._highest.get(tenure.key, ZERO_TOKEN)
-        if tenure.key == LEADER_KEY:
-            # A new leader outranks the traces of every other: the term goes above all terms seen in any token.
-            term = max(token.term for token in (ZERO_TOKEN, tenure.token, *self._highest.values()))
-            token = Token(term + 1, 0, 1)
-        elif tenure.stamp > highest.stamp:
-            token = Token(*tenure.stamp, 1)
-        else:
-            # Of an older stamp than what was granted: it stays refused until a newer assignment names us (P4).
-            token = Token(*tenure.stamp, highest.counter + 1 if tenure.stamp == highest.stamp else 1)
+        """Choose a token above every one that any elector has named (K1)."""
+        token = self._highest.proposal(tenure.key, tenure.stamp, own=tenure.token)
         if tenure.held and token <= tenure.token:
+            # Never down: what is held is held under a token that a majority knows.
             return
         tenure.token = token
 
     def _put(self, tenure: Tenure, *, urgent: bool = True) -> None:
         self._session.put(Entry(tenure.key, tenure.role, tenure.token, tenure.held), urgent=urgent)
 
-    def _note_highest(self, key: str, token: Token) -> None:
-        if token > self._highest.get(key, ZERO_TOKEN):
-            self._highest[key] = token
-
     # --- answers ---
 
     def _everyone(self) -> dict[str, None]:
+        """Those whose word counts: the members, and while both sets are needed (M3) those of the epoch before."""
         return dict.fromkeys(elector.name for elector in self._electorate.contacts)
 
     def _note_settled(self, elector: str, settled: bool) -> None:
+        """Learn whether an elector is settled; once a majority is, be done with the epoch before."""
         self._settled[elector] = settled
+        # Members only, and settled ones only: this quorum does not lean on the epoch before.
         if self._electorate.previous and self._electorate.has_quorum(
             {name: True for name, is_settled in self._settled.items() if is_settled}
         ):
-            # The epoch is in force: those who were electors before it have no more say (M3).
+            # The epoch is in force: those who were electors before it have no more say (M3). It stays so, as every
+            # elector has it on disk that it is settled before it says so.
             self._electorate = replace(self._electorate, previous=())
             self._session.set_electorate(self._electorate)
-            for release in self._releases.values():
-                release.waiting = {name: None for name in release.waiting if name in self._everyone()}
+            self._releases.keep(self._everyone())
 
     def _take(self, elector: str, sent: Sent, entry: Entry, granted: bool, detail: Detail | None) -> None:
+        """What one elector says of one key, as the renewal named it that is answered."""
         if entry.role is ClaimRole.RELEASED:
-            self._confirm_release(elector, entry)
+            if self._releases.confirm(elector, entry.key, entry.token):
+                self._session.remove(entry.key)
             return
+        # Without a detail there is nothing to say but `granted`, and the highest token there is ours.
         highest = detail.highest if detail is not None else entry.token
-        self._note_highest(entry.key, highest)
+        self._highest.note(entry.key, highest)
         tenure = self._tenures.get(entry.key)
         if tenure is None:
             # Given up meanwhile: what arrives after the release is ignored (P1).
@@ -346,12 +364,15 @@ class Holder:
             until_ns = counted_until(sent.sent_ns, sent.lease_ns)
             tenure.count(elector, entry.token, until_ns, settled=self._settled[elector])
         if entry.token != tenure.token:
+            # Late news: we have gone above that token since. What the elector thought of it decides nothing now, though
+            # what it promised under it may count while we hold (Tenure.count).
             return
         if detail is None:
             tenure.verdicts.pop(elector, None)
         else:
             tenure.verdicts[elector] = detail
-        self._settle(tenure)
+        self._judge(tenure)
+        # Judging may have given the key up, and then there is nothing to outbid any more.
         if highest >= tenure.token and not granted and entry.key in self._tenures:
             self._outbid(tenure, promised=detail is not None and Verdict.PROMISED in detail.verdict)
 
@@ -370,10 +391,12 @@ class Holder:
             # A standing claim has time until the promise to the other ends; an open key is taken at once.
             self._put(tenure, urgent=not promised)
 
-    def _settle(self, tenure: Tenure) -> None:
+    def _judge(self, tenure: Tenure) -> None:
         """Open or extend the fence if a majority allows; otherwise see whether to give way."""
         deadline_ns = tenure.deadline(self._electorate)
         if tenure.held_token is not None:
+            # First the extension, then the question who goes first: until a newer assignment's holder is known to a
+            # majority, what is held is held.
             self._extend(tenure, tenure.held_token, deadline_ns)
             if tenure.is_superseded(self._electorate, self._settled):
                 self._pause(tenure.key)
@@ -388,6 +411,7 @@ class Holder:
             self._contend(tenure)
 
     def _extend(self, tenure: Tenure, held_token: Token, deadline_ns: int | None) -> None:
+        """Let the fence be open for longer, under the higher token if a majority knows that by now (K1)."""
         moved = tenure.token != held_token and tenure.moved_token(self._electorate)
         if moved:
             tenure.held_token = tenure.token
@@ -401,10 +425,12 @@ class Holder:
         """End a split vote: give up a minority that somebody else waits for."""
         granting = tenure.granting(self._now_ns)
         if not granting:
+            # Nothing is kept from anybody: to stand and wait costs the others nothing (S1).
             tenure.minority_since_ns = None
             return
         if tenure.minority_since_ns is None:
             tenure.minority_since_ns = self._now_ns
+        # Only of those who have granted: with the others there is nothing to give up.
         verdicts = [tenure.verdicts[name].verdict for name in granting if name in tenure.verdicts]
         outranked = any(Verdict.OUTRANKED in verdict for verdict in verdicts)
         contested = any(Verdict.CONTESTED in verdict for verdict in verdicts)
@@ -422,23 +448,12 @@ class Holder:
         tenure = self._tenures.pop(key)
         if tenure.held_token is not None:
             self._outputs.append(CloseFence(key, tenure.held_token, reason))
-        # What was said stays in the list as released until all electors know, or until no promise can be left.
+        # What was said stays in the list as released until all electors know, or until no promise can be left. Twice
+        # the time, for electors count the whole lease from receipt, by clocks of their own (T2, T3).
         # A promise may be longer than the leases asked for now: an earlier process of this node may have prolonged it.
         until_ns = self._now_ns + 2 * max(self._profile.lease_ns, tenure.deadline_ns - self._now_ns)
-        self._releases[key] = _Release(tenure.token, until_ns, self._everyone())
+        self._releases.begin(key, tenure.token, until_ns=until_ns, electors=self._everyone())
         self._session.put(Entry(key, ClaimRole.RELEASED, tenure.token))
-
-    def _confirm_release(self, elector: str, entry: Entry) -> None:
-        release = self._releases.get(entry.key)
-        if release is None or release.token != entry.token:
-            return
-        release.waiting.pop(elector, None)
-        if not release.waiting:
-            self._forget_release(entry.key)
-
-    def _forget_release(self, key: str) -> None:
-        del self._releases[key]
-        self._session.remove(key)
 
     def _pause(self, key: str) -> None:
         """Claim again only after one to two intervals: the other goes first, and two losers do not meet again."""
@@ -447,6 +462,7 @@ class Holder:
     # --- time ---
 
     def _pass(self, now_ns: int) -> None:
+        """Every call comes through here first: whatever it brings, it finds nothing held that is over."""
         if now_ns < self._now_ns:
             raise InvariantError("time went backwards")
         self._now_ns = now_ns
@@ -458,9 +474,8 @@ class Holder:
                 self._give_up(key, "expired")
             elif tenure.minority_since_ns is not None and now_ns >= tenure.minority_since_ns + self._patience_ns:
                 self._contend(tenure)
-        for key, release in list(self._releases.items()):
-            if now_ns >= release.until_ns:
-                self._forget_release(key)
+        for key in self._releases.expire(now_ns):
+            self._session.remove(key)
 
     def _flush(self) -> None:
         # T1: the driver read the clock before this call, and these datagrams are built after it.

@@ -2,8 +2,7 @@
 
 Those that change the electorate are in `electorate_message`.
 
-Fixed binary layout, network byte order, at most 1200 bytes. Who sent a datagram is never in it: the envelope
-authenticates node name and start id. Every message carries the electorate's epoch (rule M4).
+Their frame, and what they have in common with those, is in `codec`.
 
 A session's keys are split into *groups* of at most `GROUP_KEYS`, each renewed by its own datagram, so that neither a
 list nor the details of its acknowledgement ever outgrow a datagram, and the number of keys has no bound but 255 groups.
@@ -12,27 +11,33 @@ could: two lists taken for each other would be two holders.
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
-from functools import lru_cache
-from ipaddress import IPv4Address
-from typing import Any
 
+from service.lease.codec import (
+    BOOT_ID_BYTES,
+    Reader,
+    cut,
+    epoch_number,
+    framed,
+    key_name,
+    key_number,
+    kind_number,
+    unframed,
+)
 from service.model.errors import PeerError
-from service.model.lease import LEADER_KEY, Stamp, Token
+from service.model.lease import Stamp, Token
 
-DATAGRAM_BYTES_MAX = 1200
 GROUP_KEYS = 47
 """Keys of one group: 47 details of 22 bytes and the header stay below 1200 bytes with the envelope around them."""
 GROUPS_MAX = 255
 _REPORT_BYTES = 1060
 """Rows and names of one part of a report."""
+_REPORT_PARTS_MAX = 255
+"""Some 12,000 keys; a report beyond that says what it can rather than nothing."""
 
-FORMAT = 1
 _U32_MAX = 0xFFFFFFFF
-HEADER = struct.Struct("!BBI")  # kind, format, epoch
-BOOT_ID_BYTES = 16
 _RENEW = struct.Struct(
     "!QQQBIB"
 )  # after the boot id: sequence, lease, renew interval, group, list number, entries or 255
@@ -49,6 +54,8 @@ _NEEDS_LIST, _VOTING, _UNSETTLED = 1, 1, 2
 
 
 class MessageKind(IntEnum):
+    """First byte of a datagram. A number that was used once is never given to another message."""
+
     RENEW = 1
     ACK = 2
     QUERY = 3
@@ -177,17 +184,6 @@ class Report:
 Message = Renew | Ack | Query | Report
 
 
-@lru_cache(maxsize=65536)
-def key_number(key: str) -> int:
-    """The key as u32: an IPv4 address, or 0 for leadership."""
-    return 0 if key == LEADER_KEY else int(IPv4Address(key))
-
-
-@lru_cache(maxsize=65536)
-def key_name(number: int) -> str:
-    return LEADER_KEY if number == 0 else str(IPv4Address(number))
-
-
 def encode(message: Message) -> bytes:
     """The datagram. Never more than DATAGRAM_BYTES_MAX, because groups and report parts are bounded."""
     match message:
@@ -196,92 +192,42 @@ def encode(message: Message) -> bytes:
         case Ack():
             return _encode_ack(message)
         case Query():
-            return HEADER.pack(MessageKind.QUERY, FORMAT, message.epoch) + _QUERY.pack(message.sequence)
+            return framed(MessageKind.QUERY, message.epoch, _QUERY.pack(message.sequence))
         case Report():
             return _encode_report(message)
 
 
 def kind_of(payload: bytes) -> MessageKind:
     """Which message it is, for whoever shares one socket between machines. Raises PeerError."""
-    if len(payload) < HEADER.size or payload[1] != FORMAT:
-        raise PeerError("lease datagram: too short or of an unknown format")
+    number = kind_number(payload)
     try:
-        return MessageKind(payload[0])
+        return MessageKind(number)
     except ValueError as error:
-        raise PeerError(f"lease datagram: unknown kind {payload[0]}") from error
+        raise PeerError(f"lease datagram: unknown kind {number}") from error
 
 
 def epoch_of(payload: bytes) -> int:
     """The epoch of a datagram whose kind is known."""
-    return int(HEADER.unpack_from(payload)[2])
+    return epoch_number(payload)
 
 
 def decode(payload: bytes) -> Message:
-    """Raises PeerError where it is malformed."""
+    """The message of a datagram. Raises PeerError where it is malformed, or not one of these."""
     kind = kind_of(payload)
-    _, _, epoch = HEADER.unpack_from(payload)
-    reader = Reader(payload, HEADER.size)
-    try:
-        match kind:
-            case MessageKind.RENEW:
-                message: Message = _decode_renew(reader, epoch)
-            case MessageKind.ACK:
-                message = _decode_ack(reader, epoch)
-            case MessageKind.QUERY:
-                message = Query(epoch, *reader.take(_QUERY))
-            case MessageKind.REPORT:
-                message = _decode_report(reader, epoch)
-            case _:
-                raise ValueError(f"{kind.name} is not of leases")
-    except (struct.error, ValueError, IndexError) as error:
-        raise PeerError(f"lease datagram: {error}") from error
-    if reader.offset != len(payload):
-        raise PeerError("lease datagram: trailing bytes")
-    return message
-
-
-class Reader:
-    """A position in a datagram."""
-
-    __slots__ = ("offset", "payload")
-
-    def __init__(self, payload: bytes, offset: int) -> None:
-        self.payload = payload
-        self.offset = offset
-
-    def take(self, layout: struct.Struct) -> tuple[int, ...]:
-        values = layout.unpack_from(self.payload, self.offset)
-        self.offset += layout.size
-        return values
-
-    def take_mixed(self, layout: struct.Struct) -> tuple[Any, ...]:
-        """As `take`, for a layout that has more than numbers in it."""
-        return self.take(layout)
-
-    def take_bytes(self, count: int) -> bytes:
-        data = self.payload[self.offset : self.offset + count]
-        if len(data) != count:
-            raise ValueError("too short")
-        self.offset += count
-        return data
+    parse = _PARSERS.get(kind)
+    if parse is None:
+        raise PeerError(f"lease datagram: {kind.name} is not of leases")
+    return unframed(payload, parse)
 
 
 def _encode_renew(message: Renew) -> bytes:
     entries = message.entries
-    parts = [
-        HEADER.pack(MessageKind.RENEW, FORMAT, message.epoch),
-        message.boot_id,
-        _RENEW.pack(
-            message.sequence,
-            message.lease_ns,
-            message.renew_ns,
-            message.group,
-            message.list_number,
-            _NO_LIST if entries is None else len(entries),
-        ),
-    ]
-    parts += [_encode_entry(entry) for entry in entries or ()]
-    return b"".join(parts)
+    count = _NO_LIST if entries is None else len(entries)
+    session = _RENEW.pack(
+        message.sequence, message.lease_ns, message.renew_ns, message.group, message.list_number, count
+    )
+    listed = [_encode_entry(entry) for entry in entries or ()]
+    return framed(MessageKind.RENEW, message.epoch, message.boot_id, session, *listed)
 
 
 def _encode_entry(entry: Entry) -> bytes:
@@ -309,23 +255,15 @@ def _decode_renew(reader: Reader, epoch: int) -> Renew:
 def _encode_ack(message: Ack) -> bytes:
     bits = sum(1 << index for index, granted in enumerate(message.granted) if granted)
     count = len(message.granted)
-    parts = [
-        HEADER.pack(MessageKind.ACK, FORMAT, message.epoch),
-        _ACK.pack(
-            message.start_id,
-            message.sequence,
-            message.group,
-            (_NEEDS_LIST if message.needs_list else 0) | (0 if message.settled else _UNSETTLED),
-            message.list_number,
-            count,
-        ),
+    flags = (_NEEDS_LIST if message.needs_list else 0) | (0 if message.settled else _UNSETTLED)
+    return framed(
+        MessageKind.ACK,
+        message.epoch,
+        _ACK.pack(message.start_id, message.sequence, message.group, flags, message.list_number, count),
         bits.to_bytes((count + 7) // 8, "little"),
         bytes([len(message.details)]),
-    ]
-    parts += [
-        _DETAIL.pack(index, detail.verdict, *detail.highest, *detail.rival) for index, detail in message.details.items()
-    ]
-    return b"".join(parts)
+        *(_DETAIL.pack(index, one.verdict, *one.highest, *one.rival) for index, one in message.details.items()),
+    )
 
 
 def _decode_ack(reader: Reader, epoch: int) -> Ack:
@@ -343,25 +281,15 @@ def _decode_ack(reader: Reader, epoch: int) -> Ack:
 
 
 def reports(epoch: int, sequence: int, *, voting: bool, rows: Iterable[Row], settled: bool = True) -> list[Report]:
-    """Cut the rows into parts that fit a datagram; at least one, so that an empty table is an answer too."""
-    cuts: list[list[Row]] = [[]]
-    names: dict[str, None] = {}
-    room = _REPORT_BYTES
-    for row in rows:
-        cost = _ROW.size + (0 if row.node is None or row.node in names else 1 + len(row.node.encode()))
-        if cost > room:
-            # A new part names its nodes anew, so that each part can be read by itself.
-            cuts.append([])
-            names = {}
-            cost = _ROW.size + (0 if row.node is None else 1 + len(row.node.encode()))
-            room = _REPORT_BYTES
-        room -= cost
-        cuts[-1].append(row)
-        if row.node is not None:
-            names[row.node] = None
-    # 255 parts are some 12,000 keys; a report beyond that says what it can rather than nothing.
-    cuts = cuts[:255]
-    return [Report(epoch, sequence, part, len(cuts), voting, tuple(cut), settled) for part, cut in enumerate(cuts)]
+    """The table in as many reports as fit a datagram each; at least one."""
+    cuts = cut(
+        rows,
+        room=_REPORT_BYTES,
+        row_bytes=_ROW.size,
+        name_of=lambda row: row.node,
+        name_bytes=lambda name: 1 + len(name.encode()),
+    )[:_REPORT_PARTS_MAX]
+    return [Report(epoch, sequence, part, len(cuts), voting, rows, settled) for part, rows in enumerate(cuts)]
 
 
 def _encode_report(message: Report) -> bytes:
@@ -370,24 +298,21 @@ def _encode_report(message: Report) -> bytes:
         if row.node is not None:
             names.setdefault(row.node, len(names))
     flags = (_VOTING if message.voting else 0) | (0 if message.settled else _UNSETTLED)
-    parts = [
-        HEADER.pack(MessageKind.REPORT, FORMAT, message.epoch),
-        _REPORT.pack(message.sequence, message.part, message.parts, flags, len(names), len(message.rows)),
-    ]
+    parts = [_REPORT.pack(message.sequence, message.part, message.parts, flags, len(names), len(message.rows))]
     for name in names:
         text = name.encode()[:255]
         parts.append(bytes([len(text)]) + text)
     for row in message.rows:
         name_index = _NO_NAME if row.node is None else names[row.node]
         parts.append(_ROW.pack(key_number(row.key), *row.token, name_index, min(row.remaining_ms, _U32_MAX)))
-    return b"".join(parts)
+    return framed(MessageKind.REPORT, message.epoch, *parts)
 
 
 def _decode_report(reader: Reader, epoch: int) -> Report:
     sequence, part, parts, flags, name_count, row_count = reader.take(_REPORT)
     if part >= parts:
         raise ValueError("a part beyond the last")
-    names = [reader.take_bytes(reader.take_bytes(1)[0]).decode() for _ in range(name_count)]
+    names = [reader.take_text() for _ in range(name_count)]
     rows = []
     for _ in range(row_count):
         key, term, version, counter, name, remaining_ms = reader.take(_ROW)
@@ -395,3 +320,15 @@ def _decode_report(reader: Reader, epoch: int) -> Report:
         rows.append(Row(key_name(key), Token(term, version, counter), node, remaining_ms))
     voting, settled = bool(flags & _VOTING), not flags & _UNSETTLED
     return Report(epoch, sequence, part, parts, voting, tuple(rows), settled)
+
+
+def _decode_query(reader: Reader, epoch: int) -> Query:
+    return Query(epoch, *reader.take(_QUERY))
+
+
+_PARSERS: Mapping[MessageKind, Callable[[Reader, int], Message]] = {
+    MessageKind.RENEW: _decode_renew,
+    MessageKind.ACK: _decode_ack,
+    MessageKind.QUERY: _decode_query,
+    MessageKind.REPORT: _decode_report,
+}

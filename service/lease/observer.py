@@ -38,11 +38,11 @@ class Observed:
     """The table at this time; replaces the last one.
 
     Only sent while a majority answers. A key no elector has ever granted is absent, which is to say vacant. A key about
-    which electors disagree so that there is no majority either way is in `unsettled`: it is about to change.
+    which electors disagree so that there is no majority either way is in `undecided`: it is about to change.
     """
 
     table: Mapping[str, Observation]
-    unsettled: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -50,10 +50,12 @@ class _Answer:
     """The parts of one elector's report on one question."""
 
     asked_ns: int
+    """When the question left: the report is true of some moment since."""
     sequence: int
     voting: bool
     settled: bool
     parts: dict[int, tuple[Row, ...]]
+    """By number, as they come; whole when there are as many as each of them says."""
 
     def rows(self) -> dict[str, Row]:
         return {row.key: row for _, rows in sorted(self.parts.items()) for row in rows}
@@ -61,6 +63,13 @@ class _Answer:
 
 class Observer:
     """Asks every elector each interval. Follows the machine contract. Outputs: Send, Observed."""
+
+    _asked: dict[int, int]
+    """When each question left that may still be answered, by sequence. The rest of the answers come too late."""
+    _partial: dict[str, _Answer]
+    """The newest answer of each elector, whole or not."""
+    _answers: dict[str, tuple[_Answer, dict[str, Row]]]
+    """The last whole answer of each elector, and its table."""
 
     def __init__(self, *, electorate: Electorate, lease_port: int, interval_ns: int, now_ns: int) -> None:
         self._electorate = electorate
@@ -71,9 +80,7 @@ class Observer:
         self._next_ns = now_ns
         # Never a sequence of an earlier process at this address, whose answers may still come.
         self._sequence = now_ns
-        self._asked: dict[int, int] = {}
-        self._partial: dict[str, _Answer] = {}
-        self._answers: dict[str, tuple[_Answer, dict[str, Row]]] = {}
+        self._asked, self._partial, self._answers = {}, {}, {}
         self._outputs: list[Send | Observed] = []
 
     def _addresses_of(self, electorate: Electorate) -> dict[str, Address]:
@@ -102,6 +109,7 @@ class Observer:
             raise PeerError(f"lease datagram: {source.node} is no elector")
         asked_ns = self._asked.get(message.sequence)
         answer = self._partial.get(source.node)
+        # An answer is as old as its question (as P5 has it for grants): one to no question of ours says nothing.
         if asked_ns is None or (answer is not None and answer.sequence > message.sequence):
             return
         if answer is None or answer.sequence < message.sequence:
@@ -128,9 +136,11 @@ class Observer:
         self._outputs += [Send(address, payload) for address in self._addresses.values()]
 
     def deadline_ns(self) -> int | None:
+        """When to ask next."""
         return self._next_ns
 
     def drain(self) -> list[Send | Observed]:
+        """The outputs since the last call, in order, and forget them."""
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -151,18 +161,19 @@ class Observer:
             return
         age_ns = self._now_ns - min(answer.asked_ns for answer, _ in counted.values())
         table: dict[str, Observation] = {}
-        unsettled = []
+        undecided = []
         for key in sorted({key: None for _, rows in counted.values() for key in rows}):
             observation = self._count(
                 {name: (answer.settled, rows.get(key)) for name, (answer, rows) in counted.items()}, age_ns
             )
             if observation is None:
-                unsettled.append(key)
+                undecided.append(key)
             else:
                 table[key] = observation
-        self._outputs.append(Observed(table, tuple(unsettled)))
+        self._outputs.append(Observed(table, tuple(undecided)))
 
     def _count(self, said: Mapping[str, tuple[bool, Row | None]], age_ns: int) -> Observation | None:
+        """What a quorum says of one key, somebody or nobody; None where no quorum says the same."""
         votes: dict[str | None, dict[str, tuple[bool, Row | None]]] = {}
         for name, (settled, row) in said.items():
             # Who has never granted a key has promised it to nobody.
@@ -173,6 +184,7 @@ class Observer:
                 name: Grant(row.token, row.remaining_ms, settled) if row else Grant(ZERO_TOKEN, 0, settled)
                 for name, (settled, row) in voters.items()
             }
+            # The rule by which its holder counts, too (T4), but of whole leases: the holder has let go before (T2).
             last_ms = quorum_deadline(grants, self._electorate)
             if last_ms is not None:
                 highest = max((grant.token for grant in grants.values()), default=ZERO_TOKEN)

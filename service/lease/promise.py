@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from service.lease.message import key_name, key_number
+from service.lease.codec import key_name, key_number
 from service.model.lease import ZERO_TOKEN, Token
 
 _PROMISES = struct.Struct("!8s16sQHI")  # magic, boot id, longest lease, identities, rows
@@ -33,11 +33,17 @@ class Instant(NamedTuple):
     raw_ns: int
     """CLOCK_MONOTONIC_RAW: never slewed, but stands still in suspend."""
 
+    def left_ns(self, now: "Instant") -> int:
+        """How long until both clocks have passed this moment (T3), by the one with more to go; may be negative."""
+        return max(self.boot_ns - now.boot_ns, self.raw_ns - now.raw_ns)
+
     def later_by(self, span_ns: int) -> "Instant":
+        """The moment at which both clocks will have counted so much more."""
         return Instant(self.boot_ns + span_ns, self.raw_ns + span_ns)
 
 
 NEVER = Instant(0, 0)
+"""Before every moment of a clock that counts from boot: what ends then is over."""
 
 
 class Identity(NamedTuple):
@@ -59,23 +65,28 @@ class Promise:
     holder: Identity | None = None
     """Whom it was granted to last; None after a release, and while only the token is known."""
     until: Instant = NEVER
+    """Its end, on both clocks; by each as it was when the renewal was received, and the whole lease later (T2)."""
     start_id: int = 0
     """Of the process it was granted to, or that said it holds it."""
 
     def is_over(self, now: Instant) -> bool:
+        """Whether the key may be promised to another."""
         # T3: a promise has ended only when both clocks have passed it. A boot clock slewed fast would end it early,
         # while a holder whose clock is slewed slow still forwards.
         return self.holder is None or (now.boot_ns >= self.until.boot_ns and now.raw_ns >= self.until.raw_ns)
 
     def extend(self, until: Instant) -> None:
+        """Promise for longer, to the same holder."""
         # P1: a promise never shrinks. After a long lease, short renewals must not let the elector count short
         # while the holder's kernel still forwards long.
         self.until = Instant(max(self.until.boot_ns, until.boot_ns), max(self.until.raw_ns, until.raw_ns))
 
     def grant(self, holder: Identity, start_id: int, token: Token, until: Instant) -> None:
+        """Promise the key anew. Only for one that is over, under a token above the last (K1): not checked here."""
         self.holder, self.start_id, self.token, self.until = holder, start_id, token, until
 
     def release(self) -> None:
+        """End it early: its holder has said that its fence is closed (P1). The token stays."""
         self.holder, self.until = None, NEVER
 
 
@@ -89,6 +100,7 @@ class StoredPromises(NamedTuple):
 
 
 def encode_promises(boot_id: bytes, lease_ns_max: int, promises: Mapping[str, Promise]) -> bytes:
+    """The record for shared memory. The boot id is the elector's own: a record of another boot is not gone on with."""
     identities: dict[Identity, int] = {}
     rows = []
     for key, promise in promises.items():

@@ -27,6 +27,19 @@ alone within a moment; without a pause a bad link between them would have it rem
 class Registrar:
     """Follows the machine contract. Outputs: Send, and Electorate where a newer one was heard of than is known here."""
 
+    _candidates: dict[str, Candidate]
+    """The agents that gossip says are up."""
+    _unchanged_since_ns: int
+    """Since when they have been the same (CLOCK_BOOTTIME, as every time here)."""
+    _in_force: bool
+    """Whether `_electorate` was seen in force, here or by who wrote so. The next step is not made before (M2)."""
+    _standings: dict[str, tuple[int, Standing]]
+    """The last word of each keeper, and when it came; also of those that have fallen silent since."""
+    _missed_since_ns: dict[str, int]
+    """Members that do not answer, or answer from another disk, and since when."""
+    _steady_since_ns: dict[str, int]
+    """Since when each keeper has answered without a gap."""
+
     def __init__(self, *, lease_port: int, now_ns: int, down_ns: int = DOWN_NS, interval_ns: int = INTERVAL_NS) -> None:
         self._lease_port = lease_port
         self._now_ns = now_ns
@@ -34,17 +47,16 @@ class Registrar:
         self._down_ns = down_ns
         self._interval_ns = interval_ns
         self._sequence = now_ns
-        self._candidates: dict[str, Candidate] = {}
-        self._settled_since_ns = now_ns
+        self._candidates = {}
+        self._unchanged_since_ns = now_ns
         self._electorate = NO_ELECTORATE
         self._in_force = False
-        self._standings: dict[str, tuple[int, Standing]] = {}
-        self._missed_since_ns: dict[str, int] = {}
-        self._steady_since_ns: dict[str, int] = {}
+        self._standings, self._missed_since_ns, self._steady_since_ns = {}, {}, {}
         self._outputs: list[Send | Electorate] = []
 
     @property
     def electorate(self) -> Electorate:
+        """The newest that this process knows of."""
         return self._electorate
 
     @property
@@ -57,7 +69,7 @@ class Registrar:
         self._pass(now_ns)
         if dict(candidates) != self._candidates:
             self._candidates = dict(candidates)
-            self._settled_since_ns = now_ns
+            self._unchanged_since_ns = now_ns
 
     def set_electorate(self, electorate: Electorate, *, in_force: bool, now_ns: int) -> None:
         """What the object says. `in_force`: it was seen to be, by whoever wrote so. An older one changes nothing."""
@@ -109,9 +121,11 @@ class Registrar:
         self._outputs += [Send(Address(host, self._lease_port), payload) for host in hosts.values()]
 
     def deadline_ns(self) -> int | None:
+        """When to ask next."""
         return self._next_ns
 
     def drain(self) -> list[Send | Electorate]:
+        """The outputs since the last call, in order, and forget them."""
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -123,22 +137,23 @@ class Registrar:
             if self._now_ns - heard_ns < FRESH_INTERVALS * self._interval_ns
         }
 
-    def proposal(self, *, settle_ns: int) -> Electorate | None:
+    def proposal(self, *, unchanged_ns: int) -> Electorate | None:
         """The electorate to write next, or None where there is nothing to change, or not yet.
 
-        The first one only after the same agents have been there for `settle_ns`, and only where no keeper remembers
+        The first one only after the same agents have been there for `unchanged_ns`, and only where no keeper remembers
         any: what a majority knows is never begun anew.
         """
         known = self.known()
         if self._electorate.epoch == 0:
-            settled_ns = self._now_ns - self._settled_since_ns
-            if settled_ns < settle_ns or any(one.epoch for one in known.values()):
+            same_ns = self._now_ns - self._unchanged_since_ns
+            if same_ns < unchanged_ns or any(one.epoch for one in known.values()):
                 return None
             # An agent whose keeper does not answer holds the others up for a while, not for ever.
-            is_patient = settled_ns < 3 * settle_ns
+            is_patient = same_ns < 3 * unchanged_ns
             candidates = {name: one for name, one in self._candidates.items() if is_patient or name in known}
             return first_electorate(candidates, known)
         if not self._in_force:
+            # Who settles asks the epoch before, and only that one (M3): it must know everything when the next is made.
             return None
         known = {name: self._once_steady(name, one) for name, one in known.items()}
         return step(self._electorate, target(self._electorate, self._candidates, known, self._dead(known)))

@@ -13,6 +13,7 @@ from service.model.lease import Electorate, LeaseProfile
 from service.model.machine import Address, Send
 
 RESEND_DIVISOR = 3
+"""A renewal that is not answered within this fraction of the interval is sent again (T4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,9 @@ class Sent:
     """One renewal under way: what it said and when."""
 
     sent_ns: int
+    """Read before the datagram was built (T1). Whatever an answer grants is counted from here (P5)."""
     lease_ns: int
+    """What was asked for then; a later renewal may ask for more or less."""
     list_number: int
     entries: tuple[Entry, ...]
 
@@ -36,6 +39,7 @@ class _Group:
     listed: tuple[Entry, ...] = ()
     """`entries` as of `list_number`."""
     changed: bool = False
+    """`entries` differ from what is listed under `list_number`: the next renewals have a new number."""
 
 
 @dataclass(slots=True)
@@ -43,17 +47,32 @@ class _Lane:
     """One group towards one elector."""
 
     sent: dict[int, Sent] = field(default_factory=dict)
+    """By sequence, oldest first; answered ones too, until their lease is over: a spontaneous grant answers again."""
     confirmed: int = -1
     """List number that the elector has said it knows."""
     round_ns: int = 0
+    """When the first renewal of the present interval was sent; the next interval is counted from it."""
     round_sequence: int = 0
+    """Its sequence: an answer to it or to a repetition of it ends the repeating (T4)."""
     last_ns: int = 0
+    """When the last one was sent, of whichever kind."""
     acknowledged: int = -1
+    """The highest sequence that was answered."""
     urgent: bool = True
+    """There is something to say that does not wait for the interval."""
 
 
 class Session:
-    """Renewals to all electors of the electorate."""
+    """Renewals to all electors of the electorate. It decides when; what is said of a key is the holder's."""
+
+    _lease_ns: int
+    """What is asked for: the profile's lease, or the long one of a process that ends."""
+    _sequences: dict[str, int]
+    """The last sequence to each elector, of any group and epoch; of electors that have left, too."""
+    _group_of: dict[str, int]
+    """Where each key has its place; for good, also after it was removed."""
+    _lanes: dict[tuple[str, int], _Lane]
+    """By elector and number of the group."""
 
     def __init__(self, *, electorate: Electorate, lease_port: int, profile: LeaseProfile, boot_id: bytes) -> None:
         self._electorate = electorate
@@ -62,10 +81,8 @@ class Session:
         self._boot_id = boot_id
         self._lease_port = lease_port
         self._addresses: dict[str, Address] = {}
-        self._sequences: dict[str, int] = {}
         self._groups: list[_Group] = []
-        self._group_of: dict[str, int] = {}
-        self._lanes: dict[tuple[str, int], _Lane] = {}
+        self._sequences, self._group_of, self._lanes = {}, {}, {}
         self.set_electorate(electorate)
 
     def set_electorate(self, electorate: Electorate) -> None:
@@ -128,6 +145,7 @@ class Session:
     def _lane_due_ns(self, lane: _Lane) -> int:
         if lane.urgent:
             return 0
+        # Answered, so the interval is waited out; its length is from sending to sending, however late the answer came.
         if lane.acknowledged >= lane.round_sequence:
             return lane.round_ns + self._profile.renew_ns
         return lane.last_ns + self._profile.renew_ns // RESEND_DIVISOR
@@ -169,7 +187,8 @@ class Session:
         return Send(self._addresses[name], encode(renew))
 
     def _forget_old(self, lane: _Lane, now_ns: int) -> None:
-        # An answer to a renewal older than its lease promises nothing any more.
+        # An answer to a renewal older than its lease promises nothing any more. So what is kept is bounded by the lease
+        # (and the resends in it), and the dict's order, that of sending, lets the search end at the first that lives.
         for sequence, sent in list(lane.sent.items()):
             if sent.sent_ns + sent.lease_ns > now_ns:
                 break
@@ -181,6 +200,8 @@ class Session:
         An acknowledgement repeated by the elector with a spontaneous grant is found again: it still is from then.
         """
         lane = self._lanes.get((elector, ack.group))
+        # Three ways to be no answer of ours: a group we do not have, a sequence of long ago or of another process, and
+        # a list other than the one we sent with that sequence.
         sent = lane.sent.get(ack.sequence) if lane is not None else None
         if lane is None or sent is None or sent.list_number != ack.list_number:
             return None
@@ -192,6 +213,7 @@ class Session:
                 lane.urgent = True
             return None
         if len(ack.granted) != len(sent.entries):
+            # It answers another list under our number: a bit would be taken for another key's.
             return None
         lane.confirmed = max(lane.confirmed, ack.list_number)
         return sent

@@ -14,18 +14,28 @@ from service.model.lease import Electorate
 from service.model.machine import Address, Send
 
 ASK_INTERVAL_NS = 50_000_000
+"""Between two questions to one that has not answered. Leases go on meanwhile, by majorities of both epochs."""
 DISPUTED = Identity("", bytes(16))
 """Holder of a key that different electors promised to two sessions: it is nobody's until both promises are over."""
 
 
 @dataclass(slots=True)
 class _Answer:
+    """The parts of one elector's answer to one question."""
+
     sequence: int
     parts: dict[int, tuple[TransferRow, ...]]
 
 
 class Settlement:
     """Asks the other electors of both epochs until enough is known."""
+
+    next_ns: int
+    """When to ask again (CLOCK_BOOTTIME)."""
+    heard: dict[str, tuple[TransferRow, ...]]
+    """Whole answers of electors that vote and have left the epoch before."""
+    _settled: dict[str, None]
+    """Those of `heard` that are settled themselves: what they say is everything, not their share of it."""
 
     def __init__(self, electorate: Electorate, *, node: str, lease_port: int, now_ns: int) -> None:
         self._electorate = electorate
@@ -37,9 +47,7 @@ class Settlement:
         # Never a sequence of an earlier process at this address, whose answers may still come.
         self._sequence = now_ns
         self._partial: dict[str, _Answer] = {}
-        self.heard: dict[str, tuple[TransferRow, ...]] = {}
-        """Whole answers of electors that vote and have left the epoch before."""
-        self._settled: dict[str, None] = {}
+        self.heard, self._settled = {}, {}
 
     def ask(self, now_ns: int) -> list[Send]:
         """Questions that are due to those who have not answered yet."""
@@ -59,6 +67,7 @@ class Settlement:
         if answer is None or answer.sequence < transfer.sequence:
             answer = self._partial[node] = _Answer(transfer.sequence, {})
         if answer.sequence != transfer.sequence:
+            # Parts of two answers do not make one: a promise made between them could be in neither.
             return
         answer.parts[transfer.part] = transfer.rows
         if len(answer.parts) == transfer.parts:
@@ -68,6 +77,8 @@ class Settlement:
 
     def is_complete(self) -> bool:
         """Whether what was heard, with what the asking elector knows itself, is everything."""
+        # So many have left the epoch before that nothing more can be granted there, and every majority that ever was
+        # one there has at least one of them in it.
         if self._electorate.is_closed_by((self._node, *self.heard)):
             return True
         # Where the epoch before is gone for good: a majority of this one that is settled knows it all.
@@ -81,6 +92,8 @@ def inherit(promise: Promise, row: TransferRow, now: Instant) -> None:
         return
     until = now.later_by(row.remaining_ns)
     if promise.is_over(now):
+        # Of its own it has nothing that is alive. The row's rest counts from now, after the answer was received: longer
+        # by the answer's way than where it was promised, never shorter.
         promise.grant(row.holder, row.start_id, promise.token, until)
         return
     promise.extend(until)

@@ -19,7 +19,9 @@ class ClaimedGroup:
     """The part of a session that one datagram renews."""
 
     sequence: int = -1
+    """The highest that was taken; what is not above it is an echo (P1)."""
     list_number: int = -1
+    """Which list `entries` is; -1 where none has come yet, and the holder is asked for it."""
     entries: tuple[Entry, ...] = ()
 
 
@@ -30,7 +32,9 @@ class HolderSession:
     identity: Identity
     start_id: int
     address: Address
+    """Where it was last heard from: grants that it did not just ask for go there, too."""
     lease_ns: int
+    """As its last renewal asked. A grant of the elector's own accord is for so long."""
     renew_ns: int
     heard: Instant
     order: tuple[int, ...]
@@ -46,16 +50,19 @@ class StandingClaim:
     group: int
     role: ClaimRole
     token: Token
+    """What it proposes; granted only above the highest that the elector knows (K1)."""
     refreshed_ns: int
     patient_until_ns: int = 0
     """Not granted before. A standing claim on a key that nobody holds gives the assigned holder time to claim it."""
 
     def is_alive(self, now: Instant) -> bool:
+        """Whether its claimant can be taken to be there still."""
         # Void at *three* intervals, not after: a claimant that died must not be granted anything for long (S1).
         return now.boot_ns - self.refreshed_ns < STANDING_INTERVALS * self.session.renew_ns
 
     @property
     def rank(self) -> tuple[Stamp, ClaimRole, tuple[int, ...]]:
+        """To be compared; the greatest goes first."""
         # P4: the newest assignment goes first; within one, the assigned holder before the successor; between equals
         # (controllers that compete for leadership) any order will do if all electors use the same one.
         return self.token.stamp, self.role, self.session.order

@@ -23,6 +23,7 @@ def counted_until(sent_ns: int, lease_ns: int) -> int:
 def quorum_deadline(grants: Mapping[str, "Grant"], electorate: Electorate) -> int | None:
     """Until when those who decide are bound (rules T4, M3): the latest time to which a quorum of the grants lasts."""
     voters: dict[str, bool] = {}
+    # The longest-lived first: the one whose coming makes a quorum is the first of that quorum to let us go.
     for name, grant in sorted(grants.items(), key=lambda item: item[1].until_ns, reverse=True):
         voters[name] = grant.settled
         if electorate.has_quorum(voters):
@@ -52,8 +53,11 @@ class Tenure:
     stamp: Stamp
     """Of the newest assignment that names us; the token's own stamp stays that of the acquisition."""
     held_token: Token | None = None
+    """Under which the fence is open; None while the key is only claimed."""
     deadline_ns: int = 0
+    """Until when the fence is open (CLOCK_BOOTTIME); only grows."""
     grants: dict[str, Grant] = field(default_factory=dict)
+    """What each elector of this epoch has promised last, also what is over by now."""
     verdicts: dict[str, Detail] = field(default_factory=dict)
     """The last detail of each elector that had more to say than `granted`."""
     minority_since_ns: int | None = None
@@ -61,6 +65,7 @@ class Tenure:
 
     @property
     def held(self) -> bool:
+        """The fence is open. To be asked after the holder let time pass, which ends what is over."""
         return self.held_token is not None
 
     def count(self, elector: str, token: Token, until_ns: int, *, settled: bool = True) -> None:
@@ -79,6 +84,8 @@ class Tenure:
 
     def deadline(self, electorate: Electorate) -> int | None:
         """Until when a majority has promised. For what is not held yet, all must have promised the same token (K1)."""
+        # Else electors that promised under different tokens could make a tenure of a token that only one of them knows,
+        # and the next claimant, by a majority without that one, could propose a token that is no higher.
         counted = {name: grant for name, grant in self.grants.items() if self.held or grant.token == self.token}
         return quorum_deadline(counted, electorate)
 

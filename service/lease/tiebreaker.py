@@ -46,6 +46,17 @@ class Tiebreaker:
     A Swap is put out when it begins to be wanted; it is to be tried again as long as `swap` says so.
     """
 
+    swap: Swap | None
+    """What is wanted now."""
+    _peer: Elector | None
+    """The other of two, or the one that a sole elector has just lost; None where there is none."""
+    _heard_ns: int
+    """When it was last heard to vote. May lie ahead: nobody is missed before the grace is over."""
+    _is_ready: bool
+    """This elector knows everything that was promised, and may go on alone."""
+    _is_fit: bool
+    """This node could serve an address. One that could not asks, too, but later."""
+
     def __init__(
         self, *, node: str, lease_port: int, profile: LeaseProfile, now_ns: int, grace_ns: int = GRACE_NS
     ) -> None:
@@ -58,16 +69,15 @@ class Tiebreaker:
         self._now_ns = self._next_ns = now_ns
         self._sequence = now_ns
         self._electorate = NO_ELECTORATE
-        self._peer: Elector | None = None
+        self._peer = None
         self._is_ready = self._is_fit = False
         self._heard_ns = now_ns
         self._outputs: list[Send | Swap] = []
-        self.swap: Swap | None = None
-        """What is wanted now."""
+        self.swap = None
 
     def set_standing(self, electorate: Electorate, *, ready: bool, fit: bool, now_ns: int) -> None:
-        """What this node goes by. `ready`: its elector votes in this very epoch and has settled in it, so that it knows
-        all that was promised; `fit`: it could serve an address."""
+        """The electorate in force here. `ready`: its elector votes in this very epoch and has settled in it, so that it
+        knows all that was promised; `fit`: it could serve an address."""
         self._pass(now_ns)
         if electorate.epoch != self._electorate.epoch:
             self._electorate = electorate
@@ -102,7 +112,7 @@ class Tiebreaker:
         if self._peer is None or source.node != self._peer.name or not isinstance(said, Standing):
             return
         if said.epoch != self._electorate.epoch:
-            # One of the two can learn from the other: who is ahead answers with what it goes by.
+            # One of the two can learn from the other: who is ahead answers with what is in force there.
             self._outputs.append(Send(source.address, encode_electorate_message(self._electorate)))
         elif said.voting and (said.elector or self._is_alone):
             # One that is silent (P2), or has another disk than was meant (M7), is as good as gone.
@@ -125,6 +135,7 @@ class Tiebreaker:
         return None if self._peer is None else self._next_ns
 
     def drain(self) -> list[Send | Swap]:
+        """The outputs since the last call, in order, and forget them."""
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -134,6 +145,7 @@ class Tiebreaker:
             self._outputs.append(self.swap)
 
     def _wanted(self) -> Swap | None:
+        """The next epoch with this node alone, if all that must be true for it is true now."""
         own = self._electorate.member(self._node)
         patience_ns = self._patience_ns * (1 if self._is_fit else UNFIT_PATIENCE)
         is_lost = self._peer is not None and self._now_ns - self._heard_ns >= patience_ns

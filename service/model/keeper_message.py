@@ -43,6 +43,7 @@ class ElectorateRecord(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def of(cls, electorate: Electorate) -> "ElectorateRecord":
+        """The record of an electorate; `electorate` of it is that one again."""
         members, previous = (
             tuple((one.name, one.host, one.memory) for one in electors)
             for electors in (electorate.members, electorate.previous)
@@ -51,6 +52,7 @@ class ElectorateRecord(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def electorate(self) -> Electorate:
+        """The electorate of the record."""
         members, previous = (tuple(Elector(*one) for one in electors) for electors in (self.members, self.previous))
         return Electorate(self.epoch, members, previous)
 
@@ -88,9 +90,9 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
 
     held: tuple[HeldLease, ...]
     elector: bool
-    """This node is one of the electors."""
+    """This node is one of the electors, with the disk that was meant (M7)."""
     voting: bool
-    """It answers claims (not in the silence after a reboot)."""
+    """It answers claims: not in the silence of an elector that lost its promises (P2)."""
     scheduling: str
     """What the process got: `fifo`, `nice`, or `normal`."""
     at_ns: int = 0
@@ -98,7 +100,7 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     released: tuple[str, ...] = ()
     """Floating IPs just given up before their deadline; the deadlines that the agent knows may be 200 ms old."""
     electorate: ElectorateRecord | None = None
-    """The electorate that this node goes by."""
+    """The electorate in force on this node."""
     settled: bool = False
     """The elector knows what was promised before its epoch (leases.md, M3)."""
     trouble: str = ""

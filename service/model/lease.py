@@ -1,4 +1,4 @@
-"""Tokens, assignment stamps and profiles of leases (leases.md, Tokens and terms; Numbers to hold)."""
+"""Tokens, assignment stamps and profiles of leases (leases.md, Tokens and terms; Numbers)."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ class Stamp(NamedTuple):
     """Age of an assignment: compare as a tuple, higher is newer."""
 
     term: int
+    """Of the leader who made it. A new leader's is higher than that of every leader before (K1, K2)."""
     version: int
+    """Counts the leader's changes to its table."""
 
 
 class Token(NamedTuple):
@@ -22,9 +24,11 @@ class Token(NamedTuple):
     term: int
     version: int
     counter: int
+    """Tells tenures of one assignment apart: its holder and then its successor, say."""
 
     @property
     def stamp(self) -> Stamp:
+        """Age of the assignment it was granted for."""
         return Stamp(self.term, self.version)
 
     def packed(self) -> int:
@@ -33,6 +37,14 @@ class Token(NamedTuple):
 
 
 ZERO_TOKEN = Token(0, 0, 0)
+"""Below every token that is ever granted."""
+
+
+class HeldBy(NamedTuple):
+    """Who holds a key, as known here: the truth is with the electors, and moves with the next, higher token."""
+
+    node: str
+    token: Token
 
 
 class HeldBy(NamedTuple):
@@ -43,6 +55,8 @@ class HeldBy(NamedTuple):
 
 
 class ProfileName(StrEnum):
+    """How fast a silent death is noticed, against how much of a delay is borne (leases.md, Numbers)."""
+
     DEFAULT = "default"
     FAST = "fast"
     FASTEST = "fastest"
@@ -54,7 +68,9 @@ class LeaseProfile:
     """How long a promise lasts and how often it is renewed."""
 
     lease_ns: int
+    """What an elector promises, from receipt; a holder counts nine tenths of it, from sending (T2)."""
     renew_ns: int
+    """Between two renewals; a fifth of the lease, so that several may be lost (T4)."""
 
 
 _MS = 1_000_000
@@ -84,6 +100,7 @@ class Electorate:
     """The known set that grants leases. A majority of it is authority; it is never guessed."""
 
     epoch: int
+    """Grows by one with every change (M1, M2); 0 where none is known."""
     members: tuple[Elector, ...]
     previous: tuple[Elector, ...] = ()
     """Members of the epoch before, whose promises may live on; none for a first electorate, or one begun anew (M6)."""
@@ -95,6 +112,7 @@ class Electorate:
 
     @property
     def majority(self) -> int:
+        """How many of the members decide, where the epoch before has no more say."""
         return len(self.members) // 2 + 1
 
     @property
@@ -104,6 +122,7 @@ class Electorate:
         return self.members + tuple(elector for elector in self.previous if elector.name not in names)
 
     def member(self, name: str) -> Elector | None:
+        """The member of this name; None for who is none, also where it was one in the epoch before."""
         return next((member for member in self.members if member.name == name), None)
 
     def has_quorum(self, voters: Mapping[str, bool]) -> bool:

@@ -3,6 +3,9 @@
 A machine is fed inputs and time, and asked for what it wants done. It never does anything itself, so that the whole
 control plane runs in a deterministic simulator. The driver executes outputs strictly in the order given; an output
 that must be durable before another is sent (Persist before Send) precedes it.
+
+After every call the driver drains the machine and looks at its deadline anew: any call may have changed either. Which
+clock `now_ns` is of, the machine says; it must be read after the datagram was received, and before anything is sent.
 """
 
 from dataclasses import dataclass
@@ -37,6 +40,7 @@ class Send:
 
     to: Address
     payload: bytes
+    """In clear; the socket seals it (service.wire.envelope)."""
 
 
 class Machine(Protocol):

@@ -363,7 +363,7 @@ def test_sessions_unheard_of_for_a_minute_are_forgotten_but_not_their_tokens() -
     elector.advance(now=at(120_000))
     elector.advance(now=at(240_000))
     elector.drain()
-    assert elector._sessions == {}
+    assert elector._claimants.sessions == {}
     assert not granted(ask(elector, S, renew(1, claim(T1)), 240_001))
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.lease.codec import DATAGRAM_BYTES_MAX, key_name, key_number
 from service.lease.message import (
-    DATAGRAM_BYTES_MAX,
     GROUP_KEYS,
     Ack,
     ClaimRole,
@@ -18,8 +18,6 @@ from service.lease.message import (
     Verdict,
     decode,
     encode,
-    key_name,
-    key_number,
     reports,
 )
 from service.model.errors import PeerError

@@ -63,7 +63,7 @@ def test_a_key_is_vacant_when_a_majority_has_promised_it_to_nobody() -> None:
     assert seen.table[IP].token == T2
 
 
-def test_where_electors_disagree_the_key_is_unsettled() -> None:
+def test_where_electors_disagree_the_key_is_undecided() -> None:
     machine = observer()
     sequence = asked(machine)
     tell(machine, 0, one(sequence, HELD))

@@ -31,7 +31,7 @@ class Office:
             self.registrar.advance(now_ns=self.now_ns)
 
     def next(self) -> Electorate | None:
-        return self.registrar.proposal(settle_ns=SETTLE_NS)
+        return self.registrar.proposal(unchanged_ns=SETTLE_NS)
 
 
 def test_a_newcomer_is_added_when_it_has_answered_for_a_while_without_a_gap() -> None:

@@ -83,7 +83,7 @@ class Keeper:
     electorate_file: tuple[Electorate, bool] | None = None
     """The electorate, and whether it is settled."""
     electorate: Electorate = NO_ELECTORATE
-    """What the process goes by."""
+    """The one in force in the process."""
     registrar: Registrar | None = None
     claims: dict[str, DesiredClaim] | None = None
     claiming: bool = True
@@ -111,7 +111,7 @@ class LeaseWorld:
         self.crash_chance = 0.0
         self.elector_type: type[ElectorMachine] = ElectorMachine
         self.holder_type: type[Holder] = Holder
-        # Mutations of the driver: rules that are not the machines' own.
+        # Mutations of the driver: rules that are not the machines' own (P2, T1, M1).
         self.silent_after_reboot = True
         self.reads_clock_before_receiving = False
         self.stores_electorate = True
@@ -191,7 +191,7 @@ class LeaseWorld:
         self._pump(node)
 
     def learn(self, name: str, electorate: Electorate) -> None:
-        """A newer electorate has come to this process: to disk first, then it is gone by (M1)."""
+        """A newer electorate has come to this process: to disk first, then it is in force (M1)."""
         node = self.nodes[name]
         if not node.alive or node.holder is None or electorate.epoch <= node.electorate.epoch:
             return
@@ -212,7 +212,7 @@ class LeaseWorld:
             self.start(name, knows_silence=False)
 
     def _adopt(self, node: Keeper, holder: Holder, boot_ns: int) -> None:
-        # S8. Leadership is the process's, not the kernel's: it is not adopted.
+        # As keepers do (S8). Leadership is the process's, not the kernel's: it is not adopted.
         node.fence.pop(LEADER_KEY, None)
         for key, (token, deadline_ns) in sorted(node.fence.items()):
             if deadline_ns > boot_ns:

@@ -1,6 +1,8 @@
 """The electorate changes under faults: seeded chaos, scripted timelines, and for each rule what happens without it.
 
 A longer search: EGRESSGW_LEASE_SEEDS=5000 pytest tests/simulation/test_electorate.py -k chaos
+
+The rules, and which test drops which, are in docs/leases.md.
 """
 
 import dataclasses
@@ -99,6 +101,8 @@ def test_electors_that_have_left_an_epoch_help_nobody_to_a_majority_of_it(restar
 
 
 def test_an_elector_that_does_not_write_the_epoch_down_makes_two_holders(monkeypatch: Patch) -> None:
+    """Rule M1 dropped."""
+
     def learn(self: LeaseWorld, name: str, electorate: Electorate, original: Any = LeaseWorld.learn) -> None:
         self.stores_electorate = False
         original(self, name, electorate)
@@ -109,6 +113,8 @@ def test_an_elector_that_does_not_write_the_epoch_down_makes_two_holders(monkeyp
 
 
 def test_answering_and_counting_whatever_the_epoch_makes_two_holders(monkeypatch: Patch) -> None:
+    """Rule M4 dropped."""
+
     def receive(
         self: ElectorMachine, source: Source, payload: bytes, *, now: Any, original: Any = ElectorMachine.receive
     ) -> None:
@@ -134,6 +140,8 @@ def test_answering_and_counting_whatever_the_epoch_makes_two_holders(monkeypatch
 
 @pytest.mark.timeout(300)
 def test_counting_a_new_epoch_alone_before_the_old_one_is_over_makes_two_holders(monkeypatch: Patch) -> None:
+    """Rule M3 dropped."""
+
     def adopt(self: ElectorMachine, electorate: Electorate, *, now: Any, original: Any = ElectorMachine.adopt) -> None:
         original(self, electorate, now=now)
         self._settled, self._settlement = True, None
@@ -167,6 +175,7 @@ def test_a_dead_elector_is_replaced_without_the_loss_of_a_lease() -> None:
 
 
 def test_a_newcomer_that_does_not_wait_out_its_silence_costs_every_lease() -> None:
+    """Rule M3 dropped."""
     assert not replaced_elector(waits_for_newcomers=False)
 
 

@@ -1,6 +1,8 @@
 """The lease protocol under faults: seeded chaos, scripted timelines, and for each rule what happens without it.
 
 A longer search: EGRESSGW_LEASE_SEEDS=5000 pytest tests/simulation/test_lease.py -k chaos
+
+The rules, and which test drops which, are in docs/leases.md.
 """
 
 import dataclasses
@@ -102,6 +104,8 @@ def test_the_successor_takes_over_when_the_promise_ends_without_any_detection(ph
 
 
 def test_without_standing_claims_taking_over_waits_for_the_next_renewal(monkeypatch: Patch) -> None:
+    """Rule S1 dropped."""
+
     def advance(self: ElectorMachine, *, now: Instant) -> None:
         self._now = now
 
@@ -139,6 +143,7 @@ def test_a_newly_assigned_holder_that_reaches_no_majority_displaces_nobody() -> 
 
 
 def test_the_returning_node_gets_nothing_back_by_itself() -> None:
+    """Rule S7."""
     world = with_holder_and_successor(site(others=2), "node3", "node4")
     world.kill("node3")
     milliseconds_until_held(world, "node4")
@@ -150,6 +155,7 @@ def test_the_returning_node_gets_nothing_back_by_itself() -> None:
 
 
 def test_a_node_that_may_not_claim_takes_nothing_and_still_votes() -> None:
+    """Rule S3."""
     world = site(others=2)
     world.kill("node2")
     world.set_claiming("node1", False)
@@ -173,6 +179,7 @@ def test_on_a_vacant_key_the_successor_leaves_the_assigned_holder_one_lease_to_c
 
 
 def test_a_dead_successor_is_replaced_by_naming_another() -> None:
+    """Rule S2: the leader names it; here the test does."""
     world = with_holder_and_successor(site(others=2), "node3", "node4")
     world.kill("node4")
     world.kill("node3")
@@ -257,6 +264,7 @@ def controllers(world: LeaseWorld) -> LeaseWorld:
 
 
 def test_of_several_controllers_one_leads_and_the_next_has_a_higher_term() -> None:
+    """Rule K2."""
     world = controllers(LeaseWorld(3))
     world.run_for(600 * MS)
     (leader,) = world.holders(LEADER_KEY)
@@ -293,7 +301,7 @@ def test_at_ten_percent_loss_no_lease_is_lost_in_a_minute() -> None:
 
 
 def test_counting_whole_rounds_instead_of_electors_loses_leases_at_ten_percent_loss(monkeypatch: Patch) -> None:
-    # Rule T4 dropped: no repetition within the interval, and only answers to the newest round count.
+    """Rule T4 dropped: no repetition within the interval, and only answers to the newest round count."""
     monkeypatch.setattr("service.lease.session.RESEND_DIVISOR", 1)
 
     def acknowledge(self: Session, elector: str, ack: Ack, original: Any = Session.acknowledge) -> Any:
@@ -318,6 +326,7 @@ def test_counting_whole_rounds_instead_of_electors_loses_leases_at_ten_percent_l
 
 
 def test_restarting_every_keeper_in_turn_costs_nothing() -> None:
+    """Rules P2 and S8."""
     world = with_holder_and_successor(site(others=2), "node3", "node4")
     for name in ("node0", "node1", "node2", "node3", "node4"):
         world.kill(name)
@@ -362,12 +371,14 @@ def test_drifting_clocks_do_not_let_two_hold() -> None:
 
 
 def test_without_the_holders_margin_drift_makes_two_holders(monkeypatch: Patch) -> None:
+    """Rule T2 dropped."""
     monkeypatch.setattr(tenure_module, "SAFE_TENTHS", 10)
     with pytest.raises(InvariantViolated):
         silent_death_under_drift()
 
 
 def test_without_the_second_clock_drift_makes_two_holders(monkeypatch: Patch) -> None:
+    """Rule T3 dropped."""
     monkeypatch.setattr(Promise, "is_over", lambda self, now: self.holder is None or now.boot_ns >= self.until.boot_ns)
     with pytest.raises(InvariantViolated):
         silent_death_under_drift()
@@ -390,6 +401,8 @@ def test_an_elector_counts_from_the_moment_it_reads() -> None:
 
 
 def test_an_elector_that_reads_its_clock_before_it_receives_makes_two_holders() -> None:
+    """Rule T1 dropped."""
+
     def prepare(world: LeaseWorld) -> None:
         world.reads_clock_before_receiving = True
 
@@ -397,6 +410,8 @@ def test_an_elector_that_reads_its_clock_before_it_receives_makes_two_holders() 
 
 
 def test_counting_the_newest_answer_instead_of_a_majoritys_makes_two_holders(monkeypatch: Patch) -> None:
+    """Rule T4 dropped."""
+
     def newest(grants: Any, electorate: Electorate) -> int | None:
         return max(grant.until_ns for grant in grants.values()) if len(grants) >= electorate.majority else None
 
@@ -423,6 +438,8 @@ def test_after_a_long_lease_short_renewals_do_not_let_another_in_early() -> None
 
 
 def test_promises_that_shrink_make_two_holders(monkeypatch: Patch) -> None:
+    """Rule P1 dropped."""
+
     def shrink(self: Promise, until: Instant) -> None:
         self.until = until
 
@@ -479,6 +496,8 @@ def test_the_fence_is_closed_before_the_release_leaves() -> None:
 
 
 def test_a_release_before_the_fence_is_closed_makes_two_holders(monkeypatch: Patch) -> None:
+    """Rule P1 dropped."""
+
     def give_up(self: Holder, key: str, reason: Any, original: Any = Holder._give_up) -> None:
         original(self, key, reason)
         closed = [output for output in self._outputs if isinstance(output, CloseFence)]
@@ -525,6 +544,8 @@ def test_an_elector_that_dies_after_its_answer_remembers_it() -> None:
 
 
 def test_answers_before_the_record_is_written_make_two_holders(monkeypatch: Patch) -> None:
+    """Rule P2 dropped."""
+
     def drain(self: ElectorMachine, original: Any = ElectorMachine.drain) -> list[Any]:
         outputs = original(self)
         return sorted(outputs, key=lambda output: not isinstance(output, Send))
@@ -551,6 +572,7 @@ def test_electors_without_memory_are_silent_until_their_promises_are_over() -> N
 
 
 def test_without_the_silence_rebooted_electors_make_two_holders() -> None:
+    """Rule P2 dropped."""
     with pytest.raises(InvariantViolated):
         electors_reboot(silent=False)
 
@@ -568,6 +590,8 @@ def test_a_holder_without_a_majority_lets_go_of_the_electors_it_has() -> None:
 
 
 def test_a_holder_that_renews_past_its_deadline_splits_the_vote_for_ever(monkeypatch: Patch) -> None:
+    """Rule P3 dropped."""
+
     def keep(self: Holder, now_ns: int) -> None:
         self._now_ns = now_ns
         for tenure in self._tenures.values():
@@ -580,7 +604,7 @@ def test_a_holder_that_renews_past_its_deadline_splits_the_vote_for_ever(monkeyp
 
 def lowest_first(self: ElectorMachine, key: str) -> Any:
     promise = self._promises.setdefault(key, Promise())
-    claims = [claim for claim in self._claims.get(key, {}).values() if claim.is_alive(self._now)]
+    claims = [claim for claim in self._claimants.of(key).values() if claim.is_alive(self._now)]
     claims = [claim for claim in claims if claim.token > promise.token]
     if not claims:
         return None
@@ -604,6 +628,7 @@ def test_of_two_who_wait_the_one_of_the_newer_assignment_gets_the_key() -> None:
 
 
 def test_electors_that_prefer_the_older_assignment_give_the_key_to_the_wrong_node(monkeypatch: Patch) -> None:
+    """Rule P4 dropped."""
     monkeypatch.setattr(ElectorMachine, "_grant", lowest_first)
     # Claimants would mend it: whoever is told that it is outranked gives way. Without both, the rule is gone.
     monkeypatch.setattr(Holder, "_contend", lambda self, tenure: None)
@@ -629,6 +654,8 @@ def test_grants_read_late_have_expired() -> None:
 
 
 def test_counting_from_the_reading_of_a_grant_makes_two_holders(monkeypatch: Patch) -> None:
+    """Rule P5 dropped."""
+
     def take(
         self: Holder, elector: str, sent: Any, entry: Any, granted: bool, detail: Any, original: Any = Holder._take
     ) -> None:
@@ -642,6 +669,8 @@ def test_counting_from_the_reading_of_a_grant_makes_two_holders(monkeypatch: Pat
 
 
 def test_tokens_that_need_not_grow_do_not(monkeypatch: Patch) -> None:
+    """Rule K1 dropped."""
+
     def grant(self: ElectorMachine, key: str, original: Any = ElectorMachine._grant) -> Any:
         promise = self._promises.get(key)
         token = promise.token if promise is not None else None

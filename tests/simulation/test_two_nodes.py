@@ -1,6 +1,8 @@
 """Two nodes that may lose each other: every cut, seeded chaos, and for each rule what happens without it.
 
 A longer search: EGRESSGW_LEASE_SEEDS=5000 pytest tests/simulation/test_two_nodes.py -k chaos
+
+The rules, and which test drops which, are in docs/leases.md.
 """
 
 import os
@@ -163,6 +165,7 @@ def parted(site_type: type[TwoNodeSite] = TwoNodeSite) -> None:
 
 
 def test_an_epoch_that_was_only_asked_for_is_not_gone_over_to() -> None:
+    """Rule M2, kept and dropped."""
     parted()
     with pytest.raises(InvariantViolated):
         parted(Believing)
@@ -238,6 +241,7 @@ def forgotten_epoch(*, stores: bool) -> None:
 
 
 def test_who_has_left_an_epoch_does_not_vote_in_it_again_after_a_restart() -> None:
+    """Rule M1, kept and dropped."""
     forgotten_epoch(stores=True)
     with pytest.raises((InvariantViolated, AssertionError), match="is held by"):
         forgotten_epoch(stores=False)
