@@ -168,7 +168,7 @@ class ElectorateOffice:
         write = next_write(
             store.current,
             self.book.known,
-            self.registrar.proposal(settle_ns=self._settle_ns),
+            self.registrar.proposal(unchanged_ns=self._settle_ns),
             is_in_force=self.registrar.is_in_force,
             is_leading=self._is_leading(),
         )

@@ -47,13 +47,6 @@ class HeldBy(NamedTuple):
     token: Token
 
 
-class HeldBy(NamedTuple):
-    """Who holds a key, as known here: the truth is with the electors, and moves with the next, higher token."""
-
-    node: str
-    token: Token
-
-
 class ProfileName(StrEnum):
     """How fast a silent death is noticed, against how much of a delay is borne (leases.md, Numbers)."""
 
