@@ -446,6 +446,9 @@ class Holder:
     def _give_up(self, key: str, reason: CloseReason) -> None:
         """Close the fence if it is open, and only then release (P1). The tenure is over; a later one starts afresh."""
         tenure = self._tenures.pop(key)
+        # A later claim goes under a higher token. A grant of this one may still be under way, and must not be counted
+        # as one of the next: its elector takes the release after it, and may promise the key to another.
+        self._highest.note(key, tenure.token)
         if tenure.held_token is not None:
             self._outputs.append(CloseFence(key, tenure.held_token, reason))
         # What was said stays in the list as released until all electors know, or until no promise can be left. Twice
