@@ -346,8 +346,9 @@ async def test_an_answer_that_needs_the_disk_waits_for_it_and_others_do_not(tmp_
     settings = settings_of(tmp_path, 0, 1)
     sent: list[bytes] = []
     with PromiseFile(Path(settings.run_dir)) as promises:
-        vote = ElectorVote(settings, promises)
-        vote.send = lambda to, payload: sent.append(payload)
+        vote = ElectorVote(
+            settings, promises, send=lambda to, payload: sent.append(payload), promised=lambda promised: None
+        )
         to = Address("127.0.0.1", 1)
         vote.execute(Persist(b"promises", durable=False))
         assert promises.read() == b"promises"
@@ -355,7 +356,7 @@ async def test_an_answer_that_needs_the_disk_waits_for_it_and_others_do_not(tmp_
         vote.execute(SendPersisted(to, b"you lead"))
         vote.execute(Remember(b"term and more"))
         assert sent == []
-        writing = asyncio.create_task(vote.write_tokens())
+        writing = asyncio.create_task(vote.write_records(stored=lambda: None))
         await until(lambda: sent == [b"you lead"])
         await until(lambda: TokenFile(Path(settings.state_dir)).read() == b"term and more")
         vote.execute(SendPersisted(to, b"still"))
@@ -382,10 +383,11 @@ async def test_a_full_disk_delays_an_answer_and_never_ends_the_keeper(
 
     monkeypatch.setattr(TokenFile, "write", write_or_refuse)
     with PromiseFile(Path(settings.run_dir)) as promises:
-        vote = ElectorVote(settings, promises)
-        vote.send = lambda to, payload: sent.append(payload)
+        vote = ElectorVote(
+            settings, promises, send=lambda to, payload: sent.append(payload), promised=lambda promised: None
+        )
         vote.execute(Remember(b"more"))
-        writing = asyncio.create_task(vote.write_tokens())
+        writing = asyncio.create_task(vote.write_records(stored=lambda: None))
         await until(lambda: TokenFile(Path(settings.state_dir)).read() == b"more")
         refused += [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))] * 3
         vote.execute(Persist(b"term", durable=True))
