@@ -1,14 +1,17 @@
 """The holder of a keeper as its agent's duty and the fence drive it: what is adopted, claimed, kept and given up."""
 
 import logging
+import random
 from collections.abc import Callable, Mapping
 
+from service.host import identity
 from service.keeper.duty import AgentDuty
 from service.keeper.fence import Fence
 from service.lease.holder import HeldKey, Holder
 from service.model.keeper_message import Heartbeat
 from service.model.lease import Electorate
 from service.model.machine import Address
+from service.settings import Settings
 from service.wire.pump import MachinePump
 
 _log = logging.getLogger(__name__)
@@ -97,3 +100,17 @@ class HolderClaims:
     def is_prolonged(self) -> bool:
         """A majority has promised the long lease for all that is held."""
         return self._holder.is_prolonged
+
+
+def new_holder(settings: Settings, electorate: Electorate, *, start_id: int, now_ns: int) -> Holder:
+    """Return the holder of this node and boot: one per process, by its start id (P5)."""
+    return Holder(
+        node=settings.node,
+        boot_id=identity.boot_id(),
+        start_id=start_id,
+        electorate=electorate,
+        profile=settings.lease_profile,
+        lease_port=settings.ports.lease,
+        random=random.Random(start_id),
+        now_ns=now_ns,
+    )

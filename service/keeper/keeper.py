@@ -8,7 +8,6 @@ This module only wires; what is decided stands in the modules beside it.
 """
 
 import asyncio
-import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -19,7 +18,7 @@ from service.electorate.book import ElectorateBook
 from service.host import clock, identity
 from service.host.memory import settle_heap
 from service.keeper.agent_watch import AgentWatch
-from service.keeper.claims import HolderClaims
+from service.keeper.claims import HolderClaims, new_holder
 from service.keeper.dispatch import Dispatch, Lines
 from service.keeper.duty import AgentDuty
 from service.keeper.electorate_file import ElectorateFile
@@ -34,7 +33,6 @@ from service.keeper.punctuality import become_punctual
 from service.keeper.report import KeeperState, compose
 from service.keeper.transition import Transition, trouble
 from service.keeper.vote import ElectorVote
-from service.lease.holder import Holder
 from service.lease.message import MessageKind
 from service.model.errors import OperatorError
 from service.model.lease import Electorate
@@ -94,7 +92,7 @@ class Keeper:
         self._duty = AgentDuty(grace_ns=settings.lease.agent_grace_ms * 1_000_000, now_ns=now_ns)
         announcement = FirstAnnouncement(uplink=self._duty.uplink, send_frame=self._arp.send)
         self._fenced = FencedLeases(fence, opened=announcement.announce, changed=self._report)
-        holder = _holder(settings, stored.electorate, start_id=start_id, now_ns=now_ns)
+        holder = new_holder(settings, stored.electorate, start_id=start_id, now_ns=now_ns)
         self._claims = HolderClaims(
             holder, duty=self._duty, fence=fence, send=send, handle=self._fenced.handle, clock=boot_clock
         )
@@ -193,16 +191,3 @@ class Keeper:
             scheduling=self._scheduling,
         )
         self._agent.report(compose(state))
-
-
-def _holder(settings: Settings, electorate: Electorate, *, start_id: int, now_ns: int) -> Holder:
-    return Holder(
-        node=settings.node,
-        boot_id=identity.boot_id(),
-        start_id=start_id,
-        electorate=electorate,
-        profile=settings.lease_profile,
-        lease_port=settings.ports.lease,
-        random=random.Random(start_id),
-        now_ns=now_ns,
-    )

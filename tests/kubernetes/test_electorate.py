@@ -28,7 +28,7 @@ from service.sources.kubernetes.api_server import ApiError, connect
 from service.wire.cluster_view import ClusterView
 from service.wire.envelope import Envelope
 from service.wire.sealed_socket import SealedSocket
-from tests.keeper.test_keeper import Node, chosen, epoch, free_port, heartbeat, settings_of
+from tests.keeper.node import Node, chosen, epoch, free_port, heartbeat, settings_of
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
 from tests.sources.kubernetes.fake_api_server import until
 
