@@ -1,11 +1,13 @@
 """The keeper process on loopback: real sockets and files, a fence in memory, virtual time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, Future
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ParamSpec, TypeVar
 
 import msgspec
 import pytest
@@ -32,11 +34,30 @@ from tests.keeper.node import (
 )
 from tests.virtual_time import in_virtual_time, now_ns
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class InlineExecutor(Executor):
+    """Does at once what it is given: virtual time cannot see a thread that is not the loop's."""
+
+    def __init__(self, **_: object) -> None:
+        """Takes what a pool of threads does."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        done: Future[T] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except OSError as error:
+            done.set_exception(error)
+        return done
+
 
 @pytest.fixture(autouse=True)
-def handshakes_in_virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sockets limit how often they ask who is there; by the real clock no virtual second would be long enough."""
+def parts_that_know_only_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Sockets limit how often they ask who is there: by the real clock no virtual second would be long enough.
     monkeypatch.setattr("service.wire.sealed_socket.time", SimpleNamespace(monotonic_ns=now_ns))
+    monkeypatch.setattr("service.audit.outbox.ThreadPoolExecutor", InlineExecutor)
 
 
 def virtual_node(settings: Settings) -> Node:
