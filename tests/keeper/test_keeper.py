@@ -12,8 +12,10 @@ from typing import ParamSpec, TypeVar
 import msgspec
 import pytest
 
+from service.audit.promise_log import PromiseLog
 from service.keeper.fence import FenceEntry
 from service.keeper.keeper import run
+from service.keeper.promise_file import PromiseFile
 from service.model.errors import OperatorError
 from service.model.keeper_message import ElectorateRecord
 from service.model.lease import ProfileName, Token
@@ -181,6 +183,79 @@ async def test_a_restarted_keeper_goes_on_with_what_the_fence_still_says(tmp_pat
         assert node.fence.values[IPv4Address(IP)].token >= token
 
 
+@in_virtual_time
+async def test_the_keeper_itself_announces_what_it_holds_its_fence_being_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S4: no agent is waited for between the lease and the first gratuitous ARP."""
+    node = virtual_node(with_memory(settings_of(tmp_path, 0, free_port(), electors=1)))
+    sent: list[tuple[int, bool]] = []
+
+    class Arp:
+        def send(self, ifindex: int, frame: bytes) -> None:
+            sent.append((ifindex, node.holds()))
+
+        def close(self) -> None:
+            """No socket was opened."""
+
+    monkeypatch.setattr("service.keeper.keeper.ArpSender", Arp)
+    node.heartbeat = heartbeat()
+    async with node.running():
+        await until(node.holds)
+        await asyncio.sleep(5)
+    assert sent == [(1, True), (1, True)]
+
+
+@in_virtual_time
+async def test_an_agent_that_falls_silent_costs_its_addresses_after_its_grace(tmp_path: Path) -> None:
+    """S6, and S3: nothing is claimed anew for it."""
+    node = virtual_node(with_memory(settings_of(tmp_path, 0, free_port(), electors=1)))
+    node.heartbeat = heartbeat()
+    async with node.running():
+        await until(node.holds)
+        node.heartbeat = None
+        await asyncio.sleep(14.5)
+        assert node.holds()
+        await asyncio.sleep(1)
+        assert not node.holds()
+        assert node.reports[-1].held == ()
+        await asyncio.sleep(5)
+        assert not node.holds()
+
+
+@in_virtual_time
+async def test_a_promise_is_noted_for_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[str] = []
+    monkeypatch.setattr(PromiseLog, "note", lambda log, promised: noted.append(promised.key))
+    node = virtual_node(with_memory(settings_of(tmp_path, 0, free_port(), electors=1)))
+    node.heartbeat = heartbeat()
+    async with node.running():
+        await until(node.holds)
+    assert noted == [IP]
+
+
+@in_virtual_time
+async def test_after_a_reboot_an_elector_is_silent_for_the_longest_lease_and_a_fifth(tmp_path: Path) -> None:
+    """P2: it has forgotten what it promised."""
+    node = virtual_node(settings_of(tmp_path, 0, free_port(), electors=1))
+    node.heartbeat = heartbeat()
+    async with node.running():
+        await asyncio.sleep(17.5)
+        assert not node.reports[-1].voting
+        assert node.fence.writes == []
+        await asyncio.sleep(1)
+        assert node.reports[-1].voting
+        assert node.holds()
+
+
+async def test_a_keeper_does_nothing_while_another_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S8: it reads nothing that the other still writes, and takes no priority from it."""
+    monkeypatch.setattr("service.keeper.keeper.become_punctual", lambda profile: pytest.fail("went on"))
+    settings = settings_of(tmp_path, 0, free_port())
+    with PromiseFile(Path(settings.run_dir)), pytest.raises(OperatorError, match="another keeper"):
+        await run(settings)
+
+
 async def test_no_electorate_is_an_operator_error(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match=r"electors\.members"):
         await run(Settings(node="node0", keyring=("11" * 32,)))
@@ -277,3 +352,34 @@ async def test_a_configured_electorate_that_skips_an_epoch_is_refused_and_report
     async with node.running():
         await until(lambda: bool(node.reports) and "write 2" in node.reports[-1].trouble)
         assert epoch(node) == 1
+
+
+@in_virtual_time
+async def test_one_of_two_that_loses_the_other_asks_its_agent_to_go_on_alone(tmp_path: Path) -> None:
+    port = free_port()
+    nodes = [virtual_node(chosen(settings_of(tmp_path, index, port))) for index in range(2)]
+    two = ElectorateRecord(1, THREE.members[:2])
+    for node in nodes:
+        node.heartbeat = named(two)
+    async with nodes[0].running():
+        async with nodes[1].running():
+            await asyncio.sleep(5)
+            assert all(node.reports[-1].voting and node.reports[-1].wanted is None for node in nodes)
+        await until(lambda: nodes[0].reports[-1].wanted is not None)
+        assert nodes[0].reports[-1].wanted == ElectorateRecord(2, two.members[:1], two.members)
+        assert epoch(nodes[0]) == 1
+        # The agent has swapped it in, and says what the object says.
+        nodes[0].heartbeat = msgspec.structs.replace(heartbeat(), electorate=ElectorateRecord(2, two.members[:1]))
+        await until(nodes[0].holds)
+        await until(lambda: epoch(nodes[0]) == 2)
+
+
+@in_virtual_time
+async def test_a_configured_electorate_of_two_is_never_left_for_one_alone(tmp_path: Path) -> None:
+    node = virtual_node(with_memory(settings_of(tmp_path, 0, free_port(), electors=2)))
+    node.heartbeat = heartbeat()
+    async with node.running():
+        await asyncio.sleep(10)
+        assert all(report.wanted is None for report in node.reports)
+        assert node.reports[-1].voting
+        assert node.fence.writes == []
