@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from service.lease.electorate_message import decode_electorate_message, encode_electorate_message
 from service.model.errors import PeerError
-from service.model.lease import NO_ELECTORATE, Electorate
+from service.model.lease import Electorate
 from service.model.machine import Address, Source
 
 _log = logging.getLogger(__name__)
@@ -54,5 +54,5 @@ class ElectorateBook:
             raise PeerError("lease datagram: not an electorate")
         if said.epoch > self.known.epoch:
             self.offer(said, origin=source.node)
-        elif said.epoch < self.known.epoch and self.known != NO_ELECTORATE:
+        elif said.epoch < self.known.epoch:
             send(source.address, encode_electorate_message(self.known))

@@ -14,6 +14,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per line; what a caller passes as `extra` becomes fields of it."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """One line whatever the message holds. A field of ours wins over an `extra` of the same name."""
         moment = datetime.fromtimestamp(record.created, UTC)
         line: dict[str, Any] = {
             "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),

@@ -26,6 +26,7 @@ class AgentDuty:
         self._uplinks: dict[str, list[Uplink]] = {}
 
     def hear(self, heartbeat: Heartbeat, *, now_ns: int) -> None:
+        """Take the agent's newest word; it replaces the last one."""
         self._heartbeat, self._heard_ns = heartbeat, now_ns
         self._uplinks = {}
         for uplink in heartbeat.uplinks:

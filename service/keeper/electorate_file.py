@@ -21,8 +21,10 @@ class StoredElectorate(NamedTuple):
     """The electorate in force on this node."""
 
     memory: int
+    """The number of this disk; the electorate may mean it beside the name (M7)."""
     electorate: Electorate
     settled: bool
+    """What was promised before its epoch is known here (M3)."""
 
 
 class _Document(msgspec.Struct):
@@ -53,6 +55,17 @@ class ElectorateFile:
             raise OperatorError(
                 f"state_dir: {self._path} is damaged ({error}); remove it, and this node is a new elector"
             ) from error
+
+    def open_or_configure(self, configured: Electorate, *, memory: int) -> StoredElectorate:
+        """What this node went by before; where it never knew one, the configured, which is written then (M1).
+
+        Raises as `open` does, and OSError where the configured one cannot be written.
+        """
+        stored = self.open(memory=memory)
+        if stored.electorate.epoch == 0 and configured.epoch:
+            stored = stored._replace(electorate=configured)
+            self.write(stored)
+        return stored
 
     def _begin(self, memory: int) -> StoredElectorate:
         stored = StoredElectorate(memory, NO_ELECTORATE, True)

@@ -94,11 +94,13 @@ class PinnedFence:
             self._map.update(address.packed, lease_value(deadline_ns, token.packed()))
 
     def entries(self) -> Mapping[IPv4Address, FenceEntry]:
+        """All entries of the map that is open; none while there is no map."""
         if self._map is None:
             return {}
         return {IPv4Address(key): _entry(value) for key, value in self._map.items().items()}
 
     def close(self) -> None:
+        """Let go of the map. What is in it stays in force until its deadlines."""
         if self._map is not None:
             self._map.close()
             self._map = None

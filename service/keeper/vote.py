@@ -16,6 +16,7 @@ from service.lease.promise import Instant
 from service.model.lease import Electorate
 from service.model.machine import Address, Source
 from service.settings import Settings
+from service.wire.pump import MachinePump
 
 _log = logging.getLogger(__name__)
 
@@ -26,15 +27,37 @@ _WAITING_MAX = 4096
 
 
 class ElectorVote:
-    """The elector as the pump drives it: a machine on two clocks (T3), and the hand that writes its records."""
+    """Owns the elector and its pump; a machine itself, towards that pump, which hands in one clock of two.
 
-    def __init__(self, settings: Settings, promises: PromiseFile, stored: StoredElectorate | None = None) -> None:
-        """`stored`: the electorate as found on disk; without, the configured one, which is not written."""
+    `run` the pump and keep `write_records` in a task beside it: what waits for the disk waits there.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        promises: PromiseFile,
+        stored: StoredElectorate | None = None,
+        *,
+        send: Callable[[Address, bytes], None],
+        promised: Callable[[Promised], None],
+        boot_clock: Callable[[], int] = clock.boot_ns,
+        raw_clock: Callable[[], int] = clock.raw_ns,
+    ) -> None:
+        """`stored`: the electorate as found on disk; without, the configured one, which is not written.
+
+        `promised` gets every promise of a floating IP, for the record. Raises OperatorError where the tokens on disk
+        cannot be read.
+        """
         self._promises = promises
         self._tokens = TokenFile(Path(settings.state_dir))
         self._file = ElectorateFile(Path(settings.state_dir))
+        self._send = send
+        self._promised = promised
+        self._boot_clock = boot_clock
+        self._raw_clock = raw_clock
         stored = stored or StoredElectorate(0, settings.electorate, True)
         self._memory = stored.memory
+        self._on_disk = stored.electorate
         self._elector = ElectorMachine(
             node=settings.node,
             boot_id=boot_id_bytes(identity.boot_id()),
@@ -50,14 +73,11 @@ class ElectorVote:
         self._waiting: deque[Persist | SendPersisted | Settled | Electorate] = deque()
         self._remember: bytes | None = None
         self._due = asyncio.Event()
-        self.send = _nowhere
-        self.promised: Callable[[Promised], None] = _unrecorded
-        self.stored: Callable[[], None] = _nothing
-        """Called when a newer electorate is on disk; `enter_epoch` then goes over to it."""
-        self._on_disk = stored.electorate
+        self.pump = MachinePump(self, clock=boot_clock, send=send, handle=self.execute)
 
     @property
     def machine(self) -> ElectorMachine:
+        """For what it knows of itself. Who changes it wakes the pump."""
         return self._elector
 
     def store(self, electorate: Electorate) -> None:
@@ -65,35 +85,47 @@ class ElectorVote:
         self._waiting.append(electorate)
         self._due.set()
 
-    def enter_epoch(self) -> None:
-        """Go over to the newest electorate that is on disk."""
-        self._elector.adopt(self._on_disk, now=self._now())
+    def enter_epoch(self, electorate: Electorate, *, now_ns: int) -> None:
+        """Go over to the newest electorate that is on disk, which may be older than the one that is known (M1)."""
+        self._elector.adopt(self._on_disk, now=self._at(now_ns))
 
     def _now(self) -> Instant:
-        return Instant(clock.boot_ns(), clock.raw_ns())
+        return self._at(self._boot_clock())
+
+    def _at(self, now_ns: int) -> Instant:
+        return Instant(now_ns, self._raw_clock())
 
     @property
     def is_voting(self) -> bool:
+        """False in the silence of rule P2."""
         return self._elector.is_voting
 
+    # -- the machine contract, on one clock of two (T3) --
+
     def receive(self, source: Source, payload: bytes, *, now_ns: int) -> None:
-        self._elector.receive(source, payload, now=Instant(now_ns, clock.raw_ns()))
+        """Take a question. Raises PeerError, with nothing changed, where it is none."""
+        self._elector.receive(source, payload, now=self._at(now_ns))
 
     def advance(self, *, now_ns: int) -> None:
-        self._elector.advance(now=Instant(now_ns, clock.raw_ns()))
+        """Let time pass on both clocks."""
+        self._elector.advance(now=self._at(now_ns))
 
     def deadline_ns(self) -> int | None:
+        """CLOCK_BOOTTIME; where the other clock is later, it is asked for again."""
         return self._elector.deadline_ns()
 
     def drain(self) -> list[ElectorOutput]:
+        """The outputs since the last call, in the order in which `execute` must get them."""
         return self._elector.drain()
+
+    # -- records --
 
     def execute(self, output: object) -> None:
         """Promises go to shared memory at once (P2). What waits for the disk does not keep the rest waiting."""
         if isinstance(output, Persist) and not output.durable:
             self._promises.write(output.data)
         elif isinstance(output, SendPersisted) and not self._waiting:
-            self.send(output.to, output.payload)
+            self._send(output.to, output.payload)
         elif isinstance(output, Settled):
             self._waiting.append(output)
             self._due.set()
@@ -108,22 +140,25 @@ class ElectorVote:
             self._remember = output.data
             self._due.set()
         elif isinstance(output, Promised):
-            self.promised(output)
+            self._promised(output)
 
-    async def write_tokens(self) -> None:
-        """Write what is due in a thread, answers behind what they wait for (K1), until cancelled."""
+    async def write_records(self, *, stored: Callable[[], None]) -> None:
+        """Write what is due in a thread, answers behind what they wait for (K1), until cancelled.
+
+        `stored` is called when a newer electorate is on disk; `enter_epoch` then goes over to it.
+        """
         while True:
             await self._due.wait()
             self._due.clear()
             while self._waiting or self._remember is not None:
-                await self._write_next_in_the_end()
+                await self._write_next_in_the_end(stored)
 
-    async def _write_next_in_the_end(self) -> None:
+    async def _write_next_in_the_end(self, stored: Callable[[], None]) -> None:
         """A full or failing disk keeps this elector from acknowledging a new leader (K1), and from nothing else."""
         retry_s = _DISK_RETRY_FIRST_S
         while True:
             try:
-                return await self._write_next()
+                return await self._write_next(stored)
             except OSError as error:
                 _log.error(
                     "state_dir: the records of this elector cannot be written: %s; trying again in %.1f s",
@@ -133,7 +168,7 @@ class ElectorVote:
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, _DISK_RETRY_LAST_S)
 
-    async def _write_next(self) -> None:
+    async def _write_next(self, stored: Callable[[], None]) -> None:
         """Raises OSError where the disk fails; what was to be written still is then."""
         if not self._waiting:
             data = self._remember
@@ -146,19 +181,21 @@ class ElectorVote:
         if isinstance(output, Persist):
             await asyncio.to_thread(self._tokens.write, output.data)
         elif isinstance(output, Electorate):
-            await self._store(output)
+            if await self._store(output):
+                stored()
         elif isinstance(output, Settled):
             await self._store_settled(output)
         else:
-            self.send(output.to, output.payload)
+            self._send(output.to, output.payload)
         self._waiting.popleft()
 
-    async def _store(self, electorate: Electorate) -> None:
-        if electorate.epoch > self._on_disk.epoch:
-            stored = StoredElectorate(self._memory, electorate, not electorate.previous)
-            await asyncio.to_thread(self._file.write, stored)
-            self._on_disk = electorate
-            self.stored()
+    async def _store(self, electorate: Electorate) -> bool:
+        if electorate.epoch <= self._on_disk.epoch:
+            return False
+        record = StoredElectorate(self._memory, electorate, not electorate.previous)
+        await asyncio.to_thread(self._file.write, record)
+        self._on_disk = electorate
+        return True
 
     async def _store_settled(self, output: Settled) -> None:
         electorate = self._elector.electorate
@@ -167,15 +204,3 @@ class ElectorVote:
             await asyncio.to_thread(self._tokens.write, output.tokens)
             await asyncio.to_thread(self._file.write, StoredElectorate(self._memory, electorate, True))
             self._elector.confirm_settled(output.epoch)
-
-
-def _unrecorded(promised: Promised) -> None:
-    """Stands in until the keeper has an outbox."""
-
-
-def _nowhere(to: Address, payload: bytes) -> None:
-    """Stands in until the keeper has wired its socket."""
-
-
-def _nothing() -> None:
-    """Stands in until the keeper listens."""

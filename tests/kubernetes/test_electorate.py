@@ -17,7 +17,7 @@ from service.electorate.office import ElectorateOffice
 from service.electorate.reset import renew
 from service.electorate.store import OBJECT_NAME, ElectorateObject, ElectorateStore, open_electorate
 from service.host import clock, identity
-from service.keeper.keeper import Keeper
+from service.keeper.dispatch import Dispatch
 from service.lease.message import MessageKind, kind_of
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState
 from service.model.keeper_message import ElectorateRecord
@@ -28,7 +28,7 @@ from service.sources.kubernetes.api_server import ApiError, connect
 from service.wire.cluster_view import ClusterView
 from service.wire.envelope import Envelope
 from service.wire.sealed_socket import SealedSocket
-from tests.keeper.test_keeper import Node, chosen, epoch, free_port, heartbeat, settings_of
+from tests.keeper.node import Node, chosen, epoch, free_port, heartbeat, settings_of
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
 from tests.sources.kubernetes.fake_api_server import until
 
@@ -257,18 +257,18 @@ class Pair:
         self.is_cut = False
         for node in self.nodes:
             node.heartbeat = heartbeat(claims=False)
-        monkeypatch.setattr(Keeper, "_send", self._send_unless_cut)
+        monkeypatch.setattr(Dispatch, "send", self._send_unless_cut)
         for node, other in (self.nodes, self.nodes[::-1]):
             self._watch(node, other)
 
     @property
-    def _send_unless_cut(self) -> Callable[[Keeper, Address, bytes], None]:
-        original = Keeper._send
+    def _send_unless_cut(self) -> Callable[[Dispatch, Address, bytes], None]:
+        original = Dispatch.send
 
-        def send(keeper: Keeper, to: Address, payload: bytes) -> None:
+        def send(dispatch: Dispatch, to: Address, payload: bytes) -> None:
             hosts = {node.settings.bind_address for node in self.nodes}
-            if not (self.is_cut and {keeper._settings.bind_address, to.host} == hosts):
-                original(keeper, to, payload)
+            if not (self.is_cut and {dispatch._bind.host, to.host} == hosts):
+                original(dispatch, to, payload)
 
         return send
 

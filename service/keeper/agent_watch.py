@@ -1,0 +1,49 @@
+"""The agent's words, and its silence: heartbeats as they come, and what follows when none comes (S3, S6)."""
+
+import asyncio
+from collections.abc import Callable
+
+from service.electorate.book import ElectorateBook
+from service.keeper.claims import HolderClaims
+from service.keeper.farewell import Farewell
+from service.model.keeper_message import Heartbeat
+
+_CHECK_PERIOD_S = 0.1
+_CHECKS_PER_REPORT = 2
+
+
+class AgentWatch:
+    """`attend` is called whenever claims were looked at anew; `report` each period."""
+
+    def __init__(
+        self,
+        book: ElectorateBook,
+        claims: HolderClaims,
+        farewell: Farewell,
+        *,
+        attend: Callable[[], None],
+        report: Callable[[], None],
+    ) -> None:
+        self._book = book
+        self._claims = claims
+        self._farewell = farewell
+        self._attend = attend
+        self._report = report
+
+    def take(self, heartbeat: Heartbeat) -> None:
+        """One heartbeat. While this keeper leaves nothing is heard: to claim anew would keep it from the successor."""
+        if self._farewell.is_leaving:
+            return
+        if heartbeat.electorate is not None:
+            self._book.offer(heartbeat.electorate.electorate, origin="the electorate object")
+        self._claims.hear(heartbeat)
+        self._attend()
+
+    async def run(self) -> None:
+        """Let silence count, and report each period, until cancelled."""
+        while True:
+            for _ in range(_CHECKS_PER_REPORT):
+                self._claims.apply()
+                self._attend()
+                await asyncio.sleep(_CHECK_PERIOD_S)
+            self._report()

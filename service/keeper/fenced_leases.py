@@ -1,0 +1,82 @@
+"""What becomes of a lease in the kernel: the fence is written first, then the world and the agent hear of it.
+
+The order is the safety of it. An address is announced only while its fence is open (S4); a release leaves the machine
+after CloseFence, and this closes the fence before it returns.
+"""
+
+import logging
+from collections.abc import Callable, Collection
+from ipaddress import IPv4Address
+
+from service.keeper.fence import Fence
+from service.lease.holder import CloseFence, OpenFence
+from service.model.errors import OperatorError, TransientError
+from service.model.keeper_message import Uplink
+from service.network.arp import gratuitous_arp_frames
+
+_log = logging.getLogger(__name__)
+
+
+class FirstAnnouncement:
+    """S4: the first gratuitous ARP of a lease, by the keeper itself; the agent repeats it."""
+
+    def __init__(self, *, uplink: Callable[[str], Uplink | None], send_frame: Callable[[int, bytes], None]) -> None:
+        """`uplink`: where the agent would announce an address now; `send_frame`: interface index and frame."""
+        self._uplink = uplink
+        self._send_frame = send_frame
+
+    def announce(self, address: IPv4Address) -> None:
+        """Send both forms. What cannot be sent is logged: the lease is held all the same."""
+        uplink = self._uplink(str(address))
+        if uplink is None:
+            return
+        try:
+            for frame in gratuitous_arp_frames(bytes.fromhex(uplink.mac), address):
+                self._send_frame(uplink.ifindex, frame)
+        except (TransientError, OperatorError) as error:
+            _log.warning("gratuitous ARP for %s: %s", address, error)
+
+
+class FencedLeases:
+    """The fence as the holder's outputs open and close it.
+
+    `opened` is called with an address whose lease is new, its fence being open; `changed` when a lease was acquired or
+    lost, for the report.
+    """
+
+    def __init__(self, fence: Fence, *, opened: Callable[[IPv4Address], None], changed: Callable[[], None]) -> None:
+        self._fence = fence
+        self._opened = opened
+        self._changed = changed
+        self._deadlines: dict[str, int] = {}
+        """Of every fence that is open, as last written."""
+
+    def handle(self, output: object) -> None:
+        """Execute OpenFence or CloseFence. Raises OSError where the fence takes no more entries."""
+        if isinstance(output, OpenFence):
+            self._open(output)
+        elif isinstance(output, CloseFence):
+            self._close(output)
+
+    def _open(self, output: OpenFence) -> None:
+        self._deadlines[output.key] = output.deadline_ns
+        address = IPv4Address(output.key)
+        self._fence.write(address, output.token, output.deadline_ns)
+        if output.first:
+            self._opened(address)
+            _log.info("holding %s with token %s", address, ".".join(map(str, output.token)))
+            self._changed()
+
+    def _close(self, output: CloseFence) -> None:
+        self._fence.write(IPv4Address(output.key), output.token, 0)
+        _log.info("no longer holding %s: %s", output.key, output.reason)
+        # Still among the deadlines: the report says that it was released before its time.
+        self._changed()
+        self._deadlines.pop(output.key, None)
+
+    def released(self, held: Collection[str], *, now_ns: int) -> tuple[str, ...]:
+        """What is not held any more although its deadline has not come.
+
+        Several leases given up at once leave the machine together, and their fences close one after the other.
+        """
+        return tuple(key for key, deadline in self._deadlines.items() if key not in held and deadline > now_ns)

@@ -1,0 +1,54 @@
+"""What a keeper tells its agent of its leases and of the electorate: a pure composition of values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from service.lease.holder import HeldKey
+from service.lease.tiebreaker import Swap
+from service.model.keeper_message import ElectorateRecord, HeldLease, LeaseReport
+from service.model.lease import Electorate
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperState:
+    """One keeper at one time."""
+
+    now_ns: int
+    """CLOCK_BOOTTIME, read before everything else was: `held` was true then."""
+    held: Mapping[str, HeldKey]
+    released: tuple[str, ...]
+    is_leaving: bool
+    known: Electorate
+    is_elector: bool
+    is_voting: bool
+    is_settled: bool
+    swap: Swap | None
+    """What one of two electors asks for that lost the other."""
+    trouble: str
+    sees_majority: bool
+    scheduling: str
+
+
+def compose(state: KeeperState) -> LeaseReport:
+    """Put the state in the words of the wire."""
+    return LeaseReport(
+        held=tuple(HeldLease(key, *lease.token, lease.deadline_ns) for key, lease in sorted(state.held.items())),
+        elector=state.is_elector,
+        voting=state.is_elector and state.is_voting,
+        electorate=ElectorateRecord.of(state.known),
+        settled=state.is_settled,
+        trouble=state.trouble,
+        wanted=_wanted(state),
+        majority=state.sees_majority,
+        scheduling=state.scheduling,
+        at_ns=state.now_ns,
+        released=state.released,
+    )
+
+
+def _wanted(state: KeeperState) -> ElectorateRecord | None:
+    swap = state.swap
+    # A newer epoch is on its way already; or nobody is left here to be the only elector.
+    if swap is None or swap.before.epoch != state.known.epoch or state.is_leaving:
+        return None
+    return ElectorateRecord.of(swap.following)

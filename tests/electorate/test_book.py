@@ -1,0 +1,112 @@
+"""The newest epoch counts, whoever tells it; nothing older or contradicting is gone by (M1)."""
+
+import logging
+
+import pytest
+
+from service.electorate.book import ElectorateBook
+from service.lease.electorate_message import Survey, decode_electorate_message, encode_electorate_message
+from service.model.errors import PeerError
+from service.model.lease import NO_ELECTORATE, Elector, Electorate
+from service.model.machine import Address, Source
+
+ALICE, BOB, CAROL = (Elector(name, f"192.0.2.{index}") for index, name in enumerate(("alice", "bob", "carol"), 1))
+TWO = Electorate(4, (ALICE, BOB))
+THREE = Electorate(5, (ALICE, BOB, CAROL), TWO.members)
+PEER = Source(Address("192.0.2.9", 9644), "bob", 1)
+
+
+class Reader:
+    """A book, and what became of it."""
+
+    def __init__(self, known: Electorate = TWO) -> None:
+        self.adopted: list[Electorate] = []
+        self.sent: list[tuple[Address, bytes]] = []
+        self.book = ElectorateBook(known, adopted=self.adopted.append)
+
+    def hear(self, electorate: Electorate) -> None:
+        self.book.receive(PEER, encode_electorate_message(electorate), send=lambda *what: self.sent.append(what))
+
+
+@pytest.fixture
+def reader() -> Reader:
+    return Reader()
+
+
+def test_a_newer_epoch_is_adopted_whoever_names_it(reader: Reader) -> None:
+    assert reader.book.offer(THREE, origin="the configuration")
+    assert (reader.book.known, reader.adopted) == (THREE, [THREE])
+    other = Reader()
+    other.hear(THREE)
+    assert (other.book.known, other.adopted, other.sent) == (THREE, [THREE], [])
+
+
+def test_it_is_known_already_when_it_is_told(reader: Reader) -> None:
+    """Whoever is called asks the book what to write down, and must not find the one before."""
+    seen: list[Electorate] = []
+    book = ElectorateBook(TWO, adopted=lambda _: seen.append(book.known))
+    book.offer(THREE, origin="the object")
+    assert seen == [THREE]
+
+
+def test_an_older_epoch_is_refused_and_reported(reader: Reader) -> None:
+    assert not reader.book.offer(Electorate(3, (BOB,)), origin="the electorate object")
+    assert (reader.book.known, reader.adopted) == (TWO, [])
+    assert reader.book.trouble == "the electorate object names epoch 3, older than 4, which was accepted"
+
+
+def test_other_members_in_the_same_epoch_are_refused_and_reported(reader: Reader) -> None:
+    assert not reader.book.offer(Electorate(4, (ALICE, CAROL)), origin="the electorate object")
+    assert (reader.book.known, reader.adopted) == (TWO, [])
+    assert "other electors for epoch 4" in reader.book.trouble
+
+
+def test_the_same_once_more_is_gone_by_and_changes_nothing(reader: Reader) -> None:
+    # Without the electors before it: the object does not keep them.
+    reader.book.offer(THREE, origin="another keeper")
+    assert reader.book.offer(Electorate(5, THREE.members), origin="the electorate object")
+    assert (reader.book.known, reader.adopted, reader.book.trouble) == (THREE, [THREE], "")
+
+
+@pytest.mark.parametrize("cure", [TWO, THREE], ids=["what is known", "a newer one"])
+def test_trouble_is_over_with_an_offer_that_can_be_gone_by(reader: Reader, cure: Electorate) -> None:
+    reader.book.offer(Electorate(3, (BOB,)), origin="the electorate object")
+    assert reader.book.trouble
+    assert reader.book.offer(cure, origin="the electorate object")
+    assert reader.book.trouble == ""
+
+
+def test_a_trouble_that_stays_is_logged_once(reader: Reader, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    for _ in range(3):
+        reader.book.offer(Electorate(3, (BOB,)), origin="the electorate object")
+    assert len(caplog.records) == 1
+    reader.book.refuse("another")
+    assert [record.getMessage() for record in caplog.records][1:] == ["electorate refused: another"]
+
+
+def test_who_is_behind_is_told_better(reader: Reader) -> None:
+    reader.hear(Electorate(3, (BOB,)))
+    ((to, payload),) = reader.sent
+    assert (to, decode_electorate_message(payload)) == (PEER.address, TWO)
+    # Another keeper that is behind is no trouble of ours.
+    assert (reader.book.trouble, reader.adopted) == ("", [])
+
+
+def test_who_knows_the_same_is_not_answered(reader: Reader) -> None:
+    """Two that answered each other would never stop."""
+    reader.hear(TWO)
+    assert reader.sent == []
+
+
+def test_who_knows_nothing_teaches_nobody() -> None:
+    reader = Reader(NO_ELECTORATE)
+    reader.hear(NO_ELECTORATE)
+    assert (reader.sent, reader.adopted) == ([], [])
+
+
+@pytest.mark.parametrize("payload", [encode_electorate_message(Survey(9, 1)), b"", b"\xff" * 40])
+def test_what_is_no_electorate_is_refused_and_changes_nothing(reader: Reader, payload: bytes) -> None:
+    with pytest.raises(PeerError):
+        reader.book.receive(PEER, payload, send=lambda *what: reader.sent.append(what))
+    assert (reader.book.known, reader.sent, reader.adopted) == (TWO, [], [])

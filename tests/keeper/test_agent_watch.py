@@ -1,0 +1,90 @@
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from service.keeper.agent_watch import AgentWatch
+from service.model.keeper_message import ElectorateRecord
+from tests.keeper.node import IP, SECOND, heartbeat, named
+from tests.keeper.site import GRACE_NS, Site, site
+from tests.virtual_time import in_virtual_time, now_ns
+
+NEWER = ElectorateRecord(2, (("node0", "127.0.0.1", 0), ("node1", "127.0.0.2", 0)))
+
+
+class Watched:
+    """A watch of this site, and when it called whom."""
+
+    def __init__(self, here: Site) -> None:
+        self.attended: list[int] = []
+        self.reported: list[int] = []
+        self.watch = AgentWatch(
+            here.book,
+            here.claims,
+            here.farewell,
+            attend=lambda: self.attended.append(now_ns()),
+            report=lambda: self.reported.append(now_ns()),
+        )
+
+
+@in_virtual_time
+async def test_a_heartbeat_is_gone_by_at_once(tmp_path: Path) -> None:
+    async with site(tmp_path) as here, here.running():
+        watched = Watched(here)
+        watched.watch.take(heartbeat())
+        await asyncio.sleep(0.05)
+        assert here.fence.is_open(IP)
+        assert len(watched.attended) == 1
+
+
+@in_virtual_time
+async def test_the_electorate_that_the_agent_read_is_offered_to_the_book(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        Watched(here).watch.take(named(NEWER))
+        assert here.book.known == NEWER.electorate
+
+
+@in_virtual_time
+async def test_what_the_book_refuses_keeps_no_address_from_being_claimed(tmp_path: Path) -> None:
+    async with site(tmp_path) as here, here.running():
+        older = msgspec.structs.replace(heartbeat(), electorate=ElectorateRecord(0, ()))
+        Watched(here).watch.take(older)
+        await asyncio.sleep(0.05)
+        assert "epoch 0, older than 1" in here.book.trouble
+        assert here.fence.is_open(IP)
+
+
+@in_virtual_time
+async def test_who_leaves_hears_nothing_any_more(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        watched = Watched(here)
+        await here.farewell.say()
+        watched.watch.take(msgspec.structs.replace(heartbeat(), electorate=NEWER))
+        async with here.running():
+            await asyncio.sleep(0.2)
+        assert here.fence.writes == []
+        assert (here.book.known.epoch, watched.attended) == (1, [])
+
+
+@in_virtual_time
+async def test_silence_counts_without_a_heartbeat(tmp_path: Path) -> None:
+    async with site(tmp_path) as here, here.running():
+        watched = Watched(here)
+        watched.watch.take(heartbeat())
+        watching = asyncio.create_task(watched.watch.run())
+        await asyncio.sleep(GRACE_NS / SECOND - 0.1)
+        assert here.fence.is_open(IP)
+        await asyncio.sleep(0.2)
+        assert here.fence.writes[-1] == (IP, 0)
+        watching.cancel()
+
+
+@in_virtual_time
+async def test_each_fifth_of_a_second_a_report_says_how_things_are(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        watched = Watched(here)
+        watching = asyncio.create_task(watched.watch.run())
+        await asyncio.sleep(1.05)
+        assert watched.reported == [SECOND * fifth // 5 for fifth in range(1, 6)]
+        assert len(watched.attended) == 11
+        watching.cancel()

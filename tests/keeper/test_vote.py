@@ -1,0 +1,322 @@
+"""The elector's hand: promises to shared memory before the answer, tokens and electorate to disk, and what waits."""
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from service.keeper.electorate_file import ElectorateFile, StoredElectorate
+from service.keeper.promise_file import PromiseFile, TokenFile
+from service.keeper.vote import ElectorVote
+from service.lease.elector_output import Persist, Promised, Remember, SendPersisted, Settled
+from service.lease.message import Ack, decode
+from service.lease.promise import decode_promises
+from service.model.keeper_message import Heartbeat
+from service.model.lease import Elector, Electorate, Token
+from service.model.machine import Address
+from tests.keeper.node import IP, SECOND, heartbeat, settings_of, with_memory
+from tests.keeper.site import site
+from tests.virtual_time import in_virtual_time, now_ns
+
+TO = Address("127.0.0.1", 1)
+MEMORY = 7
+FIRST = Electorate(1, (Elector("node0", "127.0.0.1", MEMORY),))
+# Both have a say until it has settled (M3); the other does not answer here.
+FOLLOWING = Electorate(2, (*FIRST.members, Elector("node1", "127.0.0.2")), FIRST.members)
+
+
+class Hand:
+    """A vote with its files; what it sends is kept with what was on disk at that moment."""
+
+    def __init__(self, folder: Path, promises: PromiseFile) -> None:
+        settings = settings_of(folder, 0, 1)
+        self.promises = promises
+        self.tokens = TokenFile(Path(settings.state_dir))
+        self.file = ElectorateFile(Path(settings.state_dir))
+        self.sent: list[tuple[bytes, bytes | None]] = []
+        self.promised: list[Promised] = []
+        self.stored: list[Electorate] = []
+        self.vote = ElectorVote(
+            settings,
+            promises,
+            StoredElectorate(MEMORY, FIRST, True),
+            send=lambda to, payload: self.sent.append((payload, self.tokens.read())),
+            promised=self.promised.append,
+            boot_clock=now_ns,
+            raw_clock=now_ns,
+        )
+
+    def on_disk(self) -> StoredElectorate:
+        return self.file.open(memory=99)
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(
+            self.vote.write_records(stored=lambda: self.stored.append(self.on_disk().electorate))
+        )
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+@asynccontextmanager
+async def hand(folder: Path) -> AsyncIterator[Hand]:
+    with PromiseFile(Path(with_memory(settings_of(folder, 0, 1)).run_dir)) as promises:
+        yield Hand(folder, promises)
+
+
+class Disk:
+    """Refuses so many writes; every attempt has its time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+        self.refusals = 0
+        self.attempts_ns: list[int] = []
+        write = kind.write
+
+        def write_or_refuse(file: object, data: object) -> None:
+            self.attempts_ns.append(self.now_ns)
+            if self.refusals:
+                self.refusals -= 1
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write(file, data)
+
+        self._loop = asyncio.get_running_loop()
+        monkeypatch.setattr(kind, "write", write_or_refuse)
+
+    @property
+    def now_ns(self) -> int:
+        return round(self._loop.time() * SECOND)
+
+
+@in_virtual_time
+async def test_an_answer_that_needs_the_disk_waits_for_it_and_others_do_not(tmp_path: Path) -> None:
+    async with hand(tmp_path) as here:
+        here.vote.execute(Persist(b"promises", durable=False))
+        assert here.promises.read().startswith(b"promises")
+        here.vote.execute(SendPersisted(TO, b"at once"))
+        here.vote.execute(Persist(b"term", durable=True))
+        here.vote.execute(SendPersisted(TO, b"you lead"))
+        assert here.sent == [(b"at once", None)]
+        async with here.writing():
+            await asyncio.sleep(0.01)
+            assert here.sent[1:] == [(b"you lead", b"term")]
+            here.vote.execute(SendPersisted(TO, b"still"))
+            assert here.sent[2:] == [(b"still", b"term")]
+
+
+@in_virtual_time
+async def test_what_is_only_remembered_reaches_the_disk_and_nothing_waits_for_it(tmp_path: Path) -> None:
+    async with hand(tmp_path) as here:
+        here.vote.execute(Remember(b"older"))
+        here.vote.execute(Remember(b"newer"))
+        here.vote.execute(SendPersisted(TO, b"answer"))
+        assert here.sent == [(b"answer", None)]
+        async with here.writing():
+            await asyncio.sleep(0.01)
+        assert here.tokens.read() == b"newer"
+
+
+@in_virtual_time
+async def test_a_record_to_remember_does_not_overwrite_the_whole_one_that_followed(tmp_path: Path) -> None:
+    async with hand(tmp_path) as here:
+        here.vote.execute(Remember(b"older"))
+        here.vote.execute(Persist(b"whole", durable=True))
+        async with here.writing():
+            await asyncio.sleep(0.01)
+        assert here.tokens.read() == b"whole"
+
+
+@in_virtual_time
+async def test_a_full_disk_delays_an_answer_and_never_ends_the_keeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen end to end: a full state_dir ended the keeper at the next election, and with it every lease of the node."""
+    disk = Disk(monkeypatch, TokenFile)
+    async with hand(tmp_path) as here, here.writing():
+        for refused in (Remember(b"more"), Persist(b"term", durable=True)):
+            disk.refusals = 3
+            here.vote.execute(refused)
+            here.vote.execute(SendPersisted(TO, refused.data))
+            await asyncio.sleep(10)
+        assert [payload for payload, _ in here.sent] == [b"more", b"term"]
+        assert here.sent[1] == (b"term", b"term")
+        first = [at_ns - disk.attempts_ns[0] for at_ns in disk.attempts_ns[:4]]
+        assert [round(at_ns / SECOND, 2) for at_ns in first] == [0, 0.1, 0.3, 0.7]
+
+
+@in_virtual_time
+async def test_a_disk_that_stays_full_is_tried_every_five_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch, TokenFile)
+    async with hand(tmp_path) as here, here.writing():
+        disk.refusals = 1000
+        here.vote.execute(Remember(b"more"))
+        await asyncio.sleep(60)
+    last = [round((after - before) / SECOND, 2) for before, after in pairwise(disk.attempts_ns)][-5:]
+    assert last == [5.0] * 5
+
+
+@in_virtual_time
+async def test_answers_that_wait_are_bounded_and_a_record_among_them_is_never_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.keeper.vote._WAITING_MAX", 3)
+    async with hand(tmp_path) as here:
+        here.vote.execute(Persist(b"first", durable=True))
+        for index in range(5):
+            here.vote.execute(SendPersisted(TO, b"%d" % index))
+        here.vote.execute(Persist(b"second", durable=True))
+        async with here.writing():
+            await asyncio.sleep(0.1)
+        assert [payload for payload, _ in here.sent] == [b"0", b"1"]
+        assert here.tokens.read() == b"second"
+
+
+# -- promises --
+
+
+@in_virtual_time
+async def test_a_promise_is_in_shared_memory_before_it_is_said(tmp_path: Path) -> None:
+    """P2: whoever hears of a promise may die of its being forgotten."""
+    async with site(tmp_path) as here, here.running():
+        remembered: list[bool] = []
+
+        def look(payload: bytes) -> None:
+            answer = decode(payload)
+            assert isinstance(answer, Ack)
+            if any(answer.granted):
+                found = decode_promises((tmp_path / "node0" / "run" / "promises").read_bytes())
+                remembered.append(found is not None and IP in found.promises)
+
+        here.answered = look
+        here.claims.hear(heartbeat())
+        await asyncio.sleep(0.5)
+        assert remembered
+        assert all(remembered)
+        assert [(one.key, one.node, one.token) for one in here.promised] == [(IP, "node0", Token(1, 1, 1))]
+
+
+@in_virtual_time
+async def test_who_finds_no_promises_is_silent_for_the_longest_lease_and_a_fifth(tmp_path: Path) -> None:
+    """P2: what it promised and forgot is over then."""
+    async with site(tmp_path, has_memory=False) as here, here.running():
+        beating = asyncio.create_task(beat(here.claims.hear))
+        await asyncio.sleep(17.9)
+        assert not here.vote.is_voting
+        assert not here.fence.is_open(IP)
+        await asyncio.sleep(1)
+        assert here.vote.is_voting
+        assert here.fence.is_open(IP)
+        beating.cancel()
+
+
+async def beat(hear: Callable[[Heartbeat], None]) -> None:
+    while True:
+        hear(heartbeat())
+        await asyncio.sleep(0.2)
+
+
+@in_virtual_time
+async def test_the_later_of_two_clocks_counts(tmp_path: Path) -> None:
+    """T3: CLOCK_BOOTTIME may be slewed, so the silence is over when the raw clock says so, too."""
+    raw_ns = 0
+    settings = settings_of(tmp_path, 0, 1)
+    with PromiseFile(Path(settings.run_dir)) as promises:
+        vote = ElectorVote(
+            settings,
+            promises,
+            send=lambda to, payload: None,
+            promised=lambda promised: None,
+            boot_clock=now_ns,
+            raw_clock=lambda: raw_ns,
+        )
+        vote.advance(now_ns=20 * SECOND)
+        assert not vote.is_voting
+        raw_ns = 20 * SECOND
+        vote.advance(now_ns=20 * SECOND)
+        assert vote.is_voting
+
+
+# -- the electorate --
+
+
+@in_virtual_time
+async def test_a_newer_electorate_is_on_disk_when_it_is_said_to_be_and_is_entered_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M1: an acknowledgement in an epoch must outlive the machine."""
+    disk = Disk(monkeypatch, ElectorateFile)
+    disk.refusals = 3
+    async with hand(tmp_path) as here, here.writing():
+        here.vote.store(FOLLOWING)
+        await asyncio.sleep(0.5)
+        here.vote.enter_epoch(FOLLOWING, now_ns=now_ns())
+        assert (here.vote.machine.epoch, here.stored) == (1, [])
+        await asyncio.sleep(1)
+        assert here.stored == [FOLLOWING]
+        # Said, and entered when the transition says so.
+        assert here.vote.machine.epoch == 1
+        here.vote.enter_epoch(FOLLOWING, now_ns=now_ns())
+        assert here.vote.machine.epoch == 2
+        assert here.on_disk() == StoredElectorate(MEMORY, FOLLOWING, False)
+
+
+@in_virtual_time
+async def test_an_older_electorate_is_never_written_over_a_newer_one(tmp_path: Path) -> None:
+    async with hand(tmp_path) as here, here.writing():
+        here.vote.store(FOLLOWING)
+        here.vote.store(FIRST)
+        await asyncio.sleep(0.1)
+        assert here.on_disk().electorate == FOLLOWING
+        assert here.stored == [FOLLOWING]
+
+
+@in_virtual_time
+async def test_a_disk_that_another_number_was_meant_of_does_not_vote(tmp_path: Path) -> None:
+    """M7: a node that lost its disk is a newcomer, whatever its name."""
+    async with hand(tmp_path) as here, here.writing():
+        assert here.vote.machine.is_elector
+        renamed = Electorate(2, (Elector("node0", "127.0.0.1", MEMORY + 1),), FIRST.members)
+        here.vote.store(renamed)
+        await asyncio.sleep(0.1)
+        here.vote.enter_epoch(renamed, now_ns=now_ns())
+        assert not here.vote.machine.is_elector
+
+
+@in_virtual_time
+async def test_that_it_settled_is_said_after_tokens_and_record_are_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hand(tmp_path) as here, here.writing():
+        here.vote.store(FOLLOWING)
+        await asyncio.sleep(0.1)
+        here.vote.enter_epoch(FOLLOWING, now_ns=now_ns())
+        disk = Disk(monkeypatch, ElectorateFile)
+        disk.refusals = 1
+        here.vote.execute(Settled(2, b"tokens of all"))
+        await asyncio.sleep(0.05)
+        assert (here.tokens.read(), here.vote.machine.is_settled) == (b"tokens of all", False)
+        await asyncio.sleep(0.5)
+        assert here.vote.machine.is_settled
+        assert here.on_disk() == StoredElectorate(MEMORY, FOLLOWING, True)
+
+
+@in_virtual_time
+async def test_what_settled_in_an_epoch_that_was_left_meanwhile_is_not_written(tmp_path: Path) -> None:
+    async with hand(tmp_path) as here, here.writing():
+        here.vote.execute(Settled(1, b"late"))
+        here.vote.store(FOLLOWING)
+        await asyncio.sleep(0.1)
+        here.vote.execute(Settled(1, b"later"))
+        await asyncio.sleep(0.1)
+        assert here.on_disk() == StoredElectorate(MEMORY, FOLLOWING, False)
+        assert here.tokens.read() == b"late"
