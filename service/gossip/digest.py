@@ -44,13 +44,11 @@ class Index:
         return len(self._order)
 
     @property
-    def fingerprint(self) -> int:
-        """Of everything; kept up to date, because every probe carries it."""
-        return self._fingerprint
-
-    @property
     def short_fingerprint(self) -> int:
-        """The 32 bits of it that probes carry. One difference in 2^32 goes unnoticed, until either side changes."""
+        """Of everything, kept up to date: the 32 bits that every probe carries.
+
+        One difference in 2^32 goes unnoticed, until either side changes.
+        """
         return self._fingerprint & 0xFFFFFFFF
 
     def put(self, subject: Subject, version: VersionTuple) -> None:

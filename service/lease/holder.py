@@ -163,11 +163,6 @@ class Holder:
         self._claim_all()
         self._flush()
 
-    @property
-    def epoch(self) -> int:
-        """The only one whose acknowledgements are counted (M4)."""
-        return self._electorate.epoch
-
     def set_electorate(self, electorate: Electorate, *, now_ns: int) -> None:
         """Go over to a newer electorate. What is held stays open to its deadline, and is renewed by the new one."""
         self._pass(now_ns)

@@ -104,11 +104,6 @@ class Electorate:
         return len(self.members) == 1
 
     @property
-    def majority(self) -> int:
-        """How many of the members decide, where the epoch before has no more say."""
-        return len(self.members) // 2 + 1
-
-    @property
     def contacts(self) -> tuple[Elector, ...]:
         """Every elector that may have a say: the members, and those of the epoch before that are no longer."""
         names = {member.name for member in self.members}

@@ -104,11 +104,6 @@ class ClusterView:
         """Serve timers until cancelled."""
         await self.pump.run()
 
-    @property
-    def metadata(self) -> MemberMetadata:
-        """What this process last said of itself."""
-        return self._metadata
-
     def know_nodes(self, addresses: tuple[IPv4Address, ...]) -> None:
         """Join by these nodes too, beside the configured seeds; replaces those of the last call."""
         if addresses == self._known_seeds:

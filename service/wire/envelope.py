@@ -159,11 +159,6 @@ class Envelope:
         )
         return header + self._seal_cipher.encrypt(self._counter.to_bytes(12, "big"), payload, header)
 
-    @property
-    def counter(self) -> int:
-        """The counter of the last datagram sealed."""
-        return self._counter
-
     def open(self, datagram: bytes, *, any_receiver: bool = False) -> Opened:
         """Authenticate and decrypt. `any_receiver` also takes what is bound to another start id than ours.
 

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from service.keeper.dispatch import Dispatch, Lines
-from service.lease.message import FORMAT, HEADER, MessageKind, Query, encode
+from service.lease.codec import framed
+from service.lease.message import MessageKind, Query, encode
 from service.model.errors import PeerError
 from service.model.lease import NO_ELECTORATE, Elector, Electorate
 from service.model.machine import Address, Source
@@ -42,7 +43,7 @@ def office(tmp_path: Path) -> Office:
 
 def of_kind(kind: MessageKind) -> bytes:
     """Only the header of a datagram of epoch 4: nobody looks further on the way."""
-    return HEADER.pack(kind, FORMAT, 4)
+    return framed(kind, 4)
 
 
 @pytest.mark.parametrize("kind", ANSWERS)

@@ -314,7 +314,7 @@ def test_counting_whole_rounds_instead_of_electors_loses_leases_at_ten_percent_l
     def deadline(grants: Any, electorate: Electorate) -> int | None:
         untils = [grant.until_ns for grant in grants.values()]
         newest = [until for until in untils if until == max(untils)]
-        return max(newest) if len(newest) >= electorate.majority else None
+        return max(newest) if len(newest) >= len(electorate.members) // 2 + 1 else None
 
     monkeypatch.setattr(tenure_module, "quorum_deadline", deadline)
     world = site(others=2)
@@ -413,7 +413,11 @@ def test_counting_the_newest_answer_instead_of_a_majoritys_makes_two_holders(mon
     """Rule T4 dropped."""
 
     def newest(grants: Any, electorate: Electorate) -> int | None:
-        return max(grant.until_ns for grant in grants.values()) if len(grants) >= electorate.majority else None
+        return (
+            max(grant.until_ns for grant in grants.values())
+            if len(grants) >= len(electorate.members) // 2 + 1
+            else None
+        )
 
     monkeypatch.setattr(tenure_module, "quorum_deadline", newest)
     assert first_violation(range(250)) is not None
@@ -507,21 +511,6 @@ def test_a_release_before_the_fence_is_closed_makes_two_holders(monkeypatch: Pat
     monkeypatch.setattr(Holder, "_give_up", give_up)
     with pytest.raises(InvariantViolated):
         stall_after_the_release()
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_grant_that_arrives_after_its_claim_was_given_up_and_made_again_is_not_counted(seed: int) -> None:
-    world = site(seed, others=2)
-    for elector in ("node0", "node1", "node2"):
-        world.links[elector, "node3"] = Link(delay_ns_min=40 * MS, delay_ns_max=60 * MS)
-    world.claim("node3", {IP: ("holder", 1, 1)})
-    for allowed in (False, True):
-        world.run_for(2 * MS)
-        world.set_claiming("node3", allowed)
-    world.run_for(2 * MS)
-    world.claim("node4", {IP: ("holder", 1, 2)})
-    world.run_for(500 * MS)
-    assert held_by(world, "node4")
 
 
 class ForgetfulWorld(LeaseWorld):

@@ -41,7 +41,6 @@ def test_an_empty_payload_and_the_longest_name_stay_within_the_overhead() -> Non
 def test_counters_strictly_increase() -> None:
     sender, receiver = make(), make("beta", 2)
     assert [receiver.open(sender.seal(b"")).counter for _ in range(3)] == [1, 2, 3]
-    assert sender.counter == 3
 
 
 def test_a_replay_is_refused() -> None:
