@@ -180,3 +180,22 @@ def test_each_module_is_imported_by_a_test() -> None:
     modules = [path for path in python_files("service", "loadtest") if path.name != "__init__.py"]
     alone = [name_of(path) for path in modules if name_of(path)[:-3].replace("/", ".") not in known]
     assert sorted(set(alone) ^ UNTESTED.keys()) == [], "tested and listed as not, or the other way round"
+
+
+# -- the pages --
+
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+IN_REPOSITORY = re.compile(r"(?<![\w/.])(?:service|tests|bpf|loadtest|docs)/[\w./-]*\w")
+PLACEHOLDERS = ("ROOM", "NOUN")
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    pages = [ROOT / name for name in PAGES] + sorted((ROOT / "docs").rglob("*.md"))
+    named = [(page, path) for page in pages for path in IN_REPOSITORY.findall(page.read_text(encoding="utf-8"))]
+    assert len(named) > 200
+    missing = [
+        f"{name_of(page)}: {path}"
+        for page, path in named
+        if not (ROOT / path).exists() and not any(word in path for word in PLACEHOLDERS)
+    ]
+    assert missing == []
