@@ -5,6 +5,7 @@
 
 import ast
 import io
+import re
 import statistics
 import tokenize
 from collections.abc import Iterator
