@@ -16,10 +16,12 @@ from service.audit.promise_log import PromiseLog
 from service.keeper.fence import FenceEntry
 from service.keeper.keeper import run
 from service.keeper.promise_file import PromiseFile
-from service.model.errors import OperatorError
-from service.model.keeper_message import ElectorateRecord
+from service.keeper.transition import Transition
+from service.model.errors import InvariantError, OperatorError
+from service.model.keeper_message import ElectorateRecord, LeaseReport
 from service.model.lease import ProfileName, Token
 from service.settings import LeaseSettings, Settings
+from service.wire.agent_link import AgentLink
 from tests.keeper.node import (
     IP,
     SECOND,
@@ -86,6 +88,7 @@ async def test_the_assigned_holder_opens_its_fence_and_tells_its_agent(tmp_path:
         held = next(report.held[0] for report in nodes[0].reports if report.held)
         assert (held.floating_ip, held.term, held.version) == (IP, 1, 1)
         assert nodes[0].reports[-1].voting
+        assert nodes[0].reports[-1].scheduling == "normal"
 
 
 @in_virtual_time
@@ -224,6 +227,57 @@ async def test_an_agent_that_falls_silent_costs_its_addresses_after_its_grace(tm
 
 
 @in_virtual_time
+async def test_the_agent_hears_at_once_of_a_lease_that_came_or_went(tmp_path: Path) -> None:
+    node = virtual_node(with_memory(settings_of(tmp_path, 0, free_port(), electors=1)))
+    node.heartbeat = heartbeat()
+    async with node.running():
+        await until(node.holds)
+        opened_ns = now_ns()
+        await until(lambda: any(report.held for report in node.reports))
+        assert next(report.at_ns for report in node.reports if report.held) <= opened_ns
+        node.heartbeat = heartbeat(claims=False)
+        await until(lambda: not node.holds())
+        await until(lambda: not node.reports[-1].held)
+    # Only the word that comes with the end itself names what was given up before its time.
+    assert [report.released for report in node.reports if report.released] == [(IP,)]
+
+
+@in_virtual_time
+async def test_a_lease_shorter_than_the_silence_of_the_agent_is_renewed_all_the_same(tmp_path: Path) -> None:
+    settings = with_memory(settings_of(tmp_path, 0, free_port(), electors=1))
+    node = virtual_node(msgspec.structs.replace(settings, lease=LeaseSettings(profile=ProfileName.FASTEST)))
+    node.heartbeat = heartbeat()
+    async with node.running():
+        await until(node.holds)
+        node.heartbeat = None
+        for _ in range(1000):
+            await asyncio.sleep(0.001)
+            assert node.holds()
+
+
+@pytest.mark.parametrize("part", ["holder.Holder", "elector.ElectorMachine", "observer.Observer"])
+@in_virtual_time
+async def test_a_part_that_fails_ends_the_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """Half a keeper would hold addresses that nobody can take, or promise what nobody may count on."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise InvariantError("broken")
+
+    async def run_until_it_breaks() -> None:
+        node = virtual_node(with_memory(settings_of(tmp_path, 0, free_port(), electors=1)))
+        node.heartbeat = heartbeat()
+        async with node.running():
+            await until(node.holds)
+            with monkeypatch.context() as broken:
+                broken.setattr(f"service.lease.{part}.receive", fail)
+                await asyncio.sleep(1)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await run_until_it_breaks()
+    assert caught.value.subgroup(InvariantError) is not None
+
+
+@in_virtual_time
 async def test_a_promise_is_noted_for_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[str] = []
     monkeypatch.setattr(PromiseLog, "note", lambda log, promised: noted.append(promised.key))
@@ -288,6 +342,8 @@ async def test_one_keeper_that_was_told_is_enough_for_all(tmp_path: Path) -> Non
         nodes[0].heartbeat = msgspec.structs.replace(heartbeat(), electorate=THREE)
         await until(nodes[0].holds)
         await until(lambda: [epoch(node) for node in nodes] == [1, 1, 1])
+        # Those who were named are asked, too, whether they vote.
+        await until(lambda: all(node.reports[-1].majority for node in nodes))
 
 
 @in_virtual_time
@@ -326,6 +382,18 @@ async def test_a_node_that_is_named_but_lost_its_disk_says_so_and_is_no_elector(
 
 
 @in_virtual_time
+async def test_an_elector_that_could_not_ask_what_was_promised_before_says_that_it_has_not_settled(
+    tmp_path: Path,
+) -> None:
+    node = virtual_node(chosen(settings_of(tmp_path, 0, free_port())))
+    node.heartbeat = named(ElectorateRecord(2, THREE.members[:1], THREE.members[1:2]))
+    async with node.running():
+        await until(lambda: bool(node.reports) and node.reports[-1].elector)
+        await asyncio.sleep(5)
+        assert not node.reports[-1].settled
+
+
+@in_virtual_time
 async def test_an_operator_adds_an_elector_with_the_next_epoch(tmp_path: Path) -> None:
     port = free_port()
     first = [settings_of(tmp_path, index, port, electors=1) for index in range(2)]
@@ -352,6 +420,61 @@ async def test_a_configured_electorate_that_skips_an_epoch_is_refused_and_report
     async with node.running():
         await until(lambda: bool(node.reports) and "write 2" in node.reports[-1].trouble)
         assert epoch(node) == 1
+
+
+@in_virtual_time
+async def test_who_heard_of_an_electorate_later_goes_over_with_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone it would not be answered: the others speak in the new epoch already."""
+    entered_ns: list[int] = []
+    enter = Transition.enter
+
+    def note(transition: Transition) -> None:
+        entered_ns.append(now_ns())
+        enter(transition)
+
+    port = free_port()
+    nodes = [virtual_node(chosen(settings_of(tmp_path, index, port))) for index in range(3)]
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            node.heartbeat = named(THREE)
+            await stack.enter_async_context(node.running())
+        await asyncio.sleep(3)
+        monkeypatch.setattr(Transition, "enter", note)
+        following = ElectorateRecord(2, THREE.members[:2], THREE.members)
+        for node in nodes:
+            node.heartbeat = named(following)
+            await asyncio.sleep(0.4)
+        await asyncio.sleep(0.3)
+        assert len(entered_ns) >= 3
+        assert entered_ns[2] - entered_ns[0] < SECOND // 5
+
+
+@in_virtual_time
+async def test_who_leaves_does_not_ask_to_be_the_only_elector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[LeaseReport] = []
+    monkeypatch.setattr(AgentLink, "report", lambda link, report: reports.append(report))
+    node = virtual_node(chosen(settings_of(tmp_path, 0, free_port())))
+    node.heartbeat = named(ElectorateRecord(1, THREE.members[:2]))
+    async with node.running():
+        await until(lambda: bool(reports) and reports[-1].wanted is not None)
+    assert reports[-1].wanted is None
+
+
+@in_virtual_time
+async def test_a_node_that_can_serve_again_need_not_let_the_other_go_first(tmp_path: Path) -> None:
+    port = free_port()
+    nodes = [virtual_node(chosen(settings_of(tmp_path, index, port))) for index in range(2)]
+    two = ElectorateRecord(1, THREE.members[:2])
+    for node in nodes:
+        node.heartbeat = msgspec.structs.replace(heartbeat(ready=False, claims=False), electorate=two)
+    async with nodes[0].running():
+        async with nodes[1].running():
+            await asyncio.sleep(4)
+            nodes[0].heartbeat = named(two)
+            await asyncio.sleep(1)
+        await until(lambda: nodes[0].reports[-1].wanted is not None, timeout=1)
 
 
 @in_virtual_time

@@ -53,7 +53,8 @@ async def test_the_next_electorate_is_offered_once_the_present_one_is_in_force()
 async def test_nobody_is_asked_when_all_is_done() -> None:
     desk = Desk(CONFIGURED)
     desk.settled = {"node0", "node1"}
-    await desk.proposal.propose()
+    async with asyncio.timeout(60):
+        await desk.proposal.propose()
     asked = desk.surveys
     await asyncio.sleep(10)
     assert desk.surveys == asked > 0
@@ -62,7 +63,8 @@ async def test_nobody_is_asked_when_all_is_done() -> None:
 @in_virtual_time
 async def test_what_is_known_already_is_not_proposed() -> None:
     desk = Desk(PRESENT)
-    await desk.proposal.propose()
+    async with asyncio.timeout(60):
+        await desk.proposal.propose()
     assert (desk.book.known, desk.book.trouble, desk.surveys) == (PRESENT, "", 0)
 
 
@@ -79,7 +81,8 @@ async def test_what_is_known_already_is_not_proposed() -> None:
 @in_virtual_time
 async def test_what_is_no_single_step_is_refused_with_the_fix(configured: Electorate, fix: str) -> None:
     desk = Desk(configured)
-    await desk.proposal.propose()
+    async with asyncio.timeout(60):
+        await desk.proposal.propose()
     assert (desk.book.known, desk.surveys) == (PRESENT, 0)
     assert fix in desk.book.trouble
 
