@@ -254,7 +254,6 @@ int steer_egress(struct __sk_buff *skb)
     struct ipv4 ip;
     __be32 floating_ip;
     u32 zero = 0;
-    u8 macs[2 * MAC_BYTES];
     u32 ifindex;
 
     settings = config.lookup(&zero);
@@ -282,9 +281,7 @@ int steer_egress(struct __sk_buff *skb)
     }
     if (way->kind != WAY_L2)
         return drop(skb, DROP_NO_TRANSPORT, floating_ip);
-    copy_mac(macs, way->gateway_mac);
-    copy_mac(macs + MAC_BYTES, way->own_mac);
-    if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0) < 0)
+    if (write_macs(skb, way->gateway_mac, way->own_mac) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
     skb->mark = skb->mark & ~settings->mark;
     count(COUNT_STEERED);

@@ -21,7 +21,7 @@ import uvloop
 
 from loadtest.broker import KAFKA_VERSION, Broker
 from loadtest.statistics import percentile
-from service.audit.envelope import parse_time
+from service.audit.cloud_event import parse_time
 from service.audit.feed import Event
 from service.audit.outbox import Origin, Outbox
 from service.audit.publisher import Publisher

@@ -100,7 +100,7 @@ class Turn:
         if deadline_ns is not None:
             asyncio.get_running_loop().call_later((deadline_ns - now_ns) / 1e9 + 0.001, self._dirty.set)
         if resolved:
-            await self._datapath.settled()
+            await self._datapath.drained()
             self._neighbours.confirm(resolved)
 
     @property

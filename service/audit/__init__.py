@@ -1,6 +1,6 @@
 """What happened to every floating IP, on record exactly once after de-duplication, in order per address.
 
-The way of a record: a `recorder` says what counts as an event, `chain` makes the record and `envelope` its bytes;
+The way of a record: a `recorder` says what counts as an event, `chain` makes the record and `cloud_event` its bytes;
 `outbox` puts them on the local disk through `journal` and `segment`; `feed` and `publisher` take them to Kafka.
 Back from either come `consumer`, then `timeline` (who held it) and `verification` (what the logs prove). docs/audit.md
 tells the whole.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
-from service.audit.envelope import digest, encode
+from service.audit.cloud_event import digest, encode
 from service.audit.segment import PAYLOAD_BYTES_MAX
 from service.model.audit_record import AuditRecord, RecordKind
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from service.audit.cloud_event import decode
 from service.audit.cursor import read_cursor
-from service.audit.envelope import decode
 from service.audit.segment import Damage, Frame, Scan, scan
 from service.audit.segment_reader import segment_numbers, segment_path
 from service.model.audit_record import AuditRecord

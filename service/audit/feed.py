@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from service.audit.cloud_event import parse_time
 from service.audit.cursor import BEGIN, Cursor, Position
-from service.audit.envelope import parse_time
 from service.audit.segment_reader import Chunk, SegmentReader, unpublished_bytes
 
 _log = logging.getLogger(__name__)

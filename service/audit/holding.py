@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from service.audit.envelope import format_time
+from service.audit.cloud_event import format_time
 from service.model.audit_record import HELD_AT, HELD_UNTIL, AuditRecord, RecordKind
 
 Token = tuple[int, int, int]

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.audit.cloud_event import decode, digest
 from service.audit.cursor import BEGIN, Position, read_cursor
-from service.audit.envelope import decode, digest
 from service.audit.segment import HEAD, Damage, Frame, Scan, frame, scan
 from service.model.audit_record import AuditRecord
 from service.model.errors import OperatorError, PeerError

@@ -115,7 +115,7 @@ class Outbox:
         self._lost_unsaid: list[int] = []
         """First sequence, last sequence and count of lost records that no gap record counts yet."""
         self._accepted = 0
-        self._settled = 0
+        self._done_to = 0
         """Ordinal of the last record that is durable or lost: `flush` waits for it."""
         self._failure = ""
         self._written = self._lost = self._removed = self._damaged = 0
@@ -213,7 +213,7 @@ class Outbox:
         target, lost = self._accepted, self._lost
         try:
             async with asyncio.timeout(timeout):
-                while self._settled < target:
+                while self._done_to < target:
                     self._progress.clear()
                     await self._progress.wait()
         except TimeoutError:
@@ -252,7 +252,7 @@ class Outbox:
             raise
         self._writing = None
         done, self._batch = self._batch[: stored.count], self._batch[stored.count :]
-        self._settled = max(self._settled, *(entry.ordinal for entry in done))
+        self._done_to = max(self._done_to, *(entry.ordinal for entry in done))
         self._written += len(done)
         self._doomed = ()
         self._excess = stored.excess
@@ -293,7 +293,7 @@ class Outbox:
     def _lose_oldest(self) -> None:
         entry = self._queue.popleft()
         self._lost += 1
-        self._settled = max(self._settled, entry.ordinal)
+        self._done_to = max(self._done_to, entry.ordinal)
         first, _, count = self._lost_unsaid or (entry.sequence, 0, 0)
         self._lost_unsaid = [first, entry.sequence, count + 1]
         self._progress.set()

@@ -255,7 +255,7 @@ class _Line:
                 await self._idle()
         finally:
             await _close(producer)
-            self._settle()
+            self._collect()
 
     def _make_producer(self) -> Any:
         from aiokafka import AIOKafkaProducer
@@ -291,7 +291,7 @@ class _Line:
             futures[-1].add_done_callback(_take_exception)
         self._flight = _Flight(events, end, futures)  # only now that all of it is under way can all of it land
         await self._landing(futures)
-        error = self._settle()
+        error = self._collect()
         if error is not None:
             await self._refuse(error, events, end)
 
@@ -329,7 +329,7 @@ class _Line:
                 self._fail(TransientError("the brokers do not acknowledge"))
             await self._in_thread(self.feed.measure)
 
-    def _settle(self) -> Exception | None:
+    def _collect(self) -> Exception | None:
         """Take the result of the round under way, if it has one: the cursor moves when all of it is acknowledged."""
         flight = self._flight
         if flight is None or not all(future.done() for future in flight.futures):

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from service.audit.cloud_event import digest
 from service.audit.consumer import Entry, Extent, Unreadable, event_key
-from service.audit.envelope import digest
 from service.audit.gaps import Gaps
 from service.audit.holding import Holdings
 from service.audit.replay import Replay

@@ -184,7 +184,7 @@ def _padded(row: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _record_row(record: "AuditRecord") -> tuple[str, ...]:
-    from service.audit.envelope import format_time
+    from service.audit.cloud_event import format_time
 
     # Instants of a boot's clock are for programs.
     facts = [f"{key}={value}" for key, value in record.detail.items() if not key.endswith("BootTimeNs")]
@@ -212,7 +212,7 @@ def who(logs: _Logs, floating_ip: str, at: str | None, since: str | None, until:
     """Say which node held a floating IP at a time, or in a span of time one after the other."""
     from ipaddress import IPv4Address
 
-    from service.audit.envelope import parse_time
+    from service.audit.cloud_event import parse_time
     from service.audit.timeline import tenures
     from service.host.clock import wall_ns
 
@@ -236,7 +236,7 @@ def _print_span(found: "list[Tenure]", address: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"floatingIP": address, "tenures": [_tenure_document(tenure) for tenure in found]})
         return
-    from service.audit.envelope import format_time
+    from service.audit.cloud_event import format_time
     from service.web.tables import print_table
 
     rows = [
@@ -254,7 +254,7 @@ def _print_span(found: "list[Tenure]", address: str, *, as_json: bool) -> None:
 
 
 def _print_holder(known: "list[Tenure]", address: str, wall_time_ns: int, *, as_json: bool) -> None:
-    from service.audit.envelope import format_time
+    from service.audit.cloud_event import format_time
     from service.audit.timeline import holder_at
 
     found = holder_at(known, wall_time_ns)
@@ -272,7 +272,7 @@ def _print_holder(known: "list[Tenure]", address: str, wall_time_ns: int, *, as_
 
 
 def _tenure_text(tenure: "Tenure") -> str:
-    from service.audit.envelope import format_time
+    from service.audit.cloud_event import format_time
 
     why = f" ({tenure.begin.reason})" if tenure.begin.reason else ""
     begin = f"token {_dotted(tenure.token)}, {tenure.begin.kind} {format_time(tenure.since_ns)}{why}"
@@ -280,7 +280,7 @@ def _tenure_text(tenure: "Tenure") -> str:
 
 
 def _end_text(tenure: "Tenure") -> str:
-    from service.audit.envelope import format_time
+    from service.audit.cloud_event import format_time
 
     if tenure.end is None or tenure.until_ns is None:
         return "no end on record"
@@ -290,7 +290,7 @@ def _end_text(tenure: "Tenure") -> str:
 
 
 def _tenure_document(tenure: "Tenure | None") -> dict[str, Any]:
-    from service.audit.envelope import format_time
+    from service.audit.cloud_event import format_time
 
     if tenure is None:
         return {"holder": None}
@@ -337,7 +337,7 @@ def verify(logs: _Logs, clock_error: float, as_json: bool) -> None:
 
 
 def _print_verdict(verdict: "Verdict") -> None:
-    from service.audit.envelope import format_time
+    from service.audit.cloud_event import format_time
     from service.web.tables import print_table
 
     if verdict.findings:
@@ -355,7 +355,7 @@ def _print_verdict(verdict: "Verdict") -> None:
 
 
 def _verdict_document(verdict: "Verdict") -> dict[str, Any]:
-    from service.audit.envelope import format_time
+    from service.audit.cloud_event import format_time
 
     return {
         "good": verdict.is_good,

@@ -1,13 +1,13 @@
 """What one controller knows now: objects by its source, members and the leader's table by gossip, holders by electors.
 
-Each of the three may be behind the others, or silent. `is_settled` says when together they are enough to act upon.
+Each of the three may be behind the others, or silent. `has_caught_up` says when together they are enough to act upon.
 """
 
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 
 from service.controller.holders import HolderTable
-from service.controller.placement import is_settled
+from service.controller.placement import has_caught_up
 from service.model.gateway_node import GatewayNode
 from service.model.lease import Elector, HeldBy
 from service.report.facts import Facts, Sightings
@@ -43,9 +43,9 @@ class Knowledge:
             gaps.append("no majority of electors answers")
         return gaps
 
-    def is_settled(self) -> bool:
+    def has_caught_up(self) -> bool:
         """Enough is known to place anything."""
-        return is_settled(
+        return has_caught_up(
             is_synced=self.intake.is_synced,
             has_observed=self._table.is_fresh(now_ns=self._clock()),
             electors=self._electors(),
@@ -73,7 +73,7 @@ class Knowledge:
 
     def facts(self, term: int | None) -> Facts | None:
         """What reports are made from; None while this process does not lead (`term` None), or knows too little."""
-        if term is None or not self.is_settled():
+        if term is None or not self.has_caught_up():
             return None
         seen, index, inventory = self.sightings(), self.intake.index, self.intake.inventory
         # Copies: what the index and the inventory hand out are live views.

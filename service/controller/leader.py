@@ -52,7 +52,7 @@ class Leader:
 
     def place(self) -> None:
         """Bring the table in step with spec, nodes and holders; publish and record what changed."""
-        if not (self.leadership.is_held and self._knowledge.is_settled()):
+        if not (self.leadership.is_held and self._knowledge.has_caught_up()):
             return
         gateway = self._knowledge.intake.index.gateway()
         floating_ips = gateway.floating_ips if gateway else ()

@@ -15,14 +15,14 @@ from service.model.assignment import Assignment
 from service.model.gateway_node import GatewayNode
 from service.model.lease import Elector, Stamp
 
-SETTLE_NS = 10_000_000_000
+PATIENCE_NS = 10_000_000_000
 """A controller that does not yet know every elector waits so long before it places anything: an address that is placed
 on the first node seen stays there."""
 UNRESPONSIVE_NS = 2_000_000_000
 """A node that does not take what it was assigned within this time gets nothing until it does something again."""
 
 
-def is_settled(
+def has_caught_up(
     *,
     is_synced: bool,
     has_observed: bool,
@@ -32,14 +32,14 @@ def is_settled(
 ) -> bool:
     """Whether enough is known to place anything: objects, a majority of electors, and the members.
 
-    The members are known once every elector is among them and ready, or after SETTLE_NS: one that is dead must not
+    The members are known once every elector is among them and ready, or after PATIENCE_NS: one that is dead must not
     stand in the way of the others. `waited_ns` counts from the start of this process, not from its election, so that
     the next leader of a site that runs places at once.
     """
     if not (is_synced and has_observed):
         return False
     knows_all = all(elector.name in members and members[elector.name][1].ready for elector in electors)
-    return knows_all or waited_ns > SETTLE_NS
+    return knows_all or waited_ns > PATIENCE_NS
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ class NodeDatapath:
 
     async def clear_connections(self, pod_ips: Sequence[IPv4Address], cluster: Sequence[IPv4Network]) -> None:
         """Once the rows that precede it are in the kernel, delete the outside flows of these pods (rule W10)."""
-        await self.pool.settled((MapName.SELECTED, MapName.RULES))
+        await self.pool.drained((MapName.SELECTED, MapName.RULES))
         await self.conntrack.forget(pod_ips, cluster)
 
     def drops(self) -> dict[tuple[str, str], int]:
@@ -259,9 +259,9 @@ class NodeDatapath:
             await self.netlink.attach(uplink.ifindex, "egress", programs["uplink_egress"], "uplink_egress")
             await self.netlink.attach(uplink.ifindex, "ingress", programs["uplink_ingress"], "uplink_ingress")
 
-    async def settled(self) -> None:
+    async def drained(self) -> None:
         """Wait until every wish so far is in the kernel. Raises TransientError after five seconds."""
-        await self.pool.settled(_DRIVEN_MAPS)
+        await self.pool.drained(_DRIVEN_MAPS)
 
     def link_monitor(self) -> LinkMonitor:
         """A monitor of links and addresses; enter it to get what the kernel reports."""

@@ -93,7 +93,7 @@ class WorkerPool:
         """How many keys still wait to be written, over all maps."""
         return sum(len(lane.pending) for lane in self._lanes.values())
 
-    async def settled(self, names: Iterable[str], *, timeout_s: float = 5.0) -> None:
+    async def drained(self, names: Iterable[str], *, timeout_s: float = 5.0) -> None:
         """Wait until every wish so far for these maps is in the kernel. Raises TransientError after the timeout."""
         try:
             async with asyncio.timeout(timeout_s):

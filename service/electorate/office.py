@@ -28,7 +28,7 @@ from service.wire.sealed_socket import SealedSocket
 _log = logging.getLogger(__name__)
 
 _PERIOD_S = 0.5
-_SETTLE_NS = 10_000_000_000
+_UNCHANGED_NS = 10_000_000_000
 """The same agents for so long: then the first electorate is chosen among them (M5)."""
 
 
@@ -104,7 +104,7 @@ class ElectorateOffice:
         adopted: Callable[[Electorate], None],
         is_leading: Callable[[], bool],
         clock: Callable[[], int],
-        settle_ns: int = _SETTLE_NS,
+        unchanged_ns: int = _UNCHANGED_NS,
         down_ns: int = DOWN_NS,
     ) -> None:
         self._settings = settings
@@ -112,7 +112,7 @@ class ElectorateOffice:
         self._adopted = adopted
         self._is_leading = is_leading
         self._clock = clock
-        self._settle_ns = settle_ns
+        self._unchanged_ns = unchanged_ns
         self.book = ElectorateBook(settings.electorate, adopted=self._adopt)
         self.registrar = Registrar(lease_port=settings.ports.lease, now_ns=clock(), down_ns=down_ns)
         self.pump = MachinePump(self.registrar, clock=clock, send=socket.send, handle=self._handle)
@@ -168,7 +168,7 @@ class ElectorateOffice:
         write = next_write(
             store.current,
             self.book.known,
-            self.registrar.proposal(unchanged_ns=self._settle_ns),
+            self.registrar.proposal(unchanged_ns=self._unchanged_ns),
             is_in_force=self.registrar.is_in_force,
             is_leading=self._is_leading(),
         )

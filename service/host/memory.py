@@ -12,7 +12,7 @@ def lock_memory() -> bool:
     return bool(libc.mlockall(_MCL_CURRENT | _MCL_FUTURE) == 0)
 
 
-def settle_heap() -> None:
+def freeze_heap() -> None:
     """Take what exists now for long-lived: full garbage collections leave it out from now on.
 
     Else each one walks the whole heap, 70 ms with everything imported, and the event loop stands still meanwhile.

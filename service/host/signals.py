@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from service.host.memory import settle_heap
+from service.host.memory import freeze_heap
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def run_until_signalled(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     # Lazily, so that short commands and pure tests do not pay for it; run(), never install(): pyroute2 breaks on it.
     import uvloop
 
-    settle_heap()
+    freeze_heap()
     uvloop.run(_supervise(main))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from service.audit.promise_log import PromiseLog
 from service.electorate.book import ElectorateBook
 from service.host import clock, identity
-from service.host.memory import settle_heap
+from service.host.memory import freeze_heap
 from service.keeper.agent_watch import AgentWatch
 from service.keeper.claims import HolderClaims, new_holder
 from service.keeper.dispatch import Dispatch, Lines
@@ -125,7 +125,7 @@ class Keeper:
 
     async def serve(self) -> None:
         """Run until cancelled."""
-        settle_heap()
+        freeze_heap()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._claims.pump.run(), name="holder")
             group.create_task(self._majority.pump.run(), name="observer")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from service.audit.envelope import format_time
+from service.audit.cloud_event import format_time
 from service.audit.journal import CorruptRecord, read_outbox
 from service.audit.timeline import merge, tenures
 from service.lab.capture_site import capture_site

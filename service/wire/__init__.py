@@ -5,7 +5,7 @@ of such datagrams; `local_socket` is a unix socket whose file permissions stand 
 `keeper_link` are its two ends. `pump` drives a pure machine from datagrams and time. `cluster_view` puts gossip
 together: machine, socket and pump, and what the tables mean.
 
-An *envelope* is here the sealed datagram; the CloudEvents record of the audit log has a module of that name, too.
+An *envelope* is the sealed datagram, and nothing else.
 
 What holds throughout: a datagram may be lost, repeated, late or forged, and none of this waits, retries or raises for
 the network. What matters is said again by the machines above. Whatever a peer sends is counted and dropped where it is

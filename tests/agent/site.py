@@ -82,7 +82,7 @@ class StandInDatapath(NodeDatapath):
     def write(self, content: Mapping[str, Rows]) -> None:
         self.written = content
 
-    async def settled(self) -> None: ...
+    async def drained(self) -> None: ...
 
     async def set_netfilter(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.audit.chain import Chain, Facts, Origin
-from service.audit.envelope import decode, digest
+from service.audit.cloud_event import decode, digest
 from service.audit.segment import PAYLOAD_BYTES_MAX
 from service.model.audit_record import AuditRecord, RecordKind
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.audit.cloud_event import decode, encode
 from service.audit.consumer import (
     CaughtUp,
     Deduplicator,
@@ -17,7 +18,6 @@ from service.audit.consumer import (
     read_all,
 )
 from service.audit.cursor import Cursor, Position
-from service.audit.envelope import decode, encode
 from service.audit.journal import Journal
 from service.audit.outbox import Outbox
 from service.audit.segment import frame

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from service.audit.cloud_event import format_time
 from service.audit.cursor import BEGIN, Position, read_cursor
-from service.audit.envelope import format_time
 from service.audit.feed import Feed
 from service.audit.journal import Journal
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from service.audit.envelope import encode
+from service.audit.cloud_event import encode
 from service.audit.journal import CorruptRecord, Journal, read_outbox
 from service.audit.segment import HEAD, frame
 from service.model.audit_record import AuditRecord, RecordKind

@@ -13,7 +13,7 @@ from jsonschema.exceptions import ValidationError
 from referencing import Registry, Resource
 
 import service.audit
-from service.audit.envelope import DATA_SCHEMA, decode, digest, encode
+from service.audit.cloud_event import DATA_SCHEMA, decode, digest, encode
 from service.model.audit_record import SCHEMA_VERSION, AuditRecord, RecordKind
 
 SCHEMAS = Path(service.audit.__file__).parent / "schema"

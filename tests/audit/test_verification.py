@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from service.audit.chain import Chain, Origin
+from service.audit.cloud_event import decode, encode
 from service.audit.consumer import Entry, Extent, OutboxSource, Unreadable, read_all
-from service.audit.envelope import decode, encode
 from service.audit.outbox import Outbox
 from service.audit.verification import Fault, Verdict, Verification
 from service.model.audit_record import HELD_AT, HELD_UNTIL, RecordKind

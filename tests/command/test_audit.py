@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.audit.envelope import decode, encode, parse_time
+from service.audit.cloud_event import decode, encode, parse_time
 from service.audit.journal import Journal
 from service.command import audit
 from service.model.audit_record import AuditRecord, RecordKind

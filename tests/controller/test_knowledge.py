@@ -1,7 +1,7 @@
 """What a controller knows, and when that is enough."""
 
 from service.controller.holders import AGE_NS_MAX
-from service.controller.placement import SETTLE_NS
+from service.controller.placement import PATIENCE_NS
 from service.model.gateway_node import NodeRole, NodeState
 from service.model.lease import Token
 from service.model.objects import ClusterNode, Delete, Kind, ObjectKey, Upsert
@@ -47,10 +47,10 @@ def test_there_are_no_facts_for_who_does_not_lead_or_knows_too_little() -> None:
 def test_a_controller_without_sight_of_an_elector_waits_from_its_start() -> None:
     site = known()
     site.cluster.known = {}
-    assert not site.knowledge.is_settled()
-    site.now_ns += SETTLE_NS + 1
+    assert not site.knowledge.has_caught_up()
+    site.now_ns += PATIENCE_NS + 1
     site.answer()
-    assert site.knowledge.is_settled()
+    assert site.knowledge.has_caught_up()
 
 
 def test_facts_are_of_the_moment_at_which_they_were_made() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.controller.placement import SETTLE_NS, UNRESPONSIVE_NS, Placement, Revision, is_settled
+from service.controller.placement import PATIENCE_NS, UNRESPONSIVE_NS, Placement, Revision, has_caught_up
 from service.gateway.row import MemberMetadata
 from service.gossip.member import Member, MemberState
 from service.model.assignment import Assignment
@@ -31,14 +31,14 @@ def member(name: str, *, ready: bool = True) -> tuple[Member, MemberMetadata]:
 def settled(**changed: Any) -> bool:
     members = {name: member(name) for name in "ab"}
     facts = {"is_synced": True, "has_observed": True, "electors": ELECTORS, "members": members, "waited_ns": 0}
-    return is_settled(**(facts | changed))
+    return has_caught_up(**(facts | changed))
 
 
 def test_a_leader_that_knows_objects_holders_and_every_elector_places_at_once() -> None:
     assert settled()
 
 
-@pytest.mark.parametrize("waited_ns", [0, 100 * SETTLE_NS])
+@pytest.mark.parametrize("waited_ns", [0, 100 * PATIENCE_NS])
 @pytest.mark.parametrize("missing", ["is_synced", "has_observed"])
 def test_without_objects_or_holders_nothing_is_ever_placed(missing: str, waited_ns: int) -> None:
     assert not settled(**{missing: False}, waited_ns=waited_ns)
@@ -46,8 +46,8 @@ def test_without_objects_or_holders_nothing_is_ever_placed(missing: str, waited_
 
 @pytest.mark.parametrize("members", [{"a": member("a")}, {"a": member("a"), "b": member("b", ready=False)}])
 def test_an_elector_that_is_absent_or_not_ready_is_waited_for_and_not_for_ever(members: Any) -> None:
-    assert not settled(members=members, waited_ns=SETTLE_NS)
-    assert settled(members=members, waited_ns=SETTLE_NS + 1)
+    assert not settled(members=members, waited_ns=PATIENCE_NS)
+    assert settled(members=members, waited_ns=PATIENCE_NS + 1)
 
 
 # -- what it changes --

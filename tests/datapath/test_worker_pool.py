@@ -91,7 +91,7 @@ async def serving(pool: WorkerPool) -> AsyncIterator[None]:
 
 
 async def settle(pool: WorkerPool) -> None:
-    await pool.settled(["map", "other"])
+    await pool.drained(["map", "other"])
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -298,7 +298,7 @@ async def test_a_stuck_map_does_not_hold_up_another(target: FakeMap) -> None:
         pool.upsert("map", A, ONE)
         await until_writing(target)
         pool.upsert("other", B, ONE)
-        await pool.settled(["other"])
+        await pool.drained(["other"])
         assert (free.content, target.content) == ({B: ONE}, {})
         target.gate.set()
 
@@ -309,12 +309,12 @@ async def test_waiting_for_a_stuck_map_ends_with_a_transient_error(pool: WorkerP
         pool.upsert("map", A, ONE)
         await until_writing(target)
         with pytest.raises(TransientError, match="not written"):
-            await pool.settled(["map"], timeout_s=0.01)
+            await pool.drained(["map"], timeout_s=0.01)
         target.gate.set()
 
 
 async def test_an_idle_map_is_settled_at_once(pool: WorkerPool) -> None:
-    await pool.settled(["map", "other"], timeout_s=0.01)
+    await pool.drained(["map", "other"], timeout_s=0.01)
 
 
 async def test_cancelling_leaves_a_write_in_progress_whole(pool: WorkerPool, target: FakeMap) -> None:
@@ -343,10 +343,10 @@ async def test_a_real_map_follows_its_wishes(real: BpfMap) -> None:
     pool = WorkerPool({"real": real})
     async with serving(pool):
         pool.replace("real", {A: ONE, B: TWO})
-        await pool.settled(["real"])
+        await pool.drained(["real"])
         assert real.items() == {A: ONE, B: TWO}
         pool.replace("real", {B: THREE, C: ONE})
-        await pool.settled(["real"])
+        await pool.drained(["real"])
     assert real.items() == {B: THREE, C: ONE}
 
 
@@ -361,7 +361,7 @@ async def test_a_real_full_map_takes_the_rest_as_soon_as_there_is_room(real: Bpf
         assert len(real.items()) == 4
         pool.delete("real", keys[0])
         pool.delete("real", keys[1])
-        await pool.settled(["real"])
+        await pool.drained(["real"])
     assert real.items() == dict.fromkeys(keys[2:], ONE)
 
 

@@ -103,7 +103,7 @@ class Site:
             adopted=self.adopted.append,
             is_leading=lambda: self.is_leading,
             clock=lambda: self.now_ns,
-            settle_ns=SETTLE_S * 1_000_000_000,
+            unchanged_ns=SETTLE_S * 1_000_000_000,
         )
 
     def members(self) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def test_a_settled_heap_is_left_out_of_collections_and_new_garbage_is_not() -> N
     script = """
 import gc
 kept = [[] for _ in range(1000)]
-memory.settle_heap()
+memory.freeze_heap()
 print(gc.get_freeze_count() >= 1000, any(one is kept for one in gc.get_objects()))
 class Node: pass
 gone = Node()
@@ -69,7 +69,7 @@ gone = Node()
 gone.own = gone
 seen = weakref.ref(gone)
 del gone
-memory.settle_heap()
+memory.freeze_heap()
 print(seen() is None)
 """
     assert run(script) == "True\n"

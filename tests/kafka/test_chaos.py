@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.broker import Broker
-from service.audit.envelope import decode
+from service.audit.cloud_event import decode
 from service.audit.outbox import read_outbox
 from service.model.audit_record import AuditRecord
 from tests.kafka.brokers import create_topic_within

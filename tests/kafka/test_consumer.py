@@ -13,7 +13,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from loadtest.broker import Broker, libraries
-from service.audit.envelope import decode
+from service.audit.cloud_event import decode
 from service.audit.outbox import Origin, Outbox
 from service.audit.publisher import Publisher
 from service.model.audit_record import RecordKind

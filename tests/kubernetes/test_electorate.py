@@ -201,7 +201,7 @@ async def office(settings: Settings, agents: Agents, *, down_ns: int) -> AsyncIt
         adopted=lambda electorate: None,
         is_leading=lambda: True,
         clock=clock.boot_ns,
-        settle_ns=1_000_000_000,
+        unchanged_ns=1_000_000_000,
         down_ns=down_ns,
     )
     async with socket, asyncio.TaskGroup() as group:

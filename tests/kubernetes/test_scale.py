@@ -93,7 +93,7 @@ async def measure(plane: ControlPlane, report: dict[str, float]) -> None:
         began_s = time.perf_counter()
         await create_pods(api)
         report["create_s"] = time.perf_counter() - began_s
-        memory.settle_heap()  # as every process does that runs for long
+        memory.freeze_heap()  # as every process does that runs for long
         index, known, synced = PolicyIndex(pod_cidrs_known=True), set(), asyncio.Event()
 
         async def consume(source: KubernetesSource) -> None:

@@ -15,15 +15,15 @@ from service.sources.manifests.manifest_file import (
     Signature,
     file_signature,
     is_manifest_name,
-    is_settled,
+    is_quiet,
     read_manifest,
 )
 from service.sources.manifests.status_file import CreationTimes
 from service.sources.timestamp import timestamp_from_ns
 
-REMOVAL_SETTLE_NS = 300_000_000
+REMOVAL_QUIET_NS = 300_000_000
 """How long a file must be gone before its objects go."""
-OMISSION_SETTLE_NS = 1_000_000_000
+OMISSION_QUIET_NS = 1_000_000_000
 """How long a file must stay as it is before objects missing from its text go."""
 
 
@@ -86,12 +86,12 @@ class ManifestFolder:
             file = self._files.setdefault(name, _File())
             file.gone_ns = None
             if file.signature is None or file.signature != signature:
-                file.is_racy = signature is not None and not is_settled(signature)
+                file.is_racy = signature is not None and not is_quiet(signature)
                 file.signature = None if file.is_racy else signature
                 self._take(path, file, read_manifest(path, file.digest), now_ns)
         for name, file in self._files.items():
             if name not in present and file.gone_ns is None:
-                file.gone_ns = now_ns + REMOVAL_SETTLE_NS
+                file.gone_ns = now_ns + REMOVAL_QUIET_NS
                 file.signature, file.is_racy = None, False
 
     def _take(self, path: Path, file: _File, manifest: Manifest | None, now_ns: int) -> None:
@@ -102,7 +102,7 @@ class ManifestFolder:
         missing = [key for key in file.objects if key not in manifest.objects]
         file.leaving = {}
         if manifest.is_sound:
-            file.leaving = dict.fromkeys(missing, now_ns + OMISSION_SETTLE_NS)
+            file.leaving = dict.fromkeys(missing, now_ns + OMISSION_QUIET_NS)
         elif missing and not manifest.errors:
             message = "the file is empty; its objects stay in force until it has others or is removed"
             file.errors = (ObjectError(str(path), "", "", "", message),)

@@ -51,7 +51,7 @@ def _signature(found: os.stat_result) -> Signature:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def is_settled(signature: Signature) -> bool:
+def is_quiet(signature: Signature) -> bool:
     """Say whether a later write must show in the signature."""
     return not 0 <= time.time_ns() - signature[4] < _RACY_NS
 

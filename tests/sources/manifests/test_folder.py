@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.model.objects import Kind, ObjectKey
-from service.sources.manifests.folder import OMISSION_SETTLE_NS, REMOVAL_SETTLE_NS, FolderView, ManifestFolder
+from service.sources.manifests.folder import OMISSION_QUIET_NS, REMOVAL_QUIET_NS, FolderView, ManifestFolder
 from service.sources.manifests.status_file import CreationTimes, StatusFolder
 from tests.sources.texts import GATEWAY, POLICY, documents, pod_text, policy_text
 
@@ -62,7 +62,7 @@ def test_a_file_that_turns_bad_keeps_its_objects_in_force(desk: Desk, text: str,
     assert view.objects == good
     assert [(error.origin, error.field) for error in view.errors] == [(str(desk.path / "a.yaml"), field)]
     # However long it stays so.
-    assert desk.scan(100 * OMISSION_SETTLE_NS).objects == good
+    assert desk.scan(100 * OMISSION_QUIET_NS).objects == good
     desk.write("a.yaml", documents(GATEWAY, POLICY))
     assert desk.scan().errors == ()
 
@@ -82,10 +82,10 @@ def test_a_file_half_written_then_completed_takes_nothing_away(desk: Desk) -> No
     good = desk.scan().objects
     for length in range(0, len(text), 7):
         desk.write("a.yaml", text[:length])
-        assert set(desk.scan(OMISSION_SETTLE_NS // 2).objects) == set(good)
+        assert set(desk.scan(OMISSION_QUIET_NS // 2).objects) == set(good)
     desk.write("a.yaml", text)
     assert desk.scan().objects == good
-    assert desk.scan(2 * OMISSION_SETTLE_NS).objects == good
+    assert desk.scan(2 * OMISSION_QUIET_NS).objects == good
 
 
 def test_an_object_taken_out_of_its_file_goes_after_a_while(desk: Desk) -> None:
@@ -95,7 +95,7 @@ def test_an_object_taken_out_of_its_file_goes_after_a_while(desk: Desk) -> None:
     view = desk.scan()
     assert view.is_pending
     assert len(view.objects) == 2
-    assert desk.names(OMISSION_SETTLE_NS) == ["x"]
+    assert desk.names(OMISSION_QUIET_NS) == ["x"]
 
 
 def test_commenting_everything_out_removes_everything(desk: Desk) -> None:
@@ -103,7 +103,7 @@ def test_commenting_everything_out_removes_everything(desk: Desk) -> None:
     desk.scan()
     desk.write("a.yaml", "".join(f"# {line}\n" for line in POLICY.splitlines()))
     assert desk.names() == ["egress"]
-    assert desk.names(OMISSION_SETTLE_NS) == []
+    assert desk.names(OMISSION_QUIET_NS) == []
 
 
 def test_a_removed_file_takes_its_objects_and_errors_along(desk: Desk) -> None:
@@ -114,7 +114,7 @@ def test_a_removed_file_takes_its_objects_and_errors_along(desk: Desk) -> None:
     (desk.path / "b.yaml").unlink()
     view = desk.scan()
     assert (list(view.objects), view.errors) == ([policy_key("egress")], ())
-    assert desk.names(REMOVAL_SETTLE_NS) == []
+    assert desk.names(REMOVAL_QUIET_NS) == []
 
 
 def test_an_editor_that_replaces_the_file_removes_nothing(desk: Desk) -> None:
@@ -124,7 +124,7 @@ def test_an_editor_that_replaces_the_file_removes_nothing(desk: Desk) -> None:
     assert desk.names() == ["egress"]
     desk.write("a.yaml", POLICY)
     assert desk.names() == ["egress"]
-    assert desk.names(10 * REMOVAL_SETTLE_NS) == ["egress"]
+    assert desk.names(10 * REMOVAL_QUIET_NS) == ["egress"]
 
 
 def test_of_duplicates_the_first_file_counts_and_both_are_named(desk: Desk) -> None:
@@ -137,7 +137,7 @@ def test_of_duplicates_the_first_file_counts_and_both_are_named(desk: Desk) -> N
     assert str(desk.path / "a.yaml") in error.message
     (desk.path / "a.yaml").unlink()
     desk.scan()
-    view = desk.scan(REMOVAL_SETTLE_NS)
+    view = desk.scan(REMOVAL_QUIET_NS)
     assert str(view.objects[policy_key("x")].egress_source_ip) == "192.168.1.101"
 
 
@@ -191,7 +191,7 @@ def test_lists_are_opened_and_foreign_kinds_do_not_hold_things_up(desk: Desk) ->
     assert desk.names() == ["shop/one", "shop/two", "x"]
     desk.write("a.yaml", documents(items, foreign))
     desk.scan()
-    view = desk.scan(OMISSION_SETTLE_NS)
+    view = desk.scan(OMISSION_QUIET_NS)
     assert policy_key("x") not in view.objects
     assert [error.field for error in view.errors] == ["kind"]
 
@@ -201,7 +201,7 @@ def test_a_folder_that_cannot_be_read_changes_nothing(desk: Desk) -> None:
     good = desk.scan().objects
     hidden = desk.path.with_name("hidden")
     desk.path.rename(hidden)
-    view = desk.scan(10 * REMOVAL_SETTLE_NS)
+    view = desk.scan(10 * REMOVAL_QUIET_NS)
     assert view.objects == good
     assert "last good state" in view.errors[0].message
     hidden.rename(desk.path)
@@ -238,6 +238,6 @@ def test_a_new_policy_does_not_inherit_the_age_of_its_namesake(desk: Desk) -> No
     assert created(desk.scan(), "egress").startswith("2020")
     (desk.path / "a.yaml").unlink()
     desk.scan()
-    assert desk.names(REMOVAL_SETTLE_NS) == []
+    assert desk.names(REMOVAL_QUIET_NS) == []
     desk.write("a.yaml", POLICY)
     assert not created(desk.scan(), "egress").startswith("2020")

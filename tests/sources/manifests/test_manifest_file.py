@@ -11,7 +11,7 @@ from service.sources.manifests.manifest_file import (
     Manifest,
     file_signature,
     is_manifest_name,
-    is_settled,
+    is_quiet,
     read_manifest,
 )
 from tests.sources.texts import GATEWAY, policy_text
@@ -127,9 +127,9 @@ def test_a_write_shows_in_the_signature_once_the_file_has_settled(path: Path) ->
     before = file_signature(path)
     assert before is not None
     # So young that another write within the clock's tick might not show.
-    assert not is_settled(before)
+    assert not is_quiet(before)
     os.utime(path, ns=(0, 0))
     time.sleep(0.06)
-    assert is_settled(before)
+    assert is_quiet(before)
     path.write_text("a: 22")
     assert file_signature(path) != before

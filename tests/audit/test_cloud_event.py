@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.audit.envelope import decode, encode, event_type, format_time, parse_time
+from service.audit.cloud_event import decode, encode, event_type, format_time, parse_time
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.errors import PeerError
 
