@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DEFINED = re.compile(r"^\*\*([A-Z]\d{1,2})\.\*\*", re.MULTILINE)
-NAMED = re.compile(r"(?<![\w.])([A-Z][1-3]?\d)(?![\w.]*\w)")
+NAMED = re.compile(r"(?<![\w.])([A-Z]\d{1,2})(?![\w.]*\w)")
 IN_TEST_NAME = re.compile(r"(?:^|_)([a-z][1-3]?\d)(?=_|$)")
 """No family has more than 39 rules: a p99 is no rule."""
 C_COMMENT = re.compile(r"//.*?$|/\*.*?\*/", re.MULTILINE | re.DOTALL)

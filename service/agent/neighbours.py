@@ -51,6 +51,8 @@ class Neighbours:
         self.pump = MachinePump(self._sync, clock=clock, send=self.socket.send, handle=self._handle)
         self._unresolved: dict[tuple[str, IPv4Address], EndpointAnnounced] = {}
         """Announced endpoints whose policies are not known here yet: acknowledged when they are."""
+        self._unconfirmed: dict[tuple[str, IPv4Address], EndpointAnnounced] = {}
+        """Taken in, and not yet known to be in the kernel."""
         self._known: set[str] = set()
         """Peers that the machine was told of."""
 
@@ -84,19 +86,23 @@ class Neighbours:
         self._sync.announce(targets, endpoints, now_ns=now_ns)
         self.pump.wake()
 
-    def resolve(self) -> list[EndpointAnnounced]:
-        """Take announced endpoints whose policies are known by now; they are to be confirmed once in the kernel."""
-        known = [said for said in self._unresolved.values() if self._reconciler.is_resolvable(said.endpoint)]
-        for said in known:
-            del self._unresolved[said.endpoint.node, said.endpoint.pod_ip]
-            self._reconciler.learn_endpoint(said.endpoint)
-        return known
+    def resolve(self) -> bool:
+        """Take announced endpoints whose policies are known by now; True where any waits for `confirm`.
 
-    def confirm(self, installed: list[EndpointAnnounced]) -> None:
-        """Their rows are in the kernel of this node."""
+        Also one of an earlier turn that failed: its node sends no more what we have, and must not wait for ever.
+        """
+        for key, said in list(self._unresolved.items()):
+            if self._reconciler.is_resolvable(said.endpoint):
+                self._unconfirmed[key] = self._unresolved.pop(key)
+                self._reconciler.learn_endpoint(said.endpoint)
+        return bool(self._unconfirmed)
+
+    def confirm(self) -> None:
+        """All that was taken in is in the kernel of this node: its nodes may steer it here (G5)."""
         now_ns = self._clock()
-        for said in installed:
+        for said in self._unconfirmed.values():
             self._sync.confirm(said.endpoint.node, said.endpoint.pod_ip, said.revision, now_ns=now_ns)
+        self._unconfirmed.clear()
         self.pump.wake()
 
     def _handle(self, output: object) -> None:
@@ -104,6 +110,7 @@ class Neighbours:
             self._unresolved[output.endpoint.node, output.endpoint.pod_ip] = output
         elif isinstance(output, EndpointWithdrawn):
             self._unresolved.pop((output.node, output.pod_ip), None)
+            self._unconfirmed.pop((output.node, output.pod_ip), None)
             self._reconciler.forget_endpoint(output.node, output.pod_ip)
         elif isinstance(output, LocationHeard):
             self._reconciler.learn_location(output.location)

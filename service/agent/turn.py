@@ -90,7 +90,7 @@ class Turn:
         selections = reconciler.local_selections()
         reconciler.steering.select(selections, now_ns=now_ns)
         self._neighbours.tell(now_ns=now_ns)
-        resolved = self._neighbours.resolve()
+        has_unconfirmed = self._neighbours.resolve()
         deadline_ns = reconciler.steering.admit(reconciler.audience, self._neighbours.acknowledged, now_ns=now_ns)
         if any(pod_ip not in reconciler.devices for pod_ip in selections):
             self._upkeep.devices_wanted.set()
@@ -99,9 +99,9 @@ class Turn:
             self._upkeep.clearing_wanted.set()
         if deadline_ns is not None:
             asyncio.get_running_loop().call_later((deadline_ns - now_ns) / 1e9 + 0.001, self._dirty.set)
-        if resolved:
+        if has_unconfirmed:
             await self._datapath.drained()
-            self._neighbours.confirm(resolved)
+            self._neighbours.confirm()
 
     @property
     def role(self) -> NodeRole:

@@ -85,13 +85,14 @@ class PinnedFence:
             previous.close()
 
     def write(self, address: IPv4Address, token: Token, deadline_ns: int) -> None:
-        """Raises OSError where the map is full; nothing has changed then."""
-        if deadline_ns:
-            self._written[address] = (token, deadline_ns)
-        else:
+        """Raises OSError where the map is full; nothing is opened then, neither here nor in a datapath made anew."""
+        if not deadline_ns:
+            # Before the map is asked: what is to be closed is not opened again, whatever becomes of this write.
             self._written.pop(address, None)
         if self._map is not None:
             self._map.update(address.packed, lease_value(deadline_ns, token.packed()))
+        if deadline_ns:
+            self._written[address] = (token, deadline_ns)
 
     def entries(self) -> Mapping[IPv4Address, FenceEntry]:
         """All entries of the map that is open; none while there is no map."""

@@ -53,12 +53,13 @@ class Side:
     def know(self, *items: Object) -> None:
         self.index.apply([Upsert(item) for item in items])
 
-    def turn(self) -> int:
-        """As the agent does it; how many pods of others were taken."""
+    def turn(self, *, fails: bool = False) -> bool:
+        """As the agent does it; whether a pod of others was taken in and is, unless the turn fails, confirmed."""
         self.neighbours.tell(now_ns=boot_ns())
-        taken = self.neighbours.resolve()
-        self.neighbours.confirm(taken)
-        return len(taken)
+        has_unconfirmed = self.neighbours.resolve()
+        if not fails:
+            self.neighbours.confirm()
+        return has_unconfirmed
 
 
 def replace_address(settings: Settings, host: str, port: int) -> Settings:
@@ -101,12 +102,23 @@ async def test_a_pod_is_acknowledged_once_its_policies_are_known_there_and_it_is
     there.turn()
     # Announced, and not yet resolvable: the other node has not read the policy.
     await asyncio.sleep(0.2)
-    assert there.turn() == 0
+    assert not there.turn()
     assert here.neighbours.acknowledged(POD) == ()
     there.know(*objects)
-    assert there.turn() == 1
+    assert there.turn()
     await until(lambda: here.neighbours.acknowledged(POD) == ("worker2",))
     assert any(key.startswith(POD.packed) for key in there.reconciler.rows()[MapName.ENDPOINTS])
+
+
+async def test_a_pod_that_a_failed_turn_took_in_is_confirmed_by_the_next(sides: tuple[Side, Side]) -> None:
+    here, there = sides
+    for side in sides:
+        side.know(gateway(str(FLOATING_IP)), namespace(), pod("web", str(POD), node="worker1"), policy())
+    here.turn()
+    await until(lambda: there.turn(fails=True))
+    assert there.turn()
+    await until(lambda: here.neighbours.acknowledged(POD) == ("worker2",))
+    assert not there.turn()
 
 
 async def test_a_pod_that_is_no_longer_selected_is_served_no_more(sides: tuple[Side, Side]) -> None:
@@ -115,7 +127,7 @@ async def test_a_pod_that_is_no_longer_selected_is_served_no_more(sides: tuple[S
     for side in sides:
         side.know(*objects)
     here.turn()
-    await until(lambda: there.turn() == 1)
+    await until(there.turn)
     here.know(replace(pod("web", str(POD), node="worker1"), ip=None))
     here.turn()
     await until(lambda: not any(key.startswith(POD.packed) for key in there.reconciler.rows()[MapName.ENDPOINTS]))

@@ -68,6 +68,21 @@ def test_a_deadline_is_written_for_the_address_in_network_order_and_comes_back(b
     fence.close()
 
 
+def test_what_a_full_map_refused_is_not_opened_in_a_datapath_made_anew(bpf_dir: Path) -> None:
+    pin_map(bpf_dir)
+    fence = PinnedFence(str(bpf_dir))
+    fence.refresh()
+    for number in range(64):
+        fence.write(IPv4Address("198.51.100.0") + number, TOKEN, 12345)
+    with pytest.raises(OSError):
+        fence.write(IP, TOKEN, 12345)
+    pin_map(bpf_dir)
+    assert fence.refresh()
+    assert len(fence.entries()) == 64
+    assert IP not in fence.entries()
+    fence.close()
+
+
 def test_a_datapath_made_anew_learns_what_is_held_and_not_what_is_closed(bpf_dir: Path) -> None:
     pin_map(bpf_dir)
     fence = PinnedFence(str(bpf_dir))

@@ -125,9 +125,9 @@ def test_answering_and_counting_whatever_the_epoch_makes_two_holders(monkeypatch
         original(self, source, payload, now=now)
 
     def count(self: Holder, source: Source, payload: bytes, *, now_ns: int, original: Any = Holder.receive) -> None:
-        original(
-            self, source, encode(dataclasses.replace(decode(payload), epoch=self.epoch, settled=True)), now_ns=now_ns
-        )  # type: ignore[type-var]
+        epoch = self._electorate.epoch
+        payload = encode(dataclasses.replace(decode(payload), epoch=epoch, settled=True))  # type: ignore[type-var]
+        original(self, source, payload, now_ns=now_ns)
 
     monkeypatch.setattr(ElectorMachine, "receive", receive)
     monkeypatch.setattr(Holder, "receive", count)
