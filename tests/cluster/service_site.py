@@ -93,8 +93,14 @@ class ServiceSite(ClusterSite):
         holder: str | None = self.gateway_status().get("floatingIPs", {}).get(floating_ip)
         return holder
 
+    def policy_status(self, name: str) -> dict[str, Any]:
+        """Empty until the leader has written it."""
+        status: dict[str, Any] = self.cluster.kubectl.get("egressnatpolicy", name).get("status", {})
+        return status
+
     def node_status(self, node: str) -> dict[str, Any]:
-        status: dict[str, Any] = self.cluster.kubectl.get("-n", "kube-system", NODE, node)["status"]
+        """Empty until the leader has written it."""
+        status: dict[str, Any] = self.cluster.kubectl.get("-n", "kube-system", NODE, node).get("status", {})
         return status
 
     def said(self, word: str, *command: str) -> str:

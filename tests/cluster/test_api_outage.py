@@ -31,7 +31,7 @@ def test_the_api_server_is_killed_and_restarted_under_traffic(service: ServiceSi
     try:
         service.wait(
             "a change to be judged and in force",
-            lambda: service.cluster.kubectl.get("egressnatpolicy", "later")["status"].get("holder"),
+            lambda: service.policy_status("later").get("holder"),
             timeout_s=RIGHT_WITHIN_S + KUBECTL_S,
         )
         service.wait_seen(client_name("carol", "worker1"), SECOND, "9.9.9.9")

@@ -34,7 +34,8 @@ def traces(name: str) -> list[str]:
 
 
 def start_demo(name: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "service", "lab", "demo", "--name", name]
+    # With a hang-up as a terminal sends it, also where these tests run under nohup: the demo honours that.
+    command = ["env", "--default-signal=HUP", sys.executable, "-m", "service", "lab", "demo", "--name", name]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
