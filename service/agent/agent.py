@@ -32,6 +32,7 @@ from service.electorate.follower import ElectorateFollower
 from service.gateway.row import MemberMetadata
 from service.host import identity
 from service.host.clock import boot_ns, wall_ns
+from service.host.supervisor import Run, Supervisor
 from service.model.assignment import Location
 from service.model.gateway_node import NodeRole
 from service.model.keeper_message import LeaseReport
@@ -41,7 +42,7 @@ from service.settings import Settings
 from service.sources.intake import Intake
 from service.sources.source import ObjectSource, open_source
 from service.version import VERSION
-from service.web.metrics import AuditCollector, DatapathCollector
+from service.web.metrics import AuditCollector, DatapathCollector, TaskCollector
 from service.web.server import WebServer
 from service.wire.cluster_view import ClusterView
 from service.wire.keeper_link import KeeperLink
@@ -81,6 +82,7 @@ class Agent:
         self._settings = settings
         self._datapath = datapath
         self._dirty = asyncio.Event()
+        self._tasks = Supervisor(clock=boot_ns)
         self._source: ObjectSource | None = None
         self._intake = Intake(settings.datapath)
         self._reconciler = Reconciler(settings, self._intake.index)
@@ -178,31 +180,31 @@ class Agent:
         registry = CollectorRegistry()
         registry.register(DatapathCollector(self._datapath, self._holdings))
         registry.register(AuditCollector(self._outbox, self._publisher))
+        registry.register(TaskCollector(self._tasks))
         await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
         self.recorder.started(VERSION)
 
     async def serve(self) -> None:
-        """Run every task until cancelled or one fails. Needs `enter`."""
-        async with asyncio.TaskGroup() as group:
-            for task in (
-                self._outbox.run,
-                self._publisher.run,
-                self._datapath.pool.run,
-                self._cluster.run,
-                self._neighbours.pump.run,
-                self._keeper.run,
-                self._follow_source,
-                self._electorate.run,
-                self._turn.run,
-                self._upkeep.clear_connections,
-                self._upkeep.find_devices,
-                self._upkeep.follow_links,
-                self._announcer.run,
-                self._conflicts.watch.run,
-                self._upkeep.repair,
-                self._refresh,
-            ):
-                group.create_task(task(), name=task.__qualname__)
+        """Run every task until cancelled; one that fails is tried again (`host.supervisor`). Needs `enter`."""
+        tasks: dict[str, Run] = {
+            "write records": self._outbox.run,
+            "publish records": self._publisher.run,
+            "write maps": self._datapath.pool.run,
+            "gossip": self._cluster.run,
+            "talk to peers": self._neighbours.pump.run,
+            "talk to the keeper": self._keeper.run,
+            "read objects": self._follow_source,
+            "follow the electorate": self._electorate.run,
+            "reconcile": self._turn.run,
+            "clear connections": self._upkeep.clear_connections,
+            "find pod devices": self._upkeep.find_devices,
+            "follow links": self._upkeep.follow_links,
+            "announce": self._announcer.run,
+            "look for conflicts": self._conflicts.watch.run,
+            "repair": self._upkeep.repair,
+            "refresh": self._refresh,
+        }
+        await self._tasks.run(tasks)
 
     async def _inherit(self) -> None:
         """Go on with what a former agent of this node left in the kernel: nothing it did is interrupted."""
@@ -228,6 +230,7 @@ class Agent:
             datapath=self._datapath,
             held=self._holdings.held,
             report=self._living_report(),
+            troubles=self._tasks.troubles(),
             outbox=self._outbox,
             publisher=self._publisher,
         )
@@ -248,6 +251,7 @@ class Agent:
     # -- what it hears --
 
     async def _follow_source(self) -> None:
+        self._intake.begin_again()
         async with open_source(self._settings) as source:
             self._source = source
             async for batch in source.changes():

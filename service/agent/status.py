@@ -1,6 +1,6 @@
 """What an agent says at /v1/status: what one node knows, and what it does itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -28,10 +28,14 @@ def agent_status(
     datapath: NodeDatapath,
     held: Mapping[IPv4Address, HeldLease],
     report: LeaseReport | None,
+    troubles: Sequence[str],
     outbox: Outbox,
     publisher: Publisher,
 ) -> dict[str, Any]:
-    """The document. `report` is None where the keeper does not live; `source` before it is open."""
+    """The document. `report` is None where the keeper does not live; `source` before it is open.
+
+    `troubles`: what is wrong in this process itself, a line each.
+    """
     # Of itself a node knows better than any table: what its keeper does not hold, it does not hold.
     locations = {
         floating_ip: HeldBy(location.node, location.token)
@@ -41,6 +45,7 @@ def agent_status(
     return cluster_status(cluster, intake.index, intake.errors, locations) | {
         "node": node,
         "role": role.value,
+        "troubles": list(troubles),
         "objects": objects_status(intake, source),
         "held": [str(floating_ip) for floating_ip in sorted(held)],
         "keeper": keeper_status(report),

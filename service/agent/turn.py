@@ -63,7 +63,11 @@ class Turn:
         self._dirty = dirty
 
     async def run(self) -> None:
-        """Take a turn whenever something has changed, until cancelled. What fails for now is tried again."""
+        """Take a turn whenever something has changed, until cancelled. What fails for now is tried again.
+
+        Begins with a turn: after an unexpected error nobody may ask for one again.
+        """
+        self._dirty.set()
         while True:
             await self._dirty.wait()
             await asyncio.sleep(COALESCE_S)

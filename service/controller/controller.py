@@ -22,6 +22,7 @@ from service.controller.status import controller_status
 from service.gateway.row import MemberMetadata
 from service.host import identity
 from service.host.clock import boot_ns, wall_ns
+from service.host.supervisor import Run, Supervisor
 from service.lease.holder import CloseFence, OpenFence
 from service.lease.observer import Observed
 from service.model.gateway_node import NodeRole
@@ -32,7 +33,7 @@ from service.settings import Settings
 from service.sources.intake import Intake
 from service.sources.source import Source, open_source
 from service.version import VERSION
-from service.web.metrics import AuditCollector
+from service.web.metrics import AuditCollector, TaskCollector
 from service.web.server import WebServer
 from service.wire.cluster_view import ClusterView
 
@@ -58,6 +59,7 @@ class Controller:
         self._settings = settings
         self._source: Source | None = None
         self._dirty = asyncio.Event()
+        self._tasks = Supervisor(clock=boot_ns)
         self._intake = Intake(settings.datapath)
         self._table = HolderTable(lease_ns=settings.lease_profile.lease_ns)
         self._outbox = Outbox(
@@ -107,27 +109,27 @@ class Controller:
         stack.callback(self._electors.step_down)
         registry = CollectorRegistry()
         registry.register(AuditCollector(self._outbox, self._publisher))
+        registry.register(TaskCollector(self._tasks))
         await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
 
     async def serve(self) -> None:
-        """Compete for leadership and run every task, until cancelled or one fails. Needs `enter`."""
+        """Compete for leadership and run every task until cancelled; one that fails is tried again. Needs `enter`."""
         assert self._source is not None
         writer = StatusWriter(self._source, facts=self.facts, sightings=self._knowledge.sightings, clock=boot_ns)
         self._electors.claim_leadership()
-        async with asyncio.TaskGroup() as group:
-            for task in (
-                self._outbox.run,
-                self._publisher.run,
-                self._cluster.run,
-                self._electors.holder_pump.run,
-                self._electors.observer_pump.run,
-                self._office.run,
-                self._follow_source,
-                self._lead_for_ever,
-                writer.run,
-                self._refresh,
-            ):
-                group.create_task(task(), name=task.__qualname__)
+        tasks: dict[str, Run] = {
+            "write records": self._outbox.run,
+            "publish records": self._publisher.run,
+            "gossip": self._cluster.run,
+            "compete for leadership": self._electors.holder_pump.run,
+            "observe leases": self._electors.observer_pump.run,
+            "keep the electorate": self._office.run,
+            "read objects": self._follow_source,
+            "lead": self._lead_for_ever,
+            "report": writer.run,
+            "refresh": self._refresh,
+        }
+        await self._tasks.run(tasks)
 
     # -- what it says --
 
@@ -150,6 +152,7 @@ class Controller:
             source=self._source,
             holders=self._knowledge.holders(),
             office=self._office,
+            troubles=self._tasks.troubles(),
             outbox=self._outbox,
             publisher=self._publisher,
         )

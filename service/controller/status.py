@@ -1,6 +1,6 @@
 """What a controller says at /v1/status: what the leader, or one who would be, knows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -23,6 +23,7 @@ def controller_status(
     source: Source | None,
     holders: Mapping[IPv4Address, HeldBy],
     office: ElectorateOffice,
+    troubles: Sequence[str],
     outbox: Outbox,
     publisher: Publisher,
 ) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def controller_status(
     return cluster_status(cluster, intake.index, intake.errors, holders) | {
         "node": node,
         "role": "controller",
+        "troubles": list(troubles),
         "objects": objects_status(intake, source),
         "leading": is_leading,
         "electorate": electorate_status(office.book.known, office.trouble) | office.standing(),

@@ -34,6 +34,8 @@ from service.settings import Settings
 _log = logging.getLogger(__name__)
 
 STEERING_DEVICE = "egw0"
+DEFAULT_MTU = 1500
+"""Of the steering device while there is no uplink to take it from."""
 _DRIVEN_MAPS = (
     MapName.SELECTED,
     MapName.RULES,
@@ -221,7 +223,8 @@ class NodeDatapath:
             table=settings.datapath.route_table,
             mark=mark,
             uplinks=[uplink.name for uplink in self._uplinks],
-            mtu=max(uplink.mtu for uplink in self._uplinks),
+            # A node may be without uplinks for a while; the device has to be there when one comes back.
+            mtu=max((uplink.mtu for uplink in self._uplinks), default=DEFAULT_MTU),
         )
         if device.index == self._egw_ifindex and len(await self.netlink.attached(device.index)) == 2:
             return

@@ -59,7 +59,7 @@ class WorkerPool:
         self._lanes = {name: _Lane(target) for name, target in maps.items()}
         for lane in self._lanes.values():
             lane.idle.set()
-        self._executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="bpf-worker")
+        self._workers = workers
 
     def upsert(self, name: str, key: bytes, value: bytes) -> None:
         """Wish for `key` to have `value`; returns at once."""
@@ -103,13 +103,18 @@ class WorkerPool:
             raise TransientError(f"BPF maps not written within {timeout_s} s") from error
 
     async def run(self) -> None:
-        """Serve all maps until cancelled."""
+        """Serve all maps until cancelled. May be run again after an error: what was being written is written anew."""
+        executor = ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="bpf-worker")
+        for lane in self._lanes.values():
+            if lane.writing:
+                lane.pending, lane.writing = lane.writing | lane.pending, {}
+                lane.changed.set()
         try:
             async with asyncio.TaskGroup() as group:
                 for name, lane in self._lanes.items():
-                    group.create_task(self._serve(name, lane))
+                    group.create_task(self._serve(name, lane, executor))
         finally:
-            self._executor.shutdown(wait=False)
+            executor.shutdown(wait=False)
 
     def _wish(self, lane: _Lane, key: bytes, value: bytes | None) -> None:
         if key in lane.pending:
@@ -118,7 +123,7 @@ class WorkerPool:
         lane.idle.clear()
         lane.changed.set()
 
-    async def _serve(self, name: str, lane: _Lane) -> None:
+    async def _serve(self, name: str, lane: _Lane, executor: ThreadPoolExecutor) -> None:
         retry_s = _RETRY_FIRST_S
         loop = asyncio.get_running_loop()
         while True:
@@ -127,7 +132,7 @@ class WorkerPool:
             batch = lane.writing = lane.pending
             lane.pending = {}
             try:
-                written = await loop.run_in_executor(self._executor, _write, lane.target, batch)
+                written = await loop.run_in_executor(executor, _write, lane.target, batch)
             except OSError as error:
                 _log.warning("map %s: %s; trying again in %.2f s", name, error, retry_s)
                 written = None

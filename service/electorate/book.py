@@ -7,6 +7,7 @@ never goes back. An offer that is older, or that contradicts, is refused and rep
 import logging
 from collections.abc import Callable
 
+from service.lease.electorate import electorate_fault
 from service.lease.electorate_message import decode_electorate_message, encode_electorate_message
 from service.model.errors import PeerError
 from service.model.lease import Electorate
@@ -25,8 +26,11 @@ class ElectorateBook:
         self._adopted = adopted
 
     def offer(self, electorate: Electorate, *, origin: str) -> bool:
-        """Take it if it is newer; whether it is the one in force now."""
+        """Take it if it is newer and can be what it says; whether it is the one in force now."""
         if electorate.epoch > self.known.epoch:
+            if fault := electorate_fault(electorate):
+                self.refuse(f"{origin}: {fault}")
+                return False
             self.known = electorate
             self.trouble = ""
             names = ", ".join(member.name for member in electorate.members)

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from service.lease.electorate import electorate_fault
 from service.model.lease import Elector, Electorate
 from service.sources.kubernetes.api_server import MERGE, ApiServer, connect
 from service.sources.kubernetes.reflector import Reflector, ReflectorTiming
@@ -81,9 +82,10 @@ def decode(raw: msgspec.Raw | bytes) -> ElectorateObject:
         tuple(Elector(one.name, str(IPv4Address(one.address)), int(one.memory or "0", 16)) for one in electors)
         for electors in (document.members, document.previous)
     )
-    if document.epoch < 1 or not members:
-        raise ValueError("an epoch above 0 and at least one member are needed")
-    return ElectorateObject(Electorate(document.epoch, members, previous), document.in_force, found.metadata.version)
+    electorate = Electorate(document.epoch, members, previous)
+    if fault := electorate_fault(electorate):
+        raise ValueError(fault)
+    return ElectorateObject(electorate, document.in_force, found.metadata.version)
 
 
 class ElectorateStore:
@@ -157,7 +159,7 @@ class ElectorateStore:
             if found is not None:
                 self._note(found)
         if difference.deletes:
-            self.current = None
+            self.current, self.trouble = None, ""
             self._changed(None)
 
 

@@ -4,15 +4,19 @@ Written with fsync before anything is acknowledged in its epoch. The disk's numb
 written: a node that lost its disk has another one, and is a newcomer whatever its name.
 """
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from service.host.durable_file import replace_durably
+from service.lease.electorate import electorate_fault
 from service.model.errors import OperatorError
 from service.model.keeper_message import ElectorateRecord
 from service.model.lease import NO_ELECTORATE, Electorate
+
+_log = logging.getLogger(__name__)
 
 ELECTORATE = "electorate"
 
@@ -50,11 +54,17 @@ class ElectorateFile:
             raise OperatorError(f"state_dir: cannot read {self._path}: {error.strerror}") from error
         try:
             document = msgspec.json.decode(data, type=_Document)
-            return StoredElectorate(int(document.memory, 16), document.electorate.electorate, document.settled)
+            stored = StoredElectorate(int(document.memory, 16), document.electorate.electorate, document.settled)
         except (msgspec.MsgspecError, ValueError) as error:
             raise OperatorError(
                 f"state_dir: {self._path} is damaged ({error}); remove it, and this node is a new elector"
             ) from error
+        fault = electorate_fault(stored.electorate) if stored.electorate.epoch else ""
+        if fault:
+            # An earlier version took it. Nobody can have been answered in such an epoch, so no promise hangs on it.
+            _log.error("state_dir: %s names an electorate that cannot be (%s): begun anew", self._path, fault)
+            return stored._replace(electorate=NO_ELECTORATE, settled=True)
+        return stored
 
     def open_or_configure(self, configured: Electorate, *, memory: int) -> StoredElectorate:
         """What this node went by before; where it never knew one, the configured, which is written then (M1).

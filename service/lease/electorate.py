@@ -6,13 +6,21 @@ from then on. Replacing is adding, then removing: an elector that is not there m
 must not be missing.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 
 from service.model.errors import OperatorError
 from service.model.lease import Elector, Electorate
 
 SIZES = (1, 2, 3, 5, 7)
+EPOCH_MAX = (1 << 32) - 1
+"""What a datagram has room for."""
+MEMBERS_MAX = 8
+"""Seven, and one on the way in."""
+_MEMORY_MAX = (1 << 64) - 1
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
 """Of an electorate that nobody is changing. With four one may be lost, as with three, and there is one more to lose."""
 
 
@@ -41,6 +49,37 @@ class Known:
     """Its epoch names it, with the disk that it has."""
     misses_other: bool = False
     """It was one of two, goes on alone, and does not hear the other."""
+
+
+def electorate_fault(electorate: Electorate) -> str:
+    """What is wrong with an electorate that somebody wrote by hand, in a word for the writer; empty where nothing is.
+
+    Whoever takes one over asks this first: what does not fit the wire or the disk would end every keeper that takes it,
+    and, being on their disks by then, end them again at each start.
+    """
+    if not 1 <= electorate.epoch <= EPOCH_MAX:
+        return f"epoch {electorate.epoch} is not from 1 to {EPOCH_MAX}; write the one after that in force"
+    for what, electors in (("members", electorate.members), ("previous", electorate.previous)):
+        if len(electors) > MEMBERS_MAX or (what == "members" and not electors):
+            return f"{what}: {len(electors)} of them; name 1, 3, 5 or 7 agents"
+        if len({elector.name for elector in electors}) < len(electors):
+            return f"{what}: an elector is named twice"
+        for elector in electors:
+            if fault := _elector_fault(elector):
+                return f"{what}: {fault}"
+    return ""
+
+
+def _elector_fault(elector: Elector) -> str:
+    if not _NAME.fullmatch(elector.name):
+        return f"{elector.name[:80]!r} is no name of a node"
+    try:
+        IPv4Address(elector.host)
+    except ValueError:
+        return f"{elector.name}: {elector.host[:80]!r} is no IPv4 address"
+    if not 0 <= elector.memory <= _MEMORY_MAX:
+        return f"{elector.name}: the memory is no number of 64 bits"
+    return ""
 
 
 def size_for(agents: int) -> int:

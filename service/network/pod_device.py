@@ -54,7 +54,10 @@ def locate_pods(ipr: Any, pod_ips: Iterable[IPv4Address], uplinks: Iterable[str]
     if not bridged:
         return PodDevices(devices, ())
     ports, pending = _bridge_ports(ipr, bridged, provoke)
-    allowed = {pod_ip: port for pod_ip, port in ports.items() if interfaces[port].name not in foreign}
+    # The dumps are taken one after the other: a port that came in between is found at the next look.
+    allowed = {
+        pod_ip: port for pod_ip, port in ports.items() if port in interfaces and interfaces[port].name not in foreign
+    }
     return PodDevices(devices | allowed, pending)
 
 

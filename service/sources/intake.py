@@ -4,7 +4,7 @@ import logging
 
 from service.gateway.inventory import Inventory
 from service.model.errors import ObjectError
-from service.model.objects import Change, Errors, Synced
+from service.model.objects import Change, Delete, Errors, ObjectKey, Synced, Upsert
 from service.policy.index import PolicyDelta, PolicyIndex
 from service.settings import DatapathSettings
 
@@ -21,16 +21,37 @@ class Intake:
         """Objects refused at present."""
         self.is_synced = False
         """Everything has been told once; until then, absence means nothing."""
+        self._known: dict[ObjectKey, None] = {}
+        self._missed: dict[ObjectKey, None] = {}
+        """Told by an earlier source, and not yet by this one."""
+
+    def begin_again(self) -> None:
+        """A source tells everything anew, after one was lost: what it does not tell until it is synced is gone."""
+        self._missed |= self._known
+        # Absence means something only for what was told before; the objects in force stay in force meanwhile.
 
     def take(self, batch: tuple[Change, ...]) -> PolicyDelta:
         """Take one batch in order; return its net effect on policies and selections."""
         for change in batch:
-            if isinstance(change, Errors):
+            if isinstance(change, Upsert):
+                self._known[change.object.key] = None
+                self._missed.pop(change.object.key, None)
+            elif isinstance(change, Delete):
+                self._known.pop(change.key, None)
+                self._missed.pop(change.key, None)
+            elif isinstance(change, Errors):
                 self._note(change.errors)
             elif isinstance(change, Synced):
                 self.is_synced = True
+                batch = (*batch, *self._take_missed())
         self.inventory.apply(batch)
         return self.index.apply(batch, pod_cidrs_known=bool(self.inventory.ranges.pods))
+
+    def _take_missed(self) -> list[Change]:
+        gone, self._missed = list(self._missed), {}
+        for key in gone:
+            del self._known[key]
+        return [Delete(key) for key in gone]
 
     def _note(self, errors: tuple[ObjectError, ...]) -> None:
         for error in errors:

@@ -66,6 +66,27 @@ class Publishing(Protocol):
         """As it is now."""
 
 
+class Kept(Protocol):
+    """Tasks that are kept running."""
+
+    def errors(self) -> dict[str, int]:
+        """How often each has failed since the start."""
+
+
+class TaskCollector(Collector):
+    """Unexpected errors that a task of this process has outlived: each is a fault to be reported."""
+
+    def __init__(self, tasks: Kept) -> None:
+        self._tasks = tasks
+
+    def collect(self) -> Iterator[Metric]:
+        """One family, a sample for each task."""
+        errors = CounterMetricFamily("egressgw_task_errors", "Unexpected errors of a task", labels=["task"])
+        for name, count in self._tasks.errors().items():
+            errors.add_metric([name], count)
+        yield errors
+
+
 class AuditCollector(Collector):
     """Audit records on their way to the disk and to Kafka."""
 

@@ -1,7 +1,9 @@
 """The read-only HTTP server of a process: health, readiness, status and metrics.
 
 Bounded against whoever connects: a limit of connections, one request on each, and a whole-life limit that also ends a
-client which sends or reads too slowly. A page is made on the loop in one go, so a slow client costs memory only.
+client which sends or reads too slowly. Where the limit is reached, the oldest connection of the host that has most
+gives way: however many idle ones a stranger opens, a probe and a command on the node find a place. A page is made on
+the loop in one go, so a slow client costs memory only.
 """
 
 import asyncio
@@ -101,11 +103,26 @@ class WebServer:
     def _accept(self) -> asyncio.Protocol:
         assert self._runner is not None
         server = self._runner.server
-        if server is None or len(server.connections) >= CONNECTIONS_MAX:
+        if server is None:
             return _Refusal()
+        if len(server.connections) >= CONNECTIONS_MAX:
+            self._make_room()
         connection = server()
         self._opened[connection] = asyncio.get_running_loop().time()
         return connection
+
+    def _make_room(self) -> None:
+        """End the oldest connection of the host that has most: each has one request, so the oldest is the idlest."""
+        by_host: dict[str, list[web.RequestHandler]] = {}
+        for connection in self._opened:
+            if connection.transport is not None and not connection.transport.is_closing():
+                host = (connection.transport.get_extra_info("peername") or ("",))[0]
+                by_host.setdefault(host, []).append(connection)
+        if by_host:
+            victim = max(by_host.values(), key=len)[0]
+            del self._opened[victim]
+            if victim.transport is not None:
+                victim.transport.abort()
 
     def _schedule_tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -138,7 +155,7 @@ class WebServer:
 
 
 class _Refusal(asyncio.Protocol):
-    """Ends a connection that is one too many."""
+    """Ends a connection that comes while the server stops."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()

@@ -22,6 +22,8 @@ def print_status(document: dict[str, Any], console: Console) -> None:
     title.append("  term ", "dim")
     title.append(plain(document.get("term")))
     console.print(title)
+    for trouble in document.get("troubles") or ():
+        console.print(Text.assemble(("trouble ", _BAD), plain(trouble)))
     for section, columns, row in (
         ("nodes", ("NODE", "STATE", "ROLE", "MORE"), _node_row),
         ("floatingIPs", ("FLOATING IP", "HOLDER", "SUCCESSOR", "TOKEN", "REASON"), _floating_ip_row),

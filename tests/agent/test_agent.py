@@ -183,3 +183,22 @@ async def test_netfilter_that_fails_is_tried_again_and_ends_nothing(tmp_path: Pa
     async with running(settings, datapath):
         await until(lambda: bool(datapath.written.get(MapName.SELECTED)), timeout_s=3 * SECOND / SECOND)
     assert len(datapath.netfilter) == 1
+
+
+async def test_an_error_that_nobody_has_thought_of_ends_one_turn_of_one_task_and_is_shown(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    errors = [KeyError(7), ValueError("max() arg is an empty sequence")]
+
+    async def pod_devices(pod_ips: object) -> dict[IPv4Address, int]:
+        if errors:
+            raise errors.pop()
+        return {IPv4Address("10.0.0.1"): 7}
+
+    datapath.pod_devices = pod_devices  # type: ignore[method-assign]
+    async with running(settings, datapath) as (agent, _):
+        await until(lambda: any("find pod devices failed" in line for line in agent.status()["troubles"]))
+        await until(lambda: len(datapath.written.get(MapName.SELECTED, {})) == 2)
+        async with aiohttp.ClientSession() as session:
+            found = await session.get(f"http://{HOST}:{settings.ports.http}/metrics")
+            metrics = await found.text()
+    assert 'egressgw_task_errors_total{task="find pod devices"} 2.0' in metrics

@@ -119,9 +119,7 @@ async def test_a_turn_that_failed_is_taken_again_and_none_is_taken_for_nothing(t
     site.know(*OBJECTS)
     site.datapath.fails = 2
     running = asyncio.create_task(site.turn.run())
-    await asyncio.sleep(5)
-    assert site.said == []
-    site.dirty.set()
+    # It begins with a turn: whoever asked for one before may have asked in vain.
     await asyncio.sleep(1)
     assert len(site.said) == 3
     assert len(site.datapath.netfilter) == 1

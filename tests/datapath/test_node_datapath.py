@@ -232,3 +232,14 @@ class _Entered:
         return self
 
     async def __aexit__(self, *_: object) -> None: ...
+
+
+async def test_without_any_uplink_the_steering_device_is_kept_and_nothing_ends(tmp_path: Path) -> None:
+    """Seen under chaos: `max()` of nothing ended the agent while both uplinks had lost their addresses."""
+    site = Site(tmp_path)
+    await site.datapath.refresh_uplinks()
+    await site.datapath.repair()
+    site.netlink.links = ()
+    assert await site.datapath.refresh_uplinks()
+    assert not await site.datapath.repair()
+    assert site.datapath.egw_ifindex == site.netlink.steering_index

@@ -374,3 +374,14 @@ async def test_a_key_of_the_wrong_size_ends_the_pool(real: BpfMap) -> None:
         async with asyncio.timeout(5):
             await pool.run()
     assert raised.group_contains(InvariantError)
+
+
+async def test_what_was_being_written_when_an_unexpected_error_came_is_written_when_run_again(target: FakeMap) -> None:
+    pool = WorkerPool({"map": target, "other": FakeMap()}, workers=1)  # type: ignore[dict-item]
+    pool.upsert("map", A, ONE)
+    target.failures = [ValueError("nobody has thought of this")]  # type: ignore[list-item]
+    with pytest.raises(ExceptionGroup):
+        await pool.run()
+    async with serving(pool):
+        await pool.drained(["map"])
+    assert target.content == {A: ONE}

@@ -110,3 +110,12 @@ def test_what_is_no_electorate_is_refused_and_changes_nothing(reader: Reader, pa
     with pytest.raises(PeerError):
         reader.book.receive(PEER, payload, send=lambda *what: reader.sent.append(what))
     assert (reader.book.known, reader.sent, reader.adopted) == (TWO, [], [])
+
+
+def test_an_offer_that_cannot_be_is_refused_and_the_one_in_force_stays() -> None:
+    """Seen: an epoch typed by hand, above 32 bits, ended every keeper of a cluster, and again at each start."""
+    adopted: list[Electorate] = []
+    book = ElectorateBook(Electorate(3, (Elector("a", "192.0.2.1"),)), adopted=adopted.append)
+    assert not book.offer(Electorate(1732800000000, (Elector("a", "192.0.2.1"),)), origin="the electorate object")
+    assert (book.known.epoch, adopted) == (3, [])
+    assert book.trouble.startswith("the electorate object: epoch 1732800000000 is not from 1 to")

@@ -166,3 +166,14 @@ async def test_who_does_not_know_what_became_of_its_change_can_read_it() -> None
         assert told[-1] == store.current
         assert store.current is not None
         assert store.current.version == "7"
+
+
+@in_virtual_time
+async def test_an_object_that_cannot_be_read_and_is_deleted_is_gone_and_no_longer_troubles() -> None:
+    server = ObjectServer()
+    async with following(server) as (store, told):
+        await server.put({"electorate": '{"epoch": 8589934592, "members": [{"name": "a", "address": "192.0.2.1"}]}'})
+        await until(lambda: "epoch 8589934592" in store.trouble)
+        await server.remove()
+        await until(lambda: bool(told) and told[-1] is None)
+        assert (store.current, store.trouble) == (None, "")

@@ -103,3 +103,12 @@ def test_the_record_can_be_read_by_an_operator(file: ElectorateFile, tmp_path: P
         "settled": False,
     }
     assert stat.S_ISREG(path.stat().st_mode)
+
+
+def test_an_electorate_on_disk_that_cannot_be_ends_nobody_and_the_disk_is_still_the_same_one(tmp_path: Path) -> None:
+    file = ElectorateFile(tmp_path)
+    poisoned = Electorate(1 << 33, (Elector("a", "192.0.2.1"),))
+    file.write(file.open(memory=7)._replace(electorate=poisoned))
+    assert ElectorateFile(tmp_path).open(memory=9) == StoredElectorate(7, NO_ELECTORATE, True)
+    configured = Electorate(1, (Elector("a", "192.0.2.1"),))
+    assert ElectorateFile(tmp_path).open_or_configure(configured, memory=9).electorate == configured

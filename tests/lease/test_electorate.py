@@ -3,9 +3,11 @@
 import pytest
 
 from service.lease.electorate import (
+    EPOCH_MAX,
     Candidate,
     Known,
     check_successor,
+    electorate_fault,
     first_electorate,
     is_in_force,
     reset,
@@ -13,6 +15,7 @@ from service.lease.electorate import (
     step,
     target,
 )
+from service.lease.electorate_message import decode_electorate_message, encode_electorate_message
 from service.model.errors import OperatorError
 from service.model.lease import Elector, Electorate
 
@@ -134,3 +137,30 @@ def test_m6_a_reset_keeps_members_only_and_asks_nobody_of_before() -> None:
     assert reset(THREE, ("a",)) == Electorate(5, (A,))
     with pytest.raises(OperatorError, match="d is no elector"):
         reset(THREE, ("a", "d"))
+
+
+@pytest.mark.parametrize(
+    ("electorate", "word"),
+    [
+        (Electorate(1 << 33, (Elector("a", "192.0.2.1"),)), "epoch"),
+        (Electorate(0, (Elector("a", "192.0.2.1"),)), "epoch"),
+        (Electorate(1, ()), "members: 0"),
+        (Electorate(1, tuple(Elector(f"n{number}", "192.0.2.1") for number in range(9))), "members: 9"),
+        (Electorate(1, (Elector("a", "192.0.2.1"), Elector("a", "192.0.2.2"))), "twice"),
+        (Electorate(1, (Elector("A" * 300, "192.0.2.1"),)), "name of a node"),
+        (Electorate(1, (Elector("a", "nowhere"),)), "IPv4"),
+        (Electorate(1, (Elector("a", "192.0.2.1", 1 << 64),)), "64 bits"),
+        (Electorate(1, (Elector("a", "192.0.2.1"),), (Elector("b", ""),)), "previous"),
+    ],
+)
+def test_an_electorate_that_does_not_fit_wire_or_disk_is_refused_with_the_reason(
+    electorate: Electorate, word: str
+) -> None:
+    assert word in electorate_fault(electorate)
+
+
+def test_whatever_is_found_sound_can_be_said_and_heard() -> None:
+    longest = tuple(Elector("n" + "x" * 61 + str(number), f"192.0.2.{number}", (1 << 64) - 1) for number in range(8))
+    for electorate in (Electorate(EPOCH_MAX, longest, longest), Electorate(1, (Elector("a", "192.0.2.1"),))):
+        assert electorate_fault(electorate) == ""
+        assert decode_electorate_message(encode_electorate_message(electorate)) == electorate

@@ -48,3 +48,23 @@ def test_synced_is_only_what_the_source_called_so() -> None:
     assert not intake.is_synced
     intake.take((Synced(),))
     assert intake.is_synced
+
+
+def test_what_a_source_that_begins_again_does_not_tell_until_it_is_synced_is_gone() -> None:
+    intake = Intake(DatapathSettings(pod_cidrs=("10.0.0.0/8",)))
+    intake.take((Upsert(gateway()), Upsert(policy("kept")), Upsert(policy("gone")), Synced()))
+    intake.begin_again()
+    intake.take((Upsert(gateway()), Upsert(policy("kept"))))
+    assert set(intake.index.policy_states()) == {policy_key("kept"), policy_key("gone")}, "absence means nothing yet"
+    intake.take((Synced(),))
+    assert set(intake.index.policy_states()) == {policy_key("kept")}
+
+
+def test_what_was_deleted_between_two_beginnings_is_not_deleted_twice() -> None:
+    intake = Intake(DatapathSettings(pod_cidrs=("10.0.0.0/8",)))
+    intake.take((Upsert(policy("gone")), Synced()))
+    intake.begin_again()
+    intake.take((Delete(policy_key("gone")), Synced()))
+    intake.begin_again()
+    intake.take((Synced(),))
+    assert dict(intake.index.policy_states()) == {}

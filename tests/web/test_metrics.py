@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 from service.audit.outbox import OutboxState
 from service.audit.publisher import PublisherState
 from service.datapath.worker_pool import PoolCounters
-from service.web.metrics import AuditCollector, DatapathCollector
+from service.web.metrics import AuditCollector, DatapathCollector, TaskCollector
 
 DISK = OutboxState(healthy=True, reason="", pending=3, written=40, lost=2, removed=5, damaged=1)
 TOPIC = PublisherState(
@@ -156,3 +156,14 @@ def test_every_family_has_a_help_line_and_counters_are_counters() -> None:
     assert set(kinds) == set(helps) == names
     assert all((kinds[name] == "counter") == name.endswith("_total") for name in names)
     assert all(helps.values())
+
+
+def test_errors_that_tasks_outlived_are_counted_for_each() -> None:
+    class Tasks:
+        def errors(self) -> dict[str, int]:
+            return {"find pod devices": 2, "repair": 0}
+
+    assert scraped(registered(TaskCollector(Tasks()))) == [
+        'egressgw_task_errors_total{task="find pod devices"} 2.0',
+        'egressgw_task_errors_total{task="repair"} 0.0',
+    ]

@@ -130,20 +130,44 @@ async def test_an_address_of_another_host_names_the_setting(provider: Provider) 
             pass
 
 
-async def test_one_connection_too_many_is_refused_and_the_others_served(
+async def connect(server: WebServer, source: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", server.port, local_addr=(source, 0))
+
+
+async def is_open(reader: asyncio.StreamReader) -> bool:
+    with contextlib.suppress(ConnectionResetError):
+        try:
+            return await asyncio.wait_for(reader.read(1), 0.05) != b""
+        except TimeoutError:
+            return True
+    return False
+
+
+async def test_however_many_idle_connections_a_stranger_opens_a_probe_is_answered(
     server: WebServer, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web_server, "CONNECTIONS_MAX", 2)
-    held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    assert await asyncio.wait_for(reader.read(), 5) == b""
-    writer.close()
-    for _, held_writer in held:
-        held_writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-    for held_reader, held_writer in held:
-        assert (await asyncio.wait_for(held_reader.read(), 5)).startswith(b"HTTP/1.1 200")
-        held_writer.close()
+    monkeypatch.setattr(web_server, "CONNECTIONS_MAX", 4)
+    idle = [await connect(server, "127.0.0.9") for _ in range(10)]
     assert (await get(client, "/healthz"))[0] == 200
+    # The newest of the stranger's are still there: it lost those that had been idle for longest.
+    open_ones = [await is_open(reader) for reader, _ in idle]
+    assert open_ones == sorted(open_ones)
+    assert 0 < sum(open_ones) <= 4
+    for _, writer in idle:
+        writer.close()
+
+
+async def test_who_has_most_connections_gives_way_and_not_who_came_first(
+    server: WebServer, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_server, "CONNECTIONS_MAX", 3)
+    first_reader, first = await connect(server, "127.0.0.7")
+    many = [await connect(server, "127.0.0.9") for _ in range(6)]
+    assert (await get(client, "/healthz"))[0] == 200
+    first.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await asyncio.wait_for(first_reader.read(), 5)).startswith(b"HTTP/1.1 200")
+    for _, writer in (*many, (first_reader, first)):
+        writer.close()
 
 
 async def test_a_client_that_sends_nothing_is_let_go(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:

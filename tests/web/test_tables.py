@@ -80,3 +80,10 @@ def test_nothing_reaches_the_terminal_that_it_would_obey() -> None:
     assert "\x1b" not in text
     assert "[red]boo[/red]" in text
     assert plain("a\tb\nc") == "a b c"
+
+
+def test_what_is_wrong_in_the_process_itself_is_shown_first() -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_status({"node": "worker1", "troubles": ["task repair failed 2 times, at last with KeyError: 7"]}, console)
+    lines = console.export_text().splitlines()
+    assert lines[1] == "trouble task repair failed 2 times, at last with KeyError: 7"

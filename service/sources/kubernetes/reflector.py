@@ -166,7 +166,7 @@ class Reflector(Generic[V]):
                 item = self._decode(raw)
                 if item is not None:
                     seen[item.identity] = None
-                    if self._known.get(item.identity) != item.value:
+                    if self._is_news(item):
                         self._known[item.identity] = item.value
                         fresh.append(item.value)
                 if len(fresh) >= _BATCH:
@@ -191,6 +191,10 @@ class Reflector(Generic[V]):
         self._is_paged = True
         self.lists += 1
         return page.metadata.version
+
+    def _is_news(self, item: Item[V]) -> bool:
+        # A value may well be None, as of an object that cannot be read: it is there all the same.
+        return item.identity not in self._known or self._known[item.identity] != item.value
 
     async def _page(self, token: str) -> _Page:
         query = self._query()
@@ -263,10 +267,11 @@ class Reflector(Generic[V]):
         version = _versioned_decoder.decode(event.object).metadata.version
         item = self._decode(event.object) if event.type in ("ADDED", "MODIFIED", "DELETED") else None
         if item is not None and event.type == "DELETED":
-            if self._known.pop(item.identity, None) is not None:
+            if item.identity in self._known:
+                del self._known[item.identity]
                 changed.upserts.pop(item.identity, None)
                 changed.deletes[item.identity] = None
-        elif item is not None and self._known.get(item.identity) != item.value:
+        elif item is not None and self._is_news(item):
             self._known[item.identity] = item.value
             changed.deletes.pop(item.identity, None)
             changed.upserts[item.identity] = item.value
