@@ -18,17 +18,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from loadtest.audit import AuditOptions, measure_audit
 from loadtest.audit import steps as audit_steps
+from loadtest.chaos.events import CATALOGUE
+from loadtest.chaos.run import ChaosOptions, RoundResult, run_chaos
+from loadtest.chaos.schedule import parse_rounds
 from loadtest.datapath import DatapathOptions, measure_datapath, steps
 from loadtest.failover import KAFKA, FailoverOptions, Kill, measure_failover
 from loadtest.report import (
     audit_document,
+    chaos_document,
     datapath_document,
     environment,
     failover_document,
     kill_line,
     print_audit,
+    print_chaos,
     print_datapath,
     print_failover,
+    print_round,
     write_json,
 )
 from service.model.errors import OperatorError, TransientError
@@ -165,6 +171,47 @@ def audit(
     _write(json_file, audit_document(result, machine), console)
 
 
+@main.command()
+@click.option("--minutes", default=4.0, show_default=True, type=click.FloatRange(0.1, 24 * 60), help="How long.")
+@click.option("--seed", type=int, help="Of the events and their moments; a random one if not given.")
+@click.option("--events", default="", metavar="NAME,...", help="Only these of the catalogue; `list` names them all.")
+@click.option("--rounds", default="", metavar="N,...", help="Only these rounds of the seed; N:EVENT one event of it.")
+@click.option("--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--name", default="chaos", show_default=True, help="Of the lab; one of that name is replaced.")
+def chaos(minutes: float, seed: int | None, events: str, rounds: str, json_file: Path | None, name: str) -> None:
+    """Let happen to a lab under traffic what happens in the field; judge by captures and the outside server."""
+    names = tuple(filter(None, events.split(",")))
+    if names == ("list",):
+        for kind, event in sorted(CATALOGUE.items()):
+            click.echo(f"{kind:22}{(event.__doc__ or '').splitlines()[0]}")
+        return
+    options = _chaos_options(minutes, seed, names, rounds, name)
+    console = _console()
+    machine = environment()
+    console.print(f"seed {options.seed}")
+    with _told(), _progress(console, len(options.rounds) or None) as (report, step):
+
+        def done(result: RoundResult) -> None:
+            print_round(result, options, console)
+            step()
+
+        result = run_chaos(options, report, done)
+    print_chaos(result, machine, console)
+    _write(json_file, chaos_document(result, machine), console)
+    if result.findings:
+        sys.exit(1)
+
+
+def _chaos_options(minutes: float, seed: int | None, names: tuple[str, ...], rounds: str, lab: str) -> ChaosOptions:
+    if unknown := [one for one in names if one not in CATALOGUE]:
+        raise click.BadParameter(f"no event {', '.join(unknown)}; `--events list` names them", param_hint="--events")
+    try:
+        chosen = parse_rounds(rounds) if rounds else ()
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--rounds") from error
+    return ChaosOptions(random.randrange(1 << 32) if seed is None else seed, minutes, names, chosen, lab)
+
+
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Tell our own errors in one line instead of a traceback."""
@@ -182,7 +229,7 @@ def _told() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(console: Console, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+def _progress(console: Console, total: int | None) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
     """(report, step): what is being done now, and one more step done."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as progress:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.audit import AuditResult
+from loadtest.chaos.run import ChaosOptions, ChaosResult, RoundResult
 from loadtest.datapath import RATIOS, VARIANTS, DatapathResult
 from loadtest.failover import FailoverResult, Kill
 from loadtest.statistics import median
@@ -222,3 +223,53 @@ def print_failover(result: FailoverResult, machine: dict[str, Any], console: Con
 
 def _milliseconds(values: dict[str, float]) -> Sequence[str]:
     return [f"{values[name]:.1f} ms" if name in values else "-" for name in ("median", "p99", "max")]
+
+
+# -- chaos --
+
+
+def chaos_document(result: ChaosResult, machine: dict[str, Any]) -> dict[str, Any]:
+    """Every round with what happened, how long calm took, and what was found."""
+    return {
+        "test": "chaos",
+        "environment": machine,
+        "options": asdict(result.options),
+        "rounds": [
+            {
+                "number": played.round.number,
+                "events": [asdict(act) for act in played.round.acts],
+                "calm_s": played.calm_s,
+                "findings": [{"promise": str(one.promise), "detail": one.detail} for one in played.findings],
+            }
+            for played in result.rounds
+        ],
+    }
+
+
+def print_round(played: RoundResult, options: ChaosOptions, console: Console) -> None:
+    """One line, and each finding with the command that plays the round again."""
+    console.print(f"{played.round}: calm after {played.calm_s:.1f} s{'' if not played.findings else ' -- NOT KEPT'}")
+    for finding in played.findings:
+        console.print(f"  {finding.promise}: {finding.detail}")
+    if played.findings:
+        events = f" --events {','.join(options.events)}" if options.events else ""
+        command = f"python -m loadtest chaos --seed {options.seed}{events} --rounds {played.round.number}"
+        console.print(f"  again: {command}")
+        if len(played.round.acts) > 1:
+            for act in played.round.acts:
+                console.print(f"  alone: {command}:{act.event}")
+
+
+def print_chaos(result: ChaosResult, machine: dict[str, Any], console: Console) -> None:
+    """How many rounds, and which promises were not kept how often."""
+    calm = sorted(played.calm_s for played in result.rounds)
+    if calm:
+        console.print(f"{len(calm)} rounds; calm again after {median(calm):.1f} s (median), {calm[-1]:.1f} s (longest)")
+    counts: dict[str, int] = {}
+    for finding in result.findings:
+        counts[str(finding.promise)] = counts.get(str(finding.promise), 0) + 1
+    for promise, count in sorted(counts.items()):
+        console.print(f"  {promise}: {count}")
+    if not counts:
+        console.print("Every promise was kept.")
+    console.print(_describe_machine(machine))

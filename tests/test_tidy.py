@@ -28,6 +28,7 @@ TOPICAL = {"cluster", "deploy", "e2e", "kafka", "kubernetes", "simulation"}
 FAMILIES = {
     "tests/audit/test_outbox_cap.py": "service/audit/outbox.py",
     "tests/audit/test_schema.py": "service/audit/schema",
+    "tests/loadtest/chaos/test_events.py": "loadtest/chaos/events",
     "tests/loadtest/test_main.py": "loadtest/__main__.py",
     **{
         f"tests/datapath/test_{name}.py": "bpf/egress_gateway.c"

@@ -1,0 +1,151 @@
+"""Whether a site is whole: every kind of flow of every pod works, every process says so, and nothing has grown."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from loadtest.chaos.client import boot_ns
+from loadtest.chaos.site import ChaosSite
+from loadtest.gateway import defect
+from service.lab.configuration import member_folder
+from service.lab.process import ProcessRecord
+from service.model.errors import OperatorError, TransientError
+
+RECENT_NS = 1_500_000_000
+"""A flow works that was answered so shortly ago."""
+KINDS = ("udp-stream", "tcp-stream", "tcp-push", "udp", "tcp", "ping")
+_POLL_S = 0.2
+_FILES_SPARE = 24
+_RSS_SPARE_KB = 40_000
+
+
+class FlowLogs:
+    """What flows say, read on from where it was read last."""
+
+    def __init__(self, site: ChaosSite) -> None:
+        self._site = site
+        self._positions: dict[str, int] = {}
+        self._last_ok: dict[tuple[str, str], int] = {}
+        self.lines: list[dict[str, object]] = []
+        """Since `begin`."""
+
+    def begin(self) -> None:
+        """Forget the lines; a round begins."""
+        self.lines = []
+
+    def read(self) -> None:
+        """Take what is new."""
+        for name in self._site.flow_names:
+            start = self._positions.get(name, 0)
+            path = self._site.flows_log(name)
+            if not path.exists():
+                continue
+            with path.open("rb") as log:
+                log.seek(start)
+                whole, newline, _ = log.read().rpartition(b"\n")
+            self._positions[name] = start + len(whole) + len(newline)
+            for text in whole.splitlines():
+                line = json.loads(text)
+                self.lines.append(line)
+                if line["what"] == "ok":
+                    self._last_ok[line["pod"], line["kind"]] = line["t"]
+
+    def broken(self, since_ns: int) -> str:
+        """A flow that has not worked since then, or does not now; empty where all do."""
+        oldest_ns = max(since_ns, boot_ns() - RECENT_NS)
+        wanted = [(self._site.word(pod), kind) for pod in self._site.lab.plan.pods for kind in KINDS]
+        wanted += [(node.name, "inbound") for node in self._site.nodes]
+        still = [key for key in wanted if self._last_ok.get(key, 0) < oldest_ns]
+        if not still:
+            return ""
+        return f"{len(still)} of {len(wanted)} flows are dead: {', '.join(f'{pod} {kind}' for pod, kind in still[:4])}"
+
+
+def unrest(site: ChaosSite, flows: FlowLogs, since_ns: int) -> str:
+    """What is not as it should be now; empty where everything is, and every flow has worked since then."""
+    flows.read()
+    if said := flows.broken(since_ns):
+        return said
+    names = tuple(node.name for node in site.nodes)
+    try:
+        for name in names:
+            if said := defect(site.status(name), names):
+                return f"{name} says: {said}"
+        statuses = [site.status(controller.name) for controller in site.lab.plan.controllers]
+    except TransientError as error:
+        return str(error)
+    leading = sum(bool(status["leading"]) for status in statuses)
+    return "" if leading == 1 else f"{leading} controllers lead"
+
+
+def wait_for_calm(site: ChaosSite, flows: FlowLogs, *, timeout_s: float) -> tuple[float, str]:
+    """(seconds from now until everything worked again, what is still wrong at the end or empty)."""
+    started_s, since_ns = time.monotonic(), boot_ns()
+    while True:
+        wrong = unrest(site, flows, since_ns)
+        taken_s = time.monotonic() - started_s
+        if not wrong or taken_s > timeout_s:
+            return taken_s, wrong
+        time.sleep(_POLL_S)
+
+
+def trouble_seen(site: ChaosSite, member: str, text: str) -> bool:
+    """Whether the member says now, anywhere in its status, something with this text."""
+    try:
+        return text.lower() in json.dumps(site.status(member)).lower()
+    except TransientError:
+        return False
+
+
+class Footprint:
+    """What a site takes of the machine: files and memory of each program, rules, filters and pins of each node."""
+
+    def __init__(self, site: ChaosSite) -> None:
+        self.rules = {node.name: _kernel_state(site, node.name) for node in site.nodes}
+        self.programs = {
+            (record.kind, record.member): _program(record)
+            for record in site.lab.state.processes
+            if record.kind in ("agent", "keeper", "controller")
+        }
+
+    def grown(self, now: "Footprint") -> Iterator[str]:
+        """What has grown since this was taken."""
+        for node, before in self.rules.items():
+            for what, count in now.rules[node].items():
+                if count != before[what]:
+                    yield f"{node}: {before[what]} {what} are {count} now"
+        for key, (files, rss_kb) in self.programs.items():
+            files_now, rss_now_kb = now.programs.get(key, (0, 0))
+            if files_now > files + _FILES_SPARE:
+                yield f"{' of '.join(key)}: {files} open files are {files_now} now"
+            if rss_now_kb > 1.5 * rss_kb + _RSS_SPARE_KB:
+                yield f"{' of '.join(key)}: {rss_kb} kB of memory are {rss_now_kb} now"
+
+
+def _program(record: ProcessRecord) -> tuple[int, int]:
+    """(open files, resident kB); zero of one that is gone."""
+    try:
+        files = len(os.listdir(f"/proc/{record.pid}/fd"))
+        status = Path(f"/proc/{record.pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0, 0
+    return files, next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), 0)
+
+
+def _kernel_state(site: ChaosSite, node: str) -> dict[str, int]:
+    def lines(*command: str) -> int:
+        try:
+            return len(site.on(node, *command).splitlines())
+        except OperatorError:
+            return -1
+
+    pins = member_folder(site.lab.folder, node) / "bpf"
+    return {
+        "ip rules": lines("ip", "rule"),
+        "routes of other tables": lines("ip", "route", "show", "table", "all", "type", "unicast"),
+        "nft chains": lines("nft", "list", "chains"),
+        "qdiscs": lines("tc", "qdisc"),
+        "pins": sum(1 for path in pins.rglob("*") if path.is_file()),
+    }

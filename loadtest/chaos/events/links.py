@@ -1,0 +1,158 @@
+"""What happens to a node's uplinks and their addresses."""
+
+import random
+
+from loadtest.chaos.event import QUIET, Cost, Event
+from loadtest.chaos.site import ChaosSite
+from service.lab.plan import ROUTER_OCTET, SECOND_UPLINK_DESTINATION, SEGMENTS, PlannedNode
+from service.lab.site import set_port_state
+
+MOVED = Cost(moves=True)
+
+
+def restore(site: ChaosSite, node: PlannedNode, lines: list[str]) -> None:
+    """Run `ip` lines of the node one by one: where another event has a device down, its own undo does the rest."""
+    for line in lines:
+        site.on(node.name, "ip", *line.split(), check=False)
+
+
+def routes(site: ChaosSite, node: PlannedNode) -> list[str]:
+    """What the node's first uplink needs beside its address, as `ip` lines; idempotent."""
+    lines = [f"route replace default via {SEGMENTS[0][ROUTER_OCTET]}"]
+    return lines + [f"route replace {other.pod_cidr} via {other.ip}" for other in site.nodes if other is not node]
+
+
+class CarrierLost(Event):
+    """A cable is pulled: the uplink has no carrier."""
+
+    name = "carrier-lost"
+    cost = MOVED
+
+    def apply(self) -> None:
+        """At the switch."""
+        self.site.on("fabric", "ip", "link", "set", self.node.port(0), "down")
+
+    def undo(self) -> None:
+        """Plugged in again."""
+        self.site.on("fabric", "ip", "link", "set", self.node.port(0), "up")
+
+    def trouble(self) -> tuple[str, str] | None:
+        """The node itself sees it."""
+        return self.node.name, "carrier"
+
+
+class SilentCut(Event):
+    """The switch forwards nothing for a port, and says nothing of it."""
+
+    name = "silent-cut"
+    cost = MOVED
+
+    def apply(self) -> None:
+        """Both segments of the node."""
+        for segment in range(len(SEGMENTS)):
+            set_port_state(self.site.lab.plan, self.node.port(segment), forwarding=False)
+
+    def undo(self) -> None:
+        """It forwards again."""
+        for segment in range(len(SEGMENTS)):
+            set_port_state(self.site.lab.plan, self.node.port(segment), forwarding=True)
+
+
+class AddressLost(Event):
+    """An uplink loses its address for a while, as a DHCP client or a bond's failover does it."""
+
+    name = "address-lost"
+    cost = MOVED
+
+    def apply(self) -> None:
+        """With it go its routes."""
+        self.site.on(self.node.name, "ip", "address", "flush", "dev", "eth0")
+
+    def undo(self) -> None:
+        """The same address, and the routes."""
+        address = f"address replace {self.node.address(0)}/24 broadcast + dev eth0"
+        restore(self.site, self.node, [address, *routes(self.site, self.node)])
+
+
+class AllUplinksVanish(Event):
+    """Both uplinks lose carrier and address at once."""
+
+    name = "no-uplink"
+    cost = MOVED
+
+    def apply(self) -> None:
+        """Devices stay, down and without addresses."""
+        for segment in range(len(SEGMENTS)):
+            self.site.on(self.node.name, "ip", "address", "flush", "dev", f"eth{segment}")
+            self.site.on(self.node.name, "ip", "link", "set", f"eth{segment}", "down")
+
+    def undo(self) -> None:
+        """Everything as it was."""
+        lines = []
+        for segment in range(len(SEGMENTS)):
+            lines.append(f"address replace {self.node.address(segment)}/24 broadcast + dev eth{segment}")
+            lines.append(f"link set eth{segment} up")
+        lines += routes(self.site, self.node)
+        lines.append(f"route replace {SECOND_UPLINK_DESTINATION} via {SEGMENTS[1][ROUTER_OCTET]}")
+        restore(self.site, self.node, lines)
+
+
+class SecondAddress(Event):
+    """An uplink gets a second address of the same subnet, and loses it."""
+
+    name = "second-address"
+    cost = QUIET
+    _address = "192.168.1.77/24"
+
+    def apply(self) -> None:
+        """Behind the first one."""
+        self.site.on(self.node.name, "ip", "address", "add", self._address, "dev", "eth0")
+
+    def undo(self) -> None:
+        """Whether or not another event has flushed it."""
+        self.site.on(self.node.name, "ip", "address", "del", self._address, "dev", "eth0", check=False)
+
+
+class MtuChanged(Event):
+    """An uplink's MTU is changed at run time."""
+
+    name = "mtu"
+
+    def apply(self) -> None:
+        """As somebody who brings an overlay in."""
+        self.site.on(self.node.name, "ip", "link", "set", "eth0", "mtu", "1400")
+
+    def undo(self) -> None:
+        """The usual."""
+        self.site.on(self.node.name, "ip", "link", "set", "eth0", "mtu", "1500")
+
+
+class MacChanged(Event):
+    """An uplink gets another MAC, as by a bond's failover."""
+
+    name = "mac"
+    cost = MOVED
+
+    def __init__(self, site: ChaosSite, chance: random.Random) -> None:
+        super().__init__(site, chance)
+        self._mac = f"02:65:67:ee:00:{self.node.octet:02x}"
+
+    def apply(self) -> None:
+        """And it says so, as the kernel does with arp_notify."""
+        self.site.on(self.node.name, "ip", "link", "set", "eth0", "address", self._mac)
+
+    def undo(self) -> None:
+        """Its own."""
+        self.site.on(self.node.name, "ip", "link", "set", "eth0", "address", self.node.mac(0))
+
+
+EVENTS: tuple[type[Event], ...] = (
+    CarrierLost,
+    SilentCut,
+    AddressLost,
+    AllUplinksVanish,
+    SecondAddress,
+    MtuChanged,
+    MacChanged,
+)
+"""Of this module."""

@@ -1,0 +1,136 @@
+"""Findings: what was seen that no event may cause. Judged by frames and by the outside server's log before all else.
+
+Nothing here asks the product who holds an address: who speaks for it on the wire is what counts.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address
+from typing import Any
+
+from loadtest.chaos.event import Cost
+from loadtest.chaos.site import ChaosSite
+from loadtest.gateway import FLOATING_IPS
+from service.lab.process import is_alive, log_tail
+from service.lab.traffic.frame import Frame
+from service.lab.traffic.leak_check import CaptureSite, is_pod_to_outside
+
+OVERLAP_NS = 200_000_000
+"""A node that spoke for an address before another did, and speaks again so shortly after, is a second speaker."""
+FINDINGS_MAX = 5
+"""Of one promise and round; the rest are counted."""
+
+
+class Promise(StrEnum):
+    """What was not kept."""
+
+    SOURCE = "wrong source"
+    LEAK = "leak"
+    SPEAKERS = "two speakers for one address"
+    ENDED = "a process ended by itself"
+    CALM = "not whole again in time"
+    SILENT = "status said nothing"
+    GROWN = "something has grown"
+    LOST = "requests lost that the event does not explain"
+    BROKEN = "connections ended that the event does not explain"
+    HARNESS = "the test itself failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One promise that was not kept in one round."""
+
+    round: int
+    promise: Promise
+    detail: str
+
+    def __str__(self) -> str:
+        return f"round {self.round}: {self.promise}: {self.detail}"
+
+
+def judge_frames(frames: Iterable[Frame], site: CaptureSite, *, selected: frozenset[IPv4Address]) -> Iterator[str]:
+    """Leaks of selected pods' packets. What others send bare after an event at the CNI's NAT is the CNI's business."""
+    nodes = {mac for macs in site.macs_of_node.values() for mac in macs}
+    for frame in frames:
+        if not is_pod_to_outside(frame, site) or frame.source not in selected:
+            continue
+        if frame.port in site.second_uplink_ports:
+            yield f"on the second uplink: {frame}"
+        elif frame.destination_mac not in nodes:
+            yield f"to a host that is no node: {frame}"
+
+
+def judge_speakers(frames: Iterable[Frame], site: CaptureSite) -> Iterator[str]:
+    """Frames, IP and ARP, from a floating IP by a node after another has begun to speak for it."""
+    began: dict[IPv4Address, tuple[str, int]] = {}
+    spoke: dict[tuple[IPv4Address, str], int] = {}
+    for frame in frames:
+        if frame.source not in site.floating_ips:
+            continue
+        if frame.port in site.second_uplink_ports:
+            yield f"on the second uplink: {frame}"
+            continue
+        node = site.node_of_port.get(frame.port)
+        if node is None:
+            # The router forwards nothing inwards from a floating IP; a stranger who takes one is no node.
+            continue
+        speaker, since_ns = began.get(frame.source, ("", 0))
+        if speaker and speaker != node:
+            last_ns = spoke.get((frame.source, node))
+            if last_ns is not None and last_ns <= since_ns and frame.time_ns - since_ns < OVERLAP_NS:
+                late_ms = (frame.time_ns - since_ns) / 1e6
+                yield f"{node} spoke {late_ms:.1f} ms after {speaker} had begun: {frame}"
+                continue
+        if speaker != node:
+            began[frame.source] = (node, frame.time_ns)
+        spoke[frame.source, node] = frame.time_ns
+
+
+def judge_calls(calls: Iterable[Mapping[str, Any]], site: ChaosSite, *, may_be_bare: bool) -> Iterator[str]:
+    """Calls whose source is not the one that was due at that moment."""
+    for call in calls:
+        payload, source = str(call["payload"]), str(call["source"])
+        pod = site.pod_of(payload.partition(":")[0])
+        if pod is not None:
+            allowed = site.allowed_sources(pod, call["time_ns"])
+            if may_be_bare and pod.role != "frontend":
+                allowed.add(str(pod.ip))
+            if source not in allowed:
+                yield f"{pod.full_name} ({payload}) was seen as {source}, not {' or '.join(sorted(allowed))}"
+        elif payload == "forged" and source in FLOATING_IPS:
+            yield f"a forged datagram left with {source}"
+
+
+def judge_processes(site: ChaosSite) -> Iterator[str]:
+    """Programs that run no more and that no event has ended."""
+    for record in site.lab.state.processes:
+        is_watched = record.kind in ("agent", "keeper", "controller", "client", "far-end", "outside")
+        if is_watched and (record.kind, record.member) not in site.ended and not is_alive(record):
+            yield f"{record.kind} of {record.member} (pid {record.pid}):\n{log_tail(record)}"
+
+
+def judge_flows(lines: Sequence[Mapping[str, Any]], cost: Cost) -> Iterator[tuple[Promise, str]]:
+    """Losses and breaks in a round whose events cost none."""
+    for what, is_allowed, promise in (("lost", cost.loses, Promise.LOST), ("broken", cost.breaks, Promise.BROKEN)):
+        if is_allowed:
+            continue
+        counts = Counter(f"{line['kind']} of {line['pod']}" for line in lines if line["what"] == what)
+        if counts:
+            told = ", ".join(f"{number} {whose}" for whose, number in sorted(counts.items())[:FINDINGS_MAX])
+            yield promise, f"{counts.total()} in {len(counts)} flows: {told}"
+
+
+def limited(number: int, promise: Promise, details: Iterable[str]) -> list[Finding]:
+    """The first few, and how many there were."""
+    found: list[Finding] = []
+    further = 0
+    for detail in details:
+        if len(found) < FINDINGS_MAX:
+            found.append(Finding(number, promise, detail))
+        else:
+            further += 1
+    if further:
+        found.append(Finding(number, promise, f"and {further} more"))
+    return found

@@ -1,0 +1,199 @@
+"""The lab under chaos: the usual three nodes with traffic in every pod, and what is expected of whom at each moment."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loadtest.chaos.client import SERVED_PORT, boot_ns
+from loadtest.chaos.outside import INBOUND_PORT, PUSH_PORT
+from loadtest.gateway import FLOATING_IPS, OUTSIDE
+from service.lab.lab import Lab
+from service.lab.manifest import apply_manifest, write_manifest
+from service.lab.namespace import nft, run
+from service.lab.plan import TCP_PORT, UDP_PORT, PlannedController, PlannedNode, PlannedPod
+from service.lab.process import ProcessRecord, is_alive, respawn, send_signal, wait_for_end
+from service.lab.site import masquerade_ruleset
+from service.lab.status import fetch_json
+
+SETTLED_S = 4.0
+"""After an object has changed, either of the two sources may be seen for so long."""
+POLICY_FILE, GATEWAY_FILE = "chaos-policy.yaml", "chaos-gateway.yaml"
+API_VERSION = "networking.gke.io/v1alpha1"
+DESTINATIONS = ("8.8.8.0/24",)
+
+
+@dataclass(slots=True)
+class Expectation:
+    """Which source the outside server may see of a selected pod, and since when."""
+
+    since_ns: int
+    source: str
+    """Empty: that of its node, since no policy is in force."""
+
+
+@dataclass
+class ChaosSite:
+    """What events act on and the judge asks. Owns no process: all are the lab's."""
+
+    lab: Lab
+    expectations: list[Expectation] = field(default_factory=list)
+    ended: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Programs that an event has ended, by (kind, member), with the event's name: the others may not end."""
+
+    # -- who is who --
+
+    @property
+    def nodes(self) -> tuple[PlannedNode, ...]:
+        """All of them, the control-plane node first."""
+        return self.lab.plan.nodes
+
+    @property
+    def selected(self) -> tuple[PlannedPod, ...]:
+        """Pods that the policy selects."""
+        return tuple(pod for pod in self.lab.plan.pods if pod.role == "frontend")
+
+    def word(self, pod: PlannedPod) -> str:
+        """The short name that a pod's requests begin with."""
+        return f"p{self.lab.plan.pods.index(pod)}"
+
+    def pod_of(self, word: str) -> PlannedPod | None:
+        """The pod of that short name."""
+        number = word.removeprefix("p")
+        return self.lab.plan.pods[int(number)] if number.isdigit() and int(number) < len(self.lab.plan.pods) else None
+
+    def flows_log(self, name: str) -> Path:
+        """Where a pod's client (or `outside`) says what came of its flows."""
+        return self.lab.folder / f"flows-{name}.log"
+
+    @property
+    def push_log(self) -> Path:
+        """Whom the outside end pushed to."""
+        return self.lab.folder / "push.log"
+
+    # -- objects --
+
+    def apply_policy(self, source: str | None = FLOATING_IPS[0], destinations: tuple[str, ...] = DESTINATIONS) -> None:
+        """Put the policy into force, or with None remove it; what is expected of the pods changes with it."""
+        if source is None:
+            (self.lab.manifests / POLICY_FILE).unlink(missing_ok=True)
+        else:
+            apply_manifest(self.lab.manifests, POLICY_FILE, [policy(source, destinations)])
+        if not self.expectations or self.expectations[-1].source != (source or ""):
+            self.expectations.append(Expectation(boot_ns(), source or ""))
+
+    def apply_gateway(self, *floating_ips: str) -> None:
+        """List these addresses, and no others."""
+        document = {
+            "apiVersion": API_VERSION,
+            "kind": "AnthosNetworkGateway",
+            "metadata": {"namespace": "kube-system", "name": "default"},
+            "spec": {"floatingIPs": list(floating_ips or FLOATING_IPS)},
+        }
+        apply_manifest(self.lab.manifests, GATEWAY_FILE, [document])
+
+    def write_file(self, name: str, text: str) -> None:
+        """Any file among the manifests."""
+        write_manifest(self.lab.manifests, name, text)
+
+    def allowed_sources(self, pod: PlannedPod, at_ns: int) -> set[str]:
+        """What the outside server may see of the pod then, at a destination that the policy names."""
+        node = str(self.lab.node(pod.node).ip)
+        if pod.role != "frontend":
+            return {node}
+        allowed = set()
+        for index, expectation in enumerate(self.expectations):
+            following = self.expectations[index + 1].since_ns if index + 1 < len(self.expectations) else None
+            if expectation.since_ns <= at_ns and (following is None or at_ns < following + SETTLED_S * 1e9):
+                allowed.add(expectation.source or node)
+        return allowed
+
+    # -- nodes --
+
+    def on(self, place: str, *command: str, check: bool = True) -> str:
+        """Run a command in the network of a node or other place of the lab. Raises OperatorError where it fails."""
+        return run(self.lab.enter(place, *command), check=check)
+
+    def restore_cni(self, node: PlannedNode) -> None:
+        """What a CNI's agent puts back when somebody has flushed the ruleset."""
+        nft(node.netns, "table ip cni\ndelete table ip cni\n" + masquerade_ruleset(node))
+        nft(node.netns, inbound_ruleset(node))
+
+    # -- programs --
+
+    def records(self, member: str, kind: str = "") -> list[ProcessRecord]:
+        """A member's programs, or the one of that kind."""
+        found = [record for record in self.lab.state.processes if record.member == member]
+        return [record for record in found if kind in ("", record.kind)]
+
+    def end(self, record: ProcessRecord, number: int, cause: str) -> None:
+        """Send a signal that ends the program, and wait until it has."""
+        self.ended[record.kind, record.member] = cause
+        send_signal(record, number)
+        wait_for_end([record], 10.0)
+
+    def restart(self, member: str) -> None:
+        """Start what is dead of a member's programs."""
+        for record in self.records(member):
+            if (record.kind, record.member) in self.ended and not is_alive(record):
+                self.lab.remember(respawn(record))
+                del self.ended[record.kind, record.member]
+
+    def status(self, member: str) -> dict[str, Any]:
+        """What an agent or controller says. Raises TransientError where it does not answer."""
+        plan = self.lab.plan
+        members: tuple[PlannedNode | PlannedController, ...] = (*plan.nodes, *plan.controllers)
+        found = next(one for one in members if one.name == member)
+        return fetch_json(found.netns, str(found.ip), "/v1/status")
+
+    # -- traffic --
+
+    def start_traffic(self) -> None:
+        """A client in each pod, the far end that speaks by itself, and a port of each node that leads to a pod."""
+        for node in self.nodes:
+            nft(node.netns, inbound_ruleset(node))
+        nodes = [f"--node={node.name}={node.ip}" for node in self.nodes]
+        logs = ("--log", str(self.push_log), "--flows", str(self.flows_log("outside")))
+        module = "loadtest.chaos.outside"
+        self.lab.start("far-end", "outside", self.lab.plan.outside, module, *logs, "--source", OUTSIDE, *nodes)
+        for pod in self.lab.plan.pods:
+            self.start_client(pod)
+
+    def start_client(self, pod: PlannedPod) -> None:
+        """Start the traffic of one pod."""
+        word = self.word(pod)
+        ports = ("--tcp-port", str(TCP_PORT), "--udp-port", str(UDP_PORT), "--push-port", str(PUSH_PORT))
+        arguments = ("--pod", word, "--destination", OUTSIDE, "--log", str(self.flows_log(word)), *ports)
+        self.lab.start("client", word, pod.netns, "loadtest.chaos.client", *arguments)
+
+    @property
+    def flow_names(self) -> tuple[str, ...]:
+        """Whose flows there are: every pod, and `outside`."""
+        return (*(self.word(pod) for pod in self.lab.plan.pods), "outside")
+
+
+def policy(source: str, destinations: tuple[str, ...]) -> dict[str, Any]:
+    """The policy of the frontends of alice and paul."""
+    pods = {"matchLabels": {"role": "frontend"}}
+    users = ("alice", "paul")
+    rules = [{"namespaceSelector": {"matchLabels": {"user": user}}, "podSelector": pods} for user in users]
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "EgressNATPolicy",
+        "metadata": {"name": "chaos"},
+        "spec": {"egress": rules, "destinationCIDRs": list(destinations), "egressSourceIP": source},
+    }
+
+
+def inbound_ruleset(node: PlannedNode) -> str:
+    """A port of the node that leads to its last pod, as a NodePort does; idempotent."""
+    pod = node.pods[-1]
+    return f"""
+table ip nodeport
+delete table ip nodeport
+table ip nodeport {{
+  chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+    ip daddr {node.ip} tcp dport {INBOUND_PORT} dnat to {pod.ip}:{SERVED_PORT}
+  }}
+}}
+"""

@@ -1,0 +1,92 @@
+"""When a site is whole again, from what its flows say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest.chaos import calm, client
+from loadtest.chaos.calm import KINDS, RECENT_NS, FlowLogs, Footprint
+from loadtest.chaos.site import ChaosSite
+from service.lab.lab import Lab
+from service.lab.plan import LabOptions
+from service.lab.state import LabState
+
+NOW_NS = 100_000_000_000
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ChaosSite:
+    lab = Lab(LabState(options=LabOptions(name="unbuilt"), host_settings={}))
+    lab.folder = tmp_path
+    monkeypatch.setattr(calm, "boot_ns", lambda: NOW_NS)
+    return ChaosSite(lab)
+
+
+def say(site: ChaosSite, name: str, *lines: dict[str, Any]) -> None:
+    with site.flows_log(name).open("a", encoding="utf-8") as log:
+        log.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def all_well(site: ChaosSite, at_ns: int) -> None:
+    for pod in site.lab.plan.pods:
+        word = site.word(pod)
+        say(site, word, *({"t": at_ns, "pod": word, "kind": kind, "what": "ok"} for kind in KINDS))
+    say(site, "outside", *({"t": at_ns, "pod": one.name, "kind": "inbound", "what": "ok"} for one in site.nodes))
+
+
+def test_a_site_is_whole_when_each_flow_of_each_pod_has_worked_since_and_lately(site: ChaosSite) -> None:
+    flows = FlowLogs(site)
+    flows.read()
+    assert flows.broken(0).startswith("57 of 57 flows are dead: p0 udp-stream, ")
+    all_well(site, NOW_NS - RECENT_NS // 2)
+    flows.read()
+    assert flows.broken(0) == ""
+    assert flows.broken(NOW_NS - 1) != "", "what worked before the event ended proves nothing"
+
+
+def test_what_worked_too_long_ago_does_not_work_now(site: ChaosSite) -> None:
+    flows = FlowLogs(site)
+    all_well(site, NOW_NS - RECENT_NS - 1)
+    flows.read()
+    assert flows.broken(0) != ""
+
+
+def test_lines_are_read_once_and_half_a_line_later(site: ChaosSite) -> None:
+    flows = FlowLogs(site)
+    flows.begin()
+    text = json.dumps({"t": 1, "pod": "p0", "kind": "udp", "what": "lost"}) + "\n"
+    with site.flows_log("p0").open("a", encoding="utf-8") as log:
+        log.write(text + text[:9])
+    flows.read()
+    flows.read()
+    assert len(flows.lines) == 1
+    with site.flows_log("p0").open("a", encoding="utf-8") as log:
+        log.write(text[9:])
+    flows.read()
+    assert len(flows.lines) == 2
+    flows.begin()
+    assert flows.lines == []
+
+
+def footprint(rules: int, files: int, rss_kb: int) -> Footprint:
+    taken = Footprint.__new__(Footprint)
+    taken.rules = {"worker1": {"ip rules": rules}}
+    taken.programs = {("agent", "worker1"): (files, rss_kb)}
+    return taken
+
+
+def test_rules_must_be_as_many_as_before_and_files_and_memory_not_much_more() -> None:
+    before = footprint(5, 60, 100_000)
+    assert list(before.grown(footprint(5, 70, 120_000))) == []
+    assert list(before.grown(footprint(6, 60, 100_000))) == ["worker1: 5 ip rules are 6 now"]
+    grown = list(before.grown(footprint(5, 600, 900_000)))
+    assert [line.split(":")[0] for line in grown] == ["agent of worker1", "agent of worker1"]
+
+
+def test_an_echo_request_has_a_sound_checksum() -> None:
+    packet = client._echo_request(b"p0:ping:1")
+    padded = packet + b"\0" * (len(packet) % 2)
+    total = sum(int.from_bytes(padded[at : at + 2], "big") for at in range(0, len(padded), 2))
+    assert (total & 0xFFFF) + (total >> 16) == 0xFFFF

@@ -1,0 +1,164 @@
+"""Events choose by their seed, and undo what they do; on a site that keeps the commands instead of running them."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest.chaos import outside
+from loadtest.chaos.event import Event
+from loadtest.chaos.events import CATALOGUE, links, netfilter, objects, pods, processes, segment, strangers
+from loadtest.chaos.site import POLICY_FILE, ChaosSite
+from loadtest.gateway import FLOATING_IPS
+from service.lab.lab import Lab
+from service.lab.plan import LabOptions
+from service.lab.process import ProcessRecord
+from service.lab.state import LabState
+
+MODULES = (links, netfilter, objects, pods, processes, segment, strangers)
+
+
+class Site(ChaosSite):
+    """Nothing is run: what would be is in `commands`, where it would be in front."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Lab(LabState(options=LabOptions(name="unbuilt"), host_settings={})))
+        self.lab.folder = folder
+        (folder / "manifests").mkdir()
+        self.commands: list[tuple[str, ...]] = []
+        self.ended_ones: list[tuple[str, str]] = []
+
+    def on(self, place: str, *command: str, check: bool = True) -> str:
+        self.commands.append((place, *command))
+        return ""
+
+    def records(self, member: str, kind: str = "") -> list[ProcessRecord]:
+        return [ProcessRecord(kind, member, "", (), "", "", 1, 1)]
+
+    def end(self, record: ProcessRecord, number: int, cause: str) -> None:
+        self.ended_ones.append((record.kind, record.member))
+
+    def restart(self, member: str) -> None:
+        self.commands.append((member, "restart"))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def made(site: Site, kind: type[Event], seed: int = 3) -> Event:
+    return kind(site, random.Random(seed))
+
+
+def played(site: Site, kind: type[Event]) -> list[tuple[str, ...]]:
+    event = made(site, kind)
+    event.apply()
+    event.undo()
+    return site.commands
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_the_same_seed_hurts_the_same_ones(site: Site, name: str) -> None:
+    first, again = made(site, CATALOGUE[name]), made(site, CATALOGUE[name])
+    assert first.node == again.node
+    assert {made(site, CATALOGUE[name], seed).node.name for seed in range(40)} == {node.name for node in site.nodes}
+
+
+def test_every_event_of_every_module_is_in_the_catalogue_under_a_name_of_its_own() -> None:
+    events = [event for module in MODULES for event in module.EVENTS]
+    assert len(events) == len(CATALOGUE) >= 40
+
+
+@pytest.mark.parametrize(
+    ("kind", "done", "undone"),
+    [
+        (links.CarrierLost, "down", "up"),
+        (links.MtuChanged, "1400", "1500"),
+        (links.SecondAddress, "add", "del"),
+        (netfilter.ForwardDenied, "add table ip chaos", "delete table ip chaos"),
+        (netfilter.InvalidDropped, "add table ip strict", "delete table ip strict"),
+        (segment.SwitchForgets, "fdb_flush", "fdb_flush"),
+    ],
+)
+def test_what_is_done_at_a_place_is_undone_there(site: Site, kind: type[Event], done: str, undone: str) -> None:
+    first, *_, last = played(site, kind)
+    assert done in " ".join(first)
+    assert undone in " ".join(last)
+    assert first[0] == last[0]
+
+
+@pytest.mark.parametrize("kind", [links.AddressLost, links.AllUplinksVanish])
+def test_an_uplink_gets_its_own_address_and_its_routes_back(site: Site, kind: type[Event]) -> None:
+    event = made(site, kind)
+    commands = [" ".join(command) for command in played(site, kind)]
+    assert any(f"address replace {event.node.address(0)}/24" in command for command in commands)
+    assert sum("route replace" in command for command in commands) >= 3
+
+
+def test_a_mac_is_another_one_and_then_its_own_again(site: Site) -> None:
+    event = made(site, links.MacChanged)
+    (*_, other), (*_, own) = played(site, links.MacChanged)
+    assert own == event.node.mac(0) != other
+
+
+@pytest.mark.parametrize("kind", [kind for kind in processes.EVENTS if kind.name.startswith(("kill", "restart"))])
+def test_who_is_killed_is_started_again(site: Site, kind: type[Event]) -> None:
+    played(site, kind)
+    killed = {member for _, member in site.ended_ones}
+    assert killed
+    assert killed == {place for place, *command in site.commands if command == ["restart"]}
+
+
+def policy_text(site: Site) -> str:
+    path = site.lab.manifests / POLICY_FILE
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_seen"),
+    [
+        (objects.UnrelatedCidr, lambda text: "198.51.100.0/24" in text),
+        (objects.PolicyAddressChanged, lambda text: FLOATING_IPS[1] in text),
+        (objects.PolicyRemoved, lambda text: text == ""),
+        (objects.ManyCidrs, lambda text: text.count("198.18.") == 250),
+    ],
+)
+def test_a_policy_is_edited_and_then_as_it_was(site: Site, kind: type[Event], is_seen: Callable[[str], bool]) -> None:
+    site.apply_policy()
+    before = policy_text(site)
+    event = made(site, kind)
+    event.apply()
+    assert is_seen(policy_text(site))
+    event.undo()
+    assert policy_text(site) == before
+
+
+def test_an_edit_changes_what_is_expected_of_pods_only_where_the_source_is_another(site: Site) -> None:
+    site.apply_policy()
+    for kind in (objects.UnrelatedCidr, objects.PolicyAddressChanged):
+        event = made(site, kind)
+        event.apply()
+        event.undo()
+    assert [one.source for one in site.expectations] == [FLOATING_IPS[0], FLOATING_IPS[1], FLOATING_IPS[0]]
+
+
+def test_bad_files_are_taken_away_again(site: Site) -> None:
+    event = made(site, objects.BrokenFile)
+    event.apply()
+    assert {path.name for path in site.lab.manifests.glob("*.yaml")} == {"broken.yaml", "nonsense.yaml"}
+    event.undo()
+    event.undo()
+    assert list(site.lab.manifests.glob("*.yaml")) == []
+
+
+def test_a_majority_that_is_lost_leaves_one_to_say_so(site: Site) -> None:
+    event: Any = made(site, processes.MajorityLost)
+    assert event.trouble() == (event.node.name, "majority")
+    assert {record.member for record in event.victims()} == {node.name for node in site.nodes} - {event.node.name}
+
+
+def test_the_far_end_has_ports_that_nobody_else_of_the_lab_has() -> None:
+    assert len({outside.PUSH_PORT, outside.INBOUND_PORT, 8080, 8081, 9642}) == 5

@@ -1,0 +1,110 @@
+"""What the judge of chaos finds in frames, calls and flows."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+from loadtest.chaos.client import SERVED_PORT
+from loadtest.chaos.event import QUIET, Cost
+from loadtest.chaos.judge import OVERLAP_NS, Promise, judge_calls, judge_flows, judge_frames, judge_speakers, limited
+from loadtest.chaos.site import SETTLED_S, ChaosSite, Expectation, inbound_ruleset
+from loadtest.gateway import FLOATING_IPS
+from service.lab.capture_site import capture_site
+from service.lab.lab import Lab
+from service.lab.plan import LabOptions
+from service.lab.state import LabState
+from service.lab.traffic.frame import ETH_IPV4, Frame
+
+SECOND = 1_000_000_000
+SITE = ChaosSite(Lab(LabState(options=LabOptions(name="unbuilt"), host_settings={})))
+CAPTURE = capture_site(SITE.lab.plan, FLOATING_IPS)
+POD = SITE.selected[0]
+ROUTER = bytes.fromhex("026567000001")
+
+
+def frame(source: str, port: str, *, at_ms: int = 0, destination_mac: bytes = ROUTER) -> Frame:
+    address = IPv4Address(source)
+    return Frame(at_ms * 1_000_000, port, bytes(6), destination_mac, ETH_IPV4, address, IPv4Address("8.8.8.8"), 17)
+
+
+def spoken(*said: tuple[str, int]) -> list[Frame]:
+    return [frame(FLOATING_IPS[0], port, at_ms=at_ms) for port, at_ms in said]
+
+
+def test_a_node_that_speaks_again_just_after_the_next_one_is_a_second_speaker() -> None:
+    found = list(judge_speakers(spoken(("worker1-0", 0), ("worker2-0", 100), ("worker1-0", 103)), CAPTURE))
+    assert len(found) == 1
+    assert "worker1 spoke 3.0 ms after worker2 had begun" in found[0]
+
+
+def test_an_address_that_moves_and_comes_back_later_has_one_speaker_at_a_time() -> None:
+    later_ms = 100 + OVERLAP_NS // 1_000_000
+    moved = spoken(("worker1-0", 0), ("worker2-0", 100), ("worker2-0", 150), ("worker1-0", later_ms))
+    assert list(judge_speakers(moved, CAPTURE)) == []
+
+
+def test_a_floating_ip_on_the_second_uplink_is_told() -> None:
+    assert "second uplink" in next(judge_speakers(spoken(("worker1-1", 0)), CAPTURE))
+
+
+def test_a_selected_pods_bare_packet_may_go_to_nodes_alone() -> None:
+    gateway = bytes.fromhex(SITE.nodes[1].mac(0).replace(":", ""))
+    selected = frozenset({POD.ip})
+
+    def leaks(one: Frame) -> list[str]:
+        return list(judge_frames([one], CAPTURE, selected=selected))
+
+    assert leaks(frame(str(POD.ip), "control1-0", destination_mac=gateway)) == []
+    assert "no node" in leaks(frame(str(POD.ip), "control1-0"))[0]
+    assert "second uplink" in leaks(frame(str(POD.ip), "control1-1", destination_mac=gateway))[0]
+    other = next(pod for pod in SITE.lab.plan.pods if pod not in SITE.selected)
+    assert leaks(frame(str(other.ip), "control1-0")) == []
+
+
+def call(source: str, at_ns: int, payload: str = "p0:udp:1") -> dict[str, object]:
+    return {"payload": payload, "source": source, "time_ns": at_ns}
+
+
+def test_a_call_must_have_the_source_that_is_due_or_just_was() -> None:
+    first, second = FLOATING_IPS[:2]
+    site = replace(SITE, expectations=[Expectation(0, first), Expectation(10 * SECOND, second)])
+
+    def wrong(source: str, at_s: float, *, may_be_bare: bool = False) -> list[str]:
+        return list(judge_calls([call(source, int(at_s * SECOND))], site, may_be_bare=may_be_bare))
+
+    assert wrong(first, 5) == wrong(first, 10 + SETTLED_S / 2) == wrong(second, 11) == []
+    assert "was seen as 192.168.1.101" in wrong(second, 5)[0]
+    assert wrong(first, 11 + SETTLED_S)
+    assert wrong(str(POD.ip), 11, may_be_bare=True), "a selected pod never leaves bare"
+
+
+def test_a_pod_that_no_policy_selects_is_seen_as_its_node_and_bare_only_without_masquerade() -> None:
+    other = next(pod for pod in SITE.lab.plan.pods if pod not in SITE.selected)
+    word = f"{SITE.word(other)}:tcp:4"
+    node = str(SITE.lab.node(other.node).ip)
+    assert list(judge_calls([call(node, 5, word)], SITE, may_be_bare=False)) == []
+    assert list(judge_calls([call(str(other.ip), 5, word)], SITE, may_be_bare=False))
+    assert list(judge_calls([call(str(other.ip), 5, word)], SITE, may_be_bare=True)) == []
+
+
+def test_a_forged_datagram_that_leaves_with_a_floating_ip_is_told() -> None:
+    assert list(judge_calls([call(FLOATING_IPS[2], 5, "forged")], SITE, may_be_bare=False))
+    assert list(judge_calls([call("10.99.1.1", 5, "forged")], SITE, may_be_bare=False)) == []
+
+
+def test_losses_are_told_where_the_event_costs_none() -> None:
+    lines = [{"pod": "p1", "kind": "udp", "what": what, "t": 0} for what in ("lost", "ok", "lost", "broken")]
+    found = dict(judge_flows(lines, QUIET))
+    assert found[Promise.LOST].startswith("2 in 1 flows: 2 udp of p1")
+    assert set(found) == {Promise.LOST, Promise.BROKEN}
+    assert dict(judge_flows(lines, Cost())) == {}
+
+
+def test_a_flood_of_findings_is_counted_and_not_printed() -> None:
+    found = limited(3, Promise.LEAK, (f"frame {number}" for number in range(20)))
+    assert [str(one) for one in found][-1] == "round 3: leak: and 15 more"
+    assert len(found) == 6
+
+
+def test_the_port_of_a_node_leads_to_its_last_pod() -> None:
+    node = SITE.nodes[1]
+    assert f"dnat to {node.pods[-1].ip}:{SERVED_PORT}" in inbound_ruleset(node)
