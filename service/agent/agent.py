@@ -42,8 +42,9 @@ from service.settings import Settings
 from service.sources.intake import Intake
 from service.sources.source import ObjectSource, open_source
 from service.version import VERSION
-from service.web.metrics import AuditCollector, DatapathCollector, TaskCollector
+from service.web.metrics import AuditCollector, DatapathCollector, RefusalCollector, TaskCollector
 from service.web.server import WebServer
+from service.wire import refusals
 from service.wire.cluster_view import ClusterView
 from service.wire.keeper_link import KeeperLink
 
@@ -94,6 +95,7 @@ class Agent:
         self._neighbours = Neighbours(
             settings, self._cluster, self._reconciler, start_id=start_id, clock=boot_ns, changed=self._dirty.set
         )
+        self._refusals = self._cluster.socket.refusals, self._neighbours.socket.refusals
         self._make_holdings()
         self._make_turn()
 
@@ -181,6 +183,7 @@ class Agent:
         registry.register(DatapathCollector(self._datapath, self._holdings))
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
+        registry.register(RefusalCollector(self._refusals))
         await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
         self.recorder.started(VERSION)
 
@@ -230,7 +233,7 @@ class Agent:
             datapath=self._datapath,
             held=self._holdings.held,
             report=self._living_report(),
-            troubles=self._tasks.troubles(),
+            troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
             outbox=self._outbox,
             publisher=self._publisher,
         )

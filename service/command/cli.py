@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,6 +18,10 @@ from service.command.console import console, print_json
 from service.command.electors import electors
 from service.model.errors import ObjectError, OperatorError, TransientError
 from service.version import VERSION
+
+if TYPE_CHECKING:
+    # Loaded where a command needs it: the short ones start fast.
+    from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +125,20 @@ def uninstall(config: str, purge: bool) -> None:
     click.echo(f"{settings.node}: programs, rules, devices and pins are removed")
 
 
+def _introduction(name: str, settings: "Settings") -> str:
+    """Who this process is. Members that cannot hear each other differ in one of these."""
+    from service.wire.envelope import key_id
+
+    keyring = settings.keys()
+    keys = ", ".join(key_id(key).hex() for key in keyring)
+    electors = "chosen by the controllers" if settings.electors == "auto" else f"of epoch {settings.electorate.epoch}"
+    return (
+        f"{name} {VERSION} of node {settings.node}, cluster {settings.cluster}, at {settings.bind_address}: "
+        f"gossip port {settings.ports.gossip}, objects from {settings.source}, lease profile {settings.lease.profile}, "
+        f"electors {electors}, keys {keys}"
+    )
+
+
 def _run_process(name: str, *, config: str, log_format: str, log_level: str, **overrides: Any) -> None:
     from service.host.log import configure_logging
     from service.host.signals import run_until_signalled
@@ -129,6 +147,7 @@ def _run_process(name: str, *, config: str, log_format: str, log_level: str, **o
     configure_logging(log_format=log_format, level=log_level)
     settings = load_settings(config, overrides)
     module = _import(f"service.{name}.{name}", f"the {name}")
+    log.info("%s", _introduction(name, settings))
     try:
         run_until_signalled(lambda: module.run(settings))
     except Exception as error:

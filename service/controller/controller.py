@@ -33,8 +33,9 @@ from service.settings import Settings
 from service.sources.intake import Intake
 from service.sources.source import Source, open_source
 from service.version import VERSION
-from service.web.metrics import AuditCollector, TaskCollector
+from service.web.metrics import AuditCollector, RefusalCollector, TaskCollector
 from service.web.server import WebServer
+from service.wire import refusals
 from service.wire.cluster_view import ClusterView
 
 _COALESCE_S = 0.005
@@ -89,6 +90,7 @@ class Controller:
             clock=boot_ns,
         )
         self._office = self._electors.office
+        self._refusals = self._cluster.socket.refusals, *self._electors.refusals
         self._knowledge = Knowledge(
             self._intake,
             self._cluster,
@@ -110,6 +112,7 @@ class Controller:
         registry = CollectorRegistry()
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
+        registry.register(RefusalCollector(self._refusals))
         await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
 
     async def serve(self) -> None:
@@ -152,7 +155,7 @@ class Controller:
             source=self._source,
             holders=self._knowledge.holders(),
             office=self._office,
-            troubles=self._tasks.troubles(),
+            troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
             outbox=self._outbox,
             publisher=self._publisher,
         )

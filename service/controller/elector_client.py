@@ -66,6 +66,7 @@ class ElectorClient:
         pumps = self.holder_pump, self.observer_pump, self.office.pump
         for socket, pump in zip(self._sockets, pumps, strict=True):
             socket.connect(pump, self.office.book)
+        self.refusals = tuple(socket.sealed.refusals for socket in self._sockets)
 
     async def enter(self, stack: AsyncExitStack) -> None:
         """Open the sockets for as long as the stack lives."""

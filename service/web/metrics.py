@@ -4,7 +4,8 @@ Collectors keep nothing: each scrape asks the objects that count. Names, labels 
 operators' rules and boards: they are added to, not changed.
 """
 
-from collections.abc import Iterator, Sized
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -71,6 +72,34 @@ class Kept(Protocol):
 
     def errors(self) -> dict[str, int]:
         """How often each has failed since the start."""
+
+
+class Refusing(Protocol):
+    """A socket, by what it has refused."""
+
+    channel: str
+    by_reason: dict[str, int]
+
+
+class RefusalCollector(Collector):
+    """Datagrams that a socket of this process has refused."""
+
+    def __init__(self, sockets: Iterable[Refusing]) -> None:
+        """Several sockets of one channel count together."""
+        self._sockets = tuple(sockets)
+
+    def collect(self) -> Iterator[Metric]:
+        """One family, a sample for each reason of each channel."""
+        totals: Counter[tuple[str, str]] = Counter()
+        for refusals in self._sockets:
+            for reason, count in refusals.by_reason.items():
+                totals[refusals.channel, reason] += count
+        refused = CounterMetricFamily(
+            "egressgw_datagrams_refused", "Datagrams refused by a socket", labels=["channel", "reason"]
+        )
+        for (channel, reason), count in sorted(totals.items()):
+            refused.add_metric([channel, reason], count)
+        yield refused
 
 
 class TaskCollector(Collector):

@@ -126,6 +126,7 @@ class Envelope:
             raise InvariantError(f"start id {start_id} is not a 64-bit number above 0")
         self.node = node
         self.start_id = start_id
+        self.purpose = purpose
         self._name = node.encode()
         if not 0 < len(self._name) <= _NODE_LENGTH_MAX:
             raise OperatorError(f"node: {node!r} must have 1 to {_NODE_LENGTH_MAX} bytes")
@@ -137,13 +138,13 @@ class Envelope:
 
     def replace_keys(self, keys: Sequence[bytes]) -> None:
         """Rotate the ring. Counters and replay windows go on. Raises OperatorError with the old ring still in force."""
-        ring = {_key_id(key): key for key in keys}
+        ring = {key_id(key): key for key in keys}
         if not keys or any(len(key) != 32 for key in keys):
             raise OperatorError("keyring: at least one key is needed, each of 32 bytes")
         if len(ring) != len(set(keys)):
             raise OperatorError("keyring: two keys have the same short id; replace one of them")
         self._ring = ring
-        self._seal_key_id = _key_id(keys[0])
+        self._seal_key_id = key_id(keys[0])
         self._seal_cipher = self._derive(keys[0], self._name, self.start_id)
         for sender in self._senders.values():
             sender.ciphers = {key_id: cipher for key_id, cipher in sender.ciphers.items() if key_id in ring}
@@ -226,7 +227,8 @@ class Envelope:
             self._senders.popitem(last=False)
 
 
-def _key_id(key: bytes) -> bytes:
+def key_id(key: bytes) -> bytes:
+    """Four bytes that tell keys apart, in the header of each datagram; nothing of the key follows from them."""
     return hashlib.sha256(b"egressgw key id" + key).digest()[:4]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from service.model.errors import PeerError
 from service.model.machine import Address, Machine, Send, Source
+from service.wire import refusals
 
 _MS = 1_000_000
 
@@ -20,7 +21,7 @@ class PumpCounters:
 
     datagrams: int = 0
     refused: dict[str, int] = field(default_factory=dict)
-    """PeerErrors of the machine, by message."""
+    """PeerErrors of the machine, by message: a bounded number of them, as one may name what its sender chose."""
     timers: int = 0
     lag_ns_max: int = 0
     """The latest any timer was."""
@@ -66,8 +67,7 @@ class MachinePump:
         try:
             self._machine.receive(source, payload, now_ns=self._clock())
         except PeerError as error:
-            reason = str(error)
-            self.counters.refused[reason] = self.counters.refused.get(reason, 0) + 1
+            refusals.count(self.counters.refused, str(error))
             return
         except Exception as error:
             self._fail(error)

@@ -17,13 +17,14 @@ import struct
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, NamedTuple, TypeVar
 
 from service.model.errors import OperatorError, PeerError
 from service.model.machine import Address, Source
 from service.wire.envelope import ANY_RECEIVER, OTHER_RECEIVER, Envelope, Opened
+from service.wire.refusals import Refusals
 
 _DATA = b"\x00"
 _HELLO = b"\x01"
@@ -58,8 +59,6 @@ class SocketCounters:
     sent: int = 0
     received: int = 0
     """Authentic application datagrams handed on."""
-    refused: dict[str, int] = field(default_factory=dict)
-    """By reason: those of Envelope.open, `unbound`, `stale-hello`, `handshake`, and the receiver's own PeerErrors."""
     unreachable: int = 0
     """The kernel refused to send, for example for want of a route."""
     buffer_full: int = 0
@@ -68,10 +67,6 @@ class SocketCounters:
     """Payloads that gave way to newer ones, or grew old, while a hello was unanswered."""
     hellos: int = 0
     notices: int = 0
-
-    def refuse(self, reason: str) -> None:
-        """Count one datagram; `reason` is a metric label, so the receiver's PeerErrors should have few texts."""
-        self.refused[reason] = self.refused.get(reason, 0) + 1
 
 
 class _Recent(OrderedDict[K, V], Generic[K, V]):
@@ -123,6 +118,8 @@ class SealedSocket:
     ) -> None:
         """`clock`: nanoseconds that never go backwards; only waits and gaps of this process are measured by it."""
         self.counters = SocketCounters()
+        self.refusals = Refusals(envelope.purpose, clock=clock)
+        """Reasons: those of Envelope.open, `unbound`, `stale-hello`, `handshake`, and PeerErrors of the receiver."""
         self._bind = bind
         self._envelope = envelope
         self._bind_receiver = bind_receiver
@@ -238,7 +235,7 @@ class SealedSocket:
             try:
                 self._receive(Address(*origin), datagram)
             except PeerError as error:
-                self.counters.refuse(str(error))
+                self.refusals.note(str(error), Address(*origin))
 
     def _receive(self, origin: Address, datagram: bytes) -> None:
         if not self._bind_receiver:

@@ -1,6 +1,7 @@
 """A whole agent on loopback, with a folder of manifests and a datapath that is not the kernel's."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv4Address
@@ -9,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import pytest
 
 from service.agent.agent import Agent
 from service.audit.outbox import read_outbox
@@ -16,6 +18,7 @@ from service.datapath.layout import MapName
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, KeeperMessage, LeaseReport
 from service.settings import Settings
+from service.wire.envelope import Envelope
 from service.wire.local_socket import LocalSocket
 from tests.agent.site import FLOATING_IP, HOST, SECOND, UPLINK, StandInDatapath, settings_of, steered
 from tests.sources.kubernetes.fake_api_server import until
@@ -78,6 +81,12 @@ async def running(settings: Settings, datapath: StandInDatapath) -> AsyncIterato
 async def ask(settings: Settings, path: str) -> tuple[int, Any]:
     async with aiohttp.ClientSession() as session, session.get(f"http://{HOST}:{settings.ports.http}{path}") as found:
         return found.status, await found.json()
+
+
+async def scrape(settings: Settings) -> str:
+    url = f"http://{HOST}:{settings.ports.http}/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url) as found:
+        return await found.text()
 
 
 def site_of(folder: Path) -> tuple[Settings, StandInDatapath]:
@@ -198,7 +207,21 @@ async def test_an_error_that_nobody_has_thought_of_ends_one_turn_of_one_task_and
     async with running(settings, datapath) as (agent, _):
         await until(lambda: any("find pod devices failed" in line for line in agent.status()["troubles"]))
         await until(lambda: len(datapath.written.get(MapName.SELECTED, {})) == 2)
-        async with aiohttp.ClientSession() as session:
-            found = await session.get(f"http://{HOST}:{settings.ports.http}/metrics")
-            metrics = await found.text()
+        metrics = await scrape(settings)
     assert 'egressgw_task_errors_total{task="find pod devices"} 2.0' in metrics
+
+
+@pytest.mark.parametrize("purpose", ["gossip", "state"])
+async def test_a_node_with_another_key_is_a_trouble_of_whoever_it_speaks_to(tmp_path: Path, purpose: str) -> None:
+    settings, datapath = site_of(tmp_path)
+    stranger = Envelope((b"\x22" * 32,), cluster=settings.cluster, node="worker2", start_id=9, purpose=purpose)
+    port = settings.ports.gossip if purpose == "gossip" else settings.ports.state
+    async with running(settings, datapath) as (agent, _):
+        assert agent.status()["troubles"] == []
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.sendto(stranger.seal(b"let me in"), (HOST, port))
+        await until(lambda: agent.status()["troubles"])
+        (trouble,) = agent.status()["troubles"]
+        metrics = await scrape(settings)
+    assert trouble.startswith(f"{purpose}: 1 datagrams refused as unknown-key")
+    assert f'egressgw_datagrams_refused_total{{channel="{purpose}",reason="unknown-key"}} 1.0' in metrics

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.model.errors import ObjectError
+from service.version import VERSION
 from service.web.server import WebServer
 from tests.command.invocation import egressgw, invoke
 
@@ -94,6 +95,8 @@ def test_a_process_runs_with_its_settings_until_a_signal_and_exits_with_zero(
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
+    assert f"{name} {VERSION} of node n7, cluster default, at 127.0.0.1: gossip port " in errors
+    assert KEY not in errors
 
 
 def run_process(folder: Path, body: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -109,14 +112,17 @@ def test_an_operator_error_of_a_process_is_one_line_and_status_2(tmp_path: Path)
         group.create_task(fail())
 """
     done = run_process(tmp_path, body)
-    assert (done.returncode, done.stderr) == (2, "egressgw: ports.http: 0.0.0.0:9642 is in use\n")
+    introduction, fault = done.stderr.splitlines()
+    assert "of node from-file" in introduction
+    assert (done.returncode, fault) == (2, "egressgw: ports.http: 0.0.0.0:9642 is in use")
 
 
 def test_a_bug_in_a_process_is_logged_whole_and_status_1(tmp_path: Path) -> None:
     done = run_process(tmp_path, "raise KeyError('x')", "--log-format", "json")
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert "KeyError" in json.loads(line)["exception"]
+    introduction, fault = done.stderr.splitlines()
+    assert "of node from-file" in json.loads(introduction)["message"]
+    assert "KeyError" in json.loads(fault)["exception"]
 
 
 def test_a_bad_file_is_one_line_and_status_2(tmp_path: Path) -> None:

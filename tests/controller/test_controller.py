@@ -1,6 +1,7 @@
 """A whole controller process on loopback, with a folder of manifests and one elector."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from service.controller.controller import Controller
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.errors import OperatorError
 from service.settings import Settings
+from service.wire.envelope import Envelope
 from tests.controller.elector import HOST, LoopbackElector, settings_of
 from tests.sources.kubernetes.fake_api_server import until
 
@@ -54,6 +56,15 @@ async def test_a_controller_opens_says_what_it_lacks_and_closes(tmp_path: Path) 
         assert controller.facts() is None
     async with AsyncExitStack() as stack:
         await Controller(settings).enter(stack)  # every socket and lock of the first one is free again
+
+
+async def test_a_node_with_another_key_is_a_trouble_of_the_controller(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    stranger = Envelope((b"\x22" * 32,), cluster=settings.cluster, node="worker2", start_id=9, purpose="gossip")
+    async with running(settings) as controller:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.sendto(stranger.seal(b"let me in"), (HOST, settings.ports.gossip))
+        await until(lambda: any("unknown-key" in trouble for trouble in controller.status()["troubles"]))
 
 
 async def test_a_controller_without_electors_reads_its_objects_and_leads_nobody(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 from service.audit.outbox import OutboxState
 from service.audit.publisher import PublisherState
 from service.datapath.worker_pool import PoolCounters
-from service.web.metrics import AuditCollector, DatapathCollector, TaskCollector
+from service.web.metrics import AuditCollector, DatapathCollector, RefusalCollector, TaskCollector
 
 DISK = OutboxState(healthy=True, reason="", pending=3, written=40, lost=2, removed=5, damaged=1)
 TOPIC = PublisherState(
@@ -166,4 +166,18 @@ def test_errors_that_tasks_outlived_are_counted_for_each() -> None:
     assert scraped(registered(TaskCollector(Tasks()))) == [
         'egressgw_task_errors_total{task="find pod devices"} 2.0',
         'egressgw_task_errors_total{task="repair"} 0.0',
+    ]
+
+
+@dataclass
+class Socket:
+    channel: str
+    by_reason: dict[str, int]
+
+
+def test_refused_datagrams_are_told_by_channel_and_reason() -> None:
+    sockets = (Socket("lease", {"replay": 2}), Socket("gossip", {"unknown-key": 7}), Socket("lease", {"replay": 3}))
+    assert scraped(registered(RefusalCollector(sockets))) == [
+        'egressgw_datagrams_refused_total{channel="gossip",reason="unknown-key"} 7.0',
+        'egressgw_datagrams_refused_total{channel="lease",reason="replay"} 5.0',
     ]

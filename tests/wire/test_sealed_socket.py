@@ -133,7 +133,7 @@ def test_garbage_and_peer_errors_are_counted_by_reason(run: Run) -> None:
                 alpha.socket.send(beta.address, b"bad")
                 alpha.socket.send(beta.address, b"good")
                 assert await beta.hear() == b"good"
-                assert beta.socket.counters.refused == {"malformed": 1, "nonsense": 1}
+                assert beta.socket.refusals.by_reason == {"malformed": 1, "nonsense": 1}
 
     run(scenario)
 
@@ -262,7 +262,7 @@ def test_a_restarted_peer_is_found_again_without_a_hello(run: Run) -> None:
             reborn = Party("beta", 3, bind=address)
             await enter(stack, reborn)
             assert await alpha.send_until_heard(b"again", reborn, address) == b"again"
-            assert reborn.socket.counters.refused["other-receiver"] >= 1
+            assert reborn.socket.refusals.by_reason["other-receiver"] >= 1
             assert reborn.socket.counters.notices >= 1
             assert alpha.socket.counters.hellos == 1
 
@@ -305,7 +305,7 @@ def test_nothing_recorded_before_a_restart_is_heard_after_it(run: Run) -> None:
                 reborn = Party("beta", 3, bind=address)
                 await enter(stack, reborn)
                 wire.give(recorded, address)
-                await alpha.until(lambda: reborn.socket.counters.refused.get("other-receiver") == 1)
+                await alpha.until(lambda: reborn.socket.refusals.by_reason.get("other-receiver") == 1)
                 assert reborn.heard.empty()
 
     run(scenario)
@@ -318,9 +318,9 @@ def test_data_for_anybody_is_refused_where_receivers_are_bound(run: Run) -> None
                 alpha, beta = Party("alpha", 1), Party("beta", 2)
                 await enter(stack, beta)
                 wire.give(alpha.envelope.seal(b"\x00data"), beta.address)
-                await alpha.until(lambda: beta.socket.counters.refused.get("unbound") == 1)
+                await alpha.until(lambda: beta.socket.refusals.by_reason.get("unbound") == 1)
                 wire.give(alpha.envelope.seal(b"\x01short"), beta.address)
-                await alpha.until(lambda: beta.socket.counters.refused.get("handshake") == 1)
+                await alpha.until(lambda: beta.socket.refusals.by_reason.get("handshake") == 1)
                 assert beta.heard.empty()
 
     run(scenario)
@@ -336,7 +336,7 @@ def test_an_answer_to_another_hello_teaches_nothing(run: Run) -> None:
                 await wire.take()
                 # Authentic, bound to alpha, but for a nonce alpha did not draw: a reply held back from an old exchange.
                 wire.give(beta.envelope.seal(b"\x02" + bytes(16), receiver=1), alpha.address)
-                await alpha.until(lambda: alpha.socket.counters.refused.get("stale-hello") == 1)
+                await alpha.until(lambda: alpha.socket.refusals.by_reason.get("stale-hello") == 1)
                 assert alpha.socket.counters.sent == 1
 
     run(scenario)
@@ -352,7 +352,7 @@ def test_a_held_back_notice_cannot_undo_what_was_learned_since(run: Run) -> None
                 await alpha.send_until_heard(b"x", beta, beta.address)
                 notice = former.envelope.seal(b"\x03" + (77).to_bytes(8, "big"), receiver=1)
                 wire.give(notice, alpha.address)
-                await alpha.until(lambda: alpha.socket.counters.refused.get("stale-hello") == 1)
+                await alpha.until(lambda: alpha.socket.refusals.by_reason.get("stale-hello") == 1)
                 alpha.socket.send(beta.address, b"still right")
                 assert await beta.hear() == b"still right"
 
@@ -392,7 +392,7 @@ def test_the_destinations_remembered_are_bounded(run: Run, monkeypatch: pytest.M
                 hello, origin = await wire.take()
                 wire.give(hello, beta.address)
                 wire.give((await wire.take())[0], origin)
-            await alpha.until(lambda: alpha.socket.counters.refused.get("stale-hello") == 6)
+            await alpha.until(lambda: alpha.socket.refusals.by_reason.get("stale-hello") == 6)
             for wire in wires[-4:]:
                 wire.give((await wire.take())[0], beta.address)
                 assert await beta.hear() == b"x"

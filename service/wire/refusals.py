@@ -1,0 +1,77 @@
+"""Datagrams that a socket refused: counted by reason, told in the log and, while strangers' ones come, in status.
+
+A node with another key is cut off without a sound: it hears nobody, and nobody hears it. Both sides refuse each other's
+datagrams all the while, so this is where it shows.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+
+from service.model.machine import Address
+
+_log = logging.getLogger(__name__)
+
+STRANGE = {
+    "unknown-key": "it is sealed with a key that is not in our keyring",
+    "bad-tag": "its cluster name or key is another than ours, or it was changed on its way",
+    "version": "its sender speaks another version",
+    "malformed": "it is none of ours",
+    "rate": "more senders than there can be",
+}
+"""What each reason means that does not come about between members that are set up alike. All others do: a member was
+restarted, or a datagram came twice."""
+REASONS_MAX = 32
+"""Reasons counted apart; what a receiver refuses in words of its own is bounded by it."""
+OTHER = "other"
+LATELY_NS = 10_000_000_000
+"""So long after the last strange datagram status still tells of it."""
+LOG_EVERY_NS = 60_000_000_000
+
+
+def count(by_reason: dict[str, int], reason: str) -> str:
+    """Count one datagram in a bounded table; under which reason, which is `OTHER` where there are too many."""
+    if reason not in by_reason and len(by_reason) >= REASONS_MAX:
+        reason = OTHER
+    by_reason[reason] = by_reason.get(reason, 0) + 1
+    return reason
+
+
+class Refusals:
+    """Of one socket. `channel` names it to people; `clock`: any that does not go back, in ns."""
+
+    def __init__(self, channel: str, *, clock: Callable[[], int]) -> None:
+        self.channel = channel
+        self.by_reason: dict[str, int] = {}
+        """Datagrams since the socket was made; at most `REASONS_MAX` reasons, and `OTHER`."""
+        self._clock = clock
+        self._last: tuple[int, str, Address] | None = None
+        """When the last strange one came, for which reason it was refused, and from where."""
+        self._logged_ns: dict[str, int] = {}
+
+    def note(self, reason: str, origin: Address) -> None:
+        """Count one datagram. The address is as unproved as all of it: who sent it may have written any other."""
+        reason = count(self.by_reason, reason)
+        if reason not in STRANGE:
+            return
+        now_ns = self._clock()
+        self._last = now_ns, reason, origin
+        logged_ns = self._logged_ns.get(reason)
+        if logged_ns is None or now_ns - logged_ns >= LOG_EVERY_NS:
+            self._logged_ns[reason] = now_ns
+            _log.error("%s", self._told(reason, origin))
+
+    def trouble(self) -> str:
+        """What comes now and should not, in one line for status; empty where nothing does."""
+        if self._last is None or self._clock() - self._last[0] >= LATELY_NS:
+            return ""
+        _, reason, origin = self._last
+        return self._told(reason, origin)
+
+    def _told(self, reason: str, origin: Address) -> str:
+        count = self.by_reason[reason]
+        return f"{self.channel}: {count} datagrams refused as {reason}, at last from {origin}: {STRANGE[reason]}"
+
+
+def troubles(sockets: Iterable[Refusals]) -> list[str]:
+    """One line for each socket that refuses strange datagrams now; for status."""
+    return [trouble for refusals in sockets if (trouble := refusals.trouble())]
