@@ -170,16 +170,21 @@ def _import(module: str, what: str) -> Any:
 @click.option("--timeout", default=3.0, show_default=True, type=click.FloatRange(0.1, 60), help="Seconds to wait.")
 @click.option("--json", "as_json", is_flag=True, help="Print the document as it is at /v1/status.")
 def status(url: str, timeout: float, as_json: bool) -> None:
-    """Show nodes, floating IPs, policies, errors and drops as one process sees them."""
+    """Say whether all is well, and show nodes, floating IPs, policies and drops as one process sees them.
+
+    Exit status: 0 healthy, 1 where something is wrong or the process does not answer.
+    """
     from service.web.client import fetch_status
+    from service.web.verdict import troubles
 
     document = fetch_status(url, timeout_s=timeout)
     if as_json:
         print_json(document)
-        return
-    from service.web.tables import print_status
+    else:
+        from service.web.tables import print_status
 
-    print_status(document, console())
+        print_status(document, console())
+    sys.exit(1 if troubles(document) else 0)
 
 
 @main.command()

@@ -7,12 +7,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from service.web.verdict import troubles
+
 _GOOD = "green"
 _BAD = "red"
 
 
 def print_status(document: dict[str, Any], console: Console) -> None:
-    """Print every section of the document that has rows. Missing members are shown as missing, never an error."""
+    """Print a verdict, what is wrong, and every section that has rows. What is missing is shown as missing."""
+    _print_verdict(troubles(document), console)
     title = Text.assemble(
         ("node ", "dim"), plain(document.get("node")), ("  role ", "dim"), plain(document.get("role"))
     )
@@ -22,8 +25,6 @@ def print_status(document: dict[str, Any], console: Console) -> None:
     title.append("  term ", "dim")
     title.append(plain(document.get("term")))
     console.print(title)
-    for trouble in document.get("troubles") or ():
-        console.print(Text.assemble(("trouble ", _BAD), plain(trouble)))
     for section, columns, row in (
         ("nodes", ("NODE", "STATE", "ROLE", "MORE"), _node_row),
         ("floatingIPs", ("FLOATING IP", "HOLDER", "SUCCESSOR", "TOKEN", "REASON"), _floating_ip_row),
@@ -32,13 +33,13 @@ def print_status(document: dict[str, Any], console: Console) -> None:
         _print_section(document.get(section), columns, row, console)
     drops = {reason: count for reason, count in _members(document.get("drops")) if count}
     _print_section(drops, ("DROPPED FOR", "PACKETS"), lambda reason, count: (reason, count), console)
-    objects = dict(_members(document.get("objects")))
-    if objects.get("restoredFrom"):
-        console.print(Text.assemble(("objects ", _BAD), f"as known at {plain(objects['restoredFrom'])}; no newer word"))
-    if objects.get("trouble"):
-        console.print(Text.assemble(("objects ", _BAD), plain(objects["trouble"])))
-    for error in document.get("errors") or ():
-        console.print(Text.assemble(("error ", _BAD), plain(error)))
+
+
+def _print_verdict(found: list[str], console: Console) -> None:
+    if not found:
+        console.print(Text("healthy", _GOOD))
+    for trouble in found:
+        console.print(Text.assemble(("trouble ", _BAD), plain(trouble)))
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], console: Console) -> None:

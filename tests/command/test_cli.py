@@ -19,7 +19,7 @@ from service.web.server import WebServer
 from tests.command.invocation import egressgw, invoke
 
 KEY = "00" * 32
-DOCUMENT = {"node": "n1", "role": "worker", "leader": None, "nodes": {"n1": {"state": "Up", "role": "worker"}}}
+DOCUMENT = {"node": "n1", "role": "worker", "leader": "c1", "nodes": {"n1": {"state": "Up", "role": "worker"}}}
 
 
 # --- use
@@ -177,11 +177,20 @@ def test_status_as_json_is_the_document(url: str) -> None:
     assert (done.exit_code, json.loads(done.stdout)) == (0, DOCUMENT)
 
 
-def test_status_shows_tables(url: str) -> None:
+def test_status_begins_with_a_verdict_and_shows_tables(url: str) -> None:
     done = invoke("status", "--url", url)
     assert done.exit_code == 0
-    assert "leader none" in done.stdout
+    assert done.stdout.startswith("healthy\n")
+    assert "leader c1" in done.stdout
     assert "n1" in done.stdout
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_status_of_something_wrong_ends_with_1(url: str, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
+    monkeypatch.setitem(DOCUMENT, "leader", None)
+    done = invoke("status", "--url", url, *options)
+    assert done.exit_code == 1
+    assert done.stdout.startswith("{" if options else "trouble nobody leads")
 
 
 def test_status_of_nobody_is_one_clear_line() -> None:

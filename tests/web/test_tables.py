@@ -42,14 +42,17 @@ def test_every_section_is_shown() -> None:
     assert "fragment" not in text
 
 
-def test_an_empty_document_is_one_line_that_names_what_is_missing() -> None:
-    assert shown({}) == "node -  role -  leader none  term -\n"
+def test_an_empty_document_names_what_is_missing() -> None:
+    verdict, title = shown({}).splitlines()
+    assert verdict.startswith("trouble nobody leads")
+    assert title == "node -  role -  leader none  term -"
 
 
 def test_what_is_strange_in_a_document_is_left_out_and_the_rest_is_shown() -> None:
     strange = {"nodes": None, "floatingIPs": [], "policies": {"p": None}, "drops": {"x": "many"}, "errors": None}
     lines = [line.split() for line in shown(DOCUMENT | strange).splitlines() if line.strip()]
     assert lines == [
+        ["healthy"],
         ["node", "worker1", "role", "worker", "leader", "controller-a", "term", "4"],
         ["POLICY", "ACCEPTED", "EGRESS", "IP", "PODS", "REASON"],
         ["p", "no", "-", "-", "-"],
@@ -86,4 +89,4 @@ def test_what_is_wrong_in_the_process_itself_is_shown_first() -> None:
     console = Console(width=100, record=True, file=io.StringIO())
     print_status({"node": "worker1", "troubles": ["task repair failed 2 times, at last with KeyError: 7"]}, console)
     lines = console.export_text().splitlines()
-    assert lines[1] == "trouble task repair failed 2 times, at last with KeyError: 7"
+    assert lines[0] == "trouble task repair failed 2 times, at last with KeyError: 7"

@@ -1,0 +1,58 @@
+"""What a status document says is wrong."""
+
+from typing import Any
+
+import pytest
+
+from service.web.verdict import troubles
+
+HEALTHY: dict[str, Any] = {
+    "leader": "controller-a",
+    "troubles": [],
+    "keeper": {"alive": True, "elector": False, "majority": True},
+    "electorate": {"trouble": ""},
+    "objects": {"synced": True, "trouble": "", "restoredFrom": None},
+    "nodes": {"worker1": {"state": "Up"}},
+    "floatingIPs": {"192.0.2.100": {"holder": "worker1", "assigned": "worker1", "reason": ""}},
+    "policies": {"web": {"accepted": True}},
+    "errors": [],
+    "audit": {"healthy": True, "reason": "no brokers"},
+}
+
+
+def test_nothing_is_wrong_where_all_is_well() -> None:
+    assert troubles(HEALTHY) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "told"),
+    [
+        ("troubles", ["task repair failed 2 times"], "task repair failed 2 times"),
+        ("leader", None, "nobody leads"),
+        ("keeper", {"alive": False}, "keeper of this node does not report"),
+        ("keeper", {"alive": True, "majority": False}, "no majority of electors answers"),
+        ("electorate", {"trouble": "worker3 has another disk"}, "electors: worker3 has another disk"),
+        ("objects", {"synced": False}, "objects have not been read yet"),
+        ("objects", {"synced": True, "restoredFrom": "03:12"}, "objects are as known at 03:12"),
+        ("objects", {"synced": True, "trouble": "403"}, "objects: 403"),
+        ("nodes", {"worker1": {"state": "Down"}}, "node worker1 is Down"),
+        ("floatingIPs", {"192.0.2.101": {"holder": None, "reason": "NoNodeInSubnet"}}, "no node: NoNodeInSubnet"),
+        ("floatingIPs", {"192.0.2.101": {"holder": None, "assigned": "worker1"}}, "worker1, which it is assigned to"),
+        ("policies", {"web": {"accepted": False, "reason": "UnknownEgressIP"}}, "policy web is not in force: Unknown"),
+        ("errors", ["a.yaml: spec: wrong"], "object a.yaml: spec: wrong"),
+        ("audit", {"healthy": False, "reason": "no space left"}, "audit: no space left"),
+    ],
+)
+def test_each_thing_that_is_wrong_is_one_line(section: str, value: object, told: str) -> None:
+    (trouble,) = troubles(HEALTHY | {section: value})
+    assert told in trouble
+
+
+def test_a_controllers_document_which_has_no_keeper_can_be_healthy() -> None:
+    assert troubles({key: value for key, value in HEALTHY.items() if key != "keeper"}) == []
+
+
+@pytest.mark.parametrize("section", [key for key in HEALTHY if key != "leader"])
+@pytest.mark.parametrize("value", [None, 3, "text", [], {}, {"x": None}, {"x": 3}])
+def test_what_is_strange_is_passed_over(section: str, value: object) -> None:
+    assert troubles(HEALTHY | {section: value}) == []
