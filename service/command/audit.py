@@ -204,25 +204,28 @@ def _record_row(record: "AuditRecord") -> tuple[str, ...]:
 
 @audit.command()
 @click.argument("floating_ip", metavar="IP")
-@click.option("--at", "at", metavar="TIME", help="RFC 3339 time, UTC where it has no offset. Default: now.")
-@click.option("--from", "since", metavar="TIME", help="Print every tenure from this time on.")
+@click.option(
+    "--at", "at", metavar="TIME", help="12h (ago), 03:12 (UTC, the last one), or an RFC 3339 time. Default: now."
+)
+@click.option("--since", "--from", "since", metavar="TIME", help="Print every tenure from this time on.")
 @click.option("--to", "until", metavar="TIME", help="And until this time. Default: now.")
 @_log_options
 def who(logs: _Logs, floating_ip: str, at: str | None, since: str | None, until: str | None, as_json: bool) -> None:
     """Say which node held a floating IP at a time, or in a span of time one after the other."""
     from ipaddress import IPv4Address
 
-    from service.audit.cloud_event import parse_time
     from service.audit.timeline import tenures
+    from service.command.moment import parse_moment
     from service.host.clock import wall_ns
 
+    now_ns = wall_ns()
     is_span = since is not None or until is not None
     if at and is_span:
-        raise click.UsageError("give --at, or --from and --to")
+        raise click.UsageError("give --at, or --since and --to")
     try:
         address = str(IPv4Address(floating_ip))
-        wall_time_ns = parse_time(at or until or "") if at or until else wall_ns()
-        since_ns = parse_time(since) if since else 0
+        wall_time_ns = parse_moment(at or until or "", now_ns=now_ns) if at or until else now_ns
+        since_ns = parse_moment(since, now_ns=now_ns) if since else 0
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     known = tenures([entry.record for entry in _read(logs)], address)

@@ -121,6 +121,16 @@ def test_a_damaged_record_is_told_and_the_rest_is_shown(outboxes: list[str], tmp
     assert len(done.stdout.splitlines()) == 4
 
 
+def test_who_takes_times_as_people_type_them(outboxes: list[str]) -> None:
+    """All of it is long over: within the last minute nothing began, and whoever held it then may hold it still."""
+    whole = invoke("audit", "who", IP, "--since", "2026-11-03T00:00:00Z", *outboxes).stdout.splitlines()
+    lately = invoke("audit", "who", IP, "--since", "1m", *outboxes).stdout.splitlines()
+    assert 1 < len(lately) < len(whole)
+    assert invoke("audit", "who", IP, "--at", "03:12", *outboxes).exit_code in (0, 1)
+    refused = invoke("audit", "who", IP, "--at", "noon", *outboxes)
+    assert (refused.exit_code, "write 12h (ago), 03:12" in refused.stderr) == (2, True)
+
+
 def test_who_lists_the_tenures_of_a_span(outboxes: list[str]) -> None:
     span = ("--from", "2026-11-03T10:30:00Z", "--to", "2026-11-03T12:00:00Z")
     rows = invoke("audit", "who", IP, *span, *outboxes).stdout.splitlines()
