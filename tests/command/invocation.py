@@ -13,6 +13,9 @@ def invoke(*arguments: str | Path) -> Result:
 
 
 def egressgw(*arguments: str, preamble: str = "") -> list[str]:
-    """The command line of a real process, with `preamble` run before it."""
+    """The command line of a real process, with `preamble` run before it.
+
+    Signals mean what they do at a terminal, also where these tests were started in the background of a script.
+    """
     script = f"{preamble}\nfrom service.command.cli import main\nmain(prog_name='egressgw')"
-    return [sys.executable, "-c", script, *arguments]
+    return ["env", "--default-signal=INT,HUP", sys.executable, "-c", script, *arguments]
