@@ -26,6 +26,7 @@ EXPLAINED_MIN = 22
 TOPICAL = {"cluster", "deploy", "e2e", "kafka", "kubernetes", "simulation"}
 """Folders of tests that are about the whole or about a real neighbour, not about one module each."""
 FAMILIES = {
+    "tests/agent/test_wiring.py": "service/agent/agent.py",
     "tests/audit/test_outbox_cap.py": "service/audit/outbox.py",
     "tests/audit/test_schema.py": "service/audit/schema",
     "tests/loadtest/chaos/test_events.py": "loadtest/chaos/events",

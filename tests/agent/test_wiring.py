@@ -1,0 +1,401 @@
+"""Whole agents on loopback, with folders of manifests and keepers of paper; only the kernel's datapath is not there.
+
+What each piece decides is tested beside it. Here is what was wired to what.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from service.agent.agent import Agent
+from service.datapath import layout
+from service.datapath.desired import LocalUplink
+from service.datapath.layout import MapName, SelectedState, WayKind
+from service.datapath.steering import Phase
+from service.electorate.follower import ElectorateFollower
+from service.gossip.event import MemberChanged
+from service.gossip.member import Member, MemberState
+from service.host import clock
+from service.model.assignment import Assignment
+from service.model.gateway_node import NodeRole, NodeState
+from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, KeeperMessage, LeaseReport
+from service.model.lease import Stamp
+from service.model.machine import Address
+from service.model.objects import Change, ClusterNode, Kind, ObjectKey, Synced, Upsert
+from service.network.announcer import Announcer
+from service.settings import GossipSettings, HttpSettings, PortSettings, Settings
+from service.sources.manifests.source import ManifestsSource
+from service.wire.cluster_view import ClusterView
+from service.wire.local_socket import LocalSocket
+from tests.agent.fake_datapath import NOTHING_INHERITED, FakeDatapath
+from tests.agent.site import FLOATING_IP, SECOND
+
+NODE, OTHER = "worker1", "worker2"
+POD_IP = IPv4Address("10.244.1.10")
+KEY = "11" * 32
+DEVICE = 7
+MANIFESTS = """
+apiVersion: v1
+kind: Namespace
+metadata: {name: alice}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: pod, namespace: alice, uid: uid-1}
+spec: {nodeName: worker1}
+status: {podIP: 10.244.1.10, phase: Running}
+---
+apiVersion: networking.gke.io/v1alpha1
+kind: AnthosNetworkGateway
+metadata: {name: default, namespace: kube-system}
+spec: {floatingIPs: [192.168.1.100]}
+"""
+POLICY = """
+apiVersion: networking.gke.io/v1alpha1
+kind: EgressNATPolicy
+metadata: {name: egress}
+spec:
+  egress:
+  - namespaceSelector: {}
+    podSelector: {}
+  destinationCIDRs: [8.8.8.0/24]
+  egressSourceIP: 192.168.1.100
+"""
+
+
+def free_ports() -> tuple[int, int, int]:
+    with socket.socket() as one, socket.socket() as two, socket.socket() as three:
+        for probe in (one, two, three):
+            probe.bind(("127.0.0.1", 0))
+        first, second, third = (int(probe.getsockname()[1]) for probe in (one, two, three))
+    return first, second, third
+
+
+class Site:
+    """One agent, with what its keeper hears of it and what its datapath was told."""
+
+    def __init__(self, folder: Path, index: int, ports: tuple[int, int, int]) -> None:
+        self.manifests = manifests = folder / "manifests"
+        self.run_dir = folder / f"run{index}"
+        manifests.mkdir(exist_ok=True)
+        (manifests / "cluster.yaml").write_text(MANIFESTS, encoding="ascii")
+        gossip, state, http = ports
+        self.settings = Settings(
+            node=f"worker{index}",
+            source=f"manifests:{manifests}",
+            bind_address=f"127.0.0.{index}",
+            keyring=(KEY,),
+            state_dir=str(folder / f"state{index}"),
+            run_dir=str(self.run_dir),
+            ports=PortSettings(gossip=gossip, state=state, http=http),
+            gossip=GossipSettings(seeds=("127.0.0.1",)),
+            http=HttpSettings(address=f"127.0.0.{index}"),
+        )
+        uplink = LocalUplink(2, "none0", bytes((2, 0, 0, 0, 0, index)), IPv4Interface(f"192.168.1.2{index}/24"), True)
+        self.datapath = FakeDatapath(self.settings, uplink)
+        self.datapath.devices = {POD_IP: DEVICE}
+        self.heartbeats: list[Heartbeat] = []
+        self.keeper = LocalSocket(self.run_dir / KEEPER_SOCKET, self.run_dir / AGENT_SOCKET, on_messages=self._hear)
+
+    def _hear(self, messages: list[KeeperMessage]) -> None:
+        self.heartbeats += [message for message in messages if isinstance(message, Heartbeat)]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Agent]:
+        async with AsyncExitStack() as stack:
+            self.agent = Agent(self.settings, self.datapath)
+            await self.agent.enter(stack)
+            await stack.enter_async_context(self.keeper)
+            task = asyncio.create_task(self.agent.serve())
+            try:
+                yield self.agent
+                assert not task.done()
+            finally:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    def select(self) -> None:
+        """Write the policy that selects the pod."""
+        (self.manifests / "policy.yaml").write_text(POLICY, encoding="ascii")
+
+    def hold(self, counter: int = 1) -> None:
+        self.keeper.send(
+            LeaseReport(
+                (HeldLease(str(FLOATING_IP), 1, 1, counter, clock.boot_ns() + 60 * SECOND),),
+                elector=True,
+                voting=True,
+                scheduling="fifo",
+            )
+        )
+
+    def way_kind(self) -> int | None:
+        """How FLOATING_IP is reached, as the map is told to have it."""
+        row = self.datapath.content.get(MapName.WAYS, {}).get(FLOATING_IP.packed)
+        return None if row is None else row[8]
+
+    def state(self) -> int | None:
+        """Of the pod, as the map is told to have it."""
+        row = self.datapath.content.get(MapName.SELECTED, {}).get(layout.selected_key(POD_IP, DEVICE))
+        return None if row is None else layout.parse_selected(layout.selected_key(POD_IP, DEVICE), row)[3]
+
+
+async def until(holds: Callable[[], object], *, within_s: float = 20) -> None:
+    deadline_ns = clock.boot_ns() + round(within_s * SECOND)
+    while not holds():
+        assert clock.boot_ns() < deadline_ns, f"waited for {within_s} s"
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    made = Site(tmp_path, 1, free_ports())
+    made.select()
+    return made
+
+
+async def test_before_objects_are_known_nothing_is_written(site: Site) -> None:
+    async with AsyncExitStack() as stack:
+        agent = Agent(site.settings, site.datapath)
+        await agent.enter(stack)
+        task = asyncio.create_task(agent._turn.run())
+        agent._uplinks_changed()
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    assert site.datapath.calls == []
+    assert agent.not_ready_reasons()[0] == "objects have not been read yet"
+
+
+async def test_w2_what_the_keeper_holds_is_this_nodes_way_and_told_to_all_members(site: Site) -> None:
+    async with site.running() as agent:
+        site.hold()
+        await until(lambda: site.way_kind() == WayKind.LOCAL)
+        assert agent._cluster.locations()[FLOATING_IP].node == NODE
+        assert agent.status()["held"] == [str(FLOATING_IP)]
+        site.keeper.send(LeaseReport((), elector=True, voting=True, scheduling="fifo"))
+        await until(lambda: agent.status()["held"] == [])
+        assert agent.status()["floatingIPs"][str(FLOATING_IP)]["holder"] is None
+
+
+async def test_w10_a_newly_selected_pod_is_cleared_before_it_is_steered(site: Site) -> None:
+    async with site.running():
+        site.hold()
+        await until(lambda: site.state() == SelectedState.STEER)
+    cleared = [index for index, call in enumerate(site.datapath.calls) if call[0] == "clear_connections"]
+    written = [index for index, call in enumerate(site.datapath.calls) if call[0] == "write"]
+    assert site.datapath.named("clear_connections") == [(POD_IP,)]
+    assert written[0] < cleared[0] < written[-1]
+
+
+async def test_w4_netfilter_has_the_pairs_before_the_map_has_the_pod(site: Site) -> None:
+    async with site.running():
+        await until(lambda: site.state() is not None)
+    names = [call[0] for call in site.datapath.calls]
+    assert names.index("set_netfilter") < names.index("write")
+    assert site.datapath.named("set_netfilter")[0] == (("none0",), ((POD_IP, IPv4Network("8.8.8.0/24")),))
+
+
+async def test_a_turn_that_fails_is_taken_again(site: Site) -> None:
+    site.datapath.failing["set_netfilter"] = 2
+    async with site.running():
+        await until(lambda: site.datapath.content)
+    assert len(site.datapath.named("set_netfilter")) == 3
+
+
+async def test_others_that_were_at_the_rules_make_all_of_them_written_again(site: Site) -> None:
+    site.datapath.repairs = [12]
+    async with site.running():
+        await until(lambda: len(site.datapath.named("set_netfilter")) == 2)
+
+
+async def test_the_keeper_hears_of_an_assignment_and_where_the_address_is_announced(site: Site) -> None:
+    async with site.running() as agent:
+        site.hold()
+        await until(lambda: site.way_kind() is not None)
+        agent._cluster.publish_assignment(Assignment(FLOATING_IP, NODE, None, Stamp(3, 4)))
+        await until(lambda: site.heartbeats and site.heartbeats[-1].claims)
+        (claim,), (uplink,) = site.heartbeats[-1].claims, site.heartbeats[-1].uplinks
+        assert (claim.role, claim.term, claim.version, uplink.ifname) == ("holder", 3, 4, "none0")
+        assert site.heartbeats[-1].ready
+
+
+async def test_an_address_that_nobody_has_held_and_that_cannot_be_asked_about_is_not_claimed(site: Site) -> None:
+    async with site.running() as agent:
+        agent._cluster.publish_assignment(Assignment(FLOATING_IP, NODE, None, Stamp(3, 4)))
+        await until(lambda: site.heartbeats and site.heartbeats[-1].uplinks)
+        await asyncio.sleep(0.1)
+        assert site.heartbeats[-1].claims == ()
+
+
+async def test_the_start_is_on_record(site: Site) -> None:
+    async with site.running() as agent:
+        await until(lambda: agent._outbox.state.written >= 1)
+
+
+async def test_a_silent_keeper_makes_the_node_unready_and_what_it_said_void(site: Site) -> None:
+    async with site.running() as agent:
+        assert "the lease keeper of this node does not report" in agent.not_ready_reasons()
+        site.hold()
+        await until(lambda: agent.not_ready_reasons() == [])
+        assert agent.status()["keeper"]["alive"]
+
+
+async def test_g5_w2_two_agents_a_pod_waits_for_the_holder_and_follows_it_when_it_moves(tmp_path: Path) -> None:
+    ports = free_ports()
+    one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
+    two.datapath.devices = {}
+    async with one.running() as first, two.running() as second:
+        await until(lambda: {node.name for node in first._cluster.gateway_nodes()} == {NODE, OTHER})
+        first._cluster.publish_assignment(Assignment(FLOATING_IP, OTHER, None, Stamp(1, 1)))
+        two.hold()
+        await until(lambda: one.way_kind() == WayKind.L2)
+        one.select()
+        await until(lambda: one.state() == SelectedState.STEER)
+        assert layout.endpoint_key(POD_IP, 2) in two.datapath.content[MapName.ENDPOINTS]
+        one.hold(counter=2)
+        await until(lambda: one.way_kind() == WayKind.LOCAL and two.way_kind() == WayKind.L2)
+        assert first._reconciler.steering.phases() == {POD_IP: Phase.STEERING}
+        assert second._cluster.gateway_nodes()[0].state is NodeState.UP
+
+
+async def test_g5_a_pod_that_a_failed_turn_took_in_is_confirmed_by_a_later_one(tmp_path: Path) -> None:
+    ports = free_ports()
+    one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
+    two.datapath.devices = {}
+    two.datapath.failing["drained"] = 2
+    async with one.running(), two.running():
+        two.hold()
+        await until(lambda: one.way_kind() == WayKind.L2)
+        one.select()
+        await until(lambda: one.state() == SelectedState.STEER)
+    assert len(two.datapath.named("drained")) == 3
+
+
+async def test_s3_the_heartbeat_is_repeated_and_says_when_the_datapath_is_ready(site: Site) -> None:
+    async with site.running():
+        await until(lambda: site.heartbeats and site.heartbeats[-1].ready)
+        heard = len(site.heartbeats)
+        await until(lambda: len(site.heartbeats) >= heard + 2)
+        assert site.heartbeats[-1] == site.heartbeats[-2]
+
+
+async def test_s5_a_lost_carrier_is_in_the_heartbeat_and_makes_the_node_unready(site: Site) -> None:
+    site.datapath.link_reports = 1
+    site.datapath.next_uplinks = (replace(site.datapath.uplinks[0], carrier=False),)
+    async with site.running() as agent:
+        await until(lambda: site.heartbeats and site.heartbeats[-1].uplinks)
+        await until(lambda: not site.heartbeats[-1].uplinks[0].carrier)
+        assert "no uplink has a carrier" in agent.not_ready_reasons()
+
+
+async def test_l1_a_floating_ip_that_leaves_the_spec_has_no_way_and_stays_behind_the_fence(site: Site) -> None:
+    async with site.running():
+        site.hold()
+        await until(lambda: site.way_kind() == WayKind.LOCAL)
+        listed = (site.manifests / "cluster.yaml").read_text(encoding="ascii")
+        (site.manifests / "cluster.yaml").write_text(listed.replace(".100]", ".101]"), encoding="ascii")
+        await until(lambda: site.way_kind() is None)
+        assert FLOATING_IP.packed in site.datapath.content[MapName.FLOATING_IPS]
+
+
+async def test_a_member_that_is_back_makes_held_addresses_announced_anew(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarted: list[list[str]] = []
+    monkeypatch.setattr(Announcer, "restart", lambda self, held: restarted.append([str(one) for one in held]))
+    async with site.running() as agent:
+        site.hold()
+        await until(lambda: agent._holdings.held)
+        member = Member(OTHER, Address("127.0.0.2", 1), MemberState.DEAD, b"", 1)
+        agent._cluster._handle(MemberChanged(member, None))
+        assert restarted == []
+        agent._cluster._handle(MemberChanged(replace(member, state=MemberState.ALIVE), MemberState.DEAD))
+        assert restarted == [[str(FLOATING_IP)]]
+
+
+async def test_w2_a_location_heard_by_gossip_moves_the_way(tmp_path: Path) -> None:
+    """Without the direct word: the holder's state socket is another one than its members think."""
+    gossip, state, http = free_ports()
+    one, two = Site(tmp_path, 1, (gossip, state, http)), Site(tmp_path, 2, (gossip, free_ports()[1], http))
+    async with one.running(), two.running():
+        two.hold()
+        await until(lambda: one.way_kind() == WayKind.L2)
+
+
+async def test_w2_a_new_holder_tells_every_peer_directly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without gossip of it."""
+    monkeypatch.setattr(ClusterView, "publish_location", lambda self, location: None)
+    ports = free_ports()
+    one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
+    async with one.running() as first, two.running() as second:
+        await until(lambda: {node.name for node in first._cluster.gateway_nodes()} == {NODE, OTHER})
+        await until(lambda: NODE in second._neighbours._known)
+        two.hold()
+        await until(lambda: one.way_kind() == WayKind.L2)
+
+
+async def test_an_inherited_way_stands_at_the_start_and_not_for_ever(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.agent.agent._INHERITANCE_NS", SECOND)
+    way = layout.way_value(7, WayKind.L2, 2, bytes(6), bytes(6))
+    site.datapath.left = replace(NOTHING_INHERITED, ways={FLOATING_IP.packed: way})
+    async with site.running():
+        await until(lambda: site.way_kind() == WayKind.L2)
+        await until(lambda: site.way_kind() is None)
+
+
+async def test_a_newly_selected_pods_device_is_looked_for_at_once(tmp_path: Path) -> None:
+    """Unasked it would be looked for each five seconds."""
+    site = Site(tmp_path, 1, free_ports())
+    async with site.running():
+        site.hold()
+        await until(lambda: site.way_kind() == WayKind.LOCAL)
+        site.select()
+        await until(lambda: site.state() is not None, within_s=3.5)
+
+
+@asynccontextmanager
+async def source_with_nodes(settings: Settings) -> AsyncIterator[ManifestsSource]:
+    """A source as of Kubernetes, where there are Node objects too."""
+    address, pods = IPv4Address("127.0.0.1"), IPv4Network("10.77.0.0/16")
+    node_object = ClusterNode(ObjectKey(Kind.NODE, "", NODE), NodeRole.WORKER, (address,), (pods,))
+
+    class Source(ManifestsSource):
+        async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
+            yield (Upsert(node_object), Synced())
+            await asyncio.Event().wait()
+
+    yield Source(Path(settings.source.removeprefix("manifests:")))
+
+
+async def test_what_node_objects_say_is_never_steered_to_and_joins_the_members(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.agent.agent.open_source", source_with_nodes)
+    ports = free_ports()
+    one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
+    for site in (one, two):
+        site.settings = msgspec.structs.replace(site.settings, gossip=GossipSettings())
+    async with one.running(), two.running() as second:
+        await until(lambda: {node.name for node in second._cluster.gateway_nodes()} == {NODE, OTHER})
+        await until(lambda: two.datapath.content)
+    assert layout.cluster_key(IPv4Network("10.77.0.0/16")) in two.datapath.content[MapName.CLUSTER]
+
+
+async def test_the_electorates_follower_hears_every_report(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[LeaseReport] = []
+    monkeypatch.setattr(ElectorateFollower, "hear", lambda self, said: heard.append(said))
+    async with site.running():
+        site.hold()
+        site.hold()
+        await until(lambda: len(heard) == 2)
