@@ -103,10 +103,10 @@ class ServiceSite(ClusterSite):
         status: dict[str, Any] = self.cluster.kubectl.get("-n", "kube-system", NODE, node).get("status", {})
         return status
 
-    def said(self, word: str, *command: str) -> str:
-        """What kubectl prints, if the word is in it; else nothing."""
-        printed = self.cluster.kubectl(*command)
-        return printed if word in printed else ""
+    def said(self, word: str, *command: str) -> str | None:
+        """What kubectl prints, once the word is in it. None before: to `wait` an empty text would be an answer."""
+        printed: str = self.cluster.kubectl(*command)
+        return printed if word in printed else None
 
     def is_node_ready(self, node: str) -> bool:
         conditions = self.cluster.kubectl.get("node", node)["status"]["conditions"]
