@@ -45,7 +45,7 @@ def fetch_json(netns: str, ip: str, path: str, *, timeout_s: float = REQUEST_TIM
 
 
 def wait_for(what: str, question: Callable[[], T | None], *, timeout_s: float) -> T:
-    """Ask again and again until there is an answer (not None, not False) and return it.
+    """Ask again and again until there is an answer (not None, not False, no empty text) and return it.
 
     A TransientError counts as no answer yet. Raises TransientError with what was waited for when time is up.
     """
@@ -54,7 +54,7 @@ def wait_for(what: str, question: Callable[[], T | None], *, timeout_s: float) -
     while True:
         try:
             answer = question()
-            if answer is not None and answer is not False:
+            if answer is not None and answer is not False and answer != "":
                 return answer
         except TransientError as error:
             last = f" ({error})"

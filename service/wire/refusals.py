@@ -21,7 +21,7 @@ STRANGE = {
 """What each reason means that does not come about between members that are set up alike. All others do: a member was
 restarted, or a datagram came twice."""
 REASONS_MAX = 32
-"""Reasons counted apart; what a receiver refuses in words of its own is bounded by it."""
+"""Reasons counted apart beside the strange ones; what a receiver refuses in words of its own is bounded by it."""
 OTHER = "other"
 LATELY_NS = 10_000_000_000
 """So long after the last strange datagram status still tells of it."""
@@ -30,7 +30,7 @@ LOG_EVERY_NS = 60_000_000_000
 
 def count(by_reason: dict[str, int], reason: str) -> str:
     """Count one datagram in a bounded table; under which reason, which is `OTHER` where there are too many."""
-    if reason not in by_reason and len(by_reason) >= REASONS_MAX:
+    if reason not in by_reason and reason not in STRANGE and len(by_reason) >= REASONS_MAX:
         reason = OTHER
     by_reason[reason] = by_reason.get(reason, 0) + 1
     return reason
@@ -42,7 +42,7 @@ class Refusals:
     def __init__(self, channel: str, *, clock: Callable[[], int]) -> None:
         self.channel = channel
         self.by_reason: dict[str, int] = {}
-        """Datagrams since the socket was made; at most `REASONS_MAX` reasons, and `OTHER`."""
+        """Datagrams since the socket was made; at most `REASONS_MAX` reasons, the strange ones and `OTHER`."""
         self._clock = clock
         self._last: tuple[int, str, Address] | None = None
         """When the last strange one came, for which reason it was refused, and from where."""

@@ -74,7 +74,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("hurried")
 def test_the_question_is_put_until_it_has_an_answer() -> None:
-    answers: list[object] = [None, False, TransientError("refused"), 0]
+    answers: list[object] = [None, False, "", TransientError("refused"), 0]
 
     def question() -> object:
         answer = answers.pop(0)
@@ -82,7 +82,7 @@ def test_the_question_is_put_until_it_has_an_answer() -> None:
             raise answer
         return answer
 
-    assert wait_for("a number", question, timeout_s=30) == 0, "only None and False are no answers"
+    assert wait_for("a number", question, timeout_s=30) == 0, "only None, False and an empty text are no answers"
     assert answers == []
 
 

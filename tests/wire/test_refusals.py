@@ -61,3 +61,12 @@ def test_reasons_that_a_sender_can_vary_are_bounded() -> None:
         count(by_reason, f"epoch {number}")
     assert len(by_reason) == REASONS_MAX + 1
     assert by_reason[OTHER] == 10_000 - REASONS_MAX
+
+
+def test_a_strange_datagram_is_told_of_also_where_many_other_reasons_came_first(clock: Clock) -> None:
+    refusals = Refusals("gossip", clock=clock)
+    for number in range(2 * REASONS_MAX):
+        refusals.note(f"epoch {number}", STRANGER)
+    refusals.note("unknown-key", STRANGER)
+    assert "not in our keyring" in refusals.trouble()
+    assert refusals.by_reason["unknown-key"] == 1
