@@ -171,6 +171,7 @@ UNTESTED = {
     "service/host/priority.py": "tests/host/test_priority.py, in a process of its own: a priority is not given back",
     "service/lab/traffic/capture.py": "tests/lab/traffic/test_capture.py runs it as the lab does, as a process",
     "service/lease/answer.py": "tests/lease/test_elector.py: what it composes is what an elector answers",
+    "service/lease/randomness.py": "a protocol",
     "service/lease/settlement.py": "tests/lease/test_elector.py, tests/simulation/test_electorate.py: how one settles",
     "service/network/pod_device.py": "tests/network/test_pod_device.py, by the Netlink that owns its socket",
     "service/network/steering_device.py": "tests/network/test_steering_device.py, likewise",

@@ -42,7 +42,7 @@ from service.settings import Settings
 from service.sources.intake import Intake
 from service.sources.source import ObjectSource, open_source
 from service.version import VERSION
-from service.web.metrics import AuditCollector, DatapathCollector, RefusalCollector, TaskCollector
+from service.web.metrics import AuditCollector, DatapathCollector, KeeperCollector, RefusalCollector, TaskCollector
 from service.web.server import WebServer
 from service.wire import refusals
 from service.wire.cluster_view import ClusterView
@@ -184,6 +184,7 @@ class Agent:
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
         registry.register(RefusalCollector(self._refusals))
+        registry.register(KeeperCollector(self._living_report))
         await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
         self.recorder.started(VERSION)
 

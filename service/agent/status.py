@@ -34,7 +34,7 @@ def agent_status(
 ) -> dict[str, Any]:
     """The document. `report` is None where the keeper does not live; `source` before it is open.
 
-    `troubles`: what is wrong in this process itself, a line each.
+    `troubles`: what is wrong in this process itself, a line each; the keeper's own follow.
     """
     # Of itself a node knows better than any table: what its keeper does not hold, it does not hold.
     locations = {
@@ -45,7 +45,7 @@ def agent_status(
     return cluster_status(cluster, intake.index, intake.errors, locations) | {
         "node": node,
         "role": role.value,
-        "troubles": list(troubles),
+        "troubles": [*troubles, *(f"keeper: {trouble}" for trouble in (report.troubles if report else ()))],
         "objects": objects_status(intake, source),
         "held": [str(floating_ip) for floating_ip in sorted(held)],
         "keeper": keeper_status(report),

@@ -3,6 +3,8 @@
 A packet from a stranger, a device that vanished between two looks, a full disk: whatever nobody has thought of shows
 itself as an exception in one task. To end the process for it takes away what all the other tasks do, at every start
 again where the cause stays. So the task is told of once, counted, shown in status, and tried again with back-off.
+What the event loop calls by itself (a socket that became readable, a timer) has no task: its errors count under
+`callbacks`, and it is called again when there is something to do again.
 
 What ends a process: OperatorError (it cannot be of use as it is configured), InvariantError (a machine that found
 itself in a state it cannot be in must not go on deciding), and cancellation.
@@ -21,6 +23,9 @@ RETRY_FIRST_S = 0.1
 RETRY_LAST_S = 5.0
 STEADY_NS = 10_000_000_000
 """A task that has run so long since its last error is all right again, and begins anew with the shortest back-off."""
+
+CALLBACKS = "callbacks"
+"""What errors outside every task count under."""
 
 Run = Callable[[], Awaitable[None]]
 
@@ -42,15 +47,25 @@ class Supervisor:
     def __init__(self, *, clock: Callable[[], int]) -> None:
         self._clock = clock
         self._failures: dict[str, _Failures] = {}
+        self._fatal: asyncio.Future[None] | None = None
+        """Gets the error of a callback that ends the process; None while nothing runs."""
 
     async def run(self, tasks: Mapping[str, Run]) -> None:
         """Run all in one TaskGroup until cancelled, or until an error that ends a process is raised by one.
 
         A task must be one that can be called again after it has raised: what it knows is in the object it belongs to.
+        Errors of the loop's callbacks are taken over meanwhile.
         """
-        async with asyncio.TaskGroup() as group:
-            for name, task in tasks.items():
-                group.create_task(self.keep(name, task), name=name)
+        loop = asyncio.get_running_loop()
+        self._fatal, former = loop.create_future(), loop.get_exception_handler()
+        loop.set_exception_handler(self._take_callback)
+        try:
+            async with asyncio.TaskGroup() as group:
+                ending = group.create_task(_result(self._fatal), name=CALLBACKS)
+                await asyncio.wait([group.create_task(self.keep(name, run), name=name) for name, run in tasks.items()])
+                ending.cancel()
+        finally:
+            loop.set_exception_handler(former)
 
     async def keep(self, name: str, task: Run) -> None:
         """Run one task; again after each unexpected error. Returns where it ends of its own accord."""
@@ -60,25 +75,44 @@ class Supervisor:
             started_ns = self._clock()
             try:
                 await task()
-            except (OperatorError, InvariantError):
-                raise
             except Exception as error:
+                if _ends_process(error):
+                    raise
                 if self._clock() - started_ns >= STEADY_NS:
                     retry_s = RETRY_FIRST_S
-                self._note(name, failures, error, retry_s)
+                self._note(name, failures, error, f"trying again after {retry_s:.1f} s")
             else:
                 return
             await asyncio.sleep(retry_s)
             retry_s = min(RETRY_LAST_S, 2 * retry_s)
 
-    def _note(self, name: str, failures: _Failures, error: Exception, retry_s: float) -> None:
+    def attempt(self, name: str, call: Callable[[], None]) -> None:
+        """Call once what must not keep its caller from what follows; an unexpected error counts under the name."""
+        try:
+            call()
+        except Exception as error:
+            if _ends_process(error):
+                raise
+            self._note(name, self._failures.setdefault(name, _Failures()), error, "it will be called again")
+
+    def _take_callback(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, Exception):
+            loop.default_exception_handler(context)
+        elif not _ends_process(error):
+            self._note(CALLBACKS, self._failures.setdefault(CALLBACKS, _Failures()), error, "it may be called again")
+        elif self._fatal is not None and not self._fatal.done():
+            self._fatal.set_exception(error)
+
+    def _note(self, name: str, failures: _Failures, error: Exception, following: str) -> None:
         failures.errors += 1
-        failures.last_error = f"{type(error).__name__}: {error}"
+        cause = _first(error)
+        failures.last_error = f"{type(cause).__name__}: {cause}"
         failures.last_error_ns = self._clock()
         if failures.last_error == failures.logged:
             return
         failures.logged = failures.last_error
-        _log.error("task %s: %s; trying again after %.1f s", name, failures.last_error, retry_s, exc_info=error)
+        _log.error("task %s: %s; %s", name, failures.last_error, following, exc_info=error)
 
     def errors(self) -> dict[str, int]:
         """How often each task has failed since the start."""
@@ -92,3 +126,20 @@ class Supervisor:
             for name, failures in self._failures.items()
             if failures.errors and now_ns - failures.last_error_ns < STEADY_NS
         ]
+
+
+def _ends_process(error: Exception) -> bool:
+    # A task that has tasks of its own raises their errors as a group.
+    if isinstance(error, ExceptionGroup):
+        return error.subgroup((OperatorError, InvariantError)) is not None
+    return isinstance(error, OperatorError | InvariantError)
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _result(future: asyncio.Future[None]) -> None:
+    await future

@@ -9,11 +9,14 @@ from service.keeper.farewell import Farewell
 from service.model.keeper_message import Heartbeat
 
 _CHECK_PERIOD_S = 0.1
-_CHECKS_PER_REPORT = 2
+_REPORT_PERIOD_S = 0.2
 
 
 class AgentWatch:
-    """`attend` is called whenever claims were looked at anew; `report` each period."""
+    """`attend` is called whenever claims were looked at anew; `report` each period.
+
+    Two tasks, `run` and `report`: what goes wrong with the claims must not silence this keeper, too.
+    """
 
     def __init__(
         self,
@@ -40,10 +43,14 @@ class AgentWatch:
         self._attend()
 
     async def run(self) -> None:
-        """Let silence count, and report each period, until cancelled."""
+        """Let silence count, until cancelled."""
         while True:
-            for _ in range(_CHECKS_PER_REPORT):
-                self._claims.apply()
-                self._attend()
-                await asyncio.sleep(_CHECK_PERIOD_S)
+            self._claims.apply()
+            self._attend()
+            await asyncio.sleep(_CHECK_PERIOD_S)
+
+    async def report(self) -> None:
+        """Report each period, until cancelled."""
+        while True:
+            await asyncio.sleep(_REPORT_PERIOD_S)
             self._report()

@@ -28,45 +28,62 @@ class FenceEntry(NamedTuple):
 class Fence(Protocol):
     """What the keeper needs of the kernel."""
 
+    trouble: str
+    """Why there is no fence, or why not all of it could be made anew; empty where all is well."""
+
     def refresh(self) -> bool:
         """Find the fence, which the agent makes; False while there is none. True also after it was made anew."""
 
     def write(self, address: IPv4Address, token: Token, deadline_ns: int) -> None:
-        """Forward until the deadline (CLOCK_BOOTTIME); 0 closes. In force when it returns."""
+        """Forward until the deadline (CLOCK_BOOTTIME); 0 closes. In force when it returns.
+
+        Raises OSError where it cannot be written: an address that was not open then is not.
+        """
 
     def entries(self) -> Mapping[IPv4Address, FenceEntry]:
-        """All entries, also those whose deadline has passed."""
+        """What a former keeper left, also what is over by now. From then on only what is written here is in force."""
 
 
 class PinnedFence:
-    """The map `lease_deadlines` under the datapath's pins."""
+    """The map `lease_deadlines` under the datapath's pins. Closed is what has no row: the map is as large as what is
+    open, however many addresses come and go."""
 
     def __init__(self, bpf_dir: str) -> None:
+        self.trouble = ""
         self._path = str(pin_folder(bpf_dir) / MapName.LEASE_DEADLINES)
         self._map: BpfMap | None = None
+        self._former: BpfMap | None = None
+        """The map before: programs that still run may go by it, so what is closed is closed there, too."""
         self._inode: tuple[int, int] | None = None
+        self._refused: tuple[int, int] | None = None
+        """A pin that is no map of ours; looked at again when it is another."""
         self._written: dict[IPv4Address, tuple[Token, int]] = {}
+        """All that may be open: as written last, or as a former keeper left it."""
+        self._has_adopted = False
 
     def refresh(self) -> bool:
         """Cheap enough for every heartbeat: one stat."""
         try:
             status = os.stat(self._path)
-        except OSError:
+        except OSError as error:
             # Not pinned (any more). Programs that still run use the map we have, so what is held can still be closed.
-            self._inode = None
+            self._inode = self._refused = None
+            self._tell(f"the fence: nothing is pinned at {self._path} ({error.strerror})")
             return False
         inode = (status.st_dev, status.st_ino)
+        if inode == self._refused:
+            return False
         if inode != self._inode:
             self._open(inode)
-        return self._map is not None
+        return self._inode is not None
 
     def _open(self, inode: tuple[int, int]) -> None:
+        # Until it is found to be ours, there is no fence at this place.
+        self._inode = None
         try:
             opened = open_pinned(self._path)
-        except FileNotFoundError:
-            return
         except OSError as error:
-            _log.warning("the fence at %s cannot be opened: %s", self._path, error)
+            self._tell(f"the fence: {self._path} cannot be opened: {error.strerror}")
             return
         shape = MAP_SHAPES[MapName.LEASE_DEADLINES]
         if (opened.info.type, opened.info.key_size, opened.info.value_size) != (
@@ -75,36 +92,68 @@ class PinnedFence:
             shape.value_size,
         ):
             opened.close()
-            _log.warning("%s is not the map of this version", self._path)
+            self._refused = inode
+            self._tell(f"the fence: {self._path} is not the map of this version")
             return
-        previous, self._map, self._inode = self._map, opened, inode
-        if previous is not None:
-            # The datapath was made anew: it knows nothing of what is held.
-            for address, (token, deadline_ns) in self._written.items():
-                self.write(address, token, deadline_ns)
-            previous.close()
+        if self._former is not None:
+            self._former.close()
+        self._former, self._map, self._refused = self._map, opened, None
+        self._tell("")
+        if self._former is not None or self._has_adopted:
+            self._make_anew(opened)
+        self._inode = inode
+
+    def _make_anew(self, opened: BpfMap) -> None:
+        """The datapath was made anew: it knows nothing of what is held, or what others held before."""
+        for key in opened.items():
+            if IPv4Address(key) not in self._written:
+                opened.delete(key)
+        failed = 0
+        for address, (token, deadline_ns) in self._written.items():
+            try:
+                opened.update(address.packed, lease_value(deadline_ns, token.packed()))
+            except OSError:
+                # Its next extension finds out, and gives it up.
+                failed += 1
+        if failed:
+            self._tell(f"the fence: {failed} addresses that are held do not fit the map that was made anew")
+
+    def _tell(self, trouble: str) -> None:
+        if trouble and trouble != self.trouble:
+            _log.warning("%s", trouble)
+        self.trouble = trouble
 
     def write(self, address: IPv4Address, token: Token, deadline_ns: int) -> None:
         """Raises OSError where the map is full; nothing is opened then, neither here nor in a datapath made anew."""
         if not deadline_ns:
-            # Before the map is asked: what is to be closed is not opened again, whatever becomes of this write.
-            self._written.pop(address, None)
+            self._close(address)
+            return
         if self._map is not None:
             self._map.update(address.packed, lease_value(deadline_ns, token.packed()))
-        if deadline_ns:
-            self._written[address] = (token, deadline_ns)
+        self._written[address] = (token, deadline_ns)
+
+    def _close(self, address: IPv4Address) -> None:
+        # Before the map is asked: what is to be closed is not opened again, whatever becomes of this write.
+        self._written.pop(address, None)
+        for known in (self._map, self._former):
+            if known is not None:
+                known.delete(address.packed)
 
     def entries(self) -> Mapping[IPv4Address, FenceEntry]:
         """All entries of the map that is open; none while there is no map."""
+        self._has_adopted = True
         if self._map is None:
             return {}
-        return {IPv4Address(key): _entry(value) for key, value in self._map.items().items()}
+        found = {IPv4Address(key): _entry(value) for key, value in self._map.items().items()}
+        self._written = {address: (entry.token, entry.deadline_ns) for address, entry in found.items()}
+        return found
 
     def close(self) -> None:
         """Let go of the map. What is in it stays in force until its deadlines."""
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        for known in (self._map, self._former):
+            if known is not None:
+                known.close()
+        self._map = self._former = None
 
 
 def _entry(value: bytes) -> FenceEntry:

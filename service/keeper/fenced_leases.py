@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 
 from service.keeper.fence import Fence
 from service.lease.holder import CloseFence, OpenFence
-from service.model.errors import OperatorError, TransientError
+from service.model.errors import InvariantError, OperatorError, TransientError
 from service.model.keeper_message import Uplink
 from service.network.arp import gratuitous_arp_frames
 
@@ -41,34 +41,53 @@ class FencedLeases:
     """The fence as the holder's outputs open and close it.
 
     `opened` is called with an address whose lease is new, its fence being open; `changed` when a lease was acquired or
-    lost, for the report.
+    lost, for the report; `refused` with a key whose fence cannot be opened, or not for longer: it is to be given up.
     """
 
-    def __init__(self, fence: Fence, *, opened: Callable[[IPv4Address], None], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        fence: Fence,
+        *,
+        opened: Callable[[IPv4Address], None],
+        changed: Callable[[], None],
+        refused: Callable[[str, str], None],
+    ) -> None:
+        """`refused` gets the key and why."""
         self._fence = fence
         self._opened = opened
         self._changed = changed
+        self._refused = refused
         self._deadlines: dict[str, int] = {}
         """Of every fence that is open, as last written."""
 
     def handle(self, output: object) -> None:
-        """Execute OpenFence or CloseFence. Raises OSError where the fence takes no more entries."""
+        """Execute OpenFence or CloseFence. One key that cannot be opened is refused, and costs no other.
+
+        Raises InvariantError where a fence cannot be closed: nothing may be said of it then, least of all a release.
+        """
         if isinstance(output, OpenFence):
             self._open(output)
         elif isinstance(output, CloseFence):
             self._close(output)
 
     def _open(self, output: OpenFence) -> None:
-        self._deadlines[output.key] = output.deadline_ns
         address = IPv4Address(output.key)
-        self._fence.write(address, output.token, output.deadline_ns)
+        try:
+            self._fence.write(address, output.token, output.deadline_ns)
+        except OSError as error:
+            self._refused(output.key, f"its fence cannot be opened: {error.strerror}")
+            return
+        self._deadlines[output.key] = output.deadline_ns
         if output.first:
             self._opened(address)
             _log.info("holding %s with token %s", address, ".".join(map(str, output.token)))
             self._changed()
 
     def _close(self, output: CloseFence) -> None:
-        self._fence.write(IPv4Address(output.key), output.token, 0)
+        try:
+            self._fence.write(IPv4Address(output.key), output.token, 0)
+        except OSError as error:
+            raise InvariantError(f"the fence of {output.key} cannot be closed: {error.strerror}") from error
         _log.info("no longer holding %s: %s", output.key, output.reason)
         # Still among the deadlines: the report says that it was released before its time.
         self._changed()

@@ -7,7 +7,6 @@ deadline passes, because the kernel compares it on every packet.
 This module only wires; what is decided stands in the modules beside it.
 """
 
-import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -17,6 +16,7 @@ from service.audit.promise_log import PromiseLog
 from service.electorate.book import ElectorateBook
 from service.host import clock, identity
 from service.host.memory import freeze_heap
+from service.host.supervisor import Run, Supervisor
 from service.keeper.agent_watch import AgentWatch
 from service.keeper.claims import HolderClaims, new_holder
 from service.keeper.dispatch import Dispatch, Lines
@@ -76,7 +76,8 @@ class Keeper:
     ) -> None:
         """Read what is on disk; nothing runs and nothing is sent yet. Raises OperatorError where it cannot be read."""
         self._settings, self._scheduling, self._boot_clock = settings, scheduling, boot_clock
-        start_id, port, now_ns = identity.start_id(), settings.ports.lease, boot_clock()
+        self._tasks = Supervisor(clock=boot_clock)
+        start_id, port = identity.start_id(), settings.ports.lease
         file = ElectorateFile(Path(settings.state_dir))
         stored = file.open_or_configure(settings.electorate, memory=identity.start_id() >> 1)
         # The electorate that is known, and the elector, whose hand writes it down.
@@ -87,15 +88,7 @@ class Keeper:
             settings, promises, stored, send=send, promised=promised, boot_clock=boot_clock, raw_clock=raw_clock
         )
         self._book = ElectorateBook(stored.electorate, adopted=self._vote.store)
-        # The holder, between what its agent asks for and the fence.
-        self._arp = ArpSender()
-        self._duty = AgentDuty(grace_ns=settings.lease.agent_grace_ms * 1_000_000, now_ns=now_ns)
-        announcement = FirstAnnouncement(uplink=self._duty.uplink, send_frame=self._arp.send)
-        self._fenced = FencedLeases(fence, opened=announcement.announce, changed=self._report)
-        holder = new_holder(settings, stored.electorate, start_id=start_id, now_ns=now_ns)
-        self._claims = HolderClaims(
-            holder, duty=self._duty, fence=fence, send=send, handle=self._fenced.handle, clock=boot_clock
-        )
+        self._make_claims(fence, stored.electorate, start_id=start_id, send=send)
         # Who else decides, and how the electorate changes.
         self._majority = MajorityWatch(stored.electorate, lease_port=port, send=send, clock=boot_clock)
         self._other = OtherElector(
@@ -113,6 +106,26 @@ class Keeper:
         self._agent = AgentLink(Path(settings.run_dir), on_heartbeat=self._watch.take)
         self._socket = self._sealed_socket(start_id)
 
+    def _make_claims(
+        self, fence: Fence, electorate: Electorate, *, start_id: int, send: Callable[[Address, bytes], None]
+    ) -> None:
+        """The holder, between what its agent asks for and the fence."""
+        settings, now_ns = self._settings, self._boot_clock()
+        self._arp = ArpSender()
+        self._duty = AgentDuty(grace_ns=settings.lease.agent_grace_ms * 1_000_000, now_ns=now_ns)
+        announcement = FirstAnnouncement(uplink=self._duty.uplink, send_frame=self._arp.send)
+        self._fenced = FencedLeases(
+            fence,
+            # Neither may keep the holder from what it wants next: the fence of another key, or a release.
+            opened=lambda address: self._tasks.attempt("announce", partial(announcement.announce, address)),
+            changed=lambda: self._tasks.attempt("report", self._report),
+            refused=lambda key, reason: self._claims.refuse(key, reason),
+        )
+        holder = new_holder(settings, electorate, start_id=start_id, now_ns=now_ns)
+        self._claims = HolderClaims(
+            holder, duty=self._duty, fence=fence, send=send, handle=self._fenced.handle, clock=self._boot_clock
+        )
+
     async def enter(self, stack: AsyncExitStack) -> None:
         """Go on with what is held, then open what others send to. Left in reverse: farewell first, sockets after."""
         stack.callback(self._arp.close)
@@ -124,19 +137,22 @@ class Keeper:
         stack.push_async_callback(self._farewell.say)
 
     async def serve(self) -> None:
-        """Run until cancelled."""
+        """Run every task until cancelled; one that fails is tried again (`host.supervisor`)."""
         freeze_heap()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._claims.pump.run(), name="holder")
-            group.create_task(self._majority.pump.run(), name="observer")
-            group.create_task(self._vote.pump.run(), name="elector")
-            group.create_task(self._vote.write_records(stored=self._transition.prepare), name="records")
-            group.create_task(self._promise_log.run(), name="promises")
-            if self._is_auto:
-                group.create_task(self._other.pump.run(), name="tiebreaker")
-            else:
-                group.create_task(self._proposal.propose(), name="electorate")
-            group.create_task(self._watch.run(), name="agent")
+        tasks: dict[str, Run] = {
+            "holder": self._claims.pump.run,
+            "observer": self._majority.pump.run,
+            "elector": self._vote.pump.run,
+            "records": partial(self._vote.write_records, stored=self._transition.prepare),
+            "promises": self._promise_log.run,
+            "agent": self._watch.run,
+            "report": self._watch.report,
+        }
+        if self._is_auto:
+            tasks["tiebreaker"] = self._other.pump.run
+        else:
+            tasks["electorate"] = self._proposal.propose
+        await self._tasks.run(tasks)
 
     def _connect(self) -> None:
         """Close the one circle: every machine sends by the dispatch, and hears by it."""
@@ -160,7 +176,7 @@ class Keeper:
             settings.keys(), cluster=settings.cluster, node=settings.node, start_id=start_id, purpose="lease"
         )
         bind = Address(settings.bind_address, settings.ports.lease)
-        return SealedSocket(bind, envelope, bind_receiver=True, on_datagram=self._dispatch.take)
+        return SealedSocket(bind, envelope, bind_receiver=True, on_datagram=self._dispatch.take, clock=self._boot_clock)
 
     @property
     def _is_auto(self) -> bool:
@@ -189,5 +205,12 @@ class Keeper:
             trouble=trouble(self._settings.node, self._book, elector),
             sees_majority=self._majority.is_seen(now_ns=now_ns),
             scheduling=self._scheduling,
+            troubles=self._troubles(),
+            errors=self._tasks.errors(),
+            refused=self._socket.refusals.by_reason,
         )
         self._agent.report(compose(state))
+
+    def _troubles(self) -> list[str]:
+        refused = self._socket.refusals.trouble()
+        return [*self._claims.troubles(), *self._tasks.troubles(), *([refused] if refused else [])]

@@ -1,12 +1,16 @@
 """What a keeper tells its agent of its leases and of the electorate: a pure composition of values."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from service.lease.holder import HeldKey
 from service.lease.tiebreaker import Swap
 from service.model.keeper_message import ElectorateRecord, HeldLease, LeaseReport
 from service.model.lease import Electorate
+
+_TROUBLES_MAX = 16
+_LETTERS_MAX = 400
+"""Of each trouble: a report is one datagram."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,9 @@ class KeeperState:
     trouble: str
     sees_majority: bool
     scheduling: str
+    troubles: Sequence[str] = ()
+    errors: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
 
 
 def compose(state: KeeperState) -> LeaseReport:
@@ -43,6 +50,9 @@ def compose(state: KeeperState) -> LeaseReport:
         scheduling=state.scheduling,
         at_ns=state.now_ns,
         released=state.released,
+        troubles=tuple(trouble[:_LETTERS_MAX] for trouble in state.troubles[:_TROUBLES_MAX]),
+        errors=dict(state.errors),
+        refused=dict(state.refused),
     )
 
 

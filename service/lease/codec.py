@@ -95,6 +95,14 @@ def key_number(key: str) -> int:
     return 0 if key == LEADER_KEY else int(IPv4Address(key))
 
 
+def is_floating_ip(key: str) -> bool:
+    """Whether a lease can be asked for under this key, for an address: it is one, and not the number of leadership."""
+    try:
+        return key != LEADER_KEY and key_number(key) != 0
+    except ValueError:
+        return False
+
+
 @lru_cache(maxsize=65536)
 def key_name(number: int) -> str:
     """The key of a u32; the inverse of `key_number`."""

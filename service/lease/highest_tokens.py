@@ -8,15 +8,24 @@ from service.model.lease import LEADER_KEY, ZERO_TOKEN, Stamp, Token
 
 
 class HighestTokens:
-    """Only grows. It is hearsay, of one elector alone perhaps: enough to go above, never enough to act upon."""
+    """Hearsay, of one elector alone perhaps: enough to go above, never enough to act upon. Of a key it only grows until
+    the key is forgotten, of terms for ever.
+    """
 
     def __init__(self) -> None:
         self._highest: dict[str, Token] = {}
+        self._term = 0
+        """The highest of any token, also of keys that are forgotten."""
 
     def note(self, key: str, token: Token) -> None:
         """An elector, or the fence that an earlier process left, knows this token."""
         if token > self._highest.get(key, ZERO_TOKEN):
             self._highest[key] = token
+            self._term = max(self._term, token.term)
+
+    def forget(self, key: str) -> None:
+        """Nobody here has claimed it for long: whoever claims it again hears from the electors what to go above."""
+        self._highest.pop(key, None)
 
     def proposal(self, key: str, stamp: Stamp, *, own: Token) -> Token:
         """The token to claim the key under, for an assignment of this age. `own`: what was proposed so far."""
@@ -24,8 +33,7 @@ class HighestTokens:
         if key == LEADER_KEY:
             # A new leader outranks the traces of every other: the term goes above all terms seen in any token. The
             # stamps of its assignments begin with this term, so they are newer than those of every leader before.
-            term = max(token.term for token in (own, *self._highest.values()))
-            return Token(term + 1, 0, 1)
+            return Token(max(own.term, self._term) + 1, 0, 1)
         # Of an older stamp than what was granted it stays refused until a newer assignment names us (P4): an
         # assignment directs a claim, and nobody may make his own look newer than it is.
         return Token(*stamp, highest.counter + 1 if stamp == highest.stamp else 1)

@@ -13,10 +13,11 @@ one leader by the same two rules (K2).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from service.lease.highest_tokens import HighestTokens
 from service.lease.message import Ack, ClaimRole, Detail, Entry, Verdict, decode
+from service.lease.randomness import Random
 from service.lease.release import Releases
 from service.lease.session import Sent, Session
 from service.lease.tenure import Tenure, counted_until
@@ -30,13 +31,6 @@ _YIELD_PAUSE_INTERVALS = 8
 """It gives way to a higher rank at most once in so many intervals, lest the higher rank block a key it cannot take."""
 
 CloseReason = Literal["released", "expired", "refused"]
-
-
-class Random(Protocol):
-    """Where randomness comes from: `random.Random`, seeded or not."""
-
-    def random(self) -> float:
-        """At least 0 and below 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +145,18 @@ class Holder:
         self._claim_all()
         self._flush()
 
+    def give_up(self, key: str, *, now_ns: int) -> None:
+        """Hand one key over, and want it no more until `set_claims` names it again."""
+        self._pass(now_ns)
+        (self._desired or {}).pop(key, None)
+        if key in self._tenures:
+            self._give_up(key, "released")
+        self._flush()
+
+    def crowded_out(self) -> tuple[str, ...]:
+        """What is desired and not claimed, as a session has no place for more keys; in order."""
+        return tuple(key for key in self._desired or {} if key not in self._tenures and not self._session.has_room(key))
+
     def set_claiming(self, allowed: bool, *, now_ns: int) -> None:
         """S3: with False nothing new is taken; what is held goes on being renewed."""
         self._pass(now_ns)
@@ -185,7 +191,7 @@ class Holder:
         To be called before `set_claims`. A deadline that has passed is not adopted; the caller closes that fence.
         """
         self._pass(now_ns)
-        if deadline_ns > now_ns and key not in self._tenures:
+        if deadline_ns > now_ns and key not in self._tenures and self._session.has_room(key):
             self._highest.note(key, token)
             # As an assigned holder's: whether the assignment still says so, `set_claims` will tell. The deadline is the
             # fence's own and no elector's grant is known yet, so it ends then unless a majority renews it.
@@ -303,7 +309,7 @@ class Holder:
 
     def _begin(self, key: str, role: ClaimRole, stamp: Stamp) -> None:
         """Claim a key, unless nothing may be taken (S3) or somebody is being given way to."""
-        if not self._claiming or self._resume_ns.get(key, 0) > self._now_ns:
+        if not self._claiming or self._resume_ns.get(key, 0) > self._now_ns or not self._session.has_room(key):
             return
         self._resume_ns.pop(key, None)
         tenure = Tenure(key, ZERO_TOKEN, role, stamp)
@@ -315,10 +321,9 @@ class Holder:
     def _propose(self, tenure: Tenure) -> None:
         """Choose a token above every one that any elector has named (K1)."""
         token = self._highest.proposal(tenure.key, tenure.stamp, own=tenure.token)
-        if tenure.held and token <= tenure.token:
-            # Never down: what is held is held under a token that a majority knows.
-            return
-        tenure.token = token
+        # Never down: what is held is held under a token that a majority knows.
+        if not tenure.held or token > tenure.token:
+            tenure.token = token
 
     def _put(self, tenure: Tenure, *, urgent: bool = True) -> None:
         self._session.put(Entry(tenure.key, tenure.role, tenure.token, tenure.held), urgent=urgent)
@@ -346,7 +351,7 @@ class Holder:
         """What one elector says of one key, as the renewal named it that is answered."""
         if entry.role is ClaimRole.RELEASED:
             if self._releases.confirm(elector, entry.key, entry.token):
-                self._session.remove(entry.key)
+                self._session.remove(entry.key, now_ns=self._now_ns)
             return
         # Without a detail there is nothing to say but `granted`, and the highest token there is ours.
         highest = detail.highest if detail is not None else entry.token
@@ -473,11 +478,15 @@ class Holder:
             elif tenure.minority_since_ns is not None and now_ns >= tenure.minority_since_ns + self._patience_ns:
                 self._contend(tenure)
         for key in self._releases.expire(now_ns):
-            self._session.remove(key)
+            self._session.remove(key, now_ns=now_ns)
+        for key in self._session.forget(now_ns):
+            # K1: who granted it knows its token, and names it to whoever claims the key again.
+            self._highest.forget(key)
+            self._next_yield_ns.pop(key, None)
+            self._resume_ns.pop(key, None)
 
     def _flush(self) -> None:
-        # T1: the driver read the clock before this call, and these datagrams are built after it.
-        self._outputs += self._session.renewals(self._now_ns)
+        self._outputs += self._session.renewals(self._now_ns)  # T1: built after the driver read the clock
 
 
 def boot_id_bytes(boot_id: str) -> bytes:

@@ -3,17 +3,25 @@
 One datagram per elector and group of keys each renew interval; the key list goes along until the elector has confirmed
 its number. A renewal that is not acknowledged within a third of the interval is sent again, as a new one with a new
 sequence and a new time (rule T4).
+
+A key has one place while anything is said of it, and for a minute more: what is said in another group could overtake
+what was said in this one. After that the place is free. A datagram that came even later would do no harm: it names a
+token of a tenure that is over, and later ones are above it (K1).
 """
 
 from dataclasses import dataclass, field
 
 from service.lease.message import GROUP_KEYS, GROUPS_MAX, Ack, Entry, Renew, encode
-from service.model.errors import OperatorError
+from service.model.errors import InvariantError
 from service.model.lease import Electorate, LeaseProfile
 from service.model.machine import Address, Send
 
 RESEND_DIVISOR = 3
 """A renewal that is not answered within this fraction of the interval is sent again (T4)."""
+
+
+PLACE_KEPT_NS = 60_000_000_000
+"""How long after the last word of a key its place is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +42,7 @@ class _Group:
 
     entries: dict[str, Entry] = field(default_factory=dict)
     keys: int = 0
-    """Keys that ever belonged to it. A key never changes its group: its datagrams must not overtake each other."""
+    """Keys whose place it is, also those of which nothing is said any more."""
     list_number: int = 0
     listed: tuple[Entry, ...] = ()
     """`entries` as of `list_number`."""
@@ -68,9 +76,13 @@ class Session:
     _lease_ns: int
     """What is asked for: the profile's lease, or the long one of a process that ends."""
     _sequences: dict[str, int]
-    """The last sequence to each elector, of any group and epoch; of electors that have left, too."""
+    """The last sequence to each elector, of any group and epoch."""
+    _sequence_floor: int
+    """Not below any that was ever used: an elector that comes back must not take new renewals for old ones."""
     _group_of: dict[str, int]
-    """Where each key has its place; for good, also after it was removed."""
+    """Where each key has its place."""
+    _removed_ns: dict[str, int]
+    """When each key was removed that keeps its place a while, oldest first."""
     _lanes: dict[tuple[str, int], _Lane]
     """By elector and number of the group."""
 
@@ -82,7 +94,8 @@ class Session:
         self._lease_port = lease_port
         self._addresses: dict[str, Address] = {}
         self._groups: list[_Group] = []
-        self._sequences, self._group_of, self._lanes = {}, {}, {}
+        self._sequences, self._group_of, self._lanes, self._removed_ns = {}, {}, {}, {}
+        self._sequence_floor = 0
         self.set_electorate(electorate)
 
     def set_electorate(self, electorate: Electorate) -> None:
@@ -90,14 +103,18 @@ class Session:
         is_new_epoch = electorate.epoch != self._electorate.epoch
         self._electorate = electorate
         self._addresses = {elector.name: Address(elector.host, self._lease_port) for elector in electorate.contacts}
-        for name in self._addresses:
-            # An elector that comes back must not take new renewals for old ones: its sequence goes on for ever.
-            self._sequences.setdefault(name, 0)
+        self._sequence_floor = max(self._sequence_floor, *self._sequences.values(), 0)
+        self._sequences = {name: self._sequences.get(name, self._sequence_floor) for name in self._addresses}
         lanes = {(name, number): _Lane() for name in self._addresses for number in range(len(self._groups))}
         self._lanes = lanes if is_new_epoch else {key: self._lanes.get(key, lane) for key, lane in lanes.items()}
 
+    def has_room(self, key: str) -> bool:
+        """Whether the key has a place, or can get one."""
+        return len(self._group_of) < GROUP_KEYS * GROUPS_MAX or key in self._group_of
+
     def put(self, entry: Entry, *, urgent: bool = True) -> None:
-        """Say this of the key from now on: at once, or with the next renewal."""
+        """Say this of the key from now on: at once, or with the next renewal. Only for a key that there is room for."""
+        self._removed_ns.pop(entry.key, None)
         number = self._group_of.get(entry.key)
         if number is None:
             number = self._place(entry.key)
@@ -115,17 +132,30 @@ class Session:
         for lane in self._lanes.values():
             lane.urgent = True
 
-    def remove(self, key: str) -> None:
+    def remove(self, key: str, *, now_ns: int) -> None:
         """Say nothing more of the key; the electors learn it with the next renewal."""
         number = self._group_of.get(key)
         if number is not None and self._groups[number].entries.pop(key, None) is not None:
             self._groups[number].changed = True
+            self._removed_ns[key] = now_ns
+
+    def forget(self, now_ns: int) -> list[str]:
+        """The keys whose place is free from now on: of none of them anything was said for a minute."""
+        forgotten = []
+        for key, removed_ns in self._removed_ns.items():
+            if now_ns - removed_ns < PLACE_KEPT_NS:
+                break
+            forgotten.append(key)
+        for key in forgotten:
+            del self._removed_ns[key]
+            self._groups[self._group_of.pop(key)].keys -= 1
+        return forgotten
 
     def _place(self, key: str) -> int:
         number = next((index for index, group in enumerate(self._groups) if group.keys < GROUP_KEYS), len(self._groups))
         if number == len(self._groups):
             if number >= GROUPS_MAX:
-                raise OperatorError(f"more than {GROUP_KEYS * GROUPS_MAX} floating IPs were claimed by one node")
+                raise InvariantError(f"a session has no place for {key}")
             self._groups.append(_Group())
             for name in self._addresses:
                 self._lanes[name, number] = _Lane()

@@ -109,6 +109,12 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """The one to follow `electorate`, asked for by one of two electors that lost the other: to be swapped in."""
     majority: bool = True
     """It sees a majority of electors vote. True from a keeper that does not say."""
+    troubles: tuple[str, ...] = ()
+    """What is wrong in the keeper itself now, a line each."""
+    errors: dict[str, int] = {}
+    """How often each task of the keeper has failed since its start."""
+    refused: dict[str, int] = {}
+    """Datagrams that its socket has refused, by reason."""
 
 
 KeeperMessage = Heartbeat | LeaseReport

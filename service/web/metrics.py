@@ -5,11 +5,13 @@ operators' rules and boards: they are added to, not changed.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from service.model.keeper_message import LeaseReport
 
 if TYPE_CHECKING:
     # A controller has no datapath, and does not load one for a type.
@@ -114,6 +116,28 @@ class TaskCollector(Collector):
         for name, count in self._tasks.errors().items():
             errors.add_metric([name], count)
         yield errors
+
+
+class KeeperCollector(Collector):
+    """What this node's lease keeper counts: it serves no HTTP itself. Nothing while it does not report."""
+
+    def __init__(self, report: Callable[[], LeaseReport | None]) -> None:
+        self._report = report
+
+    def collect(self) -> Iterator[Metric]:
+        """Two families, a sample for each task and for each reason."""
+        report = self._report()
+        errors = CounterMetricFamily(
+            "egressgw_keeper_task_errors", "Unexpected errors of a task of the keeper", labels=["task"]
+        )
+        refused = CounterMetricFamily(
+            "egressgw_keeper_datagrams_refused", "Datagrams refused by the keeper's socket", labels=["reason"]
+        )
+        for family, counts in ((errors, report.errors), (refused, report.refused)) if report else ():
+            for label, count in sorted(counts.items()):
+                family.add_metric([label], count)
+        yield errors
+        yield refused
 
 
 class AuditCollector(Collector):

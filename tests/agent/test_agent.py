@@ -135,6 +135,22 @@ async def test_an_agent_reads_its_objects_and_says_what_it_lacks(tmp_path: Path)
     assert document["policies"]["egress"]["matchedPods"] == 1
 
 
+async def test_what_is_wrong_in_the_keeper_is_in_the_agents_status_and_metrics_while_it_says_so(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    said = LeaseReport((), elector=True, voting=True, scheduling="fifo")
+    wrong = msgspec.structs.replace(
+        said, troubles=("state_dir: full",), errors={"elector": 2}, refused={"unknown-key": 3}
+    )
+    async with running(settings, datapath) as (agent, keeper):
+        keeper.socket.send(wrong)
+        await until(lambda: agent.status()["troubles"] == ["keeper: state_dir: full"])
+        metrics = await scrape(settings)
+        keeper.socket.send(said)
+        await until(lambda: agent.status()["troubles"] == [])
+    assert 'egressgw_keeper_task_errors_total{task="elector"} 2.0' in metrics
+    assert 'egressgw_keeper_datagrams_refused_total{reason="unknown-key"} 3.0' in metrics
+
+
 async def test_the_keeper_hears_which_uplink_an_address_has_and_that_objects_are_known(tmp_path: Path) -> None:
     settings, datapath = site_of(tmp_path)
     async with running(settings, datapath) as (_, keeper):

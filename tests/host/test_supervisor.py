@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from service.host.supervisor import RETRY_LAST_S, STEADY_NS, Supervisor
-from service.model.errors import OperatorError
+from service.model.errors import InvariantError, OperatorError
 from tests.virtual_time import in_virtual_time, now_ns
 
 SECOND = 1_000_000_000
@@ -96,3 +96,44 @@ async def test_a_task_that_ends_of_its_own_accord_is_not_started_again() -> None
 
     await Supervisor(clock=now_ns).run({"once": once})
     assert calls == [0]
+
+
+@in_virtual_time
+async def test_an_error_of_a_callback_is_counted_told_once_and_shown(caplog: pytest.LogCaptureFixture) -> None:
+    supervisor = Supervisor(clock=now_ns)
+    steady = Failing()
+    running = asyncio.create_task(supervisor.run({"steady": steady.run}))
+    await asyncio.sleep(0.1)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            asyncio.get_running_loop().call_soon(fail, KeyError(7))
+        await asyncio.sleep(0.1)
+    assert not running.done()
+    assert supervisor.errors() == {"steady": 0, "callbacks": 3}
+    assert supervisor.troubles() == ["task callbacks failed 3 times, at last with KeyError: 7"]
+    assert len(caplog.records) == 1
+    running.cancel()
+
+
+@in_virtual_time
+async def test_a_machine_that_found_itself_impossible_ends_the_process_also_from_a_callback() -> None:
+    running = asyncio.create_task(Supervisor(clock=now_ns).run({"steady": Failing().run}))
+    await asyncio.sleep(0.1)
+    asyncio.get_running_loop().call_soon(fail, InvariantError("time went backwards"))
+    with pytest.raises(ExceptionGroup) as raised:
+        await running
+    assert [str(error) for error in raised.value.exceptions] == ["time went backwards"]
+
+
+@in_virtual_time
+async def test_tasks_that_are_over_end_the_run_and_callbacks_are_the_loops_again() -> None:
+    await asyncio.wait_for(Supervisor(clock=now_ns).run({"short": over}), 1)
+    assert asyncio.get_running_loop().get_exception_handler() is None
+
+
+async def over() -> None:
+    """A task that has nothing to do."""
+
+
+def fail(error: Exception) -> None:
+    raise error

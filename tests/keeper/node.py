@@ -1,6 +1,8 @@
 """A keeper on loopback with real sockets and files, a fence in memory, and the agent's end of its sockets."""
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -40,6 +42,11 @@ class FakeFence:
     def __init__(self, boot_clock: Callable[[], int] = clock.boot_ns) -> None:
         self._boot_clock = boot_clock
         self.is_pinned = True
+        self.trouble = ""
+        self.full_for = ""
+        """An address for which there is no room."""
+        self.is_stuck = False
+        """Nothing that is open can be closed."""
         self.values: dict[IPv4Address, FenceEntry] = {}
         self.writes: list[tuple[str, int]] = []
 
@@ -47,6 +54,10 @@ class FakeFence:
         return self.is_pinned
 
     def write(self, address: IPv4Address, token: Token, deadline_ns: int) -> None:
+        if deadline_ns and str(address) == self.full_for:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        if not deadline_ns and self.is_stuck:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         self.values[address] = FenceEntry(token, deadline_ns)
         self.writes.append((str(address), deadline_ns))
 

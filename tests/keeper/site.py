@@ -1,7 +1,7 @@
 """A node that is its own only elector, in virtual time: real machines and records, a fence in memory, no socket."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -48,7 +48,12 @@ class Site:
         )
         self.book = ElectorateBook(ALONE, adopted=self.vote.store)
         self.duty = AgentDuty(grace_ns=GRACE_NS, now_ns=now_ns())
-        fenced = FencedLeases(self.fence, opened=lambda _: None, changed=self.report)
+        fenced = FencedLeases(
+            self.fence,
+            opened=lambda _: None,
+            changed=self.report,
+            refused=lambda key, reason: self.claims.refuse(key, reason),
+        )
         self.claims = HolderClaims(
             new_holder(settings, ALONE, start_id=1, now_ns=now_ns()),
             duty=self.duty,
@@ -77,21 +82,30 @@ class Site:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(pump.run()) for pump in (self.claims.pump, self.vote.pump)]
-        tasks.append(asyncio.create_task(self.vote.write_records(stored=lambda: None)))
-        try:
+        async with self.running_vote(), _running(self.claims.pump.run()):
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+
+    @asynccontextmanager
+    async def running_vote(self) -> AsyncIterator[None]:
+        async with _running(self.vote.pump.run()), _running(self.vote.write_records(stored=lambda: None)):
+            yield
 
     async def apply_for(self, seconds: float) -> None:
         """Let time pass as the watch of the agent does."""
         for _ in range(round(seconds * 10)):
             self.claims.apply()
             await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 @asynccontextmanager

@@ -84,7 +84,9 @@ async def test_each_fifth_of_a_second_a_report_says_how_things_are(tmp_path: Pat
     async with site(tmp_path) as here:
         watched = Watched(here)
         watching = asyncio.create_task(watched.watch.run())
+        reporting = asyncio.create_task(watched.watch.report())
         await asyncio.sleep(1.05)
         assert watched.reported == [SECOND * fifth // 5 for fifth in range(1, 6)]
         assert len(watched.attended) == 11
         watching.cancel()
+        reporting.cancel()

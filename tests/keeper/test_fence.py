@@ -39,6 +39,13 @@ def pin_map(bpf_dir: Path, *, value_size: int = 16) -> Path:
     return path
 
 
+def rows(path: Path) -> dict[bytes, bytes]:
+    opened = open_pinned(str(path))
+    found = opened.items()
+    opened.close()
+    return found
+
+
 def kernel_value(path: Path) -> tuple[int, int]:
     opened = open_pinned(str(path))
     value = opened.lookup(IP.packed)
@@ -51,6 +58,7 @@ def test_there_is_no_fence_until_the_agent_has_pinned_one(bpf_dir: Path) -> None
     fence = PinnedFence(str(bpf_dir))
     assert not fence.refresh()
     assert fence.entries() == {}
+    assert "lease_deadlines" in fence.trouble
     pin_map(bpf_dir)
     assert fence.refresh()
     fence.close()
@@ -64,7 +72,7 @@ def test_a_deadline_is_written_for_the_address_in_network_order_and_comes_back(b
     assert kernel_value(path) == (12345, TOKEN.packed())
     assert fence.entries() == {IP: FenceEntry(TOKEN, 12345)}
     fence.write(IP, TOKEN, 0)
-    assert kernel_value(path)[0] == 0
+    assert rows(path) == {}
     fence.close()
 
 
@@ -78,7 +86,7 @@ def test_what_a_full_map_refused_is_not_opened_in_a_datapath_made_anew(bpf_dir: 
         fence.write(IP, TOKEN, 12345)
     pin_map(bpf_dir)
     assert fence.refresh()
-    assert len(fence.entries()) == 64
+    assert (len(fence.entries()), fence.trouble) == (64, "")
     assert IP not in fence.entries()
     fence.close()
 
@@ -104,6 +112,7 @@ def test_a_fence_that_was_taken_away_takes_nothing_new(bpf_dir: Path) -> None:
     assert fence.refresh()
     path.unlink()
     assert not fence.refresh()
+    assert fence.trouble == f"the fence: nothing is pinned at {path} (No such file or directory)"
     fence.write(IP, TOKEN, 0)
     fence.close()
 
@@ -113,3 +122,63 @@ def test_a_map_of_another_shape_is_not_used(bpf_dir: Path) -> None:
     fence = PinnedFence(str(bpf_dir))
     assert not fence.refresh()
     assert fence.entries() == {}
+    assert "lease_deadlines" in fence.trouble
+
+
+def test_a_map_of_another_shape_in_the_place_of_ours_takes_nothing_new_is_told_once_and_then_gone_by(
+    bpf_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pin_map(bpf_dir)
+    fence = PinnedFence(str(bpf_dir))
+    fence.refresh()
+    fence.write(IP, TOKEN, 12345)
+    path = pin_map(bpf_dir, value_size=8)
+    assert [fence.refresh() for _ in range(3)] == [False, False, False]
+    assert fence.trouble == f"the fence: {path} is not the map of this version"
+    assert len(caplog.records) == 1
+    pin_map(bpf_dir)
+    assert fence.refresh()
+    assert fence.trouble == ""
+    assert kernel_value(path) == (12345, TOKEN.packed())
+    fence.close()
+
+
+def test_what_is_closed_is_closed_for_the_programs_of_the_datapath_before_too(bpf_dir: Path) -> None:
+    former = open_pinned(str(pin_map(bpf_dir)))
+    fence = PinnedFence(str(bpf_dir))
+    fence.refresh()
+    fence.write(IP, TOKEN, 12345)
+    pin_map(bpf_dir)
+    fence.refresh()
+    fence.write(IP, TOKEN, 0)
+    assert former.items() == {}
+    former.close()
+    fence.close()
+
+
+def test_what_was_left_in_a_map_that_is_found_late_is_closed(bpf_dir: Path) -> None:
+    fence = PinnedFence(str(bpf_dir))
+    fence.refresh()
+    assert fence.entries() == {}
+    path = pin_map(bpf_dir)
+    left = open_pinned(str(path))
+    left.update(IP.packed, bytes(16))
+    left.close()
+    assert fence.refresh()
+    assert rows(path) == {}
+    fence.close()
+
+
+def test_what_was_adopted_is_in_a_datapath_made_anew(bpf_dir: Path) -> None:
+    path = pin_map(bpf_dir)
+    first = PinnedFence(str(bpf_dir))
+    first.refresh()
+    first.write(IP, TOKEN, 12345)
+    first.close()
+    second = PinnedFence(str(bpf_dir))
+    second.refresh()
+    assert second.entries() == {IP: FenceEntry(TOKEN, 12345)}
+    path = pin_map(bpf_dir)
+    second.refresh()
+    assert kernel_value(path) == (12345, TOKEN.packed())
+    second.close()

@@ -1,5 +1,6 @@
 """The order is what is tested: fence, announcement, report."""
 
+import errno
 from ipaddress import IPv4Address
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from service.keeper.fence import FenceEntry
 from service.keeper.fenced_leases import FencedLeases, FirstAnnouncement
 from service.lease.holder import CloseFence, OpenFence
-from service.model.errors import TransientError
+from service.model.errors import InvariantError, TransientError
 from service.model.keeper_message import Uplink
 from service.model.lease import Token
 from service.network.arp import parse_arp
@@ -24,8 +25,14 @@ class Kernel:
         self.seen: list[str] = []
         self.released: list[tuple[str, ...]] = []
         self.held: set[str] = set()
+        self.trouble = ""
+        self.broken: list[int] = []
+        """Deadlines that cannot be written."""
         self.leases = FencedLeases(
-            self, opened=lambda address: self.seen.append(f"announce {address}"), changed=self._report
+            self,
+            opened=lambda address: self.seen.append(f"announce {address}"),
+            changed=self._report,
+            refused=lambda key, reason: self.seen.append(f"refused {key}: {reason}"),
         )
 
     def refresh(self) -> bool:
@@ -36,6 +43,8 @@ class Kernel:
 
     def write(self, address: IPv4Address, token: Token, deadline_ns: int) -> None:
         assert token == TOKEN
+        if deadline_ns in self.broken:
+            raise OSError(errno.E2BIG, "Argument list too long")
         self.seen.append(f"fence {address} {deadline_ns}")
 
     def _report(self) -> None:
@@ -93,6 +102,20 @@ def test_of_several_given_up_at_once_all_are_told_with_the_first(kernel: Kernel)
 def test_what_is_held_is_not_released(kernel: Kernel) -> None:
     kernel.leases.handle(OpenFence(IP, TOKEN, 100, first=False))
     assert kernel.leases.released({IP}, now_ns=50) == ()
+
+
+def test_a_lease_that_the_fence_does_not_take_is_refused_and_neither_announced_nor_reported(kernel: Kernel) -> None:
+    kernel.broken = [100]
+    kernel.leases.handle(OpenFence(IP, TOKEN, 100, first=True))
+    assert kernel.seen == [f"refused {IP}: its fence cannot be opened: Argument list too long"]
+    assert kernel.leases.released((), now_ns=50) == ()
+
+
+def test_a_fence_that_cannot_be_closed_ends_the_keeper_before_anything_is_said(kernel: Kernel) -> None:
+    kernel.broken = [0]
+    with pytest.raises(InvariantError, match=f"{IP} cannot be closed"):
+        kernel.leases.handle(CloseFence(IP, TOKEN, "released"))
+    assert kernel.seen == []
 
 
 def test_what_is_no_order_to_the_fence_changes_nothing(kernel: Kernel) -> None:

@@ -1,12 +1,12 @@
 """The keeper process on loopback: real sockets and files, a fence in memory, virtual time."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, Future
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ParamSpec, TypeVar
 
 import msgspec
@@ -17,11 +17,15 @@ from service.keeper.fence import FenceEntry
 from service.keeper.keeper import run
 from service.keeper.promise_file import PromiseFile
 from service.keeper.transition import Transition
+from service.lease.elector import ElectorMachine
+from service.lease.promise import Instant
 from service.model.errors import InvariantError, OperatorError
-from service.model.keeper_message import ElectorateRecord, LeaseReport
-from service.model.lease import ProfileName, Token
+from service.model.keeper_message import Claim, ElectorateRecord, Heartbeat, LeaseReport, Uplink
+from service.model.lease import LEADER_KEY, ProfileName, Token
+from service.model.machine import Source
 from service.settings import LeaseSettings, Settings
 from service.wire.agent_link import AgentLink
+from service.wire.envelope import Envelope
 from tests.keeper.node import (
     IP,
     SECOND,
@@ -38,6 +42,7 @@ from tests.keeper.node import (
 )
 from tests.virtual_time import in_virtual_time, now_ns
 
+OTHER = "192.0.2.101"
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -59,13 +64,23 @@ class InlineExecutor(Executor):
 
 @pytest.fixture(autouse=True)
 def parts_that_know_only_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Sockets limit how often they ask who is there: by the real clock no virtual second would be long enough.
-    monkeypatch.setattr("service.wire.sealed_socket.time", SimpleNamespace(monotonic_ns=now_ns))
     monkeypatch.setattr("service.audit.outbox.ThreadPoolExecutor", InlineExecutor)
 
 
 def virtual_node(settings: Settings) -> Node:
     return Node(settings, boot_clock=now_ns)
+
+
+def troubles(node: Node) -> list[str]:
+    return list(node.reports[-1].troubles) if node.reports else []
+
+
+def uplinks_of(*addresses: str) -> tuple[Uplink, ...]:
+    return tuple(Uplink(address, "lo", 1, "020000000001", True) for address in addresses)
+
+
+def claims_of(*addresses: str) -> Heartbeat:
+    return Heartbeat(True, uplinks_of(*addresses), tuple(Claim(address, "holder", 1, 1) for address in addresses))
 
 
 @asynccontextmanager
@@ -275,6 +290,136 @@ async def test_a_part_that_fails_ends_the_keeper(tmp_path: Path, monkeypatch: py
     with pytest.raises(ExceptionGroup) as caught:
         await run_until_it_breaks()
     assert caught.value.subgroup(InvariantError) is not None
+
+
+@pytest.mark.parametrize(
+    ("part", "task"),
+    [
+        ("lease.holder.Holder.receive", "holder"),
+        ("lease.elector.ElectorMachine.receive", "elector"),
+        ("lease.observer.Observer.receive", "observer"),
+        ("keeper.promise_file.TokenFile.write", "records"),
+        ("keeper.claims.HolderClaims.apply", "agent"),
+        ("keeper.claims.HolderClaims.hear", "callbacks"),
+        ("audit.promise_log.PromiseLog._record", "promises"),
+        ("keeper.other_elector.OtherElector.attend", "agent"),
+    ],
+)
+@in_virtual_time
+async def test_what_nobody_has_thought_of_in_one_part_is_told_and_ends_neither_the_keeper_nor_a_lease_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, task: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("gone")
+
+    settings = settings_of(tmp_path, 0, free_port(), electors=1)
+    node = virtual_node(chosen(settings) if part.endswith("attend") else with_memory(settings))
+    alone = ElectorateRecord(1, (("node0", "127.0.0.1", 0),))
+    node.heartbeat = msgspec.structs.replace(heartbeat(), electorate=alone)
+    async with node.running():
+        await until(node.holds)
+        node.reports.clear()
+        with monkeypatch.context() as broken:
+            broken.setattr(f"service.{part}", fail)
+            node.heartbeat = msgspec.structs.replace(claims_of(IP, OTHER), electorate=alone)
+            await until(lambda: any(f"task {task} failed" in line for line in troubles(node)))
+        await until(lambda: node.holds() and node.fence.is_open(OTHER), timeout=20)
+        assert node.reports[-1].errors[task] >= 1
+        await asyncio.sleep(11)
+        assert troubles(node) == []
+        assert node.holds()
+
+
+@pytest.mark.parametrize(("part", "task"), [("compose", "report"), ("FirstAnnouncement.announce", "announce")])
+@in_virtual_time
+async def test_neither_report_nor_announcement_keeps_the_holder_from_what_it_wants_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, task: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("gone")
+
+    node = virtual_node(with_memory(settings_of(tmp_path, 0, free_port(), electors=1)))
+    node.heartbeat = claims_of(IP, OTHER)
+    async with node.running():
+        with monkeypatch.context() as broken:
+            broken.setattr(f"service.keeper.keeper.{part}", fail)
+            await until(lambda: node.holds() and node.fence.is_open(OTHER))
+            await asyncio.sleep(0.5)
+        await until(lambda: any(f"task {task} failed" in line for line in troubles(node)))
+        assert node.reports[-1].errors["holder"] == 0
+
+
+@in_virtual_time
+async def test_a_vote_that_fails_costs_no_address_while_the_others_vote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with three_nodes(tmp_path) as (nodes, stack):
+        await stack.enter_async_context(nodes[0].running())
+        nodes[0].heartbeat = heartbeat()
+        await until(nodes[0].holds)
+        receive = ElectorMachine.receive
+
+        def fail_here(elector: ElectorMachine, source: Source, payload: bytes, *, now: Instant) -> None:
+            if elector._node == "node0":
+                raise KeyError("gone")
+            receive(elector, source, payload, now=now)
+
+        monkeypatch.setattr(ElectorMachine, "receive", fail_here)
+        for _ in range(300):
+            await asyncio.sleep(0.01)
+            assert nodes[0].holds()
+        assert any("task elector failed" in line for line in troubles(nodes[0]))
+
+
+@in_virtual_time
+async def test_an_address_that_the_kernel_does_not_take_is_anothers_and_costs_this_node_no_other(
+    tmp_path: Path,
+) -> None:
+    async with three_nodes(tmp_path) as (nodes, stack):
+        await stack.enter_async_context(nodes[0].running())
+        nodes[0].fence.full_for = OTHER
+        nodes[0].heartbeat = claims_of(IP, OTHER)
+        nodes[1].heartbeat = msgspec.structs.replace(heartbeat("successor"), claims=(Claim(OTHER, "successor", 1, 1),))
+        nodes[1].heartbeat = msgspec.structs.replace(nodes[1].heartbeat, uplinks=uplinks_of(OTHER))
+        await until(lambda: nodes[0].holds() and nodes[1].fence.is_open(OTHER))
+        assert not nodes[0].fence.is_open(OTHER)
+        await until(lambda: bool(troubles(nodes[0])))
+        assert troubles(nodes[0]) == [
+            f"1 addresses are not claimed, since its fence cannot be opened: Argument list too long: {OTHER}"
+        ]
+        nodes[0].fence.full_for = ""
+        for _ in range(120):
+            await asyncio.sleep(0.1)
+            assert nodes[0].holds()
+            assert nodes[1].fence.is_open(OTHER)
+        assert troubles(nodes[0]) == []
+
+
+@in_virtual_time
+async def test_what_is_no_floating_ip_costs_no_other(tmp_path: Path) -> None:
+    node = virtual_node(with_memory(settings_of(tmp_path, 0, free_port(), electors=1)))
+    node.heartbeat = claims_of("192.0.2.1O0", LEADER_KEY, "0.0.0.0", IP)
+    async with node.running():
+        await until(node.holds)
+        await until(lambda: bool(troubles(node)))
+        assert troubles(node) == [
+            "3 addresses are not claimed, for they are no floating IPs: 192.0.2.1O0, leader, 0.0.0.0"
+        ]
+
+
+@in_virtual_time
+async def test_datagrams_under_another_key_are_in_the_report(tmp_path: Path) -> None:
+    settings = with_memory(settings_of(tmp_path, 0, free_port(), electors=1))
+    stranger = Envelope((b"\x22" * 32,), cluster=settings.cluster, node="node1", start_id=9, purpose="lease")
+    node = virtual_node(settings)
+    async with node.running():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.sendto(stranger.seal(b"let me in"), ("127.0.0.1", settings.ports.lease))
+        await until(lambda: bool(troubles(node)))
+        assert node.reports[-1].refused == {"unknown-key": 1}
+        assert "lease: 1 datagrams refused as unknown-key" in troubles(node)[0]
+        await asyncio.sleep(11)
+        assert troubles(node) == []
 
 
 @in_virtual_time

@@ -30,3 +30,11 @@ def test_k1_a_leaders_term_goes_above_every_term_of_every_key() -> None:
     highest.note(LEADER_KEY, Token(5, 0, 1))
     assert highest.proposal(LEADER_KEY, Stamp(0, 0), own=Token(6, 0, 1)) == Token(8, 0, 1)
     assert highest.proposal(LEADER_KEY, Stamp(0, 0), own=Token(8, 0, 1)) == Token(9, 0, 1)
+
+
+def test_k1_a_key_that_is_forgotten_begins_anew_but_its_term_counts_for_leaders() -> None:
+    highest = HighestTokens()
+    highest.note(IP, Token(7, 3, 1))
+    highest.forget(IP)
+    assert highest.proposal(IP, Stamp(7, 3), own=ZERO_TOKEN) == Token(7, 3, 1)
+    assert highest.proposal(LEADER_KEY, Stamp(0, 0), own=ZERO_TOKEN) == Token(8, 0, 1)

@@ -335,3 +335,37 @@ def test_a_boot_id_is_a_uuid() -> None:
     assert boot_id_bytes("01234567-89ab-cdef-0123-456789abcdef\n").hex() == "0123456789abcdef0123456789abcdef"
     with pytest.raises(InvariantError):
         boot_id_bytes("no")
+
+
+def test_a_key_that_the_driver_gives_up_is_closed_before_it_is_released_and_not_claimed_again_by_itself() -> None:
+    play = acquired()
+    play.machine.give_up(IP, now_ns=2 * MS)
+    outputs = play.look()
+    assert fences(outputs) == [CloseFence(IP, T1, "released")]
+    assert isinstance(outputs[0], CloseFence)
+    play.machine.give_up(IP, now_ns=3 * MS)
+    assert fences(play.advance(700)) == []
+    assert play.machine.is_released
+    play.claim(CLAIM, 710)
+    assert not play.machine.is_released
+
+
+def test_more_addresses_come_and_go_in_the_life_of_a_holder_than_it_can_have_at_once() -> None:
+    """The places in its session were taken for good: after 11,985 addresses, one after the other, it ended."""
+    play = Play(holder())
+    step_ms = 70_000
+    for turn in range(4):
+        keys = [f"10.{turn}.{index >> 8}.{index & 255}" for index in range(4000)]
+        play.claim({key: DesiredClaim("holder", Stamp(1, turn)) for key in keys}, turn * step_ms)
+        assert play.machine.crowded_out() == ()
+        play.claim({}, turn * step_ms + 1)
+        play.advance(turn * step_ms + 1000)
+    play.advance(4 * step_ms)
+    assert (len(play.machine._session._group_of), len(play.machine._highest._highest)) == (0, 0)
+
+
+def test_what_there_is_no_place_for_is_not_claimed_and_named() -> None:
+    play = Play(holder())
+    claims = {f"10.0.{index >> 8}.{index & 255}": DesiredClaim("holder", Stamp(1, 1)) for index in range(11_985)}
+    play.claim(claims | CLAIM)
+    assert play.machine.crowded_out() == (IP,)

@@ -1,7 +1,7 @@
 """When what is sent to whom, and from when an answer counts."""
 
-from service.lease.message import GROUP_KEYS, Ack, ClaimRole, Entry, Renew, decode
-from service.lease.session import Session
+from service.lease.message import GROUP_KEYS, GROUPS_MAX, Ack, ClaimRole, Entry, Renew, decode
+from service.lease.session import PLACE_KEPT_NS, Session
 from service.model.lease import Elector, Electorate, LeaseProfile, Token
 from service.model.machine import Send
 
@@ -98,8 +98,41 @@ def test_more_keys_than_a_datagram_holds_go_in_groups_that_keep_their_keys() -> 
     listed = [decode(send.payload) for send in machine.renewals(0) if send.to.host == "10.0.0.0"]
     assert sorted(entry.key for renew in listed for entry in renew.entries or ()) == sorted(keys)
     groups = {entry.key: renew.group for renew in listed for entry in renew.entries or ()}
-    machine.remove(keys[0])
+    machine.remove(keys[0], now_ns=0)
     machine.put(Entry(keys[-1], ClaimRole.HOLDER, Token(1, 1, 2)))
     machine.put(Entry(keys[0], ClaimRole.HOLDER, Token(1, 1, 2)))
     later = [decode(send.payload) for send in machine.renewals(60 * MS) if send.to.host == "10.0.0.0"]
     assert {entry.key: renew.group for renew in later for entry in renew.entries or ()} == groups
+
+
+def test_a_place_is_free_again_a_minute_after_the_last_word_of_its_key() -> None:
+    machine = session()
+    for index in range(GROUP_KEYS * GROUPS_MAX):
+        machine.put(Entry(f"10.{index >> 16}.{index >> 8 & 255}.{index & 255}", ClaimRole.HOLDER, Token(1, 1, 1)))
+    assert machine.has_room("10.0.0.0")
+    assert not machine.has_room(ENTRY.key)
+    machine.remove("10.0.0.7", now_ns=0)
+    assert machine.forget(PLACE_KEPT_NS - 1) == []
+    assert not machine.has_room(ENTRY.key)
+    assert machine.forget(PLACE_KEPT_NS) == ["10.0.0.7"]
+    machine.put(ENTRY)
+    assert not machine.has_room("10.0.0.7")
+
+
+def test_a_key_that_is_spoken_of_again_keeps_its_place() -> None:
+    machine = session()
+    machine.put(ENTRY)
+    machine.remove(ENTRY.key, now_ns=0)
+    machine.put(ENTRY)
+    assert machine.forget(2 * PLACE_KEPT_NS) == []
+
+
+def test_an_elector_that_comes_back_hears_higher_sequences_than_before_and_others_are_forgotten() -> None:
+    machine = session()
+    machine.put(ENTRY)
+    before = max(renew.sequence for renew in renewals(machine.renewals(0)).values())
+    machine.set_electorate(Electorate(2, (Elector("node9", "10.0.0.9"),)))
+    machine.renewals(60 * MS)
+    machine.set_electorate(Electorate(3, ELECTORATE.members))
+    assert all(renew.sequence > before for renew in renewals(machine.renewals(120 * MS)).values())
+    assert list(machine._sequences) == ["node0", "node1", "node2"]

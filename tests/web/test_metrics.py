@@ -9,7 +9,14 @@ from prometheus_client.registry import Collector
 from service.audit.outbox import OutboxState
 from service.audit.publisher import PublisherState
 from service.datapath.worker_pool import PoolCounters
-from service.web.metrics import AuditCollector, DatapathCollector, RefusalCollector, TaskCollector
+from service.model.keeper_message import LeaseReport
+from service.web.metrics import (
+    AuditCollector,
+    DatapathCollector,
+    KeeperCollector,
+    RefusalCollector,
+    TaskCollector,
+)
 
 DISK = OutboxState(healthy=True, reason="", pending=3, written=40, lost=2, removed=5, damaged=1)
 TOPIC = PublisherState(
@@ -167,6 +174,15 @@ def test_errors_that_tasks_outlived_are_counted_for_each() -> None:
         'egressgw_task_errors_total{task="find pod devices"} 2.0',
         'egressgw_task_errors_total{task="repair"} 0.0',
     ]
+
+
+def test_what_the_keeper_counts_is_told_while_it_reports() -> None:
+    report = LeaseReport((), True, True, "nice", errors={"holder": 2}, refused={"unknown-key": 3})
+    assert scraped(registered(KeeperCollector(lambda: report))) == [
+        'egressgw_keeper_task_errors_total{task="holder"} 2.0',
+        'egressgw_keeper_datagrams_refused_total{reason="unknown-key"} 3.0',
+    ]
+    assert scraped(registered(KeeperCollector(lambda: None))) == []
 
 
 @dataclass
