@@ -1,6 +1,7 @@
 """What this service puts into gossip: the metadata of a member, and the rows of the two disseminated tables. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
@@ -8,16 +9,19 @@ import msgspec
 from service.model.assignment import Assignment, Location
 from service.model.errors import PeerError
 from service.model.gateway_node import NodeRole, Segment
-from service.model.lease import Stamp, Token
+from service.model.lease import COUNTER_MAX, LEADER_KEY, TERM_MAX, Stamp, Token
+
+Version = tuple[int, int, int]
 
 ASSIGNMENT_TABLE = "assignment"
 """Key: floating IP; version: (leader term, version, 0)."""
 LOCATION_TABLE = "location"
-"""Key: floating IP; version: the holder's token."""
+"""Key: floating IP; version: the holder's token. Its end: the same with a counter that no token has, and no value."""
 LEADER_TABLE = "leader"
 """One key; version: (leader term, 0, 0); value: the leader's name."""
 CONFLICT_TABLE = "conflict"
-"""Key: floating IP; version: (Unix seconds, 0, 0); value: the stranger's MAC, empty once it is gone."""
+"""Key: floating IP; version: (number, writer, 0), see `conflict_version`; value: the stranger's MAC, empty once it is
+gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,34 @@ class _AssignmentRow(msgspec.Struct, array_like=True):
 _encoder = msgspec.msgpack.Encoder()
 _metadata_decoder = msgspec.msgpack.Decoder(_Metadata)
 _assignment_decoder = msgspec.msgpack.Decoder(_AssignmentRow)
+CONFLICT_CLOCK_MAX = 1 << 40
+"""Of the times that order a table: far from now, and nobody can write a row that no later one supersedes."""
+_NAME_LENGTH_MAX = 63
+_MAC_LENGTH = 6
 _REASON_MAX = 160
 """Characters of a reason that go into a row: it must stay below the 512 bytes of a gossip value."""
 
 
+TABLES = (ASSIGNMENT_TABLE, LOCATION_TABLE, LEADER_TABLE, CONFLICT_TABLE)
+
+
+def check(table: str, key: str, version: Version, value: bytes) -> None:
+    """Raises PeerError for a row that no member could use, so that none keeps it or passes it on.
+
+    The table of a later release is let through: its members know what is in it.
+    """
+    if table == ASSIGNMENT_TABLE:
+        decode_assignment(key, version, value)
+    elif table == LOCATION_TABLE:
+        decode_location(key, version, value)
+    elif table == CONFLICT_TABLE:
+        decode_conflict(key, version, value)
+    elif table == LEADER_TABLE:
+        decode_leader(key, version, value)
+
+
 def encode_metadata(metadata: MemberMetadata) -> bytes:
-    """Put it into msgpack. The bound of 512 bytes is checked by gossip, not here."""
+    """Put it into msgpack. The bound of 512 bytes is checked by gossip; `fitting` keeps it."""
     segments = tuple(
         (segment.network.network_address.packed, segment.network.prefixlen, segment.address.packed, segment.mac)
         for segment in metadata.segments
@@ -84,6 +110,15 @@ def encode_metadata(metadata: MemberMetadata) -> bytes:
     )
 
 
+def fitting(metadata: MemberMetadata, bytes_max: int) -> MemberMetadata:
+    """With as many of its segments, from the first, as `bytes_max` have room for."""
+    for count in range(len(metadata.segments), -1, -1):
+        metadata = replace(metadata, segments=metadata.segments[:count])
+        if len(encode_metadata(metadata)) <= bytes_max:
+            break
+    return metadata
+
+
 def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
     """Raises PeerError, which names the member, where one of another kind or version sent something else."""
     try:
@@ -95,6 +130,8 @@ def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
                 raw.segments, (*raw.interfaces, *[""] * len(raw.segments)), strict=False
             )
         )
+        if any(len(segment.mac) != _MAC_LENGTH for segment in segments):
+            raise ValueError("a MAC of another length than six bytes")
         return MemberMetadata(NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id)
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerError(f"metadata of {member or 'a member'}: {error}") from error
@@ -106,33 +143,75 @@ def encode_assignment(assignment: Assignment, *, removed: bool = False) -> bytes
     return _encoder.encode(row)
 
 
-def decode_assignment(key: str, version: tuple[int, int, int], data: bytes) -> Assignment | None:
+def decode_assignment(key: str, version: Version, data: bytes) -> Assignment | None:
     """None for a tombstone. Raises PeerError where the row is malformed."""
     try:
         # The key is a peer's, too: that it is no address is found out here like any other nonsense.
         row = _assignment_decoder.decode(data)
+        stamp = Stamp(version[0], version[1])
+        if not stamp.fits:
+            raise ValueError(f"a stamp of {stamp.term}.{stamp.version} is beyond its bits")
+        address = IPv4Address(key)
         if row.removed:
             return None
-        stamp = Stamp(version[0], version[1])
-        return Assignment(IPv4Address(key), row.holder, row.successor, stamp, row.reason)
+        return Assignment(address, row.holder, row.successor, stamp, row.reason)
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerError(f"assignment of {key}: {error}") from error
 
 
-def decode_location(key: str, version: tuple[int, int, int], data: bytes) -> Location:
-    """Raises PeerError where the row is malformed."""
+def ended_assignment(version: Version, data: bytes) -> tuple[Version, bytes]:
+    """The tombstone of a row that says `removed`, and is none: of a release that had no tombstones."""
+    return (version[0], version[1], version[2] + 1), data
+
+
+def ended_location(version: Version) -> Version:
+    """Of the tombstone of a location: above every token of its assignment, and below those of every later one."""
+    return version[0], version[1], version[2] + COUNTER_MAX + 1
+
+
+def conflict_version(known: Version | None, writer: str, *, at_s: int) -> Version:
+    """Of what `writer` has to say about a conflict, above all that it has heard (`known`) and all earlier times.
+
+    Anybody may see a stranger, and anybody that it is gone. A number that counts on from the one heard orders what one
+    has heard of the other, whatever their clocks say (Lamport 1978); what neither has heard of is ordered by time, and
+    in the same second by name: so two values never have one version.
+    """
+    number = max(at_s, 0 if known is None else known[0] + 1)
+    return number, int.from_bytes(blake2b(writer.encode(), digest_size=7).digest()), 0
+
+
+def decode_location(key: str, version: Version, data: bytes) -> Location | None:
+    """None for a tombstone. Raises PeerError where the row is malformed."""
     try:
-        return Location(IPv4Address(key), data.decode("ascii"), Token(*version))
+        address = IPv4Address(key)
+        if not data:
+            term, number, counter = version
+            Token.checked(term, number, max(0, counter - COUNTER_MAX - 1))
+            return None
+        return Location(address, data.decode("ascii"), Token.checked(*version))
     except ValueError as error:
         raise PeerError(f"location of {key}: {error}") from error
 
 
-def decode_conflict(key: str, version: tuple[int, int, int], data: bytes) -> tuple[IPv4Address, bytes] | None:
+def decode_conflict(key: str, version: Version, data: bytes) -> tuple[IPv4Address, bytes] | None:
     """(floating IP, MAC of the stranger); None where it is gone. Raises PeerError where the row is malformed."""
     try:
         address = IPv4Address(key)
     except ValueError as error:
         raise PeerError(f"conflict of {key}: {error}") from error
-    if len(data) not in (0, 6):
+    if not version[0] <= CONFLICT_CLOCK_MAX:
+        raise PeerError(f"conflict of {key}: {version[0]} is no time")
+    if len(data) not in (0, _MAC_LENGTH):
         raise PeerError(f"conflict of {key}: {len(data)} bytes are no MAC")
     return (address, data) if data else None
+
+
+def decode_leader(key: str, version: Version, data: bytes) -> tuple[str, int]:
+    """(name, term). Raises PeerError where the row is malformed."""
+    try:
+        name = data.decode("ascii")
+    except ValueError as error:
+        raise PeerError(f"leader: {error}") from error
+    if key != LEADER_KEY or not 0 < len(name) <= _NAME_LENGTH_MAX or version[0] > TERM_MAX:
+        raise PeerError(f"leader: row {key} of term {version[0]} names {name!r}")
+    return name, version[0]

@@ -47,14 +47,26 @@ class GossipConfig:
     """Longest such wait. It bounds how long a healed partition stays unnoticed, and it never grows further."""
     retain_dead_ns: int = 72 * _HOUR
     """How long a dead member is remembered, and so probed; seeds are tried for ever."""
-    retain_left_ns: int = 1 * _HOUR
-    """How long a member that left is remembered; longer than any datagram about its life can still be under way."""
+    retain_left_ns: int = 72 * _HOUR
+    """How long a member that left is remembered: as long as a dead one. Who was away when it left takes it for dead,
+    and would bring it back to those who had forgotten it sooner."""
+    tombstone_ticks: int = 72
+    """Ticks after which a row that ended is forgotten (retention.py): hours in which somebody led."""
+    away_ticks_max: int = 36
+    """A member whose tick is further behind was away, and its word does not bring back what others lack."""
     payload_bytes_max: int = 1250
     """Budget of one datagram before sealing; 1400 B on the wire with envelope and headers."""
     members_max: int = 4096
-    """Bound of the roster; records of further members are refused and counted."""
-    rows_max: int = 65536
-    """Bound of all tables together; further keys are refused and counted."""
+    """Bound of the roster. A new member takes the place of who is dead longest; others are refused and counted."""
+    joins_burst: int = 1024
+    """Members that may become known at once; a cluster that starts, or is joined, is told faster than it fails."""
+    joins_per_second: int = 200
+    """At which others follow."""
+    tables_max: int = 8
+    """More than a release has; those of later ones are passed on as well."""
+    table_rows_max: int = 8192
+    """Bound of one table, twice the floating IPs there can be; further keys are refused and counted. So a writer that
+    runs away fills its own table only."""
 
 
 DEFAULT_CONFIG = GossipConfig()

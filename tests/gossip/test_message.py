@@ -33,7 +33,7 @@ def packet(*messages: object, version: int = 1) -> bytes:
 
 def test_every_kind_survives_the_wire() -> None:
     payload = wire.encode_packet([wire.encode_message(example) for example in EXAMPLES])
-    assert wire.decode_packet(payload) == (EXAMPLES, 0)
+    assert wire.decode_packet(payload) == (EXAMPLES, 0, 0)
     assert {type(example).__struct_config__.tag for example in EXAMPLES} == wire.KINDS
 
 
@@ -44,7 +44,7 @@ def test_every_octet_can_be_written(host: str) -> None:
 
 
 def test_unknown_kinds_are_skipped_and_counted() -> None:
-    messages, unknown = wire.decode_packet(packet([99, "future", {"a": 1}], [3, 5], [100]))
+    messages, unknown, _ = wire.decode_packet(packet([99, "future", {"a": 1}], [3, 5], [100]))
     assert messages == [wire.Nack(5)]
     assert unknown == 2
 
@@ -70,6 +70,13 @@ def test_a_version_outside_the_range_is_refused_and_names_both_ranges() -> None:
         5,
         [6, "", "10.0.0.1", 9640, 7, 0, 0, b""],
         [6, "m" * 64, "10.0.0.1", 9640, 7, 0, 0, b""],
+        [6, "M1", "10.0.0.1", 9640, 7, 0, 0, b""],
+        [6, "m1\n", "10.0.0.1", 9640, 7, 0, 0, b""],
+        [6, "m\x1b[2J1", "10.0.0.1", 9640, 7, 0, 0, b""],
+        [6, "\u00e4" * 40, "10.0.0.1", 9640, 7, 0, 0, b""],
+        [5, "m1", 7, "m 2"],
+        [4, 1, "-", "10.0.0.1", 9640],
+        [1, 1, "m 1", 2],
         [6, "m1", "10.0.0.256", 9640, 7, 0, 0, b""],
         [6, "m1", "10.0.0.1\n", 9640, 7, 0, 0, b""],
         [6, "m1", "10.0.0.010", 9640, 7, 0, 0, b""],
@@ -96,7 +103,7 @@ ANOTHER_VERSION = "gossip: protocol version"
 def decoded(payload: bytes) -> list[wire.Message]:
     """The messages; none where it is refused, for a reason that says which of the two it is."""
     try:
-        messages, unknown = wire.decode_packet(payload)
+        messages, unknown, _ = wire.decode_packet(payload)
     except PeerError as error:
         reason = str(error)
     else:
@@ -108,7 +115,7 @@ def decoded(payload: bytes) -> list[wire.Message]:
 
 def assert_is_sound(message: wire.Message) -> None:
     """A message that got through is one we could have sent: encoded again it is the same, within all bounds."""
-    again, unknown = wire.decode_packet(wire.encode_packet([wire.encode_message(message)]))
+    again, unknown, _ = wire.decode_packet(wire.encode_packet([wire.encode_message(message)]))
     assert (again, unknown) == ([message], 0)
     records = message.records if isinstance(message, wire.Delta) else (message,)
     for record in records:
