@@ -44,7 +44,7 @@ class PodForgesSource(Event):
 
     def apply(self) -> None:
         """Raw datagrams to an address that the policy names."""
-        pod = self.chance.choice(self.site.lab.plan.pods)
+        pod = self.chance.choice(self.site.pods)
         other = self.chance.choice(self.site.selected)
         inside(pod.netns, lambda: _send_as((self.chance.choice(FLOATING_IPS), str(other.ip), "10.99.1.1")))
 
