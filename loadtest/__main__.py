@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from loadtest.audit import AuditOptions, measure_audit
 from loadtest.audit import steps as audit_steps
 from loadtest.chaos.arena import RoundResult
-from loadtest.chaos.events import CATALOGUE
+from loadtest.chaos.events import CATALOGUE, CLUSTER_CATALOGUE
 from loadtest.chaos.planted import PLANTED, try_planted
 from loadtest.chaos.run import ChaosOptions, ChaosResult, run_chaos, shortest
 from loadtest.chaos.schedule import parse_rounds
@@ -181,6 +181,7 @@ def audit(
 @click.option("--seed", type=int, help="Of the events and their moments; a random one if not given.")
 @click.option("--events", default="", metavar="NAME,...", help="Only these of the catalogue; `list` names them all.")
 @click.option("--rounds", default="", metavar="N,...", help="Only these rounds of the seed; N:EVENT one event of it.")
+@click.option("--kubernetes", is_flag=True, help="In a real cluster, with the events that make sense there.")
 @click.option(
     "--shorten", default=5.0, show_default=True, metavar="MINUTES", help="To look for fewer events that fail."
 )
@@ -192,6 +193,7 @@ def chaos(
     seed: int | None,
     events: str,
     rounds: str,
+    kubernetes: bool,
     shorten: float,
     strict: bool,
     json_file: Path | None,
@@ -199,11 +201,14 @@ def chaos(
 ) -> None:
     """Let happen to a lab under traffic what happens in the field; judge by captures and the outside server."""
     names = tuple(filter(None, events.split(",")))
+    catalogue = CLUSTER_CATALOGUE if kubernetes else CATALOGUE
     if names == ("list",):
-        for kind, event in sorted(CATALOGUE.items()):
+        for kind, event in sorted(catalogue.items()):
             click.echo(f"{kind:22}{(event.__doc__ or '').splitlines()[0]}")
         return
-    options = _chaos_options(minutes, seed, names, rounds, name)
+    if unknown := [one for one in names if one not in catalogue]:
+        raise click.BadParameter(f"no event {', '.join(unknown)}; `--events list` names them", param_hint="--events")
+    options = replace(_chaos_options(minutes, seed, names, rounds, name), kubernetes=kubernetes)
     if strict:
         options = replace(options, known=())
     console = _console()
@@ -253,13 +258,11 @@ def _shorten(result: ChaosResult, report: Callable[[str], None], console: Consol
 
 
 def _chaos_options(minutes: float, seed: int | None, names: tuple[str, ...], rounds: str, lab: str) -> ChaosOptions:
-    if unknown := [one for one in names if one not in CATALOGUE]:
-        raise click.BadParameter(f"no event {', '.join(unknown)}; `--events list` names them", param_hint="--events")
     try:
         chosen = parse_rounds(rounds) if rounds else ()
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--rounds") from error
-    return ChaosOptions(random.randrange(1 << 32) if seed is None else seed, minutes, names, chosen, lab)
+    return ChaosOptions(random.randrange(1 << 32) if seed is None else seed, minutes, names, chosen, name=lab)
 
 
 @contextlib.contextmanager

@@ -263,7 +263,8 @@ def _finding(finding: Finding, played: RoundResult, options: ChaosOptions) -> di
 def chaos_command(options: ChaosOptions, rounds: str) -> str:
     """What plays these rounds of the run again."""
     events = f" --events {','.join(options.events)}" if options.events else ""
-    return f"python -m loadtest chaos --seed {options.seed}{events} --rounds {rounds}"
+    kubernetes = " --kubernetes" if options.kubernetes else ""
+    return f"python -m loadtest chaos{kubernetes} --seed {options.seed}{events} --rounds {rounds}"
 
 
 def print_round(played: RoundResult, options: ChaosOptions, console: Console) -> None:

@@ -7,9 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from loadtest.chaos.calm import FlowLogs, Footprint, answers, drop_totals, still_told, trouble_seen, wait_for_calm
+from loadtest.chaos.calm import (
+    FlowLogs,
+    Footprint,
+    ProgramLogs,
+    answers,
+    drop_totals,
+    still_told,
+    trouble_seen,
+    wait_for_calm,
+)
 from loadtest.chaos.event import Cost, Event
-from loadtest.chaos.events import CATALOGUE
+from loadtest.chaos.events import ALL
 from loadtest.chaos.judge import (
     Finding,
     Promise,
@@ -22,13 +31,12 @@ from loadtest.chaos.judge import (
 )
 from loadtest.chaos.schedule import Act, Round
 from loadtest.chaos.site import ChaosSite
-from loadtest.gateway import FLOATING_IPS, wait_until_whole
+from loadtest.gateway import FLOATING_IPS
 from service.lab.capture_site import capture_site
 from service.lab.outside import read_calls
 from service.lab.traffic.frame import read_frames
 from service.model.errors import OperatorError, TransientError
 
-CALM_S = 10.0
 FIRST_CALM_S = 60.0
 RECOVERY_S = 60.0
 """A site that is not calm in time gets so long more before it is built anew: the finding stands in any case."""
@@ -64,7 +72,7 @@ class Arena:
         """False: the last round has left it broken for good."""
         site.apply_gateway()
         site.apply_policy()
-        wait_until_whole(site.lab)
+        site.wait_until_whole()
         site.start_traffic()
         site.beat()
         self._flows = FlowLogs(site)
@@ -72,6 +80,8 @@ class Arena:
         if wrong:
             raise TransientError(f"the lab was not calm before the first event: {wrong}")
         self._before = Footprint(site)
+        self._logs = ProgramLogs(site)
+        self._logs.errors()
 
     def play(self, played: Round) -> RoundResult:
         """Let the round's events happen, wait for calm, and judge."""
@@ -82,10 +92,10 @@ class Arena:
         self._flows.begin()
         drops = drop_totals(site)
         site.lab.start_capture(capture)
-        events = [(act, CATALOGUE[act.event](site, random.Random(act.seed))) for act in played.acts]
+        events = [(act, ALL[act.event](site, random.Random(act.seed))) for act in played.acts]
         findings = self._happen(played.number, _long_enough(events))
         site.beat()
-        calm_s, wrong = wait_for_calm(site, self._flows, timeout_s=CALM_S)
+        calm_s, wrong = wait_for_calm(site, self._flows, timeout_s=site.calm_s)
         summary = site.lab.stop_capture(capture)
         if summary["lost"]:
             findings.append(Finding(played.number, Promise.HARNESS, f"the capture missed {summary['lost']} frames"))
@@ -97,6 +107,7 @@ class Arena:
         findings += self._judge_wire(played.number, capture, events)
         findings += limited(played.number, Promise.SOURCE, judge_calls(calls, site, may_be_bare=may_be_bare))
         findings += limited(played.number, Promise.ENDED, site.ended_by_themselves())
+        findings += limited(played.number, Promise.ERROR, self._logs.errors())
         findings += self._judge_losses(played.number, events, drops)
         if not wrong:
             findings += limited(played.number, Promise.STALE, still_told(site, timeout_s=TRUTH_S))
@@ -157,7 +168,7 @@ class Arena:
         taken_s, still = wait_for_calm(self._site, self._flows, timeout_s=RECOVERY_S)
         self.is_whole = not still
         later = f"never in {RECOVERY_S:.0f} s more: {still}" if still else f"after {taken_s:.0f} s more"
-        return [Finding(number, Promise.CALM, f"after {CALM_S:.0f} s: {wrong}; {later}")]
+        return [Finding(number, Promise.CALM, f"after {self._site.calm_s:.0f} s: {wrong}; {later}")]
 
 
 def _long_enough(events: Played) -> Played:

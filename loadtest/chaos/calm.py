@@ -1,5 +1,6 @@
 """Whether a site is whole: every kind of flow of every pod works, every process says so, and nothing has grown."""
 
+import contextlib
 import json
 import os
 import time
@@ -21,6 +22,8 @@ RECENT_NS = 1_500_000_000
 """A flow works that was answered so shortly ago."""
 KINDS = ("udp-stream", "tcp-stream", "tcp-push", "udp", "tcp", "ping")
 _POLL_S = 0.2
+_FAILED = "; trying again after"
+"""In the line of a task that failed (service/host/supervisor.py)."""
 _FILES_SPARE = 24
 _LEVEL_MAPS = frozenset(
     (MapName.SELECTED, MapName.RULES, MapName.CLUSTER, MapName.FLOATING_IPS, MapName.LEASE_DEADLINES, MapName.ENDPOINTS)
@@ -69,6 +72,27 @@ class FlowLogs:
         if not still:
             return ""
         return f"{len(still)} of {len(wanted)} flows are dead: {', '.join(f'{pod} {kind}' for pod, kind in still[:4])}"
+
+
+class ProgramLogs:
+    """What our programs print, read on from where it was read last."""
+
+    def __init__(self, site: ChaosSite) -> None:
+        self._site = site
+        self._positions: dict[str, int] = {}
+
+    def errors(self) -> list[str]:
+        """Tasks that failed since the last call, as their supervisor tells it: in words that no event explains."""
+        found = []
+        for record in self._site.lab.state.processes:
+            if record.kind not in ("agent", "keeper", "controller"):
+                continue
+            with contextlib.suppress(FileNotFoundError), Path(record.log).open("rb") as log:
+                log.seek(self._positions.get(record.log, 0))
+                text = log.read().decode("utf-8", "replace")
+                self._positions[record.log] = log.tell()
+                found += [f"{record.kind} of {record.member}: {line}" for line in text.splitlines() if _FAILED in line]
+        return found
 
 
 def unrest(site: ChaosSite, flows: FlowLogs, since_ns: int) -> str:

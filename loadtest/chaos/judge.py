@@ -29,6 +29,7 @@ class Promise(StrEnum):
     LEAK = "leak"
     SPEAKERS = "two speakers for one address"
     ENDED = "a process ended by itself"
+    ERROR = "a task met an error that it does not expect"
     CALM = "not whole again in time"
     SILENT = "status said nothing"
     STALE = "status tells of what is over"

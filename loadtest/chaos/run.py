@@ -1,18 +1,22 @@
 """The rounds of a run, one after the other, and the shortest list of events for one that found something."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from loadtest.chaos.arena import Arena, RoundResult
-from loadtest.chaos.events import CATALOGUE
+from loadtest.chaos.cluster_site import raise_cluster
+from loadtest.chaos.events import CATALOGUE, CLUSTER_CATALOGUE
 from loadtest.chaos.judge import Finding, Promise
 from loadtest.chaos.known import KNOWN, Known, known_fault
 from loadtest.chaos.schedule import Choice, Round, make_round, only, parse_rounds, rounds_text
 from loadtest.chaos.shorten import Shortened, shorten
 from loadtest.chaos.site import ChaosSite
 from loadtest.gateway import running_lab
+from service.lab.lab import lab_down
 from service.lab.plan import LabOptions
+from service.lab.state import locked
 
 STATE_KIB = 16_384
 """Each member's durable state is on a disk of its own, that may be full without hurting anybody else."""
@@ -30,6 +34,8 @@ class ChaosOptions:
     """Of the catalogue; none: all."""
     rounds: tuple[tuple[int, str], ...] = ()
     """These and no others; else as many as fit into the minutes."""
+    kubernetes: bool = False
+    """In a real cluster, with the events that make sense there."""
     name: str = "chaos"
     known: tuple[Known, ...] = KNOWN
     """Faults whose findings do not count."""
@@ -71,9 +77,8 @@ def run_chaos(options: ChaosOptions, report: Report, done: Callable[[RoundResult
     number = 0
     while current is not None:
         number += 1
-        lab_options = LabOptions(name=options.name, nodes=3, pods_per_node=3, controllers=2, state_kib=STATE_KIB)
-        with running_lab(lab_options, report) as lab:
-            arena = Arena(ChaosSite(lab))
+        with _running_site(options, report) as site:
+            arena = Arena(site)
             while current is not None:
                 report(str(current))
                 played = arena.play(current)
@@ -86,8 +91,23 @@ def run_chaos(options: ChaosOptions, report: Report, done: Callable[[RoundResult
     return result
 
 
+@contextlib.contextmanager
+def _running_site(options: ChaosOptions, report: Report) -> Iterator[ChaosSite]:
+    if not options.kubernetes:
+        lab_options = LabOptions(name=options.name, nodes=3, pods_per_node=3, controllers=2, state_kib=STATE_KIB)
+        with running_lab(lab_options, report) as lab:
+            yield ChaosSite(lab)
+        return
+    with locked(f"{options.name}-loadtest"):
+        try:
+            yield raise_cluster(LabOptions(name=options.name), report)
+        finally:
+            report(f"clearing the cluster {options.name}")
+            lab_down(options.name)
+
+
 def _rounds(options: ChaosOptions, until_s: float) -> Iterator[Round]:
-    names = options.events or tuple(CATALOGUE)
+    names = options.events or tuple(CLUSTER_CATALOGUE if options.kubernetes else CATALOGUE)
     if options.rounds:
         for number, event in options.rounds:
             yield only(make_round(names, options.seed, number), event)

@@ -7,7 +7,7 @@ from typing import Any
 
 from loadtest.chaos.client import SERVED_PORT, boot_ns
 from loadtest.chaos.outside import INBOUND_PORT, PUSH_PORT
-from loadtest.gateway import FLOATING_IPS, OUTSIDE
+from loadtest.gateway import FLOATING_IPS, OUTSIDE, wait_until_whole
 from service.lab.lab import Lab
 from service.lab.manifest import apply_manifest, write_manifest
 from service.lab.namespace import nft, run
@@ -52,6 +52,8 @@ class ChaosSite:
     ended: dict[tuple[str, str], str] = field(default_factory=dict)
     """Programs that an event has ended, by (kind, member), with the event's name: the others may not end."""
     beats: int = 0
+    calm_s: float = 10.0
+    """So soon after the last undo everything must work again."""
 
     # -- who is who --
 
@@ -92,6 +94,10 @@ class ChaosSite:
     def push_log(self) -> Path:
         """Whom the outside end pushed to."""
         return self.lab.folder / "push.log"
+
+    def wait_until_whole(self) -> None:
+        """Every agent sees the whole site in order. Raises TransientError saying what is missing."""
+        wait_until_whole(self.lab)
 
     # -- objects --
 

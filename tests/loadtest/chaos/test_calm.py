@@ -11,6 +11,7 @@ from loadtest.chaos.calm import KINDS, RECENT_NS, FlowLogs, Footprint
 from loadtest.chaos.site import ChaosSite
 from service.lab.lab import Lab
 from service.lab.plan import LabOptions
+from service.lab.process import ProcessRecord
 from service.lab.state import LabState
 
 NOW_NS = 100_000_000_000
@@ -119,3 +120,15 @@ def test_trouble_is_what_status_calls_wrong_and_no_word_that_happens_to_be_in_it
 def test_drops_of_all_nodes_are_added(site: ChaosSite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ChaosSite, "status", lambda site, member: {"drops": {"malformed": len(member)}})
     assert calm.drop_totals(site) == {"malformed": sum(len(node.name) for node in site.nodes)}
+
+
+def test_errors_that_a_supervisor_tells_of_are_read_once(site: ChaosSite) -> None:
+    log = site.lab.folder / "agent.log"
+    record = ProcessRecord("agent", "worker1", "", (), str(log), "", 1, 1)
+    site.lab.state = site.lab.state.with_process(record)
+    logs = calm.ProgramLogs(site)
+    assert logs.errors() == []
+    line = "ERROR task reconcile: KeyError: 7; trying again after 0.1 s"
+    log.write_text(f"INFO all is well\n{line}\nTraceback ...\n", encoding="utf-8")
+    assert logs.errors() == [f"agent of worker1: {line}"]
+    assert logs.errors() == []
