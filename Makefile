@@ -52,8 +52,8 @@ bench: setup  ## measure: failover gap, and the datapath beside plain routing an
 	$(PYTHON) -m loadtest failover --kills 10
 	$(PYTHON) -m loadtest datapath
 
-chaos: setup  ## let happen to a lab under traffic what happens in the field (root; MINUTES=N, SEED=N, EVENTS=a,b)
-	$(PYTHON) -m loadtest chaos --minutes $${MINUTES:-4} $${SEED:+--seed $$SEED} --events "$${EVENTS:-}"
+chaos: setup  ## let happen to a lab under traffic what happens in the field (root; MINUTES=N SEED=N EVENTS=a,b KUBERNETES=1)
+	$(PYTHON) -m loadtest chaos --minutes $${MINUTES:-4} $${SEED:+--seed $$SEED} --events "$${EVENTS:-}" $${KUBERNETES:+--kubernetes}
 
 chaos-planted: setup  ## is chaos sharp enough? lines taken out of a copy of the product must be found (root; 10 min)
 	$(PYTHON) -m loadtest planted

@@ -256,7 +256,7 @@ def chaos_document(result: ChaosResult, machine: dict[str, Any]) -> dict[str, An
 
 
 def _finding(finding: Finding, played: RoundResult, options: ChaosOptions) -> dict[str, Any]:
-    known = known_fault(finding, played.round, options.known)
+    known = known_fault(finding, played.rounds, options.known)
     return {"promise": str(finding.promise), "detail": finding.detail, "known": known.why if known else None}
 
 
@@ -269,7 +269,7 @@ def chaos_command(options: ChaosOptions, rounds: str) -> str:
 
 def print_round(played: RoundResult, options: ChaosOptions, console: Console) -> None:
     """One line, and each finding; where one is new, with the command that plays the round again."""
-    known = [known_fault(finding, played.round, options.known) for finding in played.findings]
+    known = [known_fault(finding, played.rounds, options.known) for finding in played.findings]
     is_kept = all(known)
     load = os.getloadavg()[0]
     verdict = "" if is_kept else " -- NOT KEPT"

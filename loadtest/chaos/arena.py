@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from loadtest.chaos.event import Cost, Event
 from loadtest.chaos.events import ALL
 from loadtest.chaos.judge import (
     Finding,
+    Flow,
     Promise,
     judge_calls,
     judge_drops,
@@ -40,8 +41,6 @@ from service.model.errors import OperatorError, TransientError
 FIRST_CALM_S = 60.0
 RECOVERY_S = 60.0
 """A site that is not calm in time gets so long more before it is built anew: the finding stands in any case."""
-TELLING_S = 3.0
-"""A process must say what is wrong once it has been so for this long."""
 TRUTH_S = 14.0
 """So long after calm status may still tell of it: what came lately is told of for ten seconds."""
 COUNTING_S = 1.0
@@ -58,6 +57,13 @@ class RoundResult:
     findings: list[Finding]
     lab: int = 1
     """The how manieth lab of the run it was played in."""
+    before: tuple[Round, ...] = ()
+    """The last rounds of that lab before this one: what they have left behind may end in it."""
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """Those that a finding may be of, the newest last."""
+        return (*self.before, self.round)
 
 
 Played = Sequence[tuple[Act, Event]]
@@ -79,6 +85,7 @@ class Arena:
         _, wrong = wait_for_calm(site, self._flows, timeout_s=FIRST_CALM_S)
         if wrong:
             raise TransientError(f"the lab was not calm before the first event: {wrong}")
+        self._leaked: set[Flow] = set()
         self._before = Footprint(site)
         self._logs = ProgramLogs(site)
         self._logs.errors()
@@ -121,10 +128,11 @@ class Arena:
         frames = list(read_frames(capture))
         capture.unlink()
         plan = capture_site(site.lab.plan, FLOATING_IPS)
+        leaks = judge_frames(frames, plan, selected=selected, told=self._leaked)
         found = partial(limited, number)
         return [
             *found(Promise.SPEAKERS, judge_speakers(frames, plan, strangers)),
-            *found(Promise.LEAK, judge_frames(frames, plan, selected=selected)),
+            *found(Promise.LEAK, _datagrams_first(leaks)),
         ]
 
     def _judge_losses(self, number: int, events: Played, before: dict[str, int]) -> list[Finding]:
@@ -145,7 +153,7 @@ class Arena:
         started_s = time.monotonic()
         moments = [(act.delay_s, True, event) for act, event in events]
         moments += [(act.delay_s + act.hold_s, False, event) for act, event in events]
-        watched = {event: event.trouble() for act, event in events if act.hold_s >= TELLING_S and len(events) == 1}
+        watched = {event: event.trouble() for _, event in events if len(events) == 1}
         told: set[Event] = set()
         findings = []
         for moment_s, is_begin, event in sorted(moments, key=lambda moment: moment[0]):
@@ -154,6 +162,9 @@ class Arena:
                 told |= {one for one, trouble in watched.items() if trouble and trouble_seen(self._site, *trouble)}
             try:
                 event.apply() if is_begin else event.undo()
+                if is_begin and watched.get(event):
+                    # What is slow to do has lasted from when it was done.
+                    started_s = max(started_s, time.monotonic() - moment_s)
             except (OperatorError, TransientError, OSError) as error:
                 findings.append(Finding(number, Promise.HARNESS, f"{event.name}: {error}"))
             if is_begin and event.answers() and not answers(self._site, event.answers()):
@@ -171,9 +182,14 @@ class Arena:
         return [Finding(number, Promise.CALM, f"after {self._site.calm_s:.0f} s: {wrong}; {later}")]
 
 
+def _datagrams_first(leaks: Iterable[str]) -> list[str]:
+    """Only the first few are told, and what is left of a connection is the lesser evil."""
+    return sorted(leaks, key=lambda detail: " proto 6 " in detail)
+
+
 def _long_enough(events: Played) -> Played:
     """An event that must be told lasts, where it is alone, until it must have been."""
     if len(events) != 1 or events[0][1].trouble() is None:
         return events
     act, event = events[0]
-    return [(Act(act.event, act.seed, act.delay_s, max(act.hold_s, TELLING_S + 0.5)), event)]
+    return [(Act(act.event, act.seed, act.delay_s, max(act.hold_s, event.telling_s)), event)]

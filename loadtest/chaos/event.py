@@ -34,6 +34,8 @@ class Event(ABC):
 
     name: ClassVar[str]
     cost: ClassVar[Cost] = Cost()
+    telling_s: ClassVar[float] = 3.0
+    """Its trouble must be told once it has lasted so long."""
     drops: ClassVar[frozenset[str]] = frozenset()
     """Reasons that fit: what selected pods lose while it lasts is counted under these. None: it is lost elsewhere."""
 

@@ -52,15 +52,28 @@ class Finding:
         return f"round {self.round}: {self.promise}: {self.detail}"
 
 
-def judge_frames(frames: Iterable[Frame], site: CaptureSite, *, selected: frozenset[IPv4Address]) -> Iterator[str]:
-    """Leaks of selected pods' packets. What others send bare after an event at the CNI's NAT is the CNI's business."""
+Flow = tuple[IPv4Address, int, IPv4Address, int, int]
+"""Source and port, destination and port, protocol."""
+
+
+def judge_frames(
+    frames: Iterable[Frame], site: CaptureSite, *, selected: frozenset[IPv4Address], told: set[Flow]
+) -> Iterator[str]:
+    """Leaks of selected pods' packets. What others send bare after an event at the CNI's NAT is the CNI's business.
+
+    `told`: flows that have leaked before, and are told by it. A connection that left bare once is sent again by its pod
+    for minutes, and no event of those minutes has done it.
+    """
     nodes = {mac for macs in site.macs_of_node.values() for mac in macs}
     for frame in frames:
-        if not is_pod_to_outside(frame, site) or frame.source not in selected:
+        flow = frame.source, frame.source_port, frame.destination, frame.destination_port, frame.protocol
+        if not is_pod_to_outside(frame, site) or frame.source not in selected or flow in told:
             continue
         if frame.port in site.second_uplink_ports:
+            told.add(flow)
             yield f"on the second uplink: {frame}"
         elif frame.destination_mac not in nodes:
+            told.add(flow)
             yield f"to a host that is no node: {frame}"
 
 

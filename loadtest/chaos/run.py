@@ -18,6 +18,8 @@ from service.lab.lab import lab_down
 from service.lab.plan import LabOptions
 from service.lab.state import locked
 
+ROUNDS_BEFORE = 2
+"""A connection that has stalled is given up after seconds, and what its pod still sends may be a later round's."""
 STATE_KIB = 16_384
 """Each member's durable state is on a disk of its own, that may be full without hurting anybody else."""
 
@@ -56,12 +58,12 @@ class ChaosResult:
     def news(self, result: RoundResult) -> list[Finding]:
         """What a round found that is no known fault."""
         known = self.options.known
-        return [finding for finding in result.findings if known_fault(finding, result.round, known) is None]
+        return [finding for finding in result.findings if known_fault(finding, result.rounds, known) is None]
 
     def faults_seen(self) -> set[Known]:
         """The known faults that have shown themselves."""
         found = {
-            known_fault(finding, result.round, self.options.known)
+            known_fault(finding, result.rounds, self.options.known)
             for result in self.rounds
             for finding in result.findings
         }
@@ -83,6 +85,8 @@ def run_chaos(options: ChaosOptions, report: Report, done: Callable[[RoundResult
                 report(str(current))
                 played = arena.play(current)
                 played.lab = number
+                same_lab = [one.round for one in result.rounds if one.lab == number]
+                played.before = tuple(same_lab[-ROUNDS_BEFORE:])
                 result.rounds.append(played)
                 done(played)
                 current = next(waiting, None)

@@ -135,6 +135,7 @@ class ControllersKilled(_Killed):
     """Nobody leads for a while."""
 
     name = "kill-controllers"
+    telling_s = 10.0
     kinds = ("controller",)
 
     def victims(self) -> list[ProcessRecord]:
@@ -172,6 +173,7 @@ class WrongKey(_Signalled):
     """A node's keyring is written wrong, and its programs are started again with it."""
 
     name = "wrong-key"
+    telling_s = 8.0
     kinds = ("keeper", "agent")
 
     def apply(self) -> None:

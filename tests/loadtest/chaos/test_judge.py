@@ -8,6 +8,7 @@ from loadtest.chaos.event import QUIET, Cost
 from loadtest.chaos.judge import (
     COUNTED_LOSSES,
     OVERLAP_NS,
+    Flow,
     Promise,
     judge_calls,
     judge_drops,
@@ -61,13 +62,22 @@ def test_a_selected_pods_bare_packet_may_go_to_nodes_alone() -> None:
     selected = frozenset({POD.ip})
 
     def leaks(one: Frame) -> list[str]:
-        return list(judge_frames([one], CAPTURE, selected=selected))
+        return list(judge_frames([one], CAPTURE, selected=selected, told=set()))
 
     assert leaks(frame(str(POD.ip), "control1-0", destination_mac=gateway)) == []
     assert "no node" in leaks(frame(str(POD.ip), "control1-0"))[0]
     assert "second uplink" in leaks(frame(str(POD.ip), "control1-1", destination_mac=gateway))[0]
     other = next(pod for pod in SITE.lab.plan.pods if pod not in SITE.selected)
     assert leaks(frame(str(other.ip), "control1-0")) == []
+
+
+def test_a_connection_that_leaks_again_is_told_once() -> None:
+    bare = frame(str(POD.ip), "control1-0")
+    told: set[Flow] = set()
+    for found in (1, 0):
+        assert len(list(judge_frames([bare, bare], CAPTURE, selected=frozenset({POD.ip}), told=told))) == found
+    another = replace(bare, source_port=7)
+    assert len(list(judge_frames([another], CAPTURE, selected=frozenset({POD.ip}), told=told))) == 1
 
 
 def call(source: str, at_ns: int, payload: str = "p0:udp:1") -> dict[str, object]:

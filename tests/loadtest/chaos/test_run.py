@@ -1,6 +1,5 @@
 """The rounds of a run: short chaos on a real lab, and the shortest list with a stand-in for one."""
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -8,13 +7,25 @@ import pytest
 from loadtest.chaos import run
 from loadtest.chaos.arena import RoundResult
 from loadtest.chaos.judge import Finding, Promise
-from loadtest.chaos.known import Known
+from loadtest.chaos.known import KNOWN, Known
 from loadtest.chaos.run import ChaosOptions, ChaosResult, run_chaos, shortest
 from loadtest.chaos.schedule import make_round, only
 from service.lab.namespace import namespaces_of
 
 NAME = "chaostest"
-HARMLESS = ("device-churn", "second-address", "scan", "kill-controller", "same-objects-again", "switch-forgets")
+SEED = 20261128
+KEPT = (
+    *("cni-rewrite", "conntrack-timeouts", "forward-deny", "invalid-drop"),
+    *("silent-cut", "no-uplink", "second-address", "mtu", "unlike-mtus", "mac", "member-vip"),
+    *("forged-garp", "stranger-answers", "switch-forgets"),
+    *("device-churn", "forged-source", "flood", "same-objects-again", "broken-file"),
+    *("kill-agent", "kill-keeper", "kill-node", "kill-controller", "restart-agent"),
+    *("stop-keeper", "stop-node", "majority-lost", "disk-full"),
+    *("idle-http", "garbage", "scan", "replays"),
+)
+"""Events in which every promise is kept today, but for known faults."""
+SHOWN = ("conntrack-flush", "nft-flush", "unrelated-cidr")
+"""Events that show each known fault that can be shown at will."""
 
 
 @pytest.fixture
@@ -23,21 +34,18 @@ def name() -> Iterator[str]:
     assert namespaces_of(NAME) == []
 
 
-def findings(seed: int, events: tuple[str, ...], rounds: tuple[int, ...]) -> list[Finding]:
-    told: list[RoundResult] = []
-    options = ChaosOptions(seed, events=events, rounds=tuple((number, "") for number in rounds), name=NAME)
-    result = run_chaos(options, lambda line: None, told.append)
-    assert [played.round for played in told] == [make_round(events, seed, number) for number in rounds]
-    return result.findings
-
-
 @pytest.mark.root
 @pytest.mark.bpf
 @pytest.mark.e2e
-@pytest.mark.timeout(300)
-def test_events_that_concern_no_flow_cost_nothing(name: str) -> None:
-    rounds = tuple(range(1, len(HARMLESS) + 1))
-    assert list(map(str, findings(20261128, HARMLESS, rounds))) == []
+@pytest.mark.timeout(600)
+def test_field_events_cost_what_they_may_and_known_faults_are_still_there(name: str) -> None:
+    # About four minutes. A known fault that is not seen has been mended: take it out of the list.
+    events = (*KEPT, *SHOWN)
+    rounds = tuple((number, "") for number in range(1, len(events) + 1))
+    told: list[RoundResult] = []
+    result = run_chaos(ChaosOptions(SEED, events=events, rounds=rounds, name=NAME), lambda line: None, told.append)
+    assert [f"{finding} ({told[finding.round - 1].round})" for finding in result.findings] == []
+    assert {fault for fault in KNOWN if fault.rounds} <= result.faults_seen()
 
 
 @pytest.mark.root
@@ -48,9 +56,9 @@ def test_a_process_that_ends_by_itself_is_found(name: str, monkeypatch: pytest.M
     # As if nobody had ordered it: the event's own note of whom it killed is dropped.
     monkeypatch.setattr("loadtest.chaos.site.ChaosSite.end", _end_in_secret)
     monkeypatch.setattr("loadtest.chaos.arena.RECOVERY_S", 0.1)
-    found = findings(random.Random(1).getrandbits(8), ("kill-agent",), (1,))
-    assert Promise.ENDED in {finding.promise for finding in found}
-    assert Promise.CALM in {finding.promise for finding in found}
+    options = ChaosOptions(SEED, events=("kill-agent",), rounds=((1, ""),), name=NAME)
+    found = {finding.promise for finding in run_chaos(options, lambda line: None, lambda played: None).findings}
+    assert {Promise.ENDED, Promise.CALM} <= found
 
 
 def _end_in_secret(site: object, record: object, number: int, cause: str) -> None:
