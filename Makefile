@@ -1,7 +1,7 @@
 # What a newcomer needs: `make demo` and `make test`. Both install what they need first (`make setup`).
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo demo-keep cluster cluster-keep compose-up compose-down test lint lock sim bench chaos format clean
+.PHONY: help setup setup-test demo demo-keep cluster cluster-keep compose-up compose-down test lint lock sim bench chaos chaos-planted format clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -52,8 +52,11 @@ bench: setup  ## measure: failover gap, and the datapath beside plain routing an
 	$(PYTHON) -m loadtest failover --kills 10
 	$(PYTHON) -m loadtest datapath
 
-chaos: setup  ## let happen to a lab under traffic what happens in the field (root; MINUTES=N, SEED=N, EVENTS=a,b)
-	$(PYTHON) -m loadtest chaos --minutes $${MINUTES:-4} $${SEED:+--seed $$SEED} --events "$${EVENTS:-}"
+chaos: setup  ## let happen to a lab under traffic what happens in the field (root; MINUTES=N SEED=N EVENTS=a,b KUBERNETES=1)
+	$(PYTHON) -m loadtest chaos --minutes $${MINUTES:-4} $${SEED:+--seed $$SEED} --events "$${EVENTS:-}" $${KUBERNETES:+--kubernetes}
+
+chaos-planted: setup  ## is chaos sharp enough? lines taken out of a copy of the product must be found (root; 10 min)
+	$(PYTHON) -m loadtest planted
 
 format: setup-test  ## let ruff put the code into shape
 	$(PYTHON) -m ruff check --fix .

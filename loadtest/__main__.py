@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -18,8 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from loadtest.audit import AuditOptions, measure_audit
 from loadtest.audit import steps as audit_steps
-from loadtest.chaos.events import CATALOGUE
-from loadtest.chaos.run import ChaosOptions, RoundResult, run_chaos
+from loadtest.chaos.arena import RoundResult
+from loadtest.chaos.events import CATALOGUE, CLUSTER_CATALOGUE
+from loadtest.chaos.planted import PLANTED, try_planted
+from loadtest.chaos.run import ChaosOptions, ChaosResult, run_chaos, shortest
 from loadtest.chaos.schedule import parse_rounds
 from loadtest.datapath import DatapathOptions, measure_datapath, steps
 from loadtest.failover import KAFKA, FailoverOptions, Kill, measure_failover
@@ -34,7 +37,9 @@ from loadtest.report import (
     print_chaos,
     print_datapath,
     print_failover,
+    print_planted,
     print_round,
+    print_shortest,
     write_json,
 )
 from service.model.errors import OperatorError, TransientError
@@ -176,16 +181,36 @@ def audit(
 @click.option("--seed", type=int, help="Of the events and their moments; a random one if not given.")
 @click.option("--events", default="", metavar="NAME,...", help="Only these of the catalogue; `list` names them all.")
 @click.option("--rounds", default="", metavar="N,...", help="Only these rounds of the seed; N:EVENT one event of it.")
+@click.option("--kubernetes", is_flag=True, help="In a real cluster, with the events that make sense there.")
+@click.option(
+    "--shorten", default=5.0, show_default=True, metavar="MINUTES", help="To look for fewer events that fail."
+)
+@click.option("--strict", is_flag=True, help="Known faults count too.")
 @click.option("--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--name", default="chaos", show_default=True, help="Of the lab; one of that name is replaced.")
-def chaos(minutes: float, seed: int | None, events: str, rounds: str, json_file: Path | None, name: str) -> None:
+def chaos(
+    minutes: float,
+    seed: int | None,
+    events: str,
+    rounds: str,
+    kubernetes: bool,
+    shorten: float,
+    strict: bool,
+    json_file: Path | None,
+    name: str,
+) -> None:
     """Let happen to a lab under traffic what happens in the field; judge by captures and the outside server."""
     names = tuple(filter(None, events.split(",")))
+    catalogue = CLUSTER_CATALOGUE if kubernetes else CATALOGUE
     if names == ("list",):
-        for kind, event in sorted(CATALOGUE.items()):
+        for kind, event in sorted(catalogue.items()):
             click.echo(f"{kind:22}{(event.__doc__ or '').splitlines()[0]}")
         return
-    options = _chaos_options(minutes, seed, names, rounds, name)
+    if unknown := [one for one in names if one not in catalogue]:
+        raise click.BadParameter(f"no event {', '.join(unknown)}; `--events list` names them", param_hint="--events")
+    options = replace(_chaos_options(minutes, seed, names, rounds, name), kubernetes=kubernetes)
+    if strict:
+        options = replace(options, known=())
     console = _console()
     machine = environment()
     console.print(f"seed {options.seed}")
@@ -196,20 +221,48 @@ def chaos(minutes: float, seed: int | None, events: str, rounds: str, json_file:
             step()
 
         result = run_chaos(options, report, done)
+        _shorten(result, report, console, shorten)
     print_chaos(result, machine, console)
     _write(json_file, chaos_document(result, machine), console)
     if result.findings:
         sys.exit(1)
 
 
+@main.command()
+@click.option("--only", default="", metavar="NAME,...", help="Of the planted faults; all if not given.")
+@click.option("--sound", is_flag=True, help="Play the same rounds in the untouched tree too.")
+def planted(only: str, sound: bool) -> None:
+    """Take a line out of a copy of the product, again and again; chaos must find each one."""
+    names = tuple(filter(None, only.split(",")))
+    chosen = [one for one in PLANTED if not names or one.name in names]
+    console = _console()
+    missed = 0
+    with _told(), _progress(console, len(chosen)) as (report, step):
+        for one in chosen:
+            outcome = try_planted(one, report)
+            untouched = try_planted(one, report, is_planted=False) if sound else None
+            print_planted(outcome, untouched, console)
+            missed += not outcome.is_caught
+            step()
+    console.print(f"{len(chosen) - missed} of {len(chosen)} caught")
+    if missed:
+        sys.exit(1)
+
+
+def _shorten(result: ChaosResult, report: Callable[[str], None], console: Console, minutes: float) -> None:
+    """For the first round that found something new."""
+    failed = next((played for played in result.rounds if result.news(played)), None)
+    if failed is not None and minutes > 0:
+        rounds, found = shortest(result, failed, report, minutes=minutes)
+        print_shortest(rounds, found, result.options, console)
+
+
 def _chaos_options(minutes: float, seed: int | None, names: tuple[str, ...], rounds: str, lab: str) -> ChaosOptions:
-    if unknown := [one for one in names if one not in CATALOGUE]:
-        raise click.BadParameter(f"no event {', '.join(unknown)}; `--events list` names them", param_hint="--events")
     try:
         chosen = parse_rounds(rounds) if rounds else ()
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--rounds") from error
-    return ChaosOptions(random.randrange(1 << 32) if seed is None else seed, minutes, names, chosen, lab)
+    return ChaosOptions(random.randrange(1 << 32) if seed is None else seed, minutes, names, chosen, name=lab)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,7 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.audit import AuditResult
-from loadtest.chaos.run import ChaosOptions, ChaosResult, RoundResult
+from loadtest.chaos.arena import RoundResult
+from loadtest.chaos.judge import Finding
+from loadtest.chaos.known import known_fault
+from loadtest.chaos.planted import Outcome
+from loadtest.chaos.run import ChaosOptions, ChaosResult
+from loadtest.chaos.schedule import Choice
+from loadtest.chaos.shorten import Shortened
 from loadtest.datapath import RATIOS, VARIANTS, DatapathResult
 from loadtest.failover import FailoverResult, Kill
 from loadtest.statistics import median
@@ -230,34 +237,71 @@ def _milliseconds(values: dict[str, float]) -> Sequence[str]:
 
 def chaos_document(result: ChaosResult, machine: dict[str, Any]) -> dict[str, Any]:
     """Every round with what happened, how long calm took, and what was found."""
+    options = asdict(result.options)
+    options["known"] = [fault.why for fault in result.options.known]
     return {
         "test": "chaos",
         "environment": machine,
-        "options": asdict(result.options),
+        "options": options,
         "rounds": [
             {
                 "number": played.round.number,
                 "events": [asdict(act) for act in played.round.acts],
                 "calm_s": played.calm_s,
-                "findings": [{"promise": str(one.promise), "detail": one.detail} for one in played.findings],
+                "findings": [_finding(one, played, result.options) for one in played.findings],
             }
             for played in result.rounds
         ],
     }
 
 
+def _finding(finding: Finding, played: RoundResult, options: ChaosOptions) -> dict[str, Any]:
+    known = known_fault(finding, played.rounds, options.known)
+    return {"promise": str(finding.promise), "detail": finding.detail, "known": known.why if known else None}
+
+
+def chaos_command(options: ChaosOptions, rounds: str) -> str:
+    """What plays these rounds of the run again."""
+    events = f" --events {','.join(options.events)}" if options.events else ""
+    kubernetes = " --kubernetes" if options.kubernetes else ""
+    return f"python -m loadtest chaos{kubernetes} --seed {options.seed}{events} --rounds {rounds}"
+
+
 def print_round(played: RoundResult, options: ChaosOptions, console: Console) -> None:
-    """One line, and each finding with the command that plays the round again."""
-    console.print(f"{played.round}: calm after {played.calm_s:.1f} s{'' if not played.findings else ' -- NOT KEPT'}")
-    for finding in played.findings:
-        console.print(f"  {finding.promise}: {finding.detail}")
-    if played.findings:
-        events = f" --events {','.join(options.events)}" if options.events else ""
-        command = f"python -m loadtest chaos --seed {options.seed}{events} --rounds {played.round.number}"
-        console.print(f"  again: {command}")
-        if len(played.round.acts) > 1:
-            for act in played.round.acts:
-                console.print(f"  alone: {command}:{act.event}")
+    """One line, and each finding; where one is new, with the command that plays the round again."""
+    known = [known_fault(finding, played.rounds, options.known) for finding in played.findings]
+    is_kept = all(known)
+    load = os.getloadavg()[0]
+    verdict = "" if is_kept else " -- NOT KEPT"
+    console.print(f"{played.round}: calm after {played.calm_s:.1f} s{verdict} (load {load:.1f})")
+    for finding, fault in zip(played.findings, known, strict=True):
+        console.print(f"  {finding.promise}: {finding.detail}{f' [known: {fault.why}]' if fault else ''}")
+    if not is_kept:
+        console.print(f"  again: {chaos_command(options, str(played.round.number))}")
+
+
+def print_shortest(rounds: str, found: Shortened[Choice], options: ChaosOptions, console: Console) -> None:
+    """The shortest list that failed again, or that none did."""
+    if found.failed_again:
+        console.print(f"shortest that fails, after {found.tries} tries: {chaos_command(options, rounds)}")
+    else:
+        told = f"none of {found.tries} tries failed again; all that had happened"
+        console.print(f"{told}: {chaos_command(options, rounds)}")
+
+
+def print_planted(outcome: Outcome, untouched: Outcome | None, console: Console) -> None:
+    """Caught or not, by which promises; and what the untouched tree shows in the same rounds."""
+    told = "caught" if outcome.is_caught else "NOT CAUGHT"
+    console.print(f"{outcome.planted.name} ({outcome.planted.why}): {told}: {_promises(outcome)}")
+    for _, detail in outcome.findings[:2]:
+        console.print(f"  e.g. {detail.splitlines()[0]}")
+    if untouched is not None:
+        console.print(f"  untouched: {_promises(untouched)}")
+
+
+def _promises(outcome: Outcome) -> str:
+    counts = Counter(promise for promise, _ in outcome.findings)
+    return ", ".join(f"{number} x {promise}" for promise, number in counts.most_common()) or "nothing found"
 
 
 def print_chaos(result: ChaosResult, machine: dict[str, Any], console: Console) -> None:
@@ -270,6 +314,8 @@ def print_chaos(result: ChaosResult, machine: dict[str, Any], console: Console) 
         counts[str(finding.promise)] = counts.get(str(finding.promise), 0) + 1
     for promise, count in sorted(counts.items()):
         console.print(f"  {promise}: {count}")
+    for fault in sorted(result.faults_seen(), key=lambda fault: fault.why):
+        console.print(f"  known: {fault.why}: {fault.replay}")
     if not counts:
         console.print("Every promise was kept.")
     console.print(_describe_machine(machine))

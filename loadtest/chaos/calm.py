@@ -1,23 +1,34 @@
 """Whether a site is whole: every kind of flow of every pod works, every process says so, and nothing has grown."""
 
+import contextlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from loadtest.chaos.client import boot_ns
 from loadtest.chaos.site import ChaosSite
-from loadtest.gateway import defect
+from loadtest.gateway import FLOATING_IPS, defect
+from service.datapath.bpf_map import BpfMap, open_object
+from service.datapath.layout import MapName
 from service.lab.configuration import member_folder
 from service.lab.process import ProcessRecord
 from service.model.errors import OperatorError, TransientError
+from service.web.verdict import troubles
 
 RECENT_NS = 1_500_000_000
 """A flow works that was answered so shortly ago."""
 KINDS = ("udp-stream", "tcp-stream", "tcp-push", "udp", "tcp", "ping")
 _POLL_S = 0.2
+_FAILED = "; trying again after"
+"""In the line of a task that failed (service/host/supervisor.py)."""
 _FILES_SPARE = 24
+_LEVEL_MAPS = frozenset(
+    (MapName.SELECTED, MapName.RULES, MapName.CLUSTER, MapName.FLOATING_IPS, MapName.LEASE_DEADLINES, MapName.ENDPOINTS)
+)
+"""Maps that say what is wanted, so that the same wishes give as many entries. The others learn and forget in time."""
 _RSS_SPARE_KB = 40_000
 
 
@@ -55,12 +66,33 @@ class FlowLogs:
     def broken(self, since_ns: int) -> str:
         """A flow that has not worked since then, or does not now; empty where all do."""
         oldest_ns = max(since_ns, boot_ns() - RECENT_NS)
-        wanted = [(self._site.word(pod), kind) for pod in self._site.lab.plan.pods for kind in KINDS]
+        wanted = [(self._site.word(pod), kind) for pod in self._site.pods for kind in KINDS]
         wanted += [(node.name, "inbound") for node in self._site.nodes]
         still = [key for key in wanted if self._last_ok.get(key, 0) < oldest_ns]
         if not still:
             return ""
         return f"{len(still)} of {len(wanted)} flows are dead: {', '.join(f'{pod} {kind}' for pod, kind in still[:4])}"
+
+
+class ProgramLogs:
+    """What our programs print, read on from where it was read last."""
+
+    def __init__(self, site: ChaosSite) -> None:
+        self._site = site
+        self._positions: dict[str, int] = {}
+
+    def errors(self) -> list[str]:
+        """Tasks that failed since the last call, as their supervisor tells it: in words that no event explains."""
+        found = []
+        for record in self._site.lab.state.processes:
+            if record.kind not in ("agent", "keeper", "controller"):
+                continue
+            with contextlib.suppress(FileNotFoundError), Path(record.log).open("rb") as log:
+                log.seek(self._positions.get(record.log, 0))
+                text = log.read().decode("utf-8", "replace")
+                self._positions[record.log] = log.tell()
+                found += [f"{record.kind} of {record.member}: {line}" for line in text.splitlines() if _FAILED in line]
+        return found
 
 
 def unrest(site: ChaosSite, flows: FlowLogs, since_ns: int) -> str:
@@ -71,12 +103,16 @@ def unrest(site: ChaosSite, flows: FlowLogs, since_ns: int) -> str:
     names = tuple(node.name for node in site.nodes)
     try:
         for name in names:
-            if said := defect(site.status(name), names):
-                return f"{name} says: {said}"
-        statuses = [site.status(controller.name) for controller in site.lab.plan.controllers]
+            document = site.status(name)
+            if said := defect(document, names) or site.missed_beat(document):
+                return f"{name}: {said}"
+        statuses = {name: site.status(name) for name in site.controllers}
     except TransientError as error:
         return str(error)
-    leading = sum(bool(status["leading"]) for status in statuses)
+    for name, document in statuses.items():
+        if said := site.missed_beat(document):
+            return f"{name}: {said}"
+    leading = sum(bool(status["leading"]) for status in statuses.values())
     return "" if leading == 1 else f"{leading} controllers lead"
 
 
@@ -91,16 +127,48 @@ def wait_for_calm(site: ChaosSite, flows: FlowLogs, *, timeout_s: float) -> tupl
         time.sleep(_POLL_S)
 
 
-def trouble_seen(site: ChaosSite, member: str, text: str) -> bool:
-    """Whether the member says now, anywhere in its status, something with this text."""
+def answers(site: ChaosSite, member: str) -> bool:
+    """Whether the member answers over HTTP."""
     try:
-        return text.lower() in json.dumps(site.status(member)).lower()
+        return bool(site.status(member))
     except TransientError:
         return False
 
 
+def trouble_seen(site: ChaosSite, member: str, text: str) -> bool:
+    """Whether the member says now, in what `egressgw status` begins with, something with this text."""
+    try:
+        return any(text.lower() in line.lower() for line in troubles(site.status(member)))
+    except TransientError:
+        return False
+
+
+def still_told(site: ChaosSite, *, timeout_s: float) -> list[str]:
+    """What members of a site that is whole still call wrong at the end of that time; none as soon as none does."""
+    deadline_s = time.monotonic() + timeout_s
+    members = [*(node.name for node in site.nodes), *site.controllers]
+    while True:
+        told = []
+        for member in members:
+            try:
+                told += [f"{member}: {line}" for line in troubles(site.status(member))]
+            except TransientError as error:
+                told.append(str(error))
+        if not told or time.monotonic() > deadline_s:
+            return told
+        time.sleep(_POLL_S)
+
+
+def drop_totals(site: ChaosSite) -> dict[str, int]:
+    """Packets dropped by all nodes so far, by reason. Raises TransientError where an agent does not answer."""
+    totals: Counter[str] = Counter()
+    for node in site.nodes:
+        totals.update(site.status(node.name)["drops"])
+    return dict(totals)
+
+
 class Footprint:
-    """What a site takes of the machine: files and memory of each program, rules, filters and pins of each node."""
+    """What a site takes: files and memory of each program; rules, filters, pins and map entries of each node."""
 
     def __init__(self, site: ChaosSite) -> None:
         self.rules = {node.name: _kernel_state(site, node.name) for node in site.nodes}
@@ -114,8 +182,8 @@ class Footprint:
         """What has grown since this was taken."""
         for node, before in self.rules.items():
             for what, count in now.rules[node].items():
-                if count != before[what]:
-                    yield f"{node}: {before[what]} {what} are {count} now"
+                if count != before.get(what):
+                    yield f"{node}: {before.get(what)} {what} are {count} now"
         for key, (files, rss_kb) in self.programs.items():
             files_now, rss_now_kb = now.programs.get(key, (0, 0))
             if files_now > files + _FILES_SPARE:
@@ -148,4 +216,15 @@ def _kernel_state(site: ChaosSite, node: str) -> dict[str, int]:
         "nft chains": lines("nft", "list", "chains"),
         "qdiscs": lines("tc", "qdisc"),
         "pins": sum(1 for path in pins.rglob("*") if path.is_file()),
+        **{f"entries of {path.name}": _entries(path) for path in pins.rglob("*") if path.name in _LEVEL_MAPS},
     }
+
+
+def _entries(pin: Path) -> int:
+    opened = BpfMap(open_object(str(pin)))
+    try:
+        count = len(opened.keys())
+    finally:
+        opened.close()
+    # Each node keeps one for every address that it has ever held: no more than there are.
+    return max(0, count - len(FLOATING_IPS)) if pin.name == MapName.LEASE_DEADLINES else count

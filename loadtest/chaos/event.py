@@ -34,6 +34,10 @@ class Event(ABC):
 
     name: ClassVar[str]
     cost: ClassVar[Cost] = Cost()
+    telling_s: ClassVar[float] = 3.0
+    """Its trouble must be told once it has lasted so long."""
+    drops: ClassVar[frozenset[str]] = frozenset()
+    """Reasons that fit: what selected pods lose while it lasts is counted under these. None: it is lost elsewhere."""
 
     def __init__(self, site: ChaosSite, chance: random.Random) -> None:
         self.site = site
@@ -46,6 +50,10 @@ class Event(ABC):
 
     def undo(self) -> None:  # noqa: B027 - most end by themselves
         """Put back what the field would put back, as it would; nothing where it ends by itself."""
+
+    def strangers(self) -> frozenset[tuple[str, str]]:
+        """(node, floating IP): hosts that speak for an address beside us, so that their frames say nothing of us."""
+        return frozenset()
 
     def answers(self) -> str:
         """The member that must answer over HTTP while it lasts, whatever is done to it; empty where none must."""

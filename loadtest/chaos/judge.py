@@ -13,7 +13,6 @@ from typing import Any
 from loadtest.chaos.event import Cost
 from loadtest.chaos.site import ChaosSite
 from loadtest.gateway import FLOATING_IPS
-from service.lab.process import is_alive, log_tail
 from service.lab.traffic.frame import Frame
 from service.lab.traffic.leak_check import CaptureSite, is_pod_to_outside
 
@@ -30,8 +29,11 @@ class Promise(StrEnum):
     LEAK = "leak"
     SPEAKERS = "two speakers for one address"
     ENDED = "a process ended by itself"
+    ERROR = "a task met an error that it does not expect"
     CALM = "not whole again in time"
     SILENT = "status said nothing"
+    STALE = "status tells of what is over"
+    UNCOUNTED = "packets were lost and not counted"
     GROWN = "something has grown"
     LOST = "requests lost that the event does not explain"
     BROKEN = "connections ended that the event does not explain"
@@ -50,20 +52,38 @@ class Finding:
         return f"round {self.round}: {self.promise}: {self.detail}"
 
 
-def judge_frames(frames: Iterable[Frame], site: CaptureSite, *, selected: frozenset[IPv4Address]) -> Iterator[str]:
-    """Leaks of selected pods' packets. What others send bare after an event at the CNI's NAT is the CNI's business."""
+Flow = tuple[IPv4Address, int, IPv4Address, int, int]
+"""Source and port, destination and port, protocol."""
+
+
+def judge_frames(
+    frames: Iterable[Frame], site: CaptureSite, *, selected: frozenset[IPv4Address], told: set[Flow]
+) -> Iterator[str]:
+    """Leaks of selected pods' packets. What others send bare after an event at the CNI's NAT is the CNI's business.
+
+    `told`: flows that have leaked before, and are told by it. A connection that left bare once is sent again by its pod
+    for minutes, and no event of those minutes has done it.
+    """
     nodes = {mac for macs in site.macs_of_node.values() for mac in macs}
     for frame in frames:
-        if not is_pod_to_outside(frame, site) or frame.source not in selected:
+        flow = frame.source, frame.source_port, frame.destination, frame.destination_port, frame.protocol
+        if not is_pod_to_outside(frame, site) or frame.source not in selected or flow in told:
             continue
         if frame.port in site.second_uplink_ports:
+            told.add(flow)
             yield f"on the second uplink: {frame}"
         elif frame.destination_mac not in nodes:
+            told.add(flow)
             yield f"to a host that is no node: {frame}"
 
 
-def judge_speakers(frames: Iterable[Frame], site: CaptureSite) -> Iterator[str]:
-    """Frames, IP and ARP, from a floating IP by a node after another has begun to speak for it."""
+def judge_speakers(
+    frames: Iterable[Frame], site: CaptureSite, strangers: frozenset[tuple[str, str]] = frozenset()
+) -> Iterator[str]:
+    """Frames, IP and ARP, from a floating IP by a node after another has begun to speak for it.
+
+    `strangers`: (node, floating IP) of whoever speaks there beside us.
+    """
     began: dict[IPv4Address, tuple[str, int]] = {}
     spoke: dict[tuple[IPv4Address, str], int] = {}
     for frame in frames:
@@ -73,7 +93,7 @@ def judge_speakers(frames: Iterable[Frame], site: CaptureSite) -> Iterator[str]:
             yield f"on the second uplink: {frame}"
             continue
         node = site.node_of_port.get(frame.port)
-        if node is None:
+        if node is None or (node, str(frame.source)) in strangers:
             # The router forwards nothing inwards from a floating IP; a stranger who takes one is no node.
             continue
         speaker, since_ns = began.get(frame.source, ("", 0))
@@ -103,14 +123,6 @@ def judge_calls(calls: Iterable[Mapping[str, Any]], site: ChaosSite, *, may_be_b
             yield f"a forged datagram left with {source}"
 
 
-def judge_processes(site: ChaosSite) -> Iterator[str]:
-    """Programs that run no more and that no event has ended."""
-    for record in site.lab.state.processes:
-        is_watched = record.kind in ("agent", "keeper", "controller", "client", "far-end", "outside")
-        if is_watched and (record.kind, record.member) not in site.ended and not is_alive(record):
-            yield f"{record.kind} of {record.member} (pid {record.pid}):\n{log_tail(record)}"
-
-
 def judge_flows(lines: Sequence[Mapping[str, Any]], cost: Cost) -> Iterator[tuple[Promise, str]]:
     """Losses and breaks in a round whose events cost none."""
     for what, is_allowed, promise in (("lost", cost.loses, Promise.LOST), ("broken", cost.breaks, Promise.BROKEN)):
@@ -120,6 +132,34 @@ def judge_flows(lines: Sequence[Mapping[str, Any]], cost: Cost) -> Iterator[tupl
         if counts:
             told = ", ".join(f"{number} {whose}" for whose, number in sorted(counts.items())[:FINDINGS_MAX])
             yield promise, f"{counts.total()} in {len(counts)} flows: {told}"
+
+
+COUNTED_LOSSES = 10
+"""Fewer lost requests may have been on their way when something moved."""
+ONE_PACKET_KINDS = ("udp-stream", "udp", "ping")
+"""A lost request of these is a packet that was dropped, or whose answer was."""
+
+
+def judge_drops(
+    lines: Sequence[Mapping[str, Any]],
+    before: Mapping[str, int],
+    after: Mapping[str, int],
+    *,
+    fitting: frozenset[str],
+    selected: frozenset[str],
+) -> Iterator[str]:
+    """Losses of selected pods that no counter of a fitting reason tells of. `before`, `after`: drops by reason.
+
+    Half of them are enough: a request that met a hole of half a second may have been lost in the next one's place.
+    """
+    lost = sum(
+        1 for line in lines if line["what"] == "lost" and line["kind"] in ONE_PACKET_KINDS and line["pod"] in selected
+    )
+    counted = sum(after.get(reason, 0) - before.get(reason, 0) for reason in fitting)
+    if fitting and lost >= COUNTED_LOSSES and counted < lost / 2:
+        grown = {reason: after[reason] - before.get(reason, 0) for reason in after}
+        others = ", ".join(f"{number} {reason}" for reason, number in sorted(grown.items()) if number)
+        yield f"{lost} requests, {counted} drops as {' or '.join(sorted(fitting))}; in all {others or 'none'}"
 
 
 def limited(number: int, promise: Promise, details: Iterable[str]) -> list[Finding]:

@@ -1,40 +1,27 @@
-"""The rounds: events happen, are undone, and are judged."""
+"""The rounds of a run, one after the other, and the shortest list of events for one that found something."""
 
-import random
+import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 
-from loadtest.chaos.calm import FlowLogs, Footprint, trouble_seen, wait_for_calm
-from loadtest.chaos.event import Cost, Event
-from loadtest.chaos.events import CATALOGUE
-from loadtest.chaos.judge import (
-    Finding,
-    Promise,
-    judge_calls,
-    judge_flows,
-    judge_frames,
-    judge_processes,
-    judge_speakers,
-    limited,
-)
-from loadtest.chaos.schedule import Act, Round, make_round, only
+from loadtest.chaos.arena import Arena, RoundResult
+from loadtest.chaos.cluster_site import raise_cluster
+from loadtest.chaos.events import CATALOGUE, CLUSTER_CATALOGUE
+from loadtest.chaos.judge import Finding, Promise
+from loadtest.chaos.known import KNOWN, Known, known_fault
+from loadtest.chaos.schedule import Choice, Round, make_round, only, parse_rounds, rounds_text
+from loadtest.chaos.shorten import Shortened, shorten
 from loadtest.chaos.site import ChaosSite
-from loadtest.gateway import FLOATING_IPS, running_lab, wait_until_whole
-from service.lab.capture_site import capture_site
-from service.lab.outside import read_calls
+from loadtest.gateway import running_lab
+from service.lab.lab import lab_down
 from service.lab.plan import LabOptions
-from service.lab.traffic.frame import read_frames
-from service.model.errors import OperatorError, TransientError
+from service.lab.state import locked
 
-CALM_S = 10.0
-FIRST_CALM_S = 60.0
-RECOVERY_S = 60.0
-"""A site that is not calm in time gets so long more before it is built anew: the finding stands in any case."""
-TELLING_S = 3.0
-"""A process must say what is wrong once it has been so for this long."""
-_POLL_S = 0.1
+ROUNDS_BEFORE = 2
+"""A connection that has stalled is given up after seconds, and what its pod still sends may be a later round's."""
+STATE_KIB = 16_384
+"""Each member's durable state is on a disk of its own, that may be full without hurting anybody else."""
 
 Report = Callable[[str], None]
 
@@ -49,16 +36,11 @@ class ChaosOptions:
     """Of the catalogue; none: all."""
     rounds: tuple[tuple[int, str], ...] = ()
     """These and no others; else as many as fit into the minutes."""
+    kubernetes: bool = False
+    """In a real cluster, with the events that make sense there."""
     name: str = "chaos"
-
-
-@dataclass(slots=True)
-class RoundResult:
-    """What one round came to."""
-
-    round: Round
-    calm_s: float
-    findings: list[Finding]
+    known: tuple[Known, ...] = KNOWN
+    """Faults whose findings do not count."""
 
 
 @dataclass(slots=True)
@@ -70,8 +52,22 @@ class ChaosResult:
 
     @property
     def findings(self) -> list[Finding]:
-        """Of all rounds, in order."""
-        return [finding for result in self.rounds for finding in result.findings]
+        """Of all rounds, in order, but for known faults."""
+        return [finding for result in self.rounds for finding in self.news(result)]
+
+    def news(self, result: RoundResult) -> list[Finding]:
+        """What a round found that is no known fault."""
+        known = self.options.known
+        return [finding for finding in result.findings if known_fault(finding, result.rounds, known) is None]
+
+    def faults_seen(self) -> set[Known]:
+        """The known faults that have shown themselves."""
+        found = {
+            known_fault(finding, result.rounds, self.options.known)
+            for result in self.rounds
+            for finding in result.findings
+        }
+        return {fault for fault in found if fault is not None}
 
 
 def run_chaos(options: ChaosOptions, report: Report, done: Callable[[RoundResult], None]) -> ChaosResult:
@@ -80,12 +76,17 @@ def run_chaos(options: ChaosOptions, report: Report, done: Callable[[RoundResult
     until_s = time.monotonic() + options.minutes * 60
     waiting = _rounds(options, until_s)
     current = next(waiting, None)
+    number = 0
     while current is not None:
-        with running_lab(LabOptions(name=options.name, nodes=3, pods_per_node=3, controllers=2), report) as lab:
-            arena = Arena(ChaosSite(lab), report)
+        number += 1
+        with _running_site(options, report) as site:
+            arena = Arena(site)
             while current is not None:
                 report(str(current))
                 played = arena.play(current)
+                played.lab = number
+                same_lab = [one.round for one in result.rounds if one.lab == number]
+                played.before = tuple(same_lab[-ROUNDS_BEFORE:])
                 result.rounds.append(played)
                 done(played)
                 current = next(waiting, None)
@@ -94,8 +95,23 @@ def run_chaos(options: ChaosOptions, report: Report, done: Callable[[RoundResult
     return result
 
 
+@contextlib.contextmanager
+def _running_site(options: ChaosOptions, report: Report) -> Iterator[ChaosSite]:
+    if not options.kubernetes:
+        lab_options = LabOptions(name=options.name, nodes=3, pods_per_node=3, controllers=2, state_kib=STATE_KIB)
+        with running_lab(lab_options, report) as lab:
+            yield ChaosSite(lab)
+        return
+    with locked(f"{options.name}-loadtest"):
+        try:
+            yield raise_cluster(LabOptions(name=options.name), report)
+        finally:
+            report(f"clearing the cluster {options.name}")
+            lab_down(options.name)
+
+
 def _rounds(options: ChaosOptions, until_s: float) -> Iterator[Round]:
-    names = options.events or tuple(CATALOGUE)
+    names = options.events or tuple(CLUSTER_CATALOGUE if options.kubernetes else CATALOGUE)
     if options.rounds:
         for number, event in options.rounds:
             yield only(make_round(names, options.seed, number), event)
@@ -106,91 +122,31 @@ def _rounds(options: ChaosOptions, until_s: float) -> Iterator[Round]:
         yield make_round(names, options.seed, number)
 
 
-class Arena:
-    """A site with traffic, in which rounds are played one after the other."""
+def shortest(
+    result: ChaosResult, failed: RoundResult, report: Report, *, minutes: float
+) -> tuple[str, Shortened[Choice]]:
+    """What `--rounds` plays so that it fails again, from all that had happened to the lab of a round that failed.
 
-    def __init__(self, site: ChaosSite, report: Report) -> None:
-        self._site = site
-        self._report = report
-        self.is_whole = True
-        """False: the last round has left it broken for good."""
-        site.apply_gateway()
-        site.apply_policy()
-        wait_until_whole(site.lab)
-        site.start_traffic()
-        self._flows = FlowLogs(site)
-        _, wrong = wait_for_calm(site, self._flows, timeout_s=FIRST_CALM_S)
-        if wrong:
-            raise TransientError(f"the lab was not calm before the first event: {wrong}")
-        self._before = Footprint(site)
+    No further lab is built once the minutes are over.
+    """
+    before = [one.round for one in result.rounds if one.lab == failed.lab and one.round.number <= failed.round.number]
+    choices = [(played.number, act.event) for played in before for act in played.acts]
+    promises = {finding.promise for finding in result.news(failed)}
+    until_s = time.monotonic() + minutes * 60
 
-    def play(self, played: Round) -> RoundResult:
-        """Let the round's events happen, wait for calm, and judge."""
-        site = self._site
-        capture = site.lab.folder / f"round-{played.number}.capture"
-        push_start = site.push_log.stat().st_size if site.push_log.exists() else 0
-        call_start = site.lab.outside_log.stat().st_size
-        self._flows.begin()
-        site.lab.start_capture(capture)
-        events = [(act, CATALOGUE[act.event](site, random.Random(act.seed))) for act in played.acts]
-        findings = self._happen(played.number, events)
-        calm_s, wrong = wait_for_calm(site, self._flows, timeout_s=CALM_S)
-        summary = site.lab.stop_capture(capture)
-        if summary["lost"]:
-            findings.append(Finding(played.number, Promise.HARNESS, f"the capture missed {summary['lost']} frames"))
-        if wrong:
-            findings += self._recover(played.number, wrong)
-        cost = _together([event.cost for _, event in events])
-        calls = read_calls(site.lab.outside_log, call_start)
-        calls += read_calls(site.push_log, push_start) if site.push_log.exists() else []
-        selected = frozenset(pod.ip for pod in site.selected)
-        frames = list(read_frames(capture))
-        capture.unlink()
-        plan = capture_site(site.lab.plan, FLOATING_IPS)
-        found = partial(limited, played.number)
-        findings += found(Promise.SPEAKERS, judge_speakers(frames, plan))
-        findings += found(Promise.LEAK, judge_frames(frames, plan, selected=selected))
-        findings += found(Promise.SOURCE, judge_calls(calls, site, may_be_bare=cost.bare))
-        findings += found(Promise.ENDED, judge_processes(site))
-        for promise, detail in judge_flows(self._flows.lines, cost):
-            findings.append(Finding(played.number, promise, detail))
-        if not wrong:
-            findings += found(Promise.GROWN, self._before.grown(Footprint(site)))
-        return RoundResult(played, calm_s, findings)
+    def fails(chosen: tuple[Choice, ...]) -> bool:
+        options = replace(result.options, rounds=parse_rounds(rounds_text(chosen, before)))
+        return _fails(options, promises, report)
 
-    def _happen(self, number: int, events: list[tuple[Act, Event]]) -> list[Finding]:
-        """Apply and undo at their moments; while one lasts, look whether it is told."""
-        started_s = time.monotonic()
-        moments = [(act.delay_s, True, event) for act, event in events]
-        moments += [(act.delay_s + act.hold_s, False, event) for act, event in events]
-        watched = {event: event.trouble() for act, event in events if act.hold_s >= TELLING_S and len(events) == 1}
-        told: set[Event] = set()
-        findings = []
-        for moment_s, is_begin, event in sorted(moments, key=lambda moment: moment[0]):
-            while (left_s := started_s + moment_s - time.monotonic()) > 0:
-                time.sleep(min(left_s, _POLL_S))
-                told |= {one for one, trouble in watched.items() if trouble and trouble_seen(self._site, *trouble)}
-            try:
-                event.apply() if is_begin else event.undo()
-            except (OperatorError, TransientError, OSError) as error:
-                findings.append(Finding(number, Promise.HARNESS, f"{event.name}: {error}"))
-            if is_begin and event.answers() and not trouble_seen(self._site, event.answers(), event.answers()):
-                findings.append(Finding(number, Promise.SILENT, f"{event.answers()} does not answer ({event.name})"))
-        for event, trouble in watched.items():
-            if trouble and event not in told:
-                detail = f"{trouble[0]} never said `{trouble[1]}` ({event.name})"
-                findings.append(Finding(number, Promise.SILENT, detail))
-        return findings
-
-    def _recover(self, number: int, wrong: str) -> list[Finding]:
-        taken_s, still = wait_for_calm(self._site, self._flows, timeout_s=RECOVERY_S)
-        self.is_whole = not still
-        later = f"never in {RECOVERY_S:.0f} s more: {still}" if still else f"after {taken_s:.0f} s more"
-        return [Finding(number, Promise.CALM, f"after {CALM_S:.0f} s: {wrong}; {later}")]
+    found = shorten(
+        choices,
+        fails,
+        first=[choice for choice in choices if choice[0] == failed.round.number],
+        may_go_on=lambda: time.monotonic() < until_s,
+    )
+    return rounds_text(found.items, before), found
 
 
-def _together(costs: list[Cost]) -> Cost:
-    """What several events may cost at once: two may lose what neither does alone, so only the promises are left."""
-    if len(costs) == 1:
-        return costs[0]
-    return Cost(bare=any(cost.bare for cost in costs), moves=any(cost.moves for cost in costs))
+def _fails(options: ChaosOptions, promises: set[Promise], report: Report) -> bool:
+    again = run_chaos(options, report, lambda played: None)
+    return any(finding.promise in promises for finding in again.findings)

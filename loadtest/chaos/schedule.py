@@ -68,6 +68,22 @@ def parse_rounds(text: str) -> tuple[tuple[int, str], ...]:
     return tuple(found)
 
 
+Choice = tuple[int, str]
+"""One event of one round: (number, event)."""
+
+
+def rounds_text(choices: Sequence[Choice], rounds: Sequence[Round]) -> str:
+    """What `parse_rounds` reads as these events: a round by its number where all of it is meant."""
+    parts = []
+    for played in rounds:
+        wanted = [event for number, event in choices if number == played.number]
+        if len(wanted) == len(played.acts):
+            parts.append(str(played.number))
+        else:
+            parts += [f"{played.number}:{event}" for event in wanted]
+    return ",".join(parts)
+
+
 def only(chosen: Round, event: str) -> Round:
     """The round with that event alone, or whole where none is named. Raises ValueError where it has none such."""
     acts = tuple(act for act in chosen.acts if not event or act.event == event)

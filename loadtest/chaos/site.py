@@ -1,23 +1,35 @@
 """The lab under chaos: the usual three nodes with traffic in every pod, and what is expected of whom at each moment."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from loadtest.chaos.client import SERVED_PORT, boot_ns
 from loadtest.chaos.outside import INBOUND_PORT, PUSH_PORT
-from loadtest.gateway import FLOATING_IPS, OUTSIDE
+from loadtest.gateway import FLOATING_IPS, OUTSIDE, wait_until_whole
 from service.lab.lab import Lab
 from service.lab.manifest import apply_manifest, write_manifest
 from service.lab.namespace import nft, run
-from service.lab.plan import TCP_PORT, UDP_PORT, PlannedController, PlannedNode, PlannedPod
-from service.lab.process import ProcessRecord, is_alive, respawn, send_signal, wait_for_end
+from service.lab.plan import (
+    ROUTER_OCTET,
+    SEGMENTS,
+    TCP_PORT,
+    UDP_PORT,
+    PlannedController,
+    PlannedNode,
+    PlannedPod,
+)
+from service.lab.process import ProcessRecord, is_alive, log_tail, respawn, send_signal, wait_for_end
 from service.lab.site import masquerade_ruleset
 from service.lab.status import fetch_json
 
 SETTLED_S = 4.0
 """After an object has changed, either of the two sources may be seen for so long."""
-POLICY_FILE, GATEWAY_FILE = "chaos-policy.yaml", "chaos-gateway.yaml"
+POLICY_FILE, GATEWAY_FILE, BEAT_FILE = "chaos-policy.yaml", "chaos-gateway.yaml", "chaos-beat.yaml"
+BEAT_NAME = "beat"
+WATCHED = frozenset(("agent", "keeper", "controller", "client", "far-end", "outside", "asker"))
+"""Kinds of programs that end only where an event ends them."""
 API_VERSION = "networking.gke.io/v1alpha1"
 DESTINATIONS = ("8.8.8.0/24",)
 
@@ -39,6 +51,9 @@ class ChaosSite:
     expectations: list[Expectation] = field(default_factory=list)
     ended: dict[tuple[str, str], str] = field(default_factory=dict)
     """Programs that an event has ended, by (kind, member), with the event's name: the others may not end."""
+    beats: int = 0
+    calm_s: float = 10.0
+    """So soon after the last undo everything must work again."""
 
     # -- who is who --
 
@@ -48,18 +63,28 @@ class ChaosSite:
         return self.lab.plan.nodes
 
     @property
+    def pods(self) -> tuple[PlannedPod, ...]:
+        """All of them; a pod's place here is its number."""
+        return self.lab.plan.pods
+
+    @property
+    def controllers(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(controller.name for controller in self.lab.plan.controllers)
+
+    @property
     def selected(self) -> tuple[PlannedPod, ...]:
         """Pods that the policy selects."""
-        return tuple(pod for pod in self.lab.plan.pods if pod.role == "frontend")
+        return tuple(pod for pod in self.pods if pod.role == "frontend")
 
     def word(self, pod: PlannedPod) -> str:
         """The short name that a pod's requests begin with."""
-        return f"p{self.lab.plan.pods.index(pod)}"
+        return f"p{self.pods.index(pod)}"
 
     def pod_of(self, word: str) -> PlannedPod | None:
         """The pod of that short name."""
         number = word.removeprefix("p")
-        return self.lab.plan.pods[int(number)] if number.isdigit() and int(number) < len(self.lab.plan.pods) else None
+        return self.pods[int(number)] if number.isdigit() and int(number) < len(self.pods) else None
 
     def flows_log(self, name: str) -> Path:
         """Where a pod's client (or `outside`) says what came of its flows."""
@@ -70,14 +95,18 @@ class ChaosSite:
         """Whom the outside end pushed to."""
         return self.lab.folder / "push.log"
 
+    def wait_until_whole(self) -> None:
+        """Every agent sees the whole site in order. Raises TransientError saying what is missing."""
+        wait_until_whole(self.lab)
+
     # -- objects --
 
     def apply_policy(self, source: str | None = FLOATING_IPS[0], destinations: tuple[str, ...] = DESTINATIONS) -> None:
         """Put the policy into force, or with None remove it; what is expected of the pods changes with it."""
         if source is None:
-            (self.lab.manifests / POLICY_FILE).unlink(missing_ok=True)
+            self.put(POLICY_FILE)
         else:
-            apply_manifest(self.lab.manifests, POLICY_FILE, [policy(source, destinations)])
+            self.put(POLICY_FILE, policy(source, destinations))
         if not self.expectations or self.expectations[-1].source != (source or ""):
             self.expectations.append(Expectation(boot_ns(), source or ""))
 
@@ -89,7 +118,14 @@ class ChaosSite:
             "metadata": {"namespace": "kube-system", "name": "default"},
             "spec": {"floatingIPs": list(floating_ips or FLOATING_IPS)},
         }
-        apply_manifest(self.lab.manifests, GATEWAY_FILE, [document])
+        self.put(GATEWAY_FILE, document)
+
+    def put(self, name: str, *documents: dict[str, Any]) -> None:
+        """Have these objects in the place of those of that name; with none they go."""
+        if documents:
+            apply_manifest(self.lab.manifests, name, list(documents))
+        else:
+            (self.lab.manifests / name).unlink(missing_ok=True)
 
     def write_file(self, name: str, text: str) -> None:
         """Any file among the manifests."""
@@ -106,6 +142,17 @@ class ChaosSite:
             if expectation.since_ns <= at_ns and (following is None or at_ns < following + SETTLED_S * 1e9):
                 allowed.add(expectation.source or node)
         return allowed
+
+    def beat(self) -> None:
+        """One harmless policy goes and another comes: whoever reads objects must say so, or its task stands still."""
+        self.beats += 1
+        self.put(BEAT_FILE, beat_policy(f"{BEAT_NAME}{self.beats}"))
+
+    def missed_beat(self, document: Mapping[str, Any]) -> str:
+        """What a status document does not know yet of the last beat; empty where it does."""
+        known = [name for name in document.get("policies", {}) if name.startswith(BEAT_NAME)]
+        wanted = f"{BEAT_NAME}{self.beats}"
+        return "" if not self.beats or known == [wanted] else f"knows of {', '.join(known) or 'none'}, not of {wanted}"
 
     # -- nodes --
 
@@ -138,6 +185,13 @@ class ChaosSite:
                 self.lab.remember(respawn(record))
                 del self.ended[record.kind, record.member]
 
+    def ended_by_themselves(self) -> Iterator[str]:
+        """Programs that run no more and that no event has ended, with their last words."""
+        for record in self.lab.state.processes:
+            is_watched = record.kind in WATCHED
+            if is_watched and (record.kind, record.member) not in self.ended and not is_alive(record):
+                yield f"{record.kind} of {record.member} (pid {record.pid}):\n{log_tail(record)}"
+
     def status(self, member: str) -> dict[str, Any]:
         """What an agent or controller says. Raises TransientError where it does not answer."""
         plan = self.lab.plan
@@ -148,14 +202,17 @@ class ChaosSite:
     # -- traffic --
 
     def start_traffic(self) -> None:
-        """A client in each pod, the far end that speaks by itself, and a port of each node that leads to a pod."""
+        """A client in each pod, the far end that speaks, a port of each node that leads to a pod, and the asker."""
         for node in self.nodes:
             nft(node.netns, inbound_ruleset(node))
         nodes = [f"--node={node.name}={node.ip}" for node in self.nodes]
         logs = ("--log", str(self.push_log), "--flows", str(self.flows_log("outside")))
         module = "loadtest.chaos.outside"
         self.lab.start("far-end", "outside", self.lab.plan.outside, module, *logs, "--source", OUTSIDE, *nodes)
-        for pod in self.lab.plan.pods:
+        own = str(SEGMENTS[0][ROUTER_OCTET])
+        asker = ("loadtest.chaos.asker", "--device", "eth0", "--own", own, *FLOATING_IPS)
+        self.lab.start("asker", "router", self.lab.plan.router, *asker)
+        for pod in self.pods:
             self.start_client(pod)
 
     def start_client(self, pod: PlannedPod) -> None:
@@ -168,7 +225,7 @@ class ChaosSite:
     @property
     def flow_names(self) -> tuple[str, ...]:
         """Whose flows there are: every pod, and `outside`."""
-        return (*(self.word(pod) for pod in self.lab.plan.pods), "outside")
+        return (*(self.word(pod) for pod in self.pods), "outside")
 
 
 def policy(source: str, destinations: tuple[str, ...]) -> dict[str, Any]:
@@ -181,6 +238,17 @@ def policy(source: str, destinations: tuple[str, ...]) -> dict[str, Any]:
         "kind": "EgressNATPolicy",
         "metadata": {"name": "chaos"},
         "spec": {"egress": rules, "destinationCIDRs": list(destinations), "egressSourceIP": source},
+    }
+
+
+def beat_policy(name: str) -> dict[str, Any]:
+    """A policy that selects nobody."""
+    nobody = {"namespaceSelector": {"matchLabels": {"user": "nobody"}}, "podSelector": {}}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "EgressNATPolicy",
+        "metadata": {"name": name},
+        "spec": {"egress": [nobody], "destinationCIDRs": ["198.51.100.128/25"], "egressSourceIP": FLOATING_IPS[2]},
     }
 
 

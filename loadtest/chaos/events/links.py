@@ -4,6 +4,7 @@ import random
 
 from loadtest.chaos.event import QUIET, Cost, Event
 from loadtest.chaos.site import ChaosSite
+from loadtest.gateway import FLOATING_IPS
 from service.lab.plan import ROUTER_OCTET, SECOND_UPLINK_DESTINATION, SEGMENTS, PlannedNode
 from service.lab.site import set_port_state
 
@@ -146,6 +147,62 @@ class MacChanged(Event):
         self.site.on(self.node.name, "ip", "link", "set", "eth0", "address", self.node.mac(0))
 
 
+class UnlikeMtus(Event):
+    """The second uplink has a smaller MTU than the first."""
+
+    name = "unlike-mtus"
+
+    def apply(self) -> None:
+        """As an uplink through a tunnel has it."""
+        self.site.on(self.node.name, "ip", "link", "set", "eth1", "mtu", "1300")
+
+    def undo(self) -> None:
+        """The usual."""
+        self.site.on(self.node.name, "ip", "link", "set", "eth1", "mtu", "1500")
+
+
+class SlowQueue(Event):
+    """A shaper on the uplink holds packets for longer than a lease."""
+
+    name = "slow-queue"
+    cost = MOVED
+
+    def apply(self) -> None:
+        """A token bucket that is too small for what goes out."""
+        self.site.on(
+            self.node.name,
+            "tc",
+            *["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "200kbit", "burst", "2k", "latency", "600ms"],
+        )
+
+    def undo(self) -> None:
+        """The usual queue."""
+        self.site.on(self.node.name, "tc", "qdisc", "del", "dev", "eth0", "root", check=False)
+
+
+class VipOfMember(Event):
+    """A node gets one of our addresses as its own, as kube-vip or keepalived would give it."""
+
+    name = "member-vip"
+    cost = MOVED
+
+    def __init__(self, site: ChaosSite, chance: random.Random) -> None:
+        super().__init__(site, chance)
+        self._address = chance.choice(FLOATING_IPS)
+
+    def apply(self) -> None:
+        """As a virtual address, on the uplink."""
+        self.site.on(self.node.name, "ip", "address", "add", f"{self._address}/32", "dev", "eth0")
+
+    def undo(self) -> None:
+        """It goes elsewhere."""
+        self.site.on(self.node.name, "ip", "address", "del", f"{self._address}/32", "dev", "eth0", check=False)
+
+    def strangers(self) -> frozenset[tuple[str, str]]:
+        """The node's kernel answers for it whatever we do."""
+        return frozenset(((self.node.name, self._address),))
+
+
 EVENTS: tuple[type[Event], ...] = (
     CarrierLost,
     SilentCut,
@@ -154,5 +211,8 @@ EVENTS: tuple[type[Event], ...] = (
     SecondAddress,
     MtuChanged,
     MacChanged,
+    UnlikeMtus,
+    SlowQueue,
+    VipOfMember,
 )
 """Of this module."""

@@ -3,6 +3,9 @@
 from loadtest.chaos.event import QUIET, Cost, Event
 from service.lab.namespace import write_sysctls
 
+_MARK = 0x1000
+"""`datapath.mark` of the lab's settings, which is the default."""
+
 
 class ConntrackFlush(Event):
     """Somebody runs `conntrack -F`."""
@@ -92,6 +95,23 @@ class InvalidDropped(Event):
         self.site.on(self.node.name, "nft", "delete table ip strict", check=False)
 
 
+class MarkSet(Event):
+    """Somebody's rule sets our bit of the mark on packets of pods that no policy selects."""
+
+    name = "mark-set"
+
+    def apply(self) -> None:
+        """In the prerouting hook, of all that one of them sends."""
+        pod = self.chance.choice([pod for pod in self.node.pods if pod.role != "frontend"])
+        chain = "add chain ip marker prerouting { type filter hook prerouting priority mangle; }"
+        rule = f"add rule ip marker prerouting ip saddr {pod.ip} meta mark set meta mark or {_MARK:#x}"
+        self.site.on(self.node.name, "nft", f"add table ip marker; {chain}; {rule}")
+
+    def undo(self) -> None:
+        """The table goes."""
+        self.site.on(self.node.name, "nft", "delete table ip marker", check=False)
+
+
 EVENTS: tuple[type[Event], ...] = (
     ConntrackFlush,
     ConntrackForgets,
@@ -99,5 +119,6 @@ EVENTS: tuple[type[Event], ...] = (
     ChainsRewritten,
     ForwardDenied,
     InvalidDropped,
+    MarkSet,
 )
 """Of this module."""

@@ -73,6 +73,7 @@ class AddressRemovedInUse(Event):
 
     name = "address-removed"
     cost = EDITED
+    drops = frozenset(("no_gateway", "lease_expired_ingress", "lease_expired_egress"))
 
     def apply(self) -> None:
         """Matching packets are dropped: they must not leave with any other source."""
@@ -81,6 +82,10 @@ class AddressRemovedInUse(Event):
     def undo(self) -> None:
         """All three again."""
         self.site.apply_gateway()
+
+    def trouble(self) -> tuple[str, str] | None:
+        """The policy that uses it is not in force."""
+        return self.node.name, FLOATING_IPS[0]
 
 
 class BrokenFile(Event):

@@ -44,8 +44,8 @@ class PodForgesSource(Event):
 
     def apply(self) -> None:
         """Raw datagrams to an address that the policy names."""
-        pod = self.chance.choice(self.site.lab.plan.pods)
-        other = self.chance.choice(self.site.selected)
+        pod = self.chance.choice(self.site.pods)
+        other = self.chance.choice([one for one in self.site.selected if one != pod])
         inside(pod.netns, lambda: _send_as((self.chance.choice(FLOATING_IPS), str(other.ip), "10.99.1.1")))
 
 

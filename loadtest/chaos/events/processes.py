@@ -1,13 +1,20 @@
 """What happens to our own programs."""
 
+import contextlib
 import random
+import secrets
 import signal
+from pathlib import Path
 
-from loadtest.chaos.event import Cost, Event
+from loadtest.chaos.event import QUIET, Cost, Event
 from loadtest.chaos.site import ChaosSite
+from service.lab.configuration import member_folder
 from service.lab.process import ProcessRecord, send_signal
 
 MOVED = Cost(moves=True)
+LEASE_OVER = frozenset(("lease_expired_ingress", "lease_expired_egress", "no_gateway"))
+"""What is dropped while nobody holds an address, or its holder is not known."""
+_FILLING = bytes(1 << 20)
 
 
 class _Signalled(Event):
@@ -18,8 +25,7 @@ class _Signalled(Event):
 
     def __init__(self, site: ChaosSite, chance: random.Random) -> None:
         super().__init__(site, chance)
-        names = [controller.name for controller in site.lab.plan.controllers]
-        self.member = chance.choice(names) if "controller" in self.kinds else self.node.name
+        self.member = chance.choice(site.controllers) if "controller" in self.kinds else self.node.name
 
     def victims(self) -> list[ProcessRecord]:
         """Those that are there."""
@@ -64,6 +70,10 @@ class KeeperKilled(_Killed):
     name = "kill-keeper"
     kinds = ("keeper",)
 
+    def trouble(self) -> tuple[str, str] | None:
+        """Its agent."""
+        return self.node.name, "keeper"
+
 
 class ControllerKilled(_Killed):
     """SIGKILL of a controller."""
@@ -100,6 +110,11 @@ class KeeperStopped(_Stopped):
 
     name = "stop-keeper"
     kinds = ("keeper",)
+    drops = LEASE_OVER
+
+    def trouble(self) -> tuple[str, str] | None:
+        """Its agent."""
+        return self.node.name, "keeper"
 
 
 class ControllerStopped(_Stopped):
@@ -120,17 +135,21 @@ class ControllersKilled(_Killed):
     """Nobody leads for a while."""
 
     name = "kill-controllers"
+    telling_s = 10.0
     kinds = ("controller",)
 
     def victims(self) -> list[ProcessRecord]:
         """All of them."""
-        names = [controller.name for controller in self.site.lab.plan.controllers]
-        return [record for name in names for record in self.site.records(name, "controller")]
+        return [record for name in self.site.controllers for record in self.site.records(name, "controller")]
 
     def undo(self) -> None:
         """All of them."""
-        for controller in self.site.lab.plan.controllers:
-            self.site.restart(controller.name)
+        for name in self.site.controllers:
+            self.site.restart(name)
+
+    def trouble(self) -> tuple[str, str] | None:
+        """Any node."""
+        return self.node.name, "nobody leads"
 
 
 class MajorityLost(_Stopped):
@@ -138,6 +157,7 @@ class MajorityLost(_Stopped):
 
     name = "majority-lost"
     kinds = ("keeper",)
+    drops = LEASE_OVER
 
     def victims(self) -> list[ProcessRecord]:
         """All but those of the chosen node."""
@@ -147,6 +167,59 @@ class MajorityLost(_Stopped):
     def trouble(self) -> tuple[str, str] | None:
         """The one that is left."""
         return self.node.name, "majority"
+
+
+class WrongKey(_Signalled):
+    """A node's keyring is written wrong, and its programs are started again with it."""
+
+    name = "wrong-key"
+    telling_s = 8.0
+    kinds = ("keeper", "agent")
+
+    def apply(self) -> None:
+        """Nobody hears the node, and it hears nobody."""
+        self._text = self._settings.read_text(encoding="utf-8")
+        key = next(line for line in self._text.splitlines() if line.startswith("- "))
+        self._begin_with(self._text.replace(key, f"- {secrets.token_hex(32)}"))
+
+    def undo(self) -> None:
+        """The right one."""
+        self._begin_with(self._text)
+
+    def _begin_with(self, text: str) -> None:
+        self._settings.write_text(text, encoding="utf-8")
+        for record in self.victims():
+            self.site.end(record, signal.SIGTERM, self.name)
+        self.site.restart(self.member)
+
+    @property
+    def _settings(self) -> Path:
+        return member_folder(self.site.lab.folder, self.member) / "config.yaml"
+
+    def trouble(self) -> tuple[str, str] | None:
+        """The node itself."""
+        return self.node.name, "refused as"
+
+
+class DiskFull(Event):
+    """The disk of a node's durable state is full."""
+
+    name = "disk-full"
+    cost = QUIET
+
+    @property
+    def _filling(self) -> Path:
+        return member_folder(self.site.lab.folder, self.node.name) / "state" / "filling"
+
+    def apply(self) -> None:
+        """To the last block."""
+        with self._filling.open("wb", buffering=0) as filling, contextlib.suppress(OSError):
+            while filling.write(_FILLING):
+                pass
+
+    def undo(self) -> None:
+        """Somebody has cleared it."""
+        self._filling.unlink(missing_ok=True)
 
 
 EVENTS: tuple[type[Event], ...] = (
@@ -161,5 +234,7 @@ EVENTS: tuple[type[Event], ...] = (
     NodeStopped,
     ControllersKilled,
     MajorityLost,
+    WrongKey,
+    DiskFull,
 )
 """Of this module."""

@@ -89,9 +89,45 @@ def _scan(address: str) -> None:
             client.sendto(b"scan", (address, port))
 
 
+class Replays(Event):
+    """Datagrams between members are recorded, and come again at full rate under their senders' addresses."""
+
+    name = "replays"
+    cost = QUIET
+
+    def apply(self) -> None:
+        """Those to one node, for a second, each a few times."""
+        heard = inside(self.site.lab.plan.fabric, lambda: _record(self.node.ip.packed, self.node.port(0)))
+        inside(self.site.lab.plan.router, lambda: _send_again(heard))
+
+
+def _record(address: bytes, port: str) -> list[bytes]:
+    """IP packets of UDP to our ports of that address, as they leave the switch by the node's port."""
+    heard: list[bytes] = []
+    until_s = time.monotonic() + _GARBAGE_S
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003)) as listener:
+        listener.bind((port, 0x0003))
+        listener.settimeout(0.1)
+        while time.monotonic() < until_s and len(heard) < 2000:
+            with contextlib.suppress(TimeoutError):
+                packet = listener.recv(2048)[14:]
+                is_ours = int.from_bytes(packet[22:24], "big") in _PORTS
+                if packet[:1] == b"\x45" and packet[9] == socket.IPPROTO_UDP and packet[16:20] == address and is_ours:
+                    heard.append(packet)
+    return heard
+
+
+def _send_again(packets: list[bytes]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sender:
+        for packet in packets * 3:
+            with contextlib.suppress(OSError):
+                sender.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
+
+
 EVENTS: tuple[type[Event], ...] = (
     IdleConnections,
     Garbage,
     Scan,
+    Replays,
 )
 """Of this module."""

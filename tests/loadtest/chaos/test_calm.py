@@ -11,6 +11,7 @@ from loadtest.chaos.calm import KINDS, RECENT_NS, FlowLogs, Footprint
 from loadtest.chaos.site import ChaosSite
 from service.lab.lab import Lab
 from service.lab.plan import LabOptions
+from service.lab.process import ProcessRecord
 from service.lab.state import LabState
 
 NOW_NS = 100_000_000_000
@@ -90,3 +91,44 @@ def test_an_echo_request_has_a_sound_checksum() -> None:
     padded = packet + b"\0" * (len(packet) % 2)
     total = sum(int.from_bytes(padded[at : at + 2], "big") for at in range(0, len(padded), 2))
     assert (total & 0xFFFF) + (total >> 16) == 0xFFFF
+
+
+def test_a_site_is_not_whole_while_a_member_does_not_know_the_last_beat(site: ChaosSite) -> None:
+    site.lab.manifests.mkdir()
+    assert site.missed_beat({"policies": {}}) == ""
+    site.beat()
+    site.beat()
+    assert site.missed_beat({"policies": {"chaos": {}, "beat2": {}}}) == ""
+    assert site.missed_beat({"policies": {"chaos": {}}}) == "knows of none, not of beat2"
+    assert "beat1" in site.missed_beat({"policies": {"beat1": {}, "beat2": {}}}), "what was removed is gone"
+    files = list(site.lab.manifests.glob("*.yaml"))
+    assert len(files) == 1
+
+
+def test_trouble_is_what_status_calls_wrong_and_no_word_that_happens_to_be_in_it(
+    site: ChaosSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {"keeper": {"alive": True, "majority": True}, "leader": "controller1"}
+    monkeypatch.setattr(ChaosSite, "status", lambda site, member: document)
+    assert not calm.trouble_seen(site, "worker1", "majority")
+    assert calm.still_told(site, timeout_s=0) == []
+    document["keeper"] = {"alive": True, "majority": False}
+    assert calm.trouble_seen(site, "worker1", "majority")
+    assert len(calm.still_told(site, timeout_s=0)) == 5
+
+
+def test_drops_of_all_nodes_are_added(site: ChaosSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChaosSite, "status", lambda site, member: {"drops": {"malformed": len(member)}})
+    assert calm.drop_totals(site) == {"malformed": sum(len(node.name) for node in site.nodes)}
+
+
+def test_errors_that_a_supervisor_tells_of_are_read_once(site: ChaosSite) -> None:
+    log = site.lab.folder / "agent.log"
+    record = ProcessRecord("agent", "worker1", "", (), str(log), "", 1, 1)
+    site.lab.state = site.lab.state.with_process(record)
+    logs = calm.ProgramLogs(site)
+    assert logs.errors() == []
+    line = "ERROR task reconcile: KeyError: 7; trying again after 0.1 s"
+    log.write_text(f"INFO all is well\n{line}\nTraceback ...\n", encoding="utf-8")
+    assert logs.errors() == [f"agent of worker1: {line}"]
+    assert logs.errors() == []

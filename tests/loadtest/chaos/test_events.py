@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from loadtest.chaos import outside
 from loadtest.chaos.event import Event
@@ -69,7 +70,7 @@ def test_the_same_seed_hurts_the_same_ones(site: Site, name: str) -> None:
 
 def test_every_event_of_every_module_is_in_the_catalogue_under_a_name_of_its_own() -> None:
     events = [event for module in MODULES for event in module.EVENTS]
-    assert len(events) == len(CATALOGUE) >= 40
+    assert len(events) == len(CATALOGUE) >= 47
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,10 @@ def test_every_event_of_every_module_is_in_the_catalogue_under_a_name_of_its_own
         (netfilter.ForwardDenied, "add table ip chaos", "delete table ip chaos"),
         (netfilter.InvalidDropped, "add table ip strict", "delete table ip strict"),
         (segment.SwitchForgets, "fdb_flush", "fdb_flush"),
+        (netfilter.MarkSet, "meta mark set", "delete table ip marker"),
+        (links.UnlikeMtus, "eth1 mtu 1300", "eth1 mtu 1500"),
+        (links.SlowQueue, "qdisc add dev eth0 root tbf", "qdisc del dev eth0 root"),
+        (links.VipOfMember, "address add 192.168.1.10", "address del 192.168.1.10"),
     ],
 )
 def test_what_is_done_at_a_place_is_undone_there(site: Site, kind: type[Event], done: str, undone: str) -> None:
@@ -158,6 +163,54 @@ def test_a_majority_that_is_lost_leaves_one_to_say_so(site: Site) -> None:
     event: Any = made(site, processes.MajorityLost)
     assert event.trouble() == (event.node.name, "majority")
     assert {record.member for record in event.victims()} == {node.name for node in site.nodes} - {event.node.name}
+
+
+def test_a_wrong_key_is_another_one_and_then_the_right_one_again(site: Site) -> None:
+    event = made(site, processes.WrongKey)
+    settings = site.lab.folder / event.node.name / "config.yaml"
+    settings.parent.mkdir()
+    right = yaml.safe_dump({"node": event.node.name, "keyring": ["ab" * 32], "gossip": {"seeds": ["192.168.1.11"]}})
+    settings.write_text(right, encoding="utf-8")
+    event.apply()
+    wrong = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    assert len(bytes.fromhex(wrong.pop("keyring")[0])) == 32
+    assert wrong == {key: value for key, value in yaml.safe_load(right).items() if key != "keyring"}
+    event.undo()
+    assert settings.read_text(encoding="utf-8") == right
+    assert site.commands == [(event.node.name, "restart")] * 2
+
+
+def test_a_disk_is_filled_to_the_last_block_and_cleared(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = made(site, processes.DiskFull)
+    state = site.lab.folder / event.node.name / "state"
+    state.mkdir(parents=True)
+    # A file that takes nothing more, wherever it is opened.
+    (state / "filling").symlink_to("/dev/full")
+    event.apply()
+    event.undo()
+    assert list(state.iterdir()) == []
+
+
+def test_recorded_datagrams_are_sent_again_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[bytes, str]] = []
+
+    class Sender:
+        def __init__(self, *arguments: int) -> None:
+            pass
+
+        def __enter__(self) -> "Sender":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def sendto(self, packet: bytes, destination: tuple[str, int]) -> None:
+            sent.append((packet, destination[0]))
+
+    monkeypatch.setattr(strangers.socket, "socket", Sender)
+    packet = bytes(16) + bytes((192, 168, 1, 21)) + b"datagram"
+    strangers._send_again([packet])
+    assert sent == [(packet, "192.168.1.21")] * 3
 
 
 def test_the_far_end_has_ports_that_nobody_else_of_the_lab_has() -> None:

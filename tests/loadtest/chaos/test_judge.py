@@ -5,7 +5,18 @@ from ipaddress import IPv4Address
 
 from loadtest.chaos.client import SERVED_PORT
 from loadtest.chaos.event import QUIET, Cost
-from loadtest.chaos.judge import OVERLAP_NS, Promise, judge_calls, judge_flows, judge_frames, judge_speakers, limited
+from loadtest.chaos.judge import (
+    COUNTED_LOSSES,
+    OVERLAP_NS,
+    Flow,
+    Promise,
+    judge_calls,
+    judge_drops,
+    judge_flows,
+    judge_frames,
+    judge_speakers,
+    limited,
+)
 from loadtest.chaos.site import SETTLED_S, ChaosSite, Expectation, inbound_ruleset
 from loadtest.gateway import FLOATING_IPS
 from service.lab.capture_site import capture_site
@@ -51,13 +62,22 @@ def test_a_selected_pods_bare_packet_may_go_to_nodes_alone() -> None:
     selected = frozenset({POD.ip})
 
     def leaks(one: Frame) -> list[str]:
-        return list(judge_frames([one], CAPTURE, selected=selected))
+        return list(judge_frames([one], CAPTURE, selected=selected, told=set()))
 
     assert leaks(frame(str(POD.ip), "control1-0", destination_mac=gateway)) == []
     assert "no node" in leaks(frame(str(POD.ip), "control1-0"))[0]
     assert "second uplink" in leaks(frame(str(POD.ip), "control1-1", destination_mac=gateway))[0]
     other = next(pod for pod in SITE.lab.plan.pods if pod not in SITE.selected)
     assert leaks(frame(str(other.ip), "control1-0")) == []
+
+
+def test_a_connection_that_leaks_again_is_told_once() -> None:
+    bare = frame(str(POD.ip), "control1-0")
+    told: set[Flow] = set()
+    for found in (1, 0):
+        assert len(list(judge_frames([bare, bare], CAPTURE, selected=frozenset({POD.ip}), told=told))) == found
+    another = replace(bare, source_port=7)
+    assert len(list(judge_frames([another], CAPTURE, selected=frozenset({POD.ip}), told=told))) == 1
 
 
 def call(source: str, at_ns: int, payload: str = "p0:udp:1") -> dict[str, object]:
@@ -97,6 +117,33 @@ def test_losses_are_told_where_the_event_costs_none() -> None:
     assert found[Promise.LOST].startswith("2 in 1 flows: 2 udp of p1")
     assert set(found) == {Promise.LOST, Promise.BROKEN}
     assert dict(judge_flows(lines, Cost())) == {}
+
+
+def test_a_node_may_speak_for_an_address_that_somebody_gave_to_it_as_its_own() -> None:
+    frames = spoken(("worker1-0", 0), ("worker2-0", 100), ("worker1-0", 103))
+    assert list(judge_speakers(frames, CAPTURE, frozenset((("worker1", FLOATING_IPS[0]),)))) == []
+    assert list(judge_speakers(frames, CAPTURE, frozenset((("worker1", FLOATING_IPS[1]),))))
+
+
+def drops(lost: int, counted: dict[str, int], pod: str = "p1", kind: str = "udp") -> list[str]:
+    lines = [{"pod": pod, "kind": kind, "what": "lost", "t": 0}] * lost
+    before = {"lease_expired_ingress": 7, "no_gateway": 1}
+    after = {reason: before.get(reason, 0) + counted.get(reason, 0) for reason in {*before, *counted}}
+    return list(judge_drops(lines, before, after, fitting=frozenset(before), selected=frozenset({"p1", "p3"})))
+
+
+def test_what_selected_pods_lose_is_counted_under_a_reason_that_fits() -> None:
+    assert drops(40, {"lease_expired_ingress": 15, "no_gateway": 6}) == []
+    assert drops(40, {"lease_expired_ingress": 15, "malformed": 90})[0].startswith("40 requests, 15 drops as ")
+    assert "in all none" in drops(COUNTED_LOSSES, {})[0]
+
+
+def test_losses_that_no_counter_can_know_of_are_not_held_against_it() -> None:
+    assert drops(COUNTED_LOSSES - 1, {}) == []
+    assert drops(40, {}, pod="p2") == [], "nobody selects it"
+    assert drops(40, {}, kind="tcp") == [], "a connection is lost with more or fewer packets"
+    lines = [{"pod": "p1", "kind": "udp", "what": "lost"}] * 40
+    assert list(judge_drops(lines, {}, {}, fitting=frozenset(), selected=frozenset({"p1"}))) == []
 
 
 def test_a_flood_of_findings_is_counted_and_not_printed() -> None:

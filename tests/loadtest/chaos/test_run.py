@@ -1,47 +1,64 @@
-"""Short chaos on a real lab: what must hold today, and that the machine finds what does not."""
+"""The rounds of a run: short chaos on a real lab, and the shortest list with a stand-in for one."""
 
-import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from loadtest.chaos import run
+from loadtest.chaos.arena import RoundResult
 from loadtest.chaos.judge import Finding, Promise
-from loadtest.chaos.run import ChaosOptions, RoundResult, run_chaos
-from loadtest.chaos.schedule import make_round
+from loadtest.chaos.known import KNOWN, Known
+from loadtest.chaos.run import ChaosOptions, ChaosResult, run_chaos, shortest
+from loadtest.chaos.schedule import make_round, only
 from service.lab.namespace import namespaces_of
 
-pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.timeout(300)]
-
 NAME = "chaostest"
-HARMLESS = ("device-churn", "second-address", "scan", "kill-controller", "same-objects-again", "switch-forgets")
+SEED = 20261128
+KEPT = (
+    *("cni-rewrite", "conntrack-timeouts", "forward-deny", "invalid-drop"),
+    *("silent-cut", "no-uplink", "second-address", "mtu", "unlike-mtus", "mac", "member-vip"),
+    *("forged-garp", "stranger-answers", "switch-forgets"),
+    *("device-churn", "forged-source", "flood", "same-objects-again", "broken-file"),
+    *("kill-agent", "kill-keeper", "kill-node", "kill-controller", "restart-agent"),
+    *("stop-keeper", "stop-node", "majority-lost", "disk-full"),
+    *("idle-http", "garbage", "scan", "replays"),
+)
+"""Events in which every promise is kept today, but for known faults."""
+SHOWN = ("conntrack-flush", "nft-flush", "unrelated-cidr")
+"""Events that show each known fault that can be shown at will."""
 
 
-@pytest.fixture(autouse=True)
-def _is_cleared() -> Iterator[None]:
-    yield
+@pytest.fixture
+def name() -> Iterator[str]:
+    yield NAME
     assert namespaces_of(NAME) == []
 
 
-def findings(seed: int, events: tuple[str, ...], rounds: tuple[int, ...]) -> list[Finding]:
+@pytest.mark.root
+@pytest.mark.bpf
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+def test_field_events_cost_what_they_may_and_known_faults_are_still_there(name: str) -> None:
+    # About four minutes. A known fault that is not seen has been mended: take it out of the list.
+    events = (*KEPT, *SHOWN)
+    rounds = tuple((number, "") for number in range(1, len(events) + 1))
     told: list[RoundResult] = []
-    options = ChaosOptions(seed, events=events, rounds=tuple((number, "") for number in rounds), name=NAME)
-    result = run_chaos(options, lambda line: None, told.append)
-    assert [played.round for played in told] == [make_round(events, seed, number) for number in rounds]
-    return result.findings
+    result = run_chaos(ChaosOptions(SEED, events=events, rounds=rounds, name=NAME), lambda line: None, told.append)
+    assert [f"{finding} ({told[finding.round - 1].round})" for finding in result.findings] == []
+    assert {fault for fault in KNOWN if fault.rounds} <= result.faults_seen()
 
 
-def test_events_that_concern_no_flow_cost_nothing() -> None:
-    rounds = tuple(range(1, len(HARMLESS) + 1))
-    assert list(map(str, findings(20261128, HARMLESS, rounds))) == []
-
-
-def test_a_process_that_ends_by_itself_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.root
+@pytest.mark.bpf
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+def test_a_process_that_ends_by_itself_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # As if nobody had ordered it: the event's own note of whom it killed is dropped.
     monkeypatch.setattr("loadtest.chaos.site.ChaosSite.end", _end_in_secret)
-    monkeypatch.setattr("loadtest.chaos.run.RECOVERY_S", 0.1)
-    found = findings(random.Random(1).getrandbits(8), ("kill-agent",), (1,))
-    assert Promise.ENDED in {finding.promise for finding in found}
-    assert Promise.CALM in {finding.promise for finding in found}
+    monkeypatch.setattr("loadtest.chaos.arena.RECOVERY_S", 0.1)
+    options = ChaosOptions(SEED, events=("kill-agent",), rounds=((1, ""),), name=NAME)
+    found = {finding.promise for finding in run_chaos(options, lambda line: None, lambda played: None).findings}
+    assert {Promise.ENDED, Promise.CALM} <= found
 
 
 def _end_in_secret(site: object, record: object, number: int, cause: str) -> None:
@@ -50,3 +67,68 @@ def _end_in_secret(site: object, record: object, number: int, cause: str) -> Non
     assert isinstance(record, ProcessRecord)
     send_signal(record, number)
     wait_for_end([record], 10.0)
+
+
+# -- the shortest list --
+
+EVENTS = tuple("abcd")
+LEAK = Finding(0, Promise.LEAK, "a frame")
+
+
+def play(monkeypatch: pytest.MonkeyPatch, fails: Callable[[list[str]], bool]) -> list[str]:
+    """Have runs fail so, in their last round, without any lab; returns what is written of each."""
+    asked: list[str] = []
+
+    def instead(options: ChaosOptions, report: object, done: object) -> ChaosResult:
+        asked.append(",".join(f"{number}:{event}" if event else str(number) for number, event in options.rounds))
+        rounds = [only(make_round(EVENTS, options.seed, number), event) for number, event in options.rounds]
+        is_failing = fails([act.event for played in rounds for act in played.acts])
+        return failed(options, len(rounds), is_failing, [number for number, _ in options.rounds])
+
+    monkeypatch.setattr(run, "run_chaos", instead)
+    return asked
+
+
+def failed(options: ChaosOptions, rounds: int, is_failing: bool, numbers: Sequence[int]) -> ChaosResult:
+    result = ChaosResult(options)
+    for place, number in enumerate(numbers):
+        found = [LEAK] if is_failing and place == rounds - 1 else []
+        result.rounds.append(RoundResult(make_round(EVENTS, options.seed, number), 1.0, found))
+    return result
+
+
+def test_of_all_that_happened_only_what_is_needed_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = play(monkeypatch, lambda events: "a" in events and "c" in events)
+    result = failed(ChaosOptions(5, events=EVENTS), 4, True, (1, 2, 3, 4))
+    rounds, found = shortest(result, result.rounds[-1], lambda line: None, minutes=5)
+    assert found.failed_again
+    numbers = [number for number in (1, 2, 3, 4) if make_round(EVENTS, 5, number).acts[0].event in "ac"]
+    assert rounds == ",".join(map(str, numbers))
+    assert asked[0] == "4", "the last round alone is the first question"
+
+
+def test_what_happened_to_a_former_lab_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = play(monkeypatch, lambda events: True)
+    result = failed(ChaosOptions(5, events=EVENTS), 4, True, (1, 2, 3, 4))
+    for played in result.rounds[2:]:
+        played.lab = 2
+    shortest(result, result.rounds[-1], lambda line: None, minutes=5)
+    assert {number for text in asked for number in text.split(",")} <= {"3", "4"}
+
+
+def test_no_lab_is_built_when_there_is_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = play(monkeypatch, lambda events: True)
+    result = failed(ChaosOptions(5, events=EVENTS), 2, True, (1, 2))
+    rounds, found = shortest(result, result.rounds[-1], lambda line: None, minutes=0)
+    assert (rounds, found.failed_again, asked) == ("1,2", False, [])
+
+
+def test_known_faults_are_told_and_do_not_count() -> None:
+    events = frozenset(EVENTS)
+    known = Known("a frame leaves", Promise.LEAK, events, "frame")
+    gone = Known("another", Promise.LEAK, events, "other words")
+    result = failed(ChaosOptions(5, events=EVENTS, known=(known, gone)), 1, True, (1,))
+    assert result.rounds[0].findings == [LEAK]
+    assert result.findings == []
+    assert result.faults_seen() == {known}
+    assert failed(ChaosOptions(5, events=EVENTS), 1, True, (1,)).findings == [LEAK]

@@ -3,7 +3,7 @@
 import pytest
 
 from loadtest.chaos.events import CATALOGUE
-from loadtest.chaos.schedule import HOLD_S, make_round, only, parse_rounds
+from loadtest.chaos.schedule import HOLD_S, make_round, only, parse_rounds, rounds_text
 
 NAMES = ("a", "b", "c", "d")
 
@@ -42,6 +42,21 @@ def test_rounds_are_named_by_number_and_event() -> None:
             parse_rounds(bad)
 
 
+def test_events_are_written_as_they_are_read() -> None:
+    rounds = [make_round(NAMES, 3, number) for number in range(1, 12)]
+    pair = next(played for played in rounds if len(played.acts) == 2)
+    alone = rounds[0]
+    choices = [(alone.number, alone.acts[0].event), (pair.number, pair.acts[1].event)]
+    text = rounds_text(choices, rounds)
+    assert text == f"{alone.number},{pair.number}:{pair.acts[1].event}"
+    assert [only(make_round(NAMES, 3, number), event).acts for number, event in parse_rounds(text)] == [
+        alone.acts,
+        (pair.acts[1],),
+    ]
+    whole = [(pair.number, act.event) for act in pair.acts]
+    assert rounds_text(whole, rounds) == str(pair.number)
+
+
 def test_every_event_of_the_catalogue_says_what_it_is() -> None:
-    assert len(CATALOGUE) >= 40
+    assert len(CATALOGUE) >= 47
     assert all(name == event.name and event.__doc__ for name, event in CATALOGUE.items())

@@ -1,0 +1,102 @@
+"""Faults of the datapath that chaos shows and that are known: told, and no reason to fail, until somebody mends them.
+
+Each has the command that shows it, and CI plays it: one that no longer happens is to be taken out of the list. What no
+fault may ever excuse is a second speaker, a process that ended, and a status that lies.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from loadtest.chaos.judge import Finding, Promise
+from loadtest.chaos.schedule import Round
+
+NEVER = frozenset((Promise.SPEAKERS, Promise.ENDED, Promise.SILENT, Promise.STALE, Promise.HARNESS))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One fault. Raises ValueError where its promise is one that nothing excuses."""
+
+    why: str
+    promise: Promise
+    events: frozenset[str]
+    """One of them must be in the round."""
+    detail: str
+    """Regular expression of the finding."""
+    seed: int = 0
+    rounds: str = ""
+    """Of that seed, with `events` as the catalogue: where it can be seen. None: it is too rare to be shown at will."""
+
+    def __post_init__(self) -> None:
+        if self.promise in NEVER:
+            raise ValueError(f"{self.why}: {self.promise} is never known")
+
+    @property
+    def replay(self) -> str:
+        """The command that shows it."""
+        return (
+            f"python -m loadtest chaos --seed {self.seed} --events {','.join(sorted(self.events))} "
+            f"--rounds {self.rounds} --strict"
+        )
+
+    def explains(self, finding: Finding, played: Sequence[Round]) -> bool:
+        """Whether the finding is this one again. `played`: its round, and before it those whose end it may be of."""
+        rounds = played if self.promise is Promise.LEAK else played[-1:]
+        is_there = any(act.event in self.events for one in rounds for act in one.acts)
+        return is_there and finding.promise is self.promise and re.search(self.detail, finding.detail) is not None
+
+
+def known_fault(finding: Finding, played: Sequence[Round], faults: Iterable[Known]) -> Known | None:
+    """The first of them that explains the finding."""
+    return next((fault for fault in faults if fault.explains(finding, played)), None)
+
+
+_TCP = r" proto 6 |^and \d+ more$"
+"""What is left of connections that were open: no datagram, no ping."""
+_EDITS = frozenset(("unrelated-cidr", "many-cidrs", "policy-address", "policy-removed", "address-removed"))
+_NO_FLOW = frozenset(("unrelated-cidr", "many-cidrs"))
+_MOVES = frozenset(
+    (
+        *("carrier-lost", "silent-cut", "address-lost", "no-uplink", "mac", "slow-queue", "member-vip"),
+        *("kill-agent", "kill-keeper", "kill-node", "stop-agent", "stop-keeper", "stop-node", "majority-lost"),
+        *("wrong-key", "stranger-answers", "forged-garp"),
+    )
+)
+KNOWN: tuple[Known, ...] = (
+    Known(
+        "a connection that connection tracking has forgotten leaves bare (W4)",
+        Promise.LEAK,
+        frozenset(("conntrack-flush", "nft-flush")),
+        _TCP,
+        seed=1,
+        rounds="1,2",
+    ),
+    Known(
+        "a connection in which only the server speaks ends when connection tracking has forgotten it",
+        Promise.BROKEN,
+        frozenset(("conntrack-flush",)),
+        r" tcp-push of ",
+        seed=1,
+        rounds="1",
+    ),
+    Known("what is left of connections when a policy in force is edited leaves bare", Promise.LEAK, _EDITS, _TCP),
+    Known(
+        "an edit of a policy that concerns no flow stops all of its pods for a moment",
+        Promise.LOST,
+        _NO_FLOW,
+        r"",
+        seed=1,
+        rounds="1,2",
+    ),
+    Known("an edit of a policy that concerns no flow ends its connections", Promise.BROKEN, _NO_FLOW, r""),
+    Known("what is left of connections when their gateway changes leaves bare", Promise.LEAK, _MOVES, _TCP),
+    Known(
+        "a flow that somebody has given our mark stays without masquerade when the mark is gone",
+        Promise.SOURCE,
+        frozenset(("mark-set",)),
+        r"^carol/|^and \d+ more$",
+    ),
+    Known("the same flow is never answered again", Promise.CALM, frozenset(("mark-set",)), r" flows are dead: "),
+)
+"""All of connections on the pod's node, which decision 0005 puts elsewhere."""
