@@ -156,7 +156,7 @@ class Registrar:
             # Who settles asks the epoch before, and only that one (M3): it must know everything when the next is made.
             return None
         known = {name: self._once_steady(name, one) for name, one in known.items()}
-        return step(self._electorate, target(self._electorate, self._candidates, known, self._dead(known)))
+        return step(self._electorate, target(self._electorate, self._candidates, known, self._dead(known)), known)
 
     def _once_steady(self, name: str, one: Known) -> Known:
         is_steady = self._now_ns - self._steady_since_ns[name] >= STEADY_NS

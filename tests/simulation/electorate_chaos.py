@@ -1,6 +1,7 @@
 """Seeded histories in which the electorate changes under faults, by compare-and-swap on one object."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from service.lease.electorate import Candidate, step
 from service.lease.registrar import Registrar
@@ -75,7 +76,9 @@ class ElectorateSite:
         missing = [name for name in self.wanted if all(elector.name != name for elector in wanted)]
         # Who is to come is not there yet: nobody goes before it has come.
         wanted += [member for name, member in members.items() if missing and name not in self.wanted]
-        return step(registrar.electorate, tuple(wanted))
+        if not self.waits_for_newcomers:
+            known = {name: replace(one, voting=True) for name, one in known.items()}
+        return step(registrar.electorate, tuple(wanted), known)
 
     def swap(self, read: Electorate, following: Electorate) -> None:
         """Compare and swap; then everybody is told, each in its own time."""

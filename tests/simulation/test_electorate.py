@@ -21,7 +21,8 @@ from tests.simulation.lease_chaos import first_violation
 from tests.simulation.lease_world import MS, InvariantViolated, LeaseWorld
 
 IP = "192.0.2.100"
-SEEDS_THAT_FAILED: tuple[int, ...] = ()
+SEEDS_THAT_FAILED: tuple[int, ...] = (200_072, 300_014, 300_071, 300_096)
+"""A member was removed while the loss of another member's disk was not yet known: only a reset helped."""
 SEEDS = int(os.environ.get("EGRESSGW_LEASE_SEEDS", "100")) // 8
 Patch = pytest.MonkeyPatch
 
@@ -44,9 +45,13 @@ def test_chaos_shows_one_holder_at_most_whoever_the_electors_are_and_ends_with_t
     assert not failures, "\n".join(failures)
 
 
-@pytest.mark.xfail(strict=True, reason="a removal does not know yet of another member's lost disk: needs a reset")
-def test_a_disk_lost_in_the_moment_of_a_removal_does_not_end_in_a_majority_lost_for_good() -> None:
-    ElectorateChaos(200_072).run()
+def test_without_asking_for_the_disks_first_a_removal_leaves_a_majority_that_is_lost_for_good(
+    monkeypatch: Patch,
+) -> None:
+    """Rule M3 dropped."""
+    monkeypatch.setattr("service.lease.electorate.is_carried", lambda following, known: True)
+    with pytest.raises(AssertionError, match="is held by"):
+        ElectorateChaos(200_072).run()
 
 
 # -- M1, M4: who has left an epoch does not come back to it --
