@@ -82,6 +82,17 @@ def _elector_fault(elector: Elector) -> str:
     return ""
 
 
+def is_present(electorate: Electorate, known: Mapping[str, Known]) -> bool:
+    """A majority of the members answers in this very epoch, has settled in it and votes: it goes by no newer one."""
+    present = {
+        member.name: True
+        for member in electorate.members
+        if (one := known.get(member.name)) is not None
+        and (one.elector, one.settled, one.voting, one.epoch) == (True, True, True, electorate.epoch)
+    }
+    return electorate.has_quorum(present)
+
+
 def size_for(agents: int) -> int:
     """How many electors so many agents get (M5)."""
     if agents >= 5:
@@ -210,14 +221,18 @@ def check_successor(electorate: Electorate, following: Electorate) -> None:
         raise OperatorError(
             f"electors.epoch: {following.epoch} does not follow {electorate.epoch}; write {electorate.epoch + 1}"
         )
-    members = {member.name: member for member in electorate.members}
-    goal = {member.name: member for member in following.members}
-    changed = [name for name in members | goal if members.get(name) != goal.get(name)]
+    changed = changes(electorate, following)
     if len(changed) > 1:
         raise OperatorError(
             f"electors.members: {', '.join(changed)} changed at once; add or remove one member per epoch (replacing "
             "is adding, then removing)"
         )
+
+
+def changes(electorate: Electorate, following: Electorate) -> list[str]:
+    """Names of the members that come, go, or have another address or disk."""
+    before, after = ({member.name: member for member in one.members} for one in (electorate, following))
+    return [name for name in before | after if before.get(name) != after.get(name)]
 
 
 def _names(electorate: Electorate) -> list[str]:
