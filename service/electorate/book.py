@@ -1,19 +1,23 @@
 """What one process knows of who the electors are, and from whom it takes a newer word (leases.md, M1, M2).
 
-The newest epoch counts, whoever tells it: the object, by the agent; another keeper; the operator's configuration. It
-never goes back. An offer that is older, or that contradicts, is refused and reported.
+The newest epoch counts, whoever tells it: another keeper; the operator's configuration; the object, by the agent, where
+what it says can be checked (M8). It never goes back. An offer that is older, or that contradicts, is refused and
+reported.
 """
 
 import logging
 from collections.abc import Callable
 
-from service.lease.electorate import electorate_fault
 from service.lease.electorate_message import decode_electorate_message, encode_electorate_message
+from service.lease.succession import is_for_keepers_to_say, object_fault, succession_fault
 from service.model.errors import PeerError
 from service.model.lease import Electorate
 from service.model.machine import Address, Source
 
 _log = logging.getLogger(__name__)
+
+OBJECT = "the electorate object"
+"""The origin of what was read of it."""
 
 
 class ElectorateBook:
@@ -28,7 +32,7 @@ class ElectorateBook:
     def offer(self, electorate: Electorate, *, origin: str) -> bool:
         """Take it if it is newer and can be what it says; whether it is the one in force now."""
         if electorate.epoch > self.known.epoch:
-            if fault := electorate_fault(electorate):
+            if fault := succession_fault(self.known, electorate):
                 self.refuse(f"{origin}: {fault}")
                 return False
             self.known = electorate
@@ -44,6 +48,25 @@ class ElectorateBook:
             trouble = f"{origin} names other electors for epoch {electorate.epoch} than were accepted"
         self.refuse(trouble)
         return not trouble
+
+    def offer_written(
+        self, electorate: Electorate, *, begun_anew: bool, may_follow: Callable[[Electorate], bool]
+    ) -> bool:
+        """What the object says: taken only as far as it can be checked here (M8); whether it is in force now.
+
+        `may_follow`: that known was in force (M2). Where it was not yet, or nothing is known by which it could be
+        checked, that is no trouble: it is to be offered again.
+        """
+        if electorate.epoch > self.known.epoch:
+            if fault := object_fault(self.known, electorate, begun_anew=begun_anew):
+                self.refuse(f"{OBJECT}: {fault}")
+                return False
+            if is_for_keepers_to_say(self.known, electorate, begun_anew=begun_anew) or not (
+                begun_anew or self.known.epoch == 0 or may_follow(electorate)
+            ):
+                self.refuse("")
+                return False
+        return self.offer(electorate, origin=OBJECT)
 
     def refuse(self, trouble: str) -> None:
         """Report why an offer is not taken, once; empty: there is nothing to report any more."""

@@ -51,7 +51,7 @@ class ElectorateFollower:
                 await self._swap(store)
 
     def _take(self, found: "ElectorateObject | None") -> None:
-        self.record = ElectorateRecord.of(found.electorate) if found is not None else None
+        self.record = ElectorateRecord.of(found.electorate, begun_anew=found.begun_anew) if found is not None else None
         self._changed(self.record)
 
     async def _swap(self, store: "ElectorateStore") -> None:

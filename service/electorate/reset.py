@@ -41,7 +41,7 @@ async def renew(
     click.echo(f"waiting {wait_s:g} s, until every lease of the lost electors is over")
     await asyncio.sleep(wait_s)
     # Only the version that was read: whoever changed it meanwhile was not lost.
-    await store.swap(read, following, in_force=False)
+    await store.swap(read, following, in_force=False, begun_anew=True)
     click.echo(f"epoch {following.epoch}: {', '.join(member.name for member in following.members)}")
 
 

@@ -36,6 +36,8 @@ class ElectorateObject:
     """A controller has seen a majority of the members settle in the epoch: the next one may follow."""
     version: str
     """resourceVersion."""
+    begun_anew: bool = False
+    """An operator began it with `egressgw electors reset` (M6): it follows no epoch before."""
 
 
 class _Member(msgspec.Struct, omit_defaults=True):
@@ -49,6 +51,7 @@ class _Document(msgspec.Struct):
     members: list[_Member]
     previous: list[_Member] = []
     in_force: bool = msgspec.field(name="inForce", default=False)
+    begun_anew: bool = msgspec.field(name="begunAnew", default=False)
 
 
 class _Metadata(msgspec.Struct):
@@ -64,13 +67,13 @@ class _ConfigMap(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_ConfigMap)
 
 
-def encode(electorate: Electorate, *, in_force: bool) -> dict[str, str]:
+def encode(electorate: Electorate, *, in_force: bool, begun_anew: bool = False) -> dict[str, str]:
     """The object's `data`."""
     members, previous = (
         [_Member(one.name, one.host, f"{one.memory:016x}" if one.memory else "") for one in electors]
         for electors in (electorate.members, electorate.previous)
     )
-    document = msgspec.json.encode(_Document(electorate.epoch, members, previous, in_force))
+    document = msgspec.json.encode(_Document(electorate.epoch, members, previous, in_force, begun_anew))
     return {_KEY: msgspec.json.format(document, indent=2).decode()}
 
 
@@ -85,7 +88,7 @@ def decode(raw: msgspec.Raw | bytes) -> ElectorateObject:
     electorate = Electorate(document.epoch, members, previous)
     if fault := electorate_fault(electorate):
         raise ValueError(fault)
-    return ElectorateObject(electorate, document.in_force, found.metadata.version)
+    return ElectorateObject(electorate, document.in_force, found.metadata.version, document.begun_anew)
 
 
 class ElectorateStore:
@@ -122,14 +125,16 @@ class ElectorateStore:
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
         self._note(decode(await self._api.create(self._path, body)))
 
-    async def swap(self, read: ElectorateObject, electorate: Electorate, *, in_force: bool) -> None:
+    async def swap(
+        self, read: ElectorateObject, electorate: Electorate, *, in_force: bool, begun_anew: bool = False
+    ) -> None:
         """Change the object that was read, and only that version of it.
 
         Raises ApiError: 409 where it has been changed meanwhile; status 0 where it is not known whether it was made.
         """
         body: dict[str, Any] = {
             "metadata": {"resourceVersion": read.version},
-            "data": encode(electorate, in_force=in_force),
+            "data": encode(electorate, in_force=in_force, begun_anew=begun_anew),
         }
         self._note(decode(await self._api.patch(f"{self._path}/{OBJECT_NAME}", body, MERGE)))
 

@@ -7,6 +7,7 @@ from service.electorate.book import ElectorateBook
 from service.keeper.claims import HolderClaims
 from service.keeper.farewell import Farewell
 from service.model.keeper_message import Heartbeat
+from service.model.lease import Electorate
 
 _CHECK_PERIOD_S = 0.1
 _REPORT_PERIOD_S = 0.2
@@ -16,6 +17,7 @@ class AgentWatch:
     """`attend` is called whenever claims were looked at anew; `report` each period.
 
     Two tasks, `run` and `report`: what goes wrong with the claims must not silence this keeper, too.
+    `may_follow`: whether the electorate that is known was in force, so that this one may follow it (M2).
     """
 
     def __init__(
@@ -24,12 +26,14 @@ class AgentWatch:
         claims: HolderClaims,
         farewell: Farewell,
         *,
+        may_follow: Callable[[Electorate], bool],
         attend: Callable[[], None],
         report: Callable[[], None],
     ) -> None:
         self._book = book
         self._claims = claims
         self._farewell = farewell
+        self._may_follow = may_follow
         self._attend = attend
         self._report = report
 
@@ -37,8 +41,8 @@ class AgentWatch:
         """One heartbeat. While this keeper leaves nothing is heard: to claim anew would keep it from the successor."""
         if self._farewell.is_leaving:
             return
-        if heartbeat.electorate is not None:
-            self._book.offer(heartbeat.electorate.electorate, origin="the electorate object")
+        if (record := heartbeat.electorate) is not None:
+            self._book.offer_written(record.electorate, begun_anew=record.begun_anew, may_follow=self._may_follow)
         self._claims.hear(heartbeat)
         self._attend()
 

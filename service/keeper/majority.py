@@ -32,6 +32,11 @@ class MajorityWatch:
         """Ask the newer electors from now on."""
         self._observer.set_electorate(electorate, now_ns=now_ns)
 
+    @property
+    def epoch_in_force(self) -> int:
+        """The newest epoch that was seen in force (M3)."""
+        return self._observer.epoch_in_force
+
     def is_seen(self, *, now_ns: int) -> bool:
         """A majority of one epoch has answered within two seconds, and votes."""
         return self._seen_ns is not None and now_ns - self._seen_ns < _AGE_NS_MAX

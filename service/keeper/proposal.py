@@ -43,7 +43,7 @@ class ConfiguredElectorate:
             return
         if configured.epoch == known.epoch:
             return
-        self._registrar.set_electorate(known, in_force=False, now_ns=self._clock())
+        self._registrar.set_electorate(known, now_ns=self._clock())
         async with asyncio.TaskGroup() as group:
             asking = group.create_task(self.pump.run(), name="registrar")
             while not self._registrar.is_in_force and self._book.known == known:  # noqa: ASYNC110 - a machine's state

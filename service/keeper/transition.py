@@ -78,6 +78,16 @@ def preparation_s(epoch: int, following: Electorate) -> float:
     return PREPARATION_S if has_company else 0.0
 
 
+def may_follow(following: Electorate, known: Electorate, elector: ElectorMachine, *, epoch_in_force: int) -> bool:
+    """Whether `known` was in force, as far as this keeper can tell, so that `following` may be entered (M2).
+
+    Who decides alone from now on need not have seen it: of two electors it knows everything itself (Two nodes).
+    """
+    if elector.epoch != known.epoch:
+        return False
+    return epoch_in_force == known.epoch or (elector.is_settled and elector.is_elector_alone_in(following))
+
+
 def trouble(node: str, book: ElectorateBook, elector: ElectorMachine) -> str:
     """Why this node is no elector though it is named (M7), else why an offer was refused; empty where all is well."""
     is_named = book.known.member(node) is not None

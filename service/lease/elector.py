@@ -142,6 +142,10 @@ class ElectorMachine:
         """The electorate names this node, and means the disk it has (M7)."""
         return self._is_named(self._electorate.members)
 
+    def is_elector_alone_in(self, electorate: Electorate) -> bool:
+        """The electorate is this elector and nobody else."""
+        return electorate.is_sole and self._is_named(electorate.members) and self.is_elector
+
     @property
     def is_settled(self) -> bool:
         """It knows what was promised before this epoch (M3)."""

@@ -82,6 +82,17 @@ def _elector_fault(elector: Elector) -> str:
     return ""
 
 
+def is_present(electorate: Electorate, known: Mapping[str, Known]) -> bool:
+    """A majority of the members answers in this very epoch, has settled in it and votes: it goes by no newer one."""
+    present = {
+        member.name: True
+        for member in electorate.members
+        if (one := known.get(member.name)) is not None
+        and (one.elector, one.settled, one.voting, one.epoch) == (True, True, True, electorate.epoch)
+    }
+    return electorate.has_quorum(present)
+
+
 def size_for(agents: int) -> int:
     """How many electors so many agents get (M5)."""
     if agents >= 5:
@@ -141,24 +152,42 @@ def _parted(electorate: Electorate, known: Mapping[str, Known]) -> dict[str, Non
     return {one.name: None for one in electorate.previous} if said is not None and said.misses_other else {}
 
 
-def step(electorate: Electorate, wanted: tuple[Elector, ...]) -> Electorate | None:
-    """The next electorate on the way to the members wanted; None where they are the members already (M3)."""
+def step(electorate: Electorate, wanted: tuple[Elector, ...], known: Mapping[str, Known]) -> Electorate | None:
+    """The next electorate on the way to the members wanted; None where they are the members already (M3).
+
+    None, too, while it would not be carried: of several steps the first one that is.
+    """
+    return next((following for following in _steps(electorate, wanted) if is_carried(following, known)), None)
+
+
+def is_carried(following: Electorate, known: Mapping[str, Known]) -> bool:
+    """Whether a majority of its members answers, each with the disk that is meant: without them it could not begin.
+
+    A member that is only away would make it wait. One that lost its disk in the meantime, which nobody knows before it
+    answers, would make it wait for ever (M7).
+    """
+    answering = {
+        member.name: True
+        for member in following.members
+        if (one := known.get(member.name)) is not None and one.voting and member.memory in (0, one.memory)
+    }
+    return following.has_quorum(answering)
+
+
+def _steps(electorate: Electorate, wanted: tuple[Elector, ...]) -> list[Electorate]:
+    """What may follow, the best first; any of them is one step."""
     members = {member.name: member for member in electorate.members}
     goal = {member.name: member for member in wanted}
     for name, member in goal.items():
         if name in members and members[name].memory != member.memory:
             # The same name on another disk (M7): the old one goes, then the new one comes.
-            return _after(electorate, {other: one for other, one in members.items() if other != name})
+            return [_without(electorate, name)]
         if name in members and members[name] != member:
-            return _after(electorate, members | {name: member})
+            return [_after(electorate, members | {name: member})]
     # Replacing is adding, and when that is in force, removing (M3).
-    for name, member in goal.items():
-        if name not in members:
-            return _after(electorate, members | {name: member})
-    for name in members:
-        if name not in goal:
-            return _after(electorate, {other: one for other, one in members.items() if other != name})
-    return None
+    if added := [_after(electorate, members | {name: member}) for name, member in goal.items() if name not in members]:
+        return added
+    return [_without(electorate, name) for name in members if name not in goal]
 
 
 def reset(electorate: Electorate, names: tuple[str, ...]) -> Electorate:
@@ -192,9 +221,7 @@ def check_successor(electorate: Electorate, following: Electorate) -> None:
         raise OperatorError(
             f"electors.epoch: {following.epoch} does not follow {electorate.epoch}; write {electorate.epoch + 1}"
         )
-    members = {member.name: member for member in electorate.members}
-    goal = {member.name: member for member in following.members}
-    changed = [name for name in members | goal if members.get(name) != goal.get(name)]
+    changed = changes(electorate, following)
     if len(changed) > 1:
         raise OperatorError(
             f"electors.members: {', '.join(changed)} changed at once; add or remove one member per epoch (replacing "
@@ -202,8 +229,18 @@ def check_successor(electorate: Electorate, following: Electorate) -> None:
         )
 
 
+def changes(electorate: Electorate, following: Electorate) -> list[str]:
+    """Names of the members that come, go, or have another address or disk."""
+    before, after = ({member.name: member for member in one.members} for one in (electorate, following))
+    return [name for name in before | after if before.get(name) != after.get(name)]
+
+
 def _names(electorate: Electorate) -> list[str]:
     return sorted(f"{member.name} {member.host}" for member in electorate.members)
+
+
+def _without(electorate: Electorate, name: str) -> Electorate:
+    return _after(electorate, {member.name: member for member in electorate.members if member.name != name})
 
 
 def _after(electorate: Electorate, members: Mapping[str, Elector]) -> Electorate:

@@ -82,6 +82,8 @@ class Observer:
         self._sequence = now_ns
         self._asked, self._partial, self._answers = {}, {}, {}
         self._outputs: list[Send | Observed] = []
+        self.epoch_in_force = 0
+        """The newest epoch that a majority of its members was seen settled in (M3); once true of one it stays true."""
 
     def _addresses_of(self, electorate: Electorate) -> dict[str, Address]:
         return {elector.name: Address(elector.host, self._lease_port) for elector in electorate.contacts}
@@ -159,6 +161,8 @@ class Observer:
         }
         if not self._electorate.has_quorum({name: answer.settled for name, (answer, _) in counted.items()}):
             return
+        if self._electorate.has_quorum({name: True for name, (answer, _) in counted.items() if answer.settled}):
+            self.epoch_in_force = self._electorate.epoch
         age_ns = self._now_ns - min(answer.asked_ns for answer, _ in counted.values())
         table: dict[str, Observation] = {}
         undecided = []

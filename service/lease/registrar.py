@@ -7,11 +7,11 @@ asks is answered by keepers in every epoch, electors or not. Several may run at 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from service.lease.electorate import Candidate, Known, first_electorate, is_in_force, step, target
+from service.lease.electorate import Candidate, Known, first_electorate, is_in_force, is_present, step, target
 from service.lease.electorate_message import Standing, Survey, decode_electorate_message, encode_electorate_message
 from service.lease.message import MessageKind, kind_of
 from service.model.errors import InvariantError, PeerError
-from service.model.lease import NO_ELECTORATE, Electorate
+from service.model.lease import NO_ELECTORATE, Elector, Electorate
 from service.model.machine import Address, Send, Source
 
 INTERVAL_NS = 500_000_000
@@ -32,7 +32,9 @@ class Registrar:
     _unchanged_since_ns: int
     """Since when they have been the same (CLOCK_BOOTTIME, as every time here)."""
     _in_force: bool
-    """Whether `_electorate` was seen in force, here or by who wrote so. The next step is not made before (M2)."""
+    """Whether `_electorate` was seen in force. The next step is not made before (M2)."""
+    _hints: tuple[Elector, ...]
+    """Electors that the object names and nobody vouches for (M8): they are asked, too, and not counted."""
     _standings: dict[str, tuple[int, Standing]]
     """The last word of each keeper, and when it came; also of those that have fallen silent since."""
     _missed_since_ns: dict[str, int]
@@ -51,6 +53,7 @@ class Registrar:
         self._unchanged_since_ns = now_ns
         self._electorate = NO_ELECTORATE
         self._in_force = False
+        self._hints = ()
         self._standings, self._missed_since_ns, self._steady_since_ns = {}, {}, {}
         self._outputs: list[Send | Electorate] = []
 
@@ -71,16 +74,25 @@ class Registrar:
             self._candidates = dict(candidates)
             self._unchanged_since_ns = now_ns
 
-    def set_electorate(self, electorate: Electorate, *, in_force: bool, now_ns: int) -> None:
-        """What the object says. `in_force`: it was seen to be, by whoever wrote so. An older one changes nothing."""
+    def set_hints(self, electors: tuple[Elector, ...]) -> None:
+        """Whom else to ask: whoever among them is a keeper tells its electorate."""
+        self._hints = electors
+
+    def is_present(self, *, since_ns: int) -> bool:
+        """A majority has said since then that it votes in the epoch that is known here, so goes by no newer one."""
+        return is_present(
+            self._electorate,
+            {name: one for name, one in self.known().items() if self._standings[name][0] >= since_ns},
+        )
+
+    def set_electorate(self, electorate: Electorate, *, now_ns: int) -> None:
+        """What the book has taken over. An older one changes nothing."""
         self._pass(now_ns)
         if electorate.epoch > self._electorate.epoch:
-            self._electorate, self._in_force = electorate, in_force
+            self._electorate, self._in_force = electorate, False
             # Not forgotten with the epoch: who was missed in the last one is missed in this one.
             members = {member.name for member in electorate.members}
             self._missed_since_ns = {name: ns for name, ns in self._missed_since_ns.items() if name in members}
-        elif electorate.epoch == self._electorate.epoch:
-            self._in_force |= in_force
         self._judge()
 
     def receive(self, source: Source, payload: bytes, *, now_ns: int) -> None:
@@ -116,7 +128,7 @@ class Registrar:
         self._next_ns = now_ns + self._interval_ns
         self._sequence += 1
         payload = encode_electorate_message(Survey(self._electorate.epoch, self._sequence))
-        hosts = {elector.name: elector.host for elector in self._electorate.contacts}
+        hosts = {elector.name: elector.host for elector in (*self._hints, *self._electorate.contacts)}
         hosts |= {one.name: one.host for one in self._candidates.values()}
         self._outputs += [Send(Address(host, self._lease_port), payload) for host in hosts.values()]
 
@@ -156,7 +168,7 @@ class Registrar:
             # Who settles asks the epoch before, and only that one (M3): it must know everything when the next is made.
             return None
         known = {name: self._once_steady(name, one) for name, one in known.items()}
-        return step(self._electorate, target(self._electorate, self._candidates, known, self._dead(known)))
+        return step(self._electorate, target(self._electorate, self._candidates, known, self._dead(known)), known)
 
     def _once_steady(self, name: str, one: Known) -> Known:
         is_steady = self._now_ns - self._steady_since_ns[name] >= STEADY_NS

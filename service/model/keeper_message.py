@@ -40,15 +40,17 @@ class ElectorateRecord(msgspec.Struct, frozen=True, array_like=True):
     members: tuple[tuple[str, str, int], ...]
     """(name, address, memory)."""
     previous: tuple[tuple[str, str, int], ...] = ()
+    begun_anew: bool = False
+    """An operator's word, in the object: it follows no epoch before (leases.md, M6)."""
 
     @classmethod
-    def of(cls, electorate: Electorate) -> "ElectorateRecord":
+    def of(cls, electorate: Electorate, *, begun_anew: bool = False) -> "ElectorateRecord":
         """The record of an electorate; `electorate` of it is that one again."""
         members, previous = (
             tuple((one.name, one.host, one.memory) for one in electors)
             for electors in (electorate.members, electorate.previous)
         )
-        return cls(electorate.epoch, members, previous)
+        return cls(electorate.epoch, members, previous, begun_anew)
 
     @property
     def electorate(self) -> Electorate:

@@ -1,17 +1,19 @@
 """A controller's part in who the electors are: what it writes to the object, and when it leaves it alone."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from service.electorate.office import ElectorateOffice, ObjectWrite, WriteKind, candidates, next_write
-from service.electorate.store import ElectorateObject, ElectorateStore
+from service.electorate.store import ElectorateObject, ElectorateStore, encode
 from service.lease.electorate import Candidate
 from service.lease.electorate_message import Standing, decode_electorate_message, encode_electorate_message
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState
 from service.model.lease import NO_ELECTORATE, Elector, Electorate
-from service.model.machine import Address, Source
+from service.model.machine import Address, Send, Source
 from service.settings import Settings
 from service.sources.kubernetes.api_server import ApiError
 from service.wire.cluster_view import ClusterView
@@ -22,6 +24,7 @@ from tests.sources.kubernetes.fake_api_server import until
 
 A, B, C = (Elector(name, f"10.0.0.{index}", index) for index, name in enumerate("abc", start=1))
 OLD, KNOWN, NEXT = Electorate(3, (A, B)), Electorate(4, (A, B, C), (A, B)), Electorate(5, (A, B), (A, B, C))
+SOLE = Electorate(4, (A,))
 SETTLE_S = 1
 
 
@@ -36,8 +39,9 @@ def write(
     *,
     is_in_force: bool = True,
     is_leading: bool = True,
+    is_present: bool = False,
 ) -> ObjectWrite | None:
-    return next_write(current, known, proposal, is_in_force=is_in_force, is_leading=is_leading)
+    return next_write(current, known, proposal, is_in_force=is_in_force, is_leading=is_leading, is_present=is_present)
 
 
 @pytest.mark.parametrize("is_leading", [True, False])
@@ -46,13 +50,35 @@ def test_any_controller_begins_the_object_and_none_before_there_is_something_to_
     assert write(None, NO_ELECTORATE, NEXT, is_leading=is_leading) == ObjectWrite(WriteKind.BEGIN, NEXT)
 
 
-def test_an_object_that_was_deleted_is_begun_with_what_keepers_know_and_not_with_a_proposal() -> None:
-    assert write(None, KNOWN, NEXT) == ObjectWrite(WriteKind.BEGIN, KNOWN)
+WRONG = {
+    "deleted": None,
+    "set back": read(OLD, in_force=True),
+    "contradicts": read(Electorate(4, (A, C))),
+    "other members altogether": read(Electorate(5, (Elector("d", "10.0.0.4", 4),), KNOWN.members)),
+    "an epoch that nobody was in": read(Electorate(9, (A, B), (A, B, C))),
+    "begun anew, it seems": read(Electorate(5, (A,))),
+}
 
 
 @pytest.mark.parametrize("is_leading", [True, False])
-def test_m1_an_object_that_was_set_back_is_written_again_by_whoever_notices(is_leading: bool) -> None:
-    assert write(read(OLD, in_force=True), KNOWN, NEXT, is_leading=is_leading) == ObjectWrite(WriteKind.RESTORE, KNOWN)
+@pytest.mark.parametrize("current", WRONG.values(), ids=WRONG)
+def test_m8_an_object_that_is_gone_or_wrong_is_written_anew_by_whoever_hears_a_majority(
+    current: ElectorateObject | None, is_leading: bool
+) -> None:
+    """In an epoch that nobody can have written in the meantime."""
+    anew = Electorate(1004, KNOWN.members, KNOWN.members)
+    assert write(current, KNOWN, NEXT, is_leading=is_leading) is None
+    assert write(current, KNOWN, NEXT, is_leading=is_leading, is_present=True) == ObjectWrite(WriteKind.REWRITE, anew)
+
+
+def test_an_operators_new_beginning_is_left_alone_until_it_is_taken() -> None:
+    assert write(ElectorateObject(Electorate(5, (A,)), False, "7", begun_anew=True), is_present=True) is None
+
+
+def test_who_heard_the_members_before_in_another_order_goes_on() -> None:
+    """Seen: a leader that had heard of the epoch from a keeper never changed the object again."""
+    heard = Electorate(4, (A, B, C), (B, A))
+    assert write(read(KNOWN, in_force=True), heard, NEXT) == ObjectWrite(WriteKind.CHANGE, NEXT)
 
 
 def test_m2_only_the_leader_changes_the_electorate() -> None:
@@ -60,9 +86,8 @@ def test_m2_only_the_leader_changes_the_electorate() -> None:
     assert write(read(KNOWN, in_force=True), KNOWN, NEXT) == ObjectWrite(WriteKind.CHANGE, NEXT)
 
 
-def test_m2_an_object_that_contradicts_what_is_known_is_left_alone() -> None:
-    assert write(read(Electorate(4, (A, C))), KNOWN, NEXT) is None
-    assert write(read(NEXT), KNOWN, NEXT) is None, "a newer one is first learnt"
+def test_m2_a_newer_object_is_first_learnt() -> None:
+    assert write(read(NEXT), KNOWN, NEXT, is_present=True) is None
 
 
 def test_that_an_epoch_is_in_force_is_written_once_and_by_the_leader() -> None:
@@ -160,12 +185,79 @@ async def test_an_object_that_cannot_be_read_is_left_to_its_owner(site: Site) ->
 
 
 async def test_an_electorate_that_keepers_settle_in_is_confirmed_in_the_object(site: Site) -> None:
-    site.office.book.offer(Electorate(1, (A,)), origin="a keeper")
-    async with following(ObjectServer()) as (store, _):
+    server = ObjectServer()
+    await server.put(encode(Electorate(1, (A,)), in_force=False))
+    async with following(server) as (store, _):
         await until(lambda: store.is_read)
         await site.keep(store, 2)
         assert store.current is not None
-        assert store.current.in_force
+        assert (store.current.electorate.epoch, store.current.in_force) == (1, True)
+
+
+@asynccontextmanager
+async def edited(
+    site: Site, object_of_somebody: Electorate | None, *, known: Electorate = SOLE
+) -> AsyncIterator[ElectorateStore]:
+    """The office knows an electorate that was in force; somebody has edited the object, or deleted it."""
+    site.office.book.offer(known, origin="a keeper")
+    server = ObjectServer()
+    if object_of_somebody is not None:
+        await server.put(encode(object_of_somebody, in_force=True))
+    async with following(server) as (store, _):
+        await until(lambda: store.is_read)
+        yield store
+
+
+@pytest.mark.parametrize(
+    ("said", "trouble"),
+    [
+        (None, "there is no ConfigMap egressgw-electorate any more"),
+        (Electorate(5, (B, C), (A,)), "epoch 5 changes a, b, c at once"),
+        (Electorate(2, (A, B), (A,)), "names epoch 2, older than 4"),
+    ],
+    ids=["deleted", "edited", "set back"],
+)
+async def test_m8_a_wrong_object_is_trouble_and_is_written_anew_when_the_electors_have_said_that_they_know_no_other(
+    site: Site, said: Electorate | None, trouble: str
+) -> None:
+    async with edited(site, said) as store:
+        await site.keep(store, 2.5)
+        assert trouble in site.office.trouble
+        assert site.adopted == [Electorate(4, (A,))]
+        assert (store.current and store.current.electorate) == said, "it may be on its way"
+        await site.keep(store, 2)
+        assert store.current is not None
+        assert store.current.electorate == Electorate(1004, (A,), (A,))
+        assert (site.office.trouble, site.adopted[-1].epoch) == ("", 1004)
+
+
+async def test_m8_it_is_not_while_a_majority_does_not_answer_or_knows_a_newer_one(site: Site) -> None:
+    """Of its kind and not seen: the others were cut off together with the one who made the next epoch."""
+    both = Electorate(4, (A, B), (A,))
+    async with edited(site, None, known=both) as store:
+        await site.keep(store, 20)
+        assert store.current is None
+        assert "no ConfigMap" in site.office.trouble
+
+
+async def test_m8_a_controller_that_has_just_started_asks_those_whom_the_object_names_and_believes_them(
+    site: Site,
+) -> None:
+    edit = Electorate(9, (B, C), (B,))
+    server = ObjectServer()
+    await server.put(encode(edit, in_force=True))
+    async with following(server) as (store, _):
+        await until(lambda: store.is_read)
+        await site.office.keep(store)
+        assert site.adopted == []
+        site.office.registrar.advance(now_ns=site.now_ns)
+        asked = {output.to.host for output in site.office.registrar.drain() if isinstance(output, Send)}
+        assert asked == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
+        heard = encode_electorate_message(KNOWN)
+        site.office.pump.on_datagram(Source(Address("10.0.0.2", 9644), "b", 1), heard)
+        await site.office.keep(store)
+        assert site.adopted == [KNOWN]
+        assert "epoch 9 does not follow 4" in site.office.trouble
 
 
 async def test_what_another_wrote_first_is_no_failure(site: Site) -> None:

@@ -31,6 +31,7 @@ async def test_m6_the_next_epoch_has_who_is_left_and_nobody_of_before(capsys: py
         await renew(store, ("a",), "egressgw-system", is_sure=True)
         assert store.current is not None
         assert store.current.electorate == Electorate(2, (A,)), "no promise of the lost ones is asked for any more"
+        assert store.current.begun_anew, "nobody would take it from the object otherwise (M8)"
     said = capsys.readouterr().out
     assert "must be off, and stay off until they are installed anew: b, c" in said
     assert "epoch 2: a" in said

@@ -9,7 +9,7 @@ from tests.keeper.node import IP, SECOND, heartbeat, named
 from tests.keeper.site import GRACE_NS, Site, site
 from tests.virtual_time import in_virtual_time, now_ns
 
-NEWER = ElectorateRecord(2, (("node0", "127.0.0.1", 0), ("node1", "127.0.0.2", 0)))
+NEWER = ElectorateRecord(2, (("node0", "127.0.0.1", 0), ("node1", "127.0.0.2", 0)), (("node0", "127.0.0.1", 0),))
 
 
 class Watched:
@@ -18,10 +18,12 @@ class Watched:
     def __init__(self, here: Site) -> None:
         self.attended: list[int] = []
         self.reported: list[int] = []
+        self.may_follow = True
         self.watch = AgentWatch(
             here.book,
             here.claims,
             here.farewell,
+            may_follow=lambda _: self.may_follow,
             attend=lambda: self.attended.append(now_ns()),
             report=lambda: self.reported.append(now_ns()),
         )
@@ -42,6 +44,27 @@ async def test_the_electorate_that_the_agent_read_is_offered_to_the_book(tmp_pat
     async with site(tmp_path) as here:
         Watched(here).watch.take(named(NEWER))
         assert here.book.known == NEWER.electorate
+
+
+@in_virtual_time
+async def test_m2_what_the_object_says_waits_until_the_electorate_before_it_was_in_force(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        watched = Watched(here)
+        watched.may_follow = False
+        watched.watch.take(named(NEWER))
+        assert (here.book.known.epoch, here.book.trouble) == (1, "")
+        watched.may_follow = True
+        watched.watch.take(named(NEWER))
+        assert here.book.known == NEWER.electorate
+
+
+@in_virtual_time
+async def test_m8_an_object_that_somebody_edited_is_not_gone_by_and_says_why(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        swapped = ElectorateRecord(2, (("node7", "127.0.0.8", 7), ("node8", "127.0.0.9", 8)), NEWER.previous)
+        Watched(here).watch.take(named(swapped))
+        assert here.book.known.epoch == 1
+        assert "changes node0, node7, node8 at once; add or remove one member" in here.book.trouble
 
 
 @in_virtual_time

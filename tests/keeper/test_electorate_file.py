@@ -99,7 +99,7 @@ def test_the_record_can_be_read_by_an_operator(file: ElectorateFile, tmp_path: P
     assert path.read_bytes().endswith(b"\n")
     assert json.loads(path.read_bytes()) == {
         "memory": "000000000000feed",
-        "electorate": [4, [["node0", "192.0.2.1", 7], ["node1", "192.0.2.2", 0]], [["node0", "192.0.2.1", 7]]],
+        "electorate": [4, [["node0", "192.0.2.1", 7], ["node1", "192.0.2.2", 0]], [["node0", "192.0.2.1", 7]], False],
         "settled": False,
     }
     assert stat.S_ISREG(path.stat().st_mode)

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from service.audit.promise_log import PromiseLog
+from service.keeper.electorate_file import ElectorateFile, StoredElectorate
 from service.keeper.fence import FenceEntry
 from service.keeper.keeper import run
 from service.keeper.promise_file import PromiseFile
@@ -494,7 +495,7 @@ async def test_one_keeper_that_was_told_is_enough_for_all(tmp_path: Path) -> Non
 @in_virtual_time
 async def test_a_restarted_keeper_knows_the_electorate_without_being_told(tmp_path: Path) -> None:
     node = virtual_node(chosen(settings_of(tmp_path, 0, free_port())))
-    alone = ElectorateRecord(4, (("node0", "127.0.0.1", 0),))
+    alone = ElectorateRecord(4, (("node0", "127.0.0.1", 0),), begun_anew=True)
     async with node.running():
         node.heartbeat = named(alone)
         await until(lambda: node.reports[-1].elector if node.reports else False)
@@ -509,7 +510,7 @@ async def test_a_restarted_keeper_knows_the_electorate_without_being_told(tmp_pa
 async def test_an_older_electorate_is_refused_and_reported(tmp_path: Path) -> None:
     node = virtual_node(chosen(settings_of(tmp_path, 0, free_port())))
     async with node.running():
-        node.heartbeat = named(ElectorateRecord(4, (("node0", "127.0.0.1", 0),)))
+        node.heartbeat = named(ElectorateRecord(4, (("node0", "127.0.0.1", 0),), begun_anew=True))
         await until(lambda: bool(node.reports) and node.reports[-1].elector)
         node.heartbeat = named(ElectorateRecord(3, (("node1", "127.0.0.2", 0),)))
         await until(lambda: "epoch 3, older than 4" in node.reports[-1].trouble)
@@ -521,7 +522,7 @@ async def test_an_older_electorate_is_refused_and_reported(tmp_path: Path) -> No
 async def test_a_node_that_is_named_but_lost_its_disk_says_so_and_is_no_elector(tmp_path: Path) -> None:
     node = virtual_node(chosen(settings_of(tmp_path, 0, free_port())))
     async with node.running():
-        node.heartbeat = named(ElectorateRecord(4, (("node0", "127.0.0.1", 77),)))
+        node.heartbeat = named(ElectorateRecord(4, (("node0", "127.0.0.1", 77),), begun_anew=True))
         await until(lambda: bool(node.reports) and "newcomer" in node.reports[-1].trouble)
         assert not node.reports[-1].elector
 
@@ -530,8 +531,11 @@ async def test_a_node_that_is_named_but_lost_its_disk_says_so_and_is_no_elector(
 async def test_an_elector_that_could_not_ask_what_was_promised_before_says_that_it_has_not_settled(
     tmp_path: Path,
 ) -> None:
-    node = virtual_node(chosen(settings_of(tmp_path, 0, free_port())))
-    node.heartbeat = named(ElectorateRecord(2, THREE.members[:1], THREE.members[1:2]))
+    settings = chosen(settings_of(tmp_path, 0, free_port()))
+    following = ElectorateRecord(2, THREE.members[:1], THREE.members[1:2])
+    ElectorateFile(Path(settings.state_dir)).write(StoredElectorate(7, following.electorate, False))
+    node = virtual_node(settings)
+    node.heartbeat = heartbeat(claims=False)
     async with node.running():
         await until(lambda: bool(node.reports) and node.reports[-1].elector)
         await asyncio.sleep(5)
@@ -637,7 +641,7 @@ async def test_one_of_two_that_loses_the_other_asks_its_agent_to_go_on_alone(tmp
         assert nodes[0].reports[-1].wanted == ElectorateRecord(2, two.members[:1], two.members)
         assert epoch(nodes[0]) == 1
         # The agent has swapped it in, and says what the object says.
-        nodes[0].heartbeat = msgspec.structs.replace(heartbeat(), electorate=ElectorateRecord(2, two.members[:1]))
+        nodes[0].heartbeat = msgspec.structs.replace(heartbeat(), electorate=nodes[0].reports[-1].wanted)
         await until(nodes[0].holds)
         await until(lambda: epoch(nodes[0]) == 2)
 

@@ -32,6 +32,12 @@ def known(names: str, *, epoch: int = 4, voting: bool = True, settled: bool = Tr
     return {name: Known(epoch, NAMES.index(name) + 1, voting, settled, True) for name in names}
 
 
+def follow(
+    electorate: Electorate, candidates: dict[str, Candidate], said: dict[str, Known], dead: dict[str, None]
+) -> Electorate | None:
+    return step(electorate, target(electorate, candidates, said, dead), said)
+
+
 def members(electorate: Electorate | None) -> str:
     return "".join(member.name for member in electorate.members) if electorate else ""
 
@@ -56,40 +62,70 @@ def test_m3_an_epoch_is_in_force_when_a_majority_has_settled_in_it() -> None:
 
 
 def test_m3_a_dead_elector_is_replaced_by_adding_and_then_removing() -> None:
-    wanted = target(THREE, agents("abd"), known("abd"), {"c": None})
-    added = step(THREE, wanted)
+    added = follow(THREE, agents("abd"), known("abd"), {"c": None})
     assert members(added) == "abcd"
     assert added is not None
     assert added.previous == THREE.members
-    assert members(step(added, target(added, agents("abd"), known("abd", epoch=5), {"c": None}))) == "abd"
+    assert members(follow(added, agents("abd"), known("abd", epoch=5), {"c": None})) == "abd"
 
 
 def test_in_the_middle_of_a_replacement_the_one_that_does_not_answer_goes_also_if_it_is_not_yet_counted_dead() -> None:
     four = Electorate(5, (A, B, C, D), THREE.members)
-    assert members(step(four, target(four, agents("abd"), known("abd"), {}))) == "abd"
+    assert members(follow(four, agents("abd"), known("abd"), {})) == "abd"
 
 
 def test_m3_a_newcomer_that_is_still_silent_is_not_added() -> None:
     silent = known("ab") | known("d", voting=False)
-    assert step(THREE, target(THREE, agents("abd"), silent, {"c": None})) is None
+    assert follow(THREE, agents("abd"), silent, {"c": None}) is None
 
 
 def test_a_dead_elector_that_nobody_can_replace_stays_a_member() -> None:
-    assert step(THREE, target(THREE, agents("ab"), known("ab"), {"c": None})) is None
+    assert follow(THREE, agents("ab"), known("ab"), {"c": None}) is None
 
 
 def test_m7_a_member_on_another_disk_is_removed_before_it_comes_again() -> None:
     new = Elector("c", C.host, 99)
     lost = known("ab") | {"c": Known(0, 99, True, True, False)}
-    removed = step(THREE, target(THREE, agents("abc"), lost, {"c": None}))
+    removed = follow(THREE, agents("abc"), lost, {"c": None})
     assert members(removed) == "ab"
     assert removed is not None
-    assert step(removed, target(removed, agents("abc"), lost, {})) == Electorate(6, (A, B, new), (A, B))
+    assert follow(removed, agents("abc"), lost, {}) == Electorate(6, (A, B, new), (A, B))
+
+
+def test_m3_nobody_is_removed_while_those_who_stay_do_not_answer_with_the_disks_that_are_meant() -> None:
+    """Seen: c is removed in the moment in which b loses its disk; a and the old b, who is gone, would have to agree."""
+    wanted = (A, B)
+    assert members(step(THREE, wanted, known("abc"))) == "ab"
+    assert step(THREE, wanted, known("ac")) is None, "b does not answer: its disk may be gone"
+    other_disk = known("ac") | {"b": Known(0, 99, True, True, False)}
+    assert step(THREE, wanted, other_disk) is None
+    assert step(THREE, wanted, known("ac") | known("b", voting=False)) is None
+
+
+def test_m3_of_several_removals_the_one_that_can_begin_is_made() -> None:
+    assert members(step(THREE, (A,), known("ac"))) == "ac", "b, who does not answer, goes first"
+
+
+def test_m3_nobody_is_added_where_the_newcomer_would_be_missed() -> None:
+    """Of its kind and not seen: two of four, one added to one, and the others are away."""
+    assert members(step(Electorate(4, (A,), (A, B)), (A, B), known("ab"))) == "ab"
+    assert step(Electorate(4, (A,), (A, B)), (A, B), known("b")) is None
+    assert step(THREE, (A, B, C, D), known("ad")) is None
+
+
+def test_m3_an_ordinary_replacement_waits_for_nobody() -> None:
+    """With one of five dead and another away: who is left is enough, before as after."""
+    five = Electorate(4, (A, B, C, D, E))
+    said = known("abcf")
+    added = follow(five, agents("abcf"), said, {"e": None})
+    assert members(added) == "abcdef"
+    assert added is not None
+    assert len(members(step(added, (A, B, C, D, F), said))) == 5
 
 
 def test_an_elector_whose_address_changed_gets_it_by_a_step_of_its_own() -> None:
     moved = agents("abc") | {"b": Candidate("b", "10.0.0.99")}
-    following = step(THREE, target(THREE, moved, known("abc"), {}))
+    following = follow(THREE, moved, known("abc"), {})
     assert following is not None
     assert following.members == (A, Elector("b", "10.0.0.99", 2), C)
 
@@ -98,20 +134,20 @@ def test_of_two_agents_both_are_electors_and_neither_is_removed_for_being_away()
     both = first_electorate(agents("ab"), known("ab"))
     assert members(both) == "ab"
     assert both is not None
-    assert step(both, target(both, agents("a"), known("a"), {"b": None})) is None
+    assert follow(both, agents("a"), known("a"), {"b": None}) is None
 
 
 def test_whom_a_sole_elector_lost_is_added_again_only_when_it_hears_it() -> None:
     alone = Electorate(4, (A,), (A, B))
     lost = known("ab") | {"a": Known(4, A.memory, True, True, True, misses_other=True)}
-    assert step(alone, target(alone, agents("ab"), lost, {})) is None
-    assert members(step(alone, target(alone, agents("abc"), known("bc") | {"a": lost["a"]}, {}))) == "ac"
-    assert members(step(alone, target(alone, agents("ab"), known("ab"), {}))) == "ab"
+    assert follow(alone, agents("ab"), lost, {}) is None
+    assert members(follow(alone, agents("abc"), known("bc") | {"a": lost["a"]}, {})) == "ac"
+    assert members(follow(alone, agents("ab"), known("ab"), {})) == "ab"
 
 
 def test_one_grows_to_five_by_single_steps() -> None:
     electorate, sizes = Electorate(1, (A,)), []
-    while following := step(electorate, target(electorate, agents("abcde"), known("abcde"), {})):
+    while following := follow(electorate, agents("abcde"), known("abcde"), {}):
         electorate = following
         sizes.append(len(electorate.members))
     assert sizes == [2, 3, 4, 5]

@@ -19,7 +19,7 @@ class Office:
         self.registrar = Registrar(lease_port=9644, now_ns=0)
         candidates = {one.name: Candidate(one.name, one.host) for one in (A, B)}
         self.registrar.set_candidates(candidates, now_ns=0)
-        self.registrar.set_electorate(ALONE, in_force=True, now_ns=0)
+        self.registrar.set_electorate(ALONE, now_ns=0)
 
     def hear(self, *keepers: Elector, span_ns: int) -> None:
         for _ in range(span_ns // INTERVAL_NS):

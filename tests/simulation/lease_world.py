@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from service.electorate.book import ElectorateBook
+from service.keeper.transition import may_follow
 from service.lease.elector import ElectorMachine
 from service.lease.elector_output import Persist, Promised, Remember, SendPersisted, Settled
 from service.lease.electorate_message import decode_electorate_message, encode_electorate_message
@@ -22,6 +24,8 @@ from service.lease.holder import CloseFence, DesiredClaim, Holder, OpenFence, bo
 from service.lease.message import MessageKind, kind_of
 from service.lease.promise import Instant, encode_promises
 from service.lease.registrar import Registrar
+from service.lease.succession import succession_fault
+from service.lease.tiebreaker import Tiebreaker
 from service.model.errors import PeerError
 from service.model.lease import LEADER_KEY, NO_ELECTORATE, Elector, Electorate, LeaseProfile, Stamp, Token
 from service.model.machine import Address, Send, Source
@@ -85,6 +89,9 @@ class Keeper:
     electorate: Electorate = NO_ELECTORATE
     """The one in force in the process."""
     registrar: Registrar | None = None
+    tiebreaker: Tiebreaker | None = None
+    has_disk: bool = True
+    """A controller has none: what it learnt of the electorate it learns anew at each start."""
     claims: dict[str, DesiredClaim] | None = None
     claiming: bool = True
     alive: bool = False
@@ -115,8 +122,6 @@ class LeaseWorld:
         self.silent_after_reboot = True
         self.reads_clock_before_receiving = False
         self.stores_electorate = True
-        self.learnt: Callable[[Electorate], None] = lambda electorate: None
-        """Called with an electorate that a registrar heard of and did not know."""
         self.log: list[tuple[int, str, str, Token]] = []
         self.close_log: list[tuple[int, str, str, str]] = []
         self.highest: dict[str, Token] = {}
@@ -135,8 +140,11 @@ class LeaseWorld:
         """Every agent may be an elector, and the electorate says on which disk each of its members has its records."""
         for node in self.nodes.values():
             node.is_elector, node.memory = True, self.random.getrandbits(63) + 1
+            node.electorate_file = None
         members = tuple(replace(member, memory=self.nodes[member.name].memory) for member in self.electorate.members)
         self.electorate = Electorate(1, members)
+        for node in self.nodes.values():
+            node.electorate_file = (self.electorate, True)
 
     def add(self, name: str, host: str, *, is_elector: bool = False, random_clocks: bool = False) -> Keeper:
         rate = self.random.choice((-83_000, -20_000, 0, 20_000, 83_000)) if random_clocks else 0
@@ -157,6 +165,8 @@ class LeaseWorld:
         node.start_id = self.random.getrandbits(63) + 1
         node.inbox, node.pending, node.wake_ns, node.stale_instant = [], [], None, None
         now = self.instant(node)
+        if not node.has_disk:
+            node.electorate_file = None
         electorate, settled = node.electorate_file or (NO_ELECTORATE, True)
         node.electorate = electorate
         if node.is_elector:
@@ -195,10 +205,12 @@ class LeaseWorld:
         node = self.nodes[name]
         if not node.alive or node.holder is None or electorate.epoch <= node.electorate.epoch:
             return
+        if succession_fault(node.electorate, electorate):
+            return
         if node.paused_until_ns:
             self.at(node.paused_until_ns + MS, lambda: self.learn(name, electorate))
             return
-        if self.stores_electorate:
+        if self.stores_electorate and node.has_disk:
             node.electorate_file = (electorate, not electorate.previous)
         node.electorate = electorate
         now = self.instant(node)
@@ -206,6 +218,26 @@ class LeaseWorld:
             node.elector.adopt(electorate, now=now)
         node.holder.set_electorate(electorate, now_ns=now.boot_ns)
         self._pump(node)
+
+    def learn_written(self, name: str, electorate: Electorate, *, begun_anew: bool = False) -> None:
+        """What the agent, or the controller, on this node has read of the object (M8)."""
+        node = self.nodes[name]
+        if node.alive and not node.paused_until_ns and electorate.epoch > node.electorate.epoch:
+            book = ElectorateBook(node.electorate, adopted=lambda taken: self.learn(name, taken))
+            book.offer_written(electorate, begun_anew=begun_anew, may_follow=lambda said: self._may_follow(node, said))
+
+    def _may_follow(self, node: Keeper, following: Electorate) -> bool:
+        if node.registrar is not None:
+            return node.registrar.is_in_force
+        settled = {
+            member.name: True
+            for member in node.electorate.members
+            if (one := self.nodes[member.name].elector) is not None
+            and (one.is_elector, one.is_settled, one.epoch) == (True, True, node.electorate.epoch)
+        }
+        assert node.elector is not None
+        epoch_in_force = node.electorate.epoch if node.electorate.has_quorum(settled) else 0
+        return may_follow(following, node.electorate, node.elector, epoch_in_force=epoch_in_force)
 
     def start_all(self) -> None:
         for name in list(self.nodes):
@@ -223,7 +255,7 @@ class LeaseWorld:
     def kill(self, name: str) -> None:
         """SIGKILL: what was not yet executed is lost; kernel and files stay."""
         node = self.nodes[name]
-        node.alive, node.elector, node.holder, node.registrar = False, None, None, None
+        node.alive, node.elector, node.holder, node.registrar, node.tiebreaker = False, None, None, None, None
         node.inbox, node.pending, node.wake_ns, node.paused_until_ns = [], [], None, 0
         node.fence.pop(LEADER_KEY, None)
 
@@ -346,8 +378,9 @@ class LeaseWorld:
             if kind is MessageKind.ELECTORATE:
                 self._take_electorate(node, source, payload)
             elif kind is MessageKind.STANDING:
-                if node.registrar is not None:
-                    node.registrar.receive(source, payload, now_ns=now.boot_ns)
+                for listener in (node.registrar, node.tiebreaker):
+                    if listener is not None:
+                        listener.receive(source, payload, now_ns=now.boot_ns)
             elif kind is not MessageKind.ACK:
                 if node.elector is not None:
                     node.elector.receive(source, payload, now=self._elector_instant(node, now))
@@ -361,8 +394,6 @@ class LeaseWorld:
         said = decode_electorate_message(payload)
         assert isinstance(said, Electorate)
         if said.epoch > node.electorate.epoch:
-            if node.registrar is not None:
-                self.learnt(said)
             self.learn(node.name, said)
         elif said.epoch < node.electorate.epoch:
             self._transmit(node, source.address, encode_electorate_message(node.electorate))
@@ -395,7 +426,7 @@ class LeaseWorld:
 
     def _pump(self, node: Keeper) -> None:
         """Execute outputs one by one; between any two the process may stall or die."""
-        for machine in (node.elector, node.holder, node.registrar):
+        for machine in (node.elector, node.holder, node.registrar, node.tiebreaker):
             if machine is not None:
                 # What is only for the record changes nothing, and no stall or death around it does either.
                 outputs: list[Any] = list(machine.drain())
@@ -429,7 +460,7 @@ class LeaseWorld:
                 if node.elector is not None:
                     node.elector.confirm_settled(epoch)
             case Electorate():
-                self.learnt(output)
+                self.learn(node.name, output)
             case OpenFence():
                 self._open(node, output)
             case CloseFence(key=key, reason=reason):
@@ -439,7 +470,8 @@ class LeaseWorld:
     def _arm(self, node: Keeper) -> None:
         if not node.alive or node.paused_until_ns:
             return
-        deadlines = [machine.deadline_ns() for machine in (node.elector, node.holder, node.registrar) if machine]
+        machines = (node.elector, node.holder, node.registrar, node.tiebreaker)
+        deadlines = [machine.deadline_ns() for machine in machines if machine]
         due = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if due is None:
             node.wake_ns = None
@@ -462,6 +494,8 @@ class LeaseWorld:
             node.holder.advance(now_ns=now.boot_ns)
         if node.registrar is not None:
             node.registrar.advance(now_ns=now.boot_ns)
+        if node.tiebreaker is not None:
+            node.tiebreaker.advance(now_ns=now.boot_ns)
         self._pump(node)
 
     # --- invariants ---

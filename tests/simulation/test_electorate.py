@@ -11,17 +11,19 @@ from typing import Any
 
 import pytest
 
+from service.electorate.book import ElectorateBook
 from service.lease.elector import ElectorMachine
 from service.lease.holder import Holder
 from service.lease.message import MessageKind, decode, encode, kind_of
-from service.model.lease import Electorate
+from service.model.lease import Elector, Electorate
 from service.model.machine import Source
-from tests.simulation.electorate_chaos import CONTROLLERS, ElectorateChaos, ElectorateSite
-from tests.simulation.lease_chaos import first_violation
+from tests.simulation.electorate_chaos import EditedChaos, ElectorateChaos, ElectorateSite
+from tests.simulation.lease_chaos import CONTROLLERS, first_violation
 from tests.simulation.lease_world import MS, InvariantViolated, LeaseWorld
 
 IP = "192.0.2.100"
-SEEDS_THAT_FAILED: tuple[int, ...] = ()
+SEEDS_THAT_FAILED: tuple[int, ...] = (200_072, 300_014, 300_071, 300_096, 300_138, 300_333)
+"""A member was removed while the loss of another member's disk was not yet known: only a reset helped."""
 SEEDS = int(os.environ.get("EGRESSGW_LEASE_SEEDS", "100")) // 8
 Patch = pytest.MonkeyPatch
 
@@ -44,9 +46,13 @@ def test_chaos_shows_one_holder_at_most_whoever_the_electors_are_and_ends_with_t
     assert not failures, "\n".join(failures)
 
 
-@pytest.mark.xfail(strict=True, reason="a removal does not know yet of another member's lost disk: needs a reset")
-def test_a_disk_lost_in_the_moment_of_a_removal_does_not_end_in_a_majority_lost_for_good() -> None:
-    ElectorateChaos(200_072).run()
+def test_without_asking_for_the_disks_first_a_removal_leaves_a_majority_that_is_lost_for_good(
+    monkeypatch: Patch,
+) -> None:
+    """Rule M3 dropped."""
+    monkeypatch.setattr("service.lease.electorate.is_carried", lambda following, known: True)
+    with pytest.raises(AssertionError, match="is held by"):
+        ElectorateChaos(200_072, goes_on_alone=False).run()
 
 
 # -- M1, M4: who has left an epoch does not come back to it --
@@ -135,6 +141,68 @@ def test_answering_and_counting_whatever_the_epoch_makes_two_holders(monkeypatch
         a_holder_of_an_old_epoch(restart=False)
 
 
+# -- M8: the object says what somebody wrote --
+
+
+@pytest.mark.timeout(600)
+def test_m8_chaos_with_an_object_that_somebody_edits_shows_one_holder_at_most_and_ends_with_those_that_are_wanted() -> (
+    None
+):
+    failures = []
+    for seed in range(SEEDS):
+        try:
+            EditedChaos(seed).run()
+        except AssertionError as failure:
+            failures.append(f"seed {seed}: {failure}")
+    assert not failures, "\n".join(failures)
+
+
+def believe(self: ElectorateBook, electorate: Electorate, **_: object) -> bool:
+    return self.offer(electorate, origin="the object")
+
+
+@pytest.mark.timeout(300)
+def test_following_the_object_whatever_it_says_makes_two_holders(monkeypatch: Patch) -> None:
+    """Rule M8 dropped."""
+    monkeypatch.setattr(ElectorateBook, "offer_written", believe)
+    assert first_violation(range(20), make=EditedChaos) is not None
+
+
+def all_members_are_swapped() -> LeaseWorld:
+    """Node 4 holds by 0 and 1. Somebody writes 2, 3 and 5 into the object, and they hear of it first."""
+    world = world_of(3, 3)
+    world.number_disks()
+    for index, name in enumerate(CONTROLLERS):
+        world.add(name, f"10.0.1.{index}")
+    world.start_all()
+    site = ElectorateSite(world)
+    site.keep_agents()
+    world.claim("node4", {IP: ("holder", 1, 1)})
+    world.run_for(200 * MS)
+    others = tuple(
+        Elector(name, world.nodes[name].address.host, world.nodes[name].memory) for name in ("node2", "node3", "node5")
+    )
+    for left in ("node0", "node1", "node4"):
+        for right in ("node2", "node3", "node5"):
+            world.cut_between(left, right)
+    for name in ("node0", "node1", "node4"):
+        site.agents.remove(name)
+    site.edit(Electorate(2, others, ()))
+    world.claim("node5", {IP: ("holder", 1, 2)})
+    world.run_for(3000 * MS)
+    assert world.holders(IP) == ["node4"]
+    return world
+
+
+def test_m8_an_electorate_with_other_members_altogether_is_not_taken_from_the_object(monkeypatch: Patch) -> None:
+    """Seen: it was, and two fences were open for 6 ms."""
+    world = all_members_are_swapped()
+    assert {world.nodes[name].electorate.epoch for name in world.nodes if name.startswith("node")} == {1}
+    monkeypatch.setattr(ElectorateBook, "offer_written", believe)
+    with pytest.raises(InvariantViolated):
+        all_members_are_swapped()
+
+
 # -- M3 --
 
 
@@ -164,9 +232,10 @@ def replaced_elector(*, waits_for_newcomers: bool) -> bool:
     world.reboot("node3")
     world.start("node3")
     site.keep_registrars()
+    site.keep_agents()
     site.wanted = ("node0", "node1", "node3")
     world.run_for(3000 * MS)
-    names = tuple(member.name for member in site.object.members)
+    names = tuple(member.name for member in site.written.members)
     return names == site.wanted and world.close_log == []
 
 

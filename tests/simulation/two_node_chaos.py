@@ -3,19 +3,18 @@
 from collections.abc import Callable
 from itertools import permutations
 
+from service.lease.elector import ElectorMachine
 from service.lease.registrar import Registrar
-from service.lease.tiebreaker import Swap, Tiebreaker
+from service.lease.tiebreaker import Swap
 from service.model.lease import LEADER_KEY, Electorate
 from tests.simulation.electorate_chaos import ElectorateSite
 from tests.simulation.lease_chaos import Chaos
-from tests.simulation.lease_world import MS, PORT, Keeper, LeaseWorld
+from tests.simulation.lease_world import MS, LeaseWorld
 
 NODES = ("node0", "node1")
 API = "api"
 WAYS = tuple((left, right) for left, right in permutations((*NODES, API), 2))
 """Every direction in which something may be cut."""
-_PERIOD_NS = 40 * MS
-GRACE_NS = 300 * MS
 STEADY_NS = 500 * MS
 CHANGES_NS = 6_000 * MS
 SETTLED_NS = 9_000 * MS
@@ -31,39 +30,14 @@ class TwoNodeSite(ElectorateSite):
 
     def __init__(self, world: LeaseWorld) -> None:
         super().__init__(world)
-        self.seen: dict[str, Electorate] = dict.fromkeys(NODES, world.electorate)
-        """What each agent has read."""
         self._steady_since_ns: dict[str, int] = {}
 
-    def keep_agents(self) -> None:
-        for name in NODES:
-            self._beat(name)
-
     def _beat(self, name: str) -> None:
-        """Agent and keeper of a node tell each other what they know; the agent reads the object."""
-        world, node = self.world, self.world.nodes[name]
-        world.at(world.now_ns + _PERIOD_NS, lambda: self._beat(name))
         self._read(name)
-        if not node.alive or node.paused_until_ns or node.elector is None:
-            return
-        now_ns = node.boot.read(world.now_ns)
-        if not isinstance(node.registrar, Tiebreaker):
-            node.registrar = Tiebreaker(  # type: ignore[assignment]
-                node=name, lease_port=PORT, profile=node.profile, now_ns=now_ns, grace_ns=GRACE_NS
-            )
-        tiebreaker = tiebreaker_of(node)
-        assert tiebreaker is not None
-        elector = node.elector
-        is_ready = (elector.is_settled and elector.is_voting) or not self.knows_settlement
-        tiebreaker.set_standing(
-            node.electorate, ready=elector.is_elector and is_ready, fit=node.claiming, now_ns=now_ns
-        )
-        elector.misses_other = tiebreaker.is_missing_other
-        swap = tiebreaker.swap
-        world._pump(node)
-        if swap is not None:
-            self._ask(name, swap)
-        world.learn(name, self.seen[name])
+        super()._beat(name)
+
+    def is_ready(self, elector: ElectorMachine) -> bool:
+        return super().is_ready(elector) or not self.knows_settlement
 
     def _reaches(self, left: str, right: str) -> bool:
         return not self.api_is_down and not self.world.cut.get((left, right))
@@ -73,10 +47,10 @@ class TwoNodeSite(ElectorateSite):
             self.world.at(self.world.now_ns + self.random.choice((1, 3, 20, 200)) * MS, lambda: self._hear(name))
 
     def _hear(self, name: str) -> None:
-        if self._reaches(API, name):
+        if self._reaches(API, name) and self.object is not None:
             self.seen[name] = self.object
 
-    def _ask(self, name: str, swap: Swap) -> None:
+    def ask(self, name: str, swap: Swap) -> None:
         """The request may be lost, or be made late; of what was made the answer may be lost."""
         read = self.seen[name]
         if self.believes_itself:
@@ -108,9 +82,22 @@ class TwoNodeSite(ElectorateSite):
         return super()._proposal(registrar)
 
 
-def tiebreaker_of(node: Keeper) -> Tiebreaker | None:
-    machine: object = node.registrar
-    return machine if isinstance(machine, Tiebreaker) else None
+class EditedTwoNodeSite(TwoNodeSite):
+    """Somebody deletes the object, empties it or sets it back, in the moment in which it decides (M8)."""
+
+    def edit_somehow(self) -> None:
+        now, either = self.written, self.random.choice(self.written.contacts)
+        self.edit(
+            self.random.choice(
+                (
+                    None,
+                    None,
+                    Electorate(max(now.epoch - 1, 1), now.members),
+                    Electorate(now.epoch + 1, (either,), ()),
+                    Electorate(now.epoch + 2, (either,), now.contacts),
+                )
+            )
+        )
 
 
 def two_nodes(seed: int, *, random_clocks: bool = False) -> LeaseWorld:
@@ -170,6 +157,19 @@ class TwoNodeChaos(Chaos):
     def check(self) -> None:
         super().check()
         assert self.site.in_force
-        names = sorted(member.name for member in self.site.object.members)
+        names = sorted(member.name for member in self.site.written.members)
         assert names == list(NODES), f"electors are {names}"
         assert self.world.holders(LEADER_KEY)
+
+
+class EditedTwoNodeChaos(TwoNodeChaos):
+    """The object itself is not safe either."""
+
+    site_type = EditedTwoNodeSite
+
+    def faults(self) -> tuple[Callable[[], None], ...]:
+        return (*super().faults(), self.edit, self.edit, self.edit)
+
+    def edit(self) -> None:
+        assert isinstance(self.site, EditedTwoNodeSite)
+        self.site.edit_somehow()
