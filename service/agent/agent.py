@@ -148,7 +148,12 @@ class Agent:
         )
         self._netfilter = NetfilterDifference(self._datapath, self._reconciler)
         self._conflicts = Conflicts(
-            self._reconciler, self._cluster, self.recorder, wall_clock=wall_ns, changed=self._dirty.set
+            self._reconciler,
+            self._cluster,
+            self.recorder,
+            clock=boot_ns,
+            wall_clock=wall_ns,
+            changed=self._dirty.set,
         )
         self._turn = Turn(
             self._settings,
@@ -212,6 +217,7 @@ class Agent:
     async def _inherit(self) -> None:
         """Go on with what a former agent of this node left in the kernel: nothing it did is interrupted."""
         self._reconciler.learn_uplinks(self._datapath.uplinks)
+        self._reconciler.learn_addresses(self._datapath.addresses)
         self._reconciler.learn_steering_device(self._datapath.egw_ifindex)
         inherited = await asyncio.to_thread(self._datapath.inherited)
         for pod_ip, rule_set in inherited.steered.items():
@@ -233,7 +239,7 @@ class Agent:
             datapath=self._datapath,
             held=self._holdings.held,
             report=self._living_report(),
-            troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
+            troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals), *self._conflicts.troubles()],
             outbox=self._outbox,
             publisher=self._publisher,
         )

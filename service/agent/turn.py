@@ -129,6 +129,7 @@ class Turn:
             segments=tuple(uplink.segment for uplink in reconciler.uplinks),
             role=self.role,
             schedulable=self._intake.inventory.is_schedulable(self._settings.node),
+            own_addresses=self._conflicts.own_addresses(),
         )
         parts = parts_of(self._settings.node, reconciler.assignments)
         self._conflicts.update(parts)
@@ -139,5 +140,6 @@ class Turn:
             floating_ips=reconciler.floating_ips(),
             uplinks=reconciler.uplinks,
             electorate=self._electorate.record,
+            refused=sorted(self._conflicts.refused),
         )
         self._keeper.say(heartbeat)

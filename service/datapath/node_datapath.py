@@ -74,6 +74,7 @@ class NodeDatapath:
         self._stack = AsyncExitStack()
         self._attached: dict[int, str] = {}
         self._uplinks: tuple[LocalUplink, ...] = ()
+        self._addresses: frozenset[IPv4Address] = frozenset()
         self._egw_ifindex = 0
         self._has_netfilter = False
         self.netlink = Netlink(sysctl=_sysctl(settings))
@@ -118,6 +119,11 @@ class NodeDatapath:
         return self._uplinks
 
     @property
+    def addresses(self) -> frozenset[IPv4Address]:
+        """Every IPv4 address of every interface, as of the last `refresh_uplinks`."""
+        return self._addresses
+
+    @property
     def egw_ifindex(self) -> int:
         """Of the steering device; another one after somebody has deleted it and `repair` has made it anew."""
         return self._egw_ifindex
@@ -149,7 +155,9 @@ class NodeDatapath:
         names = self._settings.datapath.uplinks or await self.netlink.default_route_interfaces()
         bind = self._settings.bind_address
         uplinks = []
-        for interface in await self.netlink.interfaces():
+        interfaces = await self.netlink.interfaces()
+        self._addresses = frozenset(address.ip for interface in interfaces for address in interface.addresses)
+        for interface in interfaces:
             if not interface.addresses:
                 continue
             is_named = interface.name in names

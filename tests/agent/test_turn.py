@@ -63,7 +63,14 @@ class Site:
             neighbours=Neighbours(
                 settings, self.cluster, self.reconciler, start_id=7, clock=now_ns, changed=self.dirty.set
             ),
-            conflicts=Conflicts(self.reconciler, self.cluster, recorder, wall_clock=lambda: 1, changed=self.dirty.set),
+            conflicts=Conflicts(
+                self.reconciler,
+                self.cluster,
+                recorder,
+                clock=now_ns,
+                wall_clock=lambda: 1,
+                changed=self.dirty.set,
+            ),
             netfilter=NetfilterDifference(self.datapath, self.reconciler),
             dirty=self.dirty,
         )

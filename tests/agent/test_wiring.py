@@ -236,6 +236,22 @@ async def test_an_address_that_nobody_has_held_and_that_cannot_be_asked_about_is
         assert site.heartbeats[-1].claims == ()
 
 
+async def test_a1_an_address_of_an_interface_is_told_to_keeper_and_members_and_left_to_its_owner(
+    tmp_path: Path,
+) -> None:
+    ports = free_ports()
+    one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
+    two.datapath._addresses = frozenset((FLOATING_IP,))
+    async with one.running() as first, two.running() as second:
+        one.hold()
+        first._cluster.publish_assignment(Assignment(FLOATING_IP, NODE, OTHER, Stamp(3, 4)))
+        for site in (one, two):
+            await until(lambda site=site: [link.carrier for link in site.heartbeats[-1].uplinks] == [False])
+            assert site.heartbeats[-1].claims == ()
+            await until(lambda site=site: FLOATING_IP.packed not in site.datapath.content[MapName.FLOATING_IPS])
+        assert "is an address of an interface of this node" in str(second.status()["troubles"])
+
+
 async def test_the_start_is_on_record(site: Site) -> None:
     async with site.running() as agent:
         await until(lambda: agent._outbox.state.written >= 1)

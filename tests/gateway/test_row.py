@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from service.gateway import row
-from service.gateway.row import MemberMetadata
+from service.gateway.row import OWN_ADDRESSES_MAX, MemberMetadata, decode_metadata, encode_metadata
 from service.model.assignment import Assignment, Location
 from service.model.errors import PeerError
 from service.model.gateway_node import NodeRole, Segment
@@ -32,7 +32,7 @@ def test_interfaces_travel_with_segments_and_a_member_without_them_is_understood
     metadata = MemberMetadata(NodeRole.WORKER, True, True, (named, SEGMENT), "1.2.3", 5)
     data = row.encode_metadata(metadata)
     assert row.decode_metadata(data) == metadata
-    *former, _ = msgspec.msgpack.decode(data)
+    former = msgspec.msgpack.decode(data)[:6]
     understood = row.decode_metadata(msgspec.msgpack.encode(former))
     assert understood.segments == (SEGMENT, SEGMENT)
 
@@ -63,3 +63,11 @@ def test_malformed_rows_are_refused(data: bytes) -> None:
 def test_a_row_for_something_that_is_no_address_is_refused() -> None:
     with pytest.raises(PeerError):
         row.decode_location("leader", (1, 0, 0), b"worker1")
+
+
+def test_floating_ips_on_interfaces_survive_the_trip_up_to_their_bound() -> None:
+    own = tuple(IPv4Address(f"192.168.1.{number}") for number in range(1, OWN_ADDRESSES_MAX + 2))
+    metadata = MemberMetadata(NodeRole.CONTROL_PLANE, True, True, (SEGMENT,) * 8, "1.2.3", 2**64 - 1, own)
+    data = encode_metadata(metadata)
+    assert decode_metadata(data).own_addresses == own[:-1]
+    assert len(data) <= 512
