@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
+from service.agent.segment_watch import SegmentWatch
 from service.audit.recorder import AgentRecorder
 from service.datapath.desired import uplink_for
 from service.datapath.reconciler import Reconciler
@@ -21,6 +22,7 @@ class Conflicts:
         reconciler: Reconciler,
         cluster: ClusterView,
         recorder: AgentRecorder,
+        segment_watch: SegmentWatch,
         *,
         clock: Callable[[], int],
         wall_clock: Callable[[], int],
@@ -31,6 +33,7 @@ class Conflicts:
         self._reconciler = reconciler
         self._cluster = cluster
         self._recorder = recorder
+        self._segment_watch = segment_watch
         self._clock = clock
         self._wall_clock = wall_clock
         self._own: dict[IPv4Address, int] = {}
@@ -54,10 +57,15 @@ class Conflicts:
 
     def troubles(self) -> list[str]:
         """What is wrong now, a line each."""
-        return [
+        own = (
             f"{address} is an address of an interface of this node: no node uses it as a floating IP"
             for address in self.own_addresses()
-        ]
+        )
+        defended = (
+            f"FloatingIPConflict: {address}, which this node holds and defends, is also used by {mac.hex(':')}"
+            for address, mac in sorted(self._segment_watch.conflicts().items())
+        )
+        return [*own, *defended]
 
     def update(self, floating_ips: Iterable[IPv4Address]) -> None:
         """Ask about those of these addresses that no member has held yet, and tell everybody who else has one."""
@@ -69,16 +77,25 @@ class Conflicts:
             if uplink is not None and floating_ip not in self._reconciler.locations:
                 points[floating_ip] = ProbePoint(uplink.name, uplink.mac)
         self.watch.want(points)
-        known, found = self._cluster.conflicts(), self.watch.conflicts()
+        self._segment_watch.update()
+        self._tell()
+
+    def _tell(self) -> None:
+        known, found = self._cluster.conflicts(), {**self.watch.conflicts(), **self._segment_watch.conflicts()}
         at_s = self._wall_clock() // 1_000_000_000
         for floating_ip, mac in found.items():
             if known.get(floating_ip) != mac:
                 self._cluster.publish_conflict(floating_ip, mac, at_s=at_s)
                 self._recorder.address_conflict(floating_ip, mac)
         for floating_ip, mac in known.items():
-            # Who answered a moment before its word came here was the holder.
-            if self.watch.is_clear(floating_ip) or self._is_holder(floating_ip, mac):
+            if self._is_over(floating_ip, mac):
                 self._cluster.publish_conflict(floating_ip, b"", at_s=at_s)
+
+    def _is_over(self, floating_ip: IPv4Address, mac: bytes) -> bool:
+        if self.watch.is_clear(floating_ip) or self._segment_watch.is_clear(floating_ip):
+            return True
+        # Who answered a moment before its word came here was the holder; one that is forged is heard by the holder.
+        return floating_ip not in self._segment_watch.conflicts() and self._is_holder(floating_ip, mac)
 
     def _is_holder(self, floating_ip: IPv4Address, mac: bytes) -> bool:
         """Of the members only the one that says it holds the address may answer for it."""

@@ -8,6 +8,7 @@ import pytest
 from service.agent.conflicts import Conflicts
 from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
+from service.agent.segment_watch import SegmentWatch
 from service.agent.turn import Turn
 from service.audit.outbox import Origin, Outbox
 from service.audit.recorder import AgentRecorder
@@ -67,6 +68,7 @@ class Site:
                 self.reconciler,
                 self.cluster,
                 recorder,
+                SegmentWatch(self.reconciler, clock=now_ns, held=tuple, changed=self.dirty.set),
                 clock=now_ns,
                 wall_clock=lambda: 1,
                 changed=self.dirty.set,
