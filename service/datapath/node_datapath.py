@@ -41,6 +41,7 @@ _DRIVEN_MAPS = (
     MapName.RULES,
     MapName.CLUSTER,
     MapName.WAYS,
+    MapName.AGENT_BEAT,
     MapName.FLOATING_IPS,
     MapName.ENDPOINTS,
     MapName.MEMBERS,
@@ -148,6 +149,10 @@ class NodeDatapath:
             if layout.parse_endpoint_key(key)[1] != self._egw_ifindex
         }
         ways = self._loaded.map(MapName.WAYS).items()
+        # Where an address went while there was no agent is known by a hint alone.
+        for key, hint in self._loaded.map(MapName.WAY_HINTS).items().items():
+            way = layout.way_under_hint(ways.get(key), hint)
+            ways |= {key: way} if way is not None else {}
         return Inheritance(steered, devices, endpoints, ways, tuple(rule_sets.values()))
 
     async def refresh_uplinks(self) -> bool:
