@@ -33,6 +33,8 @@ static long (*redirect_neigh)(u32 ifindex, void *next_hop, int next_hop_bytes, u
 BPF_TABLE_PINNED("array", u32, struct config, config, 1, PIN_DIR "/config");
 BPF_TABLE_PINNED("hash", struct selected_key, struct selected_value, selected, 16384, PIN_DIR "/selected");
 BPF_TABLE_PINNED("hash", __be32, struct way, ways, 4096, PIN_DIR "/ways");
+BPF_TABLE_PINNED("lru_hash", __be32, struct way_hint, way_hints, 4096, PIN_DIR "/way_hints");
+BPF_TABLE_PINNED("array", u32, u64, agent_beat, 1, PIN_DIR "/agent_beat");
 BPF_TABLE_PINNED("hash", __be32, struct floating_ip, floating_ips, 4096, PIN_DIR "/floating_ips");
 BPF_TABLE_PINNED("hash", __be32, struct lease, lease_deadlines, 4096, PIN_DIR "/lease_deadlines");
 BPF_TABLE_PINNED("hash", struct endpoint_key, struct endpoint, endpoints, 262144, PIN_DIR "/endpoints");
@@ -75,6 +77,25 @@ static inline int is_lease_live(__be32 floating_ip)
     struct lease *lease = lease_deadlines.lookup(&floating_ip);
 
     return lease && bpf_ktime_get_boot_ns() < lease->deadline_ns;
+}
+
+static inline int is_agent_away(u64 now_ns)
+{
+    u32 zero = 0;
+    u64 *beat_ns = agent_beat.lookup(&zero);
+
+    return !beat_ns || now_ns > *beat_ns + AGENT_AWAY_NS;
+}
+
+/* Whether a hint stands in for the authenticated way now: never for a newer one, nor for long while there is an agent to
+ * hear the authenticated word (rule W2). */
+static inline int is_hint_in_force(const struct way_hint *hint, u64 token)
+{
+    u64 now_ns = bpf_ktime_get_boot_ns();
+
+    if (hint->way.token != token || hint->until_ns == 0)
+        return 0;
+    return now_ns < hint->until_ns || is_agent_away(now_ns);
 }
 
 static inline struct rule_value *find_rule(u64 rule_set, __be32 destination)
@@ -250,6 +271,7 @@ int steer_egress(struct __sk_buff *skb)
     struct selected_value *row;
     struct rule_value *rule;
     struct config *settings;
+    struct way_hint *hint;
     struct way *way;
     struct ipv4 ip;
     __be32 floating_ip;
@@ -270,6 +292,9 @@ int steer_egress(struct __sk_buff *skb)
     if (row->state != SELECTED_STEER)
         return drop(skb, DROP_ENDPOINT_PENDING, floating_ip);
     way = ways.lookup(&floating_ip);
+    hint = way_hints.lookup(&floating_ip);
+    if (hint && is_hint_in_force(hint, way ? way->token : 0) && !is_lease_live(floating_ip))
+        way = &hint->way;
     if (!way)
         return drop(skb, DROP_NO_GATEWAY, floating_ip);
     ifindex = way->ifindex;
@@ -693,27 +718,38 @@ static inline int answer_arp(struct __sk_buff *skb, const struct arp *request, c
     return bpf_redirect(skb->ifindex, 0);
 }
 
-/* A member announces a floating IP: the fence lets only the holder do so, so the way to it is known at once (W2). */
+/* A member announces a floating IP: the fence lets only the holder do so, so the way to it is known at once (W2). But
+ * anybody may forge it: it is a hint, and while the agent lives there is one under each token. */
 static inline void learn_way(struct __sk_buff *skb, const struct arp *arp, const struct floating_ip *floating)
 {
     struct member_key member = {.ifindex = skb->ifindex};
-    struct way *present;
-    struct way learned = {.kind = WAY_L2, .ifindex = skb->ifindex};
+    struct way_hint learned = {.way = {.kind = WAY_L2, .ifindex = skb->ifindex}};
+    u64 now_ns = bpf_ktime_get_boot_ns();
     __be32 floating_ip = arp->sender_ip;
+    struct way_hint *hint;
+    struct way *present;
 
     copy_mac(member.mac, arp->sender_mac);
     if (!members.lookup(&member) || floating->ifindex != skb->ifindex || is_lease_live(floating_ip))
         return;
     present = ways.lookup(&floating_ip);
+    hint = way_hints.lookup(&floating_ip);
     if (present) {
-        if (present->kind == WAY_L2 && present->ifindex == learned.ifindex &&
-            same_mac(present->gateway_mac, arp->sender_mac))
+        learned.way.token = present->token;
+        if (present->kind == WAY_L2 && present->ifindex == learned.way.ifindex &&
+            same_mac(present->gateway_mac, arp->sender_mac)) {
+            /* The holder of the authenticated word speaks: no hint stands in for it any more. */
+            if (hint)
+                hint->until_ns = 0;
             return;
-        learned.token = present->token;
+        }
     }
-    copy_mac(learned.own_mac, floating->mac);
-    copy_mac(learned.gateway_mac, arp->sender_mac);
-    ways.update(&floating_ip, &learned);
+    if (hint && hint->way.token == learned.way.token && !is_agent_away(now_ns))
+        return;
+    copy_mac(learned.way.own_mac, floating->mac);
+    copy_mac(learned.way.gateway_mac, arp->sender_mac);
+    learned.until_ns = now_ns + HINT_NS;
+    way_hints.update(&floating_ip, &learned);
     count(COUNT_WAY_LEARNED);
 }
 

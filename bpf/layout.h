@@ -70,6 +70,17 @@ struct way {
 #define WAY_LOCAL 2
 _Static_assert(sizeof(struct way) == 32, "way");
 
+/* floating IP -> a way that only gratuitous ARP has told of (rule W2): under the token of the authenticated way it stands
+ * in for, 0 where there is none. Not in force where `until_ns` (CLOCK_BOOTTIME) is 0. */
+struct way_hint {
+    struct way way;
+    __u64 until_ns;
+};
+_Static_assert(sizeof(struct way_hint) == 40, "way_hint");
+#define HINT_NS 500000000ULL
+/* An agent whose last beat is older hears no authenticated word: hints then stay in force. */
+#define AGENT_AWAY_NS 3000000000ULL
+
 /* Every floating IP of the spec, with this node's interface on its segment (ifindex 0: none). */
 struct floating_ip {
     __u32 ifindex;

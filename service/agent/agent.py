@@ -18,6 +18,7 @@ from service.agent.heartbeat import keeper_reasons
 from service.agent.holdings import Holdings, Returns
 from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
+from service.agent.segment_watch import SegmentWatch
 from service.agent.status import agent_status
 from service.agent.turn import Turn
 from service.audit.outbox import Origin, Outbox
@@ -42,7 +43,14 @@ from service.settings import Settings
 from service.sources.intake import Intake
 from service.sources.source import ObjectSource, open_source
 from service.version import VERSION
-from service.web.metrics import AuditCollector, DatapathCollector, KeeperCollector, RefusalCollector, TaskCollector
+from service.web.metrics import (
+    AuditCollector,
+    DatapathCollector,
+    KeeperCollector,
+    RefusalCollector,
+    SegmentCollector,
+    TaskCollector,
+)
 from service.web.server import WebServer
 from service.wire import refusals
 from service.wire.cluster_view import ClusterView
@@ -147,8 +155,17 @@ class Agent:
             uplinks_changed=self._uplinks_changed,
         )
         self._netfilter = NetfilterDifference(self._datapath, self._reconciler)
+        self._segment_watch = SegmentWatch(
+            self._reconciler, clock=boot_ns, held=lambda: self._holdings.held, changed=self._dirty.set
+        )
         self._conflicts = Conflicts(
-            self._reconciler, self._cluster, self.recorder, wall_clock=wall_ns, changed=self._dirty.set
+            self._reconciler,
+            self._cluster,
+            self.recorder,
+            self._segment_watch,
+            clock=boot_ns,
+            wall_clock=wall_ns,
+            changed=self._dirty.set,
         )
         self._turn = Turn(
             self._settings,
@@ -173,6 +190,7 @@ class Agent:
         await stack.enter_async_context(self._outbox)
         await stack.enter_async_context(self._datapath)
         stack.enter_context(self._announcer)
+        stack.enter_context(self._segment_watch)
         await self._inherit()
         segments = tuple(uplink.segment for uplink in self._datapath.uplinks)
         self._cluster.describe(ready=False, segments=segments, role=self._turn.role, schedulable=True)
@@ -185,6 +203,7 @@ class Agent:
         registry.register(TaskCollector(self._tasks))
         registry.register(RefusalCollector(self._refusals))
         registry.register(KeeperCollector(self._living_report))
+        registry.register(SegmentCollector(self._segment_watch))
         await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
         self.recorder.started(VERSION)
 
@@ -205,6 +224,7 @@ class Agent:
             "follow links": self._upkeep.follow_links,
             "announce": self._announcer.run,
             "look for conflicts": self._conflicts.watch.run,
+            "watch the segments": self._segment_watch.run,
             "repair": self._upkeep.repair,
             "refresh": self._refresh,
         }
@@ -213,6 +233,7 @@ class Agent:
     async def _inherit(self) -> None:
         """Go on with what a former agent of this node left in the kernel: nothing it did is interrupted."""
         self._reconciler.learn_uplinks(self._datapath.uplinks)
+        self._reconciler.learn_addresses(self._datapath.addresses)
         self._reconciler.learn_steering_device(self._datapath.egw_ifindex)
         inherited = await asyncio.to_thread(self._datapath.inherited)
         for pod_ip, rule_set in inherited.steered.items():
@@ -239,6 +260,7 @@ class Agent:
                 *refusals.troubles(self._refusals),
                 *self._keeper.troubles(),
                 *self._cluster.troubles(),
+                *self._conflicts.troubles(),
             ],
             outbox=self._outbox,
             publisher=self._publisher,

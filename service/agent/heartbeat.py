@@ -35,12 +35,14 @@ def compose_heartbeat(
     floating_ips: Iterable[IPv4Address],
     uplinks: Sequence[LocalUplink],
     electorate: ElectorateRecord | None,
+    refused: Iterable[IPv4Address] = (),
 ) -> Heartbeat:
     """The whole truth of this moment, as the keeper wants it.
 
     `is_claimable`: False for an address that may still be another host's (RFC 5227: ask before the first use).
     `uplinks`, those without carrier too, are told for every floating IP that is known, not only for claimed ones: what
-    is held and no longer claimed has to be announced or given up by them as well (rule S5).
+    is held and no longer claimed has to be announced or given up by them as well (rule S5). `refused`: a member's own
+    addresses, which no uplink serves, so that one that is held is given up at once.
     """
     claims = tuple(
         Claim(str(floating_ip), part.role, part.assignment.stamp.term, part.assignment.stamp.version)
@@ -53,6 +55,7 @@ def compose_heartbeat(
         for uplink in uplinks
         if floating_ip in uplink.address.network
     )
+    segments += tuple(Uplink(str(floating_ip), "", 0, "", False) for floating_ip in refused)
     return Heartbeat(is_ready, segments, claims, electorate)
 
 

@@ -8,6 +8,8 @@ from service.agent.conflicts import Conflicts
 from service.agent.heartbeat import compose_heartbeat, parts_of, unfit_reasons
 from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
+from service.datapath import layout
+from service.datapath.layout import MapName
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
 from service.datapath.upkeep import Upkeep
@@ -98,7 +100,9 @@ class Turn:
         deadline_ns = reconciler.steering.admit(reconciler.audience, self._neighbours.acknowledged, now_ns=now_ns)
         if any(pod_ip not in reconciler.devices for pod_ip in selections):
             self._upkeep.devices_wanted.set()
-        self._datapath.write(reconciler.rows())
+        # Whoever writes ways so often hears where addresses are: hints of the segment need not last (W2).
+        beat = {MapName.AGENT_BEAT: layout.beat_rows(now_ns)}
+        self._datapath.write(reconciler.rows() | beat)
         if reconciler.steering.to_clear():
             self._upkeep.clearing_wanted.set()
         if deadline_ns is not None:
@@ -129,6 +133,7 @@ class Turn:
             segments=tuple(uplink.segment for uplink in reconciler.uplinks),
             role=self.role,
             schedulable=self._intake.inventory.is_schedulable(self._settings.node),
+            own_addresses=self._conflicts.own_addresses(),
         )
         parts = parts_of(self._settings.node, reconciler.assignments)
         self._conflicts.update(parts)
@@ -139,5 +144,6 @@ class Turn:
             floating_ips=reconciler.floating_ips(),
             uplinks=reconciler.uplinks,
             electorate=self._electorate.record,
+            refused=sorted(self._conflicts.refused),
         )
         self._keeper.say(heartbeat)

@@ -26,6 +26,8 @@ class MapName:
     RULES = "rules"
     CLUSTER = "cluster"
     WAYS = "ways"
+    WAY_HINTS = "way_hints"
+    AGENT_BEAT = "agent_beat"
     FLOATING_IPS = "floating_ips"
     LEASE_DEADLINES = "lease_deadlines"
     ENDPOINTS = "endpoints"
@@ -52,6 +54,8 @@ MAP_SHAPES = {
     MapName.RULES: MapShape(_LPM_TRIE, 16, 8),
     MapName.CLUSTER: MapShape(_LPM_TRIE, 8, 4),
     MapName.WAYS: MapShape(_HASH, 4, 32),
+    MapName.WAY_HINTS: MapShape(_LRU_HASH, 4, 40),
+    MapName.AGENT_BEAT: MapShape(_ARRAY, 4, 8),
     MapName.FLOATING_IPS: MapShape(_HASH, 4, 12),
     MapName.LEASE_DEADLINES: MapShape(_HASH, 4, 16),
     MapName.ENDPOINTS: MapShape(_HASH, 8, 16),
@@ -147,6 +151,17 @@ def cluster_value(flag: ClusterFlag) -> bytes:
 def way_value(token: int, kind: WayKind, ifindex: int, own_mac: bytes, gateway_mac: bytes) -> bytes:
     """`token` as `Token.packed`: the kernel keeps the higher one (rule W2). MACs are NO_MAC for WayKind.LOCAL."""
     return struct.pack("=QII6s6s4x", token, kind, ifindex, own_mac, gateway_mac)
+
+
+def way_under_hint(way: bytes | None, hint: bytes) -> bytes | None:
+    """The way that a hint stands in for, or the hint's own where it is in force under the same token."""
+    token = way[:8] if way is not None else bytes(8)
+    return hint[:32] if hint[:8] == token and any(hint[32:40]) else way
+
+
+def beat_rows(at_ns: int) -> dict[bytes, bytes]:
+    """CLOCK_BOOTTIME at which the agent lived: the only row of its map."""
+    return {bytes(4): struct.pack("=Q", at_ns)}
 
 
 def floating_ip_value(ifindex: int, mac: bytes) -> bytes:

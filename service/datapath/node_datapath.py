@@ -41,6 +41,7 @@ _DRIVEN_MAPS = (
     MapName.RULES,
     MapName.CLUSTER,
     MapName.WAYS,
+    MapName.AGENT_BEAT,
     MapName.FLOATING_IPS,
     MapName.ENDPOINTS,
     MapName.MEMBERS,
@@ -74,6 +75,7 @@ class NodeDatapath:
         self._stack = AsyncExitStack()
         self._attached: dict[int, str] = {}
         self._uplinks: tuple[LocalUplink, ...] = ()
+        self._addresses: frozenset[IPv4Address] = frozenset()
         self._egw_ifindex = 0
         self._has_netfilter = False
         self.netlink = Netlink(sysctl=_sysctl(settings))
@@ -118,6 +120,11 @@ class NodeDatapath:
         return self._uplinks
 
     @property
+    def addresses(self) -> frozenset[IPv4Address]:
+        """Every IPv4 address of every interface, as of the last `refresh_uplinks`."""
+        return self._addresses
+
+    @property
     def egw_ifindex(self) -> int:
         """Of the steering device; another one after somebody has deleted it and `repair` has made it anew."""
         return self._egw_ifindex
@@ -142,6 +149,10 @@ class NodeDatapath:
             if layout.parse_endpoint_key(key)[1] != self._egw_ifindex
         }
         ways = self._loaded.map(MapName.WAYS).items()
+        # Where an address went while there was no agent is known by a hint alone.
+        for key, hint in self._loaded.map(MapName.WAY_HINTS).items().items():
+            way = layout.way_under_hint(ways.get(key), hint)
+            ways |= {key: way} if way is not None else {}
         return Inheritance(steered, devices, endpoints, ways, tuple(rule_sets.values()))
 
     async def refresh_uplinks(self) -> bool:
@@ -149,7 +160,9 @@ class NodeDatapath:
         names = self._settings.datapath.uplinks or await self.netlink.default_route_interfaces()
         bind = self._settings.bind_address
         uplinks = []
-        for interface in await self.netlink.interfaces():
+        interfaces = await self.netlink.interfaces()
+        self._addresses = frozenset(address.ip for interface in interfaces for address in interface.addresses)
+        for interface in interfaces:
             if not interface.addresses:
                 continue
             is_named = interface.name in names

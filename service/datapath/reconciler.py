@@ -26,6 +26,8 @@ class Reconciler:
         """The objects; whoever reads the source feeds it."""
         self.steering = Steering()
         self._uplinks: tuple[LocalUplink, ...] = ()
+        self._addresses: frozenset[IPv4Address] = frozenset()
+        """Of all interfaces of this node."""
         self._egw_ifindex = 0
         self._nodes: tuple[GatewayNode, ...] = ()
         self._assignments: Mapping[IPv4Address, Assignment] = {}
@@ -81,6 +83,13 @@ class Reconciler:
         """Take the node's uplinks as they are now; none is a state like any other."""
         self._uplinks = uplinks
 
+    def learn_addresses(self, addresses: frozenset[IPv4Address]) -> bool:
+        """Take every address of every interface of this node. False where nothing is new."""
+        if addresses == self._addresses:
+            return False
+        self._addresses = addresses
+        return True
+
     def learn_steering_device(self, ifindex: int) -> None:
         """Take the interface index of the steering device; it changes where somebody has deleted the device."""
         self._egw_ifindex = ifindex
@@ -134,14 +143,23 @@ class Reconciler:
     def floating_ips(self) -> tuple[IPv4Address, ...]:
         """Every floating IP of the spec, the leader's table or a location: the fence knows them all.
 
-        But never a node's own address, nor a network's or a broadcast address: the fence would cut the node off.
+        But never an address of a node's interface, nor a network's or a broadcast address: the fence would cut off
+        whoever has it.
         """
+        known = self._heard_of()
+        own = {uplink.address.ip for uplink in self._uplinks} | self._addresses
+        return tuple(ip for ip in known if ip not in own and address_fault(ip, self._nodes) is None)
+
+    def own_addresses(self) -> tuple[IPv4Address, ...]:
+        """What is a floating IP to others and an address of an interface here: never ours to hold."""
+        return tuple(sorted(ip for ip in self._heard_of() if ip in self._addresses))
+
+    def _heard_of(self) -> dict[IPv4Address, None]:
         gateway = self._index.gateway()
         known: dict[IPv4Address, None] = dict.fromkeys(gateway.floating_ips if gateway else ())
         known |= dict.fromkeys(sorted(self._assignments))
         known |= dict.fromkeys(sorted(self._locations))
-        own = {uplink.address.ip for uplink in self._uplinks}
-        return tuple(ip for ip in known if ip not in own and address_fault(ip, self._nodes) is None)
+        return known
 
     def local_selections(self) -> dict[IPv4Address, Selection]:
         """This node's selected pods by address."""

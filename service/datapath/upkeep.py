@@ -99,6 +99,8 @@ class Upkeep:
                         self._uplinks_changed()
                 except TransientError as error:
                     _log.warning("uplinks: %s", error)
+                if self._reconciler.learn_addresses(self._datapath.addresses):
+                    self._changed()
                 self.devices_wanted.set()
 
     async def repair(self) -> None:

@@ -24,6 +24,10 @@ CONFLICT_TABLE = "conflict"
 gone."""
 
 
+OWN_ADDRESSES_MAX = 16
+"""So that metadata stay below their bound; of further ones ARP probes tell."""
+
+
 @dataclass(frozen=True, slots=True)
 class MemberMetadata:
     """What every member tells all others about itself."""
@@ -38,6 +42,8 @@ class MemberMetadata:
     """Release of its process, for people."""
     start_id: int
     """Of its process; it is the start id that its datagrams are sealed under."""
+    own_addresses: tuple[IPv4Address, ...] = ()
+    """Listed floating IPs that are its own interfaces' addresses; at most OWN_ADDRESSES_MAX."""
 
 
 class _Metadata(msgspec.Struct, array_like=True):
@@ -50,6 +56,7 @@ class _Metadata(msgspec.Struct, array_like=True):
     start_id: int
     interfaces: tuple[str, ...] = ()
     """Of each segment. Members of versions before this field ignore it."""
+    own_addresses: tuple[bytes, ...] = ()
 
 
 class _AssignmentRow(msgspec.Struct, array_like=True):
@@ -106,6 +113,7 @@ def encode_metadata(metadata: MemberMetadata) -> bytes:
             metadata.version,
             metadata.start_id,
             tuple(segment.interface for segment in metadata.segments),
+            tuple(address.packed for address in metadata.own_addresses[:OWN_ADDRESSES_MAX]),
         )
     )
 
@@ -132,7 +140,8 @@ def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
         )
         if any(len(segment.mac) != _MAC_LENGTH for segment in segments):
             raise ValueError("a MAC of another length than six bytes")
-        return MemberMetadata(NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id)
+        own = tuple(IPv4Address(address) for address in raw.own_addresses[:OWN_ADDRESSES_MAX])
+        return MemberMetadata(NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id, own)
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerError(f"metadata of {member or 'a member'}: {error}") from error
 

@@ -38,9 +38,14 @@ class ConflictWatch:
     """`want` the addresses in question, `run` in a TaskGroup; `changed` is called whenever an answer changes."""
 
     def __init__(
-        self, *, is_member: Callable[[bytes], bool], changed: Callable[[], None], probe: Probe = _probe_by_arp
+        self,
+        *,
+        is_holder: Callable[[IPv4Address, bytes], bool],
+        changed: Callable[[], None],
+        probe: Probe = _probe_by_arp,
     ) -> None:
-        self._is_member = is_member
+        """`is_holder`: whether the MAC is of the member that says it holds the address."""
+        self._is_holder = is_holder
         self._changed = changed
         self._probe = probe
         self._wanted: dict[IPv4Address, ProbePoint] = {}
@@ -84,7 +89,7 @@ class ConflictWatch:
         except TransientError as error:
             _log.warning("cannot ask on %s who has %s: %s", point.ifname, address, error)
             return False
-        if owner is not None and self._is_member(owner):
+        if owner is not None and self._is_holder(address, owner):
             owner = None
         if self._wanted.get(address) != point:
             return True

@@ -85,8 +85,19 @@ def _unplaced(facts: Facts, gateway: NetworkGateway) -> Iterator[Problem]:
 def _conflicts(facts: Facts, gateway: NetworkGateway) -> Iterator[Problem]:
     for floating_ip, mac in facts.conflicts.items():
         if floating_ip in gateway.floating_ips:
-            message = f"{mac.hex(':')}, which is no node's, answers for {floating_ip}; free the address or list another"
+            held = facts.holders.get(floating_ip)
+            use = (
+                f"uses {floating_ip} too, which {held.node} holds and defends" if held else f"answers for {floating_ip}"
+            )
+            message = f"{mac.hex(':')}, {_owner(facts, mac)}, {use}; free the address or list another"
             yield Problem("FloatingIPConflict", str(floating_ip), message)
+
+
+def _owner(facts: Facts, mac: bytes) -> str:
+    for node in facts.nodes:
+        if any(segment.mac == mac for segment in node.segments):
+            return f"the MAC of node {node.name}"
+    return "which is no node's"
 
 
 def _missed(facts: Facts, gateway: NetworkGateway) -> Iterator[Problem]:

@@ -115,5 +115,5 @@ def _floating_ips(
 def _reason(assignment: Assignment | None, stranger: bytes | None) -> str:
     """Why nobody holds it; empty where nothing stands in the way."""
     if stranger is not None:
-        return f"FloatingIPConflict: {stranger.hex(':')}, which is no member, answers for this address"
+        return f"FloatingIPConflict: {stranger.hex(':')} answers for this address"
     return assignment.reason if assignment else "not assigned yet"

@@ -76,6 +76,17 @@ class Kept(Protocol):
         """How often each has failed since the start."""
 
 
+class Watching(Protocol):
+    """What is heard on the segments."""
+
+    def conflicts(self) -> Sized:
+        """Held addresses that somebody else uses."""
+
+    @property
+    def defences(self) -> int:
+        """Since the start."""
+
+
 class Refusing(Protocol):
     """A socket, by what it has refused."""
 
@@ -138,6 +149,21 @@ class KeeperCollector(Collector):
                 family.add_metric([label], count)
         yield errors
         yield refused
+
+
+class SegmentCollector(Collector):
+    """What others do on the segments of a node."""
+
+    def __init__(self, watched: Watching) -> None:
+        self._watched = watched
+
+    def collect(self) -> Iterator[Metric]:
+        """Conflicts of now, and how often an address was defended."""
+        conflicts = len(self._watched.conflicts())
+        text = "Floating IPs held here that somebody else uses too"
+        yield GaugeMetricFamily("egressgw_floating_ip_conflicts", text, value=conflicts)
+        text = "Announcements of a held floating IP against somebody else's"
+        yield CounterMetricFamily("egressgw_floating_ip_defences", text, value=self._watched.defences)
 
 
 class AuditCollector(Collector):

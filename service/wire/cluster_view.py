@@ -128,12 +128,27 @@ class ClusterView:
         self._machine.set_seeds(seeds, now_ns=self._clock())
         self.pump.wake()
 
-    def describe(self, *, ready: bool, segments: tuple[Segment, ...], role: NodeRole, schedulable: bool) -> None:
+    def describe(
+        self,
+        *,
+        ready: bool,
+        segments: tuple[Segment, ...],
+        role: NodeRole,
+        schedulable: bool,
+        own_addresses: tuple[IPv4Address, ...] = (),
+    ) -> None:
         """Tell the others whether this node may hold floating IPs and on which segments; a no-op if unchanged.
 
         Also before this is entered: a member whose first word does not say where it is would be cut off by its peers.
         """
-        metadata = replace(self._metadata, ready=ready, segments=segments, role=role, schedulable=schedulable)
+        metadata = replace(
+            self._metadata,
+            ready=ready,
+            segments=segments,
+            role=role,
+            schedulable=schedulable,
+            own_addresses=own_addresses,
+        )
         metadata = row.fitting(metadata, METADATA_BYTES_MAX)
         self._untold = len(segments) - len(metadata.segments)
         if metadata == self._metadata:
@@ -239,6 +254,7 @@ class ClusterView:
                 ready=metadata.ready,
                 segments=metadata.segments,
                 schedulable=metadata.schedulable,
+                own_addresses=metadata.own_addresses,
             )
             for name, (member, metadata) in self.members().items()
             if metadata.role is not NodeRole.CONTROLLER and member.state is not MemberState.LEFT

@@ -75,3 +75,16 @@ def test_a_silent_elector_or_a_lost_majority_keeps_other_nodes_from_being_restar
     assert "silent for the longest lease" in keeper_reasons(silent)[0]
     alone = LeaseReport(held=(), elector=False, voting=False, scheduling="fifo", majority=False)
     assert keeper_reasons(alone) == ["the lease keeper sees no majority of electors"]
+
+
+def test_a_members_own_address_has_no_uplink_that_serves_it() -> None:
+    told = compose_heartbeat(
+        is_ready=True,
+        parts={},
+        is_claimable=lambda floating_ip: False,
+        floating_ips=(),
+        uplinks=(UPLINK,),
+        electorate=None,
+        refused=(FLOATING_IP,),
+    )
+    assert [(uplink.floating_ip, uplink.carrier) for uplink in told.uplinks] == [(str(FLOATING_IP), False)]

@@ -8,9 +8,11 @@ import pytest
 from service.agent.conflicts import Conflicts
 from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
+from service.agent.segment_watch import SegmentWatch
 from service.agent.turn import Turn
 from service.audit.outbox import Origin, Outbox
 from service.audit.recorder import AgentRecorder
+from service.datapath import layout
 from service.datapath.layout import MapName
 from service.datapath.reconciler import Reconciler
 from service.datapath.upkeep import Upkeep
@@ -63,7 +65,15 @@ class Site:
             neighbours=Neighbours(
                 settings, self.cluster, self.reconciler, start_id=7, clock=now_ns, changed=self.dirty.set
             ),
-            conflicts=Conflicts(self.reconciler, self.cluster, recorder, wall_clock=lambda: 1, changed=self.dirty.set),
+            conflicts=Conflicts(
+                self.reconciler,
+                self.cluster,
+                recorder,
+                SegmentWatch(self.reconciler, clock=now_ns, held=tuple, changed=self.dirty.set),
+                clock=now_ns,
+                wall_clock=lambda: 1,
+                changed=self.dirty.set,
+            ),
             netfilter=NetfilterDifference(self.datapath, self.reconciler),
             dirty=self.dirty,
         )
@@ -92,6 +102,7 @@ async def test_a_turn_writes_netfilter_and_rows_and_asks_for_the_pods_device(tmp
     assert site.said[-1].ready
     assert len(site.datapath.netfilter) == 1
     assert site.datapath.written[MapName.FLOATING_IPS]
+    assert site.datapath.written[MapName.AGENT_BEAT] == layout.beat_rows(now_ns()), "hints need not last (W2)"
     assert site.upkeep.devices_wanted.is_set()
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
 
@@ -30,6 +31,8 @@ from service.model.lease import Stamp
 from service.model.machine import Address
 from service.model.objects import Change, ClusterNode, Kind, ObjectKey, Synced, Upsert
 from service.network.announcer import Announcer
+from service.network.arp import ArpPacket, ArpSender, gratuitous_arp_frames
+from service.network.arp_listener import ArpListener
 from service.settings import GossipSettings, HttpSettings, PortSettings, Settings
 from service.sources.manifests.source import ManifestsSource
 from service.wire.cluster_view import ClusterView
@@ -234,6 +237,44 @@ async def test_an_address_that_nobody_has_held_and_that_cannot_be_asked_about_is
         await until(lambda: site.heartbeats and site.heartbeats[-1].uplinks)
         await asyncio.sleep(0.1)
         assert site.heartbeats[-1].claims == ()
+
+
+async def test_a1_an_address_of_an_interface_is_told_to_keeper_and_members_and_left_to_its_owner(
+    tmp_path: Path,
+) -> None:
+    ports = free_ports()
+    one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
+    two.datapath._addresses = frozenset((FLOATING_IP,))
+    async with one.running() as first, two.running() as second:
+        one.hold()
+        first._cluster.publish_assignment(Assignment(FLOATING_IP, NODE, OTHER, Stamp(3, 4)))
+        for site in (one, two):
+            await until(lambda site=site: [link.carrier for link in site.heartbeats[-1].uplinks] == [False])
+            assert site.heartbeats[-1].claims == ()
+            await until(lambda site=site: FLOATING_IP.packed not in site.datapath.content[MapName.FLOATING_IPS])
+        assert "is an address of an interface of this node" in str(second.status()["troubles"])
+
+
+async def test_a2_who_else_uses_a_held_address_is_heard_told_and_answered(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listened: list[list[tuple[str, int]]] = []
+    sent: list[bytes] = []
+    stranger = b"\2\0\0\0\0\x63"
+    monkeypatch.setattr(ArpListener, "listen", lambda listener, interfaces: listened.append(list(interfaces)))
+    monkeypatch.setattr(ArpSender, "send", lambda sender, interface, frame: sent.append(frame))
+    async with site.running() as agent:
+        site.hold()
+        await until(lambda: agent._segment_watch._defence.holds(FLOATING_IP))
+        sent.clear()
+        agent._segment_watch.hear("none0", ArpPacket(1, stranger, FLOATING_IP, bytes(6), FLOATING_IP))
+        await until(lambda: agent._cluster.conflicts() == {FLOATING_IP: stranger})
+        await until(lambda: gratuitous_arp_frames(agent._datapath.uplinks[0].mac, FLOATING_IP)[0] in sent)
+        assert "FloatingIPConflict" in str(agent.status()["troubles"])
+        url = f"http://{site.settings.http.address}:{site.settings.ports.http}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            assert "egressgw_floating_ip_defences_total 1.0" in await answer.text()
+        assert listened[-1] == [("none0", 2)]
 
 
 async def test_the_start_is_on_record(site: Site) -> None:

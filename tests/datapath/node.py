@@ -186,9 +186,14 @@ class Node:
             self.map(MapName.SELECTED).update(key, value)
 
     def way(
-        self, kind: int = WayKind.L2, *, floating_ip: IPv4Address = FLOATING_IP, gateway_mac: bytes = HOLDER_MAC
+        self,
+        kind: int = WayKind.L2,
+        *,
+        floating_ip: IPv4Address = FLOATING_IP,
+        gateway_mac: bytes = HOLDER_MAC,
+        token: int = TOKEN,
     ) -> None:
-        value = struct.pack("=QII6s6s4x", TOKEN, kind, UPLINK.ifindex, UPLINK.mac, gateway_mac)
+        value = struct.pack("=QII6s6s4x", token, kind, UPLINK.ifindex, UPLINK.mac, gateway_mac)
         self.map(MapName.WAYS).update(floating_ip.packed, value)
 
     def announce(self, pod: IPv4Address = POD, *, device: Device = UPLINK, node_mac: bytes = NODE_A_MAC) -> None:
@@ -237,6 +242,15 @@ class Node:
         value = self.map(MapName.WAYS).lookup(floating_ip.packed)
         return value[22:28] if value else None
 
+    def hint_mac(self, floating_ip: IPv4Address = FLOATING_IP) -> bytes | None:
+        value = self.map(MapName.WAY_HINTS).lookup(floating_ip.packed)
+        return value[22:28] if value and any(value[32:40]) else None
+
+    def beat(self, *, age_s: float = 0.0) -> None:
+        """The agent lived so long ago."""
+        for key, value in layout.beat_rows(boot_ns() - round(age_s * 1e9)).items():
+            self.map(MapName.AGENT_BEAT).update(key, value)
+
     def binding(self, flow: Flow) -> Binding | None:
         value = self.map(MapName.BINDINGS).lookup(_binding_key(flow))
         return Binding(IPv4Address(value[:4]), int.from_bytes(value[4:6], "big")) if value else None
@@ -273,7 +287,7 @@ class Node:
         self.map(MapName.REVERSE_BINDINGS).update(reverse_key(flow, nat_port, FLOATING_IP), reverse_value(older))
 
 
-_ARRAYS = (MapName.CONFIG, MapName.COUNTERS)
+_ARRAYS = (MapName.CONFIG, MapName.COUNTERS, MapName.AGENT_BEAT)
 
 
 def _binding_key(flow: Flow) -> bytes:

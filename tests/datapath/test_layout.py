@@ -46,6 +46,8 @@ MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
     MapName.RULES: ("rule_key", "rule_value"),
     MapName.CLUSTER: ("cluster_key", 4),
     MapName.WAYS: (4, "way"),
+    MapName.WAY_HINTS: (4, "way_hint"),
+    MapName.AGENT_BEAT: (4, 8),
     MapName.FLOATING_IPS: (4, "floating_ip"),
     MapName.LEASE_DEADLINES: (4, "lease"),
     MapName.ENDPOINTS: ("endpoint_key", "endpoint"),

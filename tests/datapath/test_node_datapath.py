@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
+from service.datapath import layout
+from service.datapath.layout import MapName, WayKind
 from service.datapath.node_datapath import STEERING_DEVICE, NodeDatapath
 from service.model.errors import OperatorError, TransientError
 from service.network.link import Interface
@@ -243,3 +245,42 @@ async def test_without_any_uplink_the_steering_device_is_kept_and_nothing_ends(t
     assert await site.datapath.refresh_uplinks()
     assert not await site.datapath.repair()
     assert site.datapath.egw_ifindex == site.netlink.steering_index
+
+
+async def test_w2_a_restarted_agent_goes_on_with_where_an_address_went_while_there_was_none(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    told, heard = (layout.way_value(7, WayKind.L2, 2, bytes(6), bytes((2, 0, 0, 0, 0, one))) for one in (1, 2))
+    old = layout.way_value(6, WayKind.L2, 2, bytes(6), bytes(6))
+    first, second, third, fourth = (bytes((192, 168, 1, one)) for one in (100, 101, 102, 103))
+    content: dict[str, dict[bytes, bytes]] = {
+        MapName.WAYS: dict.fromkeys((first, second, third), told),
+        MapName.WAY_HINTS: {
+            first: heard + (1).to_bytes(8, "little"),
+            second: heard + bytes(8),
+            third: old + (1).to_bytes(8, "little"),
+            fourth: bytes(8) + heard[8:] + (1).to_bytes(8, "little"),
+        },
+    }
+
+    class Left:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def items(self) -> dict[bytes, bytes]:
+            return content.get(self.name, {})
+
+    site.datapath._loaded.map = Left  # type: ignore[assignment, method-assign]
+    assert site.datapath.inherited().ways == {
+        first: heard,
+        second: told,
+        third: told,
+        fourth: bytes(8) + heard[8:],
+    }
+
+
+async def test_a1_every_address_of_every_interface_is_known(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    virtual = IPv4Interface("192.168.1.100/32")
+    site.netlink.links = (ETH0, replace(VETH, addresses=(virtual,)))
+    await site.datapath.refresh_uplinks()
+    assert site.datapath.addresses == {ETH0.addresses[0].ip, virtual.ip}

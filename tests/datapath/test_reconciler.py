@@ -1,5 +1,6 @@
 """What one agent's view makes of the maps, above all while it knows little (start, failover, bad addresses)."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from service.datapath import layout
@@ -64,6 +65,25 @@ def test_a_nodes_own_address_never_becomes_a_floating_ip_of_the_fence() -> None:
     assert list(known.rows()[MapName.FLOATING_IPS]) == [FLOATING_IP.packed]
     known.learn_members((), {})
     assert IPv4Address("192.168.1.21").packed not in known.rows()[MapName.FLOATING_IPS]
+
+
+def test_an_address_that_comes_to_any_interface_leaves_the_fence_at_once_and_comes_back_with_its_going() -> None:
+    """The fence would cut off whoever put it there, such as kube-vip."""
+    known = reconciler()
+    assert known.learn_addresses(frozenset((FLOATING_IP,)))
+    assert FLOATING_IP.packed not in known.rows()[MapName.FLOATING_IPS]
+    assert known.own_addresses() == (FLOATING_IP,)
+    assert not known.learn_addresses(frozenset((FLOATING_IP,)))
+    assert known.learn_addresses(frozenset())
+    assert FLOATING_IP.packed in known.rows()[MapName.FLOATING_IPS]
+    assert known.own_addresses() == ()
+
+
+def test_a_members_own_address_is_not_behind_the_fence_here() -> None:
+    known = reconciler()
+    owner = replace(node("worker2", 22), own_addresses=(FLOATING_IP,))
+    known.learn_members((node("worker1", 21, UPLINK.mac), owner), {})
+    assert FLOATING_IP.packed not in known.rows()[MapName.FLOATING_IPS]
 
 
 def test_a_broadcast_address_never_becomes_a_floating_ip_of_the_fence() -> None:

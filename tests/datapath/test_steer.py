@@ -1,10 +1,11 @@
 """The steering device: the final lookup after netfilter, and the way to the holder (rules W1, W3)."""
 
+import struct
 from ipaddress import IPv4Address
 
 import pytest
 
-from service.datapath.layout import SelectedState, WayKind
+from service.datapath.layout import MapName, SelectedState, WayKind
 from service.model.drop import DropReason
 from tests.datapath import packet
 from tests.datapath.node import (
@@ -13,9 +14,11 @@ from tests.datapath.node import (
     FLOWS,
     HOLDER_MAC,
     MARK,
+    NODE_A_MAC,
     OTHER_FLOATING_IP,
     POD,
     TCP_FLOW,
+    TOKEN,
     Flow,
     Node,
 )
@@ -163,3 +166,56 @@ def test_a_local_pod_that_was_not_announced_is_dropped(own_gateway: Node) -> Non
     own_gateway.withdraw(device=EGW)
     assert enter_egw(own_gateway).verdict == SHOT
     assert own_gateway.drops() == {(None, DropReason.UNKNOWN_ENDPOINT): 1}
+
+
+# ---- hints ----
+
+
+def hint(node: Node, gateway_mac: bytes = NODE_A_MAC, *, token: int = TOKEN, until_ns: int = 2**62) -> None:
+    """A member's announcement was heard, and is believed until then."""
+    node.way(gateway_mac=gateway_mac, token=token)
+    way = node.map(MapName.WAYS).lookup(FLOATING_IP.packed)
+    assert way is not None
+    node.map(MapName.WAY_HINTS).update(FLOATING_IP.packed, way + struct.pack("=Q", until_ns))
+    node.way()
+
+
+def heading(node: Node) -> bytes:
+    """The MAC that a steered packet is sent to."""
+    return packet.read(reach_egw(node).frame).destination
+
+
+def test_w2_a_hint_is_followed_until_its_time_is_over(pod_node: Node) -> None:
+    pod_node.beat()
+    hint(pod_node)
+    assert heading(pod_node) == NODE_A_MAC
+    hint(pod_node, until_ns=1)
+    assert heading(pod_node) == HOLDER_MAC
+
+
+def test_w2_without_an_agent_a_hint_stays_in_force_but_not_one_that_was_ended(pod_node: Node) -> None:
+    """A failover while the agent is restarted must not wait for it."""
+    pod_node.beat(age_s=4)
+    hint(pod_node, until_ns=1)
+    assert heading(pod_node) == NODE_A_MAC
+    hint(pod_node, until_ns=0)
+    assert heading(pod_node) == HOLDER_MAC
+
+
+def test_w2_a_hint_never_outranks_a_newer_authenticated_word(pod_node: Node) -> None:
+    hint(pod_node)
+    pod_node.way(token=TOKEN + 1)
+    assert heading(pod_node) == HOLDER_MAC
+
+
+def test_w2_a_hint_stands_in_where_there_is_no_way_at_all(pod_node: Node) -> None:
+    pod_node.beat()
+    hint(pod_node, token=0)
+    pod_node.map(MapName.WAYS).delete(FLOATING_IP.packed)
+    assert heading(pod_node) == NODE_A_MAC
+
+
+def test_w2_a_node_that_holds_the_lease_follows_no_hint(own_gateway: Node) -> None:
+    hint(own_gateway)
+    own_gateway.way(WayKind.LOCAL)
+    assert heading(own_gateway) == EGW.mac

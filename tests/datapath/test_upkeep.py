@@ -195,6 +195,20 @@ async def test_a_changed_uplink_is_attached_and_told_and_an_unchanged_one_is_not
 
 
 @in_virtual_time
+async def test_addresses_of_interfaces_are_learned_as_they_come_and_go(tmp_path: Path) -> None:
+    site, links = Site(tmp_path), Links()
+    site.datapath.link_monitor = lambda: links  # type: ignore[assignment, method-assign, return-value]
+    floating_ip = IPv4Address("192.168.1.100")
+    async with site.running(site.upkeep.follow_links):
+        for addresses in (frozenset((floating_ip,)), frozenset[IPv4Address]()):
+            site.datapath._addresses = addresses
+            links.reports.put_nowait(None)
+            await asyncio.sleep(0.1)
+            assert site.reconciler.own_addresses() == tuple(addresses)
+    assert (site.changes, site.uplink_changes) == (2, 0)
+
+
+@in_virtual_time
 async def test_links_that_cannot_be_read_now_are_read_at_the_next_report(tmp_path: Path) -> None:
     site, links = Site(tmp_path), Links()
     site.datapath.link_monitor = lambda: links  # type: ignore[assignment, method-assign, return-value]

@@ -1,4 +1,4 @@
-"""ARP at the uplink: the holder alone answers for a floating IP, and a member's announcement moves the way (G1, W2)."""
+"""ARP at the uplink: the holder alone answers for a floating IP, and a member's word is a hint of the way (G1, W2)."""
 
 from ipaddress import IPv4Address
 
@@ -14,6 +14,7 @@ from tests.datapath.node import (
     ROUTER,
     ROUTER_MAC,
     STRANGER_MAC,
+    TOKEN,
     Node,
 )
 from tests.datapath.packet import BROADCAST
@@ -101,48 +102,83 @@ def test_a_reply_to_somebody_elses_question_is_not_answered(gateway: Node) -> No
 
 
 @both_forms
-def test_a_members_announcement_moves_the_way(node: Node, operation: int) -> None:
+def test_w2_a_members_announcement_is_a_hint_and_leaves_the_told_way_as_it_is(node: Node, operation: int) -> None:
     node.member(NODE_A_MAC)
     node.way(gateway_mac=HOLDER_MAC)
     hear(node, announcement(NODE_A_MAC, operation))
-    assert node.way_mac() == NODE_A_MAC
+    assert (node.hint_mac(), node.way_mac()) == (NODE_A_MAC, HOLDER_MAC)
     assert node.counters() == {"way_learned": 1}
 
 
-def test_an_announcement_makes_a_way_where_there_was_none(node: Node) -> None:
+def test_w2_an_announcement_is_a_hint_where_there_was_no_way(node: Node) -> None:
     node.member(NODE_A_MAC)
     hear(node, announcement(NODE_A_MAC))
-    assert node.way_mac() == NODE_A_MAC
+    assert (node.hint_mac(), node.way_mac()) == (NODE_A_MAC, None)
 
 
-def test_a_learned_way_is_whole_and_keeps_the_token(node: Node) -> None:
-    """Else a later word with the same token could not correct it."""
+def test_w2_a_hint_is_whole_and_has_the_token_of_the_told_way(node: Node) -> None:
     node.member(NODE_A_MAC)
     node.way(gateway_mac=NODE_A_MAC)
     told = node.map("ways").lookup(FLOATING_IP.packed)
     node.way(gateway_mac=HOLDER_MAC)
     hear(node, announcement(NODE_A_MAC))
-    assert node.map("ways").lookup(FLOATING_IP.packed) == told
+    hint = node.map("way_hints").lookup(FLOATING_IP.packed)
+    assert hint is not None
+    assert hint[:32] == told
+
+
+def test_w2_while_the_agent_lives_there_is_one_hint_under_each_token(node: Node) -> None:
+    """Else whoever forges one after the other would keep every way dark."""
+    node.beat()
+    node.member(NODE_A_MAC)
+    node.member(ROUTER_MAC)
+    node.way(gateway_mac=HOLDER_MAC)
+    hear(node, announcement(NODE_A_MAC))
+    hear(node, announcement(ROUTER_MAC))
+    assert node.hint_mac() == NODE_A_MAC
+    node.beat(age_s=4)
+    hear(node, announcement(ROUTER_MAC))
+    assert node.hint_mac() == ROUTER_MAC, "without an agent nobody hears the authenticated word"
+
+
+def test_w2_a_newer_token_may_be_hinted_at_again(node: Node) -> None:
+    node.beat()
+    node.member(NODE_A_MAC)
+    node.member(ROUTER_MAC)
+    node.way(gateway_mac=HOLDER_MAC)
+    hear(node, announcement(NODE_A_MAC))
+    node.way(gateway_mac=HOLDER_MAC, token=TOKEN + 1)
+    hear(node, announcement(ROUTER_MAC))
+    assert node.hint_mac() == ROUTER_MAC
+
+
+def test_w2_the_told_holders_announcement_ends_a_hint(node: Node) -> None:
+    node.member(NODE_A_MAC)
+    node.member(HOLDER_MAC)
+    node.way(gateway_mac=HOLDER_MAC)
+    hear(node, announcement(NODE_A_MAC))
+    hear(node, announcement(HOLDER_MAC))
+    assert node.hint_mac() is None
 
 
 def test_a_strangers_announcement_moves_nothing(node: Node) -> None:
     node.way(gateway_mac=HOLDER_MAC)
     hear(node, announcement(STRANGER_MAC))
-    assert node.way_mac() == HOLDER_MAC
+    assert node.hint_mac() is None
 
 
 def test_a_member_is_known_by_interface(node: Node) -> None:
     node.member(NODE_A_MAC, UPLINK_2)
     node.way(gateway_mac=HOLDER_MAC)
     hear(node, announcement(NODE_A_MAC))
-    assert node.way_mac() == HOLDER_MAC
+    assert node.hint_mac() is None
 
 
 def test_an_announcement_on_a_segment_that_is_not_the_floating_ips_moves_nothing(node: Node) -> None:
     node.member(NODE_A_MAC, UPLINK_2)
     node.way(gateway_mac=HOLDER_MAC)
     hear(node, announcement(NODE_A_MAC), UPLINK_2)
-    assert node.way_mac() == HOLDER_MAC
+    assert node.hint_mac() is None
 
 
 def test_while_this_node_holds_the_lease_nobodys_announcement_moves_the_way(node: Node) -> None:
@@ -150,7 +186,7 @@ def test_while_this_node_holds_the_lease_nobodys_announcement_moves_the_way(node
     node.way(WayKind.LOCAL, gateway_mac=HOLDER_MAC)
     node.hold()
     hear(node, announcement(NODE_A_MAC))
-    assert node.way_mac() == HOLDER_MAC
+    assert node.hint_mac() is None
 
 
 def test_a_former_holder_follows_the_new_one(node: Node) -> None:
@@ -159,7 +195,7 @@ def test_a_former_holder_follows_the_new_one(node: Node) -> None:
     node.hold()
     node.end_lease()
     hear(node, announcement(NODE_A_MAC))
-    assert node.way_mac() == NODE_A_MAC
+    assert node.hint_mac() == NODE_A_MAC
 
 
 def test_an_announcement_of_what_is_known_writes_nothing(node: Node) -> None:
@@ -172,7 +208,7 @@ def test_an_announcement_of_what_is_known_writes_nothing(node: Node) -> None:
 def test_an_announcement_of_an_ordinary_address_is_the_hosts_alone(node: Node) -> None:
     node.member(NODE_A_MAC)
     hear(node, announcement(NODE_A_MAC, address=ROUTER))
-    assert node.way_mac(ROUTER) is None
+    assert node.hint_mac(ROUTER) is None
 
 
 def test_learning_and_swallowing_are_not_drops_of_pod_traffic(node: Node) -> None:

@@ -13,7 +13,7 @@ from tests.virtual_time import in_virtual_time, now_ns
 
 ADDRESS = IPv4Address("192.168.1.100")
 POINT, OTHER_POINT = ProbePoint("eth0", b"\2\0\0\0\0\1"), ProbePoint("eth1", b"\2\0\0\0\0\4")
-MEMBER, STRANGER = b"\2\0\0\0\0\2", b"\2\0\0\0\0\3"
+HOLDER, STRANGER = b"\2\0\0\0\0\2", b"\2\0\0\0\0\3"
 PROBE_S = 0.2
 
 
@@ -36,7 +36,7 @@ class Segment:
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[ConflictWatch]:
         watch = ConflictWatch(
-            is_member=lambda mac: mac == MEMBER,
+            is_holder=lambda address, mac: mac == HOLDER,
             changed=lambda: self.changes.append(now_ns() / 1e9),
             probe=self.probe,
         )
@@ -98,8 +98,8 @@ async def test_a_stranger_is_asked_again_every_ten_seconds_until_it_is_gone() ->
 
 
 @in_virtual_time
-async def test_a_member_that_answers_is_only_the_present_holder() -> None:
-    segment = Segment(MEMBER)
+async def test_the_present_holder_may_answer() -> None:
+    segment = Segment(HOLDER)
     async with segment.watched() as watch:
         watch.want({ADDRESS: POINT})
         await asyncio.sleep(1)

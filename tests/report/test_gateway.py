@@ -1,5 +1,6 @@
 """What is told of the gateway object: whether its addresses are held, and everything that is wrong."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -66,6 +67,24 @@ def test_a_stranger_at_a_floating_ip_is_told_by_its_mac_and_one_elsewhere_is_not
     site.conflicts = {IPv4Address(FIRST): b"\x02\0\0\0\0\x63"}
     assert "02:00:00:00:00:63, which is no node's, answers" in problems(site)["FloatingIPConflict"].message
     assert conditions(site)["Ready"]["reason"] == "FloatingIPConflict"
+
+
+def test_a2_who_else_uses_a_held_address_is_told_and_by_whose_mac() -> None:
+    site = two_held()
+    site.conflicts = {IPv4Address(FIRST): b"\x02\0\0\0\0\x63"}
+    message = conditions(site)["FloatingIPConflict"]["message"]
+    assert message.startswith("02:00:00:00:00:63, which is no node's, uses 192.168.1.100 too, which worker1 holds and")
+    assert conditions(site)["Ready"]["status"] == "True"
+    site.conflicts = {IPv4Address(FIRST): site.nodes[1].segments[0].mac}
+    assert f"the MAC of node {site.nodes[1].name}, uses" in conditions(site)["FloatingIPConflict"]["message"]
+    site.conflicts = {}
+    assert "FloatingIPConflict" not in conditions(site)
+
+
+def test_a1_an_address_of_a_members_interface_is_told_with_its_node() -> None:
+    site = two_held()
+    site.nodes = (replace(site.nodes[0], own_addresses=(IPv4Address(FIRST),)), *site.nodes[1:])
+    assert "is an address of an interface of node worker1" in conditions(site)["InvalidFloatingIP"]["message"]
 
 
 def test_a_floating_ip_that_is_a_nodes_own_address_is_told_with_its_place_in_the_spec() -> None:

@@ -15,6 +15,7 @@ from service.web.metrics import (
     DatapathCollector,
     KeeperCollector,
     RefusalCollector,
+    SegmentCollector,
     TaskCollector,
 )
 
@@ -196,4 +197,17 @@ def test_refused_datagrams_are_told_by_channel_and_reason() -> None:
     assert scraped(registered(RefusalCollector(sockets))) == [
         'egressgw_datagrams_refused_total{channel="gossip",reason="unknown-key"} 7.0',
         'egressgw_datagrams_refused_total{channel="lease",reason="replay"} 5.0',
+    ]
+
+
+def test_conflicts_of_now_and_defences_since_the_start_are_counted() -> None:
+    class Segments:
+        defences = 3
+
+        def conflicts(self) -> dict[str, bytes]:
+            return {"192.168.1.100": b""}
+
+    assert scraped(registered(SegmentCollector(Segments()))) == [
+        "egressgw_floating_ip_conflicts 1.0",
+        "egressgw_floating_ip_defences_total 3.0",
     ]

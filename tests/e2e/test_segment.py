@@ -1,0 +1,212 @@
+"""What others do on the segment: addresses taken, words forged, a port that lets nothing through.
+
+Judged from what every port of the fabric saw, and from where the router sends.
+"""
+
+import itertools
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from service.lab.namespace import inside
+from service.lab.traffic.frame import ETH_ARP, Frame, read_frames
+from service.network.arp import ETH_P_ARP, gratuitous_arp_frames
+from service.web.verdict import troubles
+from tests.e2e.site import FLOATING_IPS, Site, gateway
+
+pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.timeout(180)]
+
+FIRST, SECOND = FLOATING_IPS[:2]
+NEW = "192.168.1.103"
+
+
+def run(site: Site, place: str, *command: str) -> str:
+    return subprocess.run(site.lab.enter(place, *command), check=True, capture_output=True, text=True).stdout
+
+
+def is_answered(site: Site, address: str) -> bool:
+    """Whether anybody answers the router's ping to an address that it has to ask for first."""
+    subprocess.run(site.lab.enter("router", "ip", "neigh", "flush", "all"), check=True)
+    ping = subprocess.run(site.lab.enter("router", "ping", "-c1", "-W1", address), check=False, capture_output=True)
+    return ping.returncode == 0
+
+
+@contextmanager
+def own_address(site: Site, place: str, address: str, device: str = "eth0") -> Iterator[None]:
+    """As kube-vip or keepalived puts a virtual IP on an interface."""
+    run(site, place, "ip", "addr", "add", f"{address}/32", "dev", device)
+    try:
+        yield
+    finally:
+        run(site, place, "ip", "addr", "del", f"{address}/32", "dev", device)
+
+
+@contextmanager
+def frames_of(site: Site, path: Path) -> Iterator[list[Frame]]:
+    """What came out of every port meanwhile; the list is filled once it is over."""
+    frames: list[Frame] = []
+    site.lab.start_capture(path)
+    try:
+        yield frames
+    finally:
+        summary = site.lab.stop_capture(path)
+    assert summary["lost"] == 0, "the capture missed frames, so it proves nothing"
+    frames += read_frames(path)
+
+
+def speakers(frames: list[Frame], address: str) -> set[str]:
+    """Ports behind which somebody used the address as its own."""
+    return {frame.port for frame in frames if frame.source == IPv4Address(address)}
+
+
+def announce(site: Site, place: str, address: str, mac: bytes) -> None:
+    """Say on the segment, from that member's port, that the address is at this MAC."""
+    netns = next(member.netns for member in (*site.lab.plan.controllers, *site.lab.plan.nodes) if member.name == place)
+    frame, _ = gratuitous_arp_frames(mac, IPv4Address(address))
+
+    def send() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.bind(("eth0", ETH_P_ARP))
+            sender.send(frame[:6] + sender.getsockname()[4] + frame[12:])
+
+    inside(netns, send)
+
+
+def mac_of(site: Site, place: str) -> bytes:
+    link = json.loads(run(site, place, "ip", "-j", "link", "show", "dev", "eth0"))
+    return bytes.fromhex(str(link[0]["address"]).replace(":", ""))
+
+
+def defences(frames: list[Frame], port: str, address: str) -> list[Frame]:
+    """Announcements in request form, without those that follow a new lease."""
+    ip = IPv4Address(address)
+    return [
+        frame
+        for frame in frames
+        if (frame.ethertype, frame.port, frame.source, frame.destination, frame.arp_operation)
+        == (ETH_ARP, port, ip, ip, 1)
+    ]
+
+
+def pod_not_on(site: Site, *nodes: str) -> str:
+    return next(
+        pod.full_name for pod in site.lab.plan.pods if pod.full_name.startswith("alice/") and pod.node not in nodes
+    )
+
+
+def told(site: Site, node: str) -> str:
+    return "\n".join(troubles(site.status(node)))
+
+
+def gateway_conditions(site: Site) -> str:
+    return (site.lab.manifests / "status" / "anthosnetworkgateway.kube-system.default.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("owner_holds", "device"), [(True, "eth0"), (False, "lo")])
+def test_a1_an_address_that_comes_to_a_members_interface_is_given_up_and_left_to_it_alone(
+    site: Site, tmp_path: Path, owner_holds: bool, device: str
+) -> None:
+    site.wait_whole()
+    holder = str(site.holder(SECOND))
+    names = [node.name for node in site.lab.plan.nodes]
+    owner = holder if owner_holds else next(name for name in names if name != holder)
+    with own_address(site, owner, SECOND, device):
+        site.wait("it to be given up", lambda: all(site.holder(SECOND, asked=name) is None for name in names))
+        site.wait(
+            "its owner to tell", lambda: f"{SECOND} is an address of an interface of this node" in told(site, owner)
+        )
+        site.wait("the object to tell", lambda: f"{SECOND} is an address of an interface" in gateway_conditions(site))
+        with frames_of(site, tmp_path / "frames") as frames:
+            assert is_answered(site, SECOND)
+            time.sleep(3)
+            assert is_answered(site, SECOND)
+        assert speakers(frames, SECOND) == {f"{owner}-0"}
+        assert site.holder(SECOND) is None
+    site.wait_whole()
+    assert SECOND not in told(site, owner)
+    site.wait("the object to tell no more", lambda: "is an address of an interface" not in gateway_conditions(site))
+
+
+def test_a1_an_address_on_a_members_interface_is_never_taken_at_all(site: Site, tmp_path: Path) -> None:
+    site.wait_whole()
+    owner = "worker2"
+    with own_address(site, owner, NEW), frames_of(site, tmp_path / "frames") as frames:
+        site.apply("gateway.yaml", gateway(*FLOATING_IPS, NEW))
+        site.wait("the object to tell", lambda: f"{NEW} is an address of an interface" in gateway_conditions(site))
+        time.sleep(2)
+        assert is_answered(site, NEW)
+        assert site.status()["floatingIPs"][NEW]["holder"] is None
+    assert speakers(frames, NEW) == {f"{owner}-0"}
+    site.wait_held(NEW)
+    site.apply("gateway.yaml", gateway(*FLOATING_IPS))
+    site.wait("the address to be removed", lambda: NEW not in site.status()["floatingIPs"])
+
+
+@pytest.mark.parametrize("says_so", [True, False], ids=["announced", "silent"])
+def test_a2_who_takes_an_address_in_use_is_named_and_answered_and_traffic_goes_on(
+    site: Site, tmp_path: Path, says_so: bool
+) -> None:
+    site.wait_whole()
+    holder, thief = str(site.holder(FIRST)), site.lab.plan.controllers[0].name
+    mac = mac_of(site, thief)
+    time.sleep(8)  # The opening burst of announcements is over.
+    with own_address(site, thief, FIRST), frames_of(site, tmp_path / "frames") as frames:
+        with site.stream(pod_not_on(site, holder), interval_ms=20) as stream:
+            started = time.monotonic()
+            if says_so:
+                announce(site, thief, FIRST, mac)
+                time.sleep(1)
+                announce(site, thief, FIRST, mac)
+            site.wait(
+                "the object to name it", lambda: f"{mac.hex(':')}, which is no node's" in gateway_conditions(site)
+            )
+            assert "FloatingIPConflict" in gateway_conditions(site)
+            site.wait("the holder to tell", lambda: mac.hex(":") in told(site, holder))
+            time.sleep(max(0.0, 15 - (time.monotonic() - started)))
+            report = stream.report()
+        elapsed_s = time.monotonic() - started
+    assert site.holder(FIRST) == holder, "nothing is given up for a stranger"
+    assert list(report["sources"]) == [FIRST]
+    assert report["gap_max_ms"] < 6000
+    said = defences(frames, f"{holder}-0", FIRST)
+    assert 1 <= len(said) <= 2 + elapsed_s // 10, "one each ten seconds, and one of the usual ones"
+    site.wait("nobody to tell of it any more", lambda: "FloatingIPConflict" not in gateway_conditions(site))
+    site.wait("the holder to tell no more", lambda: mac.hex(":") not in told(site, holder))
+
+
+def gap_outside_ms(site: Site, since: int) -> float:
+    """The longest time in which the outside server heard nothing from the pods, whether answers came back or not."""
+    with site.lab.outside_log.open("rb") as log:
+        log.seek(since)
+        times = [json.loads(line)["time_ns"] for line in log if line.endswith(b"\n")]
+    return max((after - before) / 1e6 for before, after in itertools.pairwise(times))
+
+
+@pytest.mark.parametrize("times", [1, 30], ids=["once", "for 3 s"])
+def test_w2_a_forged_word_with_a_members_mac_is_believed_for_half_a_second(site: Site, times: int) -> None:
+    """It moved every way for 18 s. What the router believes is answered by the holder (A2)."""
+    site.wait_whole()
+    holder = str(site.holder(FIRST))
+    pod = pod_not_on(site, holder)
+    forged = next(node.name for node in site.lab.plan.nodes if node.name not in (holder, site.pod(pod).node))
+    mac, thief = mac_of(site, forged), site.lab.plan.controllers[0].name
+    time.sleep(8)
+    with site.stream(pod, interval_ms=10) as stream:
+        since = site.log_length()
+        for _ in range(times):
+            announce(site, thief, FIRST, mac)
+            time.sleep(0.1)
+        time.sleep(6)
+        report = stream.report()
+    print(f"out: off for {gap_outside_ms(site, since):.0f} ms; out and back: {report['gap_max_ms']:.0f} ms")
+    assert list(report["sources"]) == [FIRST]
+    assert 300 < gap_outside_ms(site, since) < 1500, "it was followed, and not for long"
+    assert report["gap_max_ms"] < (2000 if times == 1 else 8000)
+    site.wait("nobody to tell of it any more", lambda: "FloatingIPConflict" not in gateway_conditions(site))

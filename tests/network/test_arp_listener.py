@@ -1,0 +1,76 @@
+"""What is heard of a segment's ARP: all of it, before tc, and nothing else."""
+
+import asyncio
+import socket
+
+import pytest
+
+from service.network.arp import ETH_P_ARP, ArpPacket, gratuitous_arp_frames
+from service.network.arp_listener import ArpListener
+from tests.network.namespace import Namespace, namespaces
+from tests.network.test_arp import ADDRESS, MAC
+from tests.sources.kubernetes.fake_api_server import until
+
+pytestmark = pytest.mark.root
+
+
+def index_of(namespace: Namespace, device: str) -> int:
+    with namespace.entered():
+        return socket.if_nametoindex(device)
+
+
+def send(namespace: Namespace, device: str, *frames: bytes) -> None:
+    with namespace.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind((device, ETH_P_ARP))
+        for frame in frames:
+            sender.send(frame)
+
+
+async def heard_of(count: int, heard: list[tuple[str, ArpPacket]]) -> None:
+    await until(lambda: len(heard) >= count)
+
+
+async def test_arp_that_comes_in_is_heard_and_what_goes_out_or_is_something_else_is_not() -> None:
+    heard: list[tuple[str, ArpPacket]] = []
+    request, reply = gratuitous_arp_frames(MAC, ADDRESS)
+    with (
+        namespaces("near", "far") as (near, far),
+        ArpListener(lambda name, packet: heard.append((name, packet))) as one,
+    ):
+        near.link("seg0", far, "peer0")
+        near.ip("link set seg0 arp off")
+        with near.entered():
+            one.listen((("seg0", socket.if_nametoindex("seg0")),))
+        send(near, "seg0", request)
+        other = bytearray(request)
+        other[12:14] = b"\x08\x00"
+        send(far, "peer0", bytes(other), request, reply)
+        await heard_of(2, heard)
+    assert [(name, packet.operation, packet.sender) for name, packet in heard if packet.sender == ADDRESS] == [
+        ("seg0", 1, ADDRESS),
+        ("seg0", 2, ADDRESS),
+    ]
+
+
+async def test_an_interface_that_was_down_or_made_anew_is_heard_again() -> None:
+    heard: list[tuple[str, ArpPacket]] = []
+    request, _ = gratuitous_arp_frames(MAC, ADDRESS)
+    with (
+        namespaces("near", "far") as (near, far),
+        ArpListener(lambda name, packet: heard.append((name, packet))) as one,
+    ):
+        near.link("seg0", far, "peer0")
+        with near.entered():
+            one.listen((("seg0", index_of(near, "seg0")), ("absent0", 77)))
+        near.ip("link set seg0 down")
+        await asyncio.sleep(0.05)
+        near.ip("link set seg0 up")
+        send(far, "peer0", request)
+        await heard_of(1, heard)
+        near.ip("link del seg0")
+        near.link("seg0", far, "peer0")
+        with near.entered():
+            one.listen((("seg0", index_of(near, "seg0")),))
+        heard.clear()
+        send(far, "peer0", request)
+        await heard_of(1, heard)
