@@ -27,6 +27,7 @@ from service.audit.recorder import AgentRecorder
 from service.datapath import node_datapath
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
+from service.datapath.shortage import Shortage
 from service.datapath.upkeep import Upkeep
 from service.electorate.follower import ElectorateFollower
 from service.gateway.row import MemberMetadata
@@ -42,7 +43,7 @@ from service.settings import Settings
 from service.sources.intake import Intake
 from service.sources.source import ObjectSource, open_source
 from service.version import VERSION
-from service.web.metrics import AuditCollector, DatapathCollector, RefusalCollector, TaskCollector
+from service.web.metrics import AuditCollector, DatapathCollector, RefusalCollector, ShortageCollector, TaskCollector
 from service.web.server import WebServer
 from service.wire import refusals
 from service.wire.cluster_view import ClusterView
@@ -183,6 +184,7 @@ class Agent:
         registry.register(DatapathCollector(self._datapath, self._holdings))
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
+        registry.register(ShortageCollector(self._shortages))
         registry.register(RefusalCollector(self._refusals))
         await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
         self.recorder.started(VERSION)
@@ -200,6 +202,7 @@ class Agent:
             "follow the electorate": self._electorate.run,
             "reconcile": self._turn.run,
             "clear connections": self._upkeep.clear_connections,
+            "follow rows": self._upkeep.follow_rows,
             "find pod devices": self._upkeep.find_devices,
             "follow links": self._upkeep.follow_links,
             "announce": self._announcer.run,
@@ -233,7 +236,7 @@ class Agent:
             datapath=self._datapath,
             held=self._holdings.held,
             report=self._living_report(),
-            troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
+            troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals), *map(str, self._shortages())],
             outbox=self._outbox,
             publisher=self._publisher,
         )
@@ -244,6 +247,9 @@ class Agent:
 
     def _living_report(self) -> LeaseReport | None:
         return self._holdings.report if self._keeper.is_keeper_alive else None
+
+    def _shortages(self) -> tuple[Shortage, ...]:
+        return self._reconciler.shortages(self._datapath.pool)
 
     def _term_and_epoch(self) -> tuple[int, int]:
         """Under which an audit record is made: of the last leader heard of, of the keeper's electorate."""

@@ -14,7 +14,8 @@ from service.model.assignment import Location
 from service.model.lease import Token
 from service.network import arp
 from service.policy.index import PolicyIndex
-from tests.agent.site import FLOATING_IP, UPLINK, StandInCluster, node, settings_of
+from tests.agent.site import FLOATING_IP, StandInCluster, node, settings_of
+from tests.datapath.stand_in import UPLINK
 from tests.sources.kubernetes.fake_api_server import until
 
 STRANGER = bytes.fromhex("0a0b0c0d0e0f")
