@@ -28,6 +28,7 @@ from service.audit.recorder import AgentRecorder
 from service.datapath import node_datapath
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
+from service.datapath.shortage import Shortage
 from service.datapath.upkeep import Upkeep
 from service.electorate.follower import ElectorateFollower
 from service.gateway.row import MemberMetadata
@@ -49,6 +50,7 @@ from service.web.metrics import (
     KeeperCollector,
     RefusalCollector,
     SegmentCollector,
+    ShortageCollector,
     TaskCollector,
 )
 from service.web.server import WebServer
@@ -201,6 +203,7 @@ class Agent:
         registry.register(DatapathCollector(self._datapath, self._holdings))
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
+        registry.register(ShortageCollector(self._shortages))
         registry.register(RefusalCollector(self._refusals))
         registry.register(KeeperCollector(self._living_report))
         registry.register(SegmentCollector(self._segment_watch))
@@ -220,6 +223,7 @@ class Agent:
             "follow the electorate": self._electorate.run,
             "reconcile": self._turn.run,
             "clear connections": self._upkeep.clear_connections,
+            "follow rows": self._upkeep.follow_rows,
             "find pod devices": self._upkeep.find_devices,
             "follow links": self._upkeep.follow_links,
             "announce": self._announcer.run,
@@ -261,6 +265,7 @@ class Agent:
                 *self._keeper.troubles(),
                 *self._cluster.troubles(),
                 *self._conflicts.troubles(),
+                *map(str, self._shortages()),
             ],
             outbox=self._outbox,
             publisher=self._publisher,
@@ -272,6 +277,9 @@ class Agent:
 
     def _living_report(self) -> LeaseReport | None:
         return self._holdings.report if self._keeper.is_keeper_alive else None
+
+    def _shortages(self) -> tuple[Shortage, ...]:
+        return self._reconciler.shortages(self._datapath.pool)
 
     def _term_and_epoch(self) -> tuple[int, int]:
         """Under which an audit record is made: of the last leader heard of, of the keeper's electorate."""

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address
 from service.datapath.reconciler import Reconciler
 from service.endpoint.sync import Acknowledged, EndpointAnnounced, EndpointSync, EndpointWithdrawn, LocationHeard
 from service.model.assignment import Location
+from service.model.endpoint import Endpoint
 from service.model.gateway_node import NodeState
 from service.model.machine import Address
 from service.settings import Settings
@@ -86,24 +87,25 @@ class Neighbours:
         self._sync.announce(targets, endpoints, now_ns=now_ns)
         self.pump.wake()
 
-    def resolve(self) -> bool:
-        """Take announced endpoints whose policies are known by now; True where any waits for `confirm`.
-
-        Also one of an earlier turn that failed: its node sends no more what we have, and must not wait for ever.
-        """
+    def resolve(self) -> None:
+        """Take announced endpoints whose policies are known by now."""
         for key, said in list(self._unresolved.items()):
             if self._reconciler.is_resolvable(said.endpoint):
                 self._unconfirmed[key] = self._unresolved.pop(key)
                 self._reconciler.learn_endpoint(said.endpoint)
-        return bool(self._unconfirmed)
 
-    def confirm(self) -> None:
-        """All that was taken in is in the kernel of this node: its nodes may steer it here (G5)."""
+    def confirm(self, is_served: Callable[[Endpoint], bool]) -> None:
+        """Tell the nodes of those endpoints that are in the kernel of this node now: they may steer them here (G5).
+
+        Each for itself, and at every turn: its node sends no more what we have, and must not wait for ever.
+        """
         now_ns = self._clock()
-        for said in self._unconfirmed.values():
+        served = [key for key, said in self._unconfirmed.items() if is_served(said.endpoint)]
+        for key in served:
+            said = self._unconfirmed.pop(key)
             self._sync.confirm(said.endpoint.node, said.endpoint.pod_ip, said.revision, now_ns=now_ns)
-        self._unconfirmed.clear()
-        self.pump.wake()
+        if served:
+            self.pump.wake()
 
     def _handle(self, output: object) -> None:
         if isinstance(output, EndpointAnnounced):

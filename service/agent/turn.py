@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from ipaddress import IPv4Address
 
 from service.agent.conflicts import Conflicts
 from service.agent.heartbeat import compose_heartbeat, parts_of, unfit_reasons
@@ -96,20 +97,19 @@ class Turn:
         selections = reconciler.local_selections()
         reconciler.steering.select(selections, now_ns=now_ns)
         self._neighbours.tell(now_ns=now_ns)
-        has_unconfirmed = self._neighbours.resolve()
+        self._neighbours.resolve()
         deadline_ns = reconciler.steering.admit(reconciler.audience, self._neighbours.acknowledged, now_ns=now_ns)
         if any(pod_ip not in reconciler.devices for pod_ip in selections):
             self._upkeep.devices_wanted.set()
+        maps = self._datapath.pool
         # Whoever writes ways so often hears where addresses are: hints of the segment need not last (W2).
         beat = {MapName.AGENT_BEAT: layout.beat_rows(now_ns)}
-        self._datapath.write(reconciler.rows() | beat)
+        self._datapath.write(reconciler.rows(maps) | beat)
+        self._neighbours.confirm(lambda endpoint: reconciler.is_served(endpoint, maps))
         if reconciler.steering.to_clear():
             self._upkeep.clearing_wanted.set()
         if deadline_ns is not None:
             asyncio.get_running_loop().call_later((deadline_ns - now_ns) / 1e9 + 0.001, self._dirty.set)
-        if has_unconfirmed:
-            await self._datapath.drained()
-            self._neighbours.confirm()
 
     @property
     def role(self) -> NodeRole:
@@ -124,6 +124,11 @@ class Turn:
             is_keeper_alive=self._keeper.is_keeper_alive,
             uplinks=self._datapath.uplinks,
         )
+
+    def _is_claimable(self, floating_ip: IPv4Address) -> bool:
+        """Not while the fence does not know it (rules G2, C1), nor while it may be another host's."""
+        is_fenced = self._datapath.pool.has(MapName.FLOATING_IPS, floating_ip.packed)
+        return is_fenced and self._conflicts.is_claimable(floating_ip)
 
     def _beat(self) -> None:
         """Tell the members and the keeper what this node is ready for."""
@@ -140,7 +145,7 @@ class Turn:
         heartbeat = compose_heartbeat(
             is_ready=self._intake.is_synced,
             parts=parts,
-            is_claimable=self._conflicts.is_claimable,
+            is_claimable=self._is_claimable,
             floating_ips=reconciler.floating_ips(),
             uplinks=reconciler.uplinks,
             electorate=self._electorate.record,

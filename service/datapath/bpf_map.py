@@ -80,7 +80,8 @@ def map_info(fd: int) -> MapInfo:
 class BpfMap:
     """One map by descriptor. Keys and values are bytes of exactly the map's sizes (per-CPU maps: see `lookup`).
 
-    Lookup, update and delete are single system calls and safe on the event loop; the `_many` calls belong in threads.
+    Lookup, update and delete are single system calls and safe on the event loop; `update_many`, `keys` and `items`
+    belong in threads.
     """
 
     def __init__(self, fd: int) -> None:
@@ -130,12 +131,16 @@ class BpfMap:
             raise
         return True
 
-    def keys(self) -> list[bytes]:
-        """All keys at this time; entries that come and go meanwhile may be missed or doubled."""
+    def keys(self, *, after: bytes | None = None, count: int | None = None) -> list[bytes]:
+        """At most `count` keys that follow `after`, all at this time where neither is given.
+
+        Entries that come and go meanwhile may be missed or doubled; where `after` is gone, it begins anew.
+        """
         found: list[bytes] = []
-        current = None
+        limit = self.info.max_entries + 1 if count is None else count
+        current = None if after is None else ctypes.create_string_buffer(after, self.info.key_size)
         following = ctypes.create_string_buffer(self.info.key_size)
-        while len(found) <= self.info.max_entries:
+        while len(found) < limit:
             pointer = 0 if current is None else _address(current)
             try:
                 _bpf(
@@ -175,11 +180,6 @@ class BpfMap:
                 raise
         return int(struct.unpack_from("=I", attributes, 32)[0])
 
-    def delete_many(self, keys: Sequence[bytes]) -> None:
-        """Remove what is there of `keys`. One by one: a batch stops at the first missing key (measured)."""
-        for key in keys:
-            self.delete(key)
-
     def _update_singly(self, items: Sequence[tuple[bytes, bytes]]) -> int:
         for index, (key, value) in enumerate(items):
             try:
@@ -215,6 +215,11 @@ _NO_BATCH = (errno.EINVAL, 524)
 """EINVAL on kernels without batch operations for the type, ENOTSUPP (524) where the type lacks one."""
 _FULL = (errno.E2BIG, errno.ENOSPC)
 """Hashes say E2BIG, LPM tries ENOSPC."""
+
+
+def is_full(error: OSError) -> bool:
+    """The map has no room for a new key."""
+    return error.errno in _FULL
 
 
 def _possible_cpus() -> int:

@@ -100,11 +100,10 @@ def member_rows(segments: Mapping[str, Sequence[Segment]], uplinks: Sequence[Loc
     return rows
 
 
-def rule_rows(rule_sets: Iterable[RuleSet]) -> Rows:
-    """One row for each destination of each rule set; equal sets have one id, so they share their rows."""
+def rule_rows(rule_set: RuleSet) -> Rows:
+    """One row for each destination; equal sets have one id, so they share their rows."""
     return {
         layout.rule_key(rule_set.id, network): layout.rule_value(floating_ip)
-        for rule_set in rule_sets
         for network, floating_ip in rule_set.entries
     }
 

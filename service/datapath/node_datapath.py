@@ -6,7 +6,7 @@ the order that never leaks (rule G8).
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -77,7 +77,11 @@ class NodeDatapath:
         self._uplinks: tuple[LocalUplink, ...] = ()
         self._addresses: frozenset[IPv4Address] = frozenset()
         self._egw_ifindex = 0
+        self._fenced: set[int] = set()
+        """Indexes of uplinks that have our programs."""
+        self._unattached: set[int] = set()
         self._has_netfilter = False
+        self._is_netfilter_lost = False
         self.netlink = Netlink(sysctl=_sysctl(settings))
         self.nftables = Nftables()
         self.conntrack = Conntrack()
@@ -91,7 +95,7 @@ class NodeDatapath:
             _log.warning("%s", warning)
         await self._stack.enter_async_context(self.netlink)
         await self._stack.enter_async_context(self.conntrack)
-        await self.refresh_uplinks()
+        self._uplinks = await self._read_uplinks()
         if not self._uplinks:
             raise OperatorError(
                 "datapath.uplinks: no interface with an IPv4 address carries a default route or bind_address; name them"
@@ -100,12 +104,15 @@ class NodeDatapath:
         self._loaded = await asyncio.to_thread(loader.load_datapath, bpf_dir, run_dir)
         self._stack.callback(self._loaded.close)
         self.pool = WorkerPool(
-            {name: self._loaded.map(name) for name in _DRIVEN_MAPS}, workers=settings.datapath.workers
+            {name: self._loaded.map(name) for name in _DRIVEN_MAPS},
+            workers=settings.datapath.workers,
+            learned=[MapName.WAYS],
+            unawaited=[MapName.AGENT_BEAT],
         )
         for name in _DRIVEN_MAPS:
             await asyncio.to_thread(self.pool.adopt, name)
         await self._set_up_steering()
-        await self.attach_uplinks()
+        await self.refresh_uplinks()
         await self.attach_pod_devices()
         return self
 
@@ -156,38 +163,71 @@ class NodeDatapath:
         return Inheritance(steered, devices, endpoints, ways, tuple(rule_sets.values()))
 
     async def refresh_uplinks(self) -> bool:
-        """Read the uplinks again; True where something about them changed."""
-        names = self._settings.datapath.uplinks or await self.netlink.default_route_interfaces()
+        """Read the uplinks again, and attach to those that have not our programs yet: `uplinks` are those that have.
+
+        An uplink without the fence is none. False where one could not be attached to: call again. Raises TransientError
+        where links cannot be read; nothing has changed then.
+        """
+        found = await self._read_uplinks()
+        self._fenced &= {uplink.ifindex for uplink in found}
+        for uplink in found:
+            if uplink.ifindex not in self._fenced:
+                await self._attach_uplink(uplink)
+        self._uplinks = tuple(uplink for uplink in found if uplink.ifindex in self._fenced)
+        return len(self._uplinks) == len(found)
+
+    async def _read_uplinks(self) -> tuple[LocalUplink, ...]:
+        named = self._settings.datapath.uplinks
+        names = named or await self.netlink.default_route_interfaces()
         bind = self._settings.bind_address
-        uplinks = []
         interfaces = await self.netlink.interfaces()
         self._addresses = frozenset(address.ip for interface in interfaces for address in interface.addresses)
-        for interface in interfaces:
-            if not interface.addresses:
-                continue
-            is_named = interface.name in names
-            if is_named or (not self._settings.datapath.uplinks and str(interface.addresses[0].ip) == bind):
-                uplinks.append(_local_uplink(interface))
-        if tuple(uplinks) == self._uplinks:
-            return False
-        self._uplinks = tuple(uplinks)
-        return True
+        return tuple(
+            _local_uplink(interface)
+            for interface in interfaces
+            if interface.addresses
+            and (interface.name in names or (not named and str(interface.addresses[0].ip) == bind))
+        )
+
+    async def _attach_uplink(self, uplink: LocalUplink) -> None:
+        """Attach, or replace in place. A device that is gone or refuses is told, and costs no other uplink anything."""
+        programs = self._loaded.programs
+        try:
+            # The fence first: from then on nothing from a floating IP leaves without a lease.
+            await self.netlink.attach(uplink.ifindex, "egress", programs["uplink_egress"], "uplink_egress")
+            await self.netlink.attach(uplink.ifindex, "ingress", programs["uplink_ingress"], "uplink_ingress")
+        except TransientError as error:
+            self._fenced.discard(uplink.ifindex)
+            _log.warning("%s: cannot attach yet: %s", uplink.name, error)
+        else:
+            self._fenced.add(uplink.ifindex)
+
+    @property
+    def unattached(self) -> frozenset[int]:
+        """Pod devices that could not be attached to at the last `attach_pod_devices`."""
+        return frozenset(self._unattached)
 
     async def attach_pod_devices(self) -> None:
         """Attach the pod program to every pod device that has it not; gone devices are forgotten."""
         exclude = [uplink.name for uplink in self._uplinks] + [STEERING_DEVICE]
         devices = {interface.index: interface.name for interface in await self.netlink.veth_devices(exclude)}
-        for index in [index for index in self._attached if index not in devices]:
+        for index in self._attached.keys() - devices.keys():
             del self._attached[index]
+        self._unattached &= devices.keys()
         for index, name in devices.items():
-            if self._attached.get(index) == name:
-                continue
-            try:
-                await self.netlink.attach(index, "ingress", self._loaded.programs["pod_ingress"], "pod_ingress")
-            except TransientError as error:
+            if self._attached.get(index) != name:
+                await self._attach_pod_device(index, name)
+
+    async def _attach_pod_device(self, index: int, name: str) -> None:
+        try:
+            await self.netlink.attach(index, "ingress", self._loaded.programs["pod_ingress"], "pod_ingress")
+        except TransientError as error:
+            if index not in self._unattached:
                 _log.warning("%s: cannot attach yet: %s", name, error)
-                continue
-            self._attached[index] = name
+            self._unattached.add(index)
+            return
+        self._unattached.discard(index)
+        self._attached[index] = name
 
     async def pod_devices(self, pod_ips: Iterable[IPv4Address]) -> dict[IPv4Address, int]:
         """Which device each local pod is behind; those not yet known are absent."""
@@ -197,11 +237,6 @@ class NodeDatapath:
         """Wish for these maps to contain exactly these rows."""
         for name, rows in content.items():
             self.pool.replace(name, rows)
-
-    async def clear_connections(self, pod_ips: Sequence[IPv4Address], cluster: Sequence[IPv4Network]) -> None:
-        """Once the rows that precede it are in the kernel, delete the outside flows of these pods (rule W10)."""
-        await self.pool.drained((MapName.SELECTED, MapName.RULES))
-        await self.conntrack.forget(pod_ips, cluster)
 
     def drops(self) -> dict[tuple[str, str], int]:
         """Packets dropped per (reason, floating IP), since the maps were made."""
@@ -249,35 +284,42 @@ class NodeDatapath:
         await self.netlink.attach(device.index, "ingress", programs["steer_ingress"], "steer_ingress")
 
     async def repair(self) -> bool:
-        """Put back what others removed: device, rules, routes, programs. True where the netfilter table is gone too,
-        or the steering device is another one now, so that everything has to be written again."""
-        before = self._egw_ifindex
-        await self._ensure_steering_device()
+        """Put back what others removed: device, rules, routes, programs. Each for itself: what is gone or refuses keeps
+        nothing else from being put back.
+
+        True where the netfilter table is gone, until `set_netfilter` has written it. `egw_ifindex` may be another, and
+        an uplink that could not be attached to again is none until `refresh_uplinks`.
+        """
+        await self._try("the steering device", self._ensure_steering_device())
         for uplink in self._uplinks:
-            present = {attachment.direction for attachment in await self.netlink.attached(uplink.ifindex)}
-            if present != {"ingress", "egress"}:
-                _log.warning("%s: our programs were removed; attaching them again", uplink.name)
-                await self.attach_uplinks()
-        for index in list(self._attached):
-            if not await self.netlink.attached(index):
-                del self._attached[index]
-        is_damaged = self._has_netfilter and not await self.nftables.is_intact()
-        if is_damaged:
+            await self._try(uplink.name, self._repair_uplink(uplink))
+        self._uplinks = tuple(uplink for uplink in self._uplinks if uplink.ifindex in self._fenced)
+        for index in tuple(self._attached):
+            await self._try(f"device {index}", self._check_pod_device(index))
+        await self._try("netfilter", self._check_netfilter())
+        return self._is_netfilter_lost
+
+    async def _try(self, what: str, part: Coroutine[None, None, None]) -> None:
+        try:
+            await part
+        except TransientError as error:
+            _log.warning("repair of %s: %s", what, error)
+
+    async def _repair_uplink(self, uplink: LocalUplink) -> None:
+        present = {attachment.direction for attachment in await self.netlink.attached(uplink.ifindex)}
+        if present != {"ingress", "egress"}:
+            _log.warning("%s: our programs were removed; attaching them again", uplink.name)
+            await self._attach_uplink(uplink)
+
+    async def _check_pod_device(self, index: int) -> None:
+        if not await self.netlink.attached(index):
+            # It may have been forgotten meanwhile.
+            self._attached.pop(index, None)
+
+    async def _check_netfilter(self) -> None:
+        if self._has_netfilter and not await self.nftables.is_intact():
             _log.warning("our netfilter table was flushed; writing it again")
-            self._has_netfilter = False
-        return is_damaged or self._egw_ifindex != before
-
-    async def attach_uplinks(self) -> None:
-        """Attach to every uplink, or replace in place; called again when an uplink changed."""
-        programs = self._loaded.programs
-        for uplink in self._uplinks:
-            # The fence first: from then on nothing from a floating IP leaves without a lease.
-            await self.netlink.attach(uplink.ifindex, "egress", programs["uplink_egress"], "uplink_egress")
-            await self.netlink.attach(uplink.ifindex, "ingress", programs["uplink_ingress"], "uplink_ingress")
-
-    async def drained(self) -> None:
-        """Wait until every wish so far is in the kernel. Raises TransientError after five seconds."""
-        await self.pool.drained(_DRIVEN_MAPS)
+            self._has_netfilter, self._is_netfilter_lost = False, True
 
     def link_monitor(self) -> LinkMonitor:
         """A monitor of links and addresses; enter it to get what the kernel reports."""
@@ -303,7 +345,7 @@ class NodeDatapath:
             await self.nftables.update_sets(config)
         else:
             await self.nftables.apply(config)
-            self._has_netfilter = True
+            self._has_netfilter, self._is_netfilter_lost = True, False
         await self.nftables.replace_steer(_by_pod(steer))
 
 

@@ -1,12 +1,14 @@
 """From what is known to what the maps of this node shall contain. Holds the knowledge, decides nothing about leases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from service.datapath import desired
+from service.datapath.admission import Admission, MapView
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.layout import MapName
-from service.datapath.steering import Audience, Steering
+from service.datapath.shortage import Shortage, shortages
+from service.datapath.steering import Audience, Clearing, Phase, Steering
 from service.gateway.validation import address_fault
 from service.model.assignment import Assignment, Location
 from service.model.cluster_range import ClusterRanges
@@ -25,6 +27,7 @@ class Reconciler:
         self._index = index
         """The objects; whoever reads the source feeds it."""
         self.steering = Steering()
+        self._admission = Admission()
         self._uplinks: tuple[LocalUplink, ...] = ()
         self._addresses: frozenset[IPv4Address] = frozenset()
         """Of all interfaces of this node."""
@@ -90,9 +93,13 @@ class Reconciler:
         self._addresses = addresses
         return True
 
-    def learn_steering_device(self, ifindex: int) -> None:
-        """Take the interface index of the steering device; it changes where somebody has deleted the device."""
-        self._egw_ifindex = ifindex
+    def learn_steering_device(self, ifindex: int) -> bool:
+        """Take the interface index of the steering device; it changes where somebody has deleted the device.
+
+        False where nothing is new.
+        """
+        is_new, self._egw_ifindex = ifindex != self._egw_ifindex, ifindex
+        return is_new
 
     def learn_ranges(self, ranges: ClusterRanges) -> None:
         """Take the cluster's ranges, configured and of its objects."""
@@ -224,30 +231,73 @@ class Reconciler:
         """All policies of an announced endpoint are known here, so its packets can be judged."""
         return self._index.rule_set(endpoint.policies) is not None
 
-    def rows(self) -> dict[str, Rows]:
-        """The full content of every driven map."""
-        segments = self.segments()
-        rule_sets: dict[int, RuleSet] = {}
-        in_force = self.steering.rule_sets()
-        rule_sets |= {rule_set.id: rule_set for rule_set in in_force.values()}
-        rule_sets |= {rule_set.id: rule_set for rule_set in self._inherited_rule_sets}
-        endpoints = self._inherited_endpoints | desired.local_endpoint_rows(in_force, self._egw_ifindex)
-        for (node, _), endpoint in sorted(self._endpoints.items()):
+    def is_served(self, endpoint: Endpoint, maps: MapView) -> bool:
+        """All rows of an announced endpoint are in the kernel, so its node may steer it here (rule G5)."""
+        rows = desired.remote_endpoint_rows(endpoint, self.segments().get(endpoint.node, ()), self._uplinks)
+        return endpoint.rule_set in self._admission.whole and maps.contains(MapName.ENDPOINTS, rows)
+
+    def to_clear(self, maps: MapView) -> tuple[Clearing, ...]:
+        """Pods whose connection-tracking entries can go now, because the rows that precede it are in the kernel (W10).
+
+        Each for itself: a pod for whose rows there is no room holds up no other.
+        """
+        return tuple(clearing for clearing in self.steering.to_clear() if self._is_preceded(clearing, maps))
+
+    def _is_preceded(self, clearing: Clearing, maps: MapView) -> bool:
+        whole = self._admission.whole
+        rows = self.steering.rows_of(clearing.pod_ip, self._devices, whole)
+        if clearing.phase is Phase.SETTING:
+            return clearing.rule_set in whole and maps.contains(MapName.SELECTED, rows)
+        # Of a pod that has no row nothing is steered: it need not get one in order to leave.
+        return all(
+            maps.contains(MapName.SELECTED, {key: value}) or not maps.has(MapName.SELECTED, key)
+            for key, value in rows.items()
+        )
+
+    def shortages(self, maps: MapView) -> tuple[Shortage, ...]:
+        """What is not in the kernel for want of room, and which pods suffer; as of the last `rows`."""
+        served = tuple(self._served_pods())
+        unfit = {rule_set.id: rule_set for _, rule_set in served if rule_set.id in self._admission.unfit}
+        return shortages(maps.waiting(), unfit, self._admission.unfit_pods, served)
+
+    def _served_pods(self) -> Iterator[tuple[IPv4Address, RuleSet]]:
+        yield from self.steering.rule_sets().items()
+        for (_, pod_ip), endpoint in self._endpoints.items():
             rule_set = self._index.rule_set(endpoint.policies)
-            if rule_set is None:
-                continue
-            rule_sets[rule_set.id] = rule_set
-            endpoints |= desired.remote_endpoint_rows(endpoint, segments.get(node, ()), self._uplinks)
+            if rule_set is not None:
+                yield pod_ip, rule_set
+
+    def rows(self, maps: MapView) -> dict[str, Rows]:
+        """The full content of every driven map, as far as what it depends on is in the kernel by now (rule C1)."""
+        segments = self.segments()
+        rules = self._admission.admit(self._wanted_rule_sets(), maps)
+        whole = self._admission.whole
+        in_force = self.steering.rule_sets()
+        local = {pod_ip: rule_set for pod_ip, rule_set in in_force.items() if rule_set.id in whole}
+        endpoints = self._inherited_endpoints | desired.local_endpoint_rows(local, self._egw_ifindex)
+        for (node, _), endpoint in sorted(self._endpoints.items()):
+            if endpoint.rule_set in whole:
+                endpoints |= desired.remote_endpoint_rows(endpoint, segments.get(node, ()), self._uplinks)
         return {
             MapName.CLUSTER: desired.cluster_rows(self._ranges.pods, self._ranges.services, self._node_networks()),
             MapName.FLOATING_IPS: desired.floating_ip_rows(self.floating_ips(), self._uplinks),
             MapName.MEMBERS: desired.member_rows(segments, self._uplinks, node=self._node),
             MapName.WAYS: self._inherited_ways
             | desired.way_rows(self._listed_locations(), segments, self._uplinks, node=self._node),
-            MapName.RULES: desired.rule_rows(rule_sets.values()),
+            MapName.RULES: rules,
             MapName.ENDPOINTS: endpoints,
-            MapName.SELECTED: self.steering.rows(self._devices),
+            MapName.SELECTED: self._selected_rows(maps),
         }
+
+    def _selected_rows(self, maps: MapView) -> Rows:
+        rows = Rows()
+        for pod_ip in self._admission.admit_pods(self.steering.phases(), maps):
+            rows |= self.steering.rows_of(pod_ip, self._devices, self._admission.whole)
+        return rows
+
+    def _wanted_rule_sets(self) -> dict[int, RuleSet]:
+        inherited = {rule_set.id: rule_set for rule_set in self._inherited_rule_sets}
+        return inherited | {rule_set.id: rule_set for _, rule_set in self._served_pods()}
 
     def _listed_locations(self) -> dict[IPv4Address, Location]:
         """A floating IP that is no longer in the spec has no holder: its packets are dropped on the pod's node and not

@@ -8,7 +8,7 @@ steering begins when the holder and a living successor have acknowledged the pod
 would only be dropped at the gateway.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address
@@ -95,6 +95,9 @@ class Steering:
                 self._pods[pod_ip] = SteeredPod(selection.rule_set, selection, Phase.SETTING, now_ns)
                 continue
             pod.wanted = selection
+            if pod.rule_set.id == selection.rule_set.id:
+                # Of an adopted one only that is known which had come into the kernel.
+                pod.rule_set = selection.rule_set
             if pod.rule_set.id != selection.rule_set.id or pod.phase is Phase.LEAVING:
                 _enter(pod, Phase.WITHDRAWING, now_ns)
         for pod_ip, pod in self._pods.items():
@@ -153,17 +156,20 @@ class Steering:
         """How far each selected pod is; for status."""
         return {pod_ip: pod.phase for pod_ip, pod in self._pods.items()}
 
-    def rows(self, devices: Mapping[IPv4Address, int]) -> dict[bytes, bytes]:
-        """Content of the `selected` map: per pod one row with its device, where known, and one with device 0.
+    def rows_of(
+        self, pod_ip: IPv4Address, devices: Mapping[IPv4Address, int], whole: Container[int]
+    ) -> dict[bytes, bytes]:
+        """Of the `selected` map: one row with the pod's device, where known, and one with device 0.
 
-        Without the first, matching packets of the pod are dropped as from an unknown device: never leaked.
+        Without the first, matching packets of the pod are dropped as from an unknown device: never leaked. A pod whose
+        rule set is not in `whole` is not steered: by half of its rules it could get a wrong address (rule C1).
         """
-        rows = {}
-        for pod_ip, pod in self._pods.items():
-            value = layout.selected_value(pod.rule_set.id, _STATES[pod.phase])
-            rows[layout.selected_key(pod_ip, 0)] = value
-            if (device := devices.get(pod_ip)) is not None:
-                rows[layout.selected_key(pod_ip, device)] = value
+        pod = self._pods[pod_ip]
+        state = _STATES[pod.phase] if pod.rule_set.id in whole else SelectedState.CHANGING
+        value = layout.selected_value(pod.rule_set.id, state)
+        rows = {layout.selected_key(pod_ip, 0): value}
+        if (device := devices.get(pod_ip)) is not None:
+            rows[layout.selected_key(pod_ip, device)] = value
         return rows
 
 

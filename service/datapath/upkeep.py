@@ -5,6 +5,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from ipaddress import IPv4Address
 
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
@@ -14,11 +15,17 @@ _log = logging.getLogger(__name__)
 
 _RETRY_S = 0.2
 _DEVICE_REFRESH_S = 5.0
+_ATTACH_RETRY_S = 1.0
+_LINK_REFRESH_S = 5.0
+_LINK_PAUSE_S = 0.1
+"""Between two looks at all links, however many events come: a look is a dump, and pods come and go in hundreds."""
 _REPAIR_S = 2.0
+_CLEARED_PODS = 8
+"""In one piece: so many the kernel filters itself, and those that are done do not wait for the rest."""
 
 
 class Upkeep:
-    """Four tasks for the process's TaskGroup. `changed` is called when the reconciler has something new to write."""
+    """Five tasks for the process's TaskGroup. `changed` is called when the reconciler has something new to write."""
 
     def __init__(
         self,
@@ -45,27 +52,41 @@ class Upkeep:
         while True:
             await self.clearing_wanted.wait()
             self.clearing_wanted.clear()
-            turn = self._reconciler.steering.to_clear()
-            try:
-                await self._datapath.clear_connections(
-                    [clearing.pod_ip for clearing in turn], self._reconciler.cluster_networks()
-                )
-            except TransientError as error:
-                _log.warning("connection tracking: %s; trying again", error)
-                await asyncio.sleep(_RETRY_S)
-                self.clearing_wanted.set()
-                continue
-            self._reconciler.steering.cleared(turn, now_ns=self._clock())
+            turn = self._reconciler.to_clear(self._datapath.pool)
+            for start in range(0, len(turn), _CLEARED_PODS):
+                part = turn[start : start + _CLEARED_PODS]
+                if not await self._forget([clearing.pod_ip for clearing in part]):
+                    await asyncio.sleep(_RETRY_S)
+                    self.clearing_wanted.set()
+                    break
+                self._reconciler.steering.cleared(part, now_ns=self._clock())
+                self._changed()
+
+    async def _forget(self, pod_ips: list[IPv4Address]) -> bool:
+        """Their connections to the outside; False where the kernel did not do it all."""
+        try:
+            await self._datapath.conntrack.forget(pod_ips, self._reconciler.cluster_networks())
+        except TransientError as error:
+            _log.warning("connection tracking: %s; trying again", error)
+            return False
+        return True
+
+    async def follow_rows(self) -> None:
+        """What waits for rows is looked at again whenever some have been written (rule C1)."""
+        written = self._datapath.pool.written
+        while True:
+            await written.wait()
+            written.clear()
             self._changed()
 
     async def find_devices(self) -> None:
         """Learn which device each selected local pod is behind; soon while one is missing, now and then otherwise."""
         while True:
             is_complete = await self._find_devices()
-            if not is_complete:
-                await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(_LINK_PAUSE_S if is_complete else _RETRY_S)
+            wait_s = _ATTACH_RETRY_S if self._datapath.unattached else _DEVICE_REFRESH_S
             with suppress(TimeoutError):
-                async with asyncio.timeout(_DEVICE_REFRESH_S if is_complete else _RETRY_S):
+                async with asyncio.timeout(wait_s if is_complete else _RETRY_S):
                     await self.devices_wanted.wait()
             self.devices_wanted.clear()
 
@@ -89,31 +110,54 @@ class Upkeep:
         return all(pod_ip in devices for pod_ip in wanted)
 
     async def follow_links(self) -> None:
-        """New pod devices are attached and lost carriers noticed as the kernel reports them."""
+        """New pod devices are attached and lost carriers noticed as the kernel reports them; and all is compared again
+        now and then, soon where a look has failed (rule C2)."""
+        is_known = False
         async with self._datapath.link_monitor() as monitor:
-            async for _ in monitor:
-                try:
-                    if await self._datapath.refresh_uplinks():
-                        await self._datapath.attach_uplinks()
-                        self._reconciler.learn_uplinks(self._datapath.uplinks)
-                        self._uplinks_changed()
-                except TransientError as error:
-                    _log.warning("uplinks: %s", error)
-                if self._reconciler.learn_addresses(self._datapath.addresses):
-                    self._changed()
-                self.devices_wanted.set()
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LINK_REFRESH_S if is_known else _RETRY_S):
+                        await anext(monitor)
+                        self.devices_wanted.set()
+                is_known = await self._follow_uplinks()
+                await asyncio.sleep(_LINK_PAUSE_S)
+
+    async def _follow_uplinks(self) -> bool:
+        """False where not all uplinks are known and attached to."""
+        try:
+            is_whole = await self._datapath.refresh_uplinks()
+        except TransientError as error:
+            _log.warning("uplinks: %s", error)
+            is_whole = False
+        self._compare_uplinks()
+        return is_whole
+
+    def _compare_uplinks(self) -> None:
+        # What is known there and what is known here: whatever failed in between at an earlier time is made up for.
+        if self._datapath.uplinks != self._reconciler.uplinks:
+            self._reconciler.learn_uplinks(self._datapath.uplinks)
+            self._uplinks_changed()
+        if self._reconciler.learn_addresses(self._datapath.addresses):
+            self._changed()
 
     async def repair(self) -> None:
         """Others flush rulesets and delete devices. Meanwhile packets are dropped; this brings them back."""
+        gap: list[IPv4Address] = []
         while True:
             await asyncio.sleep(_REPAIR_S)
-            try:
-                if await self._datapath.repair():
-                    self._reconciler.learn_steering_device(self._datapath.egw_ifindex)
-                    self._uplinks_changed()
-                    await asyncio.sleep(_REPAIR_S)
-                    # Flows that began meanwhile have the source of the moment in connection tracking, for ever.
-                    pods = list(self._reconciler.local_selections())
-                    await self._datapath.conntrack.forget(pods, self._reconciler.cluster_networks())
-            except TransientError as error:
-                _log.warning("repair: %s", error)
+            # Flows that began in a gap have the source of the moment in connection tracking, for ever.
+            while gap and await self._forget(gap[:_CLEARED_PODS]):
+                del gap[:_CLEARED_PODS]
+            if await self._repair():
+                self._uplinks_changed()
+                gap = list(self._reconciler.local_selections())
+
+    async def _repair(self) -> bool:
+        """True where everything has to be written anew."""
+        try:
+            is_damaged = await self._datapath.repair()
+        except TransientError as error:
+            _log.warning("repair: %s", error)
+            is_damaged = False
+        self._compare_uplinks()
+        return self._reconciler.learn_steering_device(self._datapath.egw_ifindex) or is_damaged

@@ -1,24 +1,39 @@
-"""Desired state to BPF maps, through a pool of worker threads.
+"""Desired state to BPF maps, through a pool of worker threads. Level-triggered: what is wanted and what is known to be
+in the kernel are two tables, and a key stays open until they agree.
 
-Callers say what a map shall contain, key by key, and never wait for the kernel. Wishes for one key coalesce: only the
-newest is written. Each map has one writer at a time, so order per map is kept; different maps go in parallel. Upserts
-go before deletes, so an update has no gap. Failures are tried again with back-off and counted.
+Callers say what a map shall contain, key by key, and never wait for the kernel; who depends on a row asks `contains`.
+Wishes for one key coalesce: only the newest is written. Each map has one writer at a time, so order per map is kept;
+different maps go in parallel. Upserts go before deletes, so an update has no gap.
+
+Waiting is per key (rule C1): a key for which the map has no room, or that the kernel refuses, holds up no other key of
+the map. It is told in `waiting`, and tried again with back-off, and as soon as a delete has made room.
 """
 
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from service.datapath.bpf_map import BpfMap
-from service.model.errors import TransientError
+from service.datapath.bpf_map import BpfMap, is_full
 
 _log = logging.getLogger(__name__)
 
 _BATCH = 4096
 _RETRY_FIRST_S = 0.05
 _RETRY_LAST_S = 2.0
+_COMPARE_S = 1.0
+"""Between two looks at what the kernel really has."""
+_COMPARED_KEYS = 256
+"""Of each map in one look: work per second is bounded, a large map is gone through in more looks."""
+FULL = "no room"
+"""Why a key waits, in a map that is full."""
+
+Keys = dict[bytes, None]
+"""In the order they came."""
+Wishes = dict[bytes, bytes | None]
+"""None: to be absent."""
 
 
 @dataclass(slots=True)
@@ -32,148 +47,297 @@ class PoolCounters:
     retries: int = 0
     full: int = 0
     """Batches cut short because the map was full."""
+    repaired: int = 0
+    """Entries that were found to be other than written."""
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """Of one batch."""
+
+    done: Wishes
+    waiting: dict[bytes, str]
+    """Why these are not as wished."""
 
 
 @dataclass(slots=True)
 class _Lane:
-    """One map: what it shall contain but does not yet, and the callers waiting for that."""
+    """One map: what it shall contain, what it is known to contain, and which keys are not yet compared."""
 
     target: BpfMap
-    pending: dict[bytes, bytes | None] = field(default_factory=dict)
-    writing: dict[bytes, bytes | None] = field(default_factory=dict)
-    """What a worker thread writes at this moment: until it is done nobody knows what the map contains for these."""
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    wanted: dict[bytes, bytes] = field(default_factory=dict)
     content: dict[bytes, bytes] = field(default_factory=dict)
-    """What was written by this pool: the base of `replace`."""
+    open: Keys = field(default_factory=dict)
+    """To be written or deleted now."""
+    writing: Wishes = field(default_factory=dict)
+    """What a worker thread writes at this moment: until it is done nobody knows what the map contains for these."""
+    waiting: dict[bytes, str] = field(default_factory=dict)
+    """Refused by the kernel, and why."""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    cursor: bytes | None = None
+    """How far the look at the kernel's entries has come."""
+    unseen: list[bytes] = field(default_factory=list)
+    """Wanted keys whose turn at being looked at is still to come."""
 
 
 class WorkerPool:
     """Drives named maps. `run` belongs in the process's TaskGroup; the other methods are for the event loop only.
 
-    The queue is bounded by nature: at most one pending wish per key, and a map's keys are bounded by its size.
+    The queue is bounded by nature: at most one pending wish per key, and callers wish for whole tables.
     """
 
-    def __init__(self, maps: Mapping[str, BpfMap], *, workers: int = 2) -> None:
+    def __init__(
+        self,
+        maps: Mapping[str, BpfMap],
+        *,
+        workers: int = 2,
+        learned: Iterable[str] = (),
+        unawaited: Iterable[str] = (),
+    ) -> None:
+        """`learned`: maps that the kernel writes too; what it has there is not compared with what was written.
+
+        `unawaited`: maps whose rows nobody waits for; to write them does not set `written`.
+        """
         self.counters = PoolCounters()
+        self.written = asyncio.Event()
+        """Something has been written since it was last cleared: whoever waits for rows may ask again."""
         self._lanes = {name: _Lane(target) for name, target in maps.items()}
-        for lane in self._lanes.values():
-            lane.idle.set()
+        self._compared = [name for name in maps if name not in frozenset(learned)]
+        self._awaited = frozenset(maps) - frozenset(unawaited)
         self._workers = workers
 
     def upsert(self, name: str, key: bytes, value: bytes) -> None:
         """Wish for `key` to have `value`; returns at once."""
         lane = self._lanes[name]
-        if lane.content.get(key) == value and key not in lane.pending and key not in lane.writing:
+        lane.wanted[key] = value
+        is_settled = key not in lane.open and key not in lane.writing
+        if key in lane.waiting or (is_settled and lane.content.get(key) == value):
             return
-        self._wish(lane, key, value)
+        self._wish(lane, key)
 
     def delete(self, name: str, key: bytes) -> None:
         """Wish for `key` to be absent; returns at once."""
         lane = self._lanes[name]
-        if key not in lane.content and key not in lane.pending and key not in lane.writing:
-            return
-        self._wish(lane, key, None)
+        lane.wanted.pop(key, None)
+        lane.waiting.pop(key, None)
+        if key in lane.content or key in lane.open or key in lane.writing:
+            self._wish(lane, key)
 
     def replace(self, name: str, content: Mapping[bytes, bytes]) -> None:
         """Wish for the map to contain exactly `content`; only the difference is written."""
         lane = self._lanes[name]
-        for key, value in content.items():
-            self.upsert(name, key, value)
-        stale = [key for key in lane.content.keys() | lane.pending.keys() | lane.writing.keys() if key not in content]
-        for key in stale:
-            self.delete(name, key)
+        former = lane.wanted
+        for key in [key for key, value in content.items() if former.get(key) != value]:
+            self.upsert(name, key, content[key])
+        known = former.keys() | lane.content.keys() | lane.open.keys() | lane.writing.keys()
+        for key in known - content.keys():
+            if key in former or lane.writing.get(key) is not None or (key in lane.content and key not in lane.open):
+                self.delete(name, key)
 
     def adopt(self, name: str) -> None:
         """Take what the map contains now (pins of a former agent) as the base of differences. Blocks: start-up only."""
         lane = self._lanes[name]
         lane.content = lane.target.items()
 
-    def pending(self) -> int:
-        """How many keys still wait to be written, over all maps."""
-        return sum(len(lane.pending) for lane in self._lanes.values())
+    def contains(self, name: str, rows: Mapping[bytes, bytes]) -> bool:
+        """All of these rows are in the kernel now, as far as is known, and none is just being written."""
+        lane = self._lanes[name]
+        return all(lane.content.get(key) == value and key not in lane.writing for key, value in rows.items())
 
-    async def drained(self, names: Iterable[str], *, timeout_s: float = 5.0) -> None:
-        """Wait until every wish so far for these maps is in the kernel. Raises TransientError after the timeout."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                for name in names:
-                    await self._lanes[name].idle.wait()
-        except TimeoutError as error:
-            raise TransientError(f"BPF maps not written within {timeout_s} s") from error
+    def has(self, name: str, key: bytes) -> bool:
+        """The kernel has a row for `key`, whichever; also while another value is being written."""
+        return key in self._lanes[name].content
+
+    def is_settled(self, name: str) -> bool:
+        """All that can be written of this map is written; what waits (`waiting`) does not count."""
+        lane = self._lanes[name]
+        return not lane.open and not lane.writing
+
+    def room(self, name: str) -> int:
+        """How many entries the map takes."""
+        return self._lanes[name].target.info.max_entries
+
+    def pending(self) -> int:
+        """How many keys still are to be written, over all maps; those that wait are among them."""
+        return sum(len(lane.open.keys() | lane.waiting.keys()) for lane in self._lanes.values())
+
+    def waiting(self) -> dict[str, dict[bytes, str]]:
+        """By map, the keys that the kernel refuses, and why; only maps that have any."""
+        return {name: dict(lane.waiting) for name, lane in self._lanes.items() if lane.waiting}
 
     async def run(self) -> None:
         """Serve all maps until cancelled. May be run again after an error: what was being written is written anew."""
         executor = ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="bpf-worker")
         for lane in self._lanes.values():
-            if lane.writing:
-                lane.pending, lane.writing = lane.writing | lane.pending, {}
-                lane.changed.set()
+            lane.open |= dict.fromkeys(lane.writing)
+            lane.writing = {}
+            lane.changed.set()
         try:
             async with asyncio.TaskGroup() as group:
                 for name, lane in self._lanes.items():
                     group.create_task(self._serve(name, lane, executor))
+                group.create_task(self._compare(executor))
         finally:
             executor.shutdown(wait=False)
 
-    def _wish(self, lane: _Lane, key: bytes, value: bytes | None) -> None:
-        if key in lane.pending:
+    def _wish(self, lane: _Lane, key: bytes) -> None:
+        if key in lane.open:
             self.counters.coalesced += 1
-        lane.pending[key] = value
-        lane.idle.clear()
+        lane.open[key] = None
         lane.changed.set()
 
     async def _serve(self, name: str, lane: _Lane, executor: ThreadPoolExecutor) -> None:
-        retry_s = _RETRY_FIRST_S
         loop = asyncio.get_running_loop()
+        retry_s, retry_at = _RETRY_FIRST_S, loop.time()
         while True:
-            await lane.changed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(retry_at if lane.waiting else None):
+                    await lane.changed.wait()
             lane.changed.clear()
-            batch = lane.writing = lane.pending
-            lane.pending = {}
-            try:
-                written = await loop.run_in_executor(executor, _write, lane.target, batch)
-            except OSError as error:
-                _log.warning("map %s: %s; trying again in %.2f s", name, error, retry_s)
-                written = None
-            lane.writing = {}
-            self._note(lane, written or {})
-            left = {key: value for key, value in batch.items() if not written or key not in written}
-            if left:
-                if written is not None:
-                    self.counters.full += 1
-                    _log.warning("map %s is full: %d entries wait; trying again in %.2f s", name, len(left), retry_s)
+            is_retry = bool(lane.waiting) and loop.time() >= retry_at
+            if is_retry:
                 self.counters.retries += 1
-                lane.pending = left | lane.pending
-                await asyncio.sleep(retry_s)
-                retry_s = min(retry_s * 2, _RETRY_LAST_S)
-                lane.changed.set()
-            else:
-                retry_s = _RETRY_FIRST_S
-            if not lane.pending:
-                lane.idle.set()
+                lane.open |= dict.fromkeys(lane.waiting)
+            if not lane.open:
+                continue
+            waited = set(lane.waiting.values())
+            outcome = await self._write(lane, executor)
+            if name in self._awaited:
+                self.written.set()
+            if is_retry or not waited:
+                retry_s = min(retry_s * 2, _RETRY_LAST_S) if is_retry and outcome.waiting else _RETRY_FIRST_S
+                retry_at = loop.time() + retry_s
+            _tell(name, lane, waited)
 
-    def _note(self, lane: _Lane, written: Mapping[bytes, bytes | None]) -> None:
-        for key, value in written.items():
+    async def _write(self, lane: _Lane, executor: ThreadPoolExecutor) -> _Outcome:
+        batch = lane.writing = {key: lane.wanted.get(key) for key in lane.open}
+        lane.open = {}
+        known = frozenset(key for key in batch if key in lane.content)
+        outcome = await asyncio.get_running_loop().run_in_executor(executor, _write, lane.target, batch, known)
+        lane.writing = {}
+        self._note(lane, outcome)
+        return outcome
+
+    def _note(self, lane: _Lane, outcome: _Outcome) -> None:
+        for key, value in outcome.done.items():
+            lane.waiting.pop(key, None)
             if value is None:
                 lane.content.pop(key, None)
                 self.counters.deleted += 1
             else:
                 lane.content[key] = value
                 self.counters.written += 1
+        # A key that was wished for otherwise meanwhile is open already, and tried at once.
+        refused = {key: why for key, why in outcome.waiting.items() if key not in lane.open}
+        lane.waiting |= {key: why for key, why in refused.items() if key in lane.wanted or key in lane.content}
+        self.counters.full += any(why == FULL for why in outcome.waiting.values())
+        if None in outcome.done.values():
+            room = [key for key, why in lane.waiting.items() if why == FULL]
+            lane.open |= dict.fromkeys(room)
+            if room:
+                lane.changed.set()
+
+    async def _compare(self, executor: ThreadPoolExecutor) -> None:
+        """What others deleted, changed or put into our maps is found in time, and put right (rule C2)."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_COMPARE_S)
+            for name in self._compared:
+                lane = self._lanes[name]
+                lane.unseen = lane.unseen or list(lane.wanted)
+                keys, lane.unseen = lane.unseen[:_COMPARED_KEYS], lane.unseen[_COMPARED_KEYS:]
+                try:
+                    present, lane.cursor = await loop.run_in_executor(executor, _look, lane.target, keys, lane.cursor)
+                except OSError as error:
+                    _log.warning("map %s cannot be read: %s", name, error)
+                    continue
+                self._put_right(name, lane, present)
+
+    def _put_right(self, name: str, lane: _Lane, present: Wishes) -> None:
+        wrong = [
+            key
+            for key, value in present.items()
+            if key not in lane.open and key not in lane.writing and lane.content.get(key) != value
+        ]
+        for key in wrong:
+            value = present[key]
+            lane.content.pop(key, None)
+            if value is not None:
+                lane.content[key] = value
+            if lane.wanted.get(key) != value and key not in lane.waiting:
+                self._wish(lane, key)
+        if wrong:
+            self.counters.repaired += len(wrong)
+            _log.warning("map %s: %d entries were not as written; put right", name, len(wrong))
 
 
-def _write(target: BpfMap, batch: Mapping[bytes, bytes | None]) -> dict[bytes, bytes | None]:
-    """In a worker thread: upserts, then deletes; returns what is in the kernel now, less than `batch` if it is full."""
+def _tell(name: str, lane: _Lane, waited: set[str]) -> None:
+    """One line when something begins to wait for a new reason, and one when nothing waits any more."""
+    reasons = set(lane.waiting.values())
+    for reason in sorted(reasons - waited):
+        _log.warning("map %s: %d entries wait: %s", name, len(lane.waiting), reason)
+    if waited and not reasons:
+        _log.info("map %s: nothing waits any more", name)
+
+
+def _write(target: BpfMap, batch: Wishes, known: frozenset[bytes]) -> _Outcome:
+    """In a worker thread: upserts, those of present keys first, for they need no room; then deletes; then once more
+    what had no room before."""
     upserts = [(key, value) for key, value in batch.items() if value is not None]
-    written: dict[bytes, bytes | None] = {}
-    for start in range(0, len(upserts), _BATCH):
-        chunk = upserts[start : start + _BATCH]
-        done = target.update_many(chunk)
-        written |= dict(chunk[:done])
+    upserts.sort(key=lambda item: item[0] not in known)
+    outcome = _Outcome({}, {})
+    _upsert(target, upserts, outcome)
+    _delete(target, [key for key, value in batch.items() if value is None], outcome)
+    refused = {key for key, why in outcome.waiting.items() if why == FULL}
+    if refused and None in outcome.done.values():
+        _upsert(target, [item for item in upserts if item[0] in refused], outcome)
+    return outcome
+
+
+def _upsert(target: BpfMap, items: list[tuple[bytes, bytes]], outcome: _Outcome) -> None:
+    for start in range(0, len(items), _BATCH):
+        chunk = items[start : start + _BATCH]
+        try:
+            done = target.update_many(chunk)
+        except OSError:
+            # Which of them it was, only one at a time can tell; and the others shall not wait for it.
+            _upsert_singly(target, chunk, outcome)
+            continue
+        _fulfil(outcome, dict(chunk[:done]))
         if done < len(chunk):
-            break
-    deletes = [key for key, value in batch.items() if value is None]
-    target.delete_many(deletes)
-    written |= dict.fromkeys(deletes)
-    return written
+            outcome.waiting |= dict.fromkeys((key for key, _ in items[start + done :]), FULL)
+            return
+
+
+def _upsert_singly(target: BpfMap, chunk: list[tuple[bytes, bytes]], outcome: _Outcome) -> None:
+    for key, value in chunk:
+        try:
+            target.update(key, value)
+        except OSError as error:
+            outcome.waiting[key] = FULL if is_full(error) else str(error)
+        else:
+            _fulfil(outcome, {key: value})
+
+
+def _delete(target: BpfMap, keys: list[bytes], outcome: _Outcome) -> None:
+    for key in keys:
+        try:
+            target.delete(key)
+        except OSError as error:
+            outcome.waiting[key] = str(error)
+        else:
+            _fulfil(outcome, {key: None})
+
+
+def _fulfil(outcome: _Outcome, done: Mapping[bytes, bytes | None]) -> None:
+    outcome.done |= done
+    for key in done:
+        outcome.waiting.pop(key, None)
+
+
+def _look(target: BpfMap, keys: list[bytes], cursor: bytes | None) -> tuple[Wishes, bytes | None]:
+    """In a worker thread: what the kernel has for these keys, and for the next ones after `cursor`, which moves on."""
+    present: Wishes = {key: target.lookup(key) for key in keys}
+    following = target.keys(after=cursor, count=_COMPARED_KEYS)
+    present |= {key: value for key in following if (value := target.lookup(key)) is not None}
+    return present, following[-1] if len(following) == _COMPARED_KEYS else None

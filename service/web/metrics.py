@@ -6,6 +6,7 @@ operators' rules and boards: they are added to, not changed.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sized
+from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     # A controller has no datapath, and does not load one for a type.
     from service.audit.outbox import OutboxState
     from service.audit.publisher import PublisherState
+    from service.datapath.shortage import Shortage
     from service.datapath.worker_pool import PoolCounters
 
 
@@ -166,6 +168,23 @@ class SegmentCollector(Collector):
         yield CounterMetricFamily("egressgw_floating_ip_defences", text, value=self._watched.defences)
 
 
+class ShortageCollector(Collector):
+    """What is not in a BPF map for want of room, and how many pods that costs."""
+
+    def __init__(self, shortages: Callable[[], Iterable["Shortage"]]) -> None:
+        self._shortages = shortages
+
+    def collect(self) -> Iterator[Metric]:
+        """Two families, a sample for each map that lacks rows now."""
+        entries = GaugeMetricFamily("egressgw_map_waiting", "Map entries the kernel refuses", labels=["map"])
+        pods = GaugeMetricFamily("egressgw_map_unserved_pods", "Pods dropped for want of them", labels=["map"])
+        for name, group in groupby(sorted(self._shortages(), key=lambda one: one.map), key=lambda one: one.map):
+            found = list(group)
+            entries.add_metric([name], sum(shortage.entries for shortage in found))
+            pods.add_metric([name], len({pod for shortage in found for pod in shortage.pods}))
+        yield from (entries, pods)
+
+
 class AuditCollector(Collector):
     """Audit records on their way to the disk and to Kafka."""
 
@@ -243,5 +262,6 @@ def _pool_families(pool: Pool) -> Iterator[Metric]:
     writes.add_metric(["coalesced"], counters.coalesced)
     writes.add_metric(["retries"], counters.retries)
     writes.add_metric(["full"], counters.full)
+    writes.add_metric(["repaired"], counters.repaired)
     yield writes
     yield GaugeMetricFamily("egressgw_map_pending", "Map entries wished for and not yet written", pool.pending())

@@ -5,7 +5,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat,
 from service.settings import Settings
 from service.wire.envelope import Envelope
 from service.wire.local_socket import LocalSocket
-from tests.agent.site import FLOATING_IP, HOST, SECOND, UPLINK, StandInDatapath, settings_of, steered
+from tests.agent.site import FLOATING_IP, HOST, SECOND, settings_of, steered
+from tests.datapath.stand_in import UPLINK, StandInDatapath
 from tests.sources.kubernetes.fake_api_server import until
 
 OBJECTS = """
@@ -94,22 +95,8 @@ def site_of(folder: Path) -> tuple[Settings, StandInDatapath]:
     settings = settings_of(folder)
     (folder / "manifests" / "objects.yaml").write_text(OBJECTS, encoding="utf-8")
     datapath = StandInDatapath(settings, UPLINK)
-    # Links are not followed: there is no kernel behind this datapath.
-    datapath.link_monitor = _SilentMonitor  # type: ignore[assignment, method-assign]
+    datapath.dropped = {("no_gateway", "192.168.1.100"): 2, ("no_gateway", "192.168.1.101"): 3}
     return settings, datapath
-
-
-class _SilentMonitor:
-    async def __aenter__(self) -> "_SilentMonitor":
-        return self
-
-    async def __aexit__(self, *_: object) -> None: ...
-
-    def __aiter__(self) -> "_SilentMonitor":
-        return self
-
-    async def __anext__(self) -> None:
-        await asyncio.Event().wait()
 
 
 def test_an_agent_is_made_without_starting_anything(tmp_path: Path) -> None:
@@ -174,7 +161,7 @@ async def test_what_the_keeper_holds_is_written_told_and_recorded(tmp_path: Path
         await until(lambda: bool(keeper.heard))
         keeper.report()
         keeper.report(lease)
-        await until(lambda: FLOATING_IP.packed in datapath.written.get(MapName.WAYS, {}))
+        await until(lambda: FLOATING_IP.packed in datapath.content.get(MapName.WAYS, {}))
         document = agent.status()
         await asyncio.sleep(0)
     assert document["held"] == [str(FLOATING_IP)]
@@ -186,9 +173,8 @@ async def test_what_the_keeper_holds_is_written_told_and_recorded(tmp_path: Path
 async def test_a_selected_pod_gets_its_rows_and_its_pairs(tmp_path: Path) -> None:
     settings, datapath = site_of(tmp_path)
     async with running(settings, datapath):
-        await until(lambda: bool(datapath.written.get(MapName.SELECTED)))
-    ((_, _, _, steer),) = datapath.netfilter
-    assert [str(pod) for pod, _ in steer] == ["10.0.0.1"]
+        await until(lambda: bool(datapath.content.get(MapName.SELECTED)))
+    assert datapath.named("set_netfilter") == [(("eth0",), ((IPv4Address("10.0.0.1"), IPv4Network("8.8.8.0/24")),))]
 
 
 async def test_what_a_former_agent_steered_stays_until_objects_say_otherwise(tmp_path: Path) -> None:
@@ -199,16 +185,16 @@ async def test_what_a_former_agent_steered_stays_until_objects_say_otherwise(tmp
         agent = Agent(settings, datapath)
         await agent.enter(stack)
         assert agent.status()["endpoints"] == {"10.0.0.7": "steering"}
-        assert datapath.written == {}, "nothing is taken away before the objects are known"
+        assert datapath.calls == [], "nothing is taken away before the objects are known"
     assert IPv4Address("10.0.0.7") in datapath.left.steered
 
 
 async def test_netfilter_that_fails_is_tried_again_and_ends_nothing(tmp_path: Path) -> None:
     settings, datapath = site_of(tmp_path)
-    datapath.fails = 2
+    datapath.failing["set_netfilter"] = 2
     async with running(settings, datapath):
-        await until(lambda: bool(datapath.written.get(MapName.SELECTED)), timeout_s=3 * SECOND / SECOND)
-    assert len(datapath.netfilter) == 1
+        await until(lambda: bool(datapath.content.get(MapName.SELECTED)), timeout_s=3 * SECOND / SECOND)
+    assert len(datapath.named("set_netfilter")) == 3
 
 
 async def test_an_error_that_nobody_has_thought_of_ends_one_turn_of_one_task_and_is_shown(tmp_path: Path) -> None:
@@ -223,7 +209,7 @@ async def test_an_error_that_nobody_has_thought_of_ends_one_turn_of_one_task_and
     datapath.pod_devices = pod_devices  # type: ignore[method-assign]
     async with running(settings, datapath) as (agent, _):
         await until(lambda: any("find pod devices failed" in line for line in agent.status()["troubles"]))
-        await until(lambda: len(datapath.written.get(MapName.SELECTED, {})) == 2)
+        await until(lambda: len(datapath.content.get(MapName.SELECTED, {})) == 2)
         metrics = await scrape(settings)
     assert 'egressgw_task_errors_total{task="find pod devices"} 2.0' in metrics
 
@@ -268,8 +254,8 @@ async def test_a_node_with_more_uplinks_than_it_can_tell_lives_and_says_so(tmp_p
     """What is said of a node by gossip has 512 bytes; the agent used to fail at each turn."""
     settings, _ = site_of(tmp_path)
     many = (replace(UPLINK, ifindex=index, name=f"enp{index}s0f0np0") for index in range(2, 42))
-    datapath = StandInDatapath(settings, *many)
-    datapath.link_monitor = _SilentMonitor  # type: ignore[assignment, method-assign]
+    datapath = StandInDatapath(settings)
+    datapath._uplinks = tuple(many)
     async with running(settings, datapath) as (agent, keeper):
         await until(lambda: keeper.heard)
         (trouble,) = agent.status()["troubles"]

@@ -17,7 +17,8 @@ from service.model.lease import Token
 from service.network import arp
 from service.network.arp import REQUEST, ArpPacket
 from service.policy.index import PolicyIndex
-from tests.agent.site import FLOATING_IP, SECOND, UPLINK, StandInCluster, node, settings_of
+from tests.agent.site import FLOATING_IP, SECOND, StandInCluster, node, settings_of
+from tests.datapath.stand_in import UPLINK
 from tests.network.test_announcer import Wire
 from tests.sources.kubernetes.fake_api_server import until
 

@@ -8,7 +8,8 @@ from service.datapath.desired import LocalUplink
 from service.model.assignment import Assignment
 from service.model.keeper_message import Heartbeat, LeaseReport
 from service.model.lease import Stamp
-from tests.agent.site import FLOATING_IP, UPLINK
+from tests.agent.site import FLOATING_IP
+from tests.datapath.stand_in import UPLINK
 
 OTHER = IPv4Address("192.168.1.101")
 ELSEWHERE = LocalUplink(3, "eth1", b"\2\0\0\0\0\2", IPv4Interface("172.30.1.21/24"), True)

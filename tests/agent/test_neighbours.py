@@ -21,7 +21,8 @@ from service.model.machine import Address
 from service.model.objects import Object, Upsert
 from service.policy.index import PolicyIndex
 from service.settings import PortSettings, Settings
-from tests.agent.site import FLOATING_IP, UPLINK, StandInCluster, free_port, node, settings_of
+from tests.agent.site import FLOATING_IP, StandInCluster, free_port, node, settings_of
+from tests.datapath.stand_in import UPLINK, StandInPool
 from tests.policy.objects import gateway, namespace, pod, policy
 from tests.sources.kubernetes.fake_api_server import until
 
@@ -41,6 +42,7 @@ class Side:
         self.reconciler.learn_uplinks((replace(UPLINK, mac=own.segments[0].mac),))
         table = {FLOATING_IP: Assignment(FLOATING_IP, "worker2", None, Stamp(1, 1))}
         self.reconciler.learn_members(NODES, table)
+        self.maps = StandInPool()
         self.neighbours = Neighbours(
             settings,
             self.cluster,
@@ -53,13 +55,18 @@ class Side:
     def know(self, *items: Object) -> None:
         self.index.apply([Upsert(item) for item in items])
 
-    def turn(self, *, fails: bool = False) -> bool:
-        """As the agent does it; whether a pod of others was taken in and is, unless the turn fails, confirmed."""
+    def turn(self) -> None:
+        """As the agent does it."""
         self.neighbours.tell(now_ns=boot_ns())
-        has_unconfirmed = self.neighbours.resolve()
-        if not fails:
-            self.neighbours.confirm()
-        return has_unconfirmed
+        self.neighbours.resolve()
+        for name, rows in self.reconciler.rows(self.maps).items():
+            self.maps.replace(name, rows)
+        self.neighbours.confirm(lambda endpoint: self.reconciler.is_served(endpoint, self.maps))
+
+    def serves(self, pod_ip: IPv4Address) -> bool:
+        """After a turn; the pod has a row in the kernel."""
+        self.turn()
+        return any(key.startswith(pod_ip.packed) for key in self.maps.rows[MapName.ENDPOINTS])
 
 
 def replace_address(settings: Settings, host: str, port: int) -> Settings:
@@ -102,23 +109,30 @@ async def test_a_pod_is_acknowledged_once_its_policies_are_known_there_and_it_is
     there.turn()
     # Announced, and not yet resolvable: the other node has not read the policy.
     await asyncio.sleep(0.2)
-    assert not there.turn()
+    assert not there.serves(POD)
     assert here.neighbours.acknowledged(POD) == ()
     there.know(*objects)
-    assert there.turn()
+    await until(lambda: there.serves(POD))
     await until(lambda: here.neighbours.acknowledged(POD) == ("worker2",))
-    assert any(key.startswith(POD.packed) for key in there.reconciler.rows()[MapName.ENDPOINTS])
 
 
-async def test_a_pod_that_a_failed_turn_took_in_is_confirmed_by_the_next(sides: tuple[Side, Side]) -> None:
+async def test_c1_a_pod_whose_row_finds_no_room_waits_and_others_are_acknowledged(sides: tuple[Side, Side]) -> None:
     here, there = sides
+    other = IPv4Address("10.0.0.2")
     for side in sides:
-        side.know(gateway(str(FLOATING_IP)), namespace(), pod("web", str(POD), node="worker1"), policy())
+        side.know(gateway(str(FLOATING_IP)), namespace(), policy())
+        side.know(pod("web", str(POD), node="worker1"), pod("other", str(other), node="worker1"))
+    there.maps.rooms[MapName.ENDPOINTS] = 1
     here.turn()
-    await until(lambda: there.turn(fails=True))
-    assert there.turn()
+    await until(lambda: there.serves(POD))
     await until(lambda: here.neighbours.acknowledged(POD) == ("worker2",))
-    assert not there.turn()
+    assert here.neighbours.acknowledged(other) == ()
+    (shortage,) = there.reconciler.shortages(there.maps)
+    assert (shortage.map, shortage.entries, shortage.pods) == (MapName.ENDPOINTS, 1, (other,))
+    there.maps.rooms[MapName.ENDPOINTS] = 2
+    await until(lambda: there.serves(other))
+    await until(lambda: here.neighbours.acknowledged(other) == ("worker2",))
+    assert there.reconciler.shortages(there.maps) == ()
 
 
 async def test_a_pod_that_is_no_longer_selected_is_served_no_more(sides: tuple[Side, Side]) -> None:
@@ -127,10 +141,10 @@ async def test_a_pod_that_is_no_longer_selected_is_served_no_more(sides: tuple[S
     for side in sides:
         side.know(*objects)
     here.turn()
-    await until(there.turn)
+    await until(lambda: there.serves(POD))
     here.know(replace(pod("web", str(POD), node="worker1"), ip=None))
     here.turn()
-    await until(lambda: not any(key.startswith(POD.packed) for key in there.reconciler.rows()[MapName.ENDPOINTS]))
+    await until(lambda: not there.serves(POD))
 
 
 async def test_the_new_holders_own_word_reaches_its_peers_directly(sides: tuple[Side, Side]) -> None:

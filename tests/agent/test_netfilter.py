@@ -10,7 +10,8 @@ from service.datapath.reconciler import Reconciler
 from service.model.errors import TransientError
 from service.model.objects import Delete, Upsert
 from service.policy.index import PolicyIndex
-from tests.agent.site import UPLINK, StandInDatapath, settings_of
+from tests.agent.site import settings_of
+from tests.datapath.stand_in import UPLINK, StandInDatapath
 from tests.policy.objects import gateway, namespace, pod, pod_key, policy
 
 DESTINATION = IPv4Network("8.8.8.0/24")
@@ -33,14 +34,14 @@ async def test_the_table_is_written_whole_once_and_then_only_pods_that_come_or_g
     site = Site(tmp_path)
     await site.netfilter.write()
     await site.netfilter.write()
-    ((_, _, uplinks, steer),) = site.datapath.netfilter
+    ((uplinks, steer),) = site.datapath.named("set_netfilter")
     assert (uplinks, steer) == (("eth0",), ((IPv4Address("10.0.0.1"), DESTINATION),))
     site.index.apply([Upsert(pod("second", "10.0.0.2")), Delete(pod_key("first"))])
     await site.netfilter.write()
     await site.netfilter.write()
-    assert len(site.datapath.netfilter) == 1
-    assert site.datapath.steer_changes == [
-        ([(IPv4Address("10.0.0.2"), DESTINATION)], [(IPv4Address("10.0.0.1"), DESTINATION)])
+    assert len(site.datapath.named("set_netfilter")) == 1
+    assert site.datapath.named("update_steer") == [
+        (((IPv4Address("10.0.0.2"), DESTINATION),), ((IPv4Address("10.0.0.1"), DESTINATION),))
     ]
 
 
@@ -49,22 +50,22 @@ async def test_the_table_is_written_whole_again_when_uplinks_change_or_somebody_
     await site.netfilter.write()
     site.reconciler.learn_uplinks(())
     await site.netfilter.write()
-    assert [uplinks for _, _, uplinks, _ in site.datapath.netfilter] == [("eth0",), ()]
+    assert [uplinks for uplinks, _ in site.datapath.named("set_netfilter")] == [("eth0",), ()]
     site.netfilter.forget()
     await site.netfilter.write()
-    assert len(site.datapath.netfilter) == 3
+    assert len(site.datapath.named("set_netfilter")) == 3
 
 
 async def test_what_nft_refused_is_written_at_the_next_turn(tmp_path: Path) -> None:
     site = Site(tmp_path)
-    site.datapath.fails = 1
+    site.datapath.failing = {"set_netfilter": 1, "update_steer": 1}
     with pytest.raises(TransientError):
         await site.netfilter.write()
     await site.netfilter.write()
-    assert len(site.datapath.netfilter) == 1
+    assert len(site.datapath.named("set_netfilter")) == 2
     site.index.apply([Upsert(pod("second", "10.0.0.2"))])
-    site.datapath.fails = 1
     with pytest.raises(TransientError):
         await site.netfilter.write()
     await site.netfilter.write()
-    assert site.datapath.steer_changes == [([(IPv4Address("10.0.0.2"), DESTINATION)], [])]
+    refused, written = site.datapath.named("update_steer")
+    assert refused == written == (((IPv4Address("10.0.0.2"), DESTINATION),), ())

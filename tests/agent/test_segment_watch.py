@@ -14,7 +14,8 @@ from service.network.arp import REPLY, REQUEST, ArpPacket, parse_arp
 from service.network.arp_listener import ArpListener
 from service.policy.index import PolicyIndex
 from service.settings import Settings
-from tests.agent.site import FLOATING_IP, UPLINK, node
+from tests.agent.site import FLOATING_IP, node
+from tests.datapath.stand_in import UPLINK
 from tests.network.test_announcer import Wire
 from tests.virtual_time import in_virtual_time, now_ns
 

@@ -24,7 +24,8 @@ from service.model.lease import Stamp, Token
 from service.model.objects import Object, Synced, Upsert
 from service.sources.intake import Intake
 from service.wire.keeper_link import KeeperLink
-from tests.agent.site import FLOATING_IP, UPLINK, StandInCluster, StandInDatapath, node, settings_of
+from tests.agent.site import FLOATING_IP, StandInCluster, node, settings_of
+from tests.datapath.stand_in import UPLINK, StandInDatapath
 from tests.policy.objects import gateway, namespace, pod, policy
 from tests.virtual_time import in_virtual_time, now_ns
 
@@ -91,7 +92,7 @@ async def test_before_objects_are_known_the_keeper_is_told_and_the_kernel_left_a
     site = Site(tmp_path)
     await site.turn.take()
     assert [said.ready for said in site.said] == [False]
-    assert (site.datapath.written, site.datapath.netfilter) == ({}, [])
+    assert site.datapath.calls == []
 
 
 @in_virtual_time
@@ -100,17 +101,19 @@ async def test_a_turn_writes_netfilter_and_rows_and_asks_for_the_pods_device(tmp
     site.know(*OBJECTS)
     await site.turn.take()
     assert site.said[-1].ready
-    assert len(site.datapath.netfilter) == 1
-    assert site.datapath.written[MapName.FLOATING_IPS]
-    assert site.datapath.written[MapName.AGENT_BEAT] == layout.beat_rows(now_ns()), "hints need not last (W2)"
+    assert [call[0] for call in site.datapath.calls] == ["set_netfilter", "write"]
+    assert site.datapath.content[MapName.FLOATING_IPS]
+    assert site.datapath.content[MapName.AGENT_BEAT] == layout.beat_rows(now_ns()), "hints need not last (W2)"
     assert site.upkeep.devices_wanted.is_set()
 
 
 @in_virtual_time
-async def test_an_assigned_address_is_claimed_with_the_next_heartbeat(tmp_path: Path) -> None:
+async def test_g2_an_assigned_address_is_claimed_once_the_fence_knows_it(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.know(*OBJECTS)
     site.hold("worker1")
+    await site.turn.take()
+    assert site.said[-1].claims == (), "the fence does not know it yet"
     await site.turn.take()
     assert [(claim.floating_ip, claim.role) for claim in site.said[-1].claims] == [(str(FLOATING_IP), "holder")]
 
@@ -128,12 +131,12 @@ async def test_a_pod_under_a_new_policy_has_its_connections_cleared(tmp_path: Pa
 async def test_a_turn_that_failed_is_taken_again_and_none_is_taken_for_nothing(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.know(*OBJECTS)
-    site.datapath.fails = 2
+    site.datapath.failing["set_netfilter"] = 2
     running = asyncio.create_task(site.turn.run())
     # It begins with a turn: whoever asked for one before may have asked in vain.
     await asyncio.sleep(1)
     assert len(site.said) == 3
-    assert len(site.datapath.netfilter) == 1
+    assert len(site.datapath.named("set_netfilter")) == 3
     turns = len(site.said)
     await asyncio.sleep(60)
     assert len(site.said) <= turns + 2

@@ -37,8 +37,8 @@ from service.settings import GossipSettings, HttpSettings, PortSettings, Setting
 from service.sources.manifests.source import ManifestsSource
 from service.wire.cluster_view import ClusterView
 from service.wire.local_socket import LocalSocket
-from tests.agent.fake_datapath import NOTHING_INHERITED, FakeDatapath
 from tests.agent.site import FLOATING_IP, SECOND
+from tests.datapath.stand_in import NOTHING_INHERITED, StandInDatapath
 
 NODE, OTHER = "worker1", "worker2"
 POD_IP = IPv4Address("10.244.1.10")
@@ -102,7 +102,7 @@ class Site:
             http=HttpSettings(address=f"127.0.0.{index}"),
         )
         uplink = LocalUplink(2, "none0", bytes((2, 0, 0, 0, 0, index)), IPv4Interface(f"192.168.1.2{index}/24"), True)
-        self.datapath = FakeDatapath(self.settings, uplink)
+        self.datapath = StandInDatapath(self.settings, uplink)
         self.datapath.devices = {POD_IP: DEVICE}
         self.heartbeats: list[Heartbeat] = []
         self.keeper = LocalSocket(self.run_dir / KEEPER_SOCKET, self.run_dir / AGENT_SOCKET, on_messages=self._hear)
@@ -138,6 +138,12 @@ class Site:
                 scheduling="fifo",
             )
         )
+
+    async def metrics(self) -> str:
+        """What is scraped."""
+        url = f"http://{self.settings.http.address}:{self.settings.ports.http}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url) as found:
+            return await found.text()
 
     def way_kind(self) -> int | None:
         """How FLOATING_IP is reached, as the map is told to have it."""
@@ -193,9 +199,9 @@ async def test_w10_a_newly_selected_pod_is_cleared_before_it_is_steered(site: Si
     async with site.running():
         site.hold()
         await until(lambda: site.state() == SelectedState.STEER)
-    cleared = [index for index, call in enumerate(site.datapath.calls) if call[0] == "clear_connections"]
+    cleared = [index for index, call in enumerate(site.datapath.calls) if call[0] == "forget"]
     written = [index for index, call in enumerate(site.datapath.calls) if call[0] == "write"]
-    assert site.datapath.named("clear_connections") == [(POD_IP,)]
+    assert site.datapath.named("forget") == [(POD_IP,)]
     assert written[0] < cleared[0] < written[-1]
 
 
@@ -308,17 +314,56 @@ async def test_g5_w2_two_agents_a_pod_waits_for_the_holder_and_follows_it_when_i
         assert second._cluster.gateway_nodes()[0].state is NodeState.UP
 
 
-async def test_g5_a_pod_that_a_failed_turn_took_in_is_confirmed_by_a_later_one(tmp_path: Path) -> None:
+async def test_g5_c1_a_pod_is_confirmed_once_its_rows_are_in_the_kernel_and_waits_for_no_other(tmp_path: Path) -> None:
     ports = free_ports()
     one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
     two.datapath.devices = {}
-    two.datapath.failing["drained"] = 2
-    async with one.running(), two.running():
+    two.datapath.pool.stuck = {MapName.ENDPOINTS, MapName.MEMBERS}
+    async with one.running() as first, two.running():
         two.hold()
         await until(lambda: one.way_kind() == WayKind.L2)
         one.select()
+        await until(lambda: one.state() == SelectedState.PENDING)
+        await asyncio.sleep(0.3)
+        assert first._reconciler.steering.phases() == {POD_IP: Phase.PENDING}
+        two.datapath.pool.release(MapName.ENDPOINTS)
         await until(lambda: one.state() == SelectedState.STEER)
-    assert len(two.datapath.named("drained")) == 3
+
+
+async def test_c1_a_full_map_costs_the_pods_that_find_no_room_and_status_names_them(site: Site) -> None:
+    other = IPv4Address("10.244.1.11")
+    second = MANIFESTS.split("---")[1].replace("name: pod", "name: second").replace("uid-1", "uid-2")
+    (site.manifests / "second.yaml").write_text(second.replace(str(POD_IP), str(other)), encoding="ascii")
+    site.datapath.devices[other] = DEVICE
+    site.datapath.pool.rooms[MapName.SELECTED] = 2
+    async with site.running() as agent:
+        site.hold()
+        await until(lambda: Phase.STEERING in agent._reconciler.steering.phases().values())
+        await until(lambda: agent.status()["troubles"])
+        phases = agent._reconciler.steering.phases()
+        _, unserved = sorted(phases, key=lambda pod_ip: phases[pod_ip] is not Phase.STEERING)
+        assert phases[unserved] is Phase.SETTING
+        (trouble,) = agent.status()["troubles"]
+        assert trouble == f"map selected: 2 entries wait (no room); dropped are packets of pods {unserved}"
+        assert 'egressgw_map_unserved_pods{map="selected"} 1.0' in await site.metrics()
+        site.datapath.pool.rooms[MapName.SELECTED] = 4
+        await until(lambda: set(agent._reconciler.steering.phases().values()) == {Phase.STEERING})
+        assert agent.status()["troubles"] == []
+
+
+async def test_c1_rows_that_are_written_late_are_waited_for_and_not_asked_for_each_second(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.agent.agent._REFRESH_S", 3600)
+    site.datapath.pool.stuck = {MapName.RULES, MapName.SELECTED}
+    async with site.running() as agent:
+        site.hold()
+        await until(lambda: site.state() == SelectedState.CHANGING)
+        await asyncio.sleep(0.3)
+        assert agent._reconciler.steering.phases() == {POD_IP: Phase.SETTING}
+        site.datapath.pool.release(MapName.SELECTED)
+        site.datapath.pool.release(MapName.RULES)
+        await until(lambda: agent._reconciler.steering.phases() == {POD_IP: Phase.STEERING}, within_s=5)
 
 
 async def test_s3_the_heartbeat_is_repeated_and_says_when_the_datapath_is_ready(site: Site) -> None:
@@ -330,7 +375,7 @@ async def test_s3_the_heartbeat_is_repeated_and_says_when_the_datapath_is_ready(
 
 
 async def test_s5_a_lost_carrier_is_in_the_heartbeat_and_makes_the_node_unready(site: Site) -> None:
-    site.datapath.link_reports = 1
+    site.datapath.links.reports.put_nowait(None)
     site.datapath.next_uplinks = (replace(site.datapath.uplinks[0], carrier=False),)
     async with site.running() as agent:
         await until(lambda: site.heartbeats and site.heartbeats[-1].uplinks)

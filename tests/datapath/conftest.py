@@ -35,6 +35,12 @@ def namespace() -> Iterator[Namespace]:
         yield inhabited
 
 
+@pytest.fixture(scope="session")
+def netns(namespace: Namespace) -> Namespace:
+    """The same, for files that mean a Kubernetes namespace by `namespace`."""
+    return namespace
+
+
 @pytest.fixture
 def node(loaded: LoadedDatapath, namespace: Namespace) -> Node:
     """A configured node that holds nothing, with no pods and all counters at zero."""

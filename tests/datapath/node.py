@@ -136,7 +136,8 @@ class Node:
         """Nothing in any map, all counters zero."""
         for name, target in self._maps.items():
             if name not in _ARRAYS:
-                target.delete_many(target.keys())
+                for key in tuple(target.items()):
+                    target.delete(key)
                 continue
             for key, value in target.items().items():
                 target.update(key, bytes(len(value)))

@@ -13,10 +13,12 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 from service.datapath import bpf_map
+from service.datapath.layout import MAP_SHAPES
 from tests.datapath.packet import mac
 
 UNSPEC, SHOT, REDIRECT = -1, 2, 7
@@ -24,6 +26,7 @@ UNSPEC, SHOT, REDIRECT = -1, 2, 7
 
 _MAP_CREATE, _PROG_TEST_RUN, _INFO_BY_FD = 0, 10, 15
 _CLONE_NEWNET = 0x40000000
+_LPM_TRIE, _NO_PREALLOC = 11, 1
 _CONTEXT_BYTES = 192
 _MARK_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT = 8, 36, 40
 _FRAME_BYTES_MAX = 4096
@@ -106,6 +109,17 @@ def _bpf(command: int, attributes: ctypes.Structure) -> int:
 def create_map(kind: int, key_size: int, value_size: int, max_entries: int, *, flags: int = 0, name: str = "") -> int:
     """The descriptor of a new map that belongs to nobody."""
     return _bpf(_MAP_CREATE, _MapCreate(kind, key_size, value_size, max_entries, flags, map_name=name.encode()))
+
+
+def pin_small_map(folder: Path, name: str, entries: int) -> None:
+    """A map of our layout with little room, for a datapath that is loaded over it; what is pinned there goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    shape = MAP_SHAPES[name]
+    flags = _NO_PREALLOC if shape.type == _LPM_TRIE else 0
+    descriptor = create_map(shape.type, shape.key_size, shape.value_size, entries, flags=flags, name=name)
+    bpf_map.pin(descriptor, str(folder / name))
+    os.close(descriptor)
 
 
 def native_code_bytes(fd: int) -> int:

@@ -138,17 +138,42 @@ async def test_an_interface_without_an_address_is_no_uplink_and_one_that_loses_i
 async def test_only_what_concerns_an_uplink_is_a_change(tmp_path: Path) -> None:
     site = Site(tmp_path)
     await site.datapath.refresh_uplinks()
+    before = site.datapath.uplinks
     site.netlink.links = (ETH0, VETH)
-    assert not await site.datapath.refresh_uplinks()
+    await site.datapath.refresh_uplinks()
+    assert site.datapath.uplinks == before
     site.netlink.links = (replace(ETH0, carrier=False),)
-    assert await site.datapath.refresh_uplinks()
+    await site.datapath.refresh_uplinks()
+    assert [uplink.carrier for uplink in site.datapath.uplinks] == [False]
+    assert len(site.netlink.attaches) == 2, "the programs stay with the device"
 
 
 async def test_the_fence_is_attached_to_an_uplink_before_what_answers_on_it(tmp_path: Path) -> None:
     site = Site(tmp_path)
     await site.datapath.refresh_uplinks()
-    await site.datapath.attach_uplinks()
     assert site.netlink.attaches == [(2, "uplink_egress"), (2, "uplink_ingress")]
+
+
+async def test_g2_c2_what_cannot_be_attached_to_is_no_uplink_yet_and_costs_no_other_one(tmp_path: Path) -> None:
+    site = Site(tmp_path, uplinks=("eth0", "eth1"))
+    site.netlink.refused = {2}
+    assert not await site.datapath.refresh_uplinks()
+    assert site.uplinks == ["eth1"]
+    site.netlink.refused = set()
+    assert await site.datapath.refresh_uplinks()
+    assert site.uplinks == ["eth0", "eth1"]
+
+
+async def test_an_uplink_that_is_back_under_another_index_is_attached_to_again(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.datapath.refresh_uplinks()
+    site.netlink.links = ()
+    await site.datapath.refresh_uplinks()
+    assert site.uplinks == []
+    site.netlink.links = (replace(ETH0, index=22),)
+    site.netlink.attaches.clear()
+    await site.datapath.refresh_uplinks()
+    assert site.netlink.attaches == [(22, "uplink_egress"), (22, "uplink_ingress")]
 
 
 async def test_each_pod_device_is_attached_once_and_again_under_a_new_index(tmp_path: Path) -> None:
@@ -167,16 +192,74 @@ async def test_a_device_that_vanished_meanwhile_keeps_no_other_pod_waiting(tmp_p
     site.netlink.veths, site.netlink.refused = (VETH, OTHER_VETH), {10}
     await site.datapath.attach_pod_devices()
     assert site.netlink.attaches == [(11, "pod_ingress")]
+    assert site.datapath.unattached == {10}
     site.netlink.refused = set()
     await site.datapath.attach_pod_devices()
     assert site.netlink.attaches[1:] == [(10, "pod_ingress")]
+    assert site.datapath.unattached == frozenset()
+
+
+async def test_a_device_that_vanishes_for_good_is_waited_for_no_more(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.netlink.veths, site.netlink.refused = (VETH,), {10}
+    await site.datapath.attach_pod_devices()
+    site.netlink.veths = ()
+    await site.datapath.attach_pod_devices()
+    assert site.datapath.unattached == frozenset()
+
+
+async def test_a_device_that_is_forgotten_while_repair_looks_at_it_ends_nothing(tmp_path: Path) -> None:
+    """A KeyError across an await: the other task had seen the device go."""
+    site = Site(tmp_path)
+    await site.datapath.refresh_uplinks()
+    site.netlink.veths = (VETH,)
+    await site.datapath.attach_pod_devices()
+    attached = site.netlink.attached
+
+    async def look(ifindex: int) -> tuple[Attachment, ...]:
+        if ifindex != VETH.index:
+            return await attached(ifindex)
+        site.netlink.veths = ()
+        await site.datapath.attach_pod_devices()
+        return ()
+
+    site.netlink.attached = look  # type: ignore[method-assign]
+    assert not await site.datapath.repair()
+
+
+async def test_c2_what_is_gone_or_refuses_keeps_nothing_else_from_being_repaired(tmp_path: Path) -> None:
+    site = Site(tmp_path, uplinks=("eth0", "eth1"))
+    await site.datapath.refresh_uplinks()
+    site.netlink.veths = (VETH,)
+    await site.datapath.attach_pod_devices()
+    await site.datapath.set_netfilter((), (), ["eth0"], steer=())
+    attached = site.netlink.attached
+
+    async def look(ifindex: int) -> tuple[Attachment, ...]:
+        if ifindex in (2, 9, 10):
+            raise TransientError("no such device")
+        return await attached(ifindex)
+
+    site.netlink.attached = look  # type: ignore[method-assign]
+    del site.netlink.programs[3]["egress"]
+    site.nftables.is_there = False
+    assert await site.datapath.repair()
+    assert "egress" in site.netlink.programs[3]
+
+
+async def test_g2_an_uplink_that_lost_the_fence_and_does_not_get_it_back_is_none(tmp_path: Path) -> None:
+    site = Site(tmp_path, uplinks=("eth0", "eth1"))
+    await site.datapath.refresh_uplinks()
+    del site.netlink.programs[2]["egress"]
+    site.netlink.refused = {2}
+    await site.datapath.repair()
+    assert site.uplinks == ["eth1"]
 
 
 async def test_programs_that_somebody_removed_are_put_back(tmp_path: Path) -> None:
     site = Site(tmp_path)
     await site.datapath.refresh_uplinks()
     await site.datapath.repair()
-    await site.datapath.attach_uplinks()
     site.netlink.attaches.clear()
     assert not await site.datapath.repair()
     assert site.netlink.attaches == []
@@ -190,7 +273,7 @@ async def test_another_steering_device_gets_its_programs_and_everything_is_writt
     await site.datapath.refresh_uplinks()
     await site.datapath.repair()
     site.netlink.steering_index = 19
-    assert await site.datapath.repair()
+    await site.datapath.repair()
     assert site.datapath.egw_ifindex == 19
     assert [name for index, name in site.netlink.attaches if index == 19] == ["steer_egress", "steer_ingress"]
 
@@ -206,8 +289,10 @@ async def test_a_flushed_table_is_told_and_then_written_whole(tmp_path: Path) ->
     assert site.nftables.whole[0].steering_device == STEERING_DEVICE
     site.nftables.is_there = False
     assert await site.datapath.repair()
+    assert await site.datapath.repair(), "until it is written"
     await site.datapath.set_netfilter(pods, pods, ["eth0"], steer=())
     assert len(site.nftables.whole) == 2
+    assert not await site.datapath.repair()
 
 
 async def test_a_node_without_any_uplink_cannot_start_and_says_what_to_write(

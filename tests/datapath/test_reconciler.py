@@ -3,11 +3,15 @@
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
+import pytest
+
 from service.datapath import layout
-from service.datapath.desired import LocalUplink
+from service.datapath.desired import LocalUplink, Rows
 from service.datapath.layout import MapName, WayKind
 from service.datapath.reconciler import Reconciler
+from service.datapath.steering import Phase
 from service.model.assignment import Assignment, Location
+from service.model.endpoint import Endpoint
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
 from service.model.lease import Stamp, Token
 from service.model.objects import (
@@ -23,10 +27,13 @@ from service.model.objects import (
     Upsert,
 )
 from service.policy.index import PolicyIndex
+from service.policy.rule_set import RuleSet
 from service.settings import Settings
+from tests.datapath.stand_in import StandInPool
 
-FLOATING_IP = IPv4Address("192.168.1.100")
+FLOATING_IP, SECOND_IP = IPv4Address("192.168.1.100"), IPv4Address("192.168.1.101")
 POD_IP = IPv4Address("10.244.1.10")
+SECOND_POD = IPv4Address("10.244.1.11")
 NETWORK = IPv4Network("192.168.1.0/24")
 UPLINK = LocalUplink(2, "eth0", b"\2\0\0\0\0\1", IPv4Interface("192.168.1.21/24"), True)
 THEIR_MAC = b"\2\0\0\0\0\2"
@@ -59,23 +66,33 @@ def reconciler(*floating_ips: IPv4Address, index: PolicyIndex | None = None) -> 
     return made
 
 
+def rows(known: Reconciler, maps: StandInPool | None = None) -> dict[str, Rows]:
+    """What is wanted once all that it depends on is in the kernel, as far as there is room."""
+    maps = maps or StandInPool()
+    for _ in range(3):
+        content = known.rows(maps)
+        for name, wanted in content.items():
+            maps.replace(name, wanted)
+    return content
+
+
 def test_a_nodes_own_address_never_becomes_a_floating_ip_of_the_fence() -> None:
     """Seen end to end: the fence would drop everything the node sends and receives."""
     known = reconciler(FLOATING_IP, IPv4Address("192.168.1.21"), IPv4Address("192.168.1.22"))
-    assert list(known.rows()[MapName.FLOATING_IPS]) == [FLOATING_IP.packed]
+    assert list(rows(known)[MapName.FLOATING_IPS]) == [FLOATING_IP.packed]
     known.learn_members((), {})
-    assert IPv4Address("192.168.1.21").packed not in known.rows()[MapName.FLOATING_IPS]
+    assert IPv4Address("192.168.1.21").packed not in rows(known)[MapName.FLOATING_IPS]
 
 
 def test_an_address_that_comes_to_any_interface_leaves_the_fence_at_once_and_comes_back_with_its_going() -> None:
     """The fence would cut off whoever put it there, such as kube-vip."""
     known = reconciler()
     assert known.learn_addresses(frozenset((FLOATING_IP,)))
-    assert FLOATING_IP.packed not in known.rows()[MapName.FLOATING_IPS]
+    assert FLOATING_IP.packed not in rows(known)[MapName.FLOATING_IPS]
     assert known.own_addresses() == (FLOATING_IP,)
     assert not known.learn_addresses(frozenset((FLOATING_IP,)))
     assert known.learn_addresses(frozenset())
-    assert FLOATING_IP.packed in known.rows()[MapName.FLOATING_IPS]
+    assert FLOATING_IP.packed in rows(known)[MapName.FLOATING_IPS]
     assert known.own_addresses() == ()
 
 
@@ -83,12 +100,12 @@ def test_a_members_own_address_is_not_behind_the_fence_here() -> None:
     known = reconciler()
     owner = replace(node("worker2", 22), own_addresses=(FLOATING_IP,))
     known.learn_members((node("worker1", 21, UPLINK.mac), owner), {})
-    assert FLOATING_IP.packed not in known.rows()[MapName.FLOATING_IPS]
+    assert FLOATING_IP.packed not in rows(known)[MapName.FLOATING_IPS]
 
 
 def test_a_broadcast_address_never_becomes_a_floating_ip_of_the_fence() -> None:
     known = reconciler(FLOATING_IP, IPv4Address("192.168.1.255"))
-    assert list(known.rows()[MapName.FLOATING_IPS]) == [FLOATING_IP.packed]
+    assert list(rows(known)[MapName.FLOATING_IPS]) == [FLOATING_IP.packed]
 
 
 def test_the_word_with_the_higher_token_wins() -> None:
@@ -102,17 +119,17 @@ def test_after_a_restart_the_way_stands_until_the_holder_is_heard_of() -> None:
     inherited = {FLOATING_IP.packed: layout.way_value(7, WayKind.L2, 2, UPLINK.mac, THEIR_MAC)}
     known = reconciler()
     known.inherit({}, inherited, ())
-    assert known.rows()[MapName.WAYS] == inherited
+    assert rows(known)[MapName.WAYS] == inherited
     known.learn_location(Location(FLOATING_IP, "worker1", TOKEN))
-    assert known.rows()[MapName.WAYS][FLOATING_IP.packed][8] == WayKind.LOCAL
+    assert rows(known)[MapName.WAYS][FLOATING_IP.packed][8] == WayKind.LOCAL
 
 
 def test_what_nobody_has_confirmed_is_let_go_in_the_end() -> None:
     known = reconciler()
     known.inherit({b"endpoint": b"row"}, {FLOATING_IP.packed: b"way"}, ())
     known.disinherit()
-    assert known.rows()[MapName.WAYS] == {}
-    assert b"endpoint" not in known.rows()[MapName.ENDPOINTS]
+    assert rows(known)[MapName.WAYS] == {}
+    assert b"endpoint" not in rows(known)[MapName.ENDPOINTS]
 
 
 def test_a_pod_must_be_known_to_the_holder_and_to_a_successor_that_is_up() -> None:
@@ -132,7 +149,7 @@ def test_a_node_tells_nobody_of_pods_it_serves_itself() -> None:
     known.learn_location(Location(FLOATING_IP, "worker1", TOKEN))
     assert known.audience(known.local_selections()[POD_IP]).holders == ()
     known.steering.select(known.local_selections(), now_ns=0)
-    assert layout.endpoint_key(POD_IP, 9) in known.rows()[MapName.ENDPOINTS]
+    assert layout.endpoint_key(POD_IP, 9) in rows(known)[MapName.ENDPOINTS]
 
 
 def test_subnets_of_members_are_in_the_cluster() -> None:
@@ -144,12 +161,112 @@ def test_a_floating_ip_that_was_removed_has_no_way_and_stays_behind_the_fence() 
     index = PolicyIndex(pod_cidrs_known=True)
     known = reconciler(index=index)
     known.learn_location(Location(FLOATING_IP, "worker2", TOKEN))
-    assert FLOATING_IP.packed in known.rows()[MapName.WAYS]
+    assert FLOATING_IP.packed in rows(known)[MapName.WAYS]
     index.apply([Delete(ObjectKey(Kind.GATEWAY, "kube-system", "default"))])
-    rows = known.rows()
-    assert (rows[MapName.WAYS], list(rows[MapName.FLOATING_IPS])) == ({}, [FLOATING_IP.packed])
+    wanted = rows(known)
+    assert (wanted[MapName.WAYS], list(wanted[MapName.FLOATING_IPS])) == ({}, [FLOATING_IP.packed])
 
 
 def test_netfilter_leaves_alone_what_the_programs_never_steer() -> None:
     """Seen end to end: under a policy for 0.0.0.0/0 the guard dropped 169.254.169.254, which nothing had marked."""
     assert IPv4Network("169.254.0.0/16") in reconciler().cluster_networks()
+
+
+def steering(known: Reconciler, maps: StandInPool) -> dict[IPv4Address, Phase]:
+    """Run the pods of this node as far as they come."""
+    for now_ns in range(8):
+        known.steering.select(known.local_selections(), now_ns=now_ns)
+        rows(known, maps)
+        known.steering.cleared(known.to_clear(maps), now_ns=now_ns)
+        known.steering.admit(known.audience, lambda pod_ip: (), now_ns=now_ns)
+    return known.steering.phases()
+
+
+def second_pod(*destinations: str) -> list[Upsert]:
+    """Another pod of this node, under a policy of its own beside the one for all."""
+    label = ("app", "wide")
+    rule = EgressRule(LabelSelector(), LabelSelector((label,)))
+    networks = tuple(map(IPv4Network, destinations))
+    return [
+        Upsert(Pod(ObjectKey(Kind.POD, "alice", "second"), "uid-2", (label,), "worker1", SECOND_POD)),
+        Upsert(EgressPolicy(ObjectKey(Kind.POLICY, "", "wide"), (rule,), networks, SECOND_IP)),
+    ]
+
+
+def test_c1_a_rule_set_that_does_not_fit_whole_costs_its_own_pods_only_and_is_told() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
+    maps.rooms[MapName.RULES] = 3
+    index.apply(second_pod("9.0.0.0/8", "9.9.0.0/16", "9.9.9.0/24"))
+    assert steering(known, maps) == {POD_IP: Phase.STEERING, SECOND_POD: Phase.SETTING}
+    (shortage,) = known.shortages(maps)
+    assert (shortage.map, shortage.pods) == (MapName.RULES, (SECOND_POD,))
+    assert len(maps.rows[MapName.RULES]) == 1, "no part of it is written: by half of it a pod gets a wrong address"
+    maps.rooms[MapName.RULES] = 8
+    assert steering(known, maps) == {POD_IP: Phase.STEERING, SECOND_POD: Phase.STEERING}
+    assert known.shortages(maps) == ()
+
+
+def test_c1_a_pod_whose_own_row_finds_no_room_is_not_steered_and_others_are() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
+    maps.rooms[MapName.SELECTED] = 2
+    assert steering(known, maps) == {POD_IP: Phase.STEERING}
+    index.apply(second_pod("9.9.9.0/24"))
+    assert steering(known, maps) == {POD_IP: Phase.STEERING, SECOND_POD: Phase.SETTING}
+    assert [(shortage.map, shortage.pods) for shortage in known.shortages(maps)] == [(MapName.SELECTED, (SECOND_POD,))]
+
+
+@pytest.mark.parametrize("name", [MapName.WAYS, MapName.FLOATING_IPS])
+def test_c1_an_address_without_a_row_is_told_with_the_pods_that_it_costs(name: str) -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
+    known.learn_location(Location(FLOATING_IP, "worker2", TOKEN))
+    maps.rooms[name] = 0
+    steering(known, maps)
+    assert [(shortage.map, shortage.pods) for shortage in known.shortages(maps)] == [(name, (POD_IP,))]
+
+
+def test_c1_rules_stay_while_a_row_in_the_kernel_can_still_name_them() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
+    steering(known, maps)
+    old = dict(maps.rows[MapName.RULES])
+    index.apply([Delete(ObjectKey(Kind.POLICY, "", "egress"))])
+    maps.stuck = {MapName.SELECTED}
+    known.steering.select({}, now_ns=9)
+    known.steering.cleared(known.steering.to_clear(), now_ns=9)
+    assert rows(known, maps)[MapName.RULES] == old
+    maps.release(MapName.SELECTED)
+    assert rows(known, maps)[MapName.RULES] == {}
+
+
+def test_a_pod_adopted_with_half_of_its_rules_gets_the_rest() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
+    index.apply(second_pod("9.0.0.0/8", "9.9.9.0/24"))
+    whole = known.local_selections()[SECOND_POD].rule_set
+    half = RuleSet(whole.id, whole.entries[:1])
+    known.inherit({}, {}, (half,))
+    known.steering.adopt(SECOND_POD, half, now_ns=0)
+    steering(known, maps)
+    assert len(maps.rows[MapName.RULES]) == 1 + 3
+
+
+def test_g5_a_pod_of_another_node_is_served_when_its_rules_and_its_row_are_in_the_kernel() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
+    selection = known.local_selections()[POD_IP]
+    endpoint = Endpoint(
+        IPv4Address("10.244.2.9"), "uid", "worker2", (THEIR_MAC,), selection.rule_set.id, selection.policies, 1
+    )
+    known.learn_endpoint(endpoint)
+    maps.stuck = {MapName.RULES}
+    assert layout.endpoint_key(endpoint.pod_ip, 2) not in rows(known, maps)[MapName.ENDPOINTS]
+    assert not known.is_served(endpoint, maps)
+    maps.release(MapName.RULES)
+    maps.stuck = {MapName.ENDPOINTS}
+    rows(known, maps)
+    assert not known.is_served(endpoint, maps)
+    maps.release(MapName.ENDPOINTS)
+    assert known.is_served(endpoint, maps)

@@ -22,6 +22,9 @@ def selection(identity: int = 7, pod_ip: IPv4Address = POD) -> Selection:
     return Selection(pod, rule_set(identity), (identity,))
 
 
+ALL = range(100)
+
+
 def audience(*holders: str, successors: tuple[str, ...] = ()) -> Audience:
     return Audience(holders, successors)
 
@@ -41,7 +44,7 @@ def steered(identity: int = 7) -> Steering:
 
 
 def state_of(steering: Steering) -> tuple[int, int]:
-    value = steering.rows({})[layout.selected_key(POD, 0)]
+    value = steering.rows_of(POD, {}, ALL)[layout.selected_key(POD, 0)]
     _, _, identity, state = layout.parse_selected(layout.selected_key(POD, 0), value)
     return identity, state
 
@@ -99,7 +102,7 @@ def test_a_deselected_pod_keeps_its_rules_until_its_connections_are_cleared() ->
     assert state_of(steering) == (7, SelectedState.CHANGING)
     assert steering.rule_sets() == {POD: rule_set(7)}
     steering.cleared(steering.to_clear(), now_ns=2)
-    assert steering.rows({}) == {}
+    assert steering.phases() == {}
 
 
 def test_a_pod_selected_again_while_leaving_is_cleared_from_the_start() -> None:
@@ -138,5 +141,12 @@ def test_a_change_of_one_pod_does_not_touch_another() -> None:
 
 def test_without_a_known_device_only_the_row_that_drops_strangers_is_written() -> None:
     steering = steered()
-    assert list(steering.rows({})) == [layout.selected_key(POD, 0)]
-    assert set(steering.rows({POD: 12})) == {layout.selected_key(POD, 0), layout.selected_key(POD, 12)}
+    assert list(steering.rows_of(POD, {}, ALL)) == [layout.selected_key(POD, 0)]
+    assert set(steering.rows_of(POD, {POD: 12}, ALL)) == {layout.selected_key(POD, 0), layout.selected_key(POD, 12)}
+
+
+def test_c1_a_pod_whose_rules_are_not_whole_in_the_kernel_drops() -> None:
+    steering = steered()
+    value = steering.rows_of(POD, {}, ())[layout.selected_key(POD, 0)]
+    assert layout.parse_selected(layout.selected_key(POD, 0), value)[2:] == (7, SelectedState.CHANGING)
+    assert state_of(steering) == (7, SelectedState.STEER)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,8 @@ import pytest
 
 from service.datapath import worker_pool
 from service.datapath.bpf_map import BpfMap
-from service.datapath.worker_pool import WorkerPool
-from service.model.errors import InvariantError, TransientError
+from service.datapath.worker_pool import FULL, WorkerPool
+from service.model.errors import InvariantError
 from tests.datapath.program import create_map
 
 A, B, C = b"aaaa", b"bbbb", b"cccc"
@@ -30,6 +31,8 @@ class FakeMap:
     calls: list[Write] = field(default_factory=list)
     failures: list[OSError] = field(default_factory=list)
     """Raised by the next writes, one each."""
+    broken: set[bytes] = field(default_factory=set)
+    """Keys that cannot be written."""
     gate: threading.Event = field(default_factory=threading.Event)
     """A write waits until it is set."""
     entered: threading.Event = field(default_factory=threading.Event)
@@ -43,6 +46,8 @@ class FakeMap:
         assert self.gate.wait(timeout=10)
         if self.failures:
             raise self.failures.pop(0)
+        if any(key in self.broken for key, _ in items):
+            raise OSError(errno.EIO, "broken")
         done = 0
         for key, value in items:
             if key not in self.content and len(self.content) >= self.room:
@@ -52,13 +57,29 @@ class FakeMap:
         self.calls.append(("update", dict(items[:done])))
         return done
 
-    def delete_many(self, keys: Sequence[bytes]) -> None:
+    def update(self, key: bytes, value: bytes) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        if key in self.broken:
+            raise OSError(errno.EIO, "broken")
+        if key not in self.content and len(self.content) >= self.room:
+            raise OSError(errno.E2BIG, "full")
+        self.content[key] = value
+        self.calls.append(("update", {key: value}))
+
+    def delete(self, key: bytes) -> bool:
         self.entered.set()
         assert self.gate.wait(timeout=10)
-        for key in keys:
-            self.content.pop(key, None)
-        if keys:
-            self.calls.append(("delete", list(keys)))
+        self.calls.append(("delete", [key]))
+        return self.content.pop(key, None) is not None
+
+    def lookup(self, key: bytes) -> bytes | None:
+        return self.content.get(key)
+
+    def keys(self, *, after: bytes | None = None, count: int | None = None) -> list[bytes]:
+        known = list(self.content)
+        start = known.index(after) + 1 if after in known else 0
+        return known[start:][:count]
 
     def items(self) -> dict[bytes, bytes]:
         return dict(self.content)
@@ -91,7 +112,9 @@ async def serving(pool: WorkerPool) -> AsyncIterator[None]:
 
 
 async def settle(pool: WorkerPool) -> None:
-    await pool.drained(["map", "other"])
+    """Until all that is wished for is in the maps."""
+    async with asyncio.timeout(10):
+        await until(lambda: pool.pending() == 0 and all(map(pool.is_settled, pool._lanes)))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -232,7 +255,8 @@ async def test_what_a_former_agent_left_is_the_base_of_the_difference(pool: Work
 
 
 async def test_a_failed_write_is_tried_again(pool: WorkerPool, target: FakeMap) -> None:
-    target.failures = [OSError(errno.EBUSY, "busy"), OSError(errno.EBUSY, "busy")]
+    # Together, alone, and so once more.
+    target.failures = [OSError(errno.EBUSY, "busy") for _ in range(4)]
     pool.upsert("map", A, ONE)
     async with serving(pool):
         await settle(pool)
@@ -268,6 +292,134 @@ async def test_a_full_map_takes_what_fits_and_the_rest_as_soon_as_there_is_room(
     assert pool.counters.deleted == 1
 
 
+async def test_c1_in_a_full_map_present_keys_go_on_being_changed(pool: WorkerPool, target: FakeMap) -> None:
+    target.room = 2
+    async with serving(pool):
+        pool.replace("map", {A: ONE, B: ONE})
+        await settle(pool)
+        pool.replace("map", {C: ONE, A: TWO, B: THREE})
+        await until(lambda: bool(pool.waiting()))
+        assert target.content == {A: TWO, B: THREE}
+        assert pool.waiting() == {"map": {C: FULL}}
+        assert pool.contains("map", {A: TWO, B: THREE})
+        assert not pool.contains("map", {A: TWO, C: ONE})
+        assert (pool.has("map", A), pool.has("map", C)) == (True, False)
+        assert pool.is_settled("map"), "what waits for room is not under way"
+
+
+async def test_c1_a_key_that_cannot_be_written_holds_up_no_other(pool: WorkerPool, target: FakeMap) -> None:
+    target.broken = {B}
+    async with serving(pool):
+        pool.replace("map", {A: ONE, B: ONE, C: ONE})
+        await until(lambda: bool(pool.waiting()))
+        assert target.content == {A: ONE, C: ONE}
+        (reason,) = pool.waiting()["map"].values()
+        assert "broken" in reason
+        pool.upsert("map", C, TWO)
+        await until(lambda: target.content[C] == TWO)
+        target.broken = set()
+        await settle(pool)
+    assert target.content == {A: ONE, B: ONE, C: TWO}
+
+
+async def test_c1_a_wish_that_waits_for_room_can_be_taken_back(pool: WorkerPool, target: FakeMap) -> None:
+    target.room = 1
+    async with serving(pool):
+        pool.replace("map", {A: ONE, B: ONE})
+        await until(lambda: bool(pool.waiting()))
+        pool.replace("map", {A: ONE})
+        assert pool.waiting() == {}
+        pool.delete("map", A)
+        await settle(pool)
+    assert target.content == {}
+
+
+async def test_c1_room_that_others_made_is_found(pool: WorkerPool, target: FakeMap) -> None:
+    target.room = 1
+    async with serving(pool):
+        pool.replace("map", {A: ONE, B: ONE})
+        await until(lambda: bool(pool.waiting()))
+        target.room = 2
+        await settle(pool)
+    assert target.content == {A: ONE, B: ONE}
+
+
+async def test_a_full_map_is_told_once_and_again_when_it_is_over(
+    pool: WorkerPool, target: FakeMap, caplog: pytest.LogCaptureFixture
+) -> None:
+    target.room = 1
+    with caplog.at_level(logging.INFO):
+        async with serving(pool):
+            pool.replace("map", {A: ONE, B: ONE})
+            await until(lambda: pool.counters.retries > 3)
+            target.room = 2
+            await settle(pool)
+    assert [record.getMessage() for record in caplog.records] == [
+        "map map: 1 entries wait: no room",
+        "map map: nothing waits any more",
+    ]
+
+
+async def test_whoever_waits_for_rows_learns_that_some_were_written(pool: WorkerPool) -> None:
+    async with serving(pool):
+        pool.upsert("map", A, ONE)
+        assert not pool.contains("map", {A: ONE})
+        async with asyncio.timeout(5):
+            await pool.written.wait()
+        assert pool.contains("map", {A: ONE})
+
+
+async def test_rows_that_nobody_waits_for_wake_nobody(target: FakeMap) -> None:
+    pool = WorkerPool({"map": target}, unawaited=["map"])  # type: ignore[dict-item]
+    async with serving(pool):
+        pool.upsert("map", A, ONE)
+        await settle(pool)
+    assert target.content == {A: ONE}
+    assert not pool.written.is_set()
+
+
+@pytest.mark.parametrize("damage", [{}, {A: TWO}, {A: ONE, B: ONE}], ids=["deleted", "changed", "added"])
+async def test_c2_what_others_did_to_a_map_is_put_right(
+    pool: WorkerPool, target: FakeMap, damage: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_pool, "_COMPARE_S", 0.0)
+    async with serving(pool):
+        pool.replace("map", {A: ONE})
+        await settle(pool)
+        target.content = dict(damage)
+        async with asyncio.timeout(5):
+            await until(lambda: target.content == {A: ONE})
+    assert pool.counters.repaired == 1
+
+
+async def test_c2_a_large_map_is_compared_in_pieces(
+    pool: WorkerPool, target: FakeMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_pool, "_COMPARE_S", 0.0)
+    monkeypatch.setattr(worker_pool, "_COMPARED_KEYS", 2)
+    rows = {bytes((index, 0, 0, 0)): ONE for index in range(9)}
+    async with serving(pool):
+        pool.replace("map", rows)
+        await settle(pool)
+        target.content = dict.fromkeys(rows, TWO)
+        async with asyncio.timeout(5):
+            await until(lambda: target.content == rows)
+
+
+async def test_c2_what_the_kernel_learns_itself_is_left_to_it(target: FakeMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "_COMPARE_S", 0.0)
+    other = FakeMap()
+    pool = WorkerPool({"map": target, "other": other}, learned=["map"])  # type: ignore[dict-item]
+    async with serving(pool):
+        pool.replace("map", {A: ONE})
+        pool.replace("other", {A: ONE})
+        await settle(pool)
+        target.content = {A: TWO}
+        other.content = {A: TWO}
+        await until(lambda: other.content == {A: ONE})
+    assert target.content == {A: TWO}
+
+
 async def test_what_fitted_into_a_full_map_is_remembered(pool: WorkerPool, target: FakeMap) -> None:
     """Else its delete would be taken for a wish that is met already."""
     target.room = 2
@@ -298,23 +450,9 @@ async def test_a_stuck_map_does_not_hold_up_another(target: FakeMap) -> None:
         pool.upsert("map", A, ONE)
         await until_writing(target)
         pool.upsert("other", B, ONE)
-        await pool.drained(["other"])
+        await until(lambda: pool.is_settled("other"))
         assert (free.content, target.content) == ({B: ONE}, {})
         target.gate.set()
-
-
-async def test_waiting_for_a_stuck_map_ends_with_a_transient_error(pool: WorkerPool, target: FakeMap) -> None:
-    target.gate.clear()
-    async with serving(pool):
-        pool.upsert("map", A, ONE)
-        await until_writing(target)
-        with pytest.raises(TransientError, match="not written"):
-            await pool.drained(["map"], timeout_s=0.01)
-        target.gate.set()
-
-
-async def test_an_idle_map_is_settled_at_once(pool: WorkerPool) -> None:
-    await pool.drained(["map", "other"], timeout_s=0.01)
 
 
 async def test_cancelling_leaves_a_write_in_progress_whole(pool: WorkerPool, target: FakeMap) -> None:
@@ -343,10 +481,10 @@ async def test_a_real_map_follows_its_wishes(real: BpfMap) -> None:
     pool = WorkerPool({"real": real})
     async with serving(pool):
         pool.replace("real", {A: ONE, B: TWO})
-        await pool.drained(["real"])
+        await settle(pool)
         assert real.items() == {A: ONE, B: TWO}
         pool.replace("real", {B: THREE, C: ONE})
-        await pool.drained(["real"])
+        await settle(pool)
     assert real.items() == {B: THREE, C: ONE}
 
 
@@ -361,7 +499,7 @@ async def test_a_real_full_map_takes_the_rest_as_soon_as_there_is_room(real: Bpf
         assert len(real.items()) == 4
         pool.delete("real", keys[0])
         pool.delete("real", keys[1])
-        await pool.drained(["real"])
+        await settle(pool)
     assert real.items() == dict.fromkeys(keys[2:], ONE)
 
 
@@ -383,5 +521,5 @@ async def test_what_was_being_written_when_an_unexpected_error_came_is_written_w
     with pytest.raises(ExceptionGroup):
         await pool.run()
     async with serving(pool):
-        await pool.drained(["map"])
+        await settle(pool)
     assert target.content == {A: ONE}

@@ -1,7 +1,9 @@
 """Beside a CNI on a real node: NetworkPolicy, masquerade, DNAT, strangers' addresses, and leaving without a trace."""
 
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -173,3 +175,18 @@ def test_uninstall_leaves_the_node_as_it_was(site: Site) -> None:
         site.fault(NODE, Fault.RESTART)
         site.wait_whole()
     site.wait_seen(POD, FIRST)
+
+
+def test_an_agent_to_which_nothing_happens_writes_its_beat_and_no_more(site: Site) -> None:
+    """A beat that woke whoever waits for rows made the agent take one turn after the other."""
+
+    def written() -> float:
+        _, metrics = fetch(node.netns, str(node.ip), "/metrics")
+        found = re.search(rb'egressgw_map_operations_total\{kind="written"\} (\S+)', metrics)
+        assert found
+        return float(found[1])
+
+    node = site.lab.node(NODE)
+    before = written()
+    time.sleep(5)
+    assert 3 <= written() - before <= 12

@@ -8,6 +8,7 @@ from prometheus_client.registry import Collector
 
 from service.audit.outbox import OutboxState
 from service.audit.publisher import PublisherState
+from service.datapath.shortage import Shortage
 from service.datapath.worker_pool import PoolCounters
 from service.model.keeper_message import LeaseReport
 from service.web.metrics import (
@@ -16,6 +17,7 @@ from service.web.metrics import (
     KeeperCollector,
     RefusalCollector,
     SegmentCollector,
+    ShortageCollector,
     TaskCollector,
 )
 
@@ -113,7 +115,7 @@ def test_without_brokers_nothing_is_told_of_kafka() -> None:
 
 def test_the_datapath_tells_drops_packets_work_and_leases() -> None:
     datapath = Datapath(
-        Pool(PoolCounters(written=9, deleted=8, coalesced=7, retries=6, full=5), waiting=4),
+        Pool(PoolCounters(written=9, deleted=8, coalesced=7, retries=6, full=5, repaired=3), waiting=4),
         {("no_gateway", "192.0.2.101"): 2, ("fragment", ""): 1, ("no_gateway", "192.0.2.100"): 3},
         {"steered": 11, "snat": 12},
     )
@@ -129,9 +131,25 @@ def test_the_datapath_tells_drops_packets_work_and_leases() -> None:
         'egressgw_map_operations_total{kind="coalesced"} 7.0',
         'egressgw_map_operations_total{kind="retries"} 6.0',
         'egressgw_map_operations_total{kind="full"} 5.0',
+        'egressgw_map_operations_total{kind="repaired"} 3.0',
         "egressgw_map_pending 4.0",
         "egressgw_leases_held 2.0",
     ]
+
+
+def test_what_finds_no_room_in_a_map_is_told_with_how_many_pods_that_costs() -> None:
+    pods = (IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2"))
+    lacking = [Shortage("rules", 40, "no room", pods), Shortage("ways", 1, "no room", ())]
+    lacking.append(Shortage("rules", 2, "no memory", pods[:1]))
+    registry = registered(ShortageCollector(lambda: lacking))
+    assert scraped(registry) == [
+        'egressgw_map_waiting{map="rules"} 42.0',
+        'egressgw_map_waiting{map="ways"} 1.0',
+        'egressgw_map_unserved_pods{map="rules"} 2.0',
+        'egressgw_map_unserved_pods{map="ways"} 0.0',
+    ]
+    lacking.clear()
+    assert scraped(registry) == []
 
 
 def test_every_scrape_tells_what_is_so_then() -> None:

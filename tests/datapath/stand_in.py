@@ -8,7 +8,7 @@ from typing import Self
 
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.node_datapath import Inheritance, NodeDatapath
-from service.datapath.worker_pool import WorkerPool
+from service.datapath.worker_pool import FULL, WorkerPool
 from service.model.errors import TransientError
 from service.network.link_monitor import LinkMonitor, NetworkChange
 from service.network.nftables import SteerElement
@@ -18,11 +18,11 @@ UPLINK = LocalUplink(2, "eth0", b"\2\0\0\0\0\1", IPv4Interface("192.168.1.21/24"
 NOTHING_INHERITED = Inheritance({}, {}, {}, {}, ())
 
 
-class FakeLinks(LinkMonitor):
-    """Reports as many changes as it is told to, then none."""
+class StandInLinks(LinkMonitor):
+    """Reports once for each time it is told to, then nothing."""
 
-    def __init__(self, reports: int) -> None:
-        self._reports = reports
+    def __init__(self) -> None:
+        self.reports: asyncio.Queue[None] = asyncio.Queue()
 
     async def __aenter__(self) -> Self:
         return self
@@ -36,31 +36,79 @@ class FakeLinks(LinkMonitor):
         return self
 
     async def __anext__(self) -> tuple[NetworkChange, ...]:
-        if not self._reports:
-            await asyncio.Event().wait()
-        self._reports -= 1
+        await self.reports.get()
         return ()
 
 
-class FakeDatapath(NodeDatapath):
+class StandInPool(WorkerPool):
+    """Has at once what it is told, but for what there is no room for, and for maps that are `stuck`."""
+
+    def __init__(self) -> None:
+        super().__init__({}, workers=1)
+        self.rows: dict[str, Rows] = {}
+        self.wanted: dict[str, Rows] = {}
+        self.rooms: dict[str, int] = {}
+        self.stuck: set[str] = set()
+
+    def replace(self, name: str, content: Mapping[bytes, bytes]) -> None:
+        self.wanted[name] = dict(content)
+        if name not in self.stuck:
+            self._settle(name)
+
+    def release(self, name: str) -> None:
+        """What was wished for comes into the map after all."""
+        self.stuck.discard(name)
+        self._settle(name)
+
+    def _settle(self, name: str) -> None:
+        before, wanted = self.rows.get(name, {}), self.wanted.get(name, {})
+        kept = {key: value for key, value in wanted.items() if key in before}
+        new = [(key, value) for key, value in wanted.items() if key not in before]
+        self.rows[name] = kept | dict(new[: max(0, self.room(name) - len(kept))])
+        if self.rows[name] != before:
+            self.written.set()
+
+    def contains(self, name: str, rows: Mapping[bytes, bytes]) -> bool:
+        return all(self.rows.get(name, {}).get(key) == value for key, value in rows.items())
+
+    def has(self, name: str, key: bytes) -> bool:
+        return key in self.rows.get(name, {})
+
+    def is_settled(self, name: str) -> bool:
+        return name not in self.stuck
+
+    def waiting(self) -> dict[str, dict[bytes, str]]:
+        lacking = {name: wanted.keys() - self.rows.get(name, {}).keys() for name, wanted in self.wanted.items()}
+        return {name: dict.fromkeys(keys, FULL) for name, keys in lacking.items() if keys and name not in self.stuck}
+
+    def room(self, name: str) -> int:
+        return self.rooms.get(name, 1 << 16)
+
+
+class StandInDatapath(NodeDatapath):
     """`calls` lists what was asked for, in order; `failing` holds how often a call is refused before it succeeds."""
+
+    pool: StandInPool
 
     def __init__(self, settings: Settings, uplink: LocalUplink = UPLINK) -> None:
         super().__init__(settings)
         self._uplinks = (uplink,)
         self._egw_ifindex = 9
-        self.pool = WorkerPool({}, workers=1)
+        self.pool = StandInPool()
         self.nftables = self  # type: ignore[assignment]
+        self.conntrack = self  # type: ignore[assignment]
         self.calls: list[tuple[object, ...]] = []
         self.failing: dict[str, int] = {}
         self.content: dict[str, Rows] = {}
+        """As last wished for."""
         self.devices: dict[IPv4Address, int] = {}
         self.next_uplinks: tuple[LocalUplink, ...] | None = None
         self.repairs: list[int] = []
         """Index of the steering device after each round that found damage."""
-        self.link_reports = 0
+        self.links = StandInLinks()
         self.left = NOTHING_INHERITED
         """By a former agent."""
+        self.dropped: dict[tuple[str, str], int] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,18 +128,15 @@ class FakeDatapath(NodeDatapath):
             raise TransientError(f"{name} is refused")
 
     def named(self, name: str) -> list[tuple[object, ...]]:
-        """The arguments of each call of this name."""
+        """The arguments of each call of this name, refused ones too."""
         return [call[1:] for call in self.calls if call[0] == name]
 
     async def refresh_uplinks(self) -> bool:
         self._call("refresh_uplinks")
-        if self.next_uplinks is None:
-            return False
-        self._uplinks, self.next_uplinks = self.next_uplinks, None
-        return True
-
-    async def attach_uplinks(self) -> None:
+        if self.next_uplinks is not None:
+            self._uplinks, self.next_uplinks = self.next_uplinks, None
         self._call("attach_uplinks")
+        return True
 
     async def attach_pod_devices(self) -> None:
         self._call("attach_pod_devices")
@@ -104,12 +149,15 @@ class FakeDatapath(NodeDatapath):
     def write(self, content: Mapping[str, Rows]) -> None:
         self._call("write")
         self.content = dict(content)
+        super().write(content)
 
-    async def clear_connections(self, pod_ips: Sequence[IPv4Address], cluster: Sequence[IPv4Network]) -> None:
-        self._call("clear_connections", *pod_ips)
+    async def forget(self, pod_ips: Iterable[IPv4Address], cluster: Iterable[IPv4Network]) -> int:
+        """Of `conntrack`."""
+        self._call("forget", *pod_ips)
+        return 0
 
     def drops(self) -> dict[tuple[str, str], int]:
-        return {}
+        return self.dropped
 
     def counters(self) -> dict[str, int]:
         return {}
@@ -121,11 +169,8 @@ class FakeDatapath(NodeDatapath):
         self._egw_ifindex = self.repairs.pop(0)
         return True
 
-    async def drained(self) -> None:
-        self._call("drained")
-
     def link_monitor(self) -> LinkMonitor:
-        return FakeLinks(self.link_reports)
+        return self.links
 
     async def set_netfilter(
         self,
@@ -138,4 +183,5 @@ class FakeDatapath(NodeDatapath):
         self._call("set_netfilter", tuple(uplinks), tuple(steer))
 
     async def update_steer(self, added: Sequence[SteerElement], removed: Sequence[SteerElement]) -> None:
+        """Of `nftables`."""
         self._call("update_steer", tuple(added), tuple(removed))
