@@ -233,6 +233,7 @@ class Agent:
             datapath=self._datapath,
             held=self._holdings.held,
             report=self._living_report(),
+            now_ns=boot_ns(),
             troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
             outbox=self._outbox,
             publisher=self._publisher,

@@ -155,6 +155,8 @@ class Controller:
             source=self._source,
             holders=self._knowledge.holders(),
             office=self._office,
+            has_majority=self._table.is_fresh(now_ns=boot_ns()),
+            silent_s=self._electors.silent_s(),
             troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
             outbox=self._outbox,
             publisher=self._publisher,

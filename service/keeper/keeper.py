@@ -188,6 +188,7 @@ class Keeper:
             swap=self._other.wanted,
             trouble=trouble(self._settings.node, self._book, elector),
             sees_majority=self._majority.is_seen(now_ns=now_ns),
+            silent=self._majority.silent(now_ns=now_ns),
             scheduling=self._scheduling,
         )
         self._agent.report(compose(state))

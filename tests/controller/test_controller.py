@@ -78,6 +78,18 @@ async def test_a_controller_without_electors_reads_its_objects_and_leads_nobody(
         assert not controller.is_leading
 
 
+async def test_a_controller_names_the_electors_that_do_not_answer_it_and_since_when(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    async with running(settings) as controller:
+        electorate = controller.status()["electorate"]
+        assert (electorate["majority"], electorate["silentSeconds"]) == (False, {})
+        await until(lambda: controller.status()["electorate"]["silentSeconds"])
+        assert controller.status()["electorate"]["silentSeconds"]["elector"] >= 2
+        async with LoopbackElector(settings):
+            await until(lambda: controller.status()["electorate"]["majority"])
+            assert controller.status()["electorate"]["silentSeconds"] == {}
+
+
 async def test_a_controller_leads_when_electors_grant_it_and_gives_it_up_when_it_stops(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     async with LoopbackElector(settings), running(settings) as controller:

@@ -145,6 +145,16 @@ async def test_a_keeper_says_whether_it_sees_a_majority_vote(tmp_path: Path) -> 
 
 
 @in_virtual_time
+async def test_a_keeper_names_the_electors_that_it_does_not_see_vote_and_since_when(tmp_path: Path) -> None:
+    began_ns = now_ns()
+    async with three_nodes(tmp_path) as (nodes, _):
+        await until(lambda: bool(nodes[1].reports) and bool(nodes[1].reports[-1].silent))
+        ((name, since_ns),) = nodes[1].reports[-1].silent
+        assert (name, nodes[1].reports[-1].majority) == ("node0", True)
+        assert began_ns <= since_ns <= now_ns() - 2 * SECOND
+
+
+@in_virtual_time
 async def test_nothing_is_claimed_before_the_fence_exists_but_the_elector_votes(tmp_path: Path) -> None:
     async with three_nodes(tmp_path) as (nodes, stack):
         nodes[0].fence.is_pinned = False
