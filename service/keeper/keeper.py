@@ -22,6 +22,7 @@ from service.keeper.claims import HolderClaims, new_holder
 from service.keeper.dispatch import Dispatch, Lines
 from service.keeper.duty import AgentDuty
 from service.keeper.electorate_file import ElectorateFile
+from service.keeper.ending import Endings
 from service.keeper.farewell import Farewell
 from service.keeper.fence import Fence, PinnedFence
 from service.keeper.fenced_leases import FencedLeases, FirstAnnouncement
@@ -75,7 +76,7 @@ class Keeper:
         raw_clock: Callable[[], int] = clock.raw_ns,
     ) -> None:
         """Read what is on disk; nothing runs and nothing is sent yet. Raises OperatorError where it cannot be read."""
-        self._settings, self._scheduling, self._boot_clock = settings, scheduling, boot_clock
+        self._settings, self._scheduling, self._boot_clock, self._fence = settings, scheduling, boot_clock, fence
         start_id, port, now_ns = identity.start_id(), settings.ports.lease, boot_clock()
         file = ElectorateFile(Path(settings.state_dir))
         stored = file.open_or_configure(settings.electorate, memory=identity.start_id() >> 1)
@@ -92,9 +93,10 @@ class Keeper:
         self._duty = AgentDuty(grace_ns=settings.lease.agent_grace_ms * 1_000_000, now_ns=now_ns)
         announcement = FirstAnnouncement(uplink=self._duty.uplink, send_frame=self._arp.send)
         self._fenced = FencedLeases(fence, opened=announcement.announce, changed=self._report)
+        self._endings = Endings(self._fenced.handle, ended=self._promise_log.note_end, clock=boot_clock)
         holder = new_holder(settings, stored.electorate, start_id=start_id, now_ns=now_ns)
         self._claims = HolderClaims(
-            holder, duty=self._duty, fence=fence, send=send, handle=self._fenced.handle, clock=boot_clock
+            holder, duty=self._duty, fence=fence, send=send, handle=self._endings.handle, clock=boot_clock
         )
         # Who else decides, and how the electorate changes.
         self._majority = MajorityWatch(stored.electorate, lease_port=port, send=send, clock=boot_clock)
@@ -117,6 +119,7 @@ class Keeper:
         """Go on with what is held, then open what others send to. Left in reverse: farewell first, sockets after."""
         stack.callback(self._arp.close)
         await stack.enter_async_context(self._promise_log)
+        self._endings.adopt(self._fence)
         self._claims.adopt()
         self._connect()
         await stack.enter_async_context(self._socket)
