@@ -184,7 +184,7 @@ class Agent:
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
         registry.register(RefusalCollector(self._refusals))
-        await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
+        await stack.enter_async_context(WebServer(settings.http_address, settings.ports.http, self, registry))
         self.recorder.started(VERSION)
 
     async def serve(self) -> None:
