@@ -129,9 +129,9 @@ class DatapathSettings(_Section, frozen=True):
 class HttpSettings(_Section, frozen=True):
     """Where health, status and metrics are served; the port is `ports.http`."""
 
-    address: str = "0.0.0.0"
-    """IPv4 address to listen on. Every one by default, since probes and Prometheus come from elsewhere; what is served
-    is read-only, and names nodes, policies and addresses."""
+    address: str = ""
+    """IPv4 address to listen on, and 127.0.0.1 besides. Not set: `bind_address`, the node's own, where kubelet and
+    Prometheus ask; 0.0.0.0 for every one. What is served is read-only, and names nodes, policies and addresses."""
 
 
 class KafkaTlsSettings(_Section, frozen=True):
@@ -242,6 +242,11 @@ class Settings(_Section, frozen=True):
         return Electorate(epoch=self.electors.epoch, members=members)
 
     @property
+    def http_address(self) -> str:
+        """Where HTTP is served, besides 127.0.0.1."""
+        return self.http.address or self.bind_address
+
+    @property
     def lease_profile(self) -> LeaseProfile:
         """The times that `lease.profile` stands for."""
         return LEASE_PROFILES[self.lease.profile]
@@ -321,7 +326,7 @@ def _read_document(path: Path) -> dict[str, Any]:
 def _check(settings: Settings) -> None:
     _check_electors(settings)
     _parse(IPv4Address, settings.bind_address, "bind_address")
-    _parse(IPv4Address, settings.http.address, "http.address")
+    _parse(IPv4Address, settings.http_address, "http.address")
     mark = settings.datapath.mark
     if mark & (mark - 1):
         raise OperatorError(f"datapath.mark: {mark:#x} has more than one bit set; choose one free bit such as 0x1000")

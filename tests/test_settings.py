@@ -64,3 +64,11 @@ def test_every_setting_says_what_it_means_where_it_is_declared() -> None:
             if not is_told:
                 silent.append(f"{name}.{ast.unparse(field.target)}")
     assert silent == []
+
+
+def test_http_is_served_at_the_nodes_address_unless_another_is_named(tmp_path: Path) -> None:
+    node = {"node": "n1", "keyring": ["00" * 32], "bind_address": "192.0.2.7"}
+    assert load_settings(None, node).http_address == "192.0.2.7"
+    assert load_settings(None, node | {"http": {"address": "0.0.0.0"}}).http_address == "0.0.0.0"
+    with pytest.raises(OperatorError, match=r"http\.address"):
+        load_settings(None, node | {"http": {"address": "everywhere"}})

@@ -28,28 +28,31 @@ def agent_status(
     datapath: NodeDatapath,
     held: Mapping[IPv4Address, HeldLease],
     report: LeaseReport | None,
+    now_ns: int,
     troubles: Sequence[str],
     outbox: Outbox,
     publisher: Publisher,
 ) -> dict[str, Any]:
     """The document. `report` is None where the keeper does not live; `source` before it is open.
 
-    `troubles`: what is wrong in this process itself, a line each; the keeper's own follow.
+    `now_ns` is CLOCK_BOOTTIME. `troubles`: what is wrong in this process itself, a line each; the keeper's own follow.
     """
-    # Of itself a node knows better than any table: what its keeper does not hold, it does not hold.
-    locations = {
-        floating_ip: HeldBy(location.node, location.token)
-        for floating_ip, location in reconciler.locations.items()
-        if location.node != node or floating_ip in held
-    }
-    return cluster_status(cluster, intake.index, intake.errors, locations) | {
+    held = _still_held(held, report, now_ns)
+    heard = {address: HeldBy(location.node, location.token) for address, location in reconciler.locations.items()}
+    holders = _holders(node, heard, held, report)
+    return cluster_status(cluster, intake.index, intake.errors, holders, heard) | {
         "node": node,
         "role": role.value,
         "troubles": [*troubles, *(f"keeper: {trouble}" for trouble in (report.troubles if report else ()))],
         "objects": objects_status(intake, source),
         "held": [str(floating_ip) for floating_ip in sorted(held)],
         "keeper": keeper_status(report),
-        "electorate": electorate_status(report.electorate.electorate, report.trouble)
+        "electorate": electorate_status(
+            report.electorate.electorate,
+            report.trouble,
+            has_majority=report.majority,
+            silent_s={name: (report.at_ns - since_ns) / 1e9 for name, since_ns in report.silent},
+        )
         if report and report.electorate
         else None,
         "endpoints": {str(pod_ip): phase.value for pod_ip, phase in sorted(reconciler.steering.phases().items())},
@@ -57,6 +60,28 @@ def agent_status(
         "packets": datapath.counters(),
         "audit": audit_status(outbox, publisher),
     }
+
+
+def _still_held(
+    held: Mapping[IPv4Address, HeldLease], report: LeaseReport | None, now_ns: int
+) -> dict[IPv4Address, HeldLease]:
+    """What the keeper says that it holds; of one that says nothing any more, what its last word still covers."""
+    return {address: lease for address, lease in held.items() if report is not None or lease.deadline_ns > now_ns}
+
+
+def _holders(
+    node: str,
+    heard: Mapping[IPv4Address, HeldBy],
+    held: Mapping[IPv4Address, HeldLease],
+    report: LeaseReport | None,
+) -> dict[IPv4Address, HeldBy]:
+    """Who has each address, as far as this node can vouch for it.
+
+    Of itself a node knows better than any table: what its keeper does not hold, it does not hold. Of others it knows
+    the last word, which is worth nothing when no majority of electors answers, or nobody here asks them.
+    """
+    sees_majority = report is not None and report.majority
+    return {address: by for address, by in heard.items() if address in held or (sees_majority and by.node != node)}
 
 
 def keeper_status(report: LeaseReport | None) -> dict[str, Any]:

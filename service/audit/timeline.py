@@ -146,9 +146,12 @@ def _unique(records: Iterable[AuditRecord]) -> list[AuditRecord]:
     return list(kept.values())
 
 
-def _witness_order(record: AuditRecord) -> tuple[bool, int, str]:
-    """Of copies keep the holder's own, else the earliest: its clock is the one that its other records use."""
-    return (record.node != record.holder, record.wall_time_ns, record.node)
+def _witness_order(record: AuditRecord) -> tuple[bool, bool, int, str]:
+    """Of copies keep the holder's own, else the earliest: its clock is the one that its other records use.
+
+    Its agent knows more of the cause than its keeper.
+    """
+    return (record.node != record.holder, record.actor.startswith("keeper/"), record.wall_time_ns, record.node)
 
 
 def _token_order(record: AuditRecord) -> tuple[Token, int, str, str, int]:

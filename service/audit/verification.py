@@ -159,10 +159,11 @@ class Verification:
         self._foreign += record.version > SCHEMA_VERSION
         if record.sequence > 0 and not self._link(item, record):
             return
-        self._events[event_key(record)] = None
-        self._holdings.take(record, item.place)
-        if record.kind is RecordKind.GAP:
+        key = event_key(record)
+        if record.kind is RecordKind.GAP and key not in self._events:
             self._note_gap(record)
+        self._events[key] = None
+        self._holdings.take(record, item.place)
 
     def verdict(self, extents: Sequence[Extent]) -> Verdict:
         """Return what follows from all that was taken. `extents` says how far back each log reaches."""
@@ -239,6 +240,9 @@ class Verification:
             self._gaps.setdefault((record.node, record.outbox), Gaps()).note(record)
         except ValueError:
             self._find(Fault.UNREADABLE, record.node, f"the gap record {record.id} does not say what is gone")
+        if not {"firstSequence", "ranges"} & record.detail.keys():
+            # They were lost before they had a sequence, so no chain misses them.
+            self._find(Fault.LOST, record.node, f"{record.detail.get('records', 'some')} records: {record.reason}")
 
     # -- one chain --
 

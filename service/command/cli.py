@@ -188,6 +188,36 @@ def status(url: str, timeout: float, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("floating_ip", metavar="IP")
+@click.option("--url", default=DEFAULT_URL, show_default=True, metavar="URL", help="Agent or controller to ask.")
+@click.option("--timeout", default=3.0, show_default=True, type=click.FloatRange(0.1, 60), help="Seconds to wait.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def why(floating_ip: str, url: str, timeout: float, as_json: bool) -> None:
+    """Say which node holds a floating IP, or why none does: nodes, electors and policies as far as they matter for it.
+
+    Exit status: 0 where a node holds it, 1 where none does or the process does not answer.
+    """
+    from ipaddress import IPv4Address
+
+    from service.web.client import fetch_status
+    from service.web.explanation import explain
+
+    try:
+        address = str(IPv4Address(floating_ip))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    found = explain(fetch_status(url, timeout_s=timeout), address)
+    if as_json:
+        facts = [{"of": subject, "is": fact} for subject, fact in found.facts]
+        print_json({"floatingIP": address, "held": found.is_held, "verdict": found.verdict, "facts": facts})
+    else:
+        from service.web.tables import print_explanation
+
+        print_explanation(found, console())
+    sys.exit(0 if found.is_held else 1)
+
+
+@main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="DIR|FILE...")
 def validate(paths: tuple[Path, ...]) -> None:
     """Check manifests as a folder source would read them, and list every error."""

@@ -113,7 +113,7 @@ class Controller:
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
         registry.register(RefusalCollector(self._refusals))
-        await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
+        await stack.enter_async_context(WebServer(settings.http_address, settings.ports.http, self, registry))
 
     async def serve(self) -> None:
         """Compete for leadership and run every task until cancelled; one that fails is tried again. Needs `enter`."""
@@ -155,6 +155,8 @@ class Controller:
             source=self._source,
             holders=self._knowledge.holders(),
             office=self._office,
+            has_majority=self._table.is_fresh(now_ns=boot_ns()),
+            silent_s=self._electors.silent_s(),
             troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
             outbox=self._outbox,
             publisher=self._publisher,

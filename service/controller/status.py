@@ -23,18 +23,24 @@ def controller_status(
     source: Source | None,
     holders: Mapping[IPv4Address, HeldBy],
     office: ElectorateOffice,
+    has_majority: bool,
+    silent_s: Mapping[str, float],
     troubles: Sequence[str],
     outbox: Outbox,
     publisher: Publisher,
 ) -> dict[str, Any]:
-    """The document. `holders` as a majority of electors names them; `source` is None before it is open."""
+    """The document. `holders` as a majority of electors names them; `source` is None before it is open.
+
+    `silent_s`: electors that are not seen to vote, with the seconds since each last was.
+    """
     return cluster_status(cluster, intake.index, intake.errors, holders) | {
         "node": node,
         "role": "controller",
         "troubles": list(troubles),
         "objects": objects_status(intake, source),
         "leading": is_leading,
-        "electorate": electorate_status(office.book.known, office.trouble) | office.standing(),
+        "electorate": electorate_status(office.book.known, office.trouble, has_majority=has_majority, silent_s=silent_s)
+        | office.standing(),
         "drops": {},
         "audit": audit_status(outbox, publisher),
     }

@@ -22,6 +22,7 @@ from service.keeper.claims import HolderClaims, new_holder
 from service.keeper.dispatch import Dispatch, Lines
 from service.keeper.duty import AgentDuty
 from service.keeper.electorate_file import ElectorateFile
+from service.keeper.ending import Endings
 from service.keeper.farewell import Farewell
 from service.keeper.fence import Fence, PinnedFence
 from service.keeper.fenced_leases import FencedLeases, FirstAnnouncement
@@ -75,7 +76,7 @@ class Keeper:
         raw_clock: Callable[[], int] = clock.raw_ns,
     ) -> None:
         """Read what is on disk; nothing runs and nothing is sent yet. Raises OperatorError where it cannot be read."""
-        self._settings, self._scheduling, self._boot_clock = settings, scheduling, boot_clock
+        self._settings, self._scheduling, self._boot_clock, self._fence = settings, scheduling, boot_clock, fence
         self._tasks = Supervisor(clock=boot_clock)
         start_id, port = identity.start_id(), settings.ports.lease
         file = ElectorateFile(Path(settings.state_dir))
@@ -122,15 +123,17 @@ class Keeper:
             changed=lambda: self._tasks.attempt("report", self._report),
             refused=lambda key, reason: self._claims.refuse(key, reason),
         )
+        self._endings = Endings(self._fenced.handle, ended=self._promise_log.note_end, clock=self._boot_clock)
         holder = new_holder(settings, electorate, start_id=start_id, now_ns=now_ns)
         self._claims = HolderClaims(
-            holder, duty=self._duty, fence=fence, send=send, handle=self._fenced.handle, clock=self._boot_clock
+            holder, duty=self._duty, fence=fence, send=send, handle=self._endings.handle, clock=self._boot_clock
         )
 
     async def enter(self, stack: AsyncExitStack) -> None:
         """Go on with what is held, then open what others send to. Left in reverse: farewell first, sockets after."""
         stack.callback(self._arp.close)
         await stack.enter_async_context(self._promise_log)
+        self._endings.adopt(self._fence)
         self._claims.adopt()
         self._connect()
         await stack.enter_async_context(self._socket)
@@ -209,6 +212,7 @@ class Keeper:
             swap=self._other.wanted,
             trouble=trouble(self._settings.node, self._book, elector),
             sees_majority=self._majority.is_seen(now_ns=now_ns),
+            silent=self._majority.silent(now_ns=now_ns),
             scheduling=self._scheduling,
             troubles=self._troubles(),
             errors=self._tasks.errors(),

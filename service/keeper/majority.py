@@ -41,6 +41,10 @@ class MajorityWatch:
         """A majority of one epoch has answered within two seconds, and votes."""
         return self._seen_ns is not None and now_ns - self._seen_ns < _AGE_NS_MAX
 
+    def silent(self, *, now_ns: int) -> dict[str, int]:
+        """Electors that have not answered within two seconds, or do not vote, with when each last did."""
+        return self._observer.silent_since(now_ns - _AGE_NS_MAX)
+
     def _note(self, output: object) -> None:
         if isinstance(output, Observed):
             self._seen_ns = self._clock()

@@ -30,6 +30,8 @@ class KeeperState:
     """What one of two electors asks for that lost the other."""
     trouble: str
     sees_majority: bool
+    silent: Mapping[str, int]
+    """Electors that are not seen to vote, with when each last was."""
     scheduling: str
     troubles: Sequence[str] = ()
     errors: Mapping[str, int] = field(default_factory=dict)
@@ -47,6 +49,7 @@ def compose(state: KeeperState) -> LeaseReport:
         trouble=state.trouble,
         wanted=_wanted(state),
         majority=state.sees_majority,
+        silent=tuple(sorted(state.silent.items())),
         scheduling=state.scheduling,
         at_ns=state.now_ns,
         released=state.released,

@@ -117,6 +117,8 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """How often each task of the keeper has failed since its start."""
     refused: dict[str, int] = {}
     """Datagrams that its socket has refused, by reason."""
+    silent: tuple[tuple[str, int], ...] = ()
+    """Electors that it does not see vote, and when each last did, by CLOCK_BOOTTIME."""
 
 
 KeeperMessage = Heartbeat | LeaseReport

@@ -6,6 +6,7 @@ from typing import Any
 
 from service.audit.outbox import Outbox
 from service.audit.publisher import Publisher
+from service.gossip.member import MemberState
 from service.model.assignment import Assignment
 from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode, NodeState
@@ -14,15 +15,22 @@ from service.policy.index import PolicyIndex
 from service.sources.intake import Intake
 from service.sources.source import ObjectSource
 from service.sources.source_state import SourceState
-from service.wire.cluster_view import ClusterView
+from service.wire.cluster_view import ClusterView, node_state
 
 
-def electorate_status(electorate: Electorate, trouble: str) -> dict[str, Any]:
-    """Who grants leases, and what stands in the way of a change of them."""
+def electorate_status(
+    electorate: Electorate, trouble: str, *, has_majority: bool, silent_s: Mapping[str, float]
+) -> dict[str, Any]:
+    """Who grants leases, who of them is not seen to vote, and what stands in the way of a change of them.
+
+    `silent_s`: the seconds since each of those was last seen to vote.
+    """
     return {
         "epoch": electorate.epoch,
         "members": {member.name: member.host for member in electorate.members},
         "trouble": trouble,
+        "majority": has_majority,
+        "silentSeconds": {name: round(seconds, 1) for name, seconds in sorted(silent_s.items())},
     }
 
 
@@ -54,15 +62,20 @@ def cluster_status(
     index: PolicyIndex,
     errors: Iterable[ObjectError],
     holders: Mapping[IPv4Address, HeldBy],
+    heard: Mapping[IPv4Address, HeldBy] | None = None,
 ) -> dict[str, Any]:
-    """The part that every member can tell."""
+    """The part that every member can tell.
+
+    `holders` this process vouches for; `heard` is the last word on each address, however old.
+    """
     leader = cluster.leader()
     nodes = cluster.gateway_nodes()
     return {
         "leader": leader[0] if leader else None,
+        "leaderState": _leader_state(cluster, leader[0]) if leader else None,
         "term": leader[1] if leader else 0,
         "nodes": {node.name: _node(node) for node in nodes},
-        "floatingIPs": _floating_ips(index, cluster, holders, nodes),
+        "floatingIPs": _floating_ips(index, cluster, holders, heard or {}, nodes),
         "policies": {
             key.name: {
                 "accepted": state.accepted,
@@ -75,6 +88,15 @@ def cluster_status(
         },
         "errors": [str(error) for error in errors],
     }
+
+
+def _leader_state(cluster: ClusterView, name: str) -> str:
+    """`Up`, `Down` or `Left` as gossip has the last leader; `Unknown` for one that is no member here."""
+    found = cluster.members().get(name)
+    if found is None:
+        return "Unknown"
+    state = found[0].state
+    return "Left" if state is MemberState.LEFT else node_state(state).value
 
 
 def _node(node: GatewayNode) -> dict[str, Any]:
@@ -91,6 +113,7 @@ def _floating_ips(
     index: PolicyIndex,
     cluster: ClusterView,
     holders: Mapping[IPv4Address, HeldBy],
+    heard: Mapping[IPv4Address, HeldBy],
     nodes: Iterable[GatewayNode],
 ) -> dict[str, Any]:
     gateway = index.gateway()
@@ -101,12 +124,14 @@ def _floating_ips(
         assignment = assignments.get(floating_ip)
         holder, token = holders.get(floating_ip, (None, None))
         # A node that gossip thinks dead may hold it all the same; the leader, who asks the electors, knows.
+        last = heard.get(floating_ip)
         is_confirmed = holder in up or (assignment is not None and assignment.holder == holder)
         table[str(floating_ip)] = {
             "holder": holder if is_confirmed else None,
             "assigned": assignment.holder if assignment else None,
             "successor": assignment.successor if assignment else None,
             "token": ".".join(map(str, token)) if token else None,
+            "lastHeard": last.node if last else None,
             "reason": _reason(assignment, conflicts.get(floating_ip)),
         }
     return table

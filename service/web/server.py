@@ -1,17 +1,17 @@
 """The read-only HTTP server of a process: health, readiness, status and metrics.
 
 Bounded against whoever connects: a limit of connections, one request on each, and a whole-life limit that also ends a
-client which sends or reads too slowly. Where the limit is reached, the oldest connection of the host that has most
-gives way: however many idle ones a stranger opens, a probe and a command on the node find a place. A page is made on
-the loop in one go, so a slow client costs memory only.
+client which sends or reads too slowly; see `connections`. A page is made on the loop in one go, so a slow client costs
+memory only.
 """
 
 import asyncio
 import errno
 import logging
 from collections import deque
+from ipaddress import IPv4Address
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import msgspec
 from aiohttp import web
@@ -20,11 +20,10 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import choose_encoder
 
 from service.model.errors import OperatorError
+from service.web.connections import CONNECTIONS_MAX, Connections
 
 log = logging.getLogger(__name__)
 
-CONNECTIONS_MAX = 64
-CONNECTION_S_MAX = 15.0
 _TICK_S = 0.5
 _LAG_TICKS = 10
 _REQUEST_BYTES_MAX = 4096
@@ -50,8 +49,9 @@ class WebServer:
         self._provider = provider
         self._registry = registry
         self._runner: web.AppRunner | None = None
-        self._listener: asyncio.Server | None = None
-        self._opened: dict[web.RequestHandler, float] = {}
+        self._listeners: list[asyncio.Server] = []
+        self.connections = Connections()
+        """Those that are open."""
         self._lags: deque[float] = deque([0.0], maxlen=_LAG_TICKS)
         self._tick: asyncio.TimerHandle | None = None
         self._lag_gauge: Gauge | None = None
@@ -71,19 +71,34 @@ class WebServer:
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
         self._runner = runner
-        loop = asyncio.get_running_loop()
         try:
-            self._listener = await loop.create_server(self._accept, self.address, self.port, backlog=CONNECTIONS_MAX)
-        except OSError as error:
-            await runner.cleanup()
-            raise _listen_error(error, self.address, self.port) from error
-        self.port = self._listener.sockets[0].getsockname()[1]
+            await self._listen()
+        except BaseException:
+            await self._close()
+            raise
         self._lag_gauge = Gauge(
             "egressgw_loop_lag_seconds", "Latest that the event loop came to a timer, last 5 s", registry=self._registry
         )
         self._lag_gauge.set_function(lambda: self.loop_lag_s)
         self._schedule_tick()
         return self
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        for address in _addresses(self.address):
+            try:
+                listener = await loop.create_server(self._accept, address, self.port, backlog=CONNECTIONS_MAX)
+            except OSError as error:
+                raise _listen_error(error, address, self.port) from error
+            self._listeners.append(listener)
+            self.port = listener.sockets[0].getsockname()[1]
+
+    async def _close(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        self.connections.end_all()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -92,37 +107,14 @@ class WebServer:
             self._tick.cancel()
         if self._lag_gauge is not None:
             self._registry.unregister(self._lag_gauge)
-        if self._listener is not None:
-            self._listener.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
-        for connection in self._opened:
-            if connection.transport is not None:
-                connection.transport.abort()
+        await self._close()
 
     def _accept(self) -> asyncio.Protocol:
         assert self._runner is not None
         server = self._runner.server
         if server is None:
             return _Refusal()
-        if len(server.connections) >= CONNECTIONS_MAX:
-            self._make_room()
-        connection = server()
-        self._opened[connection] = asyncio.get_running_loop().time()
-        return connection
-
-    def _make_room(self) -> None:
-        """End the oldest connection of the host that has most: each has one request, so the oldest is the idlest."""
-        by_host: dict[str, list[web.RequestHandler]] = {}
-        for connection in self._opened:
-            if connection.transport is not None and not connection.transport.is_closing():
-                host = (connection.transport.get_extra_info("peername") or ("",))[0]
-                by_host.setdefault(host, []).append(connection)
-        if by_host:
-            victim = max(by_host.values(), key=len)[0]
-            del self._opened[victim]
-            if victim.transport is not None:
-                victim.transport.abort()
+        return _Admitted(server(), self.connections)
 
     def _schedule_tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -132,11 +124,7 @@ class WebServer:
     def _on_tick(self, due: float) -> None:
         now = asyncio.get_running_loop().time()
         self._lags.append(max(0.0, now - due))
-        for connection, opened in list(self._opened.items()):
-            if now - opened > CONNECTION_S_MAX:
-                del self._opened[connection]
-                if connection.transport is not None:
-                    connection.transport.abort()
+        self.connections.expire(now_s=now)
         self._schedule_tick()
 
     async def _healthz(self, request: web.Request) -> web.Response:
@@ -152,6 +140,36 @@ class WebServer:
     async def _metrics(self, request: web.Request) -> web.Response:
         render, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=render(self._registry), headers={"Content-Type": content_type})
+
+
+class _Admitted(asyncio.Protocol):
+    """One connection, counted among the others from its beginning to its end."""
+
+    def __init__(self, handler: web.RequestHandler, connections: Connections) -> None:
+        self._handler = handler
+        self._connections = connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not all loops have theirs inherit from asyncio's, but it is one.
+        stream = cast(asyncio.Transport, transport)
+        self._handler.connection_made(stream)
+        self._connections.admit(self, stream, now_s=asyncio.get_running_loop().time())
+
+    def data_received(self, data: bytes) -> None:
+        self._handler.data_received(data)
+
+    def eof_received(self) -> None:
+        self._handler.eof_received()
+
+    def pause_writing(self) -> None:
+        self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._handler.resume_writing()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._connections.forget(self)
+        self._handler.connection_lost(exc)
 
 
 class _Refusal(asyncio.Protocol):
@@ -181,6 +199,12 @@ def _json(document: dict[str, Any], *, status: int = 200) -> web.Response:
     return web.Response(
         body=msgspec.json.encode(document, enc_hook=str), status=status, content_type="application/json"
     )
+
+
+def _addresses(address: str) -> tuple[str, ...]:
+    """Where to listen: whoever is on this machine also finds it at 127.0.0.1."""
+    alone = IPv4Address(address).is_loopback or IPv4Address(address).is_unspecified
+    return (address,) if alone else (address, "127.0.0.1")
 
 
 def _listen_error(error: OSError, address: str, port: int) -> OperatorError:

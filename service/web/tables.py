@@ -1,12 +1,14 @@
 """The status document as tables for a terminal."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from service.web.explanation import Explanation, absence
 from service.web.verdict import troubles
 
 _GOOD = "green"
@@ -27,7 +29,7 @@ def print_status(document: dict[str, Any], console: Console) -> None:
     console.print(title)
     for section, columns, row in (
         ("nodes", ("NODE", "STATE", "ROLE", "MORE"), _node_row),
-        ("floatingIPs", ("FLOATING IP", "HOLDER", "SUCCESSOR", "TOKEN", "REASON"), _floating_ip_row),
+        ("floatingIPs", ("FLOATING IP", "HOLDER", "SUCCESSOR", "TOKEN", "REASON"), partial(_floating_ip_row, document)),
         ("policies", ("POLICY", "ACCEPTED", "EGRESS IP", "PODS", "REASON"), _policy_row),
     ):
         _print_section(document.get(section), columns, row, console)
@@ -40,6 +42,14 @@ def _print_verdict(found: list[str], console: Console) -> None:
         console.print(Text("healthy", _GOOD))
     for trouble in found:
         console.print(Text.assemble(("trouble ", _BAD), plain(trouble)))
+
+
+def print_explanation(found: Explanation, console: Console) -> None:
+    """Print the sentence, then the facts under it."""
+    console.print(Text(plain(found.verdict), _GOOD if found.is_held else _BAD))
+    width = max((len(subject) for subject, _ in found.facts), default=0)
+    for subject, fact in found.facts:
+        console.print(Text.assemble((f"  {plain(subject):<{width}}  ", "dim"), plain(fact)))
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], console: Console) -> None:
@@ -79,11 +89,12 @@ def _node_row(name: str, node: Any) -> tuple[Any, ...]:
     return (name, Text(plain(state), _GOOD if state == "Up" else _BAD), role, more)
 
 
-def _floating_ip_row(address: str, row: Any) -> tuple[Any, ...]:
+def _floating_ip_row(document: dict[str, Any], address: str, row: Any) -> tuple[Any, ...]:
     members = dict(_members(row))
     holder = members.get("holder")
     shown = Text(plain(holder), _GOOD if holder else _BAD)
-    return (address, shown, members.get("successor"), members.get("token"), members.get("reason"))
+    reason = members.get("reason") if holder else absence(document, members)
+    return (address, shown, members.get("successor"), members.get("token"), reason)
 
 
 def _policy_row(name: str, policy: Any) -> tuple[Any, ...]:

@@ -5,6 +5,8 @@ Pure, and tolerant: the document may be of another version of the service, so wh
 
 from typing import Any
 
+from service.web.explanation import absence, lost_majority, rows, section, silence
+
 
 def troubles(document: dict[str, Any]) -> list[str]:
     """One line for each thing that is wrong, the widest first; none where all is well, as far as this process knows."""
@@ -21,21 +23,36 @@ def troubles(document: dict[str, Any]) -> list[str]:
 
 
 def _of_leases(document: dict[str, Any]) -> list[str]:
-    keeper, electorate = _section(document, "keeper"), _section(document, "electorate")
+    keeper, electorate = section(document, "keeper"), section(document, "electorate")
     found = []
     if keeper.get("alive") is False:
         found.append("the lease keeper of this node does not report: what is held here ends with its leases")
-    if keeper.get("majority") is False:
-        found.append("no majority of electors answers: no address can move, and what is held ends with its leases")
+    lost = lost_majority(document)
+    if lost:
+        found.append(f"{lost}: no address can move, and what is held ends with its leases")
+    else:
+        found += [f"elector {name} does not vote, {text}" for name, text in silence(document)]
     if electorate.get("trouble"):
         found.append(f"electors: {electorate['trouble']}")
-    if not document.get("leader"):
-        found.append("nobody leads: no address is assigned anew, and status in the cluster is not written")
-    return found
+    return found + _of_leader(document, is_majority_lost=bool(lost))
+
+
+def _of_leader(document: dict[str, Any], *, is_majority_lost: bool) -> list[str]:
+    leader, state = document.get("leader"), document.get("leaderState")
+    consequence = "no address is assigned anew, and status in the cluster is not written"
+    if not leader:
+        return [f"nobody leads: {consequence}"]
+    if is_majority_lost:
+        return [f"nobody can lead without a majority; the last leader known is {leader}: {consequence}"]
+    if leader == document.get("node") and document.get("leading") is False:
+        return [f"nobody leads, {leader} does not any more: {consequence}"]
+    if state is not None and state != "Up":
+        return [f"the leader {leader} cannot be reached, it is {state}: {consequence}"]
+    return []
 
 
 def _of_objects(document: dict[str, Any]) -> list[str]:
-    objects = _section(document, "objects")
+    objects = section(document, "objects")
     found = []
     if objects.get("synced") is False:
         found.append("objects have not been read yet")
@@ -48,41 +65,33 @@ def _of_objects(document: dict[str, Any]) -> list[str]:
 
 def _of_floating_ips(document: dict[str, Any]) -> list[str]:
     return [
-        f"{address} is held by no node: {row.get('reason') or _awaited(row)}"
-        for address, row in _rows(document, "floatingIPs")
+        f"{address} is held by no node: {absence(document, row)}"
+        for address, row in rows(document, "floatingIPs")
         if not row.get("holder")
     ]
 
 
-def _awaited(row: dict[str, Any]) -> str:
-    return f"{row['assigned']}, which it is assigned to, does not say that it holds it" if row.get("assigned") else "?"
-
-
 def _of_nodes(document: dict[str, Any]) -> list[str]:
-    states = {name: node.get("state") for name, node in _rows(document, "nodes")}
-    return [f"node {name} is {state}" for name, state in states.items() if state != "Up"]
+    found = []
+    for name, node in rows(document, "nodes"):
+        if node.get("state") != "Up":
+            found.append(f"node {name} is {node.get('state')}")
+        elif node.get("ready") is False:
+            found.append(f"node {name} is not ready: it is given no address")
+    return found
 
 
 def _of_policies(document: dict[str, Any]) -> list[str]:
     return [
         f"policy {name} is not in force: " + ": ".join(str(row[key]) for key in ("reason", "message") if row.get(key))
-        for name, row in _rows(document, "policies")
+        for name, row in rows(document, "policies")
         if not row.get("accepted")
     ]
 
 
 def _of_audit(document: dict[str, Any]) -> list[str]:
-    audit = _section(document, "audit")
+    audit = section(document, "audit")
     return [f"audit: {audit.get('reason') or 'not healthy'}"] if audit.get("healthy") is False else []
-
-
-def _section(document: dict[str, Any], name: str) -> dict[str, Any]:
-    section = document.get(name)
-    return section if isinstance(section, dict) else {}
-
-
-def _rows(document: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
-    return [(str(key), row) for key, row in _section(document, name).items() if isinstance(row, dict)]
 
 
 def _lines(document: dict[str, Any], name: str) -> list[Any]:

@@ -1,7 +1,95 @@
 """What an agent says of its keeper and of drops; the shared parts are tested with `web.document`."""
 
+from ipaddress import IPv4Address
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from service.agent import status
 from service.agent.status import drops_by_reason, keeper_status
-from service.model.keeper_message import LeaseReport
+from service.host import clock
+from service.model.assignment import Assignment, Location
+from service.model.gateway_node import NodeRole
+from service.model.keeper_message import ElectorateRecord, HeldLease, LeaseReport
+from service.model.lease import Stamp, Token
+from tests.agent.site import FLOATING_IP, SECOND
+from tests.agent.test_wiring import NODE, Site, free_ports, until
+
+OWN, OTHER = IPv4Address("192.168.1.100"), IPv4Address("192.168.1.101")
+LEASE = HeldLease(str(OWN), 1, 1, 1, deadline_ns=5_000_000_000)
+
+
+def shown(
+    report: LeaseReport | None, monkeypatch: pytest.MonkeyPatch, *, now_ns: int = 4_000_000_000
+) -> dict[str, Any]:
+    """The document of worker1, whose keeper last said that it holds OWN, and which heard of OTHER on worker2."""
+    monkeypatch.setattr(status, "cluster_status", lambda *said: {"holders": said[3], "heard": said[4]})
+    for name in ("objects_status", "audit_status"):
+        monkeypatch.setattr(status, name, lambda *said: {})
+    locations = {OWN: Location(OWN, "worker1", Token(1, 1, 1)), OTHER: Location(OTHER, "worker2", Token(1, 2, 1))}
+    parts = SimpleNamespace(
+        index=None,
+        errors=(),
+        locations=locations,
+        steering=SimpleNamespace(phases=dict),
+        drops=dict,
+        counters=dict,
+    )
+    some = cast(Any, parts)
+    return status.agent_status(
+        node="worker1",
+        role=NodeRole.WORKER,
+        cluster=some,
+        intake=some,
+        source=None,
+        reconciler=some,
+        datapath=some,
+        held={OWN: LEASE},
+        report=report,
+        now_ns=now_ns,
+        troubles=(),
+        outbox=some,
+        publisher=some,
+    )
+
+
+def said(*, majority: bool) -> LeaseReport:
+    return LeaseReport(
+        (LEASE,),
+        elector=True,
+        voting=True,
+        scheduling="fifo",
+        majority=majority,
+        at_ns=4_000_000_000,
+        silent=() if majority else (("worker2", 1_500_000_000),),
+        electorate=ElectorateRecord(1, (("worker1", "10.0.0.1", 1), ("worker2", "10.0.0.2", 2))),
+    )
+
+
+def test_with_a_majority_the_last_word_on_each_address_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shown(said(majority=True), monkeypatch)
+    assert {str(address): by.node for address, by in found["holders"].items()} == {
+        str(OWN): "worker1",
+        str(OTHER): "worker2",
+    }
+    assert (found["electorate"]["majority"], found["electorate"]["silentSeconds"]) == (True, {})
+
+
+def test_without_a_majority_nothing_is_vouched_for_but_what_the_own_keeper_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = shown(said(majority=False), monkeypatch)
+    assert list(found["holders"]) == [OWN]
+    assert found["heard"][OTHER].node == "worker2"
+    assert (found["electorate"]["majority"], found["electorate"]["silentSeconds"]) == (False, {"worker2": 2.5})
+
+
+def test_what_a_dead_keeper_held_ends_with_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(None, monkeypatch)["held"] == [str(OWN)]
+    late = shown(None, monkeypatch, now_ns=5_000_000_000)
+    assert (late["held"], late["holders"]) == ([], {})
 
 
 def test_a_keeper_that_says_nothing_is_not_alive_and_nothing_is_claimed_of_it() -> None:
@@ -22,3 +110,22 @@ def test_what_the_keeper_says_is_shown() -> None:
 def test_drops_are_summed_over_addresses() -> None:
     drops = {("no_gateway", "192.168.1.100"): 2, ("no_gateway", "192.168.1.101"): 3, ("fragment", ""): 1}
     assert drops_by_reason(drops) == {"no_gateway": 5, "fragment": 1}
+
+
+async def test_an_agent_tells_which_electors_its_keeper_misses_and_vouches_for_other_nodes_no_more(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path, 1, free_ports())
+    record = ElectorateRecord(1, ((NODE, "127.0.0.1", 1), ("node2", "127.0.0.2", 2)))
+    async with site.running() as agent:
+        agent._hear_location(Location(FLOATING_IP, "node2", Token(1, 1, 9)))
+        agent._cluster.publish_assignment(Assignment(FLOATING_IP, "node2", None, Stamp(1, 1), ""))
+        for majority, holder in ((True, "node2"), (False, None)):
+            now_ns = clock.boot_ns()
+            silent = () if majority else (("node2", now_ns - 7 * SECOND),)
+            said = LeaseReport((), True, True, "fifo", now_ns, electorate=record, majority=majority, silent=silent)
+            site.keeper.send(said)
+            await until(lambda said=said: agent._living_report() == said)
+            row = agent.status()["floatingIPs"][str(FLOATING_IP)]
+            assert (row["holder"], row["lastHeard"]) == (holder, "node2")
+        assert agent.status()["electorate"]["silentSeconds"] == {"node2": 7.0}

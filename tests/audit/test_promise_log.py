@@ -3,9 +3,9 @@ from pathlib import Path
 from typing import Any
 
 from service.audit.outbox import read_outbox
-from service.audit.promise_log import KEEPER_OUTBOX, PromiseLog
+from service.audit.promise_log import KEEPER_OUTBOX, Ending, PromiseLog
 from service.lease.elector_output import Promised
-from service.model.audit_record import AuditRecord, RecordKind
+from service.model.audit_record import DEADLINE, HELD_UNTIL, AuditRecord, RecordKind
 from service.model.lease import Token
 from service.settings import Settings, load_settings
 
@@ -44,6 +44,39 @@ async def test_what_was_noted_last_is_recorded_by_the_stop(tmp_path: Path) -> No
     async with PromiseLog(settings_of(tmp_path)) as log:
         log.note(Promised("192.0.2.100", "worker2", Token(1, 1, 1)))
     assert len(recorded(tmp_path)) == 1
+
+
+async def test_the_end_of_a_lease_is_recorded_with_until_when_it_was_held(tmp_path: Path) -> None:
+    async with PromiseLog(settings_of(tmp_path)) as log:
+        log.note_end(Ending("192.0.2.100", Token(3, 1, 1), "expired", held_until_ns=500, deadline_ns=500))
+        log.note_end(Ending("192.0.2.100", Token(3, 1, 2), "released", held_until_ns=600, deadline_ns=900))
+        log.note_end(Ending("192.0.2.100", Token(3, 1, 3), "refused", held_until_ns=700, deadline_ns=None))
+    expired, released, refused = recorded(tmp_path)
+    assert (expired.kind, expired.detail) == (RecordKind.EXPIRED, {HELD_UNTIL: "500", DEADLINE: "500"})
+    assert (released.kind, released.detail) == (RecordKind.RELEASED, {HELD_UNTIL: "600"})
+    assert (refused.kind, refused.reason) == (RecordKind.RELEASED, "displaced by a newer assignment")
+    assert {(one.subject, one.holder, one.term) for one in (expired, released, refused)} == {
+        ("192.0.2.100", "worker1", 3)
+    }
+
+
+async def written(log: PromiseLog, count: int) -> bool:
+    running = asyncio.create_task(log.outbox.run())
+    done = await log.outbox.flush(10)
+    running.cancel()
+    return done and log.outbox.state.written >= count
+
+
+async def test_what_the_keeper_had_no_time_to_record_is_counted_in_a_gap(tmp_path: Path) -> None:
+    async with PromiseLog(settings_of(tmp_path)) as log:
+        for number in range(10_003):
+            log.note(Promised("192.0.2.100", "worker2", Token(1, 1, number)))
+        log.note_end(Ending("192.0.2.100", Token(1, 1, 1), "expired", 500, 500))
+        log._record(100)
+        assert await written(log, 101)
+    records = recorded(tmp_path)
+    assert (records[0].kind, records[0].detail) == (RecordKind.GAP, {"records": "4"})
+    assert records[-1].kind is RecordKind.EXPIRED
 
 
 async def test_two_electors_that_promised_one_token_to_two_claimants_do_not_hide_each_other(tmp_path: Path) -> None:

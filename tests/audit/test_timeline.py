@@ -62,6 +62,14 @@ def test_of_copies_the_holders_own_is_kept() -> None:
     assert merge([*copies, own]) == [own]
 
 
+def test_of_the_holders_own_copies_its_agents_is_kept_which_knows_more_of_the_cause() -> None:
+    by_keeper = replace(expired(5, "n1", 1), actor="keeper/n1", reason="given up by the lease keeper")
+    by_agent = replace(expired(6, "n1", 1), actor="agent/n1", reason="assigned to n2")
+    for both in ([by_keeper, by_agent], [by_agent, by_keeper]):
+        assert [one.reason for one in merge(both)] == ["assigned to n2"]
+    assert merge([by_keeper]) == [by_keeper]
+
+
 def test_records_without_a_token_are_never_taken_for_copies_of_different_events() -> None:
     up = record(RecordKind.NODE_UP, 1, node="n1", sequence=5)
     down = record(RecordKind.NODE_DOWN, 1, node="n1", sequence=5)

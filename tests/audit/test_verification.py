@@ -492,3 +492,13 @@ def test_hostile_sequences_take_no_time(records: list[bytes]) -> None:
 
 def test_instants_are_named_as_the_recorder_writes_them() -> None:
     assert {HELD_AT, HELD_UNTIL} == {"heldAtBootTimeNs", "heldUntilBootTimeNs"}
+
+
+def test_records_lost_before_they_had_a_sequence_are_lost_all_the_same(tmp_path: Path) -> None:
+    def act(outbox: Outbox) -> None:
+        outbox.append(RecordKind.GAP, reason="the lease keeper had no time to record", detail={"records": "4"})
+        outbox.append(RecordKind.AGENT_STOPPED, subject="worker1")
+
+    verdict = verdict_of(write_outbox(tmp_path / "outbox", act))
+    (finding,) = verdict.findings
+    assert (finding.fault, finding.message) == (Fault.LOST, "4 records: the lease keeper had no time to record")

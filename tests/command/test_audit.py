@@ -10,7 +10,8 @@ import pytest
 
 from service.audit.cloud_event import decode, encode, parse_time
 from service.audit.journal import Journal
-from service.command import audit
+from service.command import logs
+from service.command.audit import audit
 from service.model.audit_record import AuditRecord, RecordKind
 from tests.audit import log as chained_log
 from tests.command.invocation import egressgw, invoke
@@ -51,7 +52,7 @@ def outboxes(tmp_path: Path) -> list[str]:
 def test_without_options_the_outboxes_of_this_nodes_processes_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "DEFAULT_STATE", str(tmp_path))
+    monkeypatch.setattr(logs, "DEFAULT_STATE", str(tmp_path))
     missing = invoke("audit", "tail")
     assert missing.exit_code == 2
     assert f"{tmp_path}/outbox" in missing.stderr
@@ -111,6 +112,47 @@ def test_who_says_how_it_knows(outboxes: list[str]) -> None:
     assert "no end on record" in invoke("audit", "who", IP, *outboxes).stdout
 
 
+def test_who_concludes_nothing_beyond_what_its_sources_cover(outboxes: list[str], tmp_path: Path) -> None:
+    """Seen: from one outbox alone `held by worker1`, while worker2 held it."""
+    first = [
+        record(RecordKind.ACQUIRED, "10:00:00", "worker1", 1, 1),
+        record(RecordKind.FAILOVER, "10:30:00", "worker1", 1, 2, previous="worker3"),
+    ]
+    alone = ("--outbox", write_outbox(tmp_path / "alone", first))
+    lines = invoke("audit", "who", IP, *alone).stdout.splitlines()
+    assert lines[0].startswith(f"{IP} was last on record as held by worker1; at ")
+    assert lines[0].endswith(" is not proved:")
+    assert lines[1] == "  records of worker1 reach to 2026-11-03T10:30:00Z, without an end of it"
+    assert lines[-2] == "  read: worker1, 2 records, 2026-11-03T10:00:00Z to 2026-11-03T10:30:00Z"
+    assert lines[-1] == "  not read, and may know more: worker3"
+    before = invoke("audit", "who", IP, "--at", "2026-11-03T10:20:00Z", *alone).stdout
+    assert before.startswith(f"{IP} was held by worker1 at ")
+    said = json.loads(invoke("audit", "who", IP, "--json", *alone).stdout)
+    assert (said["holder"], said["proved"], said["notRead"]) == ("worker1", False, ["worker3"])
+    assert said["read"][0]["to"] == "2026-11-03T10:30:00.000000000Z"
+
+
+def test_moves_says_what_moved_and_why_with_what_it_read(outboxes: list[str]) -> None:
+    done = invoke("audit", "moves", "--since", "2026-11-03T00:00:00Z", *outboxes)
+    assert done.exit_code == 0
+    rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert rows[:3] == [
+        "TIME FLOATING IP FROM TO WHY",
+        f"2026-11-03T10:00:00Z {IP} - worker1 acquired",
+        f"2026-11-03T11:00:01Z {IP} worker1 worker2 acquired; no majority; nobody held it for 1.00 s",
+    ]
+    assert rows[3].startswith("read: worker1, 2 records")
+    said = json.loads(invoke("audit", "moves", "--since", "2026-11-03T10:30:00Z", "--json", *outboxes).stdout)
+    assert [(move["from"], move["to"]) for move in said["moves"]] == [("worker1", "worker2")]
+
+
+def test_moves_of_a_quiet_time_says_so_and_how_far_the_records_reach(outboxes: list[str]) -> None:
+    lines = invoke("audit", "moves", "--since", "1m", *outboxes).stdout.splitlines()
+    assert lines[0] == "nothing moved, as far as the records tell"
+    assert lines[1].startswith("  read: worker1, 2 records, 2026-11-03T10:00:00Z to ")
+    assert invoke("audit", "moves", "--since", "noon", *outboxes).exit_code == 2
+
+
 def test_a_damaged_record_is_told_and_the_rest_is_shown(outboxes: list[str], tmp_path: Path) -> None:
     (segment,) = (tmp_path / "one").glob("*.audit")
     data = bytearray(segment.read_bytes())
@@ -134,7 +176,7 @@ def test_who_takes_times_as_people_type_them(outboxes: list[str]) -> None:
 def test_who_lists_the_tenures_of_a_span(outboxes: list[str]) -> None:
     span = ("--from", "2026-11-03T10:30:00Z", "--to", "2026-11-03T12:00:00Z")
     rows = invoke("audit", "who", IP, *span, *outboxes).stdout.splitlines()
-    assert [row.split()[2] for row in rows] == ["HOLDER", "worker1", "worker2"]
+    assert [row.split()[2] for row in rows[:3]] == ["HOLDER", "worker1", "worker2"]
     assert "expired 2026-11-03T11:00:00.000000000Z (no majority)" in rows[1]
     document = json.loads(invoke("audit", "who", IP, "--json", "--to", "2026-11-03T10:30:00Z", *outboxes).stdout)
     assert [(one["holder"], one["end"]) for one in document["tenures"]] == [
@@ -194,3 +236,7 @@ def test_wrong_use_of_audit_is_status_2(arguments: list[str]) -> None:
     done = invoke("audit", *arguments)
     assert done.exit_code == 2
     assert "Traceback" not in done.output
+
+
+def test_every_way_to_read_is_a_command() -> None:
+    assert set(audit.commands) == {"tail", "who", "moves", "verify"}

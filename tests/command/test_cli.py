@@ -27,7 +27,7 @@ DOCUMENT = {"node": "n1", "role": "worker", "leader": "c1", "nodes": {"n1": {"st
 
 def test_help_names_every_command() -> None:
     text = invoke("--help").output
-    for command in ("agent", "keeper", "controller", "status", "validate", "audit", "lab"):
+    for command in ("agent", "keeper", "controller", "status", "why", "validate", "audit", "lab"):
         assert f"\n  {command} " in text
 
 
@@ -36,7 +36,7 @@ def test_the_module_is_the_command() -> None:
     assert done.stdout.startswith("egressgw, version ")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["status", "--url", "http://127.0.0.1:1"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "--url", "http://127.0.0.1:1"], ["why", "192.0.2.1"]])
 def test_short_commands_import_no_heavy_library(arguments: list[str]) -> None:
     script = """
 import sys
@@ -198,6 +198,47 @@ def test_status_of_nobody_is_one_clear_line() -> None:
     assert done.exit_code == 1
     assert done.stderr.startswith("egressgw: 127.0.0.1:1 cannot be reached: Connection refused")
     assert done.stderr.count("\n") == 1
+
+
+# --- why
+
+
+IP = "192.0.2.100"
+NOBODY = {"holder": None, "assigned": "n1", "successor": None, "token": None, "reason": ""}
+LOST = {"members": {"n1": "192.0.2.1"}, "majority": False, "silentSeconds": {"n1": 65.0}, "trouble": ""}
+
+
+def test_why_says_who_holds_an_address(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DOCUMENT, "floatingIPs", {IP: NOBODY | {"holder": "n1", "token": "4.1.2"}})
+    done = invoke("why", IP, "--url", url)
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (0, f"{IP} is held by n1, token 4.1.2")
+
+
+def test_why_and_status_say_why_nobody_does_with_the_majority_lost(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DOCUMENT, "floatingIPs", {IP: NOBODY})
+    monkeypatch.setitem(DOCUMENT, "electorate", LOST)
+    done = invoke("why", IP, "--url", url)
+    assert done.exit_code == 1
+    first, *facts = done.stdout.splitlines()
+    assert first == f"{IP} is held by no node: not known here, no majority of electors answers"
+    assert "  elector n1   silent for 1 min 5 s" in facts
+    said = invoke("status", "--url", url)
+    assert said.exit_code == 1
+    assert said.stdout.startswith("trouble no majority of electors answers (n1 silent for 1 min 5 s)")
+    (row,) = [line for line in said.stdout.splitlines() if line.startswith(IP)]
+    assert row.endswith("no majority of electors answers")
+
+
+def test_why_as_json_is_for_programs(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DOCUMENT, "floatingIPs", {IP: NOBODY})
+    done = invoke("why", IP, "--url", url, "--json")
+    said = json.loads(done.stdout)
+    assert (done.exit_code, said["held"], said["floatingIP"]) == (1, False, IP)
+    assert {"of": "assigned to", "is": "n1"} in said["facts"]
+
+
+def test_why_of_something_that_is_no_address_is_wrong_use(url: str) -> None:
+    assert invoke("why", "web", "--url", url).exit_code == 2
 
 
 # --- validate

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from service.audit.outbox import read_outbox
 from service.controller.controller import Controller
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.errors import OperatorError
-from service.settings import Settings
+from service.settings import HttpSettings, Settings
 from service.wire.envelope import Envelope
 from tests.controller.elector import HOST, LoopbackElector, settings_of
 from tests.sources.kubernetes.fake_api_server import until
@@ -58,6 +59,15 @@ async def test_a_controller_opens_says_what_it_lacks_and_closes(tmp_path: Path) 
         await Controller(settings).enter(stack)  # every socket and lock of the first one is free again
 
 
+async def test_without_an_address_for_http_it_listens_where_members_reach_it_and_nowhere_else(tmp_path: Path) -> None:
+    settings = msgspec.structs.replace(settings_of(tmp_path), http=HttpSettings())
+    async with AsyncExitStack() as stack:
+        await Controller(settings).enter(stack)
+        assert (await ask(settings, "/healthz"))[0] == 200
+        with socket.socket() as elsewhere:
+            assert elsewhere.connect_ex(("127.0.0.2", settings.ports.http)) != 0
+
+
 async def test_a_node_with_another_key_is_a_trouble_of_the_controller(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     stranger = Envelope((b"\x22" * 32,), cluster=settings.cluster, node="worker2", start_id=9, purpose="gossip")
@@ -76,6 +86,18 @@ async def test_a_controller_without_electors_reads_its_objects_and_leads_nobody(
         assert list(found["floatingIPs"]) == ["192.0.2.100", "192.0.2.101"]
         assert found["objects"]["synced"] is True
         assert not controller.is_leading
+
+
+async def test_a_controller_names_the_electors_that_do_not_answer_it_and_since_when(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    async with running(settings) as controller:
+        electorate = controller.status()["electorate"]
+        assert (electorate["majority"], electorate["silentSeconds"]) == (False, {})
+        await until(lambda: controller.status()["electorate"]["silentSeconds"])
+        assert controller.status()["electorate"]["silentSeconds"]["elector"] >= 2
+        async with LoopbackElector(settings):
+            await until(lambda: controller.status()["electorate"]["majority"])
+            assert controller.status()["electorate"]["silentSeconds"] == {}
 
 
 async def test_a_controller_leads_when_electors_grant_it_and_gives_it_up_when_it_stops(tmp_path: Path) -> None:

@@ -66,6 +66,21 @@ async def test_a_majority_is_out_of_sight_two_seconds_after_its_last_word() -> N
 
 
 @in_virtual_time
+async def test_who_does_not_vote_is_named_with_its_last_vote_or_when_it_was_first_asked() -> None:
+    electors = Electors()
+    began_ns = now_ns()
+    electors.there = {"node0": True, "node1": True, "node2": False}
+    await electors.is_seen_after(5)
+    assert electors.watch.silent(now_ns=now_ns()) == {"node2": began_ns}
+    del electors.there["node1"]
+    voted_ns = now_ns()
+    await electors.is_seen_after(5)
+    silent = electors.watch.silent(now_ns=now_ns())
+    assert list(silent) == ["node1", "node2"]
+    assert voted_ns - 600_000_000 < silent["node1"] <= voted_ns
+
+
+@in_virtual_time
 async def test_after_a_change_the_new_electors_are_asked() -> None:
     electors = Electors()
     electors.there = dict.fromkeys(("node0", "node1", "node3"), True)

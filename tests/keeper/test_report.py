@@ -22,6 +22,7 @@ STATE = KeeperState(
     swap=None,
     trouble="",
     sees_majority=True,
+    silent={},
     scheduling="fifo",
 )
 
@@ -43,9 +44,12 @@ def test_a_report_says_the_whole_state_with_leases_in_order() -> None:
 
 
 def test_what_differs_is_said() -> None:
-    state = replace(STATE, is_settled=False, trouble="refused", sees_majority=False, scheduling="nice")
+    state = replace(
+        STATE, is_settled=False, trouble="refused", sees_majority=False, silent={"b": 5, "a": 7}, scheduling="nice"
+    )
     said = compose(state)
     assert (said.settled, said.trouble, said.majority, said.scheduling) == (False, "refused", False, "nice")
+    assert said.silent == (("a", 7), ("b", 5))
 
 
 @pytest.mark.parametrize(("is_elector", "is_voting"), [(True, False), (False, True), (False, False)])

@@ -9,10 +9,12 @@ import pytest
 
 from service.audit.outbox import Outbox, OutboxState
 from service.audit.publisher import Publisher, PublisherState
+from service.gossip.member import Member, MemberState
 from service.model.assignment import Assignment
 from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Elector, Electorate, HeldBy, Stamp, Token
+from service.model.machine import Address
 from service.model.objects import Synced, Upsert
 from service.settings import DatapathSettings
 from service.sources.intake import Intake
@@ -35,9 +37,15 @@ class Cluster:
     rows: dict[IPv4Address, Assignment] = field(default_factory=dict)
     strangers: dict[IPv4Address, bytes] = field(default_factory=dict)
     elected: tuple[str, int] | None = ("controller-a", 4)
+    states: dict[str, MemberState] = field(default_factory=lambda: {"controller-a": MemberState.ALIVE})
 
     def leader(self) -> tuple[str, int] | None:
         return self.elected
+
+    def members(self) -> dict[str, tuple[Member, None]]:
+        return {
+            name: (Member(name, Address("192.0.2.9", 1), state, b"", 1), None) for name, state in self.states.items()
+        }
 
     def gateway_nodes(self) -> tuple[GatewayNode, ...]:
         return self.nodes
@@ -71,6 +79,7 @@ def test_a_floating_ip_is_shown_with_who_has_it_who_shall_and_who_comes_next() -
             "assigned": "worker2",
             "successor": "worker1",
             "token": "4.1.2",
+            "lastHeard": None,
             "reason": "",
         }
     }
@@ -128,6 +137,23 @@ def test_nodes_and_the_leader_are_shown_as_gossip_names_them() -> None:
     assert (without["leader"], without["term"]) == (None, 0)
 
 
+@pytest.mark.parametrize(
+    ("state", "shown_as"),
+    [(MemberState.SUSPECT, "Up"), (MemberState.DEAD, "Down"), (MemberState.LEFT, "Left"), (None, "Unknown")],
+)
+def test_the_leader_is_shown_with_whether_it_can_be_reached(state: MemberState | None, shown_as: str) -> None:
+    cluster = Cluster(states={"controller-a": state} if state else {})
+    assert shown(cluster)["leaderState"] == shown_as
+    assert shown(Cluster(elected=None))["leaderState"] is None
+
+
+def test_what_was_last_heard_of_an_address_is_shown_beside_a_holder_that_nobody_vouches_for() -> None:
+    cluster = Cluster(rows={IP: row()})
+    intake = known(Upsert(gateway(str(IP))))
+    found = cluster_status(cast(ClusterView, cluster), intake.index, (), {}, HELD)["floatingIPs"][str(IP)]
+    assert (found["holder"], found["lastHeard"]) == (None, "worker1")
+
+
 def test_policies_are_shown_by_name_with_their_verdict_and_refused_objects_as_text() -> None:
     intake = known(Upsert(gateway(str(IP))), Upsert(policy("web", ip=str(IP))), Upsert(policy("late", ip=str(OTHER))))
     intake.errors = (ObjectError("a.yaml", "EgressNATPolicy", "bad", "spec", "is wrong"),)
@@ -139,8 +165,19 @@ def test_policies_are_shown_by_name_with_their_verdict_and_refused_objects_as_te
 
 
 def test_who_grants_leases_is_shown_by_address_with_what_stands_in_the_way_of_a_change() -> None:
-    found = electorate_status(Electorate(3, (Elector("a", "10.0.0.1"), Elector("b", "10.0.0.2"))), "behind")
-    assert found == {"epoch": 3, "members": {"a": "10.0.0.1", "b": "10.0.0.2"}, "trouble": "behind"}
+    found = electorate_status(
+        Electorate(3, (Elector("a", "10.0.0.1"), Elector("b", "10.0.0.2"))),
+        "behind",
+        has_majority=False,
+        silent_s={"b": 2.34},
+    )
+    assert found == {
+        "epoch": 3,
+        "members": {"a": "10.0.0.1", "b": "10.0.0.2"},
+        "trouble": "behind",
+        "majority": False,
+        "silentSeconds": {"b": 2.3},
+    }
 
 
 def test_objects_are_unknown_before_the_source_is_open_and_later_as_fresh_as_it_says() -> None:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.model.errors import OperatorError
+from service.web import connections
 from service.web import server as web_server
 from service.web.server import WebServer
 
@@ -146,7 +147,7 @@ async def is_open(reader: asyncio.StreamReader) -> bool:
 async def test_however_many_idle_connections_a_stranger_opens_a_probe_is_answered(
     server: WebServer, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web_server, "CONNECTIONS_MAX", 4)
+    monkeypatch.setattr(connections, "CONNECTIONS_MAX", 4)
     idle = [await connect(server, "127.0.0.9") for _ in range(10)]
     assert (await get(client, "/healthz"))[0] == 200
     # The newest of the stranger's are still there: it lost those that had been idle for longest.
@@ -160,7 +161,7 @@ async def test_however_many_idle_connections_a_stranger_opens_a_probe_is_answere
 async def test_who_has_most_connections_gives_way_and_not_who_came_first(
     server: WebServer, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web_server, "CONNECTIONS_MAX", 3)
+    monkeypatch.setattr(connections, "CONNECTIONS_MAX", 3)
     first_reader, first = await connect(server, "127.0.0.7")
     many = [await connect(server, "127.0.0.9") for _ in range(6)]
     assert (await get(client, "/healthz"))[0] == 200
@@ -170,8 +171,70 @@ async def test_who_has_most_connections_gives_way_and_not_who_came_first(
         writer.close()
 
 
+async def test_64_idle_strangers_and_64_slow_ones_do_not_make_liveness_fail(
+    server: WebServer, client: aiohttp.ClientSession
+) -> None:
+    """Each slow one goes on with a few letters now and then."""
+    strangers = [await connect(server, f"127.0.{number}.9") for number in range(connections.CONNECTIONS_MAX)]
+    slow = [await connect(server, "127.0.200.9") for _ in range(connections.CONNECTIONS_MAX)]
+    for turn in range(5):
+        for _, writer in slow:
+            with contextlib.suppress(ConnectionError):
+                writer.write(b"GET /v1/status HTTP/1.1\r\nX-Slow: "[turn * 3 : turn * 3 + 3])
+        for path in ("/healthz", "/readyz", "/metrics"):
+            async with client.get(path) as answer:
+                assert answer.status == 200
+        assert len(server.connections) <= connections.CONNECTIONS_MAX
+    for _, writer in (*strangers, *slow):
+        writer.close()
+
+
+async def test_strangers_from_as_many_hosts_as_there_are_places_do_not_take_those_of_this_machine(
+    provider: Provider, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_is_of_this_machine", lambda host, _: host == "127.0.0.1")
+    monkeypatch.setattr(connections, "CONNECTIONS_MAX", 4)
+    async with WebServer("127.0.0.1", 0, provider, registry) as server:
+        reader, writer = await connect(server, "127.0.0.1")
+        strangers = [await connect(server, f"127.0.1.{number + 1}") for number in range(12)]
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 200")
+        for _, stranger in (*strangers, (reader, writer)):
+            stranger.close()
+
+
+async def test_what_is_over_is_forgotten_at_once(server: WebServer, client: aiohttp.ClientSession) -> None:
+    """Seen: a connection was remembered for its whole longest life; 10,000 a second were 150,000."""
+    for _ in range(100):
+        await get(client, "/healthz")
+    await asyncio.sleep(0.05)
+    assert len(server.connections) == 0
+
+
+async def test_who_is_on_the_machine_asks_at_loopback_and_others_at_the_nodes_address(
+    provider: Provider, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_server, "_addresses", lambda address: (address, "127.0.0.1"))
+    async with WebServer("127.0.0.77", 0, provider, registry) as server:
+        for host, is_there in (("127.0.0.77", True), ("127.0.0.1", True), ("127.0.0.78", False)):
+            with socket.socket() as probe:
+                assert (probe.connect_ex((host, server.port)) == 0) is is_there
+
+
+@pytest.mark.parametrize(
+    ("address", "listens"),
+    [
+        ("10.0.0.7", ("10.0.0.7", "127.0.0.1")),
+        ("0.0.0.0", ("0.0.0.0",)),
+        ("127.0.0.1", ("127.0.0.1",)),
+    ],
+)
+def test_it_listens_at_the_nodes_address_and_at_loopback(address: str, listens: tuple[str, ...]) -> None:
+    assert web_server._addresses(address) == listens
+
+
 async def test_a_client_that_sends_nothing_is_let_go(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web_server, "CONNECTION_S_MAX", 0.0)
+    monkeypatch.setattr(connections, "CONNECTION_S_MAX", 0.0)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     with contextlib.suppress(ConnectionResetError):
         assert await asyncio.wait_for(reader.read(), 10) == b""

@@ -42,6 +42,16 @@ def test_every_section_is_shown() -> None:
     assert "fragment" not in text
 
 
+@pytest.mark.parametrize("row", [{}, {"holder": None, "reason": ""}, {"holder": None, "assigned": "worker2"}])
+@pytest.mark.parametrize("more", [{}, {"keeper": {"alive": False}}, {"electorate": {"majority": False}}])
+def test_an_address_without_holder_is_never_without_reason(row: dict[str, Any], more: dict[str, Any]) -> None:
+    text = shown(DOCUMENT | {"floatingIPs": {"192.0.2.9": row}} | more)
+    (shown_row,) = [line for line in text.splitlines() if line.startswith("192.0.2.9")]
+    assert shown_row.split()[1] == "-"
+    assert shown_row.split()[-1] != "-"
+    assert text.startswith("trouble")
+
+
 def test_an_empty_document_names_what_is_missing() -> None:
     verdict, title = shown({}).splitlines()
     assert verdict.startswith("trouble nobody leads")

@@ -30,12 +30,14 @@ def test_nothing_is_wrong_where_all_is_well() -> None:
         ("troubles", ["task repair failed 2 times"], "task repair failed 2 times"),
         ("leader", None, "nobody leads"),
         ("keeper", {"alive": False}, "keeper of this node does not report"),
-        ("keeper", {"alive": True, "majority": False}, "no majority of electors answers"),
         ("electorate", {"trouble": "worker3 has another disk"}, "electors: worker3 has another disk"),
         ("objects", {"synced": False}, "objects have not been read yet"),
         ("objects", {"synced": True, "restoredFrom": "03:12"}, "objects are as known at 03:12"),
         ("objects", {"synced": True, "trouble": "403"}, "objects: 403"),
         ("nodes", {"worker1": {"state": "Down"}}, "node worker1 is Down"),
+        ("nodes", {"worker1": {"state": "Up", "ready": False}}, "node worker1 is not ready"),
+        ("leaderState", "Down", "the leader controller-a cannot be reached, it is Down"),
+        ("leaderState", "Left", "the leader controller-a cannot be reached, it is Left"),
         ("floatingIPs", {"192.0.2.101": {"holder": None, "reason": "NoNodeInSubnet"}}, "no node: NoNodeInSubnet"),
         ("floatingIPs", {"192.0.2.101": {"holder": None, "assigned": "worker1"}}, "worker1, which it is assigned to"),
         ("policies", {"web": {"accepted": False, "reason": "UnknownEgressIP"}}, "policy web is not in force: Unknown"),
@@ -46,6 +48,16 @@ def test_nothing_is_wrong_where_all_is_well() -> None:
 def test_each_thing_that_is_wrong_is_one_line(section: str, value: object, told: str) -> None:
     (trouble,) = troubles(HEALTHY | {section: value})
     assert told in trouble
+
+
+def test_a_controller_that_leads_no_more_is_not_the_leader_that_gossip_still_names() -> None:
+    own = HEALTHY | {"node": "controller-a", "leading": False}
+    assert troubles(own) == [
+        "nobody leads, controller-a does not any more: no address is assigned anew, and status in the cluster is not "
+        "written"
+    ]
+    assert troubles(own | {"leading": True}) == []
+    assert troubles(own | {"node": "controller-b"}) == []
 
 
 def test_a_controllers_document_which_has_no_keeper_can_be_healthy() -> None:

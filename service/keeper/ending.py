@@ -1,0 +1,45 @@
+"""The end of each lease of this node, for the record: told once its fence is closed, whatever the agent does meanwhile.
+
+The agent sees ends only as differences of reports, so one that came while it was away is none of its records. Those of
+a keeper that was killed are found by the next one: the fence still says until when it was open, and under which token.
+"""
+
+from collections.abc import Callable
+
+from service.audit.promise_log import Ending
+from service.keeper.fence import Fence
+from service.lease.holder import CloseFence, OpenFence
+
+
+class Endings:
+    """Stands between the holder and what executes its outputs. `ended` is called after the fence was closed."""
+
+    def __init__(
+        self, execute: Callable[[object], None], *, ended: Callable[[Ending], None], clock: Callable[[], int]
+    ) -> None:
+        self._execute = execute
+        self._ended = ended
+        self._clock = clock
+        self._deadlines: dict[str, int] = {}
+        """Of every fence that is open, as last written or adopted."""
+
+    def adopt(self, fence: Fence) -> None:
+        """Tell what ended while no keeper ran; to be called before anything is written to the fence."""
+        fence.refresh()
+        now_ns = self._clock()
+        for address, entry in fence.entries().items():
+            if entry.deadline_ns > now_ns:
+                self._deadlines[str(address)] = entry.deadline_ns
+            elif entry.deadline_ns:
+                self._ended(Ending(str(address), entry.token, "expired", entry.deadline_ns, entry.deadline_ns))
+
+    def handle(self, output: object) -> None:
+        """Have one output of the holder executed, and tell of it where it ends a lease. Raises what executing does."""
+        now_ns = self._clock()
+        self._execute(output)
+        if isinstance(output, OpenFence):
+            self._deadlines[output.key] = output.deadline_ns
+        elif isinstance(output, CloseFence):
+            deadline_ns = self._deadlines.pop(output.key, None)
+            until_ns = now_ns if deadline_ns is None else min(now_ns, deadline_ns)
+            self._ended(Ending(output.key, output.token, output.reason, until_ns, deadline_ns))

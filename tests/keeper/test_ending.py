@@ -1,0 +1,85 @@
+"""What a keeper tells of the ends of its leases, for the record."""
+
+from ipaddress import IPv4Address
+
+import pytest
+
+from service.audit.promise_log import Ending
+from service.keeper.ending import Endings
+from service.keeper.fence import FenceEntry
+from service.lease.holder import CloseFence, OpenFence
+from service.model.lease import Token
+
+IP, OTHER = "192.0.2.100", "192.0.2.101"
+TOKEN = Token(1, 2, 3)
+
+
+class Keeper:
+    """The parts around it: a clock, what is executed, and what a former keeper left in the fence."""
+
+    def __init__(self) -> None:
+        self.now_ns = 50
+        self.left: dict[IPv4Address, FenceEntry] = {}
+        self.seen: list[object] = []
+        self.endings = Endings(self.execute, ended=self.seen.append, clock=lambda: self.now_ns)
+
+    def execute(self, output: object) -> None:
+        self.seen.append(type(output).__name__)
+        self.now_ns += 1
+
+    def refresh(self) -> bool:
+        self.seen.append("refresh")
+        return True
+
+    def entries(self) -> dict[IPv4Address, FenceEntry]:
+        return self.left
+
+    def write(self, address: IPv4Address, token: Token, deadline_ns: int) -> None:
+        raise AssertionError("it only reads")
+
+
+@pytest.fixture
+def keeper() -> Keeper:
+    return Keeper()
+
+
+def test_an_end_is_told_once_its_fence_is_closed_with_the_last_instant_before(keeper: Keeper) -> None:
+    keeper.endings.handle(OpenFence(IP, TOKEN, 100, first=True))
+    keeper.endings.handle(CloseFence(IP, TOKEN, "released"))
+    assert keeper.seen == ["OpenFence", "CloseFence", Ending(IP, TOKEN, "released", 51, 100)]
+
+
+def test_a_lease_that_ran_out_was_held_until_its_deadline_and_not_until_somebody_noticed(keeper: Keeper) -> None:
+    keeper.endings.handle(OpenFence(IP, TOKEN, 100, first=True))
+    keeper.endings.handle(OpenFence(IP, TOKEN, 120, first=False))
+    keeper.now_ns = 500
+    keeper.endings.handle(CloseFence(IP, TOKEN, "expired"))
+    assert keeper.seen[-1] == Ending(IP, TOKEN, "expired", 120, 120)
+
+
+def test_what_ended_while_no_keeper_ran_is_told_by_the_next_one(keeper: Keeper) -> None:
+    keeper.left = {
+        IPv4Address(IP): FenceEntry(TOKEN, 49),
+        IPv4Address(OTHER): FenceEntry(TOKEN, 0),
+    }
+    keeper.endings.adopt(keeper)
+    assert keeper.seen == ["refresh", Ending(IP, TOKEN, "expired", 49, 49)]
+
+
+def test_what_goes_on_is_told_when_it_ends(keeper: Keeper) -> None:
+    keeper.left = {IPv4Address(IP): FenceEntry(TOKEN, 90)}
+    keeper.endings.adopt(keeper)
+    assert keeper.seen == ["refresh"]
+    keeper.now_ns = 500
+    keeper.endings.handle(CloseFence(IP, TOKEN, "expired"))
+    assert keeper.seen[-1] == Ending(IP, TOKEN, "expired", 90, 90)
+
+
+def test_a_fence_that_cannot_be_closed_is_no_end(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(output: object) -> None:
+        raise OSError("no")
+
+    endings = Endings(fail, ended=keeper.seen.append, clock=lambda: 1)
+    with pytest.raises(OSError, match="no"):
+        endings.handle(CloseFence(IP, TOKEN, "released"))
+    assert keeper.seen == []
