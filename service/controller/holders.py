@@ -44,6 +44,11 @@ class HolderTable:
             if key != LEADER_KEY and seen.node is not None
         }
 
+    def leader(self, *, now_ns: int) -> str | None:
+        """Who holds the lease `leader`; nobody while no majority answers."""
+        seen = self._table.get(LEADER_KEY) if self.is_fresh(now_ns=now_ns) else None
+        return seen.node if seen is not None else None
+
     def renewed_ns(self) -> dict[IPv4Address, int]:
         """When each holder renewed last, as far as the last answers of the electors tell; rather too early."""
         asked_ns = self._observed_ns or 0

@@ -8,8 +8,10 @@ from ipaddress import IPv4Address
 
 from service.controller.holders import HolderTable
 from service.controller.placement import has_caught_up
+from service.gossip.member import MemberState
 from service.model.gateway_node import GatewayNode
 from service.model.lease import Elector, HeldBy
+from service.model.validity import Loss
 from service.report.facts import Facts, Sightings
 from service.sources.intake import Intake
 from service.wire.cluster_view import ClusterView
@@ -42,6 +44,26 @@ class Knowledge:
         if not self._table.is_fresh(now_ns=self._clock()):
             gaps.append("no majority of electors answers")
         return gaps
+
+    def loss(self, *, is_leading: bool) -> Loss:
+        """Why nobody can say what is true now, or nobody does, where no leader reports."""
+        now_ns = self._clock()
+        leader = self._table.leader(now_ns=now_ns)
+        if not self._table.is_fresh(now_ns=now_ns):
+            return Loss("MajorityLost", f"no majority of electors answers{self._silent_electors()}")
+        if is_leading:
+            lacking = "; ".join(self.gaps()) or "not every node that grants leases has been heard of"
+            return Loss("LeaderUnready", f"the leading controller does not know enough yet: {lacking}")
+        if leader is None:
+            return Loss("NoLeader", "no controller holds the lease that makes it the leader")
+        return Loss("LeaderSilent", f"controller {leader} leads, and has not reported")
+
+    def _silent_electors(self) -> str:
+        """Of the electors, those that gossip does not know to be up: it may know better than they answer, or worse."""
+        members = self.cluster.members()
+        names = [elector.name for elector in self._electors()]
+        silent = [name for name in names if name not in members or members[name][0].state is not MemberState.ALIVE]
+        return f": of {', '.join(names)}, {', '.join(silent)} cannot be reached" if silent else ""
 
     def has_caught_up(self) -> bool:
         """Enough is known to place anything."""

@@ -26,12 +26,13 @@ def controller_status(
     troubles: Sequence[str],
     outbox: Outbox,
     publisher: Publisher,
+    untold: Sequence[str],
 ) -> dict[str, Any]:
     """The document. `holders` as a majority of electors names them; `source` is None before it is open."""
     return cluster_status(cluster, intake.index, intake.errors, holders) | {
         "node": node,
         "role": "controller",
-        "troubles": list(troubles),
+        "troubles": [*troubles, *untold],
         "objects": objects_status(intake, source),
         "leading": is_leading,
         "electorate": electorate_status(office.book.known, office.trouble) | office.standing(),

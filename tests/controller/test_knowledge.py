@@ -2,6 +2,7 @@
 
 from service.controller.holders import AGE_NS_MAX
 from service.controller.placement import PATIENCE_NS
+from service.lease.observer import Observation
 from service.model.gateway_node import NodeRole, NodeState
 from service.model.lease import Token
 from service.model.objects import ClusterNode, Delete, Kind, ObjectKey, Upsert
@@ -103,3 +104,19 @@ def test_a_controller_that_loses_sight_of_the_electors_sees_no_holder() -> None:
     site = known()
     site.now_ns += AGE_NS_MAX
     assert site.knowledge.sightings().holders == {}
+
+
+def test_what_is_lost_is_named_the_gravest_first() -> None:
+    site = known()
+    assert site.knowledge.loss(is_leading=False).reason == "NoLeader"
+    site.table.observe({"leader": Observation("controller9", Token(7, 0, 1), 0)}, now_ns=0)
+    assert site.knowledge.loss(is_leading=False).reason == "LeaderSilent"
+    assert "controller9" in site.knowledge.loss(is_leading=False).message
+    site.cluster.known = {}
+    assert site.knowledge.loss(is_leading=True).reason == "LeaderUnready"
+    site.now_ns += AGE_NS_MAX
+    lost = site.knowledge.loss(is_leading=True)
+    assert lost.reason == "MajorityLost"
+    assert lost.message == "no majority of electors answers: of worker1, worker1 cannot be reached"
+    site.cluster.known = {"worker1": member("worker1")}
+    assert site.knowledge.loss(is_leading=False).message == "no majority of electors answers"
