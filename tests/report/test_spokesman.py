@@ -221,6 +221,20 @@ async def test_a_policy_deleted_while_another_one_spoke_is_still_the_leaders_to_
         assert deleted == {"egress": None}
 
 
+@in_virtual_time
+async def test_v3_who_comes_second_with_the_validity_replaces_nothing() -> None:
+    class Outrun(Source):
+        async def renew_validity(self, claim: Validity, seen: Validity | None) -> Validity | None:
+            return None
+
+    source = Outrun()
+    source.written[GATEWAY], source.versions[GATEWAY] = {"floatingIPs": HELD}, 1
+    spokesman = Spokesman("controller2", source, clock=now_ns, wall_clock=now_ns)
+    for _ in range(10):
+        assert await spokesman.doubt(Loss("MajorityLost", "x")) == (None, ())
+        await asyncio.sleep(RENEW_NS / 1e9)
+
+
 class Lossy(Source):
     """Takes a renewal, and its answer is lost."""
 

@@ -65,8 +65,8 @@ class ValidityLease:
             document["metadata"]["resourceVersion"] = seen.version
             return decode(await self._api.patch(f"{self._path}/{OBJECT_NAME}", document, MERGE))
         except ApiError as error:
-            # 404: deleted meanwhile.
-            if error.status not in (404, 409):
+            # 404: deleted meanwhile; of one to be created, that there is no such namespace.
+            if error.status != 409 and (error.status != 404 or seen is None):
                 raise
             return None
 

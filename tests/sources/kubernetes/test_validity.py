@@ -47,6 +47,8 @@ async def test_who_comes_second_is_told_so_and_other_refusals_are_raised(status:
     assert await lease(ScriptedApi(refused(status))).renew(SAID, LOST) is None
     with pytest.raises(ApiError):
         await lease(ScriptedApi(refused(403))).renew(SAID, LOST)
+    with pytest.raises(ApiError):
+        await lease(ScriptedApi(refused(404, "no such namespace"))).renew(SAID, None)
 
 
 async def test_there_may_be_none_and_an_api_server_that_refuses_is_no_absence() -> None:
