@@ -172,6 +172,7 @@ class Controller:
             troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
             outbox=self._outbox,
             publisher=self._publisher,
+            why=self._knowledge.why(wall_ns=wall_ns()),
             untold=self._writer.troubles() if self._writer is not None else (),
         )
 

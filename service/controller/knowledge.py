@@ -9,11 +9,13 @@ from ipaddress import IPv4Address
 from service.controller.holders import HolderTable
 from service.controller.placement import has_caught_up
 from service.gossip.member import MemberState
-from service.model.gateway_node import GatewayNode
+from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Elector, HeldBy
 from service.model.validity import Loss
+from service.report.absence import Absence, find_absence
 from service.report.facts import Facts, Sightings
 from service.sources.intake import Intake
+from service.sources.timestamp import timestamp_from_ns
 from service.wire.cluster_view import ClusterView
 
 
@@ -57,6 +59,40 @@ class Knowledge:
         if leader is None:
             return Loss("NoLeader", "no controller holds the lease that makes it the leader")
         return Loss("LeaderSilent", f"controller {leader} leads, and has not reported")
+
+    def why(self, *, wall_ns: int) -> dict[IPv4Address, str]:
+        """Of each floating IP why it is on no node, or may soon be, in one sentence; empty where a node holds it.
+
+        `wall_ns` is Unix time, for the end of a lease.
+        """
+        gateway, seen, conflicts = self.intake.index.gateway(), self.sightings(), self.cluster.conflicts()
+        listed = gateway.floating_ips if gateway is not None else ()
+        why = {}
+        for floating_ip in dict.fromkeys((*listed, *seen.assignments)):
+            absence = find_absence(floating_ip, seen, conflicts)
+            if absence is None:
+                why[floating_ip] = self._doomed(floating_ip, seen, wall_ns - self._clock())
+            else:
+                why[floating_ip] = self._reason(floating_ip, absence)
+        return why
+
+    def _reason(self, floating_ip: IPv4Address, absence: Absence) -> str:
+        now_ns = self._clock()
+        if absence.reason in ("InvalidFloatingIP", "FloatingIPConflict"):
+            return absence.message
+        if not self._table.is_fresh(now_ns=now_ns):
+            last = self._table.last().get(floating_ip)
+            return self.loss(is_leading=False).message + (f"; node {last} held it last" if last else "")
+        return absence.message + ("" if self._table.leader(now_ns=now_ns) else "; and no controller leads")
+
+    def _doomed(self, floating_ip: IPv4Address, seen: Sightings, wall_offset_ns: int) -> str:
+        """A node that is gone may hold it still, and nobody else can take it before its lease ends."""
+        name = seen.holders[floating_ip].node
+        node = next((node for node in seen.nodes if node.name == name), None)
+        if node is not None and node.state is NodeState.UP:
+            return ""
+        end = timestamp_from_ns(self._table.ends_ns(floating_ip) + wall_offset_ns)
+        return f"node {name} is down, and holds its lease until {end[:19]}Z at the latest, unless it renews it"
 
     def _silent_electors(self) -> str:
         """Of the electors, those that gossip does not know to be up: it may know better than they answer, or worse."""

@@ -77,6 +77,7 @@ async def test_a_controller_without_electors_reads_its_objects_and_leads_nobody(
         await until(lambda: controller.not_ready_reasons() == ["no majority of electors answers"])
         _, found = await ask(settings, "/v1/status")
         assert list(found["floatingIPs"]) == ["192.0.2.100", "192.0.2.101"]
+        assert "no majority of electors answers" in found["floatingIPs"]["192.0.2.100"]["why"]
         assert found["objects"]["synced"] is True
         assert not controller.is_leading
 
