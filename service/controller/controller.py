@@ -18,7 +18,7 @@ from service.controller.elector_client import ElectorClient
 from service.controller.holders import HolderTable
 from service.controller.knowledge import Knowledge
 from service.controller.leader import Leader
-from service.controller.status import controller_status
+from service.controller.status import controller_status, explained
 from service.gateway.row import MemberMetadata
 from service.host import identity
 from service.host.clock import boot_ns, wall_ns
@@ -161,7 +161,7 @@ class Controller:
 
     def status(self) -> dict[str, Any]:
         """The document of /v1/status."""
-        return controller_status(
+        document = controller_status(
             node=self._settings.node,
             is_leading=self.is_leading,
             cluster=self._cluster,
@@ -172,9 +172,9 @@ class Controller:
             troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
             outbox=self._outbox,
             publisher=self._publisher,
-            why=self._knowledge.why(wall_ns=wall_ns()),
             untold=self._writer.troubles() if self._writer is not None else (),
         )
+        return explained(document, self._knowledge.why(wall_ns=wall_ns()))
 
     def not_ready_reasons(self) -> list[str]:
         """Why this controller could not lead now."""

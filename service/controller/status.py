@@ -26,11 +26,10 @@ def controller_status(
     troubles: Sequence[str],
     outbox: Outbox,
     publisher: Publisher,
-    why: Mapping[IPv4Address, str],
     untold: Sequence[str],
 ) -> dict[str, Any]:
     """The document. `holders` as a majority of electors names them; `source` is None before it is open."""
-    return _explained(cluster_status(cluster, intake.index, intake.errors, holders), why) | {
+    return cluster_status(cluster, intake.index, intake.errors, holders) | {
         "node": node,
         "role": "controller",
         "troubles": [*troubles, *untold],
@@ -42,7 +41,7 @@ def controller_status(
     }
 
 
-def _explained(document: dict[str, Any], why: Mapping[IPv4Address, str]) -> dict[str, Any]:
+def explained(document: dict[str, Any], why: Mapping[IPv4Address, str]) -> dict[str, Any]:
     """Give each floating IP's row its `why`: in one sentence why it is on no node, empty where it is on one."""
     rows = document["floatingIPs"]
     return document | {"floatingIPs": {key: row | {"why": why.get(IPv4Address(key), "")} for key, row in rows.items()}}
