@@ -18,7 +18,7 @@ from service.controller.elector_client import ElectorClient
 from service.controller.holders import HolderTable
 from service.controller.knowledge import Knowledge
 from service.controller.leader import Leader
-from service.controller.status import controller_status
+from service.controller.status import controller_status, explained
 from service.gateway.row import MemberMetadata
 from service.host import identity
 from service.host.clock import boot_ns, wall_ns
@@ -28,6 +28,7 @@ from service.lease.observer import Observed
 from service.model.gateway_node import NodeRole
 from service.model.objects import Change
 from service.report.facts import Facts
+from service.report.metrics import ReportCollector
 from service.report.writer import StatusWriter
 from service.settings import Settings
 from service.sources.intake import Intake
@@ -59,6 +60,7 @@ class Controller:
         """Make everything and start nothing. Raises OperatorError where a setting is bad."""
         self._settings = settings
         self._source: Source | None = None
+        self._writer: StatusWriter | None = None
         self._dirty = asyncio.Event()
         self._tasks = Supervisor(clock=boot_ns)
         self._intake = Intake(settings.datapath)
@@ -108,8 +110,10 @@ class Controller:
         await stack.enter_async_context(self._cluster)
         await self._electors.enter(stack)
         self._source = await stack.enter_async_context(open_source(settings, everything=True))
+        self._writer = self._make_writer(self._source)
         stack.callback(self._electors.step_down)
         registry = CollectorRegistry()
+        registry.register(ReportCollector(self._writer))
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
         registry.register(RefusalCollector(self._refusals))
@@ -117,8 +121,7 @@ class Controller:
 
     async def serve(self) -> None:
         """Compete for leadership and run every task until cancelled; one that fails is tried again. Needs `enter`."""
-        assert self._source is not None
-        writer = StatusWriter(self._source, facts=self.facts, sightings=self._knowledge.sightings, clock=boot_ns)
+        assert self._writer is not None
         self._electors.claim_leadership()
         tasks: dict[str, Run] = {
             "write records": self._outbox.run,
@@ -129,10 +132,21 @@ class Controller:
             "keep the electorate": self._office.run,
             "read objects": self._follow_source,
             "lead": self._lead_for_ever,
-            "report": writer.run,
+            "report": self._writer.run,
             "refresh": self._refresh,
         }
         await self._tasks.run(tasks)
+
+    def _make_writer(self, source: Source) -> StatusWriter:
+        return StatusWriter(
+            source,
+            name=self._settings.node,
+            facts=self.facts,
+            loss=lambda: self._knowledge.loss(is_leading=self.is_leading),
+            sightings=self._knowledge.sightings,
+            clock=boot_ns,
+            wall_clock=wall_ns,
+        )
 
     # -- what it says --
 
@@ -147,7 +161,7 @@ class Controller:
 
     def status(self) -> dict[str, Any]:
         """The document of /v1/status."""
-        return controller_status(
+        document = controller_status(
             node=self._settings.node,
             is_leading=self.is_leading,
             cluster=self._cluster,
@@ -160,7 +174,9 @@ class Controller:
             troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
             outbox=self._outbox,
             publisher=self._publisher,
+            untold=self._writer.troubles() if self._writer is not None else (),
         )
+        return explained(document, self._knowledge.why(wall_ns=wall_ns()))
 
     def not_ready_reasons(self) -> list[str]:
         """Why this controller could not lead now."""

@@ -44,6 +44,23 @@ class HolderTable:
             if key != LEADER_KEY and seen.node is not None
         }
 
+    def leader(self, *, now_ns: int) -> str | None:
+        """Who holds the lease `leader`; nobody while no majority answers."""
+        seen = self._table.get(LEADER_KEY) if self.is_fresh(now_ns=now_ns) else None
+        return seen.node if seen is not None else None
+
+    def last(self) -> dict[IPv4Address, str]:
+        """Who held each floating IP by the last word of a majority, however old."""
+        return {
+            IPv4Address(key): seen.node
+            for key, seen in self._table.items()
+            if key != LEADER_KEY and seen.node is not None
+        }
+
+    def ends_ns(self, floating_ip: IPv4Address) -> int:
+        """When the holder's lease ends unless it is renewed; rather too late. It must have a holder."""
+        return (self._observed_ns or 0) + self._table[str(floating_ip)].remaining_ns
+
     def renewed_ns(self) -> dict[IPv4Address, int]:
         """When each holder renewed last, as far as the last answers of the electors tell; rather too early."""
         asked_ns = self._observed_ns or 0

@@ -8,10 +8,14 @@ from ipaddress import IPv4Address
 
 from service.controller.holders import HolderTable
 from service.controller.placement import has_caught_up
-from service.model.gateway_node import GatewayNode
+from service.gossip.member import MemberState
+from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Elector, HeldBy
+from service.model.validity import Loss
+from service.report.absence import Absence, find_absence
 from service.report.facts import Facts, Sightings
 from service.sources.intake import Intake
+from service.sources.timestamp import timestamp_from_ns
 from service.wire.cluster_view import ClusterView
 
 
@@ -42,6 +46,60 @@ class Knowledge:
         if not self._table.is_fresh(now_ns=self._clock()):
             gaps.append("no majority of electors answers")
         return gaps
+
+    def loss(self, *, is_leading: bool) -> Loss:
+        """Why nobody can say what is true now, or nobody does, where no leader reports."""
+        now_ns = self._clock()
+        leader = self._table.leader(now_ns=now_ns)
+        if not self._table.is_fresh(now_ns=now_ns):
+            return Loss("MajorityLost", f"no majority of electors answers{self._silent_electors()}")
+        if is_leading:
+            lacking = "; ".join(self.gaps()) or "not every node that grants leases has been heard of"
+            return Loss("LeaderUnready", f"the leading controller does not know enough yet: {lacking}")
+        if leader is None:
+            return Loss("NoLeader", "no controller holds the lease that makes it the leader")
+        return Loss("LeaderSilent", f"controller {leader} leads, and has not reported")
+
+    def why(self, *, wall_ns: int) -> dict[IPv4Address, str]:
+        """Of each floating IP why it is on no node, or may soon be, in one sentence; empty where a node holds it.
+
+        `wall_ns` is Unix time, for the end of a lease.
+        """
+        gateway, seen, conflicts = self.intake.index.gateway(), self.sightings(), self.cluster.conflicts()
+        listed = gateway.floating_ips if gateway is not None else ()
+        why = {}
+        for floating_ip in dict.fromkeys((*listed, *seen.assignments)):
+            absence = find_absence(floating_ip, seen, conflicts)
+            if absence is None:
+                why[floating_ip] = self._doomed(floating_ip, seen, wall_ns - self._clock())
+            else:
+                why[floating_ip] = self._reason(floating_ip, absence)
+        return why
+
+    def _reason(self, floating_ip: IPv4Address, absence: Absence) -> str:
+        now_ns = self._clock()
+        if absence.reason in ("InvalidFloatingIP", "FloatingIPConflict"):
+            return absence.message
+        if not self._table.is_fresh(now_ns=now_ns):
+            last = self._table.last().get(floating_ip)
+            return self.loss(is_leading=False).message + (f"; node {last} held it last" if last else "")
+        return absence.message + ("" if self._table.leader(now_ns=now_ns) else "; and no controller leads")
+
+    def _doomed(self, floating_ip: IPv4Address, seen: Sightings, wall_offset_ns: int) -> str:
+        """A node that is gone may hold it still, and nobody else can take it before its lease ends."""
+        name = seen.holders[floating_ip].node
+        node = next((node for node in seen.nodes if node.name == name), None)
+        if node is not None and node.state is NodeState.UP:
+            return ""
+        end = timestamp_from_ns(self._table.ends_ns(floating_ip) + wall_offset_ns)
+        return f"node {name} is down, and holds its lease until {end[:19]}Z at the latest, unless it renews it"
+
+    def _silent_electors(self) -> str:
+        """Of the electors, those that gossip does not know to be up: it may know better than they answer, or worse."""
+        members = self.cluster.members()
+        names = [elector.name for elector in self._electors()]
+        silent = [name for name in names if name not in members or members[name][0].state is not MemberState.ALIVE]
+        return f": of {', '.join(names)}, {', '.join(silent)} cannot be reached" if silent else ""
 
     def has_caught_up(self) -> bool:
         """Enough is known to place anything."""

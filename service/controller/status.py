@@ -28,6 +28,7 @@ def controller_status(
     troubles: Sequence[str],
     outbox: Outbox,
     publisher: Publisher,
+    untold: Sequence[str],
 ) -> dict[str, Any]:
     """The document. `holders` as a majority of electors names them; `source` is None before it is open.
 
@@ -36,7 +37,7 @@ def controller_status(
     return cluster_status(cluster, intake.index, intake.errors, holders) | {
         "node": node,
         "role": "controller",
-        "troubles": list(troubles),
+        "troubles": [*troubles, *untold],
         "objects": objects_status(intake, source),
         "leading": is_leading,
         "electorate": electorate_status(office.book.known, office.trouble, has_majority=has_majority, silent_s=silent_s)
@@ -44,3 +45,9 @@ def controller_status(
         "drops": {},
         "audit": audit_status(outbox, publisher),
     }
+
+
+def explained(document: dict[str, Any], why: Mapping[IPv4Address, str]) -> dict[str, Any]:
+    """Give each floating IP's row its `why`: in one sentence why it is on no node, empty where it is on one."""
+    rows = document["floatingIPs"]
+    return document | {"floatingIPs": {key: row | {"why": why.get(IPv4Address(key), "")} for key, row in rows.items()}}

@@ -6,6 +6,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 
 from service.model.objects import GATEWAY_NAME, GATEWAY_NAMESPACE, EgressPolicy, NetworkGateway, ObjectKey
+from service.policy.overlap import NO_OVERLAP, Overlap
 
 
 class PolicyReason(StrEnum):
@@ -42,6 +43,8 @@ class PolicyState:
     matched_pods: int
     """Pods with an address that a rule matches, whether or not the policy is accepted."""
     egress_source_ip: IPv4Address
+    overlap: Overlap = NO_OVERLAP
+    """What other policies decide in its place, for pods of its own; nothing of a refused one."""
 
 
 def precedence(policy: EgressPolicy) -> tuple[str, str]:

@@ -30,6 +30,7 @@ from service.model.objects import (
     Upsert,
 )
 from service.policy.acceptance import PolicyState, Verdict, judge, precedence
+from service.policy.overlap import OverlapIndex
 from service.policy.pod_table import PodTable
 from service.policy.rule_set import RuleSet, RuleSetCatalog, Selection, policy_content
 from service.policy.term_index import TermIndex
@@ -74,6 +75,7 @@ class PolicyIndex:
         self._pods = PodTable()
         self._terms = TermIndex()
         self._catalog = RuleSetCatalog()
+        self._overlaps = OverlapIndex()
         self._policies: dict[ObjectKey, EgressPolicy] = {}
         self._contents: dict[ObjectKey, int] = {}
         """Content name of each policy, as the catalog knows it."""
@@ -124,7 +126,7 @@ class PolicyIndex:
         # The order matters: verdicts decide which policies a selection is made of, and mark more pods.
         self._judge(dirty)
         return PolicyDelta(
-            selections=self._reselect(dirty.pods),
+            selections=self._reselect(dirty),
             policies=self._restate(dirty.policies),
             learned=tuple(dirty.learned),
             gateway_changed=self._gateway != gateway,
@@ -289,10 +291,12 @@ class PolicyIndex:
             if old != verdict:
                 dirty.policies[key] = None
 
-    def _reselect(self, pods: Iterable[ObjectKey]) -> dict[ObjectKey, Selection | None]:
+    def _reselect(self, dirty: _Dirty) -> dict[ObjectKey, Selection | None]:
+        """Select every marked pod anew, and mark the policies that other ones overlap from now on, or no longer."""
         changed: dict[ObjectKey, Selection | None] = {}
-        for key in pods:
+        for key in dirty.pods:
             old, new = self._selections.get(key), self._select(key)
+            self._overlay(old.policies if old else (), new.policies if new else (), dirty)
             if new is not None:
                 self._selections[key] = new
             elif old is not None:
@@ -301,6 +305,15 @@ class PolicyIndex:
             if _footprint(old) != _footprint(new):
                 changed[key] = new
         return changed
+
+    def _overlay(self, old: tuple[int, ...], new: tuple[int, ...], dirty: _Dirty) -> None:
+        """A pod has the combination `new` now, and had `old`; empty where it is not selected."""
+        if old == new:
+            return
+        if new:
+            dirty.policies |= dict.fromkeys(self._overlaps.add(new, self._catalog.policies(new)))
+        if old:
+            dirty.policies |= dict.fromkeys(self._overlaps.remove(old))
 
     def _select(self, key: ObjectKey) -> Selection | None:
         pod = self._pods.get(key)
@@ -325,7 +338,14 @@ class PolicyIndex:
                     changed[key] = None
                 continue
             verdict, matched = self._verdicts[key], len(self._pods_of.get(key, ()))
-            state = PolicyState(verdict.accepted, verdict.reason, verdict.message, matched, policy.egress_source_ip)
+            state = PolicyState(
+                verdict.accepted,
+                verdict.reason,
+                verdict.message,
+                matched,
+                policy.egress_source_ip,
+                self._overlaps.of(key),
+            )
             if self._states.get(key) != state:
                 self._states[key] = changed[key] = state
         return changed

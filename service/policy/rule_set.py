@@ -91,6 +91,10 @@ class RuleSetCatalog:
                 if other in self._combinations:
                     self._combinations[other].pop(combination, None)
 
+    def policies(self, combination: Sequence[int]) -> list[EgressPolicy]:
+        """The policies of a combination that is resolved, in its order."""
+        return [self._policies[content] for content in combination]
+
     def resolve(self, policies: Sequence[int]) -> RuleSet | None:
         """Return the rule set of a combination in precedence order; None where it is empty or one is not known."""
         combination = tuple(policies)

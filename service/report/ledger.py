@@ -49,6 +49,10 @@ class StatusLedger:
         """Nothing is left of it. A new object of that name must not inherit the old one's age."""
         self._written.pop(key, None)
 
+    def rewrite(self) -> None:
+        """Another one has written meanwhile: everything is due, and what is gone is still ours to delete (V4)."""
+        self._written = {key: {} for key in self._written}
+
     def forget(self) -> None:
         """Another one writes from now on."""
         self._written.clear()

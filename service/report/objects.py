@@ -1,18 +1,17 @@
 """What is true of each object now: its status, and what is wrong with it as Events."""
 
-from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address
+from collections.abc import Iterable
 from typing import Any
 
 from service.model.errors import ObjectError
-from service.model.lease import HeldBy
 from service.model.object_event import ObjectEvent
 from service.model.objects import GATEWAY_NAME, GATEWAY_NAMESPACE, Kind, ObjectKey
 from service.policy.acceptance import PolicyReason, PolicyState
-from service.report.condition import condition
+from service.report.absence import find_absence
 from service.report.facts import Facts
 from service.report.gateway import gateway_problems, gateway_status
 from service.report.node import node_status
+from service.report.policy import policy_status, refused_policy_status, shadow_message
 
 GATEWAY = ObjectKey(Kind.GATEWAY, GATEWAY_NAMESPACE, GATEWAY_NAME)
 _ORIGIN = "kubernetes"
@@ -23,14 +22,10 @@ def object_status(facts: Facts) -> dict[ObjectKey, dict[str, Any]]:
     """The status of every object, without term and times."""
     refused = _refused(facts.refused)
     # Holders also where gossip thinks the node dead: its lease lives, and a node under a planned restart forwards on.
-    statuses = {
-        key: _policy_status(state, _unplaced(facts, state), facts.holders, refused.pop(key, ""))
-        for key, state in facts.policies.items()
-    }
+    statuses = {key: _policy_status(facts, state, refused.pop(key, "")) for key, state in facts.policies.items()}
     for key, message in refused.items():
         if key.kind is Kind.POLICY:
-            accepted = condition("Accepted", "InvalidObject", message, is_true=False)
-            statuses[key] = {"accepted": False, "matchedPods": 0, "conditions": [accepted]}
+            statuses[key] = refused_policy_status(message)
     if facts.gateway is not None:
         statuses[GATEWAY] = gateway_status(facts, facts.gateway, refused.get(GATEWAY, ""))
     for node in facts.nodes:
@@ -46,6 +41,8 @@ def object_problems(facts: Facts) -> list[ObjectEvent]:
             problems.append(ObjectEvent(key, str(state.reason), state.message, "Judge", True))
         elif state.accepted and (message := _unplaced(facts, state)):
             problems.append(ObjectEvent(key, PolicyReason.UNKNOWN_EGRESS_IP, message, "Judge", True))
+        if state.accepted and (message := shadow_message(state.overlap)):
+            problems.append(ObjectEvent(key, "Shadowed", message, "Judge", True))
     problems += [
         ObjectEvent(GATEWAY, problem.reason, problem.message, "Assign", True, subject=problem.subject)
         for problem in gateway_problems(facts)
@@ -63,18 +60,10 @@ def _unplaced(facts: Facts, state: PolicyState) -> str:
     return f"egressSourceIP {row.floating_ip} is not assigned to a node, so matching packets are dropped: {row.reason}"
 
 
-def _policy_status(
-    state: PolicyState, unplaced: str, holders: Mapping[IPv4Address, HeldBy], refused: str
-) -> dict[str, Any]:
-    reason, message = str(state.reason), state.message
-    if state.reason == PolicyReason.ACCEPTED and unplaced:
-        reason, message = str(PolicyReason.UNKNOWN_EGRESS_IP), unplaced
-    conditions = [condition("Accepted", reason, message, is_true=state.accepted)]
-    if refused:
-        conditions.append(condition("Outdated", "InvalidObject", f"the last good version is in force: {refused}"))
-    status = {"accepted": state.accepted, "matchedPods": state.matched_pods, "conditions": conditions}
-    held = holders.get(state.egress_source_ip)
-    return status | ({"holder": held.node} if held and state.accepted else {})
+def _policy_status(facts: Facts, state: PolicyState, refused: str) -> dict[str, Any]:
+    held = facts.holders.get(state.egress_source_ip)
+    absence = find_absence(state.egress_source_ip, facts, facts.conflicts)
+    return policy_status(state, held.node if held else None, absence, _unplaced(facts, state), refused)
 
 
 def _refused(errors: Iterable[ObjectError]) -> dict[ObjectKey, str]:

@@ -10,12 +10,15 @@ from collections.abc import Awaitable, Callable, Iterable
 from service.model.errors import TransientError
 from service.model.object_event import ObjectEvent
 from service.model.objects import ObjectKey
+from service.model.validity import Loss, WrittenStatus
 from service.report.events import EventRecorder
 from service.report.facts import Facts, Sightings
 from service.report.ledger import Status, StatusLedger
 from service.report.moves import MoveLog
-from service.report.objects import object_problems, object_status
+from service.report.objects import GATEWAY, object_problems, object_status
+from service.report.spokesman import Spokesman
 from service.sources.source import Source
+from service.sources.timestamp import timestamp_from_ns
 
 _log = logging.getLogger(__name__)
 
@@ -24,32 +27,61 @@ _OBSERVE_S = 0.1
 _RETRY_S = 0.5
 _PARALLEL = 8
 """Requests under way at once."""
+_PROMISE_NS = 60_000_000_000
+"""How long a gateway's status says that it is true. Far longer than a validity lives (rule V1), and renewed at half of
+it: every agent follows that object."""
 
 
 class StatusWriter:
     """Writes what differs from what it last wrote.
 
-    `facts` is None while this process does not lead or knows too little; `sightings` may be asked always. Neither may
-    block. `clock` is CLOCK_BOOTTIME in nanoseconds.
+    `name` is the controller's. `facts` is None while this process does not lead or knows too little; `loss` says then
+    why nobody may know; `sightings` may be asked always. None of them may block. `clock` is CLOCK_BOOTTIME and
+    `wall_clock` Unix time, both in nanoseconds.
     """
 
     def __init__(
         self,
         source: Source,
         *,
+        name: str,
         facts: Callable[[], Facts | None],
+        loss: Callable[[], Loss],
         sightings: Callable[[], Sightings],
         clock: Callable[[], int],
+        wall_clock: Callable[[], int],
     ) -> None:
         self._source = source
         self._facts = facts
+        self._loss = loss
         self._sightings = sightings
         self._clock = clock
+        self._wall_clock = wall_clock
+        self._spokesman = Spokesman(name, source, clock=clock, wall_clock=wall_clock)
+        self._valid_until_ns = 0
+        """Unix time that the gateway's status names."""
         self._recorder = EventRecorder()
         self._ledger = StatusLedger()
         self._moves = MoveLog()
         self._trouble = ""
         self._attempt_failed = False
+
+    @property
+    def events_lost(self) -> int:
+        """Events given up because too many waited."""
+        return self._recorder.lost
+
+    @property
+    def loss(self) -> Loss | None:
+        """Why the objects say Unknown, as far as this process has seen; None while a leader answers for them."""
+        return self._spokesman.loss
+
+    def troubles(self) -> list[str]:
+        """What users are not told, or are told to be unknown; empty where all is as it should be."""
+        troubles = [f"status of the objects: {self._trouble}"] if self._trouble else []
+        if self.loss is not None:
+            troubles.append(f"the status of every object is Unknown: {self.loss.message}")
+        return troubles
 
     async def run(self) -> None:
         """Report for as long as this controller leads; watch in any case, so that a new leader knows the last moves."""
@@ -75,21 +107,43 @@ class StatusWriter:
 
     async def _report(self) -> bool:
         """Do what is due now; say whether all of it was done."""
+        self._attempt_failed = False
         facts = self._facts()
         if facts is None:
             self._forget()
-            return True
-        self._collect(facts)
-        self._attempt_failed = False
-        await self._attempt(self._source.mirror_gateway())
-        # Anew: the API server may have taken its time.
-        if (facts := self._facts()) is not None:
-            await self._write_all(facts)
-            await self._each(self._post(event) for event in self._recorder.due(now_ns=self._clock()))
+            await self._attempt(self._doubt())
+        else:
+            await self._lead(facts)
         if not self._attempt_failed and self._trouble:
             _log.info("status is written again")
             self._trouble = ""
         return not self._attempt_failed
+
+    async def _lead(self, facts: Facts) -> None:
+        self._collect(facts)
+        await self._attempt(self._answer(facts.term))
+        await self._attempt(self._source.mirror_gateway())
+        # Anew: the API server may have taken its time.
+        if (current := self._facts()) is not None:
+            await self._write_all(current)
+            await self._each(self._post(event) for event in self._recorder.due(now_ns=self._clock()))
+
+    async def _answer(self, term: int) -> None:
+        if await self._spokesman.answer(term):
+            self._ledger.rewrite()
+
+    async def _doubt(self) -> None:
+        """Say that nothing is known, where it is long since anybody knew; `loss` of now says why."""
+        answer, due = await self._spokesman.doubt(self._loss())
+        if answer is None or answer.loss is None:
+            return
+        await self._each(self._replace(status) for status in due)
+        if due:
+            note = f"the status of the objects is unknown: {answer.loss.message}"
+            await self._source.post_event(ObjectEvent(GATEWAY, "StatusUnknown", note, "Report", True))
+
+    async def _replace(self, status: WrittenStatus) -> None:
+        await self._attempt(self._source.replace_status(status))
 
     def _forget(self) -> None:
         self._ledger.forget()
@@ -103,11 +157,20 @@ class StatusWriter:
 
     async def _write_all(self, facts: Facts) -> None:
         statuses = object_status(facts)
+        if GATEWAY in statuses:
+            statuses[GATEWAY] |= {"validUntil": self._valid_until()}
         removed = [key for key in self._source.recorded_nodes() if facts.is_removed(key.name)]
         for key in self._ledger.gone(statuses, removed, now_ns=self._clock()):
             if await self._attempt(self._source.delete_status(key)):
                 self._ledger.deleted(key)
         await self._each(self._write(key, statuses[key], facts) for key in self._ledger.changed(statuses))
+
+    def _valid_until(self) -> str:
+        left_ns = self._valid_until_ns - self._wall_clock()
+        # Also where the clock has been set back: nobody must be promised a year.
+        if not _PROMISE_NS // 2 < left_ns <= _PROMISE_NS:
+            self._valid_until_ns = self._wall_clock() + _PROMISE_NS
+        return f"{timestamp_from_ns(self._valid_until_ns)[:19]}Z"
 
     async def _write(self, key: ObjectKey, status: Status, facts: Facts) -> None:
         created = facts.created.get(key, "")

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from service.model.errors import OperatorError
 from service.model.object_event import ObjectEvent
 from service.model.objects import Change, ObjectKey
+from service.model.validity import Validity, WrittenStatus
 from service.settings import Settings
 from service.sources.kubernetes.object_cache import FILE_NAME, ObjectCache
 from service.sources.manifests.source import ManifestsSource
@@ -46,6 +47,25 @@ class StatusSink(Protocol):
     async def delete_status(self, key: ObjectKey) -> None:
         """The object is gone. Raises TransientError where that fails for now."""
 
+    async def read_validity(self) -> Validity | None:
+        """Who answers for the statuses; None where nobody ever did. Raises TransientError."""
+
+    async def renew_validity(self, claim: Validity, seen: Validity | None) -> Validity | None:
+        """Write who answers for the statuses from now on, if what was seen still is what is there (rule V2).
+
+        Returns it with its version; None, and nothing has changed, where somebody else was first. Raises
+        TransientError: then it may have been written.
+        """
+
+    async def written_statuses(self) -> tuple[WrittenStatus, ...]:
+        """Every status that there is, and every object that could have one, as far as the source can tell."""
+
+    async def replace_status(self, written: WrittenStatus) -> None:
+        """Write a status if the object is still the version that `written` names; else nothing (rule V3).
+
+        Raises TransientError.
+        """
+
     async def mirror_gateway(self) -> None:
         """Leader's duty: keep the gateway object in force in step with the one users edit. Raises TransientError."""
 
@@ -74,9 +94,11 @@ async def open_source(settings: Settings, *, everything: bool = False) -> AsyncI
     from service.sources.kubernetes.source import open_kubernetes
 
     if everything:
-        async with open_kubernetes(node=None, reporter=settings.node) as source:
+        async with open_kubernetes(node=None, reporter=settings.node, namespace=settings.namespace) as source:
             yield source
         return
     cache = ObjectCache(Path(settings.state_dir) / FILE_NAME, owner=f"{settings.cluster}/{settings.node}")
-    async with open_kubernetes(node=settings.node, reporter=settings.node, cache=cache) as source:
+    async with open_kubernetes(
+        node=settings.node, reporter=settings.node, namespace=settings.namespace, cache=cache
+    ) as source:
         yield source

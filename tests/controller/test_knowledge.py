@@ -1,9 +1,13 @@
 """What a controller knows, and when that is enough."""
 
+from ipaddress import IPv4Address
+
 from service.controller.holders import AGE_NS_MAX
 from service.controller.placement import PATIENCE_NS
+from service.lease.observer import Observation
+from service.model.assignment import Assignment
 from service.model.gateway_node import NodeRole, NodeState
-from service.model.lease import Token
+from service.model.lease import Stamp, Token
 from service.model.objects import ClusterNode, Delete, Kind, ObjectKey, Upsert
 from tests.controller.cluster import member
 from tests.controller.site import MS, A, B, Site
@@ -103,3 +107,49 @@ def test_a_controller_that_loses_sight_of_the_electors_sees_no_holder() -> None:
     site = known()
     site.now_ns += AGE_NS_MAX
     assert site.knowledge.sightings().holders == {}
+
+
+def test_what_is_lost_is_named_the_gravest_first() -> None:
+    site = known()
+    assert site.knowledge.loss(is_leading=False).reason == "NoLeader"
+    site.table.observe({"leader": Observation("controller9", Token(7, 0, 1), 0)}, now_ns=0)
+    assert site.knowledge.loss(is_leading=False).reason == "LeaderSilent"
+    assert "controller9" in site.knowledge.loss(is_leading=False).message
+    site.cluster.known = {}
+    assert site.knowledge.loss(is_leading=True).reason == "LeaderUnready"
+    site.now_ns += AGE_NS_MAX
+    lost = site.knowledge.loss(is_leading=True)
+    assert lost.reason == "MajorityLost"
+    assert lost.message == "no majority of electors answers: of worker1, worker1 cannot be reached"
+    site.cluster.known = {"worker1": member("worker1")}
+    assert site.knowledge.loss(is_leading=False).message == "no majority of electors answers"
+
+
+def test_why_an_address_is_on_no_node_is_said_in_the_words_of_whoever_knows() -> None:
+    site = known()
+    why = site.knowledge.why(wall_ns=0)
+    assert why == {A: "", B: f"no leader has assigned {B} to a node yet; and no controller leads"}
+    site.cluster.rows = {B: Assignment(B, None, None, Stamp(7, 1), "no node has an interface in its subnet")}
+    site.table.observe({"leader": Observation("controller9", Token(7, 0, 1), 0)}, now_ns=0)
+    assert site.knowledge.why(wall_ns=0)[B] == "no node has an interface in its subnet"
+    site.cluster.strangers = {B: b"\x02\0\0\0\0\x63"}
+    assert "02:00:00:00:00:63 answers" in site.knowledge.why(wall_ns=0)[B]
+
+
+def test_why_names_the_end_of_the_lease_that_a_dead_node_leaves_behind() -> None:
+    site = known()
+    site.cluster.nodes = (node("worker1", 1, state=NodeState.DOWN), node("worker2", 2))
+    assert site.knowledge.why(wall_ns=1_700_000_000_000_000_000)[A] == (
+        "node worker1 is down, and holds its lease until 2023-11-14T22:13:20Z at the latest, unless it renews it"
+    )
+
+
+def test_with_the_majority_lost_why_says_so_and_who_held_the_address_last() -> None:
+    site = known()
+    site.now_ns += AGE_NS_MAX
+    why = site.knowledge.why(wall_ns=0)
+    assert why[A] == "no majority of electors answers; node worker1 held it last"
+    assert why[B] == "no majority of electors answers"
+    # What is wrong with the address itself is so whoever votes.
+    site.list_only(A, IPv4Address("192.168.1.2"))
+    assert "the own address of node worker2" in site.knowledge.why(wall_ns=0)[IPv4Address("192.168.1.2")]

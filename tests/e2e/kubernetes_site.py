@@ -60,6 +60,8 @@ class KubernetesSite(Site):
     # -- objects --
 
     def write_nodes(self) -> None:
+        # As deploy/namespace.yaml makes it; the validity of the statuses is kept there.
+        self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "egressgw-system"}})
         for user in {pod.namespace: None for pod in self.lab.plan.pods}:
             namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": user, "labels": {"user": user}}}
             account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": user}}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from service.lab.fault import Fault
+from service.report.validity import RENEW_NS, VALID_NS
 from tests.e2e.conftest import new_name
 from tests.e2e.kubernetes_site import GATEWAY, KubernetesSite, kubernetes_site, restart_as
 from tests.e2e.site import FLOATING_IPS, gateway, policy
@@ -22,6 +23,7 @@ pytestmark = [
 FIRST, SECOND, THIRD = FLOATING_IPS
 CONTROL1, WORKER1, WORKER2 = "192.168.1.11", "192.168.1.21", "192.168.1.22"
 RESUME_S = 5.0
+UNKNOWN_S = (VALID_NS + 2 * RENEW_NS) / 1e9 + 5
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +163,66 @@ def test_a_removed_floating_ip_that_is_in_use_is_told_on_gateway_and_policy(site
     assert site.seen("alice/frontend-worker1", timeout_s=0.3) == "nothing came", "dropped, never from another source"
     site.kubectl.apply(gateway(*FLOATING_IPS))
     site.wait_seen("alice/frontend-worker1", FIRST)
+
+
+OBJECTS = (GATEWAY, ("enp", "alice"), ("angn", "worker1", "-n", "kube-system"))
+
+
+def is_said_of_all(site: KubernetesSite, status: str, reason: str = "") -> bool:
+    """Every condition of every object that is looked at."""
+    conditions = [item for where in OBJECTS for item in site.told(*where).get("conditions", [])]
+    found = [item for item in conditions if item["type"] in ("Ready", "Accepted", "Schedulable")]
+    return bool(found) and all(
+        item["status"] == status and item["reason"] == (reason or item["reason"]) for item in found
+    )
+
+
+def answering(site: KubernetesSite) -> str:
+    """The controller that answers for the statuses."""
+    return site.kubectl(
+        "get", "lease", "egressgw-status", "-n", "egressgw-system", "-o=jsonpath={.spec.holderIdentity}"
+    )
+
+
+def test_v1_with_the_majority_lost_every_object_says_unknown_and_true_again_when_it_is_back(
+    site: KubernetesSite,
+) -> None:
+    site.wait_whole()
+    site.wait("all to be well", lambda: is_said_of_all(site, "True"))
+    assert "VALID UNTIL" in site.kubectl("get", *GATEWAY)
+    began = time.monotonic()
+    for node in ("worker1", "worker2"):
+        site.fault(node, Fault.KILL, only="keeper")
+    site.wait("Unknown", lambda: is_said_of_all(site, "Unknown", "MajorityLost"), timeout_s=UNKNOWN_S)
+    print(f"Unknown everywhere {time.monotonic() - began:.1f} s after the majority was lost")
+    said = site.told(*GATEWAY)
+    assert "floatingIPs" not in said
+    assert "holder" not in site.told("enp", "alice")
+    assert f"last known: {FIRST} on " in said["conditions"][0]["message"]
+    site.wait("the Event", lambda: "StatusUnknown" in site.described(*GATEWAY))
+    began = time.monotonic()
+    for node in ("worker1", "worker2"):
+        site.fault(node, Fault.RESTART, only="keeper")
+    site.wait("all to be well", lambda: is_said_of_all(site, "True"))
+    assert len(site.holders()) == 3
+    print(f"True everywhere {time.monotonic() - began:.1f} s after the keepers' start")
+
+
+def test_v2_a_leader_that_stands_still_is_followed_by_one_whose_word_counts(site: KubernetesSite) -> None:
+    site.wait("all to be well", lambda: is_said_of_all(site, "True"))
+    frozen = answering(site)
+    before = site.told(*GATEWAY)["leaderTerm"]
+    site.fault(frozen, Fault.STOP, only="controller")
+    try:
+        site.wait("another leader", lambda: answering(site) != frozen, timeout_s=UNKNOWN_S)
+        site.wait("its word", lambda: site.told(*GATEWAY)["leaderTerm"] > before, timeout_s=UNKNOWN_S)
+        assert is_said_of_all(site, "True"), "nothing was unknown meanwhile"
+    finally:
+        site.fault(frozen, Fault.CONT, only="controller")
+    # Awake again, the old one neither doubts the new one nor speaks.
+    time.sleep(12)
+    assert is_said_of_all(site, "True")
+    assert answering(site) != frozen
 
 
 def test_without_an_api_server_a_node_s_death_is_survived_and_told_when_it_returns(site: KubernetesSite) -> None:

@@ -20,6 +20,7 @@ from service.model.object_event import ObjectEvent
 from service.model.objects import Kind, ObjectKey, Synced
 from service.sources.kubernetes.api_server import ApiError, ApiServer, connect
 from service.sources.kubernetes.source import open_kubernetes
+from service.sources.kubernetes.validity import OBJECT_NAME as VALIDITY_NAME
 from tests.kubernetes.bad_objects import gateway
 from tests.kubernetes.conftest import NAMESPACE, Installation
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
@@ -61,6 +62,8 @@ OWN_CONFIGMAP = Right("patch", "", "configmaps", NAMESPACE, OBJECT_NAME)
 def _controller_writes() -> Iterator[Right]:
     yield OWN_CONFIGMAP
     yield Right("create", "", "configmaps", NAMESPACE, "")
+    yield Right("create", "coordination.k8s.io", "leases", NAMESPACE, "")
+    yield Right("patch", "coordination.k8s.io", "leases", NAMESPACE, VALIDITY_NAME)
     for verb in ("create", "patch", "delete"):
         yield Right(verb, GROUP, "anthosnetworkgateways", "kube-system", "default")
         yield Right(verb, GROUP, "anthosnetworkgatewaynodes", "kube-system", "")
@@ -96,9 +99,10 @@ async def test_nobody_reads_more_than_it_follows(account: str, installation: Ins
     followed = {right.resource for right in rights if not right.name}
     assert followed - {"events"} == FOLLOWED[account] | {"pods", "namespaces", "nodes", "servicecidrs"}
     # Secrets, the keyring among them, come by the kubelet and not by these credentials.
-    assert {right for right in rights if right.name} == {
-        Right(verb, "", "configmaps", NAMESPACE, OBJECT_NAME) for verb in READING
-    }
+    named = {Right(verb, "", "configmaps", NAMESPACE, OBJECT_NAME) for verb in READING}
+    if account == "controller":
+        named.add(Right("get", "coordination.k8s.io", "leases", NAMESPACE, VALIDITY_NAME))
+    assert {right for right in rights if right.name} == named
 
 
 @pytest.mark.parametrize(("account", "namespace"), [("agent", NAMESPACE), ("controller", "kube-system")])
@@ -220,7 +224,7 @@ async def test_an_event_in_a_users_namespace_is_made_once_and_its_repetition_is_
     kubectl.run("create", "namespace", "users", check=False)
     kubectl.apply(gateway({"floatingIPs": ["192.168.1.100"]}, namespace="users"))
     event = ObjectEvent(ObjectKey(Kind.GATEWAY, "users", "default"), "InvalidObject", "it is elsewhere", "Judge", True)
-    async with open_kubernetes(node=None, reporter="controller-1") as source:
+    async with open_kubernetes(node=None, reporter="controller-1", namespace=NAMESPACE) as source:
         async for batch in source.changes():
             if any(isinstance(change, Synced) for change in batch):
                 break

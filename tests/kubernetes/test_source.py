@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,13 +15,14 @@ from service.model.errors import TransientError
 from service.model.gateway_node import NodeState
 from service.model.object_event import ObjectEvent
 from service.model.objects import Delete, Errors, Kind, Object, ObjectKey, Pod, Synced, Upsert
+from service.model.validity import Loss
 from service.report.writer import StatusWriter
 from service.sources.kubernetes.api_server import ApiError, connect
 from service.sources.kubernetes.object_cache import ObjectCache
 from service.sources.kubernetes.reflector import Reflector, ReflectorTiming
 from service.sources.kubernetes.source import KubernetesSource
 from tests.kubernetes.bad_objects import gateway, policy
-from tests.kubernetes.conftest import Installation
+from tests.kubernetes.conftest import NAMESPACE, Installation
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
 from tests.report.facts import Site, node
 from tests.sources.kubernetes.fake_api_server import until
@@ -28,6 +30,7 @@ from tests.sources.kubernetes.fake_api_server import until
 pytestmark = pytest.mark.kubernetes
 
 GATEWAY = ObjectKey(Kind.GATEWAY, "kube-system", "default")
+LOST = Loss("MajorityLost", "no majority of electors answers")
 RESUME_S = 5.0
 """How soon after the API server's return everything must be right."""
 
@@ -306,9 +309,17 @@ async def test_the_gateway_of_the_cluster_namespace_is_kept_in_kube_system(kubec
 
 
 @asynccontextmanager
-async def reporting(site: Site) -> AsyncIterator[KubernetesSource]:
+async def reporting(site: Site, name: str = "controller1") -> AsyncIterator[KubernetesSource]:
     async with following(site) as source, asyncio.TaskGroup() as group:
-        writer = StatusWriter(source, facts=site.facts_of_a_leader, sightings=site.sightings, clock=clock.boot_ns)
+        writer = StatusWriter(
+            source,
+            name=name,
+            facts=site.facts_of_a_leader,
+            loss=lambda: LOST,
+            sightings=site.sightings,
+            clock=clock.boot_ns,
+            wall_clock=clock.wall_ns,
+        )
         task = group.create_task(writer.run())
         yield source
         task.cancel()
@@ -444,3 +455,63 @@ async def test_the_annotation_of_a_cluster_switches_its_gateway(kubectl: Kubectl
                 await settle(source, is_there)
     finally:
         kubectl("delete", "crd", "clusters.baremetal.cluster.gke.io")
+
+
+def vouched(kubectl: Kubectl) -> tuple[str, str]:
+    """Who answers for the statuses, and why they are unknown."""
+    found = kubectl.get("lease", "egressgw-status", "-n", NAMESPACE)
+    return found["spec"]["holderIdentity"], found["metadata"]["annotations"]["networking.gke.io/unknown-because"]
+
+
+async def test_v1_what_a_leader_wrote_ends_and_comes_back_with_the_next_one(
+    kubectl: Kubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two controllers with their own rights; the second never leads, and what the first one says stops."""
+    monkeypatch.setattr("service.report.validity.RENEW_NS", 400_000_000)
+    monkeypatch.setattr("service.report.validity.VALID_NS", 1_200_000_000)
+    kubectl.apply(gateway({"floatingIPs": ["192.168.1.100", "192.168.1.101", "192.168.1.102"]}), policy("egress"))
+    leader, other = three_addresses(), three_addresses()
+    other.term = None
+    where = ("ang", "default", "-n", "kube-system")
+    async with reporting(leader), reporting(other, "controller2"):
+        await eventually(kubectl, "status.leaderTerm", 7, *where)
+        await asyncio.sleep(2)
+        assert vouched(kubectl) == ("controller1", "")
+        assert "True" in await asyncio.to_thread(kubectl, "get", *where)
+        leader.term = None
+        await eventually(kubectl, "status.floatingIPs", None, *where)
+        await asyncio.sleep(1)
+        for target in (where, ("enp", "egress"), ("angn", "worker1", "-n", "kube-system")):
+            status = (await asyncio.to_thread(kubectl.get, *target))["status"]
+            assert {item["status"] for item in status["conditions"]} == {"Unknown"}
+            assert {item["reason"] for item in status["conditions"]} == {"MajorityLost"}
+            assert status["leaderTerm"] == 7, "a leader of the past is kept out still"
+        assert vouched(kubectl)[1] == "MajorityLost: no majority of electors answers"
+        assert "validUntil" not in (await asyncio.to_thread(kubectl.get, *where))["status"]
+        assert "StatusUnknown" in await asyncio.to_thread(kubectl, "describe", *where)
+        # A policy that comes now is not left without a word.
+        kubectl.apply(policy("late", egressSourceIP="192.168.1.9"))
+        await asyncio.sleep(1.5)
+        late = (await asyncio.to_thread(kubectl.get, "enp", "late"))["status"]["conditions"]
+        assert {item["status"] for item in late} == {"Unknown"}
+        other.term = 8
+        await eventually(kubectl, "status.leaderTerm", 8, *where)
+        await asyncio.sleep(0.5)
+        for target in (where, ("enp", "egress"), ("angn", "worker1", "-n", "kube-system")):
+            conditions = (await asyncio.to_thread(kubectl.get, *target))["status"]["conditions"]
+            assert "Unknown" not in {item["status"] for item in conditions}, target
+        assert vouched(kubectl) == ("controller2", "")
+
+
+async def test_v3_of_a_status_that_was_written_again_an_old_version_replaces_nothing(kubectl: Kubectl) -> None:
+    kubectl.apply(policy("egress"))
+    consumer, key = Consumer(), ObjectKey(Kind.POLICY, "", "egress")
+    async with following(consumer) as source:
+        (read,) = (found for found in await source.written_statuses() if found.key == key)
+        await source.write_status(key, {"accepted": True, "conditions": []}, term=7)
+        unknown = {"conditions": [{"type": "Ready", "status": "Unknown", "reason": "MajorityLost", "message": ""}]}
+        await source.replace_status(replace(read, status=unknown))
+        assert kubectl.get("enp", "egress")["status"]["accepted"] is True
+        (read,) = (found for found in await source.written_statuses() if found.key == key)
+        await source.replace_status(replace(read, status=unknown))
+        assert "accepted" not in kubectl.get("enp", "egress")["status"]

@@ -4,9 +4,9 @@ from typing import Any
 
 from service.model.errors import ObjectError
 from service.model.object_event import ObjectEvent
-from service.model.objects import Errors, Kind, ObjectKey, Upsert
+from service.model.objects import Delete, Errors, Kind, ObjectKey, Upsert
 from service.report.objects import GATEWAY, object_problems, object_status
-from tests.policy.objects import policy
+from tests.policy.objects import pod, policy
 from tests.report.facts import FIRST, SECOND, Site, two_held
 
 EGRESS = policy("egress").key
@@ -55,6 +55,19 @@ def test_an_address_on_no_node_is_told_on_the_policy_and_on_the_gateway() -> Non
     assert (found["conditions"][0]["reason"], found["accepted"]) == ("UnknownEgressIP", True)
 
 
+def test_a_policy_that_others_shadow_wholly_is_told_by_an_event_and_one_that_they_touch_is_not() -> None:
+    site = two_held()
+    site.take(Upsert(pod("web", "10.244.0.1")))
+    site.take(Upsert(policy("egress", ip=FIRST)), Upsert(policy("wide", ip=SECOND, to=("8.0.0.0/8",))))
+    assert status(site, policy("wide").key)["conditions"][2]["reason"] == "PartlyOverlapped"
+    assert not problems(site)
+    site.take(Upsert(policy("wide", ip=SECOND, to=("8.8.8.0/24",), created="2030-01-01T00:00:00Z")))
+    assert status(site, policy("wide").key)["conditions"][2]["reason"] == "Shadowed"
+    assert set(problems(site)) == {(policy("wide").key, "Shadowed")}
+    site.take(Delete(EGRESS))
+    assert not problems(site)
+
+
 def test_removing_a_floating_ip_that_a_policy_uses_is_told_on_both() -> None:
     site = two_held()
     site.take(Upsert(policy("egress", ip=FIRST)))
@@ -72,7 +85,12 @@ def test_an_object_of_the_api_server_that_cannot_be_used_is_told_with_its_field(
     assert set(problems(site)) == {(bad, "InvalidObject")}, "of a file the log tells"
     # Once a good version has been in force, it stays, and the status says so.
     site.take(Upsert(policy("bad", ip=FIRST)))
-    assert [condition["type"] for condition in status(site, bad)["conditions"]] == ["Accepted", "Outdated"]
+    assert [condition["type"] for condition in status(site, bad)["conditions"]] == [
+        "Accepted",
+        "Ready",
+        "Overlapped",
+        "Outdated",
+    ]
     assert status(site, bad)["accepted"] is True
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Self
 
 from service.model.errors import TransientError
 from service.model.gateway_node import NodeRole, NodeState
 from service.model.object_event import ObjectEvent
 from service.model.objects import ClusterNode, Delete, Kind, ObjectKey, Upsert
+from service.model.validity import Loss, Validity, WrittenStatus
 from service.report.facts import Sightings
 from service.report.objects import GATEWAY
 from service.report.writer import StatusWriter
@@ -15,6 +17,9 @@ from service.sources.source_state import SourceState
 from tests.policy.objects import policy
 from tests.report.facts import FIRST, SECOND, node, two_held
 from tests.virtual_time import in_virtual_time, now_ns
+
+LOST = Loss("MajorityLost", "no majority of electors answers")
+WALL_NS = 1_700_000_000_000_000_000
 
 
 class Source:
@@ -27,6 +32,9 @@ class Source:
         self.recorded: tuple[ObjectKey, ...] = ()
         self.deleted: list[ObjectKey] = []
         self.events: list[ObjectEvent] = []
+        self.validity: Validity | None = None
+        self.renewals: list[Validity] = []
+        self.versions: dict[ObjectKey, int] = {}
         self.is_away = False
         self.refused = 0
         self.under_way = self.under_way_max = 0
@@ -38,9 +46,33 @@ class Source:
         await asyncio.sleep(0)
         self.under_way -= 1
         self._check()
-        self.written[key] = status
+        self._write(key, status)
         self.created[key] = created
         self.writes.append((key, term))
+
+    def _write(self, key: ObjectKey, status: dict[str, Any]) -> None:
+        self.written[key] = status
+        self.versions[key] = self.versions.get(key, 0) + 1
+
+    async def read_validity(self) -> Validity | None:
+        self._check()
+        return self.validity
+
+    async def renew_validity(self, claim: Validity, seen: Validity | None) -> Validity | None:
+        self._check()
+        if seen != self.validity:
+            return None
+        self.validity = replace(claim, version=str(len(self.renewals)))
+        self.renewals.append(self.validity)
+        return self.validity
+
+    async def written_statuses(self) -> tuple[WrittenStatus, ...]:
+        return tuple(WrittenStatus(key, said, str(self.versions[key])) for key, said in self.written.items())
+
+    async def replace_status(self, written: WrittenStatus) -> None:
+        self._check()
+        if str(self.versions[written.key]) == written.version:
+            self._write(written.key, written.status)
 
     def state(self) -> SourceState:
         return SourceState("away" if self.is_away else "")
@@ -72,9 +104,11 @@ class Source:
 class Reporting:
     """A controller's writer, the site that it sees, and the source that it reports to."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "controller1", source: Source | None = None) -> None:
+        self.name = name
         self.site = two_held(now_ns)
-        self.source = Source()
+        self.source = source or Source()
+        self.loss = LOST
         self.observed_ns: list[int] = []
 
     def _sightings(self) -> Sightings:
@@ -83,8 +117,16 @@ class Reporting:
 
     async def __aenter__(self) -> Self:
         facts = self.site.facts_of_a_leader
-        writer = StatusWriter(self.source, facts=facts, sightings=self._sightings, clock=now_ns)
-        self._task = asyncio.create_task(writer.run())
+        self.writer = StatusWriter(
+            self.source,
+            name=self.name,
+            facts=facts,
+            loss=lambda: self.loss,
+            sightings=self._sightings,
+            clock=now_ns,
+            wall_clock=lambda: WALL_NS + now_ns(),
+        )
+        self._task = asyncio.create_task(self.writer.run())
         # Between the turns of the writer, so that none coincides with what a test does.
         await asyncio.sleep(0.05)
         return self
@@ -311,7 +353,7 @@ async def test_after_a_failure_the_source_is_left_alone_for_longer() -> None:
         source = reporting.source
         source.is_away = True
         await asyncio.sleep(2.1)
-        assert source.refused == 3 * 4, "the mirror and three statuses, at 0.2 s, 0.9 s and 1.6 s"
+        assert source.refused == 3 * 5, "the validity, the mirror and three statuses, at 0.2 s, 0.9 s and 1.6 s"
         source.is_away = False
         await asyncio.sleep(0.2)
         assert len(source.writes) == 3

@@ -28,6 +28,8 @@ class ApiObject:
     spec: Any
     status: dict[str, Any]
     decoded: Decoded
+    version: str = ""
+    """resourceVersion."""
 
 
 class _Metadata(msgspec.Struct):
@@ -215,5 +217,6 @@ def decode_own(raw: msgspec.Raw, kind: Kind) -> Item[ApiObject]:
         spec=document.get("spec"),
         status=document.get("status") or {},
         decoded=decoded,
+        version=metadata.get("resourceVersion") or "",
     )
     return Item(str(key), item)

@@ -15,6 +15,7 @@ from typing import Any
 
 from service.model.object_event import ObjectEvent
 from service.model.objects import Change, Kind, ObjectKey
+from service.model.validity import Validity, WrittenStatus
 from service.sources.kubernetes.api_server import ApiServer, connect
 from service.sources.kubernetes.custom_resource import FIELD_MANAGER
 from service.sources.kubernetes.events import EventPoster
@@ -25,6 +26,7 @@ from service.sources.kubernetes.object_cache import ObjectCache
 from service.sources.kubernetes.reflector import Reflector, ReflectorTiming
 from service.sources.kubernetes.resource import Difference
 from service.sources.kubernetes.status import StatusApplier
+from service.sources.kubernetes.validity import ValidityLease
 from service.sources.source_state import SourceState
 from service.sources.timestamp import timestamp_from_ns
 
@@ -46,12 +48,16 @@ class KubernetesSource:
         *,
         node: str | None,
         reporter: str = "",
+        namespace: str = "egressgw-system",
         timing: ReflectorTiming | None = None,
         cache: ObjectCache | None = None,
         clock: Callable[[], int] = monotonic_ns,
         wall_clock: Callable[[], int] = time_ns,
     ) -> None:
-        """`reporter` is how Events name this process. `clock` never steps; both count nanoseconds."""
+        """`reporter` is how Events name this process, `namespace` where the validity of the statuses is kept.
+
+        `clock` never steps; both count nanoseconds.
+        """
         self._node = node
         self._queue: asyncio.Queue[tuple[Change, ...]] = asyncio.Queue(_QUEUE_MAX)
         self._cache = cache
@@ -60,6 +66,7 @@ class KubernetesSource:
         resources = followed_resources(node)
         self._ledger = ObjectLedger(resources)
         self._status = StatusApplier(api, self._ledger, clock=clock, wall_clock=wall_clock)
+        self._validity = ValidityLease(api, namespace, wall_clock=wall_clock)
         self._mirror = GatewayMirror(api, self._ledger)
         self._events = EventPoster(api, reporter=reporter or node or FIELD_MANAGER, wall_clock=wall_clock)
         self.reflectors = {
@@ -129,6 +136,22 @@ class KubernetesSource:
         """The object is gone, and its status with it; a node's object is nothing else. Raises TransientError."""
         await self._status.delete(key)
 
+    async def read_validity(self) -> Validity | None:
+        """Who answers for the statuses, by the Lease; None where there is none yet. Raises TransientError."""
+        return await self._validity.read()
+
+    async def renew_validity(self, claim: Validity, seen: Validity | None) -> Validity | None:
+        """Replace the Lease that was seen; None where somebody else was first. Raises TransientError."""
+        return await self._validity.renew(claim, seen)
+
+    async def written_statuses(self) -> tuple[WrittenStatus, ...]:
+        """The statuses as last seen."""
+        return self._status.written()
+
+    async def replace_status(self, written: WrittenStatus) -> None:
+        """Apply a status if the object is still the version that it names. Raises TransientError."""
+        await self._status.replace(written)
+
     async def mirror_gateway(self) -> None:
         """Bring the gateway in kube-system in step with the cluster namespace's. Raises TransientError."""
         await self._mirror.step()
@@ -141,11 +164,11 @@ class KubernetesSource:
 
 @asynccontextmanager
 async def open_kubernetes(
-    *, node: str | None, reporter: str, cache: ObjectCache | None = None
+    *, node: str | None, reporter: str, namespace: str, cache: ObjectCache | None = None
 ) -> AsyncIterator[KubernetesSource]:
     """Follow the API server for as long as the context lasts. Raises OperatorError where no credentials are found."""
     async with connect() as api, asyncio.TaskGroup() as group:
-        source = KubernetesSource(api, node=node, reporter=reporter, cache=cache)
+        source = KubernetesSource(api, node=node, reporter=reporter, namespace=namespace, cache=cache)
         task = group.create_task(source.run(), name="kubernetes source")
         try:
             yield source

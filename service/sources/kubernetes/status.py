@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 
 from service.model.objects import Kind, ObjectKey
+from service.model.validity import WrittenStatus
 from service.sources.kubernetes.api_object import decode_own
 from service.sources.kubernetes.api_server import APPLY, JSON_PATCH, ApiError, ApiServer
 from service.sources.kubernetes.custom_resource import APPLY_QUERY, manifest, object_path
+from service.sources.kubernetes.gateway_mirror import GATEWAY
 from service.sources.kubernetes.ledger import ObjectLedger
 from service.sources.kubernetes.status_document import complete_status
 from service.sources.timestamp import microseconds_from_ns
@@ -67,6 +69,37 @@ class StatusApplier:
                 document["metadata"].pop("uid", None)
                 await self._apply(key, document, term)
 
+    async def replace(self, written: WrittenStatus) -> None:
+        """Apply a status to the version of the object that `written` names. Raises TransientError.
+
+        Nothing happens where the object has changed since, or is gone (rule V3). The recorded term stays: nobody leads.
+        """
+        key, live = written.key, self._ledger.seen(written.key)
+        if live is None:
+            return
+        document = manifest(key, live.uid)
+        document["metadata"]["resourceVersion"] = written.version
+        recorded = live.status.get("leaderTerm")
+        term, now = recorded if isinstance(recorded, int) else 0, microseconds_from_ns(self._wall_clock())
+        document["status"] = complete_status(
+            written.status, live.status, generation=live.generation, term=term, now=now
+        )
+        try:
+            await self._send(key, document)
+        except ApiError as error:
+            # 422: of a leader whose status has not come here yet.
+            if error.status not in (404, 409, 422):
+                raise
+
+    def written(self) -> tuple[WrittenStatus, ...]:
+        """The statuses as last seen, of the objects that a leader reports on."""
+        return tuple(
+            WrittenStatus(item.key, item.status, item.version)
+            for kind in (Kind.GATEWAY, Kind.POLICY, Kind.NODE)
+            for item in self._ledger.all_seen(kind)
+            if kind is not Kind.GATEWAY or item.key == GATEWAY
+        )
+
     async def delete(self, key: ObjectKey) -> None:
         """The object is gone, and its status with it; a node's object is nothing else. Raises TransientError."""
         if key.kind is Kind.NODE:
@@ -74,12 +107,15 @@ class StatusApplier:
 
     async def _apply(self, key: ObjectKey, document: dict[str, Any], term: int) -> None:
         try:
-            body = await self._api.patch(f"{object_path(key)}/status", document, APPLY, APPLY_QUERY)
+            await self._send(key, document)
         except ApiError as error:
             if error.status == 422 and "leaderTerm" in error.message:
                 await self._supersede(key, term)
             raise
         self._refused_ns.pop(key, None)
+
+    async def _send(self, key: ObjectKey, document: dict[str, Any]) -> None:
+        body = await self._api.patch(f"{object_path(key)}/status", document, APPLY, APPLY_QUERY)
         self._ledger.note_written(decode_own(msgspec.Raw(body), key.kind).value)
 
     async def _supersede(self, key: ObjectKey, term: int) -> None:

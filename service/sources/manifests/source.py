@@ -13,6 +13,7 @@ from watchfiles import awatch
 from service.model.errors import ObjectError, OperatorError
 from service.model.object_event import ObjectEvent
 from service.model.objects import Change, Delete, Errors, Kind, Object, ObjectKey, Pod, Synced, Upsert
+from service.model.validity import Validity, WrittenStatus
 from service.sources.manifests.folder import FolderView, ManifestFolder
 from service.sources.manifests.status_file import CreationTimes, StatusFolder
 from service.sources.source_state import SourceState
@@ -89,6 +90,24 @@ class ManifestsSource:
         """Remove the status of an object that is gone. Raises TransientError where it cannot."""
         async with self._writing:
             await asyncio.to_thread(self._status.delete, key)
+
+    async def read_validity(self) -> Validity | None:
+        """Who answers for the statuses, by DIR/status/.validity. Raises TransientError where it cannot be read."""
+        return await asyncio.to_thread(self._status.validity)
+
+    async def renew_validity(self, claim: Validity, seen: Validity | None) -> Validity | None:
+        """Replace what was seen; None where somebody else was first. Raises TransientError."""
+        async with self._writing:
+            return await asyncio.to_thread(self._status.renew, claim, seen)
+
+    async def written_statuses(self) -> tuple[WrittenStatus, ...]:
+        """Every status file that can be read. Raises TransientError."""
+        return await asyncio.to_thread(self._status.written)
+
+    async def replace_status(self, written: WrittenStatus) -> None:
+        """Replace a status file if it is still what `written` names. Raises TransientError."""
+        async with self._writing:
+            await asyncio.to_thread(self._status.replace, written)
 
     async def mirror_gateway(self) -> None:
         """A folder has one gateway object, the one in force."""

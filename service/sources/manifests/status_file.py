@@ -1,17 +1,29 @@
-"""Status beside the manifests: one file per object in DIR/status, replaced as a whole, written by the leader only."""
+"""Status beside the manifests: one file per object in DIR/status, replaced as a whole.
 
+The leader writes them, and a controller that finds that nobody answers for them any more (rule V1); `.validity` says
+who does. A lock on the folder makes each change of that file, and each replacement that depends on it, one step.
+"""
+
+import fcntl
+import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from service.model.errors import InvariantError, TransientError
 from service.model.objects import API_VERSION, Kind, ObjectKey
+from service.model.validity import Validity, WrittenStatus
 from service.sources.document import MalformedDocumentError, parse_yaml
 from service.sources.timestamp import normal_timestamp
 
 STATUS_FOLDER = "status"
+VALIDITY_FILE = ".validity"
 _HEADER = "# What is true now. Written by the egress gateway; edits are overwritten.\n"
 _BYTES_MAX = 4 << 20
 
@@ -36,10 +48,68 @@ class StatusFolder:
             if path.exists() and path.read_text(encoding="utf-8") == text:
                 return False
             self._folder.mkdir(exist_ok=True)
-            _replace(path, text)
+            with self._lock():
+                _replace(path, text)
         except (OSError, UnicodeDecodeError) as error:
             raise TransientError(f"{path}: the status cannot be written: {error}") from error
         return True
+
+    def written(self) -> tuple[WrittenStatus, ...]:
+        """Every status that can be read, sorted by file. Raises TransientError where the folder cannot be."""
+        try:
+            paths = sorted(self._folder.glob("*.yaml"))
+        except OSError as error:
+            raise TransientError(f"{self._folder}: cannot be read: {error}") from error
+        return tuple(found for path in paths if (found := _read(path)) is not None)
+
+    def replace(self, written: WrittenStatus) -> None:
+        """Replace a status that is still the one that `written.version` names. Raises TransientError."""
+        path = self.path(written.key)
+        try:
+            with self._lock():
+                text = path.read_text(encoding="utf-8") if path.exists() else ""
+                if text and _version(text) == written.version:
+                    _replace(path, _render(written.key, written.status, self.created(written.key)))
+        except (OSError, UnicodeDecodeError) as error:
+            raise TransientError(f"{path}: the status cannot be written: {error}") from error
+
+    def validity(self) -> Validity | None:
+        """Who answers for the statuses; None where nobody does, or the file cannot be understood.
+
+        Raises TransientError where it cannot be read.
+        """
+        try:
+            return _decode_validity((self._folder / VALIDITY_FILE).read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise TransientError(f"{self._folder / VALIDITY_FILE}: cannot be read: {error}") from error
+
+    def renew(self, claim: Validity, seen: Validity | None) -> Validity | None:
+        """Replace the validity that was seen; None where somebody else was first. Raises TransientError."""
+        path = self._folder / VALIDITY_FILE
+        try:
+            self._folder.mkdir(exist_ok=True)
+            with self._lock():
+                if self.validity() != seen:
+                    return None
+                count = int(seen.version) if seen is not None else 0
+                written = replace(claim, version=str(count + 1))
+                _replace(path, msgspec.json.encode(written).decode())
+                return written
+        except OSError as error:
+            raise TransientError(f"{path}: cannot be written: {error}") from error
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        # On the folder, so that no file is left behind. Nobody waits: its owner may have been stopped, and an error is
+        # tried again.
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        finally:
+            os.close(descriptor)
 
     def delete(self, key: ObjectKey) -> None:
         """Remove the status of an object that is gone. Raises TransientError where it cannot be removed."""
@@ -69,6 +139,33 @@ def _render(key: ObjectKey, status: dict[str, Any], created: str) -> str:
         "status": status,
     }
     return _HEADER + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+def _read(path: Path) -> WrittenStatus | None:
+    """None for what is no status of ours, or half of one."""
+    try:
+        if path.stat().st_size > _BYTES_MAX:
+            return None
+        text = path.read_text(encoding="utf-8")
+        (document,) = parse_yaml(text)
+        metadata = document["metadata"]
+        key = ObjectKey(Kind(document["kind"]), metadata.get("namespace", ""), metadata["name"])
+        status = document["status"]
+        return WrittenStatus(key, status, _version(text)) if isinstance(status, dict) else None
+    except (OSError, MalformedDocumentError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _version(text: str) -> str:
+    return hashlib.blake2s(text.encode(), digest_size=16).hexdigest()
+
+
+def _decode_validity(data: bytes) -> Validity | None:
+    try:
+        found = msgspec.json.decode(data, type=Validity)
+    except msgspec.MsgspecError:
+        return None
+    return found if found.version.isascii() and found.version.isdigit() and len(found.version) < 19 else None
 
 
 def _replace(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from service.model.errors import TransientError
 from service.model.objects import Kind, ObjectKey
+from service.model.validity import WrittenStatus
 from service.sources.kubernetes.api_object import ApiObject
 from service.sources.kubernetes.ledger import ObjectLedger
 from service.sources.kubernetes.resource import Difference
@@ -162,3 +163,47 @@ async def test_a_refusal_for_another_reason_removes_nothing() -> None:
         with pytest.raises(TransientError):
             await site.write()
     assert [request.content_type for request in site.api.requests] == [APPLIED, APPLIED]
+
+
+UNKNOWN = {"conditions": [{"type": "Ready", "status": "Unknown", "reason": "MajorityLost", "message": ""}]}
+
+
+async def test_v3_a_status_is_replaced_only_in_the_version_that_was_read_and_keeps_its_term() -> None:
+    known = own(Kind.POLICY, "egress", status={"leaderTerm": 9}, resourceVersion="77")
+    site = Site(known=known)
+    (written,) = site.status.written()
+    assert (written.key, written.version) == (POLICY, "77")
+    await site.status.replace(WrittenStatus(POLICY, UNKNOWN, written.version))
+    (request,) = site.api.requests
+    assert (request.path, request.query) == (f"{POLICY_PATH}/status", APPLY)
+    assert request.body["metadata"]["resourceVersion"] == "77"
+    assert request.body["status"]["leaderTerm"] == 9
+    assert request.body["status"]["conditions"][0]["lastTransitionTime"]
+
+
+@pytest.mark.parametrize("status", [404, 409, 422])
+async def test_v3_a_status_that_has_changed_meanwhile_is_left_as_it_is(status: int) -> None:
+    site = Site(refused(status, "leaderTerm"), known=own(Kind.POLICY, "egress", resourceVersion="77"))
+    await site.status.replace(WrittenStatus(POLICY, UNKNOWN, "77"))
+    assert len(site.paths) == 1
+    # And it does not count as a refusal of a leader's.
+    assert await refuse(site, 21) == [APPLIED]
+
+
+async def test_of_an_object_that_is_gone_nothing_is_replaced_and_other_refusals_are_raised() -> None:
+    site = Site(refused(503))
+    await site.status.replace(WrittenStatus(POLICY, UNKNOWN, "77"))
+    assert site.paths == []
+    site = Site(refused(503), known=own(Kind.POLICY, "egress"))
+    with pytest.raises(TransientError):
+        await site.status.replace(WrittenStatus(POLICY, UNKNOWN, "77"))
+
+
+def test_only_objects_that_a_leader_reports_on_are_read() -> None:
+    site = Site()
+    names = ("kube-system/default", "cluster-a/default", "kube-system/other")
+    for name in names:
+        namespace, _, plain = name.partition("/")
+        site.ledger.take(Kind.GATEWAY, Difference((own(Kind.GATEWAY, plain, namespace),)))
+    site.ledger.take(Kind.NODE, Difference((own(Kind.NODE, "worker1", "kube-system"),)))
+    assert [str(found.key) for found in site.status.written()] == ["kube-system/default", "kube-system/worker1"]
