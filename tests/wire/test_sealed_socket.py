@@ -372,7 +372,7 @@ def test_another_node_at_the_address_is_asked_before_it_is_believed(run: Run) ->
             gamma = Party("gamma", 3, bind=address)
             await enter(stack, gamma)
             assert await alpha.send_until_heard(b"again", gamma, address) == b"again"
-            assert alpha.socket.counters.hellos == 2
+            assert alpha.socket.counters.hellos >= 2
 
     run(scenario)
 
