@@ -1,11 +1,11 @@
 """What an elector answers to a renewal: granted or not, and what the claimant should know of others."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from service.lease.message import Ack, ClaimRole, Detail, Entry, Row, Verdict
 from service.lease.promise import Identity, Instant, Promise
 from service.lease.standing_claim import HolderSession, StandingClaim
-from service.model.lease import LEADER_KEY, ZERO_TOKEN, Stamp, Token
+from service.model.lease import ZERO_TOKEN, Stamp, Token
 
 Claims = Mapping[str, Mapping[Identity, StandingClaim]]
 
@@ -16,11 +16,14 @@ def acknowledgement(
     *,
     promises: Mapping[str, Promise],
     claims: Claims,
+    withheld: Container[str],
     now: Instant,
     epoch: int,
     settled: bool,
 ) -> Ack:
     """The answer to the last renewal of a group.
+
+    `withheld`: keys of which nobody may hear that they are granted, for their token is not on disk yet (K1).
 
     P5: the sequence is that of the last renewal, even where the grant is spontaneous. The claimant counts from when it
     sent that one, which is never later than what is promised here.
@@ -34,6 +37,11 @@ def acknowledgement(
             granted.append(True)
             continue
         promise = promises.get(entry.key)
+        if entry.key in withheld and promise is not None and promise.holder == session.identity:
+            # Neither granted nor anything to go above: the claimant waits, and hears when the disk has it.
+            granted.append(False)
+            details[index] = Detail(Verdict.NONE, ZERO_TOKEN, Stamp(0, 0))
+            continue
         ours = _is_granted(session, entry, promise, now)
         granted.append(ours)
         detail = _detail(session, entry, promise, claims.get(entry.key, {}), now, ours=ours)
@@ -53,12 +61,6 @@ def _is_granted(session: HolderSession, entry: Entry, promise: Promise | None, n
         and promise.token == entry.token
         and not promise.is_over(now)
     )
-
-
-def grants_leadership(session: HolderSession, ack: Ack) -> bool:
-    """Whether it promises leadership; such an answer waits for the disk, also a repeated one (K1)."""
-    entries = session.groups[ack.group].entries
-    return any(entry.key == LEADER_KEY and ours for entry, ours in zip(entries, ack.granted, strict=True))
 
 
 def _detail(

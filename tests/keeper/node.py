@@ -30,7 +30,7 @@ from service.model.keeper_message import (
 from service.model.lease import Token
 from service.settings import ElectorateSettings, ElectorSettings, LeaseSettings, PortSettings, Settings
 
-IP = "192.0.2.100"
+IP, OTHER = "192.0.2.100", "192.0.2.101"
 KEY = "11" * 32
 SECOND = 1_000_000_000
 THREE = ElectorateRecord(1, tuple((f"node{index}", f"127.0.0.{index + 1}", 0) for index in range(3)))
@@ -105,6 +105,14 @@ def heartbeat(role: str = "holder", *, ready: bool = True, carrier: bool = True,
         uplinks=(Uplink(IP, "lo", 1, "020000000001", carrier),),
         claims=(Claim(IP, role, 1, 1),) if claims else (),
     )
+
+
+def uplinks_of(*addresses: str) -> tuple[Uplink, ...]:
+    return tuple(Uplink(address, "lo", 1, "020000000001", True) for address in addresses)
+
+
+def claims_of(*addresses: str) -> Heartbeat:
+    return Heartbeat(True, uplinks_of(*addresses), tuple(Claim(address, "holder", 1, 1) for address in addresses))
 
 
 class Node:
