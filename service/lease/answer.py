@@ -3,6 +3,7 @@
 from collections.abc import Container, Mapping
 
 from service.lease.message import Ack, ClaimRole, Detail, Entry, Row, Verdict
+from service.lease.oblivion import FORGOTTEN, highest_token
 from service.lease.promise import Identity, Instant, Promise
 from service.lease.standing_claim import HolderSession, StandingClaim
 from service.model.lease import ZERO_TOKEN, Stamp, Token
@@ -44,7 +45,8 @@ def acknowledgement(
             continue
         ours = _is_granted(session, entry, promise, now)
         granted.append(ours)
-        detail = _detail(session, entry, promise, claims.get(entry.key, {}), now, ours=ours)
+        highest = highest_token(promises, entry.key)
+        detail = _detail(session, entry, promise, claims.get(entry.key, {}), now, ours=ours, highest=highest)
         if detail is not None:
             details[index] = detail
     return Ack(
@@ -71,9 +73,9 @@ def _detail(
     now: Instant,
     *,
     ours: bool,
+    highest: Token,
 ) -> Detail | None:
     """What `granted` does not say; None where that is all. So a quiet renewal's answer has no details."""
-    highest = promise.token if promise is not None else ZERO_TOKEN
     verdict = Verdict.GRANTED if ours else Verdict.NONE
     if not ours and entry.token <= highest:
         verdict |= Verdict.STALE
@@ -114,6 +116,8 @@ def rows_of(promises: Mapping[str, Promise], now: Instant) -> list[Row]:
     """What is promised, as a report says it."""
     rows = []
     for key, promise in promises.items():
+        if key == FORGOTTEN:
+            continue
         left_ns = max(promise.until.left_ns(now), 0)
         held = promise.holder is not None and not promise.is_over(now)
         node = promise.holder.node if held and promise.holder is not None else None

@@ -24,6 +24,7 @@ from service.lease.electorate_message import (
     transfers,
 )
 from service.lease.message import Ack, ClaimRole, Entry, Query, Renew, decode, encode, kind_of, reports
+from service.lease.oblivion import forget_idle, highest_token
 from service.lease.promise import (
     NEVER,
     Identity,
@@ -38,7 +39,7 @@ from service.lease.promise import (
 from service.lease.settlement import Settlement, inherit
 from service.lease.standing_claim import ClaimedGroup, HolderSession, StandingClaim
 from service.model.errors import InvariantError, PeerError
-from service.model.lease import LEADER_KEY, ZERO_TOKEN, Elector, Electorate
+from service.model.lease import LEADER_KEY, Elector, Electorate
 from service.model.machine import Send, Source
 
 
@@ -66,7 +67,8 @@ class ElectorMachine:
     _silent_until: Instant
     """End of the silence of P2; NEVER, which has passed, where the promises survived."""
     _promises: dict[str, Promise]
-    """Every key that was ever granted. One that is over stays for its token, which the next must be above (K1)."""
+    """Every key that was granted, as long as it is remembered. One that is over stays for its token, which the next
+    must be above (K1)."""
     _new_tokens: dict[str, None]
     """Keys whose token has grown in the present call, and is not yet on its way to the disk; empty between calls."""
     _undurable: dict[str, int]
@@ -285,7 +287,14 @@ class ElectorMachine:
         if self._settlement is not None and self.is_voting:
             self._outputs += self._settlement.ask(now.boot_ns)
             self._settle_if_complete()
-        self._claimants.purge(now)
+        if self._claimants.purge(now):
+            self._forget_idle()
+
+    def _forget_idle(self) -> None:
+        if forget_idle(self._promises, {*self._claimants.claims, *self._undurable}, self._now):
+            self._records += 1
+            self._outputs.append(self._persisted_promises())
+            self._outputs.append(Remember(encode_tokens(self._promises), self._records))
 
     def deadline_ns(self) -> int | None:
         """The next end of a promise, or of patience, that somebody waits for (CLOCK_BOOTTIME); None where nobody is."""
@@ -449,13 +458,10 @@ class ElectorMachine:
 
     def _grant(self, key: str) -> StandingClaim | None:
         """Promise an open key to the best claim that is ready. None where there is none above the highest token."""
-        promise = self._promises.get(key)
-        highest = promise.token if promise is not None else ZERO_TOKEN
-        best = self._claimants.best(key, above=highest, now=self._now)
+        best = self._claimants.best(key, above=highest_token(self._promises, key), now=self._now)
         if best is None:
             return None
-        if promise is None:
-            promise = self._promises[key] = Promise()
+        promise = self._promises.setdefault(key, Promise())
         promise.grant(
             best.session.identity, best.session.start_id, best.token, self._now.later_by(best.session.lease_ns)
         )

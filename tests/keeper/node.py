@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -122,7 +123,7 @@ class Node:
         """With a clock of the test's, it counts for both clocks of the elector."""
         self.settings = settings
         self.boot_clock = boot_clock
-        self.fence = FakeFence(boot_clock)
+        self.fence: Any = FakeFence(boot_clock)
         self.reports: list[LeaseReport] = []
         self.heartbeat: Heartbeat | None = None
 
@@ -186,3 +187,7 @@ def epoch(node: Node) -> int:
 
 def named(record: ElectorateRecord) -> Heartbeat:
     return msgspec.structs.replace(heartbeat(claims=False), electorate=record)
+
+
+def troubles(node: Node) -> list[str]:
+    return list(node.reports[-1].troubles) if node.reports else []

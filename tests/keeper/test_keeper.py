@@ -39,6 +39,7 @@ from tests.keeper.node import (
     heartbeat,
     named,
     settings_of,
+    troubles,
     until,
     uplinks_of,
     with_memory,
@@ -71,10 +72,6 @@ def parts_that_know_only_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def virtual_node(settings: Settings) -> Node:
     return Node(settings, boot_clock=now_ns)
-
-
-def troubles(node: Node) -> list[str]:
-    return list(node.reports[-1].troubles) if node.reports else []
 
 
 @asynccontextmanager

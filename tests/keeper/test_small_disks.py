@@ -12,7 +12,7 @@ import pytest
 
 from service.audit.promise_log import KEEPER_OUTBOX
 from service.keeper.promise_file import ALLOTTED_BYTES, PromiseFile
-from tests.keeper.node import IP, OTHER, Node, claims_of, free_port, settings_of, until, with_memory
+from tests.keeper.node import IP, OTHER, Node, claims_of, free_port, settings_of, troubles, until, with_memory
 from tests.keeper.test_keeper import InlineExecutor
 from tests.virtual_time import in_virtual_time, now_ns
 
@@ -53,10 +53,6 @@ def holds_all(node: Node, *addresses: str) -> bool:
     return all(node.fence.is_open(address) for address in addresses)
 
 
-def troubles(node: Node) -> tuple[str, ...]:
-    return node.reports[-1].troubles if node.reports else ()
-
-
 @asynccontextmanager
 async def one_of_three(folder: Path) -> AsyncIterator[Node]:
     """A node that is to run, and two others that vote already."""
@@ -89,7 +85,7 @@ async def test_a_run_dir_that_fills_up_costs_nothing_as_its_pages_were_allotted_
             take_all_room(run_dir)
             node.heartbeat = claims_of(IP, *MANY)
             await until(lambda: holds_all(node, IP, *MANY))
-            assert troubles(node) == ()
+            assert troubles(node) == []
 
 
 @in_virtual_time
@@ -104,9 +100,9 @@ async def test_a_run_dir_that_was_full_at_the_start_costs_the_vote_alone_and_onl
                 await until(node.holds)
                 await asyncio.sleep(20)
                 assert node.holds()
-                assert (troubles(node), node.reports[-1].voting) == ((FULL_RUN_DIR,), False)
+                assert (troubles(node), node.reports[-1].voting) == ([FULL_RUN_DIR], False)
                 ballast.unlink()
-                await until(lambda: troubles(node) == () and node.reports[-1].voting)
+                await until(lambda: troubles(node) == [] and node.reports[-1].voting)
                 assert node.holds()
 
 
