@@ -60,6 +60,8 @@ from service.wire.keeper_link import KeeperLink
 
 _INHERITANCE_NS = 30_000_000_000
 """How long pods that a former agent served are served without having been announced again."""
+_REPORT_SLACK_NS = 1_000_000_000
+"""A deadline in a report is that old when the next one comes, five times over."""
 _REFRESH_S = 1.0
 """How often members, uplinks and acknowledgements are looked at even if nothing was reported."""
 
@@ -307,6 +309,14 @@ class Agent:
     def _take_report(self, report: LeaseReport) -> None:
         self._electorate.hear(report)
         self._holdings.take_report(report)
+        self._learn_held()
+
+    def _learn_held(self) -> None:
+        """What is leased here stays behind the fence until it is over, whoever lists it or does not any more."""
+        over_ns = boot_ns() - _REPORT_SLACK_NS
+        held = self._holdings.held.items()
+        if self._reconciler.learn_held(frozenset(ip for ip, lease in held if lease.deadline_ns > over_ns)):
+            self._dirty.set()
 
     def _hear_location(self, location: Location) -> None:
         if self._reconciler.learn_location(location):
@@ -335,4 +345,5 @@ class Agent:
             await asyncio.sleep(_REFRESH_S)
             if boot_ns() > inherited_until_ns:
                 self._reconciler.disinherit()
+            self._learn_held()
             self._dirty.set()

@@ -35,6 +35,7 @@ class Reconciler:
         self._nodes: tuple[GatewayNode, ...] = ()
         self._assignments: Mapping[IPv4Address, Assignment] = {}
         self._locations: dict[IPv4Address, Location] = {}
+        self._held: frozenset[IPv4Address] = frozenset()
         self._devices: dict[IPv4Address, int] = {}
         self._endpoints: dict[tuple[str, IPv4Address], Endpoint] = {}
         """Pods of other nodes that were announced to this one, by (node, pod IP)."""
@@ -130,6 +131,13 @@ class Reconciler:
         self._inherited_endpoints, self._inherited_rule_sets = {}, ()
         self._inherited_ways = {}
 
+    def learn_held(self, held: frozenset[IPv4Address]) -> bool:
+        """Take what this node has leased. False where nothing is new."""
+        if held == self._held:
+            return False
+        self._held = held
+        return True
+
     def learn_location(self, location: Location) -> bool:
         """Take the word of a holder; False where a newer token is known (rule W2)."""
         known = self._locations.get(location.floating_ip)
@@ -148,10 +156,10 @@ class Reconciler:
         return tuple(sorted(networks))
 
     def floating_ips(self) -> tuple[IPv4Address, ...]:
-        """Every floating IP of the spec, the leader's table or a location: the fence knows them all.
+        """Every floating IP of the spec or the leader's table, and what is still leased here: the fence knows them all.
 
-        But never an address of a node's interface, nor a network's or a broadcast address: the fence would cut off
-        whoever has it.
+        No others: an address that was a floating IP once may be anybody's now, also this host's. But never an address
+        of a node's interface, nor a network's or a broadcast address: the fence would cut off whoever has it.
         """
         known = self._heard_of()
         own = {uplink.address.ip for uplink in self._uplinks} | self._addresses
@@ -165,7 +173,7 @@ class Reconciler:
         gateway = self._index.gateway()
         known: dict[IPv4Address, None] = dict.fromkeys(gateway.floating_ips if gateway else ())
         known |= dict.fromkeys(sorted(self._assignments))
-        known |= dict.fromkeys(sorted(self._locations))
+        known |= dict.fromkeys(sorted(self._held))
         return known
 
     def local_selections(self) -> dict[IPv4Address, Selection]:

@@ -23,6 +23,7 @@ class AgentDuty:
         """When the agent was last of use: ready, or not yet late since this keeper started."""
         self._ready_since_ns: int | None = None
         self._listed: set[str] = set()
+        """What this run of the agent has listed, as far as it is listed or held still."""
         self._uplinks: dict[str, list[Uplink]] = {}
 
     def hear(self, heartbeat: Heartbeat, *, now_ns: int) -> None:
@@ -65,6 +66,8 @@ class AgentDuty:
             if self.uplink(claim.floating_ip) is not None:
                 stamp = Stamp(claim.term, claim.version)
                 claims[claim.floating_ip] = DesiredClaim("holder" if claim.role == "holder" else "successor", stamp)
+        # What is neither listed nor held any more need not be known.
+        self._listed &= {*held, *(claim.floating_ip for claim in heartbeat.claims)}
         for key, stamp in held.items():
             if key not in claims and self._is_kept(key, now_ns=now_ns):
                 claims[key] = DesiredClaim("holder", stamp)

@@ -222,4 +222,9 @@ class Keeper:
 
     def _troubles(self) -> list[str]:
         refused = self._socket.refusals.trouble()
-        return [*self._claims.troubles(), *self._tasks.troubles(), *([refused] if refused else [])]
+        return [
+            *self._claims.troubles(),
+            *self._vote.troubles(),
+            *self._tasks.troubles(),
+            *([refused] if refused else []),
+        ]

@@ -2,11 +2,14 @@
 
 The promise file is written in place before each answer: it must outlive the process, not the machine. A write that a
 kill cuts short leaves a record whose checksum fails, which counts as missing and costs the silence of P2, not safety.
+Its pages are allotted before they are needed, and it is written by calls that can fail, never through a mapping: a full
+`run_dir` is an error of one write then, with the old record whole, and not a signal that ends the process.
 The token file must outlive the machine: a new file, fsynced, takes the old one's name.
 """
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +20,8 @@ from service.model.errors import OperatorError
 PROMISES = "promises"
 TOKENS = "leader-term"
 _RECORD_BYTES_MAX = 16 << 20
+ALLOTTED_BYTES = 1 << 20
+"""Room for more than 17,000 addresses, taken when there is some: a `run_dir` that fills up later costs no vote."""
 
 
 class PromiseFile:
@@ -25,6 +30,8 @@ class PromiseFile:
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / PROMISES
         self._fd = -1
+        self._allotted = 0
+        """Bytes that can be written without asking for more."""
 
     def __enter__(self) -> Self:
         """Open and lock. Raises OperatorError where another keeper runs or the folder cannot be written."""
@@ -39,6 +46,9 @@ class PromiseFile:
             os.close(fd)
             raise OperatorError(f"run_dir: another keeper holds {self._path}; stop it first") from error
         self._fd = fd
+        with suppress(OSError):
+            # Where there is no room now, the first write that needs it asks again.
+            self._allot(ALLOTTED_BYTES)
         return self
 
     def __exit__(
@@ -48,14 +58,23 @@ class PromiseFile:
         os.close(fd)
 
     def read(self) -> bytes:
-        """The record as found; empty where there never was one."""
+        """The record as found, and what lies behind it; nothing or zeros where there never was one."""
         return os.pread(self._fd, _RECORD_BYTES_MAX, 0)
 
     def write(self, data: bytes) -> None:
-        """Replace the record. It is in the page cache, so safe from the death of the process, when this returns."""
+        """Replace the record. It is in the page cache, so safe from the death of the process, when this returns.
+
+        Raises OSError, with the old record whole, where there is no room for it.
+        """
+        self._allot(len(data))
         written = 0
         while written < len(data):
             written += os.pwrite(self._fd, data[written:], written)
+
+    def _allot(self, size: int) -> None:
+        if size > self._allotted:
+            os.posix_fallocate(self._fd, 0, size)
+            self._allotted = size
 
 
 class TokenFile:

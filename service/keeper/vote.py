@@ -2,15 +2,15 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from service.host import clock, identity
 from service.keeper.electorate_file import ElectorateFile, StoredElectorate
 from service.keeper.promise_file import PromiseFile, TokenFile
 from service.lease.elector import ElectorMachine
-from service.lease.elector_output import ElectorOutput, Persist, Promised, Remember, SendPersisted, Settled
+from service.lease.elector_output import ElectorOutput, Persist, Promised, Remember, Settled
 from service.lease.holder import boot_id_bytes
 from service.lease.promise import Instant
 from service.model.lease import Electorate
@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 
 _DISK_RETRY_FIRST_S = 0.1
 _DISK_RETRY_LAST_S = 5.0
-_WAITING_MAX = 4096
-"""Answers that wait for the disk; more are dropped, as claimants ask again."""
+_SLOW_NS = 1_000_000_000
+"""A write that takes so long is a trouble while it lasts."""
 
 
 class ElectorVote:
@@ -70,10 +70,16 @@ class ElectorVote:
             tokens=self._tokens.read(),
             now=self._now(),
         )
-        self._waiting: deque[Persist | SendPersisted | Settled | Electorate] = deque()
-        self._remember: bytes | None = None
+        # Of each kind the newest alone is worth writing.
+        self._remember: Remember | None = None
+        self._newer: Electorate | None = None
+        self._settled: Settled | None = None
         self._due = asyncio.Event()
-        self.pump = MachinePump(self, clock=boot_clock, send=send, handle=self.execute)
+        self._unwritten: bytes | None = None
+        """Promises that shared memory does not take. Until it does, nothing is said (P2)."""
+        self._run_trouble = self._state_trouble = ""
+        self._writing_since_ns: int | None = None
+        self.pump = MachinePump(self, clock=boot_clock, send=self._say, handle=self.execute)
 
     @property
     def machine(self) -> ElectorMachine:
@@ -82,8 +88,9 @@ class ElectorVote:
 
     def store(self, electorate: Electorate) -> None:
         """Have a newer electorate written to disk (M1)."""
-        self._waiting.append(electorate)
-        self._due.set()
+        if self._newer is None or electorate.epoch > self._newer.epoch:
+            self._newer = electorate
+            self._due.set()
 
     def enter_epoch(self, electorate: Electorate, *, now_ns: int) -> None:
         """Go over to the newest electorate that is on disk, which may be older than the one that is known (M1)."""
@@ -97,8 +104,16 @@ class ElectorVote:
 
     @property
     def is_voting(self) -> bool:
-        """False in the silence of rule P2."""
-        return self._elector.is_voting
+        """False in the silence of rule P2, and while promises cannot be written."""
+        return self._elector.is_voting and self._unwritten is None
+
+    def troubles(self) -> list[str]:
+        """What its records suffer from, in a line each."""
+        since_ns = self._writing_since_ns
+        slow = []
+        if since_ns is not None and (span_ns := self._boot_clock() - since_ns) >= _SLOW_NS:
+            slow.append(f"state_dir: a record of this elector has been being written for {span_ns / 1e9:.1f} s")
+        return [*(trouble for trouble in (self._run_trouble, self._state_trouble) if trouble), *slow]
 
     # -- the machine contract, on one clock of two (T3) --
 
@@ -121,86 +136,112 @@ class ElectorVote:
     # -- records --
 
     def execute(self, output: object) -> None:
-        """Promises go to shared memory at once (P2). What waits for the disk does not keep the rest waiting."""
-        if isinstance(output, Persist) and not output.durable:
-            self._promises.write(output.data)
-        elif isinstance(output, SendPersisted) and not self._waiting:
-            self._send(output.to, output.payload)
-        elif isinstance(output, Settled):
-            self._waiting.append(output)
-            self._due.set()
-        elif isinstance(output, Persist | SendPersisted):
-            if isinstance(output, Persist) or len(self._waiting) < _WAITING_MAX:
-                self._waiting.append(output)
-            if isinstance(output, Persist):
-                # Records only grow, and each is whole: what was to be remembered before is in this one.
-                self._remember = None
-            self._due.set()
+        """Promises go to shared memory at once (P2). Nothing here waits for the disk: the elector keeps back itself
+        what must be on it first (K1).
+        """
+        if isinstance(output, Persist):
+            self._write_promises(output.data)
         elif isinstance(output, Remember):
-            self._remember = output.data
+            self._remember = output
             self._due.set()
-        elif isinstance(output, Promised):
+        elif isinstance(output, Settled):
+            self._settled = output
+            self._due.set()
+        elif isinstance(output, Promised) and self._unwritten is None:
             self._promised(output)
 
+    def _write_promises(self, data: bytes) -> None:
+        try:
+            self._promises.write(data)
+        except OSError as error:
+            self._unwritten = data
+            self._run_trouble = _told(
+                self._run_trouble, f"run_dir: promises cannot be written: {error.strerror}; this elector is silent"
+            )
+        else:
+            self._unwritten, self._run_trouble = None, ""
+
+    def _say(self, to: Address, payload: bytes) -> None:
+        if self._unwritten is not None:
+            # There may be room again, and perhaps nobody renews: then no newer record comes by itself.
+            self._write_promises(self._unwritten)
+        if self._unwritten is None:
+            self._send(to, payload)
+
     async def write_records(self, *, stored: Callable[[], None]) -> None:
-        """Write what is due in a thread, answers behind what they wait for (K1), until cancelled.
+        """Write what is due in a thread, until cancelled.
 
         `stored` is called when a newer electorate is on disk; `enter_epoch` then goes over to it.
         """
+        # Begun again after an error: something may be due of which nobody tells anew.
+        self._due.set()
         while True:
             await self._due.wait()
             self._due.clear()
-            while self._waiting or self._remember is not None:
-                await self._write_next_in_the_end(stored)
+            await self._write_in_the_end(stored)
 
-    async def _write_next_in_the_end(self, stored: Callable[[], None]) -> None:
+    async def _write_in_the_end(self, stored: Callable[[], None]) -> None:
         """A full or failing disk keeps this elector from acknowledging a new leader (K1), and from nothing else."""
         retry_s = _DISK_RETRY_FIRST_S
-        while True:
+        while (trouble := await self._write_due(stored)) is not None:
+            self._state_trouble = _told(
+                self._state_trouble, f"state_dir: the records of this elector cannot be written: {trouble}"
+            )
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, _DISK_RETRY_LAST_S)
+        self._state_trouble = ""
+
+    async def _write_due(self, stored: Callable[[], None]) -> str | None:
+        """Write each kind once; what could not be written is still due then. Why not, or None."""
+        trouble = None
+        for write in (self._write_tokens, partial(self._write_newer, stored), self._write_settled):
+            self._writing_since_ns = self._boot_clock()
             try:
-                return await self._write_next(stored)
+                await write()
             except OSError as error:
-                _log.error(
-                    "state_dir: the records of this elector cannot be written: %s; trying again in %.1f s",
-                    error.strerror,
-                    retry_s,
-                )
-                await asyncio.sleep(retry_s)
-                retry_s = min(2 * retry_s, _DISK_RETRY_LAST_S)
+                # Each has a file of its own: the others need not wait.
+                trouble = error.strerror or str(error)
+            finally:
+                self._writing_since_ns = None
+        return trouble
 
-    async def _write_next(self, stored: Callable[[], None]) -> None:
-        """Raises OSError where the disk fails; what was to be written still is then."""
-        if not self._waiting:
-            data = self._remember
-            if data is not None:
-                await asyncio.to_thread(self._tokens.write, data)
-                # A newer record may have come meanwhile.
-                self._remember = None if self._remember is data else self._remember
+    async def _write_tokens(self) -> None:
+        remember = self._remember
+        if remember is None:
             return
-        output = self._waiting[0]
-        if isinstance(output, Persist):
-            await asyncio.to_thread(self._tokens.write, output.data)
-        elif isinstance(output, Electorate):
-            if await self._store(output):
-                stored()
-        elif isinstance(output, Settled):
-            await self._store_settled(output)
-        else:
-            self._send(output.to, output.payload)
-        self._waiting.popleft()
+        await asyncio.to_thread(self._tokens.write, remember.data)
+        if self._remember is remember:
+            # A newer record may have come meanwhile; then it is due already.
+            self._remember = None
+        self._elector.confirm_durable(remember.number)
+        self.pump.wake()
 
-    async def _store(self, electorate: Electorate) -> bool:
-        if electorate.epoch <= self._on_disk.epoch:
-            return False
-        record = StoredElectorate(self._memory, electorate, not electorate.previous)
-        await asyncio.to_thread(self._file.write, record)
-        self._on_disk = electorate
-        return True
+    async def _write_newer(self, stored: Callable[[], None]) -> None:
+        newer = self._newer
+        if newer is None:
+            return
+        if newer.epoch > self._on_disk.epoch:
+            record = StoredElectorate(self._memory, newer, not newer.previous)
+            await asyncio.to_thread(self._file.write, record)
+            self._on_disk = newer
+            stored()
+        if self._newer is newer:
+            self._newer = None
 
-    async def _store_settled(self, output: Settled) -> None:
-        electorate = self._elector.electorate
+    async def _write_settled(self) -> None:
+        settled, electorate = self._settled, self._elector.electorate
+        # M3: the tokens first, and a record of them that is not older than what was heard when it settled.
+        if settled is None or self._remember is not None:
+            return
         # Where the next epoch is on disk already, that of this one is of no use any more.
-        if electorate.epoch == output.epoch == self._on_disk.epoch:
-            await asyncio.to_thread(self._tokens.write, output.tokens)
+        if electorate.epoch == settled.epoch == self._on_disk.epoch:
             await asyncio.to_thread(self._file.write, StoredElectorate(self._memory, electorate, True))
-            self._elector.confirm_settled(output.epoch)
+            self._elector.confirm_settled(settled.epoch)
+        if self._settled is settled:
+            self._settled = None
+
+
+def _told(before: str, trouble: str) -> str:
+    if trouble != before:
+        _log.error("%s", trouble)
+    return trouble

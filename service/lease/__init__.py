@@ -19,8 +19,9 @@ controller runs a holder for the key `leader`, an observer and a registrar, and 
 
 What the caller owes them, each of which the invariants need:
 - Outputs are executed one after the other, in their order. `CloseFence` is in the kernel before any `Send` behind it
-  leaves (P1); `Persist` without `durable` is in shared memory before any `Send` behind it leaves (P2). `SendPersisted`
-  alone is held back, until the durable `Persist` before it is on disk (K1); the answers behind it go at once.
+  leaves (P1); `Persist` is in shared memory before any `Send` behind it leaves (P2).
+- Nothing waits for the disk: `Remember` is written beside all else, and `confirm_durable` tells when (K1). Until then
+  the elector itself keeps back what must not be heard before.
 - The clock is read *after* a datagram was received, and *before* the call that builds one (T1). Outputs are executed
   in the same step: a renewal that is kept back counts from a time at which it had not left.
 - Time is CLOCK_BOOTTIME, which the fence compares; the elector takes CLOCK_MONOTONIC_RAW as well (T3). It is asserted

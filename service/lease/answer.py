@@ -1,11 +1,12 @@
 """What an elector answers to a renewal: granted or not, and what the claimant should know of others."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from service.lease.message import Ack, ClaimRole, Detail, Entry, Row, Verdict
+from service.lease.oblivion import FORGOTTEN, highest_token
 from service.lease.promise import Identity, Instant, Promise
 from service.lease.standing_claim import HolderSession, StandingClaim
-from service.model.lease import LEADER_KEY, ZERO_TOKEN, Stamp, Token
+from service.model.lease import ZERO_TOKEN, Stamp, Token
 
 Claims = Mapping[str, Mapping[Identity, StandingClaim]]
 
@@ -16,11 +17,14 @@ def acknowledgement(
     *,
     promises: Mapping[str, Promise],
     claims: Claims,
+    withheld: Container[str],
     now: Instant,
     epoch: int,
     settled: bool,
 ) -> Ack:
     """The answer to the last renewal of a group.
+
+    `withheld`: keys of which nobody may hear that they are granted, for their token is not on disk yet (K1).
 
     P5: the sequence is that of the last renewal, even where the grant is spontaneous. The claimant counts from when it
     sent that one, which is never later than what is promised here.
@@ -34,9 +38,15 @@ def acknowledgement(
             granted.append(True)
             continue
         promise = promises.get(entry.key)
+        if entry.key in withheld and promise is not None and promise.holder == session.identity:
+            # Neither granted nor anything to go above: the claimant waits, and hears when the disk has it.
+            granted.append(False)
+            details[index] = Detail(Verdict.NONE, ZERO_TOKEN, Stamp(0, 0))
+            continue
         ours = _is_granted(session, entry, promise, now)
         granted.append(ours)
-        detail = _detail(session, entry, promise, claims.get(entry.key, {}), now, ours=ours)
+        highest = highest_token(promises, entry.key)
+        detail = _detail(session, entry, promise, claims.get(entry.key, {}), now, ours=ours, highest=highest)
         if detail is not None:
             details[index] = detail
     return Ack(
@@ -55,12 +65,6 @@ def _is_granted(session: HolderSession, entry: Entry, promise: Promise | None, n
     )
 
 
-def grants_leadership(session: HolderSession, ack: Ack) -> bool:
-    """Whether it promises leadership; such an answer waits for the disk, also a repeated one (K1)."""
-    entries = session.groups[ack.group].entries
-    return any(entry.key == LEADER_KEY and ours for entry, ours in zip(entries, ack.granted, strict=True))
-
-
 def _detail(
     session: HolderSession,
     entry: Entry,
@@ -69,9 +73,9 @@ def _detail(
     now: Instant,
     *,
     ours: bool,
+    highest: Token,
 ) -> Detail | None:
     """What `granted` does not say; None where that is all. So a quiet renewal's answer has no details."""
-    highest = promise.token if promise is not None else ZERO_TOKEN
     verdict = Verdict.GRANTED if ours else Verdict.NONE
     if not ours and entry.token <= highest:
         verdict |= Verdict.STALE
@@ -112,6 +116,8 @@ def rows_of(promises: Mapping[str, Promise], now: Instant) -> list[Row]:
     """What is promised, as a report says it."""
     rows = []
     for key, promise in promises.items():
+        if key == FORGOTTEN:
+            continue
         left_ns = max(promise.until.left_ns(now), 0)
         held = promise.holder is not None and not promise.is_over(now)
         node = promise.holder.node if held and promise.holder is not None else None

@@ -84,10 +84,10 @@ class Claimants:
         while len(self._replaced) > _STARTS_REMEMBERED * max(1, len(self.sessions)):
             del self._replaced[next(iter(self._replaced))]
 
-    def purge(self, now: Instant) -> None:
-        """Forget sessions that have not been heard of for a minute; looks only once a minute itself."""
+    def purge(self, now: Instant) -> bool:
+        """Forget what has not been heard of for a minute; looks, and says True, only once a minute itself."""
         if now.boot_ns < self._purge_ns:
-            return
+            return False
         self._purge_ns = now.boot_ns + IDLE_NS
         for identity, session in list(self.sessions.items()):
             if now.boot_ns - session.heard.boot_ns < IDLE_NS:
@@ -95,6 +95,9 @@ class Claimants:
             del self.sessions[identity]
             for key in list(self.claims):
                 self.drop(key, identity)
+        # A key that nobody claims any more: its next assignment is news again.
+        self._news = {key: news for key, news in self._news.items() if key in self.claims}
+        return True
 
     # --- claims ---
 

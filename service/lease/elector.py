@@ -10,9 +10,9 @@ the elector grants to the best claim of its own accord.
 
 from collections.abc import Mapping
 
-from service.lease.answer import acknowledgement, grants_leadership, rows_of
+from service.lease.answer import acknowledgement, rows_of
 from service.lease.claimants import Claimants
-from service.lease.elector_output import ElectorOutput, Persist, Promised, Remember, SendPersisted, Settled
+from service.lease.elector_output import ElectorOutput, Persist, Promised, Remember, Settled
 from service.lease.electorate_message import (
     ELECTORATE_KINDS,
     Standing,
@@ -24,8 +24,10 @@ from service.lease.electorate_message import (
     transfers,
 )
 from service.lease.message import Ack, ClaimRole, Entry, Query, Renew, decode, encode, kind_of, reports
+from service.lease.oblivion import forget_idle, highest_token
 from service.lease.promise import (
     NEVER,
+    Identity,
     Instant,
     Promise,
     StoredPromises,
@@ -37,15 +39,15 @@ from service.lease.promise import (
 from service.lease.settlement import Settlement, inherit
 from service.lease.standing_claim import ClaimedGroup, HolderSession, StandingClaim
 from service.model.errors import InvariantError, PeerError
-from service.model.lease import LEADER_KEY, ZERO_TOKEN, Elector, Electorate
+from service.model.lease import LEADER_KEY, Elector, Electorate
 from service.model.machine import Send, Source
 
 
 class ElectorMachine:
     """Answers Renew and Query. Follows the machine contract, but takes time on both clocks (rule T3).
 
-    Every keeper has one; it promises something only while the electorate names it. Outputs: Send, SendPersisted,
-    Persist, Remember, Promised, Settled, in the order in which they must be executed.
+    Every keeper has one; it promises something only while the electorate names it. Outputs: Send, Persist, Remember,
+    Promised, Settled, in the order in which they must be executed.
     """
 
     misses_other: bool
@@ -65,9 +67,15 @@ class ElectorMachine:
     _silent_until: Instant
     """End of the silence of P2; NEVER, which has passed, where the promises survived."""
     _promises: dict[str, Promise]
-    """Every key that was ever granted. One that is over stays for its token, which the next must be above (K1)."""
+    """Every key that was granted, as long as it is remembered. One that is over stays for its token, which the next
+    must be above (K1)."""
     _new_tokens: dict[str, None]
     """Keys whose token has grown in the present call, and is not yet on its way to the disk; empty between calls."""
+    _undurable: dict[str, int]
+    """Keys that were granted under a token that must be on disk before its holder hears of it, by the number of the
+    record that has it (K1). Only they wait for the disk, not what was granted before."""
+    _records: int
+    """Number of the last record of tokens."""
     _claimants: Claimants
     """Who asks for what. Unlike promises it is lost with the process, and costs nothing to lose."""
 
@@ -94,11 +102,15 @@ class ElectorMachine:
         self.misses_other = False
         self._outputs: list[ElectorOutput] = []
         self._claimants = Claimants(now)
-        self._new_tokens = {}
+        self._undurable, self._records = {}, 0
         # The disk knows tokens only; the promises of this boot, where they survive, know at least as much (K1).
-        self._promises = {key: Promise(token) for key, token in (decode_tokens(tokens) or {}).items()}
+        on_disk = decode_tokens(tokens) or {}
+        self._promises = {key: Promise(token) for key, token in on_disk.items()}
         self._silent_until = NEVER
         self._recall(decode_promises(promises))
+        # What the process before could not write any more is written first, and waited for as if it were new.
+        self._new_tokens = {key: None for key, promise in self._promises.items() if on_disk.get(key) != promise.token}
+        self._outputs += self._record_new_tokens(is_news=False)
         self._settlement = None
         self._begin_settlement()
 
@@ -265,8 +277,10 @@ class ElectorMachine:
         # Nobody is told that this elector is settled before `confirm_settled` says that it is on disk: an epoch that
         # was once seen in force must stay so through every restart (electorate.is_in_force).
         self._settlement = None
+        self._records += 1
         self._outputs.append(self._persisted_promises())
-        self._outputs.append(Settled(self.epoch, encode_tokens(self._promises)))
+        self._outputs.append(Remember(encode_tokens(self._promises), self._records))
+        self._outputs.append(Settled(self.epoch))
 
     def advance(self, *, now: Instant) -> None:
         """Let time pass: grant every key whose promise has ended to the best standing claim (S1)."""
@@ -277,7 +291,14 @@ class ElectorMachine:
         if self._settlement is not None and self.is_voting:
             self._outputs += self._settlement.ask(now.boot_ns)
             self._settle_if_complete()
-        self._claimants.purge(now)
+        if self._claimants.purge(now):
+            self._forget_idle()
+
+    def _forget_idle(self) -> None:
+        if forget_idle(self._promises, {*self._claimants.claims, *self._undurable}, self._now):
+            self._records += 1
+            self._outputs.append(self._persisted_promises())
+            self._outputs.append(Remember(encode_tokens(self._promises), self._records))
 
     def deadline_ns(self) -> int | None:
         """The next end of a promise, or of patience, that somebody waits for (CLOCK_BOOTTIME); None where nobody is."""
@@ -400,38 +421,51 @@ class ElectorMachine:
         if changed:
             # P2: the promise is written before anybody hears of it.
             self._outputs.append(self._persisted_promises())
-        # K1: a leader's term orders every other token, so it is on disk before the leader hears of it. So is every
-        # token of an elector that decides alone; of others one is lost only if a majority loses power in that moment.
-        is_durable = LEADER_KEY in self._new_tokens or (bool(self._new_tokens) and self._electorate.is_sole)
-        if is_durable:
-            self._outputs.append(Persist(encode_tokens(self._promises), durable=True))
+        records = self._record_new_tokens()
         for session, number in acks.values():
             self._acknowledge(session, number)
-        self._record_new_tokens(is_durable=is_durable)
+        self._outputs += records
 
-    def _record_new_tokens(self, *, is_durable: bool) -> None:
-        """What nothing waits for: the audit log's word of each promise, and the disk's where it was not waited for."""
+    def _record_new_tokens(self, *, is_news: bool = True) -> list[ElectorOutput]:
+        """Tokens on their way to the disk, and, where they are news, the audit log's word of each promise."""
+        if not self._new_tokens:
+            return []
+        outputs: list[ElectorOutput] = []
+        self._records += 1
         for key in self._new_tokens:
             promise = self._promises[key]
-            if key != LEADER_KEY and promise.holder is not None:
+            # K1: a leader's term orders every other token, so it is on disk before the leader hears of it. So is every
+            # token of an elector that decides alone; of others one is lost only if a majority loses power right then.
+            if key == LEADER_KEY or self._electorate.is_sole:
+                self._undurable[key] = self._records
+            if is_news and key != LEADER_KEY and promise.holder is not None:
                 # One elector's word is no tenure yet, but a majority's is, even if the holder never comes to say so.
-                self._outputs.append(Promised(key, promise.holder.node, promise.token))
-        if self._new_tokens and not is_durable:
-            self._outputs.append(Remember(encode_tokens(self._promises)))
+                outputs.append(Promised(key, promise.holder.node, promise.token))
         self._new_tokens = {}
+        return [*outputs, Remember(encode_tokens(self._promises), self._records)]
+
+    def confirm_durable(self, number: int) -> None:
+        """The record of this number is on disk, or a later one: whoever waited for it hears what he was granted."""
+        durable = [key for key, record in self._undurable.items() if record <= number]
+        waiting: dict[tuple[Identity, int], HolderSession] = {}
+        for key in durable:
+            del self._undurable[key]
+            holder = self._promises[key].holder
+            claim = self._claimants.of(key).get(holder) if holder is not None else None
+            if claim is not None:
+                waiting[claim.session.identity, claim.group] = claim.session
+        for (_, group), session in waiting.items():
+            self._acknowledge(session, group)
 
     def _persisted_promises(self) -> Persist:
-        return Persist(encode_promises(self._boot_id, self._lease_ns_max, self._promises), durable=False)
+        return Persist(encode_promises(self._boot_id, self._lease_ns_max, self._promises))
 
     def _grant(self, key: str) -> StandingClaim | None:
         """Promise an open key to the best claim that is ready. None where there is none above the highest token."""
-        promise = self._promises.get(key)
-        highest = promise.token if promise is not None else ZERO_TOKEN
-        best = self._claimants.best(key, above=highest, now=self._now)
+        best = self._claimants.best(key, above=highest_token(self._promises, key), now=self._now)
         if best is None:
             return None
-        if promise is None:
-            promise = self._promises[key] = Promise()
+        promise = self._promises.setdefault(key, Promise())
         promise.grant(
             best.session.identity, best.session.start_id, best.token, self._now.later_by(best.session.lease_ns)
         )
@@ -446,13 +480,12 @@ class ElectorMachine:
             number,
             promises=self._promises,
             claims=self._claimants.claims,
+            withheld=self._undurable,
             now=self._now,
             epoch=self.epoch,
             settled=self._settled,
         )
-        # A repeated answer, too: sent at once, it could overtake the record that the first one waits for.
-        send = SendPersisted if self._electorate.is_sole or grants_leadership(session, ack) else Send
-        self._outputs.append(send(session.address, encode(ack)))
+        self._outputs.append(Send(session.address, encode(ack)))
 
     def _answer_query(self, source: Source, message: Query) -> None:
         rows = rows_of(self._promises, self._now)

@@ -3,35 +3,26 @@
 from dataclasses import dataclass
 
 from service.model.lease import Token
-from service.model.machine import Address, Send
+from service.model.machine import Send
 
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Write, and only then answer."""
+    """Write the promises to shared memory before anything that follows is sent (P2)."""
 
     data: bytes
-    durable: bool
-    """False: the promises, to shared memory, before anything that follows. True: the highest tokens, to disk with
-    fsync, before any SendPersisted that follows (rule K1)."""
-
-
-@dataclass(frozen=True, slots=True)
-class SendPersisted:
-    """Send, but only when every durable Persist before it is on disk. What follows need not wait for it.
-
-    A disk may take longer than a lease. Only the leader waits for it, not the renewal of every floating IP.
-    """
-
-    to: Address
-    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """Write the highest tokens to disk soon; nothing waits for it. A later one replaces an earlier."""
+    """Write the highest tokens to disk with fsync, then call `confirm_durable` with the number (K1).
+
+    Nothing that follows waits for it: the elector itself keeps back what must not be heard before. Each record is
+    whole, so of several only the last need be written; its number counts for all before it.
+    """
 
     data: bytes
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +38,10 @@ class Promised:
 class Settled:
     """All that was promised before this epoch is known (M3).
 
-    Write the tokens to disk with fsync, then that the epoch is settled, then call `confirm_settled`.
+    When every Remember before it is on disk, write with fsync that the epoch is settled, then call `confirm_settled`.
     """
 
     epoch: int
-    tokens: bytes
 
 
-ElectorOutput = Send | SendPersisted | Persist | Remember | Promised | Settled
+ElectorOutput = Send | Persist | Remember | Promised | Settled

@@ -129,10 +129,10 @@ class Site:
         """Write the policy that selects the pod."""
         (self.manifests / "policy.yaml").write_text(POLICY, encoding="ascii")
 
-    def hold(self, counter: int = 1) -> None:
+    def hold(self, counter: int = 1, *, lasts_ns: int = 60 * SECOND) -> None:
         self.keeper.send(
             LeaseReport(
-                (HeldLease(str(FLOATING_IP), 1, 1, counter, clock.boot_ns() + 60 * SECOND),),
+                (HeldLease(str(FLOATING_IP), 1, 1, counter, clock.boot_ns() + lasts_ns),),
                 elector=True,
                 voting=True,
                 scheduling="fifo",
@@ -193,6 +193,39 @@ async def test_w2_what_the_keeper_holds_is_this_nodes_way_and_told_to_all_member
         site.keeper.send(LeaseReport((), elector=True, voting=True, scheduling="fifo"))
         await until(lambda: agent.status()["held"] == [])
         assert agent.status()["floatingIPs"][str(FLOATING_IP)]["holder"] is None
+
+
+def is_fenced(site: Site) -> bool:
+    return FLOATING_IP.packed in site.datapath.content.get(MapName.FLOATING_IPS, {})
+
+
+def unlist(site: Site) -> None:
+    """Take the address out of the spec."""
+    (site.manifests / "cluster.yaml").write_text(MANIFESTS.replace("[192.168.1.100]", "[]"), encoding="ascii")
+
+
+async def test_an_address_that_is_listed_no_more_is_behind_the_fence_while_it_is_leased_here(site: Site) -> None:
+    async with site.running() as agent:
+        site.hold()
+        await until(lambda: agent.status()["held"] and is_fenced(site))
+        unlist(site)
+        await until(lambda: not agent._reconciler._index.gateway().floating_ips)
+        await asyncio.sleep(0.3)
+        assert is_fenced(site)
+        site.keeper.send(LeaseReport((), elector=True, voting=True, scheduling="fifo"))
+        await until(lambda: not is_fenced(site))
+
+
+async def test_a_lease_whose_keeper_is_gone_keeps_an_address_behind_the_fence_no_longer_than_it_lasts(
+    site: Site,
+) -> None:
+    async with site.running() as agent:
+        site.hold(lasts_ns=2 * SECOND)
+        await until(lambda: agent.status()["held"] and is_fenced(site))
+        unlist(site)
+        await until(lambda: not agent._reconciler._index.gateway().floating_ips)
+        assert is_fenced(site)
+        await until(lambda: not is_fenced(site))
 
 
 async def test_w10_a_newly_selected_pod_is_cleared_before_it_is_steered(site: Site) -> None:

@@ -8,7 +8,7 @@ from typing import Self
 from service.host import identity
 from service.host.clock import boot_ns
 from service.lease.elector import ElectorMachine
-from service.lease.elector_output import Persist, SendPersisted
+from service.lease.elector_output import Remember
 from service.lease.holder import boot_id_bytes
 from service.lease.promise import Instant, encode_promises
 from service.model.lease import Elector, Electorate, ProfileName
@@ -84,11 +84,12 @@ class LoopbackElector:
 
     def _take(self, source: Source, payload: bytes) -> None:
         self.machine.receive(source, payload, now=self._now())
-        for output in self.machine.drain():
-            if isinstance(output, Send | SendPersisted):
-                self.socket.send(output.to, output.payload)
-            else:
-                assert isinstance(output, Persist)
+        while outputs := self.machine.drain():
+            for output in outputs:
+                if isinstance(output, Send):
+                    self.socket.send(output.to, output.payload)
+                elif isinstance(output, Remember):
+                    self.machine.confirm_durable(output.number)
 
     def _now(self) -> Instant:
         return Instant(self._clock(), self._clock())

@@ -156,15 +156,30 @@ def test_subnets_of_members_are_in_the_cluster() -> None:
     assert NETWORK in reconciler().cluster_networks()
 
 
-def test_a_floating_ip_that_was_removed_has_no_way_and_stays_behind_the_fence() -> None:
-    """Seen end to end: pods' packets went on to the former holder, with the bare pod address, for ever."""
+def test_a_floating_ip_that_was_removed_has_no_way_and_is_behind_the_fence_only_while_it_is_leased_here() -> None:
+    """Seen end to end: pods' packets went on to the former holder, with the bare pod address, for ever.
+
+    And the address, given to a host or to MetalLB, was dead on every node that had ever heard of it.
+    """
     index = PolicyIndex(pod_cidrs_known=True)
     known = reconciler(index=index)
     known.learn_location(Location(FLOATING_IP, "worker2", TOKEN))
+    assert known.learn_held(frozenset({FLOATING_IP}))
+    assert not known.learn_held(frozenset({FLOATING_IP}))
     assert FLOATING_IP.packed in rows(known)[MapName.WAYS]
     index.apply([Delete(ObjectKey(Kind.GATEWAY, "kube-system", "default"))])
     wanted = rows(known)
     assert (wanted[MapName.WAYS], list(wanted[MapName.FLOATING_IPS])) == ({}, [FLOATING_IP.packed])
+    assert known.learn_held(frozenset())
+    assert rows(known)[MapName.FLOATING_IPS] == {}
+
+
+def test_what_the_leader_still_assigns_stays_behind_the_fence() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known = reconciler(index=index)
+    index.apply([Delete(ObjectKey(Kind.GATEWAY, "kube-system", "default"))])
+    known.learn_members((), {FLOATING_IP: Assignment(FLOATING_IP, "worker1", None, Stamp(1, 1))})
+    assert list(rows(known)[MapName.FLOATING_IPS]) == [FLOATING_IP.packed]
 
 
 def test_netfilter_leaves_alone_what_the_programs_never_steer() -> None:

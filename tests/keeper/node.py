@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -30,7 +31,7 @@ from service.model.keeper_message import (
 from service.model.lease import Token
 from service.settings import ElectorateSettings, ElectorSettings, LeaseSettings, PortSettings, Settings
 
-IP = "192.0.2.100"
+IP, OTHER = "192.0.2.100", "192.0.2.101"
 KEY = "11" * 32
 SECOND = 1_000_000_000
 THREE = ElectorateRecord(1, tuple((f"node{index}", f"127.0.0.{index + 1}", 0) for index in range(3)))
@@ -107,6 +108,14 @@ def heartbeat(role: str = "holder", *, ready: bool = True, carrier: bool = True,
     )
 
 
+def uplinks_of(*addresses: str) -> tuple[Uplink, ...]:
+    return tuple(Uplink(address, "lo", 1, "020000000001", True) for address in addresses)
+
+
+def claims_of(*addresses: str) -> Heartbeat:
+    return Heartbeat(True, uplinks_of(*addresses), tuple(Claim(address, "holder", 1, 1) for address in addresses))
+
+
 class Node:
     """A keeper and the agent's end of its sockets."""
 
@@ -114,7 +123,7 @@ class Node:
         """With a clock of the test's, it counts for both clocks of the elector."""
         self.settings = settings
         self.boot_clock = boot_clock
-        self.fence = FakeFence(boot_clock)
+        self.fence: Any = FakeFence(boot_clock)
         self.reports: list[LeaseReport] = []
         self.heartbeat: Heartbeat | None = None
 
@@ -178,3 +187,7 @@ def epoch(node: Node) -> int:
 
 def named(record: ElectorateRecord) -> Heartbeat:
     return msgspec.structs.replace(heartbeat(claims=False), electorate=record)
+
+
+def troubles(node: Node) -> list[str]:
+    return list(node.reports[-1].troubles) if node.reports else []

@@ -1,7 +1,7 @@
 from service.keeper.duty import AgentDuty
 from service.model.keeper_message import Heartbeat
 from service.model.lease import Stamp
-from tests.keeper.node import IP, SECOND, heartbeat
+from tests.keeper.node import IP, SECOND, claims_of, heartbeat
 
 GRACE = 15 * SECOND
 HELD = {IP: Stamp(1, 1)}
@@ -51,3 +51,11 @@ def test_an_agent_that_has_just_started_and_knows_no_assignment_yet_costs_nothin
 def test_a_lost_carrier_gives_the_address_up_even_before_the_agent_lists_anything() -> None:
     duty = duty_after((0, heartbeat(ready=False, claims=False, carrier=False)))
     assert duty.claims(HELD, now_ns=0) == {}
+
+
+def test_addresses_that_come_and_go_are_not_kept_in_mind() -> None:
+    duty = AgentDuty(grace_ns=GRACE, now_ns=0)
+    for number in range(20):
+        duty.hear(claims_of(f"198.51.100.{number}"), now_ns=number)
+        duty.claims(HELD, now_ns=number)
+    assert duty._listed == {"198.51.100.19"}

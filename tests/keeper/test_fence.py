@@ -1,16 +1,21 @@
 """The pinned map of deadlines as the keeper sees it."""
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from service.datapath.bpf_map import _attributes, _bpf, open_pinned, pin
 from service.keeper.fence import FenceEntry, PinnedFence
+from service.model.keeper_message import Claim
 from service.model.lease import Token
+from tests.keeper.node import Node, claims_of, free_port, settings_of, troubles, until, with_memory
 
 pytestmark = pytest.mark.bpf
 
@@ -29,10 +34,10 @@ def bpf_dir(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True, timeout=10)
 
 
-def pin_map(bpf_dir: Path, *, value_size: int = 16) -> Path:
+def pin_map(bpf_dir: Path, *, value_size: int = 16, entries: int = 64) -> Path:
     path = bpf_dir / "v1" / "lease_deadlines"
     path.unlink(missing_ok=True)
-    fields = (("=I", 0, _HASH), ("=I", 4, 4), ("=I", 8, value_size), ("=I", 12, 64))
+    fields = (("=I", 0, _HASH), ("=I", 4, 4), ("=I", 8, value_size), ("=I", 12, entries))
     fd = _bpf(_MAP_CREATE, _attributes(*fields))
     pin(fd, str(path))
     os.close(fd)
@@ -182,3 +187,48 @@ def test_what_was_adopted_is_in_a_datapath_made_anew(bpf_dir: Path) -> None:
     second.refresh()
     assert kernel_value(path) == (12345, TOKEN.packed())
     second.close()
+
+
+async def test_of_more_addresses_than_the_map_takes_the_rest_is_held_by_another_node(
+    bpf_dir: Path, tmp_path: Path
+) -> None:
+    path = pin_map(bpf_dir, entries=4)
+    addresses = [f"198.51.100.{number}" for number in range(1, 7)]
+    port = free_port()
+    nodes = [Node(with_memory(settings_of(tmp_path, index, port))) for index in range(3)]
+    nodes[0].fence = PinnedFence(str(bpf_dir))
+    nodes[0].heartbeat = nodes[1].heartbeat = claims_of(*addresses)
+    nodes[1].heartbeat = msgspec.structs.replace(
+        nodes[1].heartbeat, claims=tuple(Claim(address, "successor", 1, 1) for address in addresses)
+    )
+    async with nodes[0].running(), nodes[1].running(), nodes[2].running():
+        await until(lambda: len(rows(path)) == 4 and sum(map(nodes[1].fence.is_open, addresses)) == 2)
+        # What the agent lists no more makes room, and others get it once they are tried again.
+        here = {str(IPv4Address(key)) for key in rows(path)}
+        assert {address for address in addresses if nodes[1].fence.is_open(address)} == {*addresses} - here
+        await until(lambda: bool(troubles(nodes[0])))
+        assert "2 addresses are not claimed, since its fence cannot be opened" in troubles(nodes[0])[0]
+        nodes[0].heartbeat = claims_of(*sorted(here)[1:])
+        await until(lambda: len(rows(path)) == 3)
+
+
+async def test_a_map_that_vanishes_or_changes_its_shape_under_a_keeper_costs_nothing_that_is_held(
+    bpf_dir: Path, tmp_path: Path
+) -> None:
+    path = pin_map(bpf_dir)
+    other = "192.0.2.101"
+    node = Node(with_memory(settings_of(tmp_path, 0, free_port(), electors=1)))
+    node.fence = PinnedFence(str(bpf_dir))
+    node.heartbeat = claims_of(str(IP))
+    async with node.running():
+        await until(lambda: IP.packed in rows(path))
+        for spoil in (path.unlink, partial(pin_map, bpf_dir, value_size=8)):
+            spoil()
+            await until(lambda: bool(troubles(node)))
+            node.heartbeat = claims_of(str(IP), other)
+            await asyncio.sleep(0.5)
+            assert [held.floating_ip for held in node.reports[-1].held] == [str(IP)]
+            pin_map(bpf_dir)
+            await until(lambda: len(rows(path)) == 2)
+            node.heartbeat = claims_of(str(IP))
+            await until(lambda: len(rows(path)) == 1 and not troubles(node))

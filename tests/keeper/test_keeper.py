@@ -23,7 +23,7 @@ from service.lease.elector import ElectorMachine
 from service.lease.promise import Instant
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.errors import InvariantError, OperatorError
-from service.model.keeper_message import Claim, ElectorateRecord, Heartbeat, LeaseReport, Uplink
+from service.model.keeper_message import Claim, ElectorateRecord, LeaseReport
 from service.model.lease import LEADER_KEY, ProfileName, Token
 from service.model.machine import Source
 from service.settings import LeaseSettings, Settings
@@ -31,21 +31,24 @@ from service.wire.agent_link import AgentLink
 from service.wire.envelope import Envelope
 from tests.keeper.node import (
     IP,
+    OTHER,
     SECOND,
     THREE,
     Node,
     chosen,
+    claims_of,
     epoch,
     free_port,
     heartbeat,
     named,
     settings_of,
+    troubles,
     until,
+    uplinks_of,
     with_memory,
 )
 from tests.virtual_time import in_virtual_time, now_ns
 
-OTHER = "192.0.2.101"
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -72,18 +75,6 @@ def parts_that_know_only_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def virtual_node(settings: Settings) -> Node:
     return Node(settings, boot_clock=now_ns)
-
-
-def troubles(node: Node) -> list[str]:
-    return list(node.reports[-1].troubles) if node.reports else []
-
-
-def uplinks_of(*addresses: str) -> tuple[Uplink, ...]:
-    return tuple(Uplink(address, "lo", 1, "020000000001", True) for address in addresses)
-
-
-def claims_of(*addresses: str) -> Heartbeat:
-    return Heartbeat(True, uplinks_of(*addresses), tuple(Claim(address, "holder", 1, 1) for address in addresses))
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """What tests of one machine alone share: an electorate, addresses, and shorthand for messages."""
 
 from service.lease.elector import ElectorMachine
-from service.lease.elector_output import Persist, SendPersisted
+from service.lease.elector_output import Persist
 from service.lease.message import Ack, ClaimRole, Entry, Message, Renew, decode, encode
 from service.lease.promise import NEVER, Instant, encode_promises
 from service.model.lease import Elector, Electorate, Token
@@ -47,8 +47,21 @@ def fresh_elector(*, now: Instant = NEVER, tokens: bytes | None = None) -> Elect
     )
 
 
+def sole_elector(*, now: Instant = NEVER, promises: bytes | None = None, tokens: bytes | None = None) -> ElectorMachine:
+    """The only one of its electorate, with an empty record of this boot unless another is given."""
+    return ElectorMachine(
+        node="node0",
+        boot_id=BOOT,
+        electorate=Electorate(1, ELECTORATE.members[:1]),
+        lease_ns_max=LEASE_NS_MAX,
+        promises=promises or encode_promises(BOOT, LEASE_NS_MAX, {}),
+        tokens=tokens,
+        now=now,
+    )
+
+
 def sent(outputs: list[object]) -> list[tuple[Address, Message]]:
-    return [(output.to, decode(output.payload)) for output in outputs if isinstance(output, Send | SendPersisted)]
+    return [(output.to, decode(output.payload)) for output in outputs if isinstance(output, Send)]
 
 
 def acks(outputs: list[object]) -> dict[str, Ack]:
@@ -57,4 +70,4 @@ def acks(outputs: list[object]) -> dict[str, Ack]:
 
 
 def records(outputs: list[object]) -> list[bytes]:
-    return [output.data for output in outputs if isinstance(output, Persist) and not output.durable]
+    return [output.data for output in outputs if isinstance(output, Persist)]

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from service.lease.elector import ElectorMachine
-from service.lease.elector_output import Persist, Promised, Remember, SendPersisted
+from service.lease.elector_output import Persist, Promised, Remember
 from service.lease.electorate_message import decode_electorate_message
-from service.lease.message import Ack, ClaimRole, Query, Report, Verdict, encode
-from service.lease.promise import Instant
+from service.lease.message import Ack, ClaimRole, Detail, Query, Report, Verdict, encode
+from service.lease.promise import Instant, decode_tokens
 from service.model.errors import InvariantError, PeerError
-from service.model.lease import LEADER_KEY, Stamp, Token
+from service.model.lease import LEADER_KEY, ZERO_TOKEN, Stamp, Token
 from service.model.machine import Send
 from tests.lease.site import (
     BOOT,
@@ -25,10 +25,12 @@ from tests.lease.site import (
     records,
     renew,
     sent,
+    sole_elector,
     source,
 )
 
 H, S, C = source("node-h"), source("node-s"), source("node-c")
+OTHER = "192.0.2.101"
 T1, T2, T3 = Token(1, 1, 1), Token(1, 1, 2), Token(1, 1, 3)
 
 
@@ -111,23 +113,71 @@ def test_the_promise_is_written_before_the_answer() -> None:
     assert kinds.index(Persist) < kinds.index(Send)
 
 
-def test_a_leaders_term_is_on_disk_before_the_answer() -> None:
+def record_of(outputs: list[object]) -> Remember:
+    return next(output for output in outputs if isinstance(output, Remember))
+
+
+def test_k1_a_leader_hears_of_its_term_when_it_is_on_disk() -> None:
     elector = fresh_elector()
     elector.receive(C, renew(1, claim(Token(1, 0, 1), ClaimRole.STANDING, key=LEADER_KEY)), now=at(0))
     outputs = elector.drain()
-    durable = [index for index, output in enumerate(outputs) if isinstance(output, Persist) and output.durable]
-    answers = [index for index, output in enumerate(outputs) if isinstance(output, SendPersisted)]
-    assert durable
-    assert durable[0] < answers[0]
-    assert not any(isinstance(output, Send) for output in outputs)
+    assert acks(outputs)[C.address.host].granted == (False,)
+    assert acks(outputs)[C.address.host].details == {0: Detail(Verdict.NONE, ZERO_TOKEN, Stamp(0, 0))}
+    elector.confirm_durable(record_of(outputs).number)
+    told = acks(elector.drain())[C.address.host]
+    assert (told.granted, told.sequence) == ((True,), 1)
+
+
+def test_k1_a_repeated_answer_does_not_overtake_the_disk_either() -> None:
+    elector = fresh_elector()
+    token = claim(Token(1, 0, 1), ClaimRole.STANDING, key=LEADER_KEY)
+    elector.receive(C, renew(1, token), now=at(0))
+    number = record_of(elector.drain()).number
+    elector.receive(C, renew(2, token), now=at(60))
+    assert acks(elector.drain())[C.address.host].granted == (False,)
+    elector.confirm_durable(number)
+    assert acks(elector.drain())[C.address.host].sequence == 2
+    elector.receive(C, renew(3, token), now=at(120))
+    assert acks(elector.drain())[C.address.host].granted == (True,)
+
+
+def test_k1_of_a_sole_elector_only_the_key_whose_token_is_not_on_disk_waits() -> None:
+    elector = sole_elector()
+    first, second = claim(T1), claim(T1, key=OTHER)
+    elector.receive(H, renew(1, first), now=at(0))
+    elector.confirm_durable(record_of(elector.drain()).number)
+    elector.drain()
+    elector.receive(H, renew(2, first, second), now=at(60))
+    outputs = elector.drain()
+    assert acks(outputs)[H.address.host].granted == (True, False)
+    elector.receive(H, renew(3, first, second), now=at(120))
+    assert acks(elector.drain())[H.address.host].granted == (True, False)
+    # A record before the one that has it says nothing of it.
+    elector.confirm_durable(record_of(outputs).number - 1)
+    assert elector.drain() == []
+    elector.confirm_durable(record_of(outputs).number)
+    assert acks(elector.drain())[H.address.host].granted == (True, True)
+
+
+def test_k1_what_a_process_could_not_write_any_more_is_waited_for_by_the_next() -> None:
+    before = sole_elector()
+    before.receive(H, renew(1, claim(T1)), now=at(0))
+    (promises,) = records(before.drain())
+    elector = sole_elector(promises=promises, now=at(50))
+    record = record_of(elector.drain())
+    elector.receive(H, renew(2, claim(T1)), now=at(60))
+    assert acks(elector.drain())[H.address.host].granted == (False,)
+    elector.confirm_durable(record.number)
+    assert acks(elector.drain())[H.address.host].granted == (True,)
+    assert sole_elector(promises=promises, tokens=record.data, now=at(70)).drain() == []
 
 
 def test_other_tokens_reach_the_disk_without_anybody_waiting() -> None:
     elector = fresh_elector()
     elector.receive(H, renew(1, claim(T1)), now=at(0))
     outputs = elector.drain()
-    assert isinstance(outputs[-1], Remember)
-    assert not any(isinstance(output, Persist) and output.durable for output in outputs)
+    assert decode_tokens(record_of(outputs).data) == {IP: T1}
+    assert acks(outputs)[H.address.host].granted == (True,)
 
 
 def test_after_a_short_renewal_the_long_promise_still_stands() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from service.electorate.book import ElectorateBook
 from service.keeper.transition import may_follow
 from service.lease.elector import ElectorMachine
-from service.lease.elector_output import Persist, Promised, Remember, SendPersisted, Settled
+from service.lease.elector_output import Persist, Promised, Remember, Settled
 from service.lease.electorate_message import decode_electorate_message, encode_electorate_message
 from service.lease.holder import CloseFence, DesiredClaim, Holder, OpenFence, boot_id_bytes
 from service.lease.message import MessageKind, kind_of
@@ -99,6 +99,8 @@ class Keeper:
     pending: list[Any] = field(default_factory=list)
     inbox: list[tuple[Source, bytes]] = field(default_factory=list)
     wake_ns: int | None = None
+    unwritten: Remember | None = None
+    """The newest record that is not on disk yet, where that takes time."""
     stale_instant: Instant | None = None
 
 
@@ -116,6 +118,8 @@ class LeaseWorld:
         self.cut: dict[tuple[str, str], bool] = {}
         self.stall_chance = 0.0
         self.crash_chance = 0.0
+        self.disk_ns_max = 0
+        """How long a record of tokens may be on its way to the disk."""
         self.elector_type: type[ElectorMachine] = ElectorMachine
         self.holder_type: type[Holder] = Holder
         # Mutations of the driver: rules that are not the machines' own (P2, T1, M1).
@@ -164,6 +168,7 @@ class LeaseWorld:
         node.alive, node.paused_until_ns = True, 0
         node.start_id = self.random.getrandbits(63) + 1
         node.inbox, node.pending, node.wake_ns, node.stale_instant = [], [], None, None
+        node.unwritten = None
         now = self.instant(node)
         if not node.has_disk:
             node.electorate_file = None
@@ -447,14 +452,13 @@ class LeaseWorld:
 
     def _execute(self, node: Keeper, output: Any) -> None:
         match output:
-            case Send(to=to, payload=payload) | SendPersisted(to=to, payload=payload):
+            case Send(to=to, payload=payload):
                 self._transmit(node, to, payload)
-            case Persist(data=data, durable=True) | Remember(data=data):
-                node.token_file = data
+            case Remember():
+                self._write_tokens(node, output)
             case Persist(data=data):
                 node.promise_file = data
-            case Settled(epoch=epoch, tokens=tokens):
-                node.token_file = tokens
+            case Settled(epoch=epoch):
                 if node.electorate_file is not None and node.electorate_file[0].epoch == epoch:
                     node.electorate_file = (node.electorate_file[0], True)
                 if node.elector is not None:
@@ -466,6 +470,41 @@ class LeaseWorld:
             case CloseFence(key=key, reason=reason):
                 self.close_log.append((self.now_ns, node.name, key, reason))
                 node.fence.pop(key, None)
+
+    def _write_tokens(self, node: Keeper, record: Remember) -> None:
+        """Into the file, and tell the elector; `disk_ns_max` says how long that may take."""
+        if not self.disk_ns_max:
+            node.token_file = record.data
+            if node.elector is not None:
+                node.elector.confirm_durable(record.number)
+            return
+        is_writing, node.unwritten = node.unwritten is not None, record
+        if not is_writing:
+            self._begin_writing(node, node.start_id)
+
+    def _begin_writing(self, node: Keeper, start_id: int) -> None:
+        record = node.unwritten
+        assert record is not None
+        when_ns = self.now_ns + self.random.randrange(self.disk_ns_max)
+        self.at(when_ns, lambda: self._have_written(node, start_id, record))
+
+    def _have_written(self, node: Keeper, start_id: int, record: Remember) -> None:
+        # Killed or powered off meanwhile: it never came to the disk.
+        if not node.alive or node.start_id != start_id:
+            return
+        node.token_file = record.data
+        if node.paused_until_ns:
+            # The thread has written; the process hears of it when it goes on.
+            self.at(node.paused_until_ns + 1, lambda: self._have_written(node, start_id, record))
+            return
+        if node.unwritten is record:
+            node.unwritten = None
+        else:
+            # Of those that came meanwhile the last one is written next.
+            self._begin_writing(node, start_id)
+        if node.elector is not None:
+            node.elector.confirm_durable(record.number)
+            self._pump(node)
 
     def _arm(self, node: Keeper) -> None:
         if not node.alive or node.paused_until_ns:
