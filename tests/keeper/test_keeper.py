@@ -456,6 +456,43 @@ async def test_who_heard_of_an_electorate_later_goes_over_with_the_first(
 
 
 @in_virtual_time
+async def test_m2_the_next_electorate_in_the_object_waits_until_the_one_before_was_seen_in_force(
+    tmp_path: Path,
+) -> None:
+    """Two steps that somebody wrote in a row, each of one member, would be a swap of two."""
+    port = free_port()
+    nodes = [virtual_node(chosen(settings_of(tmp_path, index, port))) for index in range(3)]
+    nodes[0].heartbeat = named(THREE)
+    nodes[1].heartbeat = nodes[2].heartbeat = heartbeat(claims=False)
+    async with nodes[0].running():
+        await asyncio.sleep(3)
+        nodes[0].heartbeat = named(ElectorateRecord(2, THREE.members[:2], THREE.members))
+        await asyncio.sleep(3)
+        assert epoch(nodes[0]) == 1
+        async with nodes[1].running(), nodes[2].running():
+            await until(lambda: [epoch(node) for node in nodes[:2]] == [2, 2])
+
+
+@in_virtual_time
+async def test_m8_an_edit_that_swaps_all_members_changes_nothing_and_is_reported(tmp_path: Path) -> None:
+    port = free_port()
+    nodes = [virtual_node(chosen(settings_of(tmp_path, index, port))) for index in range(3)]
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            node.heartbeat = named(THREE)
+            await stack.enter_async_context(node.running())
+        nodes[0].heartbeat = msgspec.structs.replace(heartbeat(), electorate=THREE)
+        await until(nodes[0].holds)
+        swapped = ElectorateRecord(2, (("node8", "127.0.0.9", 8), ("node9", "127.0.0.10", 9)), THREE.members)
+        nodes[0].heartbeat = msgspec.structs.replace(heartbeat(), electorate=swapped)
+        nodes[1].heartbeat = nodes[2].heartbeat = named(swapped)
+        await until(lambda: all(node.reports and "at once" in node.reports[-1].trouble for node in nodes))
+        await asyncio.sleep(3)
+        assert [epoch(node) for node in nodes] == [1, 1, 1]
+        assert nodes[0].holds()
+
+
+@in_virtual_time
 async def test_who_leaves_does_not_ask_to_be_the_only_elector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[LeaseReport] = []
     monkeypatch.setattr(AgentLink, "report", lambda link, report: reports.append(report))
