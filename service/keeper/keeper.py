@@ -8,6 +8,7 @@ This module only wires; what is decided stands in the modules beside it.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -33,6 +34,7 @@ from service.keeper.punctuality import become_punctual
 from service.keeper.report import KeeperState, compose
 from service.keeper.transition import Transition, may_follow, trouble
 from service.keeper.vote import ElectorVote
+from service.lease.electorate import size_hint
 from service.lease.message import MessageKind
 from service.model.errors import OperatorError
 from service.model.lease import Electorate
@@ -43,6 +45,8 @@ from service.wire.agent_link import AgentLink
 from service.wire.envelope import Envelope
 from service.wire.sealed_socket import SealedSocket
 
+_log = logging.getLogger(__name__)
+
 
 async def run(settings: Settings) -> None:
     """Run the keeper until cancelled. Raises OperatorError where it cannot start."""
@@ -50,6 +54,8 @@ async def run(settings: Settings) -> None:
         raise OperatorError("electors.members: name the 1, 3, 5 or 7 agents that grant leases, or write `auto`")
     if settings.lease.max_lease_ms * 1_000_000 < settings.lease_profile.lease_ns:
         raise OperatorError(f"lease.max_lease_ms: shorter than the lease of profile `{settings.lease.profile}`")
+    if hint := size_hint(settings.electorate):
+        _log.warning("electors.members: %s", hint)
     async with AsyncExitStack() as stack:
         # S8: the lock first. Nothing may be read that another keeper still writes.
         promises = stack.enter_context(PromiseFile(Path(settings.run_dir)))

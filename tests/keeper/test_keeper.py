@@ -311,6 +311,17 @@ async def test_a_keeper_does_nothing_while_another_one_runs(tmp_path: Path, monk
         await run(settings)
 
 
+async def test_a_keeper_with_an_even_number_of_configured_electors_says_at_its_start_what_that_is_worth(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for electors, warnings in ((2, 1), (3, 0)):
+        caplog.clear()
+        settings = settings_of(tmp_path, 0, free_port(), electors=electors)
+        with PromiseFile(Path(settings.run_dir)), pytest.raises(OperatorError, match="another keeper"):
+            await run(settings)
+        assert sum("electors.members: 2 of them" in record.getMessage() for record in caplog.records) == warnings
+
+
 async def test_no_electorate_is_an_operator_error(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match=r"electors\.members"):
         await run(Settings(node="node0", keyring=("11" * 32,)))
