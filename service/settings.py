@@ -225,8 +225,8 @@ class Settings(_Section, frozen=True):
     keyring_file: str = ""
     """Instead of `keyring`: a file with one key per line."""
     state_dir: str = "/var/lib/egressgw"
-    """On a disk: audit outboxes, tokens and electorate of the elector, the objects known last, former sysctls. An
-    elector that loses it is a new elector."""
+    """On a disk: audit outboxes, tokens, electorate and longest lease of the elector, the objects known last, former
+    sysctls. An elector that loses it is a new elector."""
     run_dir: str = "/run/egressgw"
     """In shared memory: the promises of the elector, and the socket between agent and keeper. It outlives a process and
     not a boot, as promises must."""

@@ -138,6 +138,7 @@ class Keeper:
             group.create_task(self._majority.pump.run(), name="observer")
             group.create_task(self._vote.pump.run(), name="elector")
             group.create_task(self._vote.write_records(stored=self._transition.prepare), name="records")
+            group.create_task(self._vote.forget_longer_leases(), name="longest lease")
             group.create_task(self._promise_log.run(), name="promises")
             if self._is_auto:
                 group.create_task(self._other.pump.run(), name="tiebreaker")

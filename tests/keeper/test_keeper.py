@@ -303,6 +303,26 @@ async def test_after_a_reboot_an_elector_is_silent_for_the_longest_lease_and_a_f
         assert node.holds()
 
 
+@in_virtual_time
+async def test_p2_after_the_longest_lease_was_lowered_the_silence_is_as_before_until_the_longer_ones_are_over(
+    tmp_path: Path,
+) -> None:
+    before = settings_of(tmp_path, 0, free_port(), electors=1)
+    lowered = msgspec.structs.replace(before, lease=LeaseSettings(max_lease_ms=1000))
+    async with virtual_node(before).running():
+        await asyncio.sleep(1)
+    silences_s = []
+    for _ in range(2):
+        (Path(before.run_dir) / "promises").unlink()
+        node = virtual_node(lowered)
+        async with node.running():
+            begun_ns = now_ns()
+            await until(lambda node=node: bool(node.reports) and node.reports[-1].voting, timeout=30)  # type: ignore[misc]
+            silences_s.append(round((now_ns() - begun_ns) / SECOND))
+            await asyncio.sleep(2)
+    assert silences_s in ([18, 1], [18, 2])
+
+
 async def test_a_keeper_does_nothing_while_another_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """S8: it reads nothing that the other still writes, and takes no priority from it."""
     monkeypatch.setattr("service.keeper.keeper.become_punctual", lambda profile: pytest.fail("went on"))
