@@ -92,7 +92,7 @@ class Keeper:
         self._vote = ElectorVote(
             settings, promises, stored, send=send, promised=promised, boot_clock=boot_clock, raw_clock=raw_clock
         )
-        self._book = ElectorateBook(stored.electorate, adopted=self._vote.store)
+        self._book = ElectorateBook(stored.electorate, adopted=self._vote.store, is_configured=not self._is_auto)
         # The holder, between what its agent asks for and the fence.
         self._arp = ArpSender()
         self._duty = AgentDuty(grace_ns=settings.lease.agent_grace_ms * 1_000_000, now_ns=now_ns)

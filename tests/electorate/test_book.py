@@ -139,3 +139,17 @@ def test_m8_who_knows_nothing_waits_for_a_keeper_without_trouble() -> None:
     assert (reader.adopted, reader.book.trouble) == ([], "")
     reader.hear(THREE)
     assert reader.adopted == [THREE]
+
+
+def test_m3_with_a_configured_electorate_one_that_follows_none_is_nobodys_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is what a node with a new disk, or a controller, found in its configuration."""
+    caplog.set_level(logging.WARNING)
+    adopted: list[Electorate] = []
+    book = ElectorateBook(TWO, adopted=adopted.append, is_configured=True)
+    for _ in range(3):
+        book.receive(PEER, encode_electorate_message(Electorate(5, THREE.members)), send=lambda *_: None)
+    assert (adopted, len(caplog.records)) == ([], 1)
+    book.receive(PEER, encode_electorate_message(THREE), send=lambda *_: None)
+    assert adopted == [THREE]

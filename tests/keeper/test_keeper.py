@@ -446,6 +446,29 @@ async def test_an_operator_adds_an_elector_with_the_next_epoch(tmp_path: Path) -
 
 
 @in_virtual_time
+async def test_m3_a_newcomer_with_the_next_configuration_does_not_swap_the_electors_of_those_who_know_better(
+    tmp_path: Path,
+) -> None:
+    """Not seen: node 3 was put in the place of node 0, at once, and told 1 and 2 so, who then asked nobody."""
+    port = free_port()
+    nodes = [virtual_node(with_memory(settings_of(tmp_path, index, port))) for index in range(3)]
+    nodes[0].heartbeat = heartbeat()
+    nodes[1].heartbeat = nodes[2].heartbeat = heartbeat(claims=False)
+    swapped = settings_of(tmp_path, 3, port, electors=4)
+    electors = msgspec.structs.replace(swapped.electors, epoch=2, members=swapped.electors.members[1:])
+    newcomer = virtual_node(with_memory(msgspec.structs.replace(swapped, electors=electors)))
+    newcomer.heartbeat = heartbeat("successor")
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            await stack.enter_async_context(node.running())
+        await until(nodes[0].holds)
+        await stack.enter_async_context(newcomer.running())
+        await asyncio.sleep(5)
+        assert [epoch(node) for node in (*nodes, newcomer)] == [1, 1, 1, 2]
+        assert [node.holds() for node in (*nodes, newcomer)] == [True, False, False, False]
+
+
+@in_virtual_time
 async def test_a_configured_electorate_that_skips_an_epoch_is_refused_and_reported(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, 0, free_port(), electors=1)
     async with virtual_node(with_memory(settings)).running():
