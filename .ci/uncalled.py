@@ -21,8 +21,7 @@ _REDESIGN = "announcements of endpoints end with docs/decisions/0005; until then
 KEPT = {
     "service.web.metrics.DatapathCollector.describe": "prometheus_client calls it where it is there",
     "service.datapath.bpf_map.pin": "how tests make pins of other shapes, which must be refused",
-    "service.lease.elector.ElectorMachine.promises": "what the simulators hold against the one-holder invariant",
-    "service.lease.registrar.Registrar.electorate": "the same",
+    "service.lease.registrar.Registrar.electorate": "what the simulators steer the electorate by",
     "service.wire.sealed_socket.SealedSocket.address": "tests bind to any free port, and ask which one it became",
     "service.endpoint.inbox.Inbox.adopt": _REDESIGN,
     "service.endpoint.sync.EndpointSync.adopt": _REDESIGN,

@@ -16,7 +16,16 @@ from msgspec import Meta
 from service.model.cluster_range import ClusterRanges
 from service.model.errors import OperatorError
 from service.model.gateway_node import NodeRole
-from service.model.lease import LEASE_PROFILES, NO_ELECTORATE, Elector, Electorate, LeaseProfile, ProfileName
+from service.model.lease import (
+    ELECTORS_MAX,
+    EPOCH_MAX,
+    LEASE_PROFILES,
+    NO_ELECTORATE,
+    Elector,
+    Electorate,
+    LeaseProfile,
+    ProfileName,
+)
 
 PortNumber = Annotated[int, Meta(ge=1, le=65535)]
 NodeName = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
@@ -63,11 +72,11 @@ class ElectorSettings(_Section, frozen=True):
 class ElectorateSettings(_Section, frozen=True):
     """Who grants leases; equal on all members, or they would count different majorities."""
 
-    epoch: Annotated[int, Meta(ge=1)] = 1
+    epoch: Annotated[int, Meta(ge=1, le=EPOCH_MAX)] = 1
     """Number of this set of members; the higher one counts."""
     members: tuple[ElectorSettings, ...] = ()
-    """1, 3, 5 or 7 agents; an even number on the way from one to the next. Changed by the operator, one member at a
-    time, with the next higher epoch (leases.md, M2)."""
+    """1, 3, 5 or 7 agents; an even number, up to 8, only on the way from one to the next, which keepers log.
+    Changed by the operator, one member at a time, with the next higher epoch (leases.md, M2)."""
 
 
 class LeaseSettings(_Section, frozen=True):
@@ -216,8 +225,8 @@ class Settings(_Section, frozen=True):
     keyring_file: str = ""
     """Instead of `keyring`: a file with one key per line."""
     state_dir: str = "/var/lib/egressgw"
-    """On a disk: audit outboxes, tokens and electorate of the elector, the objects known last, former sysctls. An
-    elector that loses it is a new elector."""
+    """On a disk: audit outboxes, tokens, electorate and longest lease of the elector, the objects known last, former
+    sysctls. An elector that loses it is a new elector."""
     run_dir: str = "/run/egressgw"
     """In shared memory: the promises of the elector, and the socket between agent and keeper. It outlives a process and
     not a boot, as promises must."""
@@ -349,13 +358,20 @@ def _check_electors(settings: Settings) -> None:
         if settings.source != "kubernetes":
             raise OperatorError("electors: `auto` needs `source: kubernetes`; else name epoch and members")
         return
-    if len(electors.members) > 7:
-        raise OperatorError(f"electors.members: at most 7 members make an electorate, not {len(electors.members)}")
+    if len(electors.members) > ELECTORS_MAX:
+        raise OperatorError(
+            f"electors.members: {len(electors.members)} of them; at most 7 make an electorate, "
+            f"and {ELECTORS_MAX} while one of them is being replaced"
+        )
     names = [member.name for member in electors.members]
     if len(set(names)) != len(names):
         raise OperatorError("electors.members: each member must be named once")
     for index, member in enumerate(electors.members):
-        _parse(IPv4Address, member.address, f"electors.members[{index}].address")
+        address = _parse(IPv4Address, member.address, f"electors.members[{index}].address")
+        if address.is_unspecified or address.is_multicast or address.is_reserved:
+            raise OperatorError(f"electors.members[{index}].address: {address} is the address of no node")
+    if len({IPv4Address(member.address) for member in electors.members}) != len(names):
+        raise OperatorError("electors.members: two of them have one address")
 
 
 def _check_kafka(kafka: KafkaSettings) -> None:

@@ -72,3 +72,31 @@ def test_http_is_served_at_the_nodes_address_unless_another_is_named(tmp_path: P
     assert load_settings(None, node | {"http": {"address": "0.0.0.0"}}).http_address == "0.0.0.0"
     with pytest.raises(OperatorError, match=r"http\.address"):
         load_settings(None, node | {"http": {"address": "everywhere"}})
+
+
+def electors(*addresses: str, epoch: int = 1) -> str:
+    members = ", ".join(f"{{name: n{index}, address: {address}}}" for index, address in enumerate(addresses))
+    return f"electors: {{epoch: {epoch}, members: [{members}]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        (electors("10.0.0.1", epoch=1 << 33), r"electors\.epoch"),
+        (electors("10.0.0.1", epoch=0), r"electors\.epoch"),
+        (electors(*(f"10.0.0.{index}" for index in range(1, 10))), r"electors\.members: 9 of them"),
+        (electors("10.0.0.1", "10.0.0.1"), r"electors\.members: two of them have one address"),
+        (electors("10.0.0.1", "0.0.0.0"), r"electors\.members\[1\]\.address: 0\.0\.0\.0"),
+        (electors("10.0.0.1", "nowhere"), r"electors\.members\[1\]\.address"),
+    ],
+)
+def test_an_electorate_that_cannot_be_is_refused_by_the_name_of_its_field(file: Path, text: str, field: str) -> None:
+    file.write_text(text)
+    with pytest.raises(OperatorError, match=field):
+        load_settings(file)
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_an_even_number_of_electors_is_accepted_as_a_step_on_the_way(file: Path, count: int) -> None:
+    file.write_text(electors(*(f"10.0.0.{index}" for index in range(1, count + 1))))
+    assert len(load_settings(file).electorate.members) == count

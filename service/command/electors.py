@@ -51,8 +51,8 @@ def _print(found: dict[str, Any]) -> None:
 def reset_command(names: tuple[str, ...], namespace: str, yes: bool) -> None:
     """Begin a new epoch with members that are left, after a majority was lost for good.
 
-    Uses $KUBECONFIG. Without Kubernetes, stop every keeper, remove STATE_DIR/electorate on each of those that go on,
-    configure the new electors with a higher epoch, wait as long as this command would, and start them.
+    Uses $KUBECONFIG. Without Kubernetes, stop every keeper, remove STATE_DIR/electorate on every node, configure the
+    new electors with a higher epoch, wait as long as this command would, and start them.
     """
     # The event loop only where it is needed: short commands start fast.
     from service.electorate.reset import begin_anew

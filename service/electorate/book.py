@@ -21,10 +21,18 @@ OBJECT = "the electorate object"
 
 
 class ElectorateBook:
-    """The electorate in force in this process. `adopted` is called with each newer one."""
+    """The electorate in force in this process. `adopted` is called with each newer one.
 
-    def __init__(self, known: Electorate, *, adopted: Callable[[Electorate], None]) -> None:
+    `is_configured`: the operator's configuration says who decides, and no object. A node with a new disk, or a
+    controller, has nothing but its own then, an electorate that follows none: the word of nobody who knows.
+    """
+
+    def __init__(
+        self, known: Electorate, *, adopted: Callable[[Electorate], None], is_configured: bool = False
+    ) -> None:
         self.known = known
+        self._is_configured = is_configured
+        self._ignored_epoch = 0
         self.trouble = ""
         """Why the last offer of the object or the configuration was refused; empty where it was not."""
         self._adopted = adopted
@@ -74,12 +82,23 @@ class ElectorateBook:
             _log.error("electorate refused: %s", trouble)
         self.trouble = trouble
 
+    def hear(self, electorate: Electorate, *, origin: str) -> None:
+        """Another process names a newer one."""
+        if self._is_configured and self.known.epoch and not electorate.previous:
+            # M3: taken over it would ask nobody what was promised. Who goes over to it step by step says so soon.
+            if electorate.epoch != self._ignored_epoch:
+                text = "%s begins with epoch %d, which follows none: this node goes by its own configuration, from %d"
+                _log.warning(text, origin, electorate.epoch, self.known.epoch)
+            self._ignored_epoch = electorate.epoch
+            return
+        self.offer(electorate, origin=origin)
+
     def receive(self, source: Source, payload: bytes, *, send: Callable[[Address, bytes], None]) -> None:
         """Another process says who decides: learn it, or tell it better. Raises PeerError where it is malformed."""
         said = decode_electorate_message(payload)
         if not isinstance(said, Electorate):
             raise PeerError("lease datagram: not an electorate")
         if said.epoch > self.known.epoch:
-            self.offer(said, origin=source.node)
+            self.hear(said, origin=source.node)
         elif said.epoch < self.known.epoch:
             send(source.address, encode_electorate_message(self.known))

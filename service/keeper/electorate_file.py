@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from service.host.durable_file import replace_durably
-from service.lease.electorate import electorate_fault
+from service.lease.electorate import MEMORY_MAX, layout_fault
 from service.model.errors import OperatorError
 from service.model.keeper_message import ElectorateRecord
 from service.model.lease import NO_ELECTORATE, Electorate
@@ -49,17 +49,19 @@ class ElectorateFile:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             data = self._path.read_bytes()
         except FileNotFoundError:
-            return self._begin(memory)
+            return self._begin(StoredElectorate(memory, NO_ELECTORATE, True))
         except OSError as error:
             raise OperatorError(f"state_dir: cannot read {self._path}: {error.strerror}") from error
         try:
             document = msgspec.json.decode(data, type=_Document)
             stored = StoredElectorate(int(document.memory, 16), document.electorate.electorate, document.settled)
+            if not 1 <= stored.memory <= MEMORY_MAX:
+                raise ValueError("memory is no number of 64 bits above 0")
         except (msgspec.MsgspecError, ValueError) as error:
             raise OperatorError(
                 f"state_dir: {self._path} is damaged ({error}); remove it, and this node is a new elector"
             ) from error
-        fault = electorate_fault(stored.electorate) if stored.electorate.epoch else ""
+        fault = layout_fault(stored.electorate) if stored.electorate.epoch else ""
         if fault:
             # An earlier version took it. Nobody can have been answered in such an epoch, so no promise hangs on it.
             _log.error("state_dir: %s names an electorate that cannot be (%s): begun anew", self._path, fault)
@@ -69,16 +71,14 @@ class ElectorateFile:
     def open_or_configure(self, configured: Electorate, *, memory: int) -> StoredElectorate:
         """What this node went by before; where it never knew one, the configured, which is written then (M1).
 
-        Raises as `open` does, and OSError where the configured one cannot be written.
+        Raises as `open` does; where the configured one cannot be written the record is as it was.
         """
         stored = self.open(memory=memory)
         if stored.electorate.epoch == 0 and configured.epoch:
-            stored = stored._replace(electorate=configured)
-            self.write(stored)
+            return self._begin(stored._replace(electorate=configured))
         return stored
 
-    def _begin(self, memory: int) -> StoredElectorate:
-        stored = StoredElectorate(memory, NO_ELECTORATE, True)
+    def _begin(self, stored: StoredElectorate) -> StoredElectorate:
         try:
             self.write(stored)
         except OSError as error:

@@ -7,6 +7,7 @@ deadline passes, because the kernel compares it on every packet.
 This module only wires; what is decided stands in the modules beside it.
 """
 
+import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -34,6 +35,7 @@ from service.keeper.punctuality import become_punctual
 from service.keeper.report import KeeperState, compose
 from service.keeper.transition import Transition, may_follow, trouble
 from service.keeper.vote import ElectorVote
+from service.lease.electorate import size_hint
 from service.lease.message import MessageKind
 from service.model.errors import OperatorError
 from service.model.lease import Electorate
@@ -44,6 +46,8 @@ from service.wire.agent_link import AgentLink
 from service.wire.envelope import Envelope
 from service.wire.sealed_socket import SealedSocket
 
+_log = logging.getLogger(__name__)
+
 
 async def run(settings: Settings) -> None:
     """Run the keeper until cancelled. Raises OperatorError where it cannot start."""
@@ -51,6 +55,8 @@ async def run(settings: Settings) -> None:
         raise OperatorError("electors.members: name the 1, 3, 5 or 7 agents that grant leases, or write `auto`")
     if settings.lease.max_lease_ms * 1_000_000 < settings.lease_profile.lease_ns:
         raise OperatorError(f"lease.max_lease_ms: shorter than the lease of profile `{settings.lease.profile}`")
+    if hint := size_hint(settings.electorate):
+        _log.warning("electors.members: %s", hint)
     async with AsyncExitStack() as stack:
         # S8: the lock first. Nothing may be read that another keeper still writes.
         promises = stack.enter_context(PromiseFile(Path(settings.run_dir)))
@@ -88,7 +94,7 @@ class Keeper:
         self._vote = ElectorVote(
             settings, promises, stored, send=send, promised=promised, boot_clock=boot_clock, raw_clock=raw_clock
         )
-        self._book = ElectorateBook(stored.electorate, adopted=self._vote.store)
+        self._book = ElectorateBook(stored.electorate, adopted=self._vote.store, is_configured=not self._is_auto)
         self._make_claims(fence, stored.electorate, start_id=start_id, send=send)
         # Who else decides, and how the electorate changes.
         self._majority = MajorityWatch(stored.electorate, lease_port=port, send=send, clock=boot_clock)
@@ -148,6 +154,7 @@ class Keeper:
             "observer": self._majority.pump.run,
             "elector": self._vote.pump.run,
             "records": partial(self._vote.write_records, stored=self._transition.prepare),
+            "longest lease": self._vote.forget_longer_leases,
             "promises": self._promise_log.run,
             "agent": self._watch.run,
             "report": self._watch.report,

@@ -1,4 +1,4 @@
-"""The two files of a lease keeper: promises in shared memory, highest tokens on disk (leases.md, P2, K1, S8).
+"""The files of an elector: promises in shared memory; highest tokens and the longest lease on disk (leases.md, P2, K1).
 
 The promise file is written in place before each answer: it must outlive the process, not the machine. A write that a
 kill cuts short leaves a record whose checksum fails, which counts as missing and costs the silence of P2, not safety.
@@ -16,9 +16,11 @@ from typing import Self
 
 from service.host.durable_file import replace_durably
 from service.model.errors import OperatorError
+from service.model.lease import LONG_LEASE_NS
 
 PROMISES = "promises"
 TOKENS = "leader-term"
+LONGEST = "longest-lease"
 _RECORD_BYTES_MAX = 16 << 20
 ALLOTTED_BYTES = 1 << 20
 """Room for more than 17,000 addresses, taken when there is some: a `run_dir` that fills up later costs no vote."""
@@ -99,3 +101,44 @@ class TokenFile:
         Raises OSError with the old record intact.
         """
         replace_durably(self._path, data)
+
+
+class LongestLease:
+    """How long a lease may last that this elector promised: what it has to be silent for where it forgot them (P2).
+
+    On disk, in milliseconds. As configured now is not enough: a longer one from before it was lowered may be alive.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / LONGEST
+
+    def open(self, lease_ns_max: int, *, has_granted: bool) -> int:
+        """Nanoseconds; at least `lease_ns_max`, and durable when this returns.
+
+        `has_granted`: this disk has known tokens before, so where it has no such record anything may be alive. Raises
+        OperatorError where it cannot be read or written.
+        """
+        try:
+            found_ns = self._read(LONG_LEASE_NS if has_granted else 0)
+            longest_ns = max(found_ns, lease_ns_max)
+            if longest_ns != found_ns or not self._path.exists():
+                self.write(longest_ns)
+        except OSError as error:
+            raise OperatorError(f"state_dir: cannot read or write {self._path}: {error.strerror}") from error
+        return longest_ns
+
+    def _read(self, unknown_ns: int) -> int:
+        try:
+            text = self._path.read_bytes()
+        except FileNotFoundError:
+            return unknown_ns
+        is_sound = text.strip().isdigit() and len(text) < len(str(LONG_LEASE_NS))
+        # What is damaged may have said anything.
+        return min(int(text) * 1_000_000, LONG_LEASE_NS) if is_sound else LONG_LEASE_NS
+
+    def write(self, longest_ns: int) -> None:
+        """Replace the record; durable when this returns: for a worker thread.
+
+        Raises OSError with the old one intact.
+        """
+        replace_durably(self._path, b"%d\n" % -(-longest_ns // 1_000_000))

@@ -54,4 +54,4 @@ class ConfiguredElectorate:
 
     def _take_newer(self, output: object) -> None:
         if isinstance(output, Electorate):
-            self._book.offer(output, origin="another keeper")
+            self._book.hear(output, origin="another keeper")

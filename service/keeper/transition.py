@@ -52,7 +52,9 @@ class Transition:
         """The electorate that is known is on disk here: enter it when the others have had time to write it."""
         if self._going_over is not None:
             self._going_over.cancel()
-        delay_s = preparation_s(self._epoch, self._book.known)
+        # Where it was heard of before it was on disk, all but the elector have gone over already.
+        is_entered = self._epoch == self._book.known.epoch
+        delay_s = 0.0 if is_entered else preparation_s(self._epoch, self._book.known)
         self._going_over = asyncio.get_running_loop().call_later(delay_s, self.enter)
 
     def hear_epoch(self, epoch: int) -> None:

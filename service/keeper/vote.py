@@ -8,7 +8,7 @@ from pathlib import Path
 
 from service.host import clock, identity
 from service.keeper.electorate_file import ElectorateFile, StoredElectorate
-from service.keeper.promise_file import PromiseFile, TokenFile
+from service.keeper.promise_file import LongestLease, PromiseFile, TokenFile
 from service.lease.elector import ElectorMachine
 from service.lease.elector_output import ElectorOutput, Persist, Promised, Remember, Settled
 from service.lease.holder import boot_id_bytes
@@ -58,6 +58,10 @@ class ElectorVote:
         stored = stored or StoredElectorate(0, settings.electorate, True)
         self._memory = stored.memory
         self._on_disk = stored.electorate
+        tokens = self._tokens.read()
+        self._lease_ns_max = settings.lease.max_lease_ms * 1_000_000
+        self._longest = LongestLease(Path(settings.state_dir))
+        self._longest_ns = self._longest.open(self._lease_ns_max, has_granted=tokens is not None)
         self._elector = ElectorMachine(
             node=settings.node,
             boot_id=boot_id_bytes(identity.boot_id()),
@@ -65,9 +69,10 @@ class ElectorVote:
             memory=stored.memory,
             settled=stored.settled,
             lease_port=settings.ports.lease,
-            lease_ns_max=settings.lease.max_lease_ms * 1_000_000,
+            lease_ns_max=self._lease_ns_max,
+            longest_ns=self._longest_ns,
             promises=promises.read(),
-            tokens=self._tokens.read(),
+            tokens=tokens,
             now=self._now(),
         )
         # Of each kind the newest alone is worth writing.
@@ -180,6 +185,20 @@ class ElectorVote:
             self._due.clear()
             await self._write_in_the_end(stored)
 
+    async def forget_longer_leases(self) -> None:
+        """Once every lease is over that is longer than is allowed now, the next silence need not be as long (P2)."""
+        while self._longest_ns > self._lease_ns_max:
+            await asyncio.sleep(self._longest_ns * 12 // 10 / 1e9)
+            if self._left_ns() > self._lease_ns_max:
+                # Taken over from others meanwhile, who allow more.
+                continue
+            try:
+                await asyncio.to_thread(self._longest.write, self._lease_ns_max)
+                self._longest_ns = self._lease_ns_max
+            except OSError as error:
+                # A longer silence than is needed is all that it costs.
+                _log.warning("state_dir: the longest lease cannot be written: %s", error.strerror)
+
     async def _write_in_the_end(self, stored: Callable[[], None]) -> None:
         """A full or failing disk keeps this elector from acknowledging a new leader (K1), and from nothing else."""
         retry_s = _DISK_RETRY_FIRST_S
@@ -235,10 +254,24 @@ class ElectorVote:
             return
         # Where the next epoch is on disk already, that of this one is of no use any more.
         if electorate.epoch == settled.epoch == self._on_disk.epoch:
+            await self._note_inherited()
             await asyncio.to_thread(self._file.write, StoredElectorate(self._memory, electorate, True))
             self._elector.confirm_settled(settled.epoch)
         if self._settled is settled:
             self._settled = None
+
+    async def _note_inherited(self) -> None:
+        """What others promised before this epoch may last longer than is allowed here, and is forgotten here, too."""
+        left_ns = self._left_ns()
+        if left_ns > self._longest_ns:
+            await asyncio.to_thread(self._longest.write, left_ns)
+            self._longest_ns = left_ns
+
+    def _left_ns(self) -> int:
+        """How long the longest promise lasts on."""
+        now = self._now()
+        promises = self._elector.promises().values()
+        return max((one.until.left_ns(now) for one in promises if not one.is_over(now)), default=0)
 
 
 def _told(before: str, trouble: str) -> str:

@@ -61,7 +61,9 @@ class ElectorMachine:
     _settlement: Settlement | None
     """The asking for it; None where there is nothing to ask, or the answer is on its way to the disk."""
     _lease_ns_max: int
-    """No renewal is granted that asks for more: the silence of P2 is measured by it."""
+    """No renewal is granted that asks for more."""
+    _longest_ns: int
+    """That, or more where an earlier process allowed more: the silence of P2 is measured by it."""
     _now: Instant
     """The latest time that any call brought. Promises are judged by it, never by a clock read in between."""
     _silent_until: Instant
@@ -89,15 +91,20 @@ class ElectorMachine:
         settled: bool = True,
         lease_port: int = 9644,
         lease_ns_max: int,
+        longest_ns: int = 0,
         promises: bytes | None,
         tokens: bytes | None,
         now: Instant,
     ) -> None:
-        """Everything as found in shared memory (`promises`) and on disk; None where there is no such record."""
+        """Everything as found in shared memory (`promises`) and on disk; None where there is no such record.
+
+        `longest_ns`: how long a lease may be that an earlier process promised, where that was more than is allowed now.
+        """
         self._node, self._boot_id, self._memory = node, boot_id, memory
         self._lease_port = lease_port
         self._electorate, self._settled = electorate, settled
         self._lease_ns_max = lease_ns_max
+        self._longest_ns = max(longest_ns, lease_ns_max)
         self._now = now
         self.misses_other = False
         self._outputs: list[ElectorOutput] = []
@@ -122,7 +129,7 @@ class ElectorMachine:
         # Promises that this elector made and forgot may still be alive. The longest one it could have made is over
         # after 1.2 of its length: the fifth covers the difference of the clocks before and after. A record of an
         # earlier boot promises nothing any more, but says how long a lease may have been then.
-        longest_ns = max(self._lease_ns_max, stored.lease_ns_max if stored is not None else 0)
+        longest_ns = max(self._longest_ns, stored.lease_ns_max if stored is not None else 0)
         self._silent_until = self._now.later_by(longest_ns * 12 // 10)
 
     def _restore(self, stored: StoredPromises) -> None:

@@ -12,16 +12,12 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from service.model.errors import OperatorError
-from service.model.lease import Elector, Electorate
+from service.model.lease import ELECTORS_MAX, EPOCH_MAX, Elector, Electorate
 
 SIZES = (1, 2, 3, 5, 7)
-EPOCH_MAX = (1 << 32) - 1
-"""What a datagram has room for."""
-MEMBERS_MAX = 8
-"""Seven, and one on the way in."""
-_MEMORY_MAX = (1 << 64) - 1
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
 """Of an electorate that nobody is changing. With four one may be lost, as with three, and there is one more to lose."""
+MEMORY_MAX = (1 << 64) - 1
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +50,29 @@ class Known:
 def electorate_fault(electorate: Electorate) -> str:
     """What is wrong with an electorate that somebody wrote by hand, in a word for the writer; empty where nothing is.
 
-    Whoever takes one over asks this first: what does not fit the wire or the disk would end every keeper that takes it,
-    and, being on their disks by then, end them again at each start.
+    Whoever takes one over asks this first.
+    """
+    if fault := layout_fault(electorate):
+        return fault
+    for what, electors in (("members", electorate.members), ("previous", electorate.previous)):
+        for elector in electors:
+            address = IPv4Address(elector.host)
+            if address.is_unspecified or address.is_multicast or address.is_reserved:
+                return f"{what}: {elector.name}: {address} is the address of no node"
+        if len({elector.host for elector in electors}) < len(electors):
+            return f"{what}: two electors have one address"
+    return ""
+
+
+def layout_fault(electorate: Electorate) -> str:
+    """Why it does not fit the wire or the disk; empty where it does.
+
+    Taken over it would end every keeper that takes it, and, being on their disks by then, end them again at each start.
     """
     if not 1 <= electorate.epoch <= EPOCH_MAX:
         return f"epoch {electorate.epoch} is not from 1 to {EPOCH_MAX}; write the one after that in force"
     for what, electors in (("members", electorate.members), ("previous", electorate.previous)):
-        if len(electors) > MEMBERS_MAX or (what == "members" and not electors):
+        if len(electors) > ELECTORS_MAX or (what == "members" and not electors):
             return f"{what}: {len(electors)} of them; name 1, 3, 5 or 7 agents"
         if len({elector.name for elector in electors}) < len(electors):
             return f"{what}: an elector is named twice"
@@ -77,7 +89,7 @@ def _elector_fault(elector: Elector) -> str:
         IPv4Address(elector.host)
     except ValueError:
         return f"{elector.name}: {elector.host[:80]!r} is no IPv4 address"
-    if not 0 <= elector.memory <= _MEMORY_MAX:
+    if not 0 <= elector.memory <= MEMORY_MAX:
         return f"{elector.name}: the memory is no number of 64 bits"
     return ""
 
@@ -91,6 +103,17 @@ def is_present(electorate: Electorate, known: Mapping[str, Known]) -> bool:
         and (one.elector, one.settled, one.voting, one.epoch) == (True, True, True, electorate.epoch)
     }
     return electorate.has_quorum(present)
+
+
+def size_hint(electorate: Electorate) -> str:
+    """Why no operator should leave it at so many members; empty where one may."""
+    count = len(electorate.members)
+    if count == 0 or count % 2:
+        return ""
+    return (
+        f"{count} of them bear the loss of no more than {count - 1} would, and one more can be lost; name 1, 3, 5 or 7 "
+        "once nobody is being replaced"
+    )
 
 
 def size_for(agents: int) -> int:
@@ -200,7 +223,10 @@ def reset(electorate: Electorate, names: tuple[str, ...]) -> Electorate:
         members = ", ".join(member.name for member in electorate.members)
         raise OperatorError(f"--keep: {', '.join(unknown)} is no elector of epoch {electorate.epoch} ({members})")
     kept = tuple(member for member in electorate.members if member.name in names)
-    return Electorate(electorate.epoch + 1, kept)
+    following = Electorate(electorate.epoch + 1, kept)
+    if fault := electorate_fault(following):
+        raise OperatorError(f"the object cannot be followed: {fault}")
+    return following
 
 
 def check_successor(electorate: Electorate, following: Electorate) -> None:

@@ -13,10 +13,8 @@ from service.lease.codec import BOOT_ID_BYTES, Reader, cut, framed, key_name, ke
 from service.lease.message import MessageKind, kind_of
 from service.lease.promise import Identity, Instant, Promise
 from service.model.errors import PeerError
-from service.model.lease import Elector, Electorate, Token
+from service.model.lease import ELECTORS_MAX, Elector, Electorate, Token
 
-ELECTORS_MAX = 8
-"""Seven, and the one that replaces one of them."""
 _ELECTOR = struct.Struct("!B4sQB")  # sets, host, memory, length of the name
 _MEMBER, _PREVIOUS = 1, 2
 _SEQUENCE = struct.Struct("!Q")

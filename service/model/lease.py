@@ -170,6 +170,10 @@ class Electorate:
         return left >= len(self.previous) - len(self.previous) // 2
 
 
+ELECTORS_MAX = 8
+"""Members of one electorate: seven, and the one that replaces one of them."""
+EPOCH_MAX = (1 << 32) - 1
+"""What a datagram has room for."""
 NO_ELECTORATE = Electorate(0, ())
 """Before any is known: nobody decides anything."""
 

@@ -119,3 +119,37 @@ def test_an_offer_that_cannot_be_is_refused_and_the_one_in_force_stays() -> None
     assert not book.offer(Electorate(1732800000000, (Elector("a", "192.0.2.1"),)), origin="the electorate object")
     assert (book.known.epoch, adopted) == (3, [])
     assert book.trouble.startswith("the electorate object: epoch 1732800000000 is not from 1 to")
+
+
+def test_m8_one_that_was_written_anew_is_not_entered_from_one_that_may_have_followed_whoever_says_it(
+    reader: Reader,
+) -> None:
+    members = THREE.members
+    reader.book.offer(THREE, origin="another keeper")
+    reader.hear(Electorate(1004, TWO.members, TWO.members))
+    assert reader.book.known == THREE
+    assert "written anew after 4, but 5 is known" in reader.book.trouble
+    reader.hear(Electorate(1005, members, members))
+    assert reader.book.known.epoch == 1005, "nobody can have followed that"
+
+
+def test_m8_who_knows_nothing_waits_for_a_keeper_without_trouble() -> None:
+    reader = Reader(NO_ELECTORATE)
+    assert not reader.book.offer_written(THREE, begun_anew=False, may_follow=lambda _: True)
+    assert (reader.adopted, reader.book.trouble) == ([], "")
+    reader.hear(THREE)
+    assert reader.adopted == [THREE]
+
+
+def test_m3_with_a_configured_electorate_one_that_follows_none_is_nobodys_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is what a node with a new disk, or a controller, found in its configuration."""
+    caplog.set_level(logging.WARNING)
+    adopted: list[Electorate] = []
+    book = ElectorateBook(TWO, adopted=adopted.append, is_configured=True)
+    for _ in range(3):
+        book.receive(PEER, encode_electorate_message(Electorate(5, THREE.members)), send=lambda *_: None)
+    assert (adopted, len(caplog.records)) == ([], 1)
+    book.receive(PEER, encode_electorate_message(THREE), send=lambda *_: None)
+    assert adopted == [THREE]

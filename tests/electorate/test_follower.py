@@ -125,3 +125,15 @@ async def test_one_report_is_worth_one_attempt_and_the_next_may_take_it_back(mon
         follower.hear(asking(following=None))
         await asyncio.sleep(10)
         assert store.attempts == []
+
+
+@in_virtual_time
+async def test_m6_the_keeper_hears_that_an_operator_began_it_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would not go over to an electorate that follows nobody otherwise (M8)."""
+    store = Store()
+    async with following(store, monkeypatch) as (follower, _):
+        await asyncio.sleep(0)
+        for begun_anew in (False, True):
+            store.changed(ElectorateObject(ALONE, False, "3", begun_anew))
+            assert follower.record is not None
+            assert follower.record.begun_anew == begun_anew

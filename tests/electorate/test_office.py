@@ -240,6 +240,18 @@ async def test_m8_it_is_not_while_a_majority_does_not_answer_or_knows_a_newer_on
         assert "no ConfigMap" in site.office.trouble
 
 
+async def test_m2_the_next_electorate_in_the_object_waits_until_the_one_before_is_in_force(site: Site) -> None:
+    """Whoever takes it over tells every keeper that is behind."""
+    following = Electorate(5, (A, B), (A,))
+    async with edited(site, following) as store:
+        for _ in range(4):
+            site.now_ns += 500_000_000
+            await site.office.keep(store)
+        assert (site.adopted, site.office.trouble) == ([SOLE], "")
+        await site.keep(store, 1)
+        assert site.adopted == [SOLE, following]
+
+
 async def test_m8_a_controller_that_has_just_started_asks_those_whom_the_object_names_and_believes_them(
     site: Site,
 ) -> None:

@@ -112,3 +112,30 @@ def test_an_electorate_on_disk_that_cannot_be_ends_nobody_and_the_disk_is_still_
     assert ElectorateFile(tmp_path).open(memory=9) == StoredElectorate(7, NO_ELECTORATE, True)
     configured = Electorate(1, (Elector("a", "192.0.2.1"),))
     assert ElectorateFile(tmp_path).open_or_configure(configured, memory=9).electorate == configured
+
+
+@pytest.mark.parametrize("memory", ["0", "-5", "1" + 16 * "0"], ids=repr)
+def test_a_number_of_the_disk_that_does_not_fit_the_wire_is_damage(tmp_path: Path, memory: str) -> None:
+    """Of its kind and not seen: it would have ended the keeper with its first answer, at each start."""
+    file = ElectorateFile(tmp_path)
+    file.write(STORED)
+    path = tmp_path / "electorate"
+    path.write_bytes(path.read_bytes().replace(b"000000000000feed", memory.encode()))
+    with pytest.raises(OperatorError, match=r"damaged .*64 bits"):
+        file.open(memory=1)
+
+
+def test_a_configured_electorate_that_cannot_be_written_is_the_operators_and_the_record_is_as_it_was(
+    file: ElectorateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen: the second write of a start, on a disk that had just filled up, ended the keeper with a traceback."""
+    file.open(memory=1)
+
+    def refuse(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(electorate_file, "replace_durably", refuse)
+        with pytest.raises(OperatorError, match=r"cannot write .*No space"):
+            file.open_or_configure(CONFIGURED, memory=5)
+    assert file.open(memory=6) == StoredElectorate(1, NO_ELECTORATE, True)

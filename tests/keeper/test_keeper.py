@@ -481,12 +481,43 @@ async def test_after_a_reboot_an_elector_is_silent_for_the_longest_lease_and_a_f
         assert node.holds()
 
 
+@in_virtual_time
+async def test_p2_after_the_longest_lease_was_lowered_the_silence_is_as_before_until_the_longer_ones_are_over(
+    tmp_path: Path,
+) -> None:
+    before = settings_of(tmp_path, 0, free_port(), electors=1)
+    lowered = msgspec.structs.replace(before, lease=LeaseSettings(max_lease_ms=1000))
+    async with virtual_node(before).running():
+        await asyncio.sleep(1)
+    silences_s = []
+    for _ in range(2):
+        (Path(before.run_dir) / "promises").unlink()
+        node = virtual_node(lowered)
+        async with node.running():
+            begun_ns = now_ns()
+            await until(lambda node=node: bool(node.reports) and node.reports[-1].voting, timeout=30)  # type: ignore[misc]
+            silences_s.append(round((now_ns() - begun_ns) / SECOND))
+            await asyncio.sleep(2)
+    assert silences_s in ([18, 1], [18, 2])
+
+
 async def test_a_keeper_does_nothing_while_another_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """S8: it reads nothing that the other still writes, and takes no priority from it."""
     monkeypatch.setattr("service.keeper.keeper.become_punctual", lambda profile: pytest.fail("went on"))
     settings = settings_of(tmp_path, 0, free_port())
     with PromiseFile(Path(settings.run_dir)), pytest.raises(OperatorError, match="another keeper"):
         await run(settings)
+
+
+async def test_a_keeper_with_an_even_number_of_configured_electors_says_at_its_start_what_that_is_worth(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for electors, warnings in ((2, 1), (3, 0)):
+        caplog.clear()
+        settings = settings_of(tmp_path, 0, free_port(), electors=electors)
+        with PromiseFile(Path(settings.run_dir)), pytest.raises(OperatorError, match="another keeper"):
+            await run(settings)
+        assert sum("electors.members: 2 of them" in record.getMessage() for record in caplog.records) == warnings
 
 
 async def test_no_electorate_is_an_operator_error(tmp_path: Path) -> None:
@@ -593,6 +624,29 @@ async def test_an_operator_adds_an_elector_with_the_next_epoch(tmp_path: Path) -
 
 
 @in_virtual_time
+async def test_m3_a_newcomer_with_the_next_configuration_does_not_swap_the_electors_of_those_who_know_better(
+    tmp_path: Path,
+) -> None:
+    """Not seen: node 3 was put in the place of node 0, at once, and told 1 and 2 so, who then asked nobody."""
+    port = free_port()
+    nodes = [virtual_node(with_memory(settings_of(tmp_path, index, port))) for index in range(3)]
+    nodes[0].heartbeat = heartbeat()
+    nodes[1].heartbeat = nodes[2].heartbeat = heartbeat(claims=False)
+    swapped = settings_of(tmp_path, 3, port, electors=4)
+    electors = msgspec.structs.replace(swapped.electors, epoch=2, members=swapped.electors.members[1:])
+    newcomer = virtual_node(with_memory(msgspec.structs.replace(swapped, electors=electors)))
+    newcomer.heartbeat = heartbeat("successor")
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            await stack.enter_async_context(node.running())
+        await until(nodes[0].holds)
+        await stack.enter_async_context(newcomer.running())
+        await asyncio.sleep(5)
+        assert [epoch(node) for node in (*nodes, newcomer)] == [1, 1, 1, 2]
+        assert [node.holds() for node in (*nodes, newcomer)] == [True, False, False, False]
+
+
+@in_virtual_time
 async def test_a_configured_electorate_that_skips_an_epoch_is_refused_and_reported(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, 0, free_port(), electors=1)
     async with virtual_node(with_memory(settings)).running():
@@ -631,6 +685,43 @@ async def test_who_heard_of_an_electorate_later_goes_over_with_the_first(
         await asyncio.sleep(0.3)
         assert len(entered_ns) >= 3
         assert entered_ns[2] - entered_ns[0] < SECOND // 5
+
+
+@in_virtual_time
+async def test_m2_the_next_electorate_in_the_object_waits_until_the_one_before_was_seen_in_force(
+    tmp_path: Path,
+) -> None:
+    """Two steps that somebody wrote in a row, each of one member, would be a swap of two."""
+    port = free_port()
+    nodes = [virtual_node(chosen(settings_of(tmp_path, index, port))) for index in range(3)]
+    nodes[0].heartbeat = named(THREE)
+    nodes[1].heartbeat = nodes[2].heartbeat = heartbeat(claims=False)
+    async with nodes[0].running():
+        await asyncio.sleep(3)
+        nodes[0].heartbeat = named(ElectorateRecord(2, THREE.members[:2], THREE.members))
+        await asyncio.sleep(3)
+        assert epoch(nodes[0]) == 1
+        async with nodes[1].running(), nodes[2].running():
+            await until(lambda: [epoch(node) for node in nodes[:2]] == [2, 2])
+
+
+@in_virtual_time
+async def test_m8_an_edit_that_swaps_all_members_changes_nothing_and_is_reported(tmp_path: Path) -> None:
+    port = free_port()
+    nodes = [virtual_node(chosen(settings_of(tmp_path, index, port))) for index in range(3)]
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            node.heartbeat = named(THREE)
+            await stack.enter_async_context(node.running())
+        nodes[0].heartbeat = msgspec.structs.replace(heartbeat(), electorate=THREE)
+        await until(nodes[0].holds)
+        swapped = ElectorateRecord(2, (("node8", "127.0.0.9", 8), ("node9", "127.0.0.10", 9)), THREE.members)
+        nodes[0].heartbeat = msgspec.structs.replace(heartbeat(), electorate=swapped)
+        nodes[1].heartbeat = nodes[2].heartbeat = named(swapped)
+        await until(lambda: all(node.reports and "at once" in node.reports[-1].trouble for node in nodes))
+        await asyncio.sleep(3)
+        assert [epoch(node) for node in nodes] == [1, 1, 1]
+        assert nodes[0].holds()
 
 
 @in_virtual_time

@@ -21,7 +21,7 @@ class Desk:
     def __init__(self, configured: Electorate) -> None:
         self.settled: set[str] = set()
         self.surveys = 0
-        self.book = ElectorateBook(PRESENT, adopted=lambda _: None)
+        self.book = ElectorateBook(PRESENT, adopted=lambda _: None, is_configured=True)
         self.proposal = ConfiguredElectorate(configured, self.book, lease_port=PORT, send=self._answer, clock=now_ns)
 
     def _answer(self, to: Address, payload: bytes) -> None:
@@ -97,6 +97,18 @@ async def test_a_newer_one_that_comes_from_elsewhere_ends_the_proposal() -> None
     async with asyncio.timeout(2):
         await proposing
     assert (desk.book.known, desk.book.trouble) == (newer, "")
+
+
+@in_virtual_time
+async def test_m3_what_follows_none_is_not_taken_over_from_another_that_is_asked() -> None:
+    desk = Desk(CONFIGURED)
+    proposing = asyncio.create_task(desk.proposal.propose())
+    await asyncio.sleep(1)
+    for previous, known in (((), PRESENT), (PRESENT.members, Electorate(2, MEMBERS[:1], PRESENT.members))):
+        said = encode_electorate_message(Electorate(2, MEMBERS[:1], previous))
+        desk.proposal.pump.on_datagram(Source(Address("127.0.0.3", PORT), "node2", 1), said)
+        assert desk.book.known == known
+    proposing.cancel()
 
 
 @in_virtual_time

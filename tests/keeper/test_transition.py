@@ -1,7 +1,7 @@
 import asyncio
 
 from service.electorate.book import ElectorateBook
-from service.keeper.transition import PREPARATION_S, Transition, trouble
+from service.keeper.transition import PREPARATION_S, Transition, may_follow, trouble
 from service.lease.elector import ElectorMachine
 from service.lease.promise import Instant
 from service.model.lease import NO_ELECTORATE, Elector, Electorate
@@ -98,8 +98,12 @@ async def test_who_was_taken_over_before_its_disk_was_ready_asks_the_elector_aga
     node = Node()
     node.book.offer(SECOND_EPOCH, origin="a test")
     node.transition.hear_epoch(2)
+    await asyncio.sleep(0.5)
+    assert node.seen.count("elector enters 2") == 1
+    # Its disk is ready. The others are there already: to wait for them once more would be a vote less for a second.
     node.transition.prepare()
-    await asyncio.sleep(2)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
     assert node.seen.count("elector enters 2") == 2
 
 
@@ -124,15 +128,36 @@ async def test_all_have_gone_over_before_the_first_one_speaks() -> None:
     assert node.entered_ns
 
 
+# -- what the object says --
+
+
+def test_m2_an_electorate_is_followed_once_it_was_seen_in_force() -> None:
+    elector = elector_of(FIRST, memory=ALICE.memory)
+    assert may_follow(SECOND_EPOCH, FIRST, elector, epoch_in_force=1)
+    assert not may_follow(SECOND_EPOCH, FIRST, elector, epoch_in_force=0)
+    assert not may_follow(THIRD_EPOCH, SECOND_EPOCH, elector, epoch_in_force=1), "that of before says nothing of it"
+
+
+def test_m2_who_decides_alone_from_now_on_need_not_have_seen_it_if_it_knows_everything_itself() -> None:
+    """Two nodes: the other, whom it would have seen, is gone."""
+    alice = elector_of(FIRST, memory=ALICE.memory)
+    assert may_follow(SOLE, FIRST, alice, epoch_in_force=0)
+    assert not may_follow(Electorate(2, (BOB,), FIRST.members), FIRST, alice, epoch_in_force=0)
+    assert not may_follow(SOLE, FIRST, elector_of(FIRST, memory=99), epoch_in_force=0), "it lost its disk"
+    unsettled = elector_of(FIRST, memory=ALICE.memory, settled=False)
+    assert not may_follow(SOLE, FIRST, unsettled, epoch_in_force=0)
+
+
 # -- trouble --
 
 
-def elector_of(electorate: Electorate, *, memory: int) -> ElectorMachine:
+def elector_of(electorate: Electorate, *, memory: int, settled: bool = True) -> ElectorMachine:
     return ElectorMachine(
         node="alice",
         boot_id=bytes(16),
         electorate=electorate,
         memory=memory,
+        settled=settled,
         lease_ns_max=SECOND,
         promises=None,
         tokens=None,

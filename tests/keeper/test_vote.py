@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from service.keeper.electorate_file import ElectorateFile, StoredElectorate
-from service.keeper.promise_file import PromiseFile, TokenFile
+from service.keeper.promise_file import LongestLease, PromiseFile, TokenFile
 from service.keeper.vote import ElectorVote
 from service.lease.elector_output import Persist, Promised, Remember, Settled
 from service.lease.message import Ack, decode
-from service.lease.promise import decode_promises
+from service.lease.promise import Identity, Instant, Promise, decode_promises
 from service.model.keeper_message import Heartbeat
 from service.model.lease import Elector, Electorate, Token
 from service.model.machine import Address
@@ -48,6 +48,7 @@ class Hand:
     def __init__(self, folder: Path, promises: PromiseFile) -> None:
         settings = settings_of(folder, 0, 1)
         self.promises = promises
+        self.state_dir = Path(settings.state_dir)
         self.tokens = TokenFile(Path(settings.state_dir))
         self.file = ElectorateFile(Path(settings.state_dir))
         self.sent: list[tuple[bytes, bytes | None]] = []
@@ -439,6 +440,26 @@ async def test_that_it_settled_is_said_after_tokens_and_record_are_on_disk(
         await asyncio.sleep(0.5)
         assert here.vote.machine.is_settled
         assert here.on_disk() == StoredElectorate(MEMORY, FOLLOWING, True)
+
+
+@in_virtual_time
+async def test_p2_a_longer_lease_that_others_promised_is_counted_before_it_is_said_to_be_known(tmp_path: Path) -> None:
+    """Of its kind and not seen: not every elector need allow as much, and what is taken over is forgotten, too."""
+    async with hand(tmp_path) as here, here.writing():
+        here.vote._longest_ns = here.vote._lease_ns_max = SECOND
+        here.vote.store(FOLLOWING)
+        await asyncio.sleep(0.1)
+        here.vote.enter_epoch(FOLLOWING, now_ns=now_ns())
+        taken_over = Promise(Token(1, 1, 1), Identity("node9", bytes(16)), Instant(now_ns() + 9 * SECOND, 0))
+        here.vote.machine._promises[IP] = taken_over
+        here.vote.execute(Settled(2))
+        await asyncio.sleep(0.1)
+        assert here.vote.machine.is_settled
+        assert LongestLease(here.state_dir).open(SECOND, has_granted=True) >= 8 * SECOND
+        forgetting = asyncio.create_task(here.vote.forget_longer_leases())
+        await asyncio.sleep(20)
+        assert LongestLease(here.state_dir).open(SECOND, has_granted=True) == SECOND
+        await forgetting
 
 
 @in_virtual_time

@@ -3,7 +3,6 @@
 import pytest
 
 from service.lease.electorate import (
-    EPOCH_MAX,
     Candidate,
     Known,
     check_successor,
@@ -12,12 +11,13 @@ from service.lease.electorate import (
     is_in_force,
     reset,
     size_for,
+    size_hint,
     step,
     target,
 )
 from service.lease.electorate_message import decode_electorate_message, encode_electorate_message
 from service.model.errors import OperatorError
-from service.model.lease import Elector, Electorate
+from service.model.lease import EPOCH_MAX, Elector, Electorate
 
 NAMES = "abcdef"
 A, B, C, D, E, F = (Elector(name, f"10.0.0.{index}", index) for index, name in enumerate(NAMES, start=1))
@@ -45,6 +45,12 @@ def members(electorate: Electorate | None) -> str:
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (2, 2), (3, 3), (4, 3), (5, 5), (50, 5)])
 def test_m5_as_many_electors_as_there_are_agents_for(count: int, size: int) -> None:
     assert size_for(count) == size
+
+
+@pytest.mark.parametrize(("count", "is_odd"), [(0, True), (1, True), (2, False), (3, True), (4, False), (8, False)])
+def test_an_even_number_of_members_is_for_the_way_only_and_says_so(count: int, is_odd: bool) -> None:
+    members_ = tuple(Elector(f"n{index}", f"10.0.0.{index + 1}") for index in range(count))
+    assert (size_hint(Electorate(1, members_)) == "") == is_odd
 
 
 def test_m5_control_plane_nodes_come_first_then_names() -> None:
@@ -175,6 +181,11 @@ def test_m6_a_reset_keeps_members_only_and_asks_nobody_of_before() -> None:
         reset(THREE, ("a", "d"))
 
 
+def test_m6_an_epoch_that_has_no_successor_is_not_begun_anew() -> None:
+    with pytest.raises(OperatorError, match="is not from 1 to"):
+        reset(Electorate(EPOCH_MAX, (A, B, C)), ("a",))
+
+
 @pytest.mark.parametrize(
     ("electorate", "word"),
     [
@@ -187,6 +198,9 @@ def test_m6_a_reset_keeps_members_only_and_asks_nobody_of_before() -> None:
         (Electorate(1, (Elector("a", "nowhere"),)), "IPv4"),
         (Electorate(1, (Elector("a", "192.0.2.1", 1 << 64),)), "64 bits"),
         (Electorate(1, (Elector("a", "192.0.2.1"),), (Elector("b", ""),)), "previous"),
+        (Electorate(1, (Elector("a", "0.0.0.0"),)), "a: 0.0.0.0 is the address of no node"),
+        (Electorate(1, (Elector("a", "224.0.0.1"),)), "address of no node"),
+        (Electorate(1, (Elector("a", "192.0.2.1"), Elector("b", "192.0.2.1"))), "two electors have one address"),
     ],
 )
 def test_an_electorate_that_does_not_fit_wire_or_disk_is_refused_with_the_reason(

@@ -78,6 +78,16 @@ def test_an_elector_in_its_silence_says_nothing_about_what_is_vacant() -> None:
     assert tell(machine, 1, one(sequence, VACANT)) is None
 
 
+def test_m3_an_epoch_is_seen_in_force_when_a_majority_has_settled_in_it() -> None:
+    machine = observer()
+    sequence = asked(machine)
+    tell(machine, 0, one(sequence))
+    tell(machine, 1, reports(1, sequence, voting=True, rows=(), settled=False)[0])
+    assert machine.epoch_in_force == 0
+    tell(machine, 2, one(sequence))
+    assert machine.epoch_in_force == 1
+
+
 def test_half_a_report_is_not_counted() -> None:
     machine = observer()
     sequence = asked(machine)

@@ -48,3 +48,11 @@ def test_a_newcomer_that_was_away_in_between_waits_anew() -> None:
     office.hear(A, span_ns=STEADY_NS)
     office.hear(A, B, span_ns=STEADY_NS // 2)
     assert office.next() is None
+
+
+def test_m3_nobody_is_added_while_those_who_would_decide_then_do_not_answer() -> None:
+    office = Office()
+    office.hear(A, B, span_ns=2 * STEADY_NS)
+    assert office.next() is not None
+    office.hear(B, span_ns=STEADY_NS)
+    assert office.next() is None

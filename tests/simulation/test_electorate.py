@@ -168,6 +168,16 @@ def test_following_the_object_whatever_it_says_makes_two_holders(monkeypatch: Pa
     assert first_violation(range(20), make=EditedChaos) is not None
 
 
+def test_m2_a_step_in_the_object_that_is_taken_before_the_one_before_is_in_force_can_leave_nobody_to_decide(
+    monkeypatch: Patch,
+) -> None:
+    """Rule M2 kept, and dropped where the object is read."""
+    EditedChaos(45).run()
+    monkeypatch.setattr(LeaseWorld, "_may_follow", lambda *_: True)
+    with pytest.raises(AssertionError, match="is held by"):
+        EditedChaos(45).run()
+
+
 def all_members_are_swapped() -> LeaseWorld:
     """Node 4 holds by 0 and 1. Somebody writes 2, 3 and 5 into the object, and they hear of it first."""
     world = world_of(3, 3)
