@@ -268,6 +268,7 @@ class Agent:
                 *self._keeper.troubles(),
                 *self._cluster.troubles(),
                 *self._conflicts.troubles(),
+                *self._conflicts.watch.troubles(),
                 *map(str, self._shortages()),
             ],
             outbox=self._outbox,

@@ -109,3 +109,15 @@ def test_floating_ips_on_interfaces_survive_the_trip_up_to_their_bound() -> None
     data = encode_metadata(metadata)
     assert decode_metadata(data).own_addresses == own[:-1]
     assert len(data) <= 512
+
+
+@pytest.mark.parametrize("mac", [b"", b"\2\0\0\0\0", b"\2\0\0\0\0\1\2", b"x" * 300])
+def test_a_segment_whose_mac_is_none_is_refused(mac: bytes) -> None:
+    """It would be compared with what is heard on the segment, and written into maps of six bytes."""
+    segment = replace(SEGMENT, mac=mac)
+    with pytest.raises(PeerError):
+        row.decode_metadata(
+            row.encode_metadata(
+                replace(MemberMetadata(NodeRole.WORKER, True, True, (), "1.2.3", 5), segments=(segment,))
+            )
+        )
