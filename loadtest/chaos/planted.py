@@ -67,7 +67,7 @@ PLANTED: tuple[Planted, ...] = (
         "service/keeper/fenced_leases.py",
         "        self._fence.write(IPv4Address(output.key), output.token, 0)\n",
         "",
-        "stop-keeper",
+        "restart-keeper",
         "1,2,3",
         frozenset((Promise.SPEAKERS,)),
     ),
