@@ -172,6 +172,8 @@ class MajorityLost(_Stopped):
     """Two of three keepers hang: nobody may hold anything, and the third must say so."""
 
     name = "majority-lost"
+    # A majority is out of sight when it has not answered for two seconds, and each process on the way has a beat.
+    telling_s = 5.0
     kinds = ("keeper",)
     drops = LEASE_OVER
 
