@@ -269,13 +269,15 @@ def chaos_command(options: ChaosOptions, rounds: str) -> str:
 
 def print_round(played: RoundResult, options: ChaosOptions, console: Console) -> None:
     """One line, and each finding; where one is new, with the command that plays the round again."""
-    known = [known_fault(finding, played.rounds, options.known) for finding in played.findings]
-    is_kept = all(known)
-    load = os.getloadavg()[0]
+    faults = [known_fault(finding, played.rounds, options.known) for finding in played.findings]
+    is_kept = all(faults)
     verdict = "" if is_kept else " -- NOT KEPT"
-    console.print(f"{played.round}: calm after {played.calm_s:.1f} s{verdict} (load {load:.1f})")
-    for finding, fault in zip(played.findings, known, strict=True):
-        console.print(f"  {finding.promise}: {finding.detail}{f' [known: {fault.why}]' if fault else ''}")
+    console.print(f"{played.round}: calm after {played.calm_s:.1f} s{verdict} (load {os.getloadavg()[0]:.1f})")
+    for finding, fault in zip(played.findings, faults, strict=True):
+        if fault is None:
+            console.print(f"  {finding.promise}: {finding.detail}")
+    for why, number in Counter(fault.why for fault in faults if fault is not None).items():
+        console.print(f"  known: {why} ({number} findings)")
     if not is_kept:
         console.print(f"  again: {chaos_command(options, str(played.round.number))}")
 

@@ -18,6 +18,8 @@ from service.lab.traffic.leak_check import CaptureSite, is_pod_to_outside
 
 OVERLAP_NS = 200_000_000
 """A node that spoke for an address before another did, and speaks again so shortly after, is a second speaker."""
+TENURE_NS = 600_000_000
+"""A node that has not spoken for so long, with somebody asking all the while, holds the address no more."""
 FINDINGS_MAX = 5
 """Of one promise and round; the rest are counted."""
 
@@ -97,15 +99,23 @@ def judge_speakers(
             # The router forwards nothing inwards from a floating IP; a stranger who takes one is no node.
             continue
         speaker, since_ns = began.get(frame.source, ("", 0))
-        if speaker and speaker != node:
-            last_ns = spoke.get((frame.source, node))
-            if last_ns is not None and last_ns <= since_ns and frame.time_ns - since_ns < OVERLAP_NS:
-                late_ms = (frame.time_ns - since_ns) / 1e6
-                yield f"{node} spoke {late_ms:.1f} ms after {speaker} had begun: {frame}"
-                continue
+        last_ns = spoke.get((frame.source, node))
+        if speaker != node and last_ns is not None and _goes_on(last_ns, since_ns, frame.time_ns):
+            after_ms, silent_ms = (frame.time_ns - since_ns) / 1e6, (since_ns - last_ns) / 1e6
+            told = f"{node} spoke {after_ms:.1f} ms after {speaker} had begun, and {silent_ms:.1f} ms before"
+            yield f"{told}: {frame}"
+            continue
+        spoke[frame.source, node] = frame.time_ns
         if speaker != node:
             began[frame.source] = (node, frame.time_ns)
-        spoke[frame.source, node] = frame.time_ns
+
+
+def _goes_on(last_ns: int, since_ns: int, now_ns: int) -> bool:
+    """Whether a node that spoke at `last_ns` and speaks now does so across another's begin at `since_ns`.
+
+    One that had long been silent by then has taken the address anew; if the other goes on, that one is found.
+    """
+    return last_ns <= since_ns and since_ns - last_ns < TENURE_NS and now_ns - since_ns < OVERLAP_NS
 
 
 def judge_calls(calls: Iterable[Mapping[str, Any]], site: ChaosSite, *, may_be_bare: bool) -> Iterator[str]:

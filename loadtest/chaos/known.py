@@ -59,7 +59,17 @@ _NO_FLOW = frozenset(("unrelated-cidr", "many-cidrs"))
 _MOVES = frozenset(
     (
         *("carrier-lost", "silent-cut", "address-lost", "no-uplink", "mac", "slow-queue", "member-vip"),
-        *("kill-agent", "kill-keeper", "kill-node", "stop-agent", "stop-keeper", "stop-node", "majority-lost"),
+        *(
+            "kill-agent",
+            "kill-keeper",
+            "kill-node",
+            "restart-keeper",
+            "restart-node",
+            "stop-agent",
+            "stop-keeper",
+            "stop-node",
+            "majority-lost",
+        ),
         *("wrong-key", "stranger-answers", "forged-garp"),
     )
 )

@@ -67,7 +67,7 @@ PLANTED: tuple[Planted, ...] = (
         "service/keeper/fenced_leases.py",
         "        self._fence.write(IPv4Address(output.key), output.token, 0)\n",
         "",
-        "stop-keeper",
+        "restart-keeper",
         "1,2,3",
         frozenset((Promise.SPEAKERS,)),
     ),
@@ -112,6 +112,16 @@ PLANTED: tuple[Planted, ...] = (
         "address-removed",
         "1,2",
         frozenset((Promise.SOURCE,)),
+    ),
+    Planted(
+        "unreachable-is-an-error",
+        "a datagram for which there is no way raises, and whoever sends it ends",
+        "service/wire/sealed_socket.py",
+        "        except OSError as error:\n            if error.errno == errno.EMSGSIZE:",
+        "        except ConnectionError as error:\n            if error.errno == errno.EMSGSIZE:",
+        "no-uplink",
+        "1",
+        frozenset((Promise.ENDED, Promise.ERROR)),
     ),
 )
 """A guard that is planted without one of these lines is another fault, so a line that is gone fails a test."""

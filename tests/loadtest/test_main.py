@@ -5,6 +5,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from loadtest.chaos.arena import RoundResult
+from loadtest.chaos.judge import Finding, Promise
+from loadtest.chaos.planted import PLANTED, Outcome, Planted
+from loadtest.chaos.run import ChaosOptions, ChaosResult
+from loadtest.chaos.schedule import make_round
 from loadtest.datapath import METRICS, VARIANTS, DatapathOptions, DatapathResult
 from loadtest.failover import FailoverOptions, FailoverResult, Kill
 from service.model.errors import OperatorError, TransientError
@@ -97,3 +102,66 @@ def test_our_own_errors_are_told_in_one_line(asked: dict[str, Any]) -> None:
 def test_nonsense_is_refused(asked: dict[str, Any], arguments: tuple[str, ...]) -> None:
     assert _run(*arguments).exit_code == 2
     assert asked == {}
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> list[ChaosOptions]:
+    """Runs of chaos that are asked for; each finds a leak in its first round."""
+    asked: list[ChaosOptions] = []
+
+    def chaos(options: ChaosOptions, report: Any, done: Any) -> ChaosResult:
+        asked.append(options)
+        found = [Finding(1, Promise.LEAK, "to a host that is no node: worker1-0 proto 6 a > b")]
+        result = ChaosResult(
+            options, [RoundResult(make_round(options.events or ("mtu",), options.seed, 1), 1.0, found)]
+        )
+        done(result.rounds[0])
+        return result
+
+    monkeypatch.setattr(cli, "run_chaos", chaos)
+    monkeypatch.setattr("loadtest.chaos.run.run_chaos", chaos)
+    return asked
+
+
+def chaos(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.main, ["chaos", "--seed", "5", *arguments])
+
+
+def test_a_run_of_chaos_that_finds_something_ends_with_the_shortest_list(played: list[ChaosOptions]) -> None:
+    result = chaos("--events", "mtu", "--minutes", "1")
+    assert result.exit_code == 1
+    assert (
+        "shortest that fails, after 1 tries: python -m loadtest chaos --seed 5 --events mtu --rounds 1" in result.output
+    )
+    assert [options.rounds for options in played] == [(), ((1, ""),)]
+
+
+def test_it_is_not_looked_for_where_no_time_is_given_for_it(played: list[ChaosOptions]) -> None:
+    assert "shortest" not in chaos("--events", "mtu", "--shorten", "0").output
+    assert len(played) == 1
+
+
+def test_known_faults_are_no_failure_unless_it_is_strict(played: list[ChaosOptions]) -> None:
+    assert chaos("--events", "conntrack-flush").exit_code == 0
+    assert chaos("--events", "conntrack-flush", "--strict", "--shorten", "0").exit_code == 1
+
+
+def test_a_cluster_has_events_of_its_own(played: list[ChaosOptions]) -> None:
+    assert chaos("--kubernetes", "--events", "api-frozen", "--shorten", "0").exit_code == 1
+    assert played[-1].kubernetes
+    assert chaos("--events", "api-frozen").exit_code == 2
+    assert chaos("--kubernetes", "--events", "disk-full").exit_code == 2
+    assert "api-frozen" in chaos("--kubernetes", "--events", "list").output
+    assert "api-frozen" not in chaos("--events", "list").output
+
+
+def test_a_planted_fault_that_is_not_caught_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attempt(planted: Planted, report: Any, *, is_planted: bool = True) -> Outcome:
+        found = ((next(iter(planted.promises)), "seen"),) if planted is PLANTED[0] and is_planted else ()
+        return Outcome(planted, found)
+
+    monkeypatch.setattr(cli, "try_planted", attempt)
+    caught = CliRunner().invoke(cli.main, ["planted", "--only", PLANTED[0].name, "--sound"])
+    assert caught.exit_code == 0
+    assert "untouched: nothing found" in caught.output
+    assert CliRunner().invoke(cli.main, ["planted"]).exit_code == 1

@@ -5,16 +5,28 @@ from pathlib import Path
 
 from rich.console import Console
 
+from loadtest.chaos.arena import RoundResult
+from loadtest.chaos.judge import Finding, Promise
+from loadtest.chaos.known import Known
+from loadtest.chaos.planted import PLANTED, Outcome
+from loadtest.chaos.run import ChaosOptions, ChaosResult
+from loadtest.chaos.schedule import make_round
+from loadtest.chaos.shorten import Shortened
 from loadtest.datapath import METRICS, VARIANTS, DatapathOptions, DatapathResult
 from loadtest.failover import FailoverOptions, FailoverResult, Kill
 from loadtest.outage import Outage
 from loadtest.report import (
+    chaos_document,
     datapath_document,
     environment,
     failover_document,
     kill_line,
+    print_chaos,
     print_datapath,
     print_failover,
+    print_planted,
+    print_round,
+    print_shortest,
     write_json,
 )
 
@@ -117,3 +129,57 @@ def test_json_holds_all_numbers_versions_kernel_and_cores(tmp_path: Path) -> Non
     assert document["kills"][0]["gap_ms"] == 250
     assert document["kills"][0]["outage"]["last_before_ns"] == 999 * MS
     assert document["summary"]["gap_ms"] == {"median": 250, "p99": 250, "max": 250}
+
+
+def _chaos(*known: Known) -> ChaosResult:
+    played = make_round(("mtu",), 1, 1)
+    findings = [Finding(1, Promise.LEAK, f"frame {number}") for number in range(2)]
+    findings += [Finding(1, Promise.ENDED, "keeper of worker1")]
+    return ChaosResult(ChaosOptions(1, events=("mtu",), known=known), [RoundResult(played, 1.5, findings)])
+
+
+LEAKS = Known("frames leave bare", Promise.LEAK, frozenset({"mtu"}), "frame", seed=7, rounds="1")
+
+
+def test_a_round_tells_what_is_new_and_how_it_is_played_again_and_counts_what_is_known() -> None:
+    file = io.StringIO()
+    result = _chaos(LEAKS)
+    print_round(result.rounds[0], result.options, Console(file=file, width=160))
+    text = file.getvalue()
+    assert "-- NOT KEPT" in text
+    assert "known: frames leave bare (2 findings)" in text
+    assert "a process ended by itself: keeper of worker1" in text
+    assert "frame 0" not in text
+    assert "again: python -m loadtest chaos --seed 1 --events mtu --rounds 1" in text
+
+
+def test_the_end_of_a_run_tells_how_a_known_fault_is_shown() -> None:
+    text = _text(print_chaos, _chaos(LEAKS))
+    assert "python -m loadtest chaos --seed 7 --events mtu --rounds 1 --strict" in text
+    assert "a process ended by itself: 1" in text
+    assert "leak:" not in text
+    document = chaos_document(_chaos(LEAKS), {})
+    assert [one["known"] for one in document["rounds"][0]["findings"]] == ["frames leave bare"] * 2 + [None]
+    json.dumps(document)
+
+
+def test_the_shortest_list_is_one_command_or_said_not_to_be_known() -> None:
+    for failed_again, told in ((True, "shortest that fails, after 3 tries: "), (False, "none of 3 tries failed again")):
+        file = io.StringIO()
+        found = Shortened(((1, "mtu"),), tries=3, failed_again=failed_again)
+        print_shortest("1", found, ChaosOptions(4, kubernetes=True), Console(file=file, width=200))
+        assert file.getvalue().startswith(told)
+        assert file.getvalue().endswith("python -m loadtest chaos --kubernetes --seed 4 --rounds 1\n")
+
+
+def test_a_planted_fault_is_caught_or_not_and_the_untouched_tree_is_beside_it() -> None:
+    planted = PLANTED[0]
+    promise = next(iter(planted.promises))
+    file = io.StringIO()
+    console = Console(file=file, width=200)
+    print_planted(Outcome(planted, ((promise, "two of them"),)), Outcome(planted, ()), console)
+    print_planted(Outcome(planted, ()), None, console)
+    text = file.getvalue()
+    assert f": caught: 1 x {promise}" in text
+    assert "untouched: nothing found" in text
+    assert "NOT CAUGHT: nothing found" in text

@@ -98,6 +98,22 @@ class AgentRestarted(_Killed):
     cost = Cost(loses=False, breaks=False)
 
 
+class KeeperRestarted(_Killed):
+    """A lease keeper is told to stop, and started again."""
+
+    name = "restart-keeper"
+    kinds = ("keeper",)
+    number = signal.SIGTERM
+
+
+class NodeRestarted(_Killed):
+    """Agent and keeper of a node are told to stop, as for an upgrade, and started again."""
+
+    name = "restart-node"
+    kinds = ("keeper", "agent")
+    number = signal.SIGTERM
+
+
 class AgentStopped(_Stopped):
     """An agent hangs."""
 
@@ -156,6 +172,8 @@ class MajorityLost(_Stopped):
     """Two of three keepers hang: nobody may hold anything, and the third must say so."""
 
     name = "majority-lost"
+    # A majority is out of sight when it has not answered for two seconds, and each process on the way has a beat.
+    telling_s = 5.0
     kinds = ("keeper",)
     drops = LEASE_OVER
 
@@ -228,6 +246,8 @@ EVENTS: tuple[type[Event], ...] = (
     ControllerKilled,
     NodeKilled,
     AgentRestarted,
+    KeeperRestarted,
+    NodeRestarted,
     AgentStopped,
     KeeperStopped,
     ControllerStopped,

@@ -8,6 +8,7 @@ from loadtest.chaos.event import QUIET, Cost
 from loadtest.chaos.judge import (
     COUNTED_LOSSES,
     OVERLAP_NS,
+    TENURE_NS,
     Flow,
     Promise,
     judge_calls,
@@ -45,6 +46,16 @@ def test_a_node_that_speaks_again_just_after_the_next_one_is_a_second_speaker() 
     found = list(judge_speakers(spoken(("worker1-0", 0), ("worker2-0", 100), ("worker1-0", 103)), CAPTURE))
     assert len(found) == 1
     assert "worker1 spoke 3.0 ms after worker2 had begun" in found[0]
+
+
+def test_a_node_that_was_dark_for_long_and_speaks_again_has_taken_the_address_anew() -> None:
+    dark_ms = TENURE_NS // 1_000_000
+    again = [("worker2-0", 0), ("worker1-0", dark_ms), ("worker2-0", dark_ms + 60)]
+    assert list(judge_speakers(spoken(*again), CAPTURE)) == []
+    # But the one in between must have stopped by then.
+    found = list(judge_speakers(spoken(*again, ("worker1-0", dark_ms + 65)), CAPTURE))
+    assert len(found) == 1
+    assert found[0].startswith("worker1 spoke 5.0 ms after worker2 had begun, and 60.0 ms before: ")
 
 
 def test_an_address_that_moves_and_comes_back_later_has_one_speaker_at_a_time() -> None:

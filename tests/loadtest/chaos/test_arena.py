@@ -1,0 +1,84 @@
+"""What a round judges of its own, with events that do nothing."""
+
+import random
+
+import pytest
+
+from loadtest.chaos import arena
+from loadtest.chaos.arena import Arena, _datagrams_first, _long_enough
+from loadtest.chaos.event import Event
+from loadtest.chaos.judge import Finding, Promise
+from loadtest.chaos.schedule import Act
+from loadtest.chaos.site import ChaosSite
+from service.lab.lab import Lab
+from service.lab.plan import LabOptions
+from service.lab.state import LabState
+
+
+class Told(Event):
+    """Something that a node must tell."""
+
+    name = "told"
+    telling_s = 0.3
+
+    def apply(self) -> None:
+        """Nothing."""
+
+    def trouble(self) -> tuple[str, str] | None:
+        """Of the chosen node."""
+        return self.node.name, "majority"
+
+
+class Untold(Told):
+    """Something that nobody can know."""
+
+    name = "untold"
+
+    def trouble(self) -> tuple[str, str] | None:
+        """Nothing."""
+        return None
+
+
+@pytest.fixture
+def site() -> ChaosSite:
+    return ChaosSite(Lab(LabState(options=LabOptions(name="unbuilt"), host_settings={})))
+
+
+def happen(site: ChaosSite, kinds: list[type[Event]]) -> list[Finding]:
+    played = Arena.__new__(Arena)
+    played._site = site
+    events = [(Act(kind.name, 1, 0.0, 0.01), kind(site, random.Random(1))) for kind in kinds]
+    return played._happen(3, _long_enough(events))
+
+
+def test_what_must_be_told_and_is_not_is_a_lie(site: ChaosSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arena, "trouble_seen", lambda site, member, text: False)
+    (finding,) = happen(site, [Told])
+    assert (finding.round, finding.promise) == (3, Promise.SILENT)
+    assert finding.detail.endswith("never said `majority` (told)")
+    assert happen(site, [Untold]) == []
+    assert happen(site, [Told, Told]) == [], "of two at once nobody can say which hides the other"
+
+
+def test_what_is_told_in_time_is_no_lie(site: ChaosSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def seen(site: ChaosSite, member: str, text: str) -> bool:
+        asked.append(text)
+        return len(asked) >= 2
+
+    monkeypatch.setattr(arena, "trouble_seen", seen)
+    assert happen(site, [Told]) == []
+    assert set(asked) == {"majority"}
+
+
+def test_an_event_that_must_be_told_lasts_long_enough_for_it(site: ChaosSite) -> None:
+    act = Act("told", 1, 0.5, 0.1)
+    for kind, hold_s in ((Told, Told.telling_s), (Untold, 0.1)):
+        ((lasting, _),) = _long_enough([(act, kind(site, random.Random(1)))])
+        assert (lasting.delay_s, lasting.hold_s) == (0.5, hold_s)
+
+
+def test_datagrams_that_leave_bare_are_told_before_what_is_left_of_connections() -> None:
+    leaks = ["a proto 6 b", "a proto 17 b", "a proto 6 c"]
+    assert _datagrams_first(leaks) == ["a proto 17 b", "a proto 6 b", "a proto 6 c"]
