@@ -64,3 +64,11 @@ def test_every_setting_says_what_it_means_where_it_is_declared() -> None:
             if not is_told:
                 silent.append(f"{name}.{ast.unparse(field.target)}")
     assert silent == []
+
+
+def test_one_lost_answer_must_not_make_a_node_deaf(file: Path) -> None:
+    file.write_text("lease: {deaf_after_ms: 1400, probe_gap_ms: 500}\n")
+    with pytest.raises(OperatorError, match=r"lease\.deaf_after_ms: less than three times"):
+        load_settings(file)
+    file.write_text("lease: {deaf_after_ms: 0, probe_gap_ms: 500}\n")
+    assert load_settings(file).lease.deaf_after_ms == 0

@@ -65,7 +65,11 @@ class Conflicts:
             f"FloatingIPConflict: {address}, which this node holds and defends, is also used by {mac.hex(':')}"
             for address, mac in sorted(self._segment_watch.conflicts().items())
         )
-        return [*own, *defended]
+        deaf = (
+            f"{ifname}: nobody answers this node, though others on the segment are answered: it holds nothing there"
+            for ifname in self._segment_watch.deaf_uplinks()
+        )
+        return [*own, *defended, *deaf]
 
     def update(self, floating_ips: Iterable[IPv4Address]) -> None:
         """Ask about those of these addresses that no member has held yet, and tell everybody who else has one."""

@@ -8,6 +8,7 @@ from service.agent.conflicts import Conflicts
 from service.agent.heartbeat import compose_heartbeat, parts_of, unfit_reasons
 from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
+from service.agent.segment_watch import SegmentWatch
 from service.datapath import layout
 from service.datapath.layout import MapName
 from service.datapath.node_datapath import NodeDatapath
@@ -45,6 +46,7 @@ class Turn:
         keeper: KeeperLink,
         electorate: ElectorateFollower,
         neighbours: Neighbours,
+        segment_watch: SegmentWatch,
         conflicts: Conflicts,
         netfilter: NetfilterDifference,
         dirty: asyncio.Event,
@@ -60,6 +62,7 @@ class Turn:
         self._keeper = keeper
         self._electorate = electorate
         self._neighbours = neighbours
+        self._segment_watch = segment_watch
         self._conflicts = conflicts
         self._netfilter = netfilter
         self._dirty = dirty
@@ -130,7 +133,7 @@ class Turn:
         reconciler = self._reconciler
         self._cluster.describe(
             ready=not self.unfit_reasons(),
-            segments=tuple(uplink.segment for uplink in reconciler.uplinks),
+            segments=self._segment_watch.segments(),
             role=self.role,
             schedulable=self._intake.inventory.is_schedulable(self._settings.node),
             own_addresses=self._conflicts.own_addresses(),
@@ -142,7 +145,7 @@ class Turn:
             parts=parts,
             is_claimable=self._conflicts.is_claimable,
             floating_ips=reconciler.floating_ips(),
-            uplinks=reconciler.uplinks,
+            uplinks=self._segment_watch.useful_uplinks(),
             electorate=self._electorate.record,
             refused=sorted(self._conflicts.refused),
         )

@@ -42,9 +42,12 @@ class Site:
         self.reconciler.learn_members(self.cluster.nodes, {})
         self.held: tuple[IPv4Address, ...] = ()
         self.segment_watch = SegmentWatch(
+            settings,
             self.reconciler,
             clock=lambda: self.now_ns,
             held=lambda: self.held,
+            gateways=tuple,
+            is_answering=lambda name: True,
             changed=lambda: None,
             sender=Wire(),
         )

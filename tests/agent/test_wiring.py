@@ -25,7 +25,7 @@ from service.gossip.event import MemberChanged
 from service.gossip.member import Member, MemberState
 from service.host import clock
 from service.model.assignment import Assignment
-from service.model.gateway_node import NodeRole, NodeState
+from service.model.gateway_node import Hearing, NodeRole, NodeState
 from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, KeeperMessage, LeaseReport
 from service.model.lease import Stamp
 from service.model.machine import Address
@@ -336,6 +336,27 @@ async def test_s5_a_lost_carrier_is_in_the_heartbeat_and_makes_the_node_unready(
         await until(lambda: site.heartbeats and site.heartbeats[-1].uplinks)
         await until(lambda: not site.heartbeats[-1].uplinks[0].carrier)
         assert "no uplink has a carrier" in agent.not_ready_reasons()
+
+
+async def test_s5_a_node_that_nobody_answers_tells_keeper_and_members_while_another_is_answered(tmp_path: Path) -> None:
+    ports = free_ports()
+    one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
+    mac = two.datapath.uplinks[0].mac
+    answer = ArpPacket(2, bytes(6), IPv4Address("192.168.1.1"), mac, IPv4Address("192.168.1.22"))
+    async with one.running() as first, two.running() as second:
+
+        async def answer_second() -> None:
+            while True:
+                second._segment_watch.hear("none0", answer)
+                await asyncio.sleep(0.2)
+
+        answering = asyncio.create_task(answer_second())
+        await until(lambda: one.heartbeats and one.heartbeats[-1].uplinks and one.heartbeats[-1].uplinks[0].carrier)
+        await until(lambda: not one.heartbeats[-1].uplinks[0].carrier)
+        assert two.heartbeats[-1].uplinks[0].carrier
+        await until(lambda: second._cluster.gateway_nodes()[0].segments[0].hearing is Hearing.DEAF)
+        assert "none0: nobody answers this node" in str(first.status()["troubles"])
+        answering.cancel()
 
 
 async def test_l1_a_floating_ip_that_leaves_the_spec_has_no_way_and_stays_behind_the_fence(site: Site) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,6 +43,9 @@ class Netlink:
 
     async def default_route_interfaces(self) -> tuple[str, ...]:
         return self.defaults
+
+    async def default_gateways(self) -> tuple[IPv4Address, ...]:
+        return (IPv4Address("192.168.1.1"),)
 
     async def veth_devices(self, exclude: Iterable[str] = ()) -> tuple[Interface, ...]:
         return tuple(veth for veth in self.veths if veth.name not in exclude)
