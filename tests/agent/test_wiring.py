@@ -31,7 +31,7 @@ from service.model.lease import Stamp
 from service.model.machine import Address
 from service.model.objects import Change, ClusterNode, Kind, ObjectKey, Synced, Upsert
 from service.network.announcer import Announcer
-from service.network.arp import ArpPacket, ArpSender, gratuitous_arp_frames
+from service.network.arp import ArpPacket, ArpSender, gratuitous_arp_frames, parse_arp
 from service.network.arp_listener import ArpListener
 from service.settings import GossipSettings, HttpSettings, PortSettings, Settings
 from service.sources.manifests.source import ManifestsSource
@@ -338,10 +338,15 @@ async def test_s5_a_lost_carrier_is_in_the_heartbeat_and_makes_the_node_unready(
         assert "no uplink has a carrier" in agent.not_ready_reasons()
 
 
-async def test_s5_a_node_that_nobody_answers_tells_keeper_and_members_while_another_is_answered(tmp_path: Path) -> None:
+async def test_s5_a_node_that_nobody_answers_tells_keeper_and_members_while_another_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bytes] = []
+    monkeypatch.setattr(ArpSender, "send", lambda sender, interface, frame: sent.append(frame))
     ports = free_ports()
     one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
     mac = two.datapath.uplinks[0].mac
+    one.datapath._gateways = (IPv4Address("192.168.1.1"),)
     answer = ArpPacket(2, bytes(6), IPv4Address("192.168.1.1"), mac, IPv4Address("192.168.1.22"))
     async with one.running() as first, two.running() as second:
 
@@ -356,6 +361,8 @@ async def test_s5_a_node_that_nobody_answers_tells_keeper_and_members_while_anot
         assert two.heartbeats[-1].uplinks[0].carrier
         await until(lambda: second._cluster.gateway_nodes()[0].segments[0].hearing is Hearing.DEAF)
         assert "none0: nobody answers this node" in str(first.status()["troubles"])
+        asked = {packet.target for packet in map(parse_arp, sent) if packet is not None and packet.sender_mac != mac}
+        assert {IPv4Address("192.168.1.1"), IPv4Address("192.168.1.22")} <= asked
         answering.cancel()
 
 

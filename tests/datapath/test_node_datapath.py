@@ -287,3 +287,9 @@ async def test_a1_every_address_of_every_interface_is_known(tmp_path: Path) -> N
     site.netlink.links = (ETH0, replace(VETH, addresses=(virtual,)))
     await site.datapath.refresh_uplinks()
     assert site.datapath.addresses == {ETH0.addresses[0].ip, virtual.ip}
+
+
+async def test_s5_the_default_gateways_are_known(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.datapath.refresh_uplinks()
+    assert site.datapath.gateways == (IPv4Address("192.168.1.1"),)
