@@ -278,6 +278,9 @@ class Agent:
         self._intake.begin_again()
         async with open_source(self._settings) as source:
             self._source = source
+            server = source.server_address()
+            if server is not None:
+                self._reconciler.learn_server(server)
             async for batch in source.changes():
                 self._take_changes(batch)
 

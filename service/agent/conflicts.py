@@ -58,7 +58,7 @@ class Conflicts:
     def troubles(self) -> list[str]:
         """What is wrong now, a line each."""
         own = (
-            f"{address} is an address of an interface of this node: no node uses it as a floating IP"
+            f"{address} is an address of an interface of this node, or of its API server: no node uses it"
             for address in self.own_addresses()
         )
         defended = (

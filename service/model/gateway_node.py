@@ -60,4 +60,5 @@ class GatewayNode:
     schedulable: bool = True
     """False while cordoned or draining: keeps nothing new, hands over what it has."""
     own_addresses: tuple[IPv4Address, ...] = ()
-    """Listed floating IPs that are addresses of its interfaces, whoever put them there, or were a moment ago."""
+    """Listed floating IPs that are addresses of its interfaces, whoever put them there, or were a moment ago, or its
+    API server's."""

@@ -139,6 +139,10 @@ class Site:
             )
         )
 
+    def carriers(self) -> list[bool]:
+        """Of each floating IP's uplinks, as the keeper was told last."""
+        return [uplink.carrier for heartbeat in self.heartbeats[-1:] for uplink in heartbeat.uplinks]
+
     def way_kind(self) -> int | None:
         """How FLOATING_IP is reached, as the map is told to have it."""
         row = self.datapath.content.get(MapName.WAYS, {}).get(FLOATING_IP.packed)
@@ -249,10 +253,16 @@ async def test_a1_an_address_of_an_interface_is_told_to_keeper_and_members_and_l
         one.hold()
         first._cluster.publish_assignment(Assignment(FLOATING_IP, NODE, OTHER, Stamp(3, 4)))
         for site in (one, two):
-            await until(lambda site=site: [link.carrier for link in site.heartbeats[-1].uplinks] == [False])
+            await until(lambda site=site: site.carriers() == [False])
             assert site.heartbeats[-1].claims == ()
             await until(lambda site=site: FLOATING_IP.packed not in site.datapath.content[MapName.FLOATING_IPS])
         assert "is an address of an interface of this node" in str(second.status()["troubles"])
+
+
+async def test_a1_the_address_of_the_api_server_is_nobodys_to_hold(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ManifestsSource, "server_address", lambda source: FLOATING_IP)
+    async with site.running():
+        await until(lambda: site.carriers() == [False])
 
 
 async def test_a2_who_else_uses_a_held_address_is_heard_told_and_answered(

@@ -79,6 +79,14 @@ def test_an_address_that_comes_to_any_interface_leaves_the_fence_at_once_and_com
     assert known.own_addresses() == ()
 
 
+def test_the_api_servers_address_is_never_behind_the_fence() -> None:
+    """A virtual IP that is on its way from one node to another is on nobody's interface."""
+    known = reconciler()
+    known.learn_server(FLOATING_IP)
+    assert FLOATING_IP.packed not in known.rows()[MapName.FLOATING_IPS]
+    assert known.own_addresses() == (FLOATING_IP,)
+
+
 def test_a_members_own_address_is_not_behind_the_fence_here() -> None:
     known = reconciler()
     owner = replace(node("worker2", 22), own_addresses=(FLOATING_IP,))
