@@ -14,9 +14,10 @@ from service.model.gateway_node import Hearing
 CONFIRM_NS = 1_000_000_000
 """So long a silent node waits for the word of the others: where the segment itself has failed, they fall silent too."""
 FEW_TARGETS = 3
-"""Asked while answers come; ARP to all of hundreds of peers would be a load."""
+"""Asked at a time: ARP to all of hundreds of peers would be a load, and switches that inspect ARP shut a port that
+sends more than 15 packets in a second."""
 TARGETS_MAX = 16
-"""Asked while none comes: peers may have died together."""
+"""Asked in turn while none answers: peers may have died together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class SegmentHearing:
     _returning_ns: int | None = None
     """Since when a deaf node is answered again."""
     _probe_ns: int = 0
+    _first: int = 0
+    """Among the targets: whom to ask first."""
     _outputs: list[Target] = field(default_factory=list)
 
     def update(self, targets: Iterable[Target], *, do_others_hear: bool, now_ns: int) -> None:
@@ -71,8 +74,9 @@ class SegmentHearing:
             return
         self._conclude(now_ns)
         if self._probe_ns <= now_ns:
-            is_answered = now_ns - self._answered_ns < self.deaf_after_ns // 2
-            self._outputs += self._targets[: FEW_TARGETS if is_answered else TARGETS_MAX]
+            is_answered = now_ns - self._answered_ns <= self.probe_gap_ns
+            self._first = 0 if is_answered else (self._first + FEW_TARGETS) % len(self._targets)
+            self._outputs += (*self._targets[self._first :], *self._targets[: self._first])[:FEW_TARGETS]
             self._probe_ns = now_ns + self.probe_gap_ns
 
     def _conclude(self, now_ns: int) -> None:

@@ -46,10 +46,13 @@ def test_who_is_answered_hears_and_asks_a_few_at_each_gap(heard: Uplink) -> None
     assert len(heard.asked) == pytest.approx(11 * SECOND / GAP_NS, abs=1)
 
 
-def test_who_is_not_answered_asks_many_and_is_silent_first(heard: Uplink) -> None:
+def test_who_is_not_answered_asks_many_in_turn_and_is_silent_first(heard: Uplink) -> None:
+    heard.asked.clear()
     assert heard.go(1.4, answered=False) is Hearing.HEARS
-    assert len(heard.asked[-1]) == TARGETS_MAX
     assert heard.go(0.7, answered=False) is Hearing.SILENT
+    heard.go(1.5, answered=False)
+    assert {len(asked) for asked in heard.asked} == {FEW_TARGETS}
+    assert {target for asked in heard.asked for target in asked} == set(TARGETS[:TARGETS_MAX])
 
 
 def test_who_is_silent_while_others_hear_is_deaf_a_second_later(heard: Uplink) -> None:
