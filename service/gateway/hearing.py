@@ -41,6 +41,8 @@ class SegmentHearing:
     _answered_ns: int = 0
     """When an answer came last, or asking began."""
     _silent_ns: int = 0
+    _advanced_ns: int = 0
+    """When conclusions were drawn last."""
     _returning_ns: int | None = None
     """Since when a deaf node is answered again."""
     _probe_ns: int = 0
@@ -52,7 +54,7 @@ class SegmentHearing:
         """Whom to ask, best first, and whether another living node says that it is answered on the segment."""
         wanted = tuple(targets)[:TARGETS_MAX] if self.deaf_after_ns else ()
         if wanted and not self._targets:
-            self._answered_ns = self._probe_ns = now_ns
+            self._answered_ns = self._probe_ns = self._advanced_ns = now_ns
         if not wanted:
             self.state, self._returning_ns = Hearing.UNKNOWN, None
         self._targets, self._do_others_hear = wanted, do_others_hear
@@ -72,12 +74,21 @@ class SegmentHearing:
         """Conclude what can be concluded, and ask when it is due."""
         if not self._targets:
             return
+        self._forgive(now_ns)
         self._conclude(now_ns)
         if self._probe_ns <= now_ns:
             is_answered = now_ns - self._answered_ns <= self.probe_gap_ns
             self._first = 0 if is_answered else (self._first + FEW_TARGETS) % len(self._targets)
             self._outputs += (*self._targets[self._first :], *self._targets[: self._first])[:FEW_TARGETS]
             self._probe_ns = now_ns + self.probe_gap_ns
+
+    def _forgive(self, now_ns: int) -> None:
+        """A process that stood still has asked nobody, and has not read what was answered: that time does not count."""
+        lost_ns = now_ns - self._advanced_ns - self.probe_gap_ns
+        if lost_ns > self.probe_gap_ns:
+            self._answered_ns = min(now_ns, self._answered_ns + lost_ns)
+            self._silent_ns = min(now_ns, self._silent_ns + lost_ns)
+        self._advanced_ns = now_ns
 
     def _conclude(self, now_ns: int) -> None:
         is_quiet = now_ns - self._answered_ns >= self.deaf_after_ns

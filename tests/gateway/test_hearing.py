@@ -102,6 +102,15 @@ def test_peers_that_are_new_have_as_long_to_answer(heard: Uplink) -> None:
     assert heard.go(0.5, answered=False) is Hearing.SILENT
 
 
+def test_a_process_that_stood_still_concludes_nothing_from_it(heard: Uplink) -> None:
+    heard.now_ns += 30 * SECOND
+    assert heard.go(0.1, answered=False) is Hearing.HEARS
+    assert heard.go(1, answered=True) is Hearing.HEARS
+    assert heard.go(2.2, answered=False) is Hearing.SILENT
+    heard.now_ns += 30 * SECOND
+    assert heard.go(0.1, answered=True) is Hearing.HEARS, "it was not deaf when it woke"
+
+
 def test_set_to_0_nobody_is_asked() -> None:
     uplink = Uplink()
     uplink.hearing.deaf_after_ns = 0
