@@ -41,6 +41,7 @@ class SegmentHearing:
     _answered_ns: int = 0
     """When an answer came last, or asking began."""
     _silent_ns: int = 0
+    """Since when it is silent while others hear: who heals with the others' word before an answer is not deaf."""
     _advanced_ns: int = 0
     """When conclusions were drawn last."""
     _returning_ns: int | None = None
@@ -57,6 +58,8 @@ class SegmentHearing:
             self._answered_ns = self._probe_ns = self._advanced_ns = now_ns
         if not wanted:
             self.state, self._returning_ns = Hearing.UNKNOWN, None
+        if do_others_hear and not self._do_others_hear:
+            self._silent_ns = now_ns
         self._targets, self._do_others_hear = wanted, do_others_hear
 
     def answer(self, *, now_ns: int) -> None:

@@ -74,6 +74,14 @@ def test_others_that_fall_silent_in_time_show_that_it_is_the_segments_fault(hear
     assert heard.go(20, answered=False) is Hearing.SILENT
 
 
+def test_who_was_cut_off_altogether_has_time_to_be_answered_when_it_hears_of_the_others_again(heard: Uplink) -> None:
+    heard.others = False
+    assert heard.go(30, answered=False) is Hearing.SILENT
+    heard.others = True
+    assert heard.go(0.8, answered=False) is Hearing.SILENT
+    assert heard.go(1, answered=True) is Hearing.HEARS
+
+
 def test_a_deaf_node_is_no_longer_deaf_when_nobody_is_left_who_hears(heard: Uplink) -> None:
     heard.go(5, answered=False)
     heard.others = False
