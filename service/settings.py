@@ -97,6 +97,12 @@ class LeaseSettings(_Section, frozen=True):
     agent_grace_ms: Annotated[int, Meta(ge=1000, le=60000)] = 15000
     """Milliseconds for which the keeper keeps an IP for an agent that is stuck or absent (leases.md, S6): the default
     is as long as the longest lease, so an agent has as long to restart as a keeper."""
+    deaf_after_ms: Annotated[int, Meta(ge=0, le=60000)] = 2000
+    """Milliseconds without an answer to ARP on a segment whose link is up, after which a node gives up what it holds
+    there, a second later, if others are answered (leases.md, S5); at least three times `probe_gap_ms`. 0: nobody is
+    asked."""
+    probe_gap_ms: Annotated[int, Meta(ge=100, le=10000)] = 500
+    """Milliseconds between two rounds of these questions, each to three peers and the default gateway at most."""
 
 
 class DatapathSettings(_Section, frozen=True):
@@ -334,6 +340,11 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 def _check(settings: Settings) -> None:
     _check_electors(settings)
+    lease = settings.lease
+    if lease.deaf_after_ms and lease.deaf_after_ms < 3 * lease.probe_gap_ms:
+        raise OperatorError(
+            "lease.deaf_after_ms: less than three times lease.probe_gap_ms; one lost answer must not count"
+        )
     _parse(IPv4Address, settings.bind_address, "bind_address")
     _parse(IPv4Address, settings.http_address, "http.address")
     mark = settings.datapath.mark

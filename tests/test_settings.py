@@ -100,3 +100,11 @@ def test_an_electorate_that_cannot_be_is_refused_by_the_name_of_its_field(file: 
 def test_an_even_number_of_electors_is_accepted_as_a_step_on_the_way(file: Path, count: int) -> None:
     file.write_text(electors(*(f"10.0.0.{index}" for index in range(1, count + 1))))
     assert len(load_settings(file).electorate.members) == count
+
+
+def test_one_lost_answer_must_not_make_a_node_deaf(file: Path) -> None:
+    file.write_text("lease: {deaf_after_ms: 1400, probe_gap_ms: 500}\n")
+    with pytest.raises(OperatorError, match=r"lease\.deaf_after_ms: less than three times"):
+        load_settings(file)
+    file.write_text("lease: {deaf_after_ms: 0, probe_gap_ms: 500}\n")
+    assert load_settings(file).lease.deaf_after_ms == 0

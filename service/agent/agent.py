@@ -160,7 +160,13 @@ class Agent:
         )
         self._netfilter = NetfilterDifference(self._datapath, self._reconciler)
         self._segment_watch = SegmentWatch(
-            self._reconciler, clock=boot_ns, held=lambda: self._holdings.held, changed=self._dirty.set
+            self._settings,
+            self._reconciler,
+            clock=boot_ns,
+            held=lambda: self._holdings.held,
+            gateways=lambda: self._datapath.gateways,
+            is_answering=self._cluster.is_answering,
+            changed=self._dirty.set,
         )
         self._conflicts = Conflicts(
             self._reconciler,
@@ -182,6 +188,7 @@ class Agent:
             keeper=self._keeper,
             electorate=self._electorate,
             neighbours=self._neighbours,
+            segment_watch=self._segment_watch,
             conflicts=self._conflicts,
             netfilter=self._netfilter,
             dirty=self._dirty,
@@ -297,6 +304,9 @@ class Agent:
         self._intake.begin_again()
         async with open_source(self._settings) as source:
             self._source = source
+            server = source.server_address()
+            if server is not None:
+                self._reconciler.learn_server(server)
             async for batch in source.changes():
                 self._take_changes(batch)
 

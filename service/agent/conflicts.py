@@ -58,14 +58,18 @@ class Conflicts:
     def troubles(self) -> list[str]:
         """What is wrong now, a line each."""
         own = (
-            f"{address} is an address of an interface of this node: no node uses it as a floating IP"
+            f"{address} is an address of an interface of this node, or of its API server: no node uses it"
             for address in self.own_addresses()
         )
         defended = (
             f"FloatingIPConflict: {address}, which this node holds and defends, is also used by {mac.hex(':')}"
             for address, mac in sorted(self._segment_watch.conflicts().items())
         )
-        return [*own, *defended]
+        deaf = (
+            f"{ifname}: nobody answers this node, though others on the segment are answered: it holds nothing there"
+            for ifname in self._segment_watch.deaf_uplinks()
+        )
+        return [*own, *defended, *deaf]
 
     def update(self, floating_ips: Iterable[IPv4Address]) -> None:
         """Ask about those of these addresses that no member has held yet, and tell everybody who else has one."""

@@ -9,6 +9,7 @@ from service.agent.conflicts import Conflicts
 from service.agent.heartbeat import compose_heartbeat, parts_of, unfit_reasons
 from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
+from service.agent.segment_watch import SegmentWatch
 from service.datapath import layout
 from service.datapath.layout import MapName
 from service.datapath.node_datapath import NodeDatapath
@@ -46,6 +47,7 @@ class Turn:
         keeper: KeeperLink,
         electorate: ElectorateFollower,
         neighbours: Neighbours,
+        segment_watch: SegmentWatch,
         conflicts: Conflicts,
         netfilter: NetfilterDifference,
         dirty: asyncio.Event,
@@ -61,6 +63,7 @@ class Turn:
         self._keeper = keeper
         self._electorate = electorate
         self._neighbours = neighbours
+        self._segment_watch = segment_watch
         self._conflicts = conflicts
         self._netfilter = netfilter
         self._dirty = dirty
@@ -135,7 +138,7 @@ class Turn:
         reconciler = self._reconciler
         self._cluster.describe(
             ready=not self.unfit_reasons(),
-            segments=tuple(uplink.segment for uplink in reconciler.uplinks),
+            segments=self._segment_watch.segments(),
             role=self.role,
             schedulable=self._intake.inventory.is_schedulable(self._settings.node),
             own_addresses=self._conflicts.own_addresses(),
@@ -147,7 +150,7 @@ class Turn:
             parts=parts,
             is_claimable=self._is_claimable,
             floating_ips=reconciler.floating_ips(),
-            uplinks=reconciler.uplinks,
+            uplinks=self._segment_watch.useful_uplinks(),
             electorate=self._electorate.record,
             refused=sorted(self._conflicts.refused),
         )

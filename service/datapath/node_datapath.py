@@ -76,6 +76,7 @@ class NodeDatapath:
         self._attached: dict[int, str] = {}
         self._uplinks: tuple[LocalUplink, ...] = ()
         self._addresses: frozenset[IPv4Address] = frozenset()
+        self._gateways: tuple[IPv4Address, ...] = ()
         self._egw_ifindex = 0
         self._fenced: set[int] = set()
         """Indexes of uplinks that have our programs."""
@@ -132,6 +133,11 @@ class NodeDatapath:
         return self._addresses
 
     @property
+    def gateways(self) -> tuple[IPv4Address, ...]:
+        """Default gateways of this node, as of the last `refresh_uplinks`."""
+        return self._gateways
+
+    @property
     def egw_ifindex(self) -> int:
         """Of the steering device; another one after somebody has deleted it and `repair` has made it anew."""
         return self._egw_ifindex
@@ -182,6 +188,7 @@ class NodeDatapath:
         bind = self._settings.bind_address
         interfaces = await self.netlink.interfaces()
         self._addresses = frozenset(address.ip for interface in interfaces for address in interface.addresses)
+        self._gateways = await self.netlink.default_gateways()
         return tuple(
             _local_uplink(interface)
             for interface in interfaces

@@ -31,6 +31,7 @@ class Reconciler:
         self._uplinks: tuple[LocalUplink, ...] = ()
         self._addresses: frozenset[IPv4Address] = frozenset()
         """Of all interfaces of this node."""
+        self._server: IPv4Address | None = None
         self._egw_ifindex = 0
         self._nodes: tuple[GatewayNode, ...] = ()
         self._assignments: Mapping[IPv4Address, Assignment] = {}
@@ -93,6 +94,10 @@ class Reconciler:
             return False
         self._addresses = addresses
         return True
+
+    def learn_server(self, address: IPv4Address) -> None:
+        """Take the address of this node's API server, which may be a virtual IP that is on nobody's interface now."""
+        self._server = address
 
     def learn_steering_device(self, ifindex: int) -> bool:
         """Take the interface index of the steering device; it changes where somebody has deleted the device.
@@ -162,12 +167,13 @@ class Reconciler:
         of a node's interface, nor a network's or a broadcast address: the fence would cut off whoever has it.
         """
         known = self._heard_of()
-        own = {uplink.address.ip for uplink in self._uplinks} | self._addresses
+        own = {uplink.address.ip for uplink in self._uplinks} | self._addresses | {self._server}
         return tuple(ip for ip in known if ip not in own and address_fault(ip, self._nodes) is None)
 
     def own_addresses(self) -> tuple[IPv4Address, ...]:
-        """What is a floating IP to others and an address of an interface here: never ours to hold."""
-        return tuple(sorted(ip for ip in self._heard_of() if ip in self._addresses))
+        """What is a floating IP to others and an address of an interface here, or the API server's: never ours to
+        hold."""
+        return tuple(sorted(ip for ip in self._heard_of() if ip in self._addresses or ip == self._server))
 
     def _heard_of(self) -> dict[IPv4Address, None]:
         gateway = self._index.gateway()

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 
 from service.gateway.validation import address_fault
 from service.model.assignment import Assignment
-from service.model.gateway_node import GatewayNode, NodeRole, NodeState
+from service.model.gateway_node import GatewayNode, Hearing, NodeRole, NodeState
 from service.model.lease import Stamp
 
 
@@ -162,14 +162,20 @@ class _Placement:
         fault = address_fault(ip, self._nodes)
         if fault is not None:
             return fault
-        near = [node for node in self._nodes if node.role is not NodeRole.CONTROLLER and _is_on_segment(node, ip)]
+        near = [node for node in self._nodes if node.role is not NodeRole.CONTROLLER and _has_segment(node, ip)]
         if not near:
             return f"no node has an interface in a subnet that contains {ip}"
         # Counted, not named: a row whose words change gets a new stamp.
         down = sum(node.state is not NodeState.UP for node in near)
         unready = sum(node.state is NodeState.UP and not node.ready for node in near)
-        unschedulable = len(near) - down - unready
-        causes = ((down, "down"), (unready, "not ready"), (unschedulable, "cordoned or draining"))
+        deaf = sum(node.state is NodeState.UP and node.ready and not _is_on_segment(node, ip) for node in near)
+        unschedulable = len(near) - down - unready - deaf
+        causes = (
+            (down, "down"),
+            (unready, "not ready"),
+            (deaf, "deaf on the segment"),
+            (unschedulable, "cordoned or draining"),
+        )
         counts = ", ".join(f"{count} {cause}" for count, cause in causes if count)
         return f"none of the nodes on the subnet of {ip} can hold it: {counts}"
 
@@ -179,8 +185,13 @@ def _is_available(node: GatewayNode) -> bool:
     return node.role is not NodeRole.CONTROLLER and node.state is NodeState.UP and node.ready and node.schedulable
 
 
-def _is_on_segment(node: GatewayNode, ip: IPv4Address) -> bool:
+def _has_segment(node: GatewayNode, ip: IPv4Address) -> bool:
     return any(ip in segment.network for segment in node.segments)
+
+
+def _is_on_segment(node: GatewayNode, ip: IPv4Address) -> bool:
+    """With a link there by which it can be reached (rule S5)."""
+    return any(ip in segment.network and segment.hearing is not Hearing.DEAF for segment in node.segments)
 
 
 def _role_rank(node: GatewayNode) -> int:

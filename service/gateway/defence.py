@@ -25,9 +25,9 @@ SETTLING_NS = 1_000 * _MS
 """Words of members so soon after the lease was taken may be those of the holder before."""
 ASK_GAP_NS = 10_000 * _MS
 ASK_GAP_IN_CONFLICT_NS = 5_000 * _MS
-ASKS_PER_CALL = 16
-ASK_PACE_NS = 100 * _MS
-"""A node with thousands of addresses asks for so many of them at a time."""
+ASK_PACE_NS = 200 * _MS
+"""Between two questions, however many addresses are held: switches that inspect ARP shut a port that sends more than
+15 packets in a second."""
 LASTS_NS = 12_000 * _MS
 """A conflict is over when nothing foreign was heard for so long, two questions among it."""
 
@@ -68,6 +68,8 @@ class Defence:
     defences: int = 0
     """Begun since the start."""
     _tenures: dict[IPv4Address, _Tenure] = field(default_factory=dict)
+    _ask_ns: int = 0
+    """Before then nothing is asked."""
     _outputs: list[Defend | Ask] = field(default_factory=list)
 
     def hold(self, floating_ips: Iterable[IPv4Address], *, now_ns: int) -> None:
@@ -101,20 +103,22 @@ class Defence:
 
     def advance(self, *, now_ns: int) -> None:
         """Defend and ask what is due, and forget conflicts that are over."""
-        asks = 0
         for address, tenure in self._tenures.items():
             if tenure.mac and now_ns - tenure.heard_ns >= LASTS_NS:
                 tenure.mac, tenure.defend_ns = b"", None
             self._defend(address, tenure, now_ns)
-            if tenure.ask_ns > now_ns:
-                continue
-            asks += 1
-            if asks > ASKS_PER_CALL:
-                tenure.ask_ns = now_ns + ASK_PACE_NS
-                continue
-            self._outputs.append(Ask(address))
-            tenure.asked_ns = now_ns
-            tenure.ask_ns = now_ns + (ASK_GAP_IN_CONFLICT_NS if tenure.mac else ASK_GAP_NS)
+        self._ask(now_ns)
+
+    def _ask(self, now_ns: int) -> None:
+        """One at a time: those in conflict first, then who has waited longest."""
+        due = [(not one.mac, one.ask_ns, address) for address, one in self._tenures.items() if one.ask_ns <= now_ns]
+        if not due or now_ns < self._ask_ns:
+            return
+        address = min(due)[2]
+        tenure = self._tenures[address]
+        self._outputs.append(Ask(address))
+        self._ask_ns, tenure.asked_ns = now_ns + ASK_PACE_NS, now_ns
+        tenure.ask_ns = now_ns + (ASK_GAP_IN_CONFLICT_NS if tenure.mac else ASK_GAP_NS)
 
     def _defend(self, address: IPv4Address, tenure: _Tenure, now_ns: int) -> None:
         if tenure.defend_ns is not None and tenure.defend_ns <= now_ns:
@@ -129,7 +133,7 @@ class Defence:
         """When something is due next; None where nothing is held."""
         due: list[int] = []
         for tenure in self._tenures.values():
-            due.append(tenure.ask_ns)
+            due.append(max(tenure.ask_ns, self._ask_ns))
             due += [time_ns for time_ns in (tenure.defend_ns, tenure.reply_ns) if time_ns is not None]
             due += [tenure.heard_ns + LASTS_NS] if tenure.mac else []
         return min(due, default=None)

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from service.model.assignment import Assignment, Location
 from service.model.errors import PeerError
-from service.model.gateway_node import NodeRole, Segment
+from service.model.gateway_node import Hearing, NodeRole, Segment
 from service.model.lease import COUNTER_MAX, LEADER_KEY, TERM_MAX, Stamp, Token
 
 _MAC_LENGTH = 6
@@ -62,6 +62,8 @@ class _Metadata(msgspec.Struct, array_like=True):
     interfaces: tuple[str, ...] = ()
     """Of each segment. Members of versions before this field ignore it."""
     own_addresses: tuple[bytes, ...] = ()
+    hearing: tuple[int, ...] = ()
+    """On each segment."""
 
 
 class _AssignmentRow(msgspec.Struct, array_like=True):
@@ -118,6 +120,7 @@ def encode_metadata(metadata: MemberMetadata) -> bytes:
             metadata.start_id,
             tuple(segment.interface for segment in metadata.segments),
             tuple(address.packed for address in metadata.own_addresses[:OWN_ADDRESSES_MAX]),
+            tuple(int(segment.hearing) for segment in metadata.segments),
         )
     )
 
@@ -135,11 +138,14 @@ def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
     """Raises PeerError, which names the member, where one of another kind or version sent something else."""
     try:
         raw = _metadata_decoder.decode(data)
-        # Of a version that has no names of interfaces: as many empty ones as there are segments.
+        # Of a version that has no names of interfaces, or no hearing: as many empty ones as there are segments.
         segments = tuple(
-            Segment(IPv4Network((network, length)), IPv4Address(address), mac, interface)
-            for (network, length, address, mac), interface in zip(
-                raw.segments, (*raw.interfaces, *[""] * len(raw.segments)), strict=False
+            Segment(IPv4Network((network, length)), IPv4Address(address), mac, interface, Hearing(hearing))
+            for (network, length, address, mac), interface, hearing in zip(
+                raw.segments,
+                (*raw.interfaces, *[""] * len(raw.segments)),
+                (*raw.hearing, *[0] * len(raw.segments)),
+                strict=False,
             )
         )
         own = tuple(IPv4Address(address) for address in raw.own_addresses[:OWN_ADDRESSES_MAX])

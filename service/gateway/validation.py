@@ -27,8 +27,8 @@ def address_fault(floating_ip: IPv4Address, nodes: Sequence[GatewayNode]) -> str
                 return f"{floating_ip} is the broadcast address of {segment.network}; choose a host address"
         if floating_ip in node.own_addresses:
             return (
-                f"{floating_ip} is an address of an interface of node {node.name}, such as the virtual IP of an API "
-                "server or a router; choose a free address of the subnet"
+                f"{floating_ip} is an address of an interface of node {node.name}, such as a virtual IP, or of its API "
+                "server; choose a free address of the subnet"
             )
     return None
 

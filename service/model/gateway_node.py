@@ -1,7 +1,7 @@
 """A node as the others see it: role, segments, readiness. Carried as gossip metadata."""
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv4Network
 
 
@@ -21,6 +21,18 @@ class NodeState(StrEnum):
     DOWN = "Down"
 
 
+class Hearing(IntEnum):
+    """Whether a node is answered on a segment, by its own word (rule S5). The numbers are those of the wire."""
+
+    UNKNOWN = 0
+    """There is nobody to ask, or nobody has answered yet."""
+    HEARS = 1
+    SILENT = 2
+    """Nobody answers; the segment itself may have failed."""
+    DEAF = 3
+    """Nobody answers this node while others are answered: it is of no use there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """One layer 2 segment a node is on: the address, its subnet, and the MAC that answers there."""
@@ -32,6 +44,7 @@ class Segment:
     """Six bytes."""
     interface: str = ""
     """Its name, where it is known."""
+    hearing: Hearing = Hearing.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +60,5 @@ class GatewayNode:
     schedulable: bool = True
     """False while cordoned or draining: keeps nothing new, hands over what it has."""
     own_addresses: tuple[IPv4Address, ...] = ()
-    """Listed floating IPs that are addresses of its interfaces, whoever put them there, or were a moment ago."""
+    """Listed floating IPs that are addresses of its interfaces, whoever put them there, or were a moment ago, or its
+    API server's."""

@@ -56,6 +56,11 @@ def arp_probe_frame(mac: bytes, address: IPv4Address) -> bytes:
     return _frame(mac, ArpPacket(REQUEST, mac, _ANY_ADDRESS, _UNKNOWN_MAC, address))
 
 
+def arp_request_frame(mac: bytes, sender: IPv4Address, address: IPv4Address, *, to: bytes = BROADCAST_MAC) -> bytes:
+    """Return the question where `address` is, from `sender` at `mac`; to a single host where its MAC is known."""
+    return _frame(mac, ArpPacket(REQUEST, mac, sender, _UNKNOWN_MAC, address), to=to)
+
+
 def parse_arp(frame: bytes) -> ArpPacket | None:
     """Return the packet of an Ethernet frame, None where it is not Ethernet/IPv4 ARP. Padding is ignored."""
     if len(frame) < _FRAME.size:
@@ -162,9 +167,9 @@ def _read_answers(
             answer.set_result(packet.sender_mac)
 
 
-def _frame(source_mac: bytes, packet: ArpPacket) -> bytes:
+def _frame(source_mac: bytes, packet: ArpPacket, *, to: bytes = BROADCAST_MAC) -> bytes:
     return _FRAME.pack(
-        BROADCAST_MAC,
+        to,
         source_mac,
         ETH_P_ARP,
         _HARDWARE_ETHERNET,

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 from socket import AF_INET
 from typing import Any
 
@@ -56,6 +56,18 @@ def read_default_route_interfaces(ipr: Any) -> tuple[str, ...]:
             found += [(metric, index) for index in next_hop_indices(message)]
     names = {interface.index: interface.name for interface in read_interfaces(ipr)}
     return tuple(dict.fromkeys(names[index] for _, index in sorted(found) if index in names))
+
+
+def read_default_gateways(ipr: Any) -> tuple[IPv4Address, ...]:
+    """Next hops of the default routes of the main table, each once."""
+    found: dict[IPv4Address, None] = {}
+    for message in ipr.get_routes(family=AF_INET, table=RT_TABLE_MAIN):
+        if message["dst_len"] == 0 and message["type"] == RTN_UNICAST:
+            hops = (message, *(message.get_attr("RTA_MULTIPATH") or ()))
+            found |= dict.fromkeys(
+                IPv4Address(hop.get_attr("RTA_GATEWAY")) for hop in hops if hop.get_attr("RTA_GATEWAY")
+            )
+    return tuple(found)
 
 
 def next_hop_indices(route: Any) -> tuple[int, ...]:

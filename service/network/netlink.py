@@ -16,7 +16,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from service.model.errors import InvariantError, OperatorError, TransientError
-from service.network.link import Interface, read_default_route_interfaces, read_interfaces
+from service.network.link import Interface, read_default_gateways, read_default_route_interfaces, read_interfaces
 from service.network.pod_device import locate_pods
 from service.network.steering_device import (
     SteeringSpec,
@@ -73,6 +73,10 @@ class Netlink:
     async def default_route_interfaces(self) -> tuple[str, ...]:
         """Names of the devices that carry a default route of the main table, best metric first."""
         return await self._call(read_default_route_interfaces)
+
+    async def default_gateways(self) -> tuple[IPv4Address, ...]:
+        """Next hops of the default routes of the main table."""
+        return await self._call(read_default_gateways)
 
     async def veth_devices(self, exclude: Iterable[str] = ()) -> tuple[Interface, ...]:
         """Candidates for the pod program: veths that are up, bridge ports among them, but those named in `exclude`."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.model.gateway_node import GatewayNode, NodeState
+from service.model.gateway_node import GatewayNode, Hearing, NodeState
 from service.report.condition import condition
 from service.report.facts import Facts
 
@@ -27,7 +27,7 @@ def node_status(node: GatewayNode, facts: Facts) -> dict[str, Any]:
             for floating_ip, held in sorted(facts.holders.items())
             if held.node == node.name
         ],
-        "conditions": [_ready(node), _schedulable(node, facts), *_kubernetes_ready(node, facts)],
+        "conditions": [_ready(node), _schedulable(node, facts), *_deaf(node), *_kubernetes_ready(node, facts)],
     }
     member = facts.members.get(node.name)
     if member is not None:
@@ -54,6 +54,15 @@ def _schedulable(node: GatewayNode, facts: Facts) -> dict[str, str]:
     if not node.schedulable:
         return condition("Schedulable", "Draining", "the agent says that its node is to be emptied", is_true=False)
     return condition("Schedulable", "Schedulable", "the node may hold floating IPs")
+
+
+def _deaf(node: GatewayNode) -> list[dict[str, str]]:
+    """Segments that do not reach the node although its link is up (rule S5); said only while there are some."""
+    deaf = [str(segment.network) for segment in node.segments if segment.hearing is Hearing.DEAF]
+    if not deaf:
+        return []
+    message = f"nobody answers the node on {', '.join(deaf)}, though others there are answered; it holds nothing there"
+    return [condition("SegmentsReachable", "Deaf", message, is_true=False)]
 
 
 def _kubernetes_ready(node: GatewayNode, facts: Facts) -> list[dict[str, str]]:

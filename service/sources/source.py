@@ -6,6 +6,7 @@ Agents read only. What writes is apart, so that whoever is handed an `ObjectSour
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,9 @@ class ObjectSource(Protocol):
 
     def state(self) -> SourceState:
         """Whether what was told is still true."""
+
+    def server_address(self) -> IPv4Address | None:
+        """Of the server that is asked, where it is named by its address; None where there is none."""
 
 
 class StatusSink(Protocol):

@@ -123,11 +123,13 @@ def _floating_ips(
     for floating_ip in dict.fromkeys((*(gateway.floating_ips if gateway else ()), *sorted(assignments))):
         assignment = assignments.get(floating_ip)
         holder, token = holders.get(floating_ip, (None, None))
+        # A word of before the leader's row that gives it to nobody is a word of the past.
+        is_past = assignment is not None and assignment.holder is None and token and token.stamp < assignment.stamp
         # A node that gossip thinks dead may hold it all the same; the leader, who asks the electors, knows.
         last = heard.get(floating_ip)
         is_confirmed = holder in up or (assignment is not None and assignment.holder == holder)
         table[str(floating_ip)] = {
-            "holder": holder if is_confirmed else None,
+            "holder": holder if is_confirmed and not is_past else None,
             "assigned": assignment.holder if assignment else None,
             "successor": assignment.successor if assignment else None,
             "token": ".".join(map(str, token)) if token else None,

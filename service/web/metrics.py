@@ -84,6 +84,9 @@ class Watching(Protocol):
     def conflicts(self) -> Sized:
         """Held addresses that somebody else uses."""
 
+    def deaf_uplinks(self) -> Sized:
+        """Interfaces by which nobody is reached (S5)."""
+
     @property
     def defences(self) -> int:
         """Since the start."""
@@ -164,6 +167,9 @@ class SegmentCollector(Collector):
         conflicts = len(self._watched.conflicts())
         text = "Floating IPs held here that somebody else uses too"
         yield GaugeMetricFamily("egressgw_floating_ip_conflicts", text, value=conflicts)
+        deaf = GaugeMetricFamily("egressgw_deaf_uplinks", "Uplinks by which nobody is reached, though others are")
+        deaf.add_metric([], len(self._watched.deaf_uplinks()))
+        yield deaf
         text = "Announcements of a held floating IP against somebody else's"
         yield CounterMetricFamily("egressgw_floating_ip_defences", text, value=self._watched.defences)
 

@@ -269,6 +269,10 @@ class ClusterView:
             if metadata.role is not NodeRole.CONTROLLER and member.state is not MemberState.LEFT
         )
 
+    def is_answering(self, name: str) -> bool:
+        """Whether it is a member that nobody suspects to be dead: what it has said was true a moment ago."""
+        return any(member.name == name and member.state is MemberState.ALIVE for member in self._machine.members())
+
     def address_of(self, name: str, port: int) -> Address | None:
         """Another port of a member's announced address."""
         member = self._machine.member(name)

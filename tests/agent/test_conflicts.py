@@ -43,9 +43,12 @@ class Site:
         self.reconciler.learn_members(self.cluster.nodes, {})
         self.held: tuple[IPv4Address, ...] = ()
         self.segment_watch = SegmentWatch(
+            settings,
             self.reconciler,
             clock=lambda: self.now_ns,
             held=lambda: self.held,
+            gateways=tuple,
+            is_answering=lambda name: True,
             changed=lambda: None,
             sender=Wire(),
         )
@@ -111,6 +114,7 @@ async def test_a_holder_that_answered_before_its_word_came_is_a_stranger_no_more
 
 async def test_an_address_of_an_interface_here_is_never_claimed_also_one_that_was_held(site: Site) -> None:
     site.reconciler.learn_location(Location(FLOATING_IP, "worker1", Token(1, 1, 1)))
+    site.reconciler.learn_held(frozenset((FLOATING_IP,)))
     site.conflicts.update((FLOATING_IP,))
     assert site.conflicts.is_claimable(FLOATING_IP)
     site.reconciler.learn_addresses(frozenset((FLOATING_IP, IPv4Address("192.168.1.21"))))
@@ -132,6 +136,7 @@ async def test_an_address_of_a_members_interface_is_never_claimed(site: Site) ->
 
 async def test_an_address_that_left_an_interface_is_given_time_to_come_up_on_another(site: Site) -> None:
     site.reconciler.learn_location(Location(FLOATING_IP, "worker2", Token(1, 1, 1)))
+    site.reconciler.learn_held(frozenset((FLOATING_IP,)))
     site.reconciler.learn_addresses(frozenset((FLOATING_IP,)))
     assert site.conflicts.own_addresses() == (FLOATING_IP,)
     site.reconciler.learn_addresses(frozenset())

@@ -10,7 +10,8 @@ import pytest
 
 from service.agent.segment_watch import SegmentWatch
 from service.datapath.reconciler import Reconciler
-from service.network.arp import REPLY, REQUEST, ArpPacket, parse_arp
+from service.model.gateway_node import GatewayNode, Hearing, NodeState
+from service.network.arp import BROADCAST_MAC, REPLY, REQUEST, ArpPacket, parse_arp
 from service.network.arp_listener import ArpListener
 from service.policy.index import PolicyIndex
 from service.settings import Settings
@@ -33,11 +34,21 @@ class Site:
         self.wire = Wire()
         self.held: tuple[IPv4Address, ...] = (FLOATING_IP,)
         monkeypatch.setattr(ArpListener, "listen", lambda listener, interfaces: self._listen(list(interfaces)))
-        self.reconciler = Reconciler(Settings(node="worker1"), PolicyIndex(pod_cidrs_known=True))
+        settings = Settings(node="worker1")
+        self.suspected: set[str] = set()
+        self.gateways: tuple[IPv4Address, ...] = ()
+        self.reconciler = Reconciler(settings, PolicyIndex(pod_cidrs_known=True))
         self.reconciler.learn_uplinks((UPLINK, SECOND_UPLINK, ELSEWHERE, replace(UPLINK, name="tun0", mac=b"")))
         self.reconciler.learn_members((node("worker1", 1), node("worker2", 22)), {})
         self.watch = SegmentWatch(
-            self.reconciler, clock=now_ns, held=lambda: self.held, changed=self._change, sender=self.wire
+            settings,
+            self.reconciler,
+            clock=now_ns,
+            held=lambda: self.held,
+            gateways=lambda: self.gateways,
+            is_answering=lambda name: name not in self.suspected,
+            changed=self._change,
+            sender=self.wire,
         )
 
     def _listen(self, interfaces: list[tuple[str, int]]) -> None:
@@ -79,10 +90,12 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
 async def test_a2_a_held_address_is_defended_on_every_uplink_of_its_segment(site: Site) -> None:
     async with site.running():
         assert site.listened == [("eth0", 2), ("eth1", 3), ("eth2", 4)]
+        before = site.changes
         site.hear(STRANGER)
         await asyncio.sleep(3)
         assert site.said() == ([(0, "eth0", REQUEST), (0, "eth1", REQUEST), (2.1, "eth0", REPLY), (2.1, "eth1", REPLY)])
-        assert (site.watch.conflicts(), site.changes) == ({FLOATING_IP: STRANGER}, 1)
+        assert site.watch.conflicts() == {FLOATING_IP: STRANGER}
+        assert site.changes > before
         assert site.watch.defences == 1
     assert site.wire.is_closed
     assert site.listened == []
@@ -99,12 +112,13 @@ async def test_a2_a_forged_word_with_a_members_mac_is_answered_within_a_second(s
 @in_virtual_time
 async def test_own_words_and_those_for_other_addresses_concern_nobody(site: Site) -> None:
     async with site.running():
+        before = site.changes
         site.hear(SECOND_UPLINK.mac)
         site.hear(STRANGER, IPv4Address("192.168.1.101"))
         site.hear(STRANGER, IPv4Address("192.168.1.50"), FLOATING_IP)
         await asyncio.sleep(3)
         assert site.said() == []
-        assert site.changes == 0
+        assert site.changes == before
 
 
 @in_virtual_time
@@ -118,3 +132,101 @@ async def test_an_address_that_was_lost_is_not_defended_and_a_dead_uplink_stops_
         site.watch.update()
         await asyncio.sleep(5)
         assert site.said() == [(0, "eth1", REQUEST)]
+
+
+# ---- who hears this node ----
+
+
+GATEWAY = IPv4Address("192.168.1.1")
+GATEWAY_MAC = b"\2\0\0\0\0\x0f"
+OWN = IPv4Address("192.168.1.21")
+
+
+def peer(name: str, last: int, hearing: Hearing, *, state: NodeState = NodeState.UP) -> GatewayNode:
+    known = node(name, last, state=state)
+    return replace(known, segments=(replace(known.segments[0], hearing=hearing),))
+
+
+def answer(site: Site, sender: IPv4Address, mac: bytes, ifname: str = "eth0") -> None:
+    uplink = {"eth0": UPLINK, "eth1": SECOND_UPLINK}[ifname]
+    site.watch.hear(ifname, ArpPacket(REPLY, mac, sender, uplink.mac, OWN))
+
+
+def asked(site: Site, ifname: str = "eth0") -> list[tuple[bytes, IPv4Address]]:
+    """(Ethernet destination, address asked for) of each question after peers and gateways."""
+    packets = [(frame[:6], parse_arp(frame)) for _, name, frame in site.wire.sent if name == ifname]
+    return [(to, one.target) for to, one in packets if one and one.sender == OWN]
+
+
+async def keep(site: Site, seconds: float, *ifnames: str, hearing: Hearing = Hearing.HEARS) -> None:
+    """Turns are taken, and by these uplinks a peer answers."""
+    for _ in range(round(seconds / 0.25)):
+        for ifname in ifnames:
+            answer(site, IPv4Address("192.168.1.22"), MEMBER, ifname)
+        site.reconciler.learn_members((node("worker1", 1), peer("worker2", 22, hearing)), {})
+        site.watch.update()
+        await asyncio.sleep(0.25)
+
+
+def carriers(site: Site) -> dict[str, bool]:
+    return {uplink.name: uplink.carrier for uplink in site.watch.useful_uplinks()}
+
+
+@in_virtual_time
+async def test_s5_a_deaf_uplink_counts_as_one_without_carrier_and_the_other_does_not(site: Site) -> None:
+    async with site.running():
+        await keep(site, 2, "eth0", "eth1")
+        assert [segment.hearing for segment in site.watch.segments()][:2] == [Hearing.HEARS] * 2
+        await keep(site, 2.25, "eth1")
+        assert site.watch.segments()[0].hearing is Hearing.SILENT
+        assert carriers(site)["eth0"], "it might be the segment's fault"
+        await keep(site, 1.5, "eth1")
+        assert site.watch.segments()[0].hearing is Hearing.DEAF
+        assert (carriers(site)["eth0"], carriers(site)["eth1"]) == (False, True)
+        assert site.watch.deaf_uplinks() == ("eth0",)
+        await keep(site, 1, "eth0", "eth1")
+        assert not carriers(site)["eth0"], "one answer does not make a link"
+        await keep(site, 2, "eth0", "eth1")
+        assert carriers(site)["eth0"]
+        assert site.watch.deaf_uplinks() == ()
+
+
+@in_virtual_time
+async def test_s5_on_a_lonely_segment_nobody_gives_anything_up(site: Site) -> None:
+    async with site.running():
+        await keep(site, 2, "eth0", "eth1")
+        await keep(site, 10, hearing=Hearing.SILENT)
+        assert site.watch.segments()[0].hearing is Hearing.SILENT
+        assert carriers(site)["eth0"]
+
+
+@in_virtual_time
+async def test_s5_the_last_word_of_a_peer_that_may_be_dead_counts_for_nothing(site: Site) -> None:
+    """It said that it was answered, and died: nobody is left to take over."""
+    async with site.running():
+        await keep(site, 2, "eth0", "eth1")
+        site.suspected = {"worker2"}
+        await keep(site, 10)
+        assert carriers(site)["eth0"]
+
+
+@in_virtual_time
+async def test_s5_the_gateway_is_asked_at_its_mac_while_it_answers_and_elsewhere_when_it_does_not(site: Site) -> None:
+    site.gateways = (GATEWAY, IPv4Address("10.9.9.9"))
+    async with site.running():
+        site.watch.update()
+        await asyncio.sleep(0.6)
+        assert (BROADCAST_MAC, GATEWAY) in asked(site)
+        assert (MEMBER, IPv4Address("192.168.1.22")) in asked(site)
+        assert IPv4Address("10.9.9.9") not in [address for _, address in asked(site)]
+        answer(site, GATEWAY, GATEWAY_MAC)
+        site.watch.update()
+        site.wire.sent.clear()
+        await asyncio.sleep(0.6)
+        assert (GATEWAY_MAC, GATEWAY) in asked(site)
+        assert (BROADCAST_MAC, GATEWAY) not in asked(site)
+        await asyncio.sleep(3)
+        site.watch.update()
+        site.wire.sent.clear()
+        await asyncio.sleep(0.6)
+        assert (BROADCAST_MAC, GATEWAY) in asked(site)

@@ -53,6 +53,15 @@ class Site:
         recorder = AgentRecorder(
             Outbox(folder / "outbox", Origin("worker1", "b"), clock=lambda: (1, 1)), node="worker1"
         )
+        self.segment_watch = SegmentWatch(
+            settings,
+            self.reconciler,
+            clock=now_ns,
+            held=tuple,
+            gateways=tuple,
+            is_answering=lambda name: True,
+            changed=self.dirty.set,
+        )
         self.turn = Turn(
             settings,
             clock=now_ns,
@@ -66,11 +75,12 @@ class Site:
             neighbours=Neighbours(
                 settings, self.cluster, self.reconciler, start_id=7, clock=now_ns, changed=self.dirty.set
             ),
+            segment_watch=self.segment_watch,
             conflicts=Conflicts(
                 self.reconciler,
                 self.cluster,
                 recorder,
-                SegmentWatch(self.reconciler, clock=now_ns, held=tuple, changed=self.dirty.set),
+                self.segment_watch,
                 clock=now_ns,
                 wall_clock=lambda: 1,
                 changed=self.dirty.set,

@@ -25,13 +25,13 @@ from service.gossip.event import MemberChanged
 from service.gossip.member import Member, MemberState
 from service.host import clock
 from service.model.assignment import Assignment
-from service.model.gateway_node import NodeRole, NodeState
+from service.model.gateway_node import Hearing, NodeRole, NodeState
 from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, KeeperMessage, LeaseReport
 from service.model.lease import Stamp
 from service.model.machine import Address
 from service.model.objects import Change, ClusterNode, Kind, ObjectKey, Synced, Upsert
 from service.network.announcer import Announcer
-from service.network.arp import ArpPacket, ArpSender, gratuitous_arp_frames
+from service.network.arp import ArpPacket, ArpSender, gratuitous_arp_frames, parse_arp
 from service.network.arp_listener import ArpListener
 from service.settings import GossipSettings, HttpSettings, PortSettings, Settings
 from service.sources.manifests.source import ManifestsSource
@@ -144,6 +144,10 @@ class Site:
         url = f"http://{self.settings.http.address}:{self.settings.ports.http}/metrics"
         async with aiohttp.ClientSession() as session, session.get(url) as found:
             return await found.text()
+
+    def carriers(self) -> list[bool]:
+        """Of each floating IP's uplinks, as the keeper was told last."""
+        return [uplink.carrier for heartbeat in self.heartbeats[-1:] for uplink in heartbeat.uplinks]
 
     def way_kind(self) -> int | None:
         """How FLOATING_IP is reached, as the map is told to have it."""
@@ -288,10 +292,16 @@ async def test_a1_an_address_of_an_interface_is_told_to_keeper_and_members_and_l
         one.hold()
         first._cluster.publish_assignment(Assignment(FLOATING_IP, NODE, OTHER, Stamp(3, 4)))
         for site in (one, two):
-            await until(lambda site=site: [link.carrier for link in site.heartbeats[-1].uplinks] == [False])
+            await until(lambda site=site: site.carriers() == [False])
             assert site.heartbeats[-1].claims == ()
             await until(lambda site=site: FLOATING_IP.packed not in site.datapath.content[MapName.FLOATING_IPS])
         assert "is an address of an interface of this node" in str(second.status()["troubles"])
+
+
+async def test_a1_the_address_of_the_api_server_is_nobodys_to_hold(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ManifestsSource, "server_address", lambda source: FLOATING_IP)
+    async with site.running():
+        await until(lambda: site.carriers() == [False])
 
 
 async def test_a2_who_else_uses_a_held_address_is_heard_told_and_answered(
@@ -414,6 +424,34 @@ async def test_s5_a_lost_carrier_is_in_the_heartbeat_and_makes_the_node_unready(
         await until(lambda: site.heartbeats and site.heartbeats[-1].uplinks)
         await until(lambda: not site.heartbeats[-1].uplinks[0].carrier)
         assert "no uplink has a carrier" in agent.not_ready_reasons()
+
+
+async def test_s5_a_node_that_nobody_answers_tells_keeper_and_members_while_another_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bytes] = []
+    monkeypatch.setattr(ArpSender, "send", lambda sender, interface, frame: sent.append(frame))
+    ports = free_ports()
+    one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
+    mac = two.datapath.uplinks[0].mac
+    one.datapath._gateways = (IPv4Address("192.168.1.1"),)
+    answer = ArpPacket(2, bytes(6), IPv4Address("192.168.1.1"), mac, IPv4Address("192.168.1.22"))
+    async with one.running() as first, two.running() as second:
+
+        async def answer_second() -> None:
+            while True:
+                second._segment_watch.hear("none0", answer)
+                await asyncio.sleep(0.2)
+
+        answering = asyncio.create_task(answer_second())
+        await until(lambda: one.heartbeats and one.heartbeats[-1].uplinks and one.heartbeats[-1].uplinks[0].carrier)
+        await until(lambda: not one.heartbeats[-1].uplinks[0].carrier)
+        assert two.heartbeats[-1].uplinks[0].carrier
+        await until(lambda: second._cluster.gateway_nodes()[0].segments[0].hearing is Hearing.DEAF)
+        assert "none0: nobody answers this node" in str(first.status()["troubles"])
+        asked = {packet.target for packet in map(parse_arp, sent) if packet is not None and packet.sender_mac != mac}
+        assert {IPv4Address("192.168.1.1"), IPv4Address("192.168.1.22")} <= asked
+        answering.cancel()
 
 
 async def test_l1_a_floating_ip_that_leaves_the_spec_has_no_way_and_stays_behind_the_fence(site: Site) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,6 +43,9 @@ class Netlink:
 
     async def default_route_interfaces(self) -> tuple[str, ...]:
         return self.defaults
+
+    async def default_gateways(self) -> tuple[IPv4Address, ...]:
+        return (IPv4Address("192.168.1.1"),)
 
     async def veth_devices(self, exclude: Iterable[str] = ()) -> tuple[Interface, ...]:
         return tuple(veth for veth in self.veths if veth.name not in exclude)
@@ -369,3 +372,9 @@ async def test_a1_every_address_of_every_interface_is_known(tmp_path: Path) -> N
     site.netlink.links = (ETH0, replace(VETH, addresses=(virtual,)))
     await site.datapath.refresh_uplinks()
     assert site.datapath.addresses == {ETH0.addresses[0].ip, virtual.ip}
+
+
+async def test_s5_the_default_gateways_are_known(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.datapath.refresh_uplinks()
+    assert site.datapath.gateways == (IPv4Address("192.168.1.1"),)

@@ -88,19 +88,27 @@ def test_an_address_that_comes_to_any_interface_leaves_the_fence_at_once_and_com
     """The fence would cut off whoever put it there, such as kube-vip."""
     known = reconciler()
     assert known.learn_addresses(frozenset((FLOATING_IP,)))
-    assert FLOATING_IP.packed not in rows(known)[MapName.FLOATING_IPS]
+    assert FLOATING_IP not in known.floating_ips()
     assert known.own_addresses() == (FLOATING_IP,)
     assert not known.learn_addresses(frozenset((FLOATING_IP,)))
     assert known.learn_addresses(frozenset())
-    assert FLOATING_IP.packed in rows(known)[MapName.FLOATING_IPS]
+    assert FLOATING_IP in known.floating_ips()
     assert known.own_addresses() == ()
+
+
+def test_the_api_servers_address_is_never_behind_the_fence() -> None:
+    """A virtual IP that is on its way from one node to another is on nobody's interface."""
+    known = reconciler()
+    known.learn_server(FLOATING_IP)
+    assert FLOATING_IP not in known.floating_ips()
+    assert known.own_addresses() == (FLOATING_IP,)
 
 
 def test_a_members_own_address_is_not_behind_the_fence_here() -> None:
     known = reconciler()
     owner = replace(node("worker2", 22), own_addresses=(FLOATING_IP,))
     known.learn_members((node("worker1", 21, UPLINK.mac), owner), {})
-    assert FLOATING_IP.packed not in rows(known)[MapName.FLOATING_IPS]
+    assert FLOATING_IP not in known.floating_ips()
 
 
 def test_a_broadcast_address_never_becomes_a_floating_ip_of_the_fence() -> None:

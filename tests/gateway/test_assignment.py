@@ -1,6 +1,7 @@
 """Assignment by the letter of the design, and its properties (hypothesis)."""
 
 from collections import Counter
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from service.gateway.assignment import assign
 from service.model.assignment import Assignment
-from service.model.gateway_node import GatewayNode, NodeRole
+from service.model.gateway_node import GatewayNode, Hearing, NodeRole
 from service.model.lease import Stamp
 from tests.gateway.nodes import node
 
@@ -21,6 +22,11 @@ THREE = [CONTROL1, *WORKERS[:2]]
 
 def ips(*last: int) -> list[IPv4Address]:
     return [IPv4Address(f"192.168.1.{number}") for number in last]
+
+
+def deaf(one: GatewayNode) -> GatewayNode:
+    """Nobody answers it on its segments, though others are answered there (S5)."""
+    return replace(one, segments=tuple(replace(segment, hearing=Hearing.DEAF) for segment in one.segments))
 
 
 def place(
@@ -148,8 +154,9 @@ def test_a_lone_node_has_no_successor() -> None:
                 node("c", "192.168.1.3/24", schedulable=False),
                 node("d", "192.168.1.4/24", schedulable=False),
                 node("controller", "192.168.1.5/24", role=NodeRole.CONTROLLER),
+                deaf(node("e", "192.168.1.6/24")),
             ],
-            "1 down, 1 not ready, 2 cordoned or draining",
+            "1 down, 1 not ready, 1 deaf on the segment, 2 cordoned or draining",
         ),
     ],
 )
@@ -157,6 +164,14 @@ def test_an_address_nobody_can_hold_says_why(address: str, nodes: list[GatewayNo
     (row,) = place([IPv4Address(address)], nodes).values()
     assert (row.holder, row.successor) == (None, None)
     assert words in row.reason
+
+
+def test_s5_a_deaf_node_holds_nothing_on_the_segment_and_succeeds_nobody() -> None:
+    before = place(ips(100), WORKERS[:2])
+    after = place(ips(100), [deaf(WORKERS[0]), WORKERS[1]], before, {ips(100)[0]: "worker1"}, version=2)
+    assert [(row.holder, row.successor) for row in after.values()] == [("worker2", None)]
+    two_links = replace(WORKERS[0], segments=(*deaf(WORKERS[0]).segments, *WORKERS[0].segments))
+    assert held_by(place(ips(100), [two_links], before)) == ["worker1"], "by its other link it is reached"
 
 
 def test_only_nodes_on_the_segment_qualify() -> None:

@@ -1,11 +1,14 @@
 """Who holds an address defends it, as RFC 5227 says in section 2.4 (c), and no more often."""
 
+import itertools
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
+import pytest
+
 from service.gateway.defence import (
     ASK_GAP_NS,
-    ASKS_PER_CALL,
+    ASK_PACE_NS,
     DEFEND_INTERVAL_NS,
     LASTS_NS,
     MEMBER_PATIENCE_NS,
@@ -121,13 +124,22 @@ def test_a_held_address_is_asked_for_so_that_a_silent_other_is_found_and_more_of
     assert asked == [30.0, 35.0]
 
 
-def test_thousands_of_addresses_are_asked_for_a_few_at_a_time() -> None:
-    addresses = tuple(IPv4Address(0x0A000000 + number) for number in range(100))
+def test_hundreds_of_addresses_are_asked_for_one_after_the_other_and_each_in_its_turn() -> None:
+    addresses = tuple(IPv4Address(0x0A000000 + number) for number in range(200))
     defence = holding(*addresses)
-    defence.advance(now_ns=SECOND)
-    assert len(defence.drain()) == ASKS_PER_CALL
-    asked = [one.floating_ip for _, one in run(defence, 2 * SECOND, since_ns=SECOND) if isinstance(one, Ask)]
-    assert len(set(asked)) == 100 - ASKS_PER_CALL
+    asked = [(at, one.floating_ip) for at, one in run(defence, 40 * SECOND) if isinstance(one, Ask)]
+    times = [at for at, _ in asked]
+    assert min(after - before for before, after in itertools.pairwise(times)) >= ASK_PACE_NS / SECOND - 1e-6
+    assert [address for _, address in asked[:196]] == list(addresses[:196])
+
+
+def test_an_address_in_conflict_is_asked_for_before_all_others() -> None:
+    addresses = tuple(IPv4Address(0x0A000000 + number) for number in range(200))
+    defence = holding(*addresses)
+    list(run(defence, 20 * SECOND))
+    defence.hear(addresses[-1], STRANGER, is_member=False, now_ns=20 * SECOND)
+    asked = {one.floating_ip: at for at, one in run(defence, 26 * SECOND, since_ns=20 * SECOND) if isinstance(one, Ask)}
+    assert asked[addresses[-1]] == pytest.approx(25, abs=0.3)
 
 
 def test_what_is_not_held_is_neither_defended_nor_clear() -> None:

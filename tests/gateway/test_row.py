@@ -12,7 +12,7 @@ from service.gateway import row
 from service.gateway.row import OWN_ADDRESSES_MAX, MemberMetadata, decode_metadata, encode_metadata
 from service.model.assignment import Assignment, Location
 from service.model.errors import PeerError
-from service.model.gateway_node import NodeRole, Segment
+from service.model.gateway_node import Hearing, NodeRole, Segment
 from service.model.lease import COUNTER_MAX, Stamp, Token
 
 FLOATING_IP = IPv4Address("192.168.1.100")
@@ -37,6 +37,16 @@ def test_interfaces_travel_with_segments_and_a_member_without_them_is_understood
     former = msgspec.msgpack.decode(data)[:6]
     understood = row.decode_metadata(msgspec.msgpack.encode(former))
     assert understood.segments == (SEGMENT, SEGMENT)
+
+
+def test_what_a_node_hears_travels_with_its_segments() -> None:
+    heard = tuple(replace(SEGMENT, hearing=hearing) for hearing in Hearing)
+    metadata = MemberMetadata(NodeRole.WORKER, True, True, heard, "1.2.3", 5)
+    assert decode_metadata(encode_metadata(metadata)) == metadata
+    *former, _ = msgspec.msgpack.decode(encode_metadata(metadata))
+    assert {segment.hearing for segment in decode_metadata(msgspec.msgpack.encode(former)).segments} == {Hearing(0)}
+    with pytest.raises(PeerError, match="worker9"):
+        decode_metadata(msgspec.msgpack.encode([*former, [9, 9, 9, 9]]), member="worker9")
 
 
 def test_an_assignment_survives_the_wire_with_its_stamp() -> None:

@@ -24,6 +24,7 @@ from service.network.arp import (
     ArpPacket,
     ArpSender,
     arp_probe_frame,
+    arp_request_frame,
     gratuitous_arp_frames,
     parse_arp,
     probe,
@@ -46,6 +47,13 @@ def test_the_announcement_names_the_address_as_sender_and_target_in_both_forms()
 def test_the_probe_teaches_no_neighbour() -> None:
     packet = parse_arp(arp_probe_frame(MAC, ADDRESS))
     assert packet == ArpPacket(REQUEST, MAC, IPv4Address("0.0.0.0"), bytes(6), ADDRESS)
+
+
+def test_a_question_goes_to_everybody_or_to_one_and_says_who_asks() -> None:
+    question = arp_request_frame(MAC, IPv4Address("192.0.2.1"), ADDRESS)
+    assert parse_arp(question) == ArpPacket(REQUEST, MAC, IPv4Address("192.0.2.1"), bytes(6), ADDRESS)
+    assert question[:6] == BROADCAST_MAC
+    assert arp_request_frame(MAC, IPv4Address("192.0.2.1"), ADDRESS, to=PEER_MAC)[:6] == PEER_MAC
 
 
 def test_padding_is_ignored_and_anything_else_is_no_arp() -> None:

@@ -48,12 +48,14 @@ async def test_interfaces_are_shown_as_they_are(node: Namespace) -> None:
 async def test_default_routes_are_given_best_first(node: Namespace) -> None:
     async with Netlink() as netlink:
         assert await netlink.default_route_interfaces() == ()
+        assert await netlink.default_gateways() == ()
         node.ip("route add default via 192.168.8.2 metric 200")
         node.ip("route add default via 192.168.7.2 metric 100")
         assert await netlink.default_route_interfaces() == ("up0", "up1")
         node.ip("route flush default")
         node.ip("route add default nexthop via 192.168.7.2 nexthop via 192.168.8.2")
         assert await netlink.default_route_interfaces() == ("up0", "up1")
+        assert set(await netlink.default_gateways()) == {IPv4Address("192.168.7.2"), IPv4Address("192.168.8.2")}
 
 
 @pytest.mark.root

@@ -7,7 +7,7 @@ import pytest
 
 from service.gateway.row import MemberMetadata
 from service.gossip.member import Member, MemberState
-from service.model.gateway_node import GatewayNode, NodeRole, NodeState
+from service.model.gateway_node import GatewayNode, Hearing, NodeRole, NodeState
 from service.model.machine import Address
 from service.model.objects import ClusterNode, Kind, ObjectKey, Upsert
 from service.report.node import node_status
@@ -91,3 +91,14 @@ def test_what_a_member_says_of_its_agent_is_shown_and_nothing_where_there_is_no_
     metadata = MemberMetadata(NodeRole.WORKER, True, True, (), "1.2.3", 5)
     site.members = {"worker1": (Member("worker1", Address("10.0.0.1", 9640), MemberState.ALIVE, b"", 1), metadata)}
     assert (status(site)["agentVersion"], status(site)["tunnelEndpoint"]) == ("1.2.3", "10.0.0.1")
+
+
+def test_s5_a_segment_that_does_not_reach_the_node_is_named_while_it_is_so() -> None:
+    site = two_held()
+    segment = replace(site.nodes[0].segments[0], hearing=Hearing.DEAF)
+    site.nodes = (replace(site.nodes[0], segments=(segment,)), *site.nodes[1:])
+    (told,) = (item for item in status(site)["conditions"] if item["type"] == "SegmentsReachable")
+    assert (told["status"], told["reason"]) == ("False", "Deaf")
+    assert str(segment.network) in told["message"]
+    site.nodes = (replace(site.nodes[0], segments=(replace(segment, hearing=Hearing.SILENT),)),)
+    assert "SegmentsReachable" not in conditions(site)

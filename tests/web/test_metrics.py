@@ -225,7 +225,11 @@ def test_conflicts_of_now_and_defences_since_the_start_are_counted() -> None:
         def conflicts(self) -> dict[str, bytes]:
             return {"192.168.1.100": b""}
 
+        def deaf_uplinks(self) -> tuple[str, ...]:
+            return ("eth1",)
+
     assert scraped(registered(SegmentCollector(Segments()))) == [
         "egressgw_floating_ip_conflicts 1.0",
+        "egressgw_deaf_uplinks 1.0",
         "egressgw_floating_ip_defences_total 3.0",
     ]

@@ -12,8 +12,10 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -81,6 +83,14 @@ class ApiServer:
     def __init__(self, client: "ApiClient") -> None:
         self._client = client
         self._is_reloading = False
+
+    @property
+    def address(self) -> IPv4Address | None:
+        """The server's IPv4 address, where it is configured by one and not by a name."""
+        try:
+            return IPv4Address(urlsplit(self._client.configuration.host).hostname or "")
+        except ValueError:
+            return None
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
         """Read one object or page. Raises ApiError."""

@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from ipaddress import IPv4Address
 from time import monotonic_ns, time_ns
 from typing import Any
 
@@ -58,6 +59,7 @@ class KubernetesSource:
 
         `clock` never steps; both count nanoseconds.
         """
+        self._api = api
         self._node = node
         self._queue: asyncio.Queue[tuple[Change, ...]] = asyncio.Queue(_QUEUE_MAX)
         self._cache = cache
@@ -113,6 +115,10 @@ class KubernetesSource:
         trouble = "; ".join(f"{kind}: {said}" for kind, said in troubles.items())
         is_restored = self._restored_ns and not self._ledger.is_synced
         return SourceState(trouble, timestamp_from_ns(self._restored_ns) if is_restored else "")
+
+    def server_address(self) -> IPv4Address | None:
+        """The API server's, where it is named by its address."""
+        return self._api.address
 
     async def changes(self) -> AsyncGenerator[tuple[Change, ...], None]:
         """Yield everything once, in batches, ending in Synced; then changes as they come. Needs `run` beside it."""

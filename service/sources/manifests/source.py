@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from ipaddress import IPv4Address
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -73,6 +74,10 @@ class ManifestsSource:
     def state(self) -> SourceState:
         """Always followed: a folder that is lost is among the errors."""
         return SourceState()
+
+    def server_address(self) -> IPv4Address | None:
+        """None: a folder has no server."""
+        return None
 
     async def write_status(self, key: ObjectKey, status: dict[str, Any], *, created: str, term: int = 0) -> None:
         """Write DIR/status/<kind>.<namespace>.<name>.yaml if it changed. Raises TransientError where it cannot.

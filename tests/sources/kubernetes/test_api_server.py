@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +174,16 @@ async def test_a_stream_that_is_refused_says_nothing_first(server: Server, api: 
     with pytest.raises(ApiError) as told:
         await anext(api.stream("/x", {}, idle_s=5))
     assert told.value.status == 410
+
+
+async def test_the_servers_address_is_known_where_it_is_configured_by_one(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connect() as client:
+        assert client.address == IPv4Address("127.0.0.1")
+    named = yaml.safe_load((tmp_path / "kubeconfig").read_text())
+    named["clusters"][0]["cluster"]["server"] = "https://api.example:6443"
+    (tmp_path / "named").write_text(yaml.safe_dump(named))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "named"))
+    async with connect() as client:
+        assert client.address is None
