@@ -208,7 +208,7 @@ async def test_w4_netfilter_has_the_pairs_before_the_map_has_the_pod(site: Site)
         await until(lambda: site.state() is not None)
     names = [call[0] for call in site.datapath.calls]
     assert names.index("set_netfilter") < names.index("write")
-    assert site.datapath.named("set_netfilter")[0] == (("none0",), ((POD_IP, IPv4Network("8.8.8.0/24")),))
+    assert site.datapath.named("set_netfilter")[0] == (("none0",), {POD_IP: [IPv4Network("8.8.8.0/24")]})
 
 
 async def test_a_turn_that_fails_is_taken_again(site: Site) -> None:
@@ -301,7 +301,7 @@ async def test_c1_a_full_map_costs_the_pods_that_find_no_room_and_status_names_t
         await until(lambda: Phase.STEERING in agent._reconciler.steering.phases().values())
         await until(lambda: agent.status()["troubles"])
         phases = agent._reconciler.steering.phases()
-        served, unserved = sorted(phases, key=lambda pod_ip: phases[pod_ip] is not Phase.STEERING)
+        _, unserved = sorted(phases, key=lambda pod_ip: phases[pod_ip] is not Phase.STEERING)
         assert phases[unserved] is Phase.SETTING
         (trouble,) = agent.status()["troubles"]
         assert trouble == f"map selected: 2 entries wait (no room); dropped are packets of pods {unserved}"
