@@ -1,11 +1,11 @@
 """Which difference our netfilter table gets: cluster ranges and uplinks change rarely, pods often."""
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
+from service.network.destinations import Destinations
 
-SteerPair = tuple[IPv4Address, IPv4Network]
 Sets = tuple[tuple[IPv4Network, ...], tuple[IPv4Network, ...], tuple[str, ...]]
 """Pod ranges, ranges that are never steered, names of the uplinks."""
 
@@ -18,23 +18,22 @@ class NetfilterDifference:
         self._reconciler = reconciler
         self._sets: Sets | None = None
         """None: nothing is known of the table, so it is written whole."""
-        self._pairs: tuple[SteerPair, ...] = ()
+        self._steer = Destinations()
 
     def forget(self) -> None:
         """Somebody may have removed the table, or the uplinks are others now."""
         self._sets = None
 
     async def write(self) -> None:
-        """The whole table where its sets changed; else the pairs of pods that came or went (rule W4)."""
+        """The whole table where its sets changed; else the pods that came, went or have other rules (rule W4)."""
         reconciler = self._reconciler
         names = tuple(uplink.name for uplink in reconciler.uplinks)
         sets = (reconciler.ranges.pods, reconciler.cluster_networks(), names)
-        pairs = reconciler.steer_pairs()
+        steer = reconciler.destinations()
         if sets != self._sets:
-            await self._datapath.set_netfilter(*sets, steer=pairs)
-            self._sets, self._pairs = sets, pairs
-        elif pairs != self._pairs:
-            added = [pair for pair in pairs if pair not in self._pairs]
-            removed = [pair for pair in self._pairs if pair not in pairs]
-            await self._datapath.nftables.update_steer(added, removed)
-            self._pairs = pairs
+            # Until it is done, nothing is known of the table.
+            self._sets = None
+            await self._datapath.set_netfilter(*sets, steer=steer)
+        elif steer.pods != self._steer.pods:
+            await self._datapath.nftables.replace_steer(steer)
+        self._sets, self._steer = sets, steer

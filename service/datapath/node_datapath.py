@@ -23,6 +23,7 @@ from service.model.drop import DropReason
 from service.model.errors import OperatorError, TransientError
 from service.network.capability import check_node
 from service.network.conntrack import Conntrack
+from service.network.destinations import Destinations
 from service.network.link import Interface
 from service.network.link_monitor import LinkMonitor
 from service.network.netlink import Netlink
@@ -338,7 +339,7 @@ class NodeDatapath:
         cluster: Sequence[IPv4Network],
         uplinks: Sequence[str],
         *,
-        steer: Sequence[tuple[IPv4Address, IPv4Network]],
+        steer: Destinations,
     ) -> None:
         """Bring our netfilter table in step; the whole table at the start and where somebody flushed it."""
         config = NftConfig(
@@ -353,14 +354,7 @@ class NodeDatapath:
         else:
             await self.nftables.apply(config)
             self._has_netfilter, self._is_netfilter_lost = True, False
-        await self.nftables.replace_steer(_by_pod(steer))
-
-
-def _by_pod(pairs: Iterable[tuple[IPv4Address, IPv4Network]]) -> dict[IPv4Address, list[IPv4Network]]:
-    grouped: dict[IPv4Address, list[IPv4Network]] = {}
-    for pod_ip, network in pairs:
-        grouped.setdefault(pod_ip, []).append(network)
-    return grouped
+        await self.nftables.replace_steer(steer)
 
 
 def _local_uplink(interface: Interface) -> LocalUplink:

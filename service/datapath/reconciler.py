@@ -14,6 +14,7 @@ from service.model.assignment import Assignment, Location
 from service.model.cluster_range import ClusterRanges
 from service.model.endpoint import Endpoint
 from service.model.gateway_node import GatewayNode, NodeState, Segment
+from service.network.destinations import Destinations
 from service.policy.index import PolicyIndex
 from service.policy.rule_set import RuleSet, Selection
 from service.settings import Settings
@@ -190,12 +191,13 @@ class Reconciler:
             if selection.pod.node == self._node and selection.pod.ip is not None
         }
 
-    def steer_pairs(self) -> tuple[tuple[IPv4Address, IPv4Network], ...]:
-        """(pod, destination) of every local rule: what netfilter may keep marked after DNAT (rule W4)."""
-        return tuple(
-            (pod_ip, network)
-            for pod_ip, selection in sorted(self.local_selections().items())
-            for network, _ in selection.rule_set.entries
+    def destinations(self) -> Destinations:
+        """What the rules of each local pod name: what netfilter may keep marked after DNAT (rule W4)."""
+        selections = self.local_selections()
+        rule_sets = {selection.rule_set.id: selection.rule_set for selection in selections.values()}
+        return Destinations(
+            {pod_ip: selection.rule_set.id for pod_ip, selection in selections.items()},
+            {name: [network for network, _ in rule_set.entries] for name, rule_set in rule_sets.items()},
         )
 
     def audience(self, selection: Selection) -> Audience:

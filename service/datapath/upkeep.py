@@ -18,10 +18,11 @@ _DEVICE_REFRESH_S = 5.0
 _ATTACH_RETRY_S = 1.0
 _LINK_REFRESH_S = 5.0
 _LINK_PAUSE_S = 0.1
-"""Between two looks at all links, however many events come: a look is a dump, and pods come and go in hundreds."""
+"""Between two looks at all links, however many events come, and at least as long as the look took: a look is a dump,
+and pods come and go in hundreds (rule C3)."""
 _REPAIR_S = 2.0
-_CLEARED_PODS = 8
-"""In one piece: so many the kernel filters itself, and those that are done do not wait for the rest."""
+_CLEARED_PODS = 64
+"""At a time: those that are done do not wait for the rest, and are not looked for again where it takes too long."""
 
 
 class Upkeep:
@@ -82,8 +83,9 @@ class Upkeep:
     async def find_devices(self) -> None:
         """Learn which device each selected local pod is behind; soon while one is missing, now and then otherwise."""
         while True:
+            began = asyncio.get_running_loop().time()
             is_complete = await self._find_devices()
-            await asyncio.sleep(_LINK_PAUSE_S if is_complete else _RETRY_S)
+            await _pause(began)
             wait_s = _ATTACH_RETRY_S if self._datapath.unattached else _DEVICE_REFRESH_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s if is_complete else _RETRY_S):
@@ -119,8 +121,9 @@ class Upkeep:
                     async with asyncio.timeout(_LINK_REFRESH_S if is_known else _RETRY_S):
                         await anext(monitor)
                         self.devices_wanted.set()
+                began = asyncio.get_running_loop().time()
                 is_known = await self._follow_uplinks()
-                await asyncio.sleep(_LINK_PAUSE_S)
+                await _pause(began)
 
     async def _follow_uplinks(self) -> bool:
         """False where not all uplinks are known and attached to."""
@@ -161,3 +164,7 @@ class Upkeep:
             is_damaged = False
         self._compare_uplinks()
         return self._reconciler.learn_steering_device(self._datapath.egw_ifindex) or is_damaged
+
+
+async def _pause(began: float) -> None:
+    await asyncio.sleep(max(_LINK_PAUSE_S, asyncio.get_running_loop().time() - began))

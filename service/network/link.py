@@ -2,10 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from socket import AF_INET
 from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
 
 IFF_UP = 0x1
 RT_TABLE_MAIN = 254
@@ -54,8 +57,16 @@ def read_default_route_interfaces(ipr: Any) -> tuple[str, ...]:
         if message["dst_len"] == 0 and message["type"] == RTN_UNICAST:
             metric = message.get_attr("RTA_PRIORITY") or 0
             found += [(metric, index) for index in next_hop_indices(message)]
-    names = {interface.index: interface.name for interface in read_interfaces(ipr)}
-    return tuple(dict.fromkeys(names[index] for _, index in sorted(found) if index in names))
+    names = (_name_of(ipr, index) for _, index in sorted(found))
+    return tuple(dict.fromkeys(name for name in names if name is not None))
+
+
+def _name_of(ipr: Any, index: int) -> str | None:
+    """None where it is gone by now. One message instead of a dump of all links (rule C3)."""
+    with suppress(NetlinkError):
+        for message in ipr.get_links(index):
+            return str(message.get_attr("IFLA_IFNAME"))
+    return None
 
 
 def read_default_gateways(ipr: Any) -> tuple[IPv4Address, ...]:

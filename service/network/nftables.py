@@ -3,7 +3,8 @@
 The programs mark candidates; netfilter sees what tc cannot: the direction of a connection and the destination after
 DNAT. The guards need no agent: they stay when it dies, and drop, with a count, what would leave with a wrong source.
 
-Rendering is pure text; one `nft -f -` is one atomic transaction, and a refused one has changed nothing.
+Rendering is pure text; one `nft -f -` is one atomic transaction, and a refused one has changed nothing. While the
+kernel commits one, nothing else runs on that CPU where it does not preempt itself: long work is done in pieces (C3).
 """
 
 import asyncio
@@ -12,23 +13,31 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_address_range
-from typing import Any
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
 from service.model.errors import OperatorError, TransientError
+from service.network.destinations import (
+    GUARD,
+    NOTHING,
+    TABLE,
+    TRANSLATED,
+    Destinations,
+    chains,
+    definition,
+    parse_destinations,
+    parts_of,
+    removal,
+    rule_count,
+    set_name,
+    switch,
+)
 from service.network.mark_conflict import conflicting_lines
 
-TABLE = "egressgw"
 COUNTERS = ("steered", "guard_unmarked", "guard_marked", "guard_transit")
 """steered: packets netfilter let pass to the steering device. The others count drops.
 guard_unmarked: from a selected pod, for a destination of its policy, about to leave without having been marked.
 guard_marked: marked, about to leave by another device than the steering device.
 guard_transit: another node's pod passing through untranslated (G3)."""
-
-SteerElement = tuple[IPv4Address, IPv4Network]
-"""A selected pod of this node and a destination its policies name."""
-
-_ANYWHERE = IPv4Network("0.0.0.0/0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +52,17 @@ class NftConfig:
     steering_device: str = "egw0"
 
 
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """Contents that outlive a restart of the agent: until it knows better, they are the truth."""
-
-    steer: frozenset[SteerElement] = frozenset()
-    """Free of overlaps per pod."""
-
-
-def ruleset(config: NftConfig, carried: Carried = Carried()) -> str:
+def ruleset(config: NftConfig, carried: Destinations = NOTHING) -> str:
     """The whole table as one transaction that replaces whatever was there."""
-    bit, rest = f"{config.mark:#x}", f"{~config.mark & 0xFFFFFFFF:#x}"
+    bit, rest = f"{config.mark:#x}", _rest(config)
     counters = "\n".join(f"  counter {name} {{ }}" for name in COUNTERS)
-    steer = ", ".join(_steer_element(element) for element in sorted(carried.steer))
+    used = set(carried.pods.values())
+    parts = {identity: parts_of(networks) for identity, networks in carried.sets.items() if identity in used}
+    sets = "\n".join(
+        f"  set {set_name(identity, number)} {{ type ipv4_addr; flags interval; {_elements(_networks(networks))} }}"
+        for identity, several in parts.items()
+        for number, networks in enumerate(several)
+    )
     return f"""add table ip {TABLE}
 delete table ip {TABLE}
 table ip {TABLE} {{
@@ -63,14 +70,18 @@ table ip {TABLE} {{
   set cluster {{ type ipv4_addr; flags interval; {_elements(_networks(_in_cluster(config)))} }}
   set pods {{ type ipv4_addr; flags interval; {_elements(_networks(config.pods))} }}
   set uplinks {{ type ifname; {_elements(_names(config.uplinks))} }}
-  set steer {{ type ipv4_addr . ipv4_addr; flags interval; {_elements(steer)} }}
+  map {GUARD} {{ type ipv4_addr : verdict; }}
+  map {TRANSLATED} {{ type ipv4_addr : verdict; }}
+{sets}
 
   chain after_dstnat {{
     type filter hook prerouting priority -90; policy accept;
     meta mark & {bit} == 0 return
     ct direction reply meta mark set meta mark & {rest} return
     ip daddr @cluster meta mark set meta mark & {rest} return
-    ct status dnat ip saddr . ip daddr != @steer meta mark set meta mark & {rest}
+    ct status & dnat == 0 return
+    ip saddr vmap @{TRANSLATED}
+    meta mark set meta mark & {rest}
   }}
 
   chain guard {{
@@ -79,7 +90,7 @@ table ip {TABLE} {{
     meta mark & {bit} == {bit} oifname "{config.steering_device}" counter name steered return
     meta mark & {bit} == {bit} counter name guard_marked drop
     ip daddr @cluster return
-    ip saddr . ip daddr @steer oifname != "{config.steering_device}" counter name guard_unmarked drop
+    oifname != "{config.steering_device}" ip saddr vmap @{GUARD}
     iifname @uplinks ip saddr @pods counter name guard_transit drop
   }}
 
@@ -88,7 +99,9 @@ table ip {TABLE} {{
     oifname "{config.steering_device}" snat to ip saddr
   }}
 }}
-"""
+""" + "".join(
+        (*(chains(identity, len(several), rest) for identity, several in parts.items()), switch({}, carried.pods))
+    )
 
 
 def set_replacement(config: NftConfig) -> str:
@@ -102,59 +115,67 @@ def set_replacement(config: NftConfig) -> str:
     )
 
 
-def steer_change(removed: Iterable[SteerElement], added: Iterable[SteerElement]) -> str:
-    """One transaction; empty where there is nothing to do. Removal comes first, for an added range may overlap it."""
-    lines = []
-    for verb, elements in (("delete", removed), ("add", added)):
-        text = ", ".join(_steer_element(element) for element in elements)
-        if text:
-            lines.append(f"{verb} element ip {TABLE} steer {{ {text} }}")
-    return "\n".join(lines) + "\n" if lines else ""
-
-
-def parse_carried(document: Mapping[str, Any]) -> Carried:
-    """The contents in the answer to `nft -j list table`."""
-    sets = {entry["set"]["name"]: entry["set"].get("elem", ()) for entry in document["nftables"] if "set" in entry}
-    pairs = (element["concat"] for element in sets.get("steer", ()))
-    return Carried(
-        steer=frozenset((IPv4Address(pod), network) for pod, ranges in pairs for network in _parse_networks(ranges)),
-    )
-
-
 class Nftables:
     """Our table in the kernel. Methods raise TransientError where nft fails or takes too long (nothing has changed
     then), OperatorError where it is absent or not permitted."""
 
     def __init__(self, *, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
-        self._wanted: dict[IPv4Address, set[IPv4Network]] = {}
-        self._present: frozenset[SteerElement] = frozenset()
-        self._rules = 0
-        """How many there were after `apply`."""
+        self._rest = ""
+        """All bits but the mark, of `apply`."""
+        self._pods: dict[IPv4Address, int] = {}
+        """Which set each pod has in the kernel."""
+        self._parts: dict[int, int] = {}
+        """Of how many parts each set is that is there, or may be there in part."""
+        self._ready: set[int] = set()
+        """Sets that pods can be pointed at."""
+        self._base_rules = 0
+        """How many there were after `apply`, without those of sets."""
 
     async def apply(self, config: NftConfig) -> None:
         """Replace the table. What an earlier run knew of pods is carried over, so a restart leaves no gap for them."""
         carried = await self._read()
         await self._run("-f", "-", text=ruleset(config, carried))
-        self._adopt(carried.steer)
-        self._rules = await self._count_rules()
+        self._rest = _rest(config)
+        used = set(carried.pods.values())
+        self._adopt(Destinations(carried.pods, {name: carried.sets[name] for name in used}))
+        self._base_rules = await self._count_rules() - self._set_rules()
 
     async def update_sets(self, config: NftConfig) -> None:
         """Change cluster, pods and uplinks only; mark and steering device must be those of `apply`."""
         await self._run("-f", "-", text=set_replacement(config))
 
-    async def replace_steer(self, wanted: Mapping[IPv4Address, Iterable[IPv4Network]]) -> None:
-        """Make the steered pods exactly these, in one transaction of what differs."""
-        await self._commit({pod: set(networks) for pod, networks in wanted.items()})
+    async def replace_steer(self, wanted: Destinations) -> None:
+        """Make the steered pods exactly these: new sets, then the pods, then away with sets that no pod has any more.
 
-    async def update_steer(self, added: Iterable[SteerElement], removed: Iterable[SteerElement]) -> None:
-        """Add and remove (pod, destination) pairs, in one transaction. Overlaps between destinations are no matter."""
-        wanted = {pod: set(networks) for pod, networks in self._wanted.items()}
-        for pod, network in removed:
-            wanted.get(pod, set()).discard(network)
-        for pod, network in added:
-            wanted.setdefault(pod, set()).add(network)
-        await self._commit(wanted)
+        Each is a short transaction (rule C3), and after each all pods have their former or their new destinations.
+        Raises TransientError where one fails: some may have been made, and the next call goes on from there.
+        """
+        try:
+            for identity in wanted.sets.keys() - self._ready:
+                await self._define(identity, wanted.sets[identity])
+            if text := switch(self._pods, wanted.pods):
+                await self._run("-f", "-", text=text)
+                self._pods = dict(wanted.pods)
+            for identity in self._parts.keys() - wanted.sets.keys():
+                await self._remove_set(identity)
+        except TransientError:
+            # Somebody else changed the table: learn what is really there, so that the retry fits.
+            self._adopt(await self._read())
+            raise
+
+    async def _define(self, identity: int, networks: Iterable[IPv4Network]) -> None:
+        parts = parts_of(networks)
+        self._parts[identity] = len(parts)
+        for text in definition(identity, parts, self._rest):
+            await self._run("-f", "-", text=text)
+        self._ready.add(identity)
+
+    async def _remove_set(self, identity: int) -> None:
+        self._ready.discard(identity)
+        for text in removal(identity, self._parts[identity]):
+            await self._run("-f", "-", text=text)
+        del self._parts[identity]
 
     async def counters(self) -> dict[str, int]:
         """Packets by counter name; they start again from zero with each `apply`."""
@@ -170,7 +191,10 @@ class Nftables:
 
     async def is_intact(self) -> bool:
         """False where somebody flushed the ruleset, the table or one of its chains since `apply`."""
-        return await self.present() and await self._count_rules() == self._rules
+        return await self.present() and await self._count_rules() == self._base_rules + self._set_rules()
+
+    def _set_rules(self) -> int:
+        return sum(rule_count(self._parts[identity]) for identity in self._ready)
 
     async def _count_rules(self) -> int:
         # Terse: the sets may be long.
@@ -180,7 +204,7 @@ class Nftables:
     async def remove(self) -> None:
         """Delete the table, guards included; no error where there is none."""
         await self._run("-f", "-", text=f"add table ip {TABLE}\ndelete table ip {TABLE}\n")
-        self._adopt(frozenset())
+        self._adopt(NOTHING)
 
     async def check_mark(self, mark: int) -> None:
         """Raise OperatorError naming the first rules, of nft or iptables, that use our mark bit (W6)."""
@@ -193,29 +217,16 @@ class Nftables:
             shown = "; ".join(dict.fromkeys(conflicts[:3]))
             raise OperatorError(f"datapath.mark: {mark:#x} is in use, choose another bit ({shown})")
 
-    async def _commit(self, wanted: dict[IPv4Address, set[IPv4Network]]) -> None:
-        target = _disjoint(wanted)
-        text = steer_change(sorted(self._present - target), sorted(target - self._present))
-        if text:
-            try:
-                await self._run("-f", "-", text=text)
-            except TransientError:
-                # Somebody else changed the set: learn what is really there, so that the retry fits.
-                self._present = (await self._read()).steer
-                raise
-        self._wanted = {pod: networks for pod, networks in wanted.items() if networks}
-        self._present = target
+    def _adopt(self, present: Destinations) -> None:
+        self._pods = dict(present.pods)
+        self._parts = {identity: len(parts_of(networks)) for identity, networks in present.sets.items()}
+        # Of the others it is not known whether all of their parts are there: they are made again.
+        self._ready = set(self._pods.values())
 
-    def _adopt(self, present: frozenset[SteerElement]) -> None:
-        self._present = present
-        self._wanted = {}
-        for pod, network in present:
-            self._wanted.setdefault(pod, set()).add(network)
-
-    async def _read(self) -> Carried:
+    async def _read(self) -> Destinations:
         if not await self.present():
-            return Carried()
-        return parse_carried(json.loads(await self._run("-j", "list", "table", "ip", TABLE)))
+            return NOTHING
+        return parse_destinations(json.loads(await self._run("-j", "list", "table", "ip", TABLE)))
 
     async def _run(self, *arguments: str, text: str = "", program: str = "nft") -> str:
         # Input by file and not by pipe: uvloop raises RuntimeError where a program ends before it has read its input.
@@ -252,9 +263,8 @@ def _in_cluster(config: NftConfig) -> Iterable[IPv4Network]:
     return (*config.cluster, *config.pods)
 
 
-def _disjoint(wanted: Mapping[IPv4Address, Iterable[IPv4Network]]) -> frozenset[SteerElement]:
-    """Concatenated interval sets refuse overlaps, so each pod's destinations are merged first."""
-    return frozenset((pod, network) for pod, networks in wanted.items() for network in collapse_addresses(networks))
+def _rest(config: NftConfig) -> str:
+    return f"{~config.mark & 0xFFFFFFFF:#x}"
 
 
 def _replace_contents(contents: Mapping[str, str]) -> str:
@@ -264,11 +274,6 @@ def _replace_contents(contents: Mapping[str, str]) -> str:
         if elements:
             lines.append(f"add element ip {TABLE} {name} {{ {elements} }}")
     return "\n".join(lines) + "\n"
-
-
-def _steer_element(element: SteerElement) -> str:
-    pod, network = element
-    return f"{pod} . {network}"
 
 
 def _elements(text: str) -> str:
@@ -281,12 +286,3 @@ def _networks(networks: Iterable[IPv4Network]) -> str:
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in dict.fromkeys(names))
-
-
-def _parse_networks(destination: Any) -> Iterable[IPv4Network]:
-    if isinstance(destination, str):
-        return (_ANYWHERE,) if destination == "*" else (IPv4Network(destination),)
-    if "prefix" in destination:
-        return (IPv4Network((destination["prefix"]["addr"], destination["prefix"]["len"])),)
-    first, last = destination["range"]
-    return tuple(summarize_address_range(IPv4Address(first), IPv4Address(last)))

@@ -174,7 +174,7 @@ async def test_a_selected_pod_gets_its_rows_and_its_pairs(tmp_path: Path) -> Non
     settings, datapath = site_of(tmp_path)
     async with running(settings, datapath):
         await until(lambda: bool(datapath.content.get(MapName.SELECTED)))
-    assert datapath.named("set_netfilter") == [(("eth0",), ((IPv4Address("10.0.0.1"), IPv4Network("8.8.8.0/24")),))]
+    assert datapath.named("set_netfilter") == [(("eth0",), {IPv4Address("10.0.0.1"): [IPv4Network("8.8.8.0/24")]})]
 
 
 async def test_what_a_former_agent_steered_stays_until_objects_say_otherwise(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from service.datapath.desired import LocalUplink, Rows
 from service.datapath.node_datapath import Inheritance, NodeDatapath
 from service.datapath.worker_pool import FULL, WorkerPool
 from service.model.errors import TransientError
+from service.network.destinations import Destinations
 from service.network.link_monitor import LinkMonitor, NetworkChange
-from service.network.nftables import SteerElement
 from service.settings import Settings
 
 UPLINK = LocalUplink(2, "eth0", b"\2\0\0\0\0\1", IPv4Interface("192.168.1.21/24"), True)
@@ -49,10 +49,18 @@ class StandInPool(WorkerPool):
         self.wanted: dict[str, Rows] = {}
         self.rooms: dict[str, int] = {}
         self.stuck: set[str] = set()
+        self.is_idle = False
+        """Until somebody runs it, as a real one is; then nothing is written."""
+
+    async def run(self) -> None:
+        self.is_idle = False
+        for name in self.wanted.keys() - self.stuck:
+            self._settle(name)
+        await super().run()
 
     def replace(self, name: str, content: Mapping[bytes, bytes]) -> None:
         self.wanted[name] = dict(content)
-        if name not in self.stuck:
+        if name not in self.stuck and not self.is_idle:
             self._settle(name)
 
     def release(self, name: str) -> None:
@@ -178,10 +186,14 @@ class StandInDatapath(NodeDatapath):
         cluster: Sequence[IPv4Network],
         uplinks: Sequence[str],
         *,
-        steer: Sequence[tuple[IPv4Address, IPv4Network]],
+        steer: Destinations,
     ) -> None:
-        self._call("set_netfilter", tuple(uplinks), tuple(steer))
+        self._call("set_netfilter", tuple(uplinks), _networks(steer))
 
-    async def update_steer(self, added: Sequence[SteerElement], removed: Sequence[SteerElement]) -> None:
+    async def replace_steer(self, wanted: Destinations) -> None:
         """Of `nftables`."""
-        self._call("update_steer", tuple(added), tuple(removed))
+        self._call("replace_steer", _networks(wanted))
+
+
+def _networks(steer: Destinations) -> dict[IPv4Address, list[IPv4Network]]:
+    return {pod: list(steer.sets[identity]) for pod, identity in steer.pods.items()}

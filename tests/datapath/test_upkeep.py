@@ -191,7 +191,10 @@ async def test_c1_a_pod_for_which_there_was_never_room_can_still_leave(tmp_path:
 
 
 @in_virtual_time
-async def test_many_pods_are_cleared_in_pieces_and_those_that_are_done_are_not_cleared_again(tmp_path: Path) -> None:
+async def test_many_pods_are_cleared_in_pieces_and_those_that_are_done_are_not_cleared_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.datapath.upkeep._CLEARED_PODS", 8)
     site = Site(tmp_path)
     site.index.apply([Upsert(pod(f"web{index}", f"10.0.1.{index}")) for index in range(19)])
     site.select()
@@ -290,6 +293,24 @@ async def test_hundreds_of_reports_in_a_second_cost_a_few_looks(tmp_path: Path) 
             site.datapath.links.reports.put_nowait(None)
             await asyncio.sleep(0.005)
     assert len(site.datapath.named("refresh_uplinks")) <= 12
+
+
+@in_virtual_time
+async def test_c3_a_long_look_at_all_links_is_followed_by_as_long_a_pause(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+
+    async def look() -> bool:
+        looks.append(now_ns())
+        await asyncio.sleep(1)
+        return True
+
+    looks: list[int] = []
+    site.datapath.refresh_uplinks = look  # type: ignore[method-assign]
+    async with site.running(site.upkeep.follow_links):
+        for _ in range(100):
+            site.datapath.links.reports.put_nowait(None)
+        await asyncio.sleep(10)
+    assert len(looks) in (5, 6)
 
 
 @in_virtual_time

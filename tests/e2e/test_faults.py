@@ -2,13 +2,18 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from service.datapath.layout import MapName, pin_folder
+from service.lab.configuration import member_folder
 from service.lab.fault import Fault
 from service.lab.witness import wait_for_calls
-from tests.e2e.site import FLOATING_IPS, Site
+from tests.datapath.program import pin_small_map
+from tests.e2e.site import FLOATING_IPS, Site, policy
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -243,4 +248,51 @@ def test_every_move_is_on_record_with_growing_tokens(site: Site) -> None:
     assert tokens == sorted(tokens)
     holders = {token: {holder for _, other, holder in acquired if other == token} for token in tokens}
     assert all(len(names) == 1 for names in holders.values())
+    assert site.bare_pod_sources() == set()
+
+
+@contextmanager
+def small_map(site: Site, node: str, name: str, entries: int) -> Iterator[None]:
+    """The node's agent begins anew with a map of so few entries; afterwards with one of the usual size."""
+    pins = pin_folder(str(member_folder(site.lab.folder, node) / "bpf"))
+    site.fault(node, Fault.KILL, only="agent")
+    pin_small_map(pins, name, entries)
+    try:
+        site.fault(node, Fault.RESTART)
+        yield
+    finally:
+        site.fault(node, Fault.KILL, only="agent")
+        (pins / name).unlink()
+        recover(site, node)
+
+
+def test_c1_a_full_map_costs_the_pods_that_find_no_room_and_nothing_leaves_bare(site: Site, tmp_path: Path) -> None:
+    node, pods = "worker2", {"alice/frontend-worker2": FIRST, "paul/frontend-worker2": FLOATING_IPS[1]}
+
+    def seen() -> dict[str, str]:
+        return {pod: site.seen(pod, timeout_s=0.3) for pod in pods}
+
+    def troubles() -> list[str]:
+        return [line for line in site.status(node)["troubles"] if line.startswith("map selected")]
+
+    site.apply("paul.yaml", policy("paul", FLOATING_IPS[1], user="paul"))
+    site.wait("both pods to be seen", lambda: seen() == pods)
+    with site.captured(tmp_path / "frames") as leaks, small_map(site, node, MapName.SELECTED, 2):
+        site.wait("one pod to be served", lambda: sorted(seen().values())[-1] == "nothing came" and troubles())
+        found = seen()
+        (served,) = (pod for pod, source in found.items() if source == pods[pod])
+        (unserved,) = pods.keys() - {served}
+        assert found[unserved] == "nothing came"
+        assert str(site.pod(unserved).ip) in troubles()[0]
+        for proto in ("tcp", "udp"):
+            assert site.seen(unserved, proto=proto, timeout_s=0.3) == "nothing came"
+        assert site.seen("alice/frontend-worker1") == FIRST, "no other node is concerned"
+        site.delete("paul.yaml" if served.startswith("paul") else "alice.yaml")
+        site.wait_seen(unserved, pods[unserved])
+        site.wait("status to be quiet", lambda: not troubles())
+        site.apply("alice.yaml", policy("alice", FIRST, user="alice"))
+        site.apply("paul.yaml", policy("paul", FLOATING_IPS[1], user="paul"))
+    assert leaks() == []
+    site.wait("both pods to be seen", lambda: seen() == pods)
+    site.delete("paul.yaml")
     assert site.bare_pod_sources() == set()

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from service.network import conntrack as conntrack_module
 from service.network.conntrack import Conntrack, Networks
 from tests.network.namespace import Namespace, namespaces
 
@@ -83,6 +84,25 @@ async def test_ten_thousand_flows_are_forgotten_in_one_call(node: Namespace, pod
         took = time.monotonic() - start
     print(f"\n10,000 entries, {pods} pods: {took * 1000:.0f} ms")
     assert tracked(node) == [(NEIGHBOUR, "127.20.0.9")]
+
+
+@pytest.mark.root
+async def test_c3_a_large_table_is_not_searched_by_the_kernel_in_one_piece(
+    node: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pod: IPv4Address) -> bytes:
+        raise AssertionError("the kernel is asked to filter")
+
+    monkeypatch.setattr(conntrack_module, "_source_filter", refuse)
+    open_flows(node, POD, [("127.20.0.9", 53), ("127.10.0.9", 53)])
+    open_flows(node, NEIGHBOUR, [("127.20.0.9", 53)])
+    async with Conntrack() as conntrack:
+        with pytest.raises(AssertionError):
+            await conntrack.forget([IPv4Address(POD)], CLUSTER)
+        monkeypatch.setattr(conntrack_module, "_FILTERED_ENTRIES_MAX", 2)
+        assert await conntrack.forget([IPv4Address(POD)], CLUSTER) == 1
+        monkeypatch.setattr(conntrack_module, "_COUNT", "/nowhere")
+        assert await conntrack.forget([IPv4Address(NEIGHBOUR)], CLUSTER) == 1
 
 
 def test_membership_agrees_with_the_address_library() -> None:

@@ -1,9 +1,11 @@
 """What is read from the kernel's words about interfaces and routes; real ones are in test_netlink."""
 
+import errno
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from pyroute2.netlink.exceptions import NetlinkError
 
 from service.network.link import Interface, by_index, find_interface, link_kind, next_hop_indices, parse_mac
 from service.network.link import read_default_route_interfaces as default_route_interfaces
@@ -35,13 +37,17 @@ class Kernel:
             Message({"index": 2, "prefixlen": 16}, IFA_LOCAL="10.1.0.1"),
         ]
 
-    def get_links(self, ext_mask: int) -> list[Message]:
+    def get_links(self, *indexes: int, ext_mask: int = 0) -> list[Message]:
         veth = Message({}, IFLA_INFO_KIND="veth")
-        return [
+        links = [
             Message({"index": 3, "flags": 0}, IFLA_IFNAME="ppp0"),
             Message({"index": 2, "flags": 1}, IFLA_IFNAME="up0", IFLA_ADDRESS="02:00:00:00:00:07", IFLA_LINKINFO=veth),
             Message({"index": 4, "flags": 1}, IFLA_IFNAME="up1", IFLA_CARRIER=1),
         ]
+        found = [link for link in links if not indexes or link["index"] in indexes]
+        if not found:
+            raise NetlinkError(errno.ENODEV)
+        return found
 
     def get_routes(self, family: int, table: int) -> tuple[Message, ...]:
         assert table == 254

@@ -1,5 +1,6 @@
 """Rules W3, W4, W5, W6, G3 and the guards, with real packets: a pod, its node, and everything outside."""
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -7,8 +8,9 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from service.model.errors import OperatorError, TransientError
+from service.network.destinations import NOTHING, PART, Destinations
 from service.network.netlink import Netlink
-from service.network.nftables import Nftables, NftConfig, ruleset, steer_change
+from service.network.nftables import Nftables, NftConfig, ruleset
 from tests.network.namespace import Namespace, namespaces
 
 MARK = 0x1000
@@ -86,13 +88,27 @@ def site() -> Iterator[Site]:
             yield Site(pod, node, outside)
 
 
+def to(*networks: IPv4Network) -> Destinations:
+    """The pod is selected for these."""
+    return Destinations({POD: name_of(networks)}, {name_of(networks): networks}) if networks else NOTHING
+
+
+def name_of(networks: tuple[IPv4Network, ...]) -> int:
+    return zlib.crc32(repr(networks).encode())
+
+
+def listed(site: Site) -> str:
+    """Our table, as somebody sees it who looks."""
+    return site.node.run("nft list table ip egressgw")
+
+
 async def protect(config: NftConfig = CONFIG, steer: bool = True) -> Nftables:
     async with Netlink() as netlink:
         await netlink.ensure_steering_device(vni_port=9643, table=TABLE, mark=MARK, uplinks=["up0"])
     nftables = Nftables()
     await nftables.apply(config)
     if steer:
-        await nftables.replace_steer({POD: [OUTSIDE]})
+        await nftables.replace_steer(to(OUTSIDE))
     return nftables
 
 
@@ -143,7 +159,7 @@ async def test_w4_the_reply_of_a_connection_from_outside_is_not_steered(site: Si
 @pytest.mark.root
 async def test_w4_a_policy_for_everything_does_not_touch_the_cluster(site: Site) -> None:
     nftables = await protect()
-    await nftables.replace_steer({POD: [IPv4Network("0.0.0.0/0")]})
+    await nftables.replace_steer(to(IPv4Network("0.0.0.0/0")))
     with site.node.capture("egw0") as steered, site.node.capture("up0") as uplink:
         send(site.pod, b"service of pods", ("10.96.0.3", 80))
         send(site.pod, b"last", (SERVER, 80))
@@ -256,32 +272,129 @@ async def test_a_restart_carries_steered_pods_over(site: Site) -> None:
     await protect()
     again = Nftables()
     await again.apply(CONFIG)
-    assert f"{POD} . {OUTSIDE}" in site.node.run("nft list set ip egressgw steer")
-    await again.replace_steer({})
-    assert str(POD) not in site.node.run("nft list set ip egressgw steer")
+    assert str(OUTSIDE) in listed(site)
+    assert f"{POD} : jump" in listed(site)
+    assert await again.is_intact()
+    await again.replace_steer(NOTHING)
+    assert str(OUTSIDE) not in listed(site)
+    assert str(POD) not in listed(site)
+    assert await again.is_intact()
 
 
 @pytest.mark.root
-async def test_overlapping_destinations_of_one_pod_are_merged_and_unmerged(site: Site) -> None:
+async def test_the_pairs_of_a_former_versions_table_are_carried_over(site: Site) -> None:
+    old = "set steer { type ipv4_addr . ipv4_addr; flags interval; elements = { %s . %s, %s . 9.0.0.0/8 }; }"
+    site.node.run("nft -f -", f"table ip egressgw {{ {old % (POD, OUTSIDE, POD)}; }}")
+    nftables = await protect(steer=False)
+    site.node.run("nft delete table ip tc_stand_in")
+    with site.node.capture("up0") as uplink:
+        send(site.pod, b"leak", (SERVER, 53))
+        send(site.pod, b"allowed", (ELSEWHERE, 53))
+        assert [seen.payload for seen in uplink.until(b"allowed")] == [b"allowed"]
+    assert (await nftables.counters())["guard_unmarked"] == 1
+
+
+@pytest.mark.root
+async def test_overlapping_destinations_are_merged(site: Site) -> None:
     nftables = await protect(steer=False)
     wide, narrow = IPv4Network("203.0.113.0/24"), IPv4Network("203.0.113.64/26")
-    await nftables.update_steer([(POD, wide), (POD, narrow)], [])
-    await nftables.update_steer([], [(POD, wide)])
-    assert f"{POD} . {narrow}" in site.node.run("nft list set ip egressgw steer")
-    await nftables.update_steer([(POD, IPv4Network("0.0.0.0/0"))], [])
-    assert f"{POD} . 0.0.0.0/0" in site.node.run("nft list set ip egressgw steer")
-    await nftables.update_steer([], [(POD, IPv4Network("0.0.0.0/0")), (POD, narrow)])
-    assert str(POD) not in site.node.run("nft list set ip egressgw steer")
+    await nftables.replace_steer(to(wide, narrow))
+    await nftables.replace_steer(to(narrow))
+    assert str(narrow) in listed(site)
+    assert str(wide) not in listed(site)
+    await nftables.replace_steer(to(narrow, IPv4Network("0.0.0.0/0")))
+    assert "0.0.0.0/0" in listed(site)
+    again = Nftables()
+    await again.apply(CONFIG)
+    assert "0.0.0.0/0" in listed(site)
+
+
+@pytest.mark.root
+async def test_c3_pods_share_a_set_and_the_last_one_takes_it_away(site: Site) -> None:
+    nftables = await protect()
+    both = Destinations({POD: 1, IPv4Address("10.244.1.11"): 1}, {1: [OUTSIDE]})
+    await nftables.replace_steer(both)
+    assert listed(site).count(str(OUTSIDE)) == 1
+    await nftables.replace_steer(Destinations({POD: 1}, {1: [OUTSIDE]}))
+    assert listed(site).count(str(OUTSIDE)) == 1
+    await nftables.replace_steer(NOTHING)
+    assert str(OUTSIDE) not in listed(site)
+    assert await nftables.is_intact()
+
+
+@pytest.mark.root
+async def test_c3_a_large_set_is_guarded_in_all_of_its_parts(site: Site) -> None:
+    nftables = await protect()
+    many = [IPv4Network((f"8.{index >> 7}.{index % 128 * 2}.0", 24)) for index in range(2 * PART)]
+    await nftables.replace_steer(Destinations({POD: 1}, {1: [*many, OUTSIDE]}))
+    site.node.run("nft delete table ip tc_stand_in")
+    with site.node.capture("up0") as uplink:
+        send(site.pod, b"leak", (SERVER, 53))
+        send(site.pod, b"leak too", ("8.0.2.1", 53))
+        send(site.pod, b"allowed", (ELSEWHERE, 53))
+        assert [seen.payload for seen in uplink.until(b"allowed")] == [b"allowed"]
+    assert (await nftables.counters())["guard_unmarked"] == 2
+    assert await nftables.is_intact()
+
+
+@pytest.mark.root
+async def test_c3_no_transaction_is_long_and_at_none_is_a_pod_without_its_destinations(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nftables = await protect()
+    sizes: list[int] = []
+    guarded: list[bool] = []
+    run = Nftables._run
+
+    async def watched(self: Nftables, *arguments: str, text: str = "", program: str = "nft") -> str:
+        answer = await run(self, *arguments, text=text, program=program)
+        sizes.append(text.count("/"))
+        guarded.append(f"{POD} : jump" in listed(site))
+        return answer
+
+    monkeypatch.setattr(Nftables, "_run", watched)
+    many = [IPv4Network((f"8.{index >> 7}.{index % 128 * 2}.0", 24)) for index in range(3 * PART)]
+    await nftables.replace_steer(Destinations({POD: 1}, {1: [*many, OUTSIDE]}))
+    await nftables.replace_steer(to(OUTSIDE))
+    assert max(sizes) == PART
+    assert all(guarded)
+    assert await nftables.is_intact()
 
 
 @pytest.mark.root
 async def test_a_refused_transaction_changes_nothing_and_the_next_one_fits(site: Site) -> None:
     nftables = await protect()
-    site.node.run("nft flush set ip egressgw steer")
+    site.node.run("nft flush map ip egressgw guarded")
     with pytest.raises(TransientError):
-        await nftables.replace_steer({})
-    await nftables.replace_steer({POD: [OUTSIDE]})
-    assert f"{POD} . {OUTSIDE}" in site.node.run("nft list set ip egressgw steer")
+        await nftables.replace_steer(NOTHING)
+    await nftables.replace_steer(to(OUTSIDE))
+    assert f"{POD} : jump" in listed(site)
+    assert f"{POD} : goto" in listed(site)
+
+
+@pytest.mark.root
+async def test_c2_a_set_that_was_made_in_part_is_made_whole_by_the_next_call(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nftables = await protect(steer=False)
+    many = [IPv4Network((f"8.{index >> 7}.{index % 128 * 2}.0", 24)) for index in range(PART + 9)]
+    run, failing = Nftables._run, [f"_1 {{ {many[PART]}"]
+
+    async def refuse(self: Nftables, *arguments: str, text: str = "", program: str = "nft") -> str:
+        if failing and failing[0] in text:
+            failing.clear()
+            raise TransientError("not now")
+        return await run(self, *arguments, text=text, program=program)
+
+    monkeypatch.setattr(Nftables, "_run", refuse)
+    with pytest.raises(TransientError):
+        await nftables.replace_steer(to(*many))
+    assert not failing
+    await nftables.replace_steer(to(*many))
+    assert str(many[-1]) in listed(site)
+    await nftables.replace_steer(NOTHING)
+    assert await nftables.is_intact()
+    assert "to_" not in listed(site)
 
 
 @pytest.mark.root
@@ -335,10 +448,3 @@ def test_empty_sets_render_without_elements() -> None:
     text = ruleset(NftConfig(MARK, (), (), ()))
     assert "elements" not in text
     assert "0xffffefff" in text
-
-
-def test_removal_precedes_addition() -> None:
-    narrow, wide = IPv4Network("10.0.0.0/9"), IPv4Network("10.0.0.0/8")
-    lines = steer_change([(POD, narrow)], [(POD, wide)]).splitlines()
-    assert [line.split()[0] for line in lines] == ["delete", "add"]
-    assert steer_change([], []) == ""
