@@ -1,10 +1,12 @@
 """The resource definitions against a real API server: what kubectl apply takes, and what it says to what it refuses."""
 
 import json
+from typing import Any
 
 import pytest
 
-from tests.kubernetes.bad_objects import API, BAD, Bad, gateway, policy
+from service.sources.schema import Schemas, definitions
+from tests.kubernetes.bad_objects import API, BAD, EDGES, Bad, gateway, policy
 from tests.kubernetes.control_plane import Kubectl
 from tests.sources.texts import GATEWAY, POLICY
 
@@ -16,6 +18,13 @@ def test_a_bad_object_is_refused_with_field_and_advice(kubectl: Kubectl, bad: Ba
     said = kubectl.refusal(bad.document)
     assert bad.field in said
     assert bad.advice in said
+
+
+@pytest.mark.parametrize("document", [*(bad.document for bad in BAD), *EDGES], ids=range(len(BAD) + len(EDGES)))
+def test_validate_gives_the_verdict_of_the_api_server(kubectl: Kubectl, document: dict[str, Any]) -> None:
+    found = kubectl.run("apply", "--dry-run=server", "-f", "-", text=json.dumps(document), check=False)
+    faults = Schemas(definitions()).faults(document)
+    assert bool(faults) is (found.returncode != 0), f"{found.stderr} {faults}"
 
 
 def test_the_users_own_objects_are_accepted(kubectl: Kubectl) -> None:
