@@ -87,6 +87,9 @@ class Schemas:
         return tuple(self._judge({key: document[key] for key in document if key not in _NOT_TAKEN}, schema, ""))
 
     def _judge(self, value: object, schema: Node, path: str) -> Iterator[Fault]:
+        if isinstance(value, dict):
+            # A field that is null is as good as absent to who applies it.
+            value = {key: item for key, item in value.items() if item is not None}
         faults = [*_type_faults(value, schema, path)]
         if not faults:
             faults += _limit_faults(value, schema, path)

@@ -31,6 +31,7 @@ def test_a_bad_object_is_refused_where_it_is_wrong(bad: Bad) -> None:
         gateway({"floatingIPs": []}),
         gateway({"floatingIPs": [f"10.1.{index}.1" for index in range(200)]}, namespace="cluster-one"),
         policy("good-all", egress=[{"podSelector": {}}], destinationCIDRs=["0.0.0.0/0"]),
+        policy("good-null", egress=[{"podSelector": {"matchLabels": None}}]),
         policy("good-empty-value", egress=[{"podSelector": {"matchLabels": {"example.org/tier": ""}}}]),
         policy() | {"status": {"leaderTerm": "not ours to judge"}},
         {"apiVersion": "v1", "kind": "Pod", "spec": 3},
