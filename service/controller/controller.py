@@ -162,6 +162,10 @@ class Controller:
             publisher=self._publisher,
         )
 
+    def record_folders(self) -> list[Path]:
+        """The controller's own outbox."""
+        return [Path(self._settings.state_dir) / "outbox"]
+
     def not_ready_reasons(self) -> list[str]:
         """Why this controller could not lead now."""
         return self._knowledge.gaps()

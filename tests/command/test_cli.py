@@ -145,6 +145,9 @@ class Provider:
     def status(self) -> dict[str, Any]:
         return DOCUMENT
 
+    def record_folders(self) -> list[Path]:
+        return []
+
     def not_ready_reasons(self) -> list[str]:
         return []
 
