@@ -282,6 +282,10 @@ class Agent:
             publisher=self._publisher,
         )
 
+    def record_folders(self) -> list[Path]:
+        """The outboxes of the agent and of the keeper beside it."""
+        return [Path(self._settings.state_dir) / name for name in ("outbox", KEEPER_OUTBOX)]
+
     def not_ready_reasons(self) -> list[str]:
         """What keeps this node from doing its whole part: no other node should be restarted meanwhile."""
         return self._turn.unfit_reasons() + keeper_reasons(self._living_report())

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from service.model.audit_record import AuditRecord
 
 _COLUMNS = ("TIME", "EVENT", "SUBJECT", "TOKEN", "HOLDER", "PREVIOUS", "SEEN BY", "REASON")
+_WIDTHS = (24, 16, 15, 12, 12, 12, 12, 0)
+"""Of a table whose rows come one by one."""
 
 
 @click.group()
@@ -41,7 +43,7 @@ def tail(logs: Logs, lines: int, subject: str | None, follow: bool, as_json: boo
         for entry in entries:
             click.echo(entry.payload)
         return
-    from service.web.tables import print_table
+    from service.web.layout import print_table
 
     print_table(_COLUMNS, (_record_row(entry.record) for entry in entries), console())
 
@@ -62,7 +64,7 @@ def _follow(logs: Logs, lines: int, subject: str | None, *, as_json: bool) -> No
 
     tail = _LiveTail(lines, subject, as_json=as_json)
     if not as_json:
-        click.echo("  ".join(_padded(_COLUMNS)))
+        _print_live(_COLUMNS)
     with suppress(KeyboardInterrupt):
         asyncio.run(follow_all(logs.sources(), tail.take))
 
@@ -97,14 +99,16 @@ class _LiveTail:
                 self._show(item)
 
     def _show(self, entry: "Entry") -> None:
-        click.echo(entry.payload if self._as_json else "  ".join(_padded(_record_row(entry.record))))
+        if self._as_json:
+            click.echo(entry.payload)
+        else:
+            _print_live(_record_row(entry.record))
 
 
-def _padded(row: tuple[str, ...]) -> tuple[str, ...]:
-    from service.web.tables import plain
+def _print_live(row: tuple[str, ...]) -> None:
+    from service.web.layout import print_row
 
-    widths = (24, 16, 15, 12, 12, 12, 12, 0)
-    return tuple(plain(value).ljust(width) for value, width in zip(row, widths, strict=True))
+    print_row(_COLUMNS, row, _WIDTHS, console())
 
 
 def _record_row(record: "AuditRecord") -> tuple[str, ...]:
@@ -159,7 +163,7 @@ def verify(logs: Logs, clock_error: float, as_json: bool) -> None:
 
 def _print_verdict(verdict: "Verdict") -> None:
     from service.audit.cloud_event import format_time
-    from service.web.tables import print_table
+    from service.web.layout import print_table
 
     if verdict.findings:
         rows = [(str(one.fault), one.subject, one.message) for one in verdict.findings]

@@ -8,7 +8,6 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -16,7 +15,8 @@ import click
 from service.command.audit import audit
 from service.command.console import console, print_json
 from service.command.electors import electors
-from service.model.errors import ObjectError, OperatorError, TransientError
+from service.command.validate import validate
+from service.model.errors import OperatorError, TransientError
 from service.version import VERSION
 
 if TYPE_CHECKING:
@@ -217,44 +217,9 @@ def why(floating_ip: str, url: str, timeout: float, as_json: bool) -> None:
     sys.exit(0 if found.is_held else 1)
 
 
-@main.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="DIR|FILE...")
-def validate(paths: tuple[Path, ...]) -> None:
-    """Check manifests as a folder source would read them, and list every error."""
-    manifests = _import("service.sources.manifests.source", "the manifests source")
-    objects = 0
-    errors: list[ObjectError] = []
-    for path in paths:
-        good, bad = _load_folder(manifests, path) if path.is_dir() else _load_file(manifests, path)
-        objects += good
-        errors.extend(bad)
-    for error in errors:
-        click.echo(str(error))
-    click.echo(f"{objects} objects are valid, {len(errors)} errors", err=True)
-    sys.exit(1 if errors else 0)
-
-
-def _load_folder(manifests: Any, folder: Path) -> tuple[int, tuple[ObjectError, ...]]:
-    objects, errors = manifests.load_folder(folder)
-    return len(objects), errors
-
-
-def _load_file(manifests: Any, path: Path) -> tuple[int, list[ObjectError]]:
-    """A file is read as a folder with nothing else in it, whatever its name ends in."""
-    import shutil
-    import tempfile
-    from dataclasses import replace
-
-    with tempfile.TemporaryDirectory(prefix="egressgw-validate-") as folder:
-        copy = Path(folder) / f"{path.stem}.yaml"
-        shutil.copyfile(path, copy)
-        objects, errors = _load_folder(manifests, Path(folder))
-        named = {str(copy): str(path), copy.name: str(path)}
-        return objects, [replace(error, origin=named.get(error.origin, error.origin)) for error in errors]
-
-
 main.add_command(audit)
 main.add_command(electors)
+main.add_command(validate)
 
 
 @main.command(

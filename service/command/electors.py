@@ -30,7 +30,7 @@ def electors(context: click.Context, url: str, as_json: bool) -> None:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from service.web.tables import plain, print_table
+    from service.web.layout import plain, print_table
 
     console().print(f"epoch {found['epoch']}{'' if found.get('inForce', True) else ', not yet in force'}")
     keepers = found.get("keepers", {})

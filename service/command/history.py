@@ -58,7 +58,7 @@ def _print_span(found: "list[Tenure]", address: str, covered: "Coverage", *, as_
         print_json({"floatingIP": address, "tenures": tenures, **_coverage_document(covered)})
         return
     from service.audit.cloud_event import format_time
-    from service.web.tables import print_table
+    from service.web.layout import print_table
 
     rows = [
         (
@@ -214,7 +214,7 @@ def _print_moves(found: "list[Move]", covered: "Coverage", *, as_json: bool) -> 
     if as_json:
         print_json({"moves": [_move_document(move) for move in found], **_coverage_document(covered)})
         return
-    from service.web.tables import print_table
+    from service.web.layout import print_table
 
     rows = [
         (f"{format_time(move.wall_time_ns)[:19]}Z", move.floating_ip, move.before, move.after, move.reason)

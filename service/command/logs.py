@@ -24,10 +24,12 @@ class Logs:
     kafka: str | None
     topic: str | None
     config: str | None
+    url: str | None = None
 
     def sources(self) -> "list[AuditSource]":
         """Outboxes first: what they hold is then in the topic, or not there yet."""
         from service.audit.consumer import KafkaSource, OutboxSource
+        from service.command.members import member_sources
         from service.settings import KafkaSettings, load_settings
 
         kafka, outboxes = KafkaSettings(), self.outboxes
@@ -40,9 +42,11 @@ class Logs:
             kafka = _changed(kafka, bootstrap_servers=tuple(filter(None, self.kafka.split(","))))
         if self.topic:
             kafka = _changed(kafka, topic=self.topic)
-        if not outboxes and not kafka.bootstrap_servers:
+        if not outboxes and not kafka.bootstrap_servers and not self.url:
             outboxes = _outboxes_of(Path(DEFAULT_STATE))
         sources: list[AuditSource] = [OutboxSource(folder) for folder in outboxes]
+        if self.url:
+            sources += member_sources(self.url)
         if kafka.bootstrap_servers:
             sources.append(KafkaSource(kafka))
         return sources
@@ -63,9 +67,15 @@ def log_options(command: F) -> F:
     """Give a command the options that say where to read, as its first argument, and `--json`."""
 
     def with_logs(
-        *, outboxes: tuple[Path, ...], kafka: str | None, topic: str | None, config: str | None, **more: Any
+        *,
+        outboxes: tuple[Path, ...],
+        kafka: str | None,
+        topic: str | None,
+        config: str | None,
+        url: str | None,
+        **more: Any,
     ) -> Any:
-        return command(Logs(outboxes, kafka, topic, config), **more)
+        return command(Logs(outboxes, kafka, topic, config, url), **more)
 
     with_logs.__doc__, with_logs.__name__ = command.__doc__, command.__name__
     wrapped: Any = with_logs
@@ -73,6 +83,7 @@ def log_options(command: F) -> F:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option("--config", metavar="FILE", help="Settings file, for how to reach Kafka (TLS, SASL)."),
+        click.option("--url", metavar="URL", help="Ask this agent or controller, and every member that it knows."),
         click.option("--topic", metavar="NAME", help="Default: egress-gateway.assignments."),
         click.option("--kafka", metavar="HOST:PORT,...", help="Read the topic from these brokers."),
         click.option(

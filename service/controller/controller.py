@@ -178,6 +178,10 @@ class Controller:
         )
         return explained(document, self._knowledge.why(wall_ns=wall_ns()))
 
+    def record_folders(self) -> list[Path]:
+        """The controller's own outbox."""
+        return [Path(self._settings.state_dir) / "outbox"]
+
     def not_ready_reasons(self) -> list[str]:
         """Why this controller could not lead now."""
         return self._knowledge.gaps()

@@ -90,8 +90,8 @@ NetworkChange = LinkChange | AddressChange | NeighbourChange | RouteChange | Res
 class LinkMonitor:
     """Async context manager and iterator: each turn gives all changes since the last, never none.
 
-    Opened before the first dump, it misses nothing between dump and events. An iteration raises OSError where the socket
-    has failed; a message that cannot be read is one Resync.
+    Opened before the first dump, it misses nothing between dump and events. An iteration raises OSError where the
+    socket has failed; a message that cannot be read is one Resync.
     """
 
     def __init__(self, *, pending_max: int = 4096, receive_buffer_bytes: int = 4 << 20) -> None:

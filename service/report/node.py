@@ -9,6 +9,7 @@ from service.report.facts import Facts
 
 def node_status(node: GatewayNode, facts: Facts) -> dict[str, Any]:
     """The status of an AnthosNetworkGatewayNode, without term and times."""
+    held = {str(address): by.token for address, by in sorted(facts.holders.items()) if by.node == node.name}
     status: dict[str, Any] = {
         "state": node.state.value,
         "role": node.role.value,
@@ -23,10 +24,10 @@ def node_status(node: GatewayNode, facts: Facts) -> dict[str, Any]:
             for segment in node.segments
         ],
         "floatingIPs": [
-            {"address": str(floating_ip), "term": held.token.term, "token": ".".join(map(str, held.token))}
-            for floating_ip, held in sorted(facts.holders.items())
-            if held.node == node.name
+            {"address": address, "term": token.term, "token": ".".join(map(str, token))}
+            for address, token in held.items()
         ],
+        "addresses": ", ".join(held),
         "conditions": [_ready(node), _schedulable(node, facts), *_deaf(node), *_kubernetes_ready(node, facts)],
     }
     member = facts.members.get(node.name)

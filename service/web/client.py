@@ -3,12 +3,24 @@
 import http.client
 import json
 import time
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from service.model.errors import OperatorError, TransientError
 
 _BYTES_MAX = 64 << 20
+WHOLE = "X-Whole"
+"""Header of an answer of records: `true` where no older ones were left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The newest audit records of one process, as they were written."""
+
+    payloads: tuple[bytes, ...]
+    is_whole: bool
+    """It has no older ones."""
 
 
 def fetch_status(url: str, *, timeout_s: float = 3.0) -> dict[str, Any]:
@@ -16,12 +28,34 @@ def fetch_status(url: str, *, timeout_s: float = 3.0) -> dict[str, Any]:
 
     Raises OperatorError for a URL that cannot be one, TransientError where the process does not answer as it should.
     """
+    body, _ = _get(url, "/v1/status", timeout_s)
+    return _parse(body, url)
+
+
+def fetch_records(url: str, *, timeout_s: float = 3.0) -> Records:
+    """Return `/v1/records` of the process at `url`. Raises as `fetch_status` does."""
+    body, whole = _get(url, "/v1/records", timeout_s)
+    return Records(tuple(line for line in body.split(b"\n") if line), whole == "true")
+
+
+def member_urls(document: dict[str, Any], url: str) -> list[str]:
+    """Where the members that a status document names are asked, and first whoever gave it, by the port of `url`."""
+    _, port, _ = _parse_url(url)
+    members = document.get("members")
+    hosts = members.values() if isinstance(members, dict) else ()
+    own = members.get(document.get("node")) if isinstance(members, dict) else None
+    asked = [url, *(f"http://{host}:{port}" for host in hosts if isinstance(host, str) and host != own)]
+    return list(dict.fromkeys(asked))
+
+
+def _get(url: str, page: str, timeout_s: float) -> tuple[bytes, str]:
+    """The body, and whether it is whole as far as the answer says."""
     host, port, path = _parse_url(url)
     where = f"{host}:{port}"
     # Not urllib.request: it would send the question for a cluster node to the proxy of the environment.
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
-        connection.request("GET", f"{path}/v1/status")
+        connection.request("GET", path + page)
         response = connection.getresponse()
         body = _read(response, time.monotonic() + timeout_s)
     except TimeoutError as error:
@@ -37,7 +71,7 @@ def fetch_status(url: str, *, timeout_s: float = 3.0) -> dict[str, Any]:
         connection.close()
     if response.status != 200:
         raise TransientError(f"{where} answers {response.status} {response.reason}")
-    return _parse(body, where)
+    return body, response.headers.get(WHOLE, "")
 
 
 def _parse_url(url: str) -> tuple[str, int, str]:
@@ -61,7 +95,9 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
     return bytes(body)
 
 
-def _parse(body: bytes, where: str) -> dict[str, Any]:
+def _parse(body: bytes, url: str) -> dict[str, Any]:
+    host, port, _ = _parse_url(url)
+    where = f"{host}:{port}"
     try:
         document = json.loads(body)
     except ValueError as error:

@@ -10,6 +10,7 @@ import errno
 import logging
 from collections import deque
 from ipaddress import IPv4Address
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
@@ -19,7 +20,9 @@ from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import choose_encoder
 
+from service.audit.excerpt import newest_records
 from service.model.errors import OperatorError
+from service.web.client import WHOLE
 from service.web.connections import CONNECTIONS_MAX, Connections
 
 log = logging.getLogger(__name__)
@@ -31,10 +34,13 @@ _SHUTDOWN_S = 1.0
 
 
 class StatusProvider(Protocol):
-    """What the server shows. Both are called on the loop and must not block."""
+    """What the server shows. All are called on the loop and must not block."""
 
     def status(self) -> dict[str, Any]:
         """The status document: JSON-able; addresses and other plain values are shown by `str`."""
+
+    def record_folders(self) -> list[Path]:
+        """The audit outboxes of this node, of which the newest records are shown."""
 
     def not_ready_reasons(self) -> list[str]:
         """Why this process should get no work now; empty where it is ready."""
@@ -52,6 +58,7 @@ class WebServer:
         self._listeners: list[asyncio.Server] = []
         self.connections = Connections()
         """Those that are open."""
+        self._reading = asyncio.Lock()
         self._lags: deque[float] = deque([0.0], maxlen=_LAG_TICKS)
         self._tick: asyncio.TimerHandle | None = None
         self._lag_gauge: Gauge | None = None
@@ -67,6 +74,7 @@ class WebServer:
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/v1/status", self._status)
+        application.router.add_get("/v1/records", self._records)
         application.router.add_get("/metrics", self._metrics)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
@@ -136,6 +144,14 @@ class WebServer:
 
     async def _status(self, request: web.Request) -> web.Response:
         return _json(self._provider.status())
+
+    async def _records(self, request: web.Request) -> web.Response:
+        # One at a time, in a thread: whoever asks often waits, and nobody else does.
+        async with self._reading:
+            found = await asyncio.to_thread(newest_records, self._provider.record_folders())
+        body = b"".join(payload + b"\n" for payload in found.payloads)
+        headers = {WHOLE: str(found.is_whole).lower()}
+        return web.Response(body=body, content_type="application/x-ndjson", headers=headers)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         render, content_type = choose_encoder(request.headers.get("Accept", ""))

@@ -1,14 +1,14 @@
 """The status document as tables for a terminal."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from service.web.explanation import Explanation, absence
+from service.web.layout import plain, print_table
 from service.web.verdict import troubles
 
 _GOOD = "green"
@@ -47,25 +47,8 @@ def _print_verdict(found: list[str], console: Console) -> None:
 def print_explanation(found: Explanation, console: Console) -> None:
     """Print the sentence, then the facts under it."""
     console.print(Text(plain(found.verdict), _GOOD if found.is_held else _BAD))
-    width = max((len(subject) for subject, _ in found.facts), default=0)
-    for subject, fact in found.facts:
-        console.print(Text.assemble((f"  {plain(subject):<{width}}  ", "dim"), plain(fact)))
-
-
-def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], console: Console) -> None:
-    """Print rows of values; a Text keeps its style, anything else is shown plainly."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(value if isinstance(value, Text) else Text(plain(value)) for value in row))
-    console.print(table)
-
-
-def plain(value: Any) -> str:
-    """Text of a value from elsewhere, with nothing in it that a terminal would obey; `-` for none."""
-    text = "-" if value is None or value == "" else str(value)
-    return "".join(char if char.isprintable() else " " for char in text)
+    if found.facts:
+        print_table(("OF", "WHAT IS SO"), found.facts, console)
 
 
 def _print_section(

@@ -80,6 +80,13 @@ async def running(settings: Settings, datapath: StandInDatapath) -> AsyncIterato
             task.cancel()
 
 
+async def test_the_records_of_agent_and_keeper_are_shown_to_whoever_asks(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    async with running(settings, datapath) as (agent, _):
+        names = [folder.relative_to(settings.state_dir).name for folder in agent.record_folders()]
+        assert names == ["outbox", "keeper-outbox"]
+
+
 async def ask(settings: Settings, path: str) -> tuple[int, Any]:
     async with aiohttp.ClientSession() as session, session.get(f"http://{HOST}:{settings.ports.http}{path}") as found:
         return found.status, await found.json()

@@ -104,6 +104,18 @@ async def test_a_controller_names_the_electors_that_do_not_answer_it_and_since_w
             assert controller.status()["electorate"]["silentSeconds"] == {}
 
 
+async def test_a_controller_shows_its_records_to_whoever_asks(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    async with LoopbackElector(settings), running(settings) as controller:
+        await until(lambda: controller.is_leading)
+
+        url = f"http://{HOST}:{settings.ports.http}/v1/records"
+        await controller._outbox.flush(5)
+        async with aiohttp.ClientSession() as session, session.get(url) as found:
+            assert b"leader-elected" in await found.read()
+        assert controller.status()["members"] == {"controller-a": HOST}
+
+
 async def test_a_controller_leads_when_electors_grant_it_and_gives_it_up_when_it_stops(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     async with LoopbackElector(settings), running(settings) as controller:

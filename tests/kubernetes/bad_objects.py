@@ -141,6 +141,48 @@ POLICIES = (
 BAD = GATEWAYS + POLICIES
 
 
+def _labelled(key: str, value: str = "a") -> dict[str, Any]:
+    return policy("edge", egress=[{"podSelector": {"matchLabels": {key: value}}}])
+
+
+EDGES = (
+    *(_labelled(key) for key in ("a/b", "a/b/c", "/b", "a.b/c", "a" * 63, "a" * 64, "x" * 253 + "/" + "a" * 63)),
+    *(_labelled("tier", value) for value in ("", "a" * 63, "-a", "a-", "a.b_c", "A", "a\n")),
+    policy("edge", egress=[{"podSelector": {"matchLabels": {f"k{index}": "" for index in range(16)}}}]),
+    policy("edge", egress=[{"podSelector": {"matchLabels": {f"k{index}": "" for index in range(17)}}}]),
+    *(policy("edge", egress=[{"podSelector": {}}] * count) for count in (64, 65)),
+    *(
+        policy("edge", destinationCIDRs=[f"10.{index % 250}.{index // 250}.0/24" for index in range(n)])
+        for n in (256, 257)
+    ),
+    *(
+        policy("edge", destinationCIDRs=[text])
+        for text in ("0.0.0.0/0", "8.8.8.0/024", "8.8.8.0/+24", "8.8.8.0/", "/24", "::ffff:8.8.8.0/120", "8.8.8.0/24 ")
+    ),
+    *(
+        policy("edge", egressSourceIP=text)
+        for text in (
+            "1.2.3.4",
+            "::ffff:1.2.3.4",
+            "fe80::1%eth0",
+            "239.255.255.255",
+            "223.255.255.255",
+            "1.2.3.4\n",
+            "1.2.3",
+        )
+    ),
+    *(_expression(key="tier", operator="In", values=[f"v{index}" for index in range(count)]) for count in (32, 33)),
+    _expression(key="tier", operator="Exists", values=[]),
+    _expression(key="tier", operator="In", values=[""]),
+    _expression(key="tier", operator="In", values=None),
+    policy("edge", egress=[{"podSelector": {"matchLabels": None}}]),
+    policy("edge", egress=[{"podSelector": {}, "namespaceSelector": {"matchExpressions": []}}]),
+    *(gateway({"floatingIPs": [f"10.0.{index}.1" for index in range(count)]}) for count in (256, 257)),
+    gateway({"floatingIPs": []}, namespace="default"),
+)
+"""Good or bad: where a limit lies, and texts that two parsers of addresses might take differently."""
+
+
 class Doubtful(NamedTuple):
     """Good by itself, and wrong where it is used: reported on the object whose owner can mend it."""
 

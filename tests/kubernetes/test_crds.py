@@ -1,11 +1,16 @@
 """The resource definitions against a real API server: what kubectl apply takes, and what it says to what it refuses."""
 
 import json
+import re
+from typing import Any
 
 import pytest
 
-from tests.kubernetes.bad_objects import API, BAD, Bad, gateway, policy
+from service.report.node import node_status
+from service.sources.schema import Schemas, definitions
+from tests.kubernetes.bad_objects import API, BAD, EDGES, Bad, gateway, policy
 from tests.kubernetes.control_plane import Kubectl
+from tests.report.facts import FIRST, SECOND, Site, node
 from tests.sources.texts import GATEWAY, POLICY
 
 pytestmark = pytest.mark.kubernetes
@@ -16,6 +21,13 @@ def test_a_bad_object_is_refused_with_field_and_advice(kubectl: Kubectl, bad: Ba
     said = kubectl.refusal(bad.document)
     assert bad.field in said
     assert bad.advice in said
+
+
+@pytest.mark.parametrize("document", [*(bad.document for bad in BAD), *EDGES], ids=range(len(BAD) + len(EDGES)))
+def test_validate_gives_the_verdict_of_the_api_server(kubectl: Kubectl, document: dict[str, Any]) -> None:
+    found = kubectl.run("apply", "--dry-run=server", "-f", "-", text=json.dumps(document), check=False)
+    faults = Schemas(definitions()).faults(document)
+    assert bool(faults) is (found.returncode != 0), f"{found.stderr} {faults}"
 
 
 def test_the_users_own_objects_are_accepted(kubectl: Kubectl) -> None:
@@ -51,6 +63,28 @@ def test_the_users_own_objects_are_accepted(kubectl: Kubectl) -> None:
 def test_good_objects_of_every_form_are_accepted(kubectl: Kubectl, document: dict[str, object]) -> None:
     kubectl.apply(document)
     kubectl.run("delete", "-f", "-", text=json.dumps(document))
+
+
+def test_tables_show_every_address(kubectl: Kubectl) -> None:
+    """Seen: of the addresses that a node holds its table showed the first one."""
+    site = Site(nodes=(node("t", 1),))
+    site.place(FIRST, "t")
+    site.place(SECOND, "t")
+    kubectl.apply(
+        gateway({"floatingIPs": [FIRST, SECOND]}),
+        {"apiVersion": API, "kind": "AnthosNetworkGatewayNode", "metadata": {"name": "t", "namespace": "kube-system"}},
+        policy("t", destinationCIDRs=["8.8.8.0/24", "9.9.9.0/24"]),
+    )
+    status = {"status": {"addresses": node_status(site.nodes[0], site.facts())["addresses"]}}
+    patch = ("--subresource=status", "--type=merge", "-p", json.dumps(status))
+    kubectl("-n", "kube-system", "patch", "angn", "t", *patch)
+    try:
+        for kind in ("angn", "ang"):
+            assert {FIRST, SECOND} <= set(re.findall(r"[\d.]+\d", kubectl("get", kind, "-A")))
+        assert {"8.8.8.0", "9.9.9.0"} <= set(re.findall(r"[\d.]+\d", kubectl("get", "enp", "-o", "wide")))
+    finally:
+        for kind, name in (("angn", "t"), ("ang", "default"), ("enp", "t")):
+            kubectl("-n", "kube-system", "delete", kind, name)
 
 
 def test_a_status_of_a_lower_term_is_refused(kubectl: Kubectl) -> None:

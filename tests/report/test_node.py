@@ -11,7 +11,7 @@ from service.model.gateway_node import GatewayNode, Hearing, NodeRole, NodeState
 from service.model.machine import Address
 from service.model.objects import ClusterNode, Kind, ObjectKey, Upsert
 from service.report.node import node_status
-from tests.report.facts import FIRST, Site, node, two_held
+from tests.report.facts import FIRST, SECOND, Site, node, two_held
 
 
 def say(site: Site, name: str, **fields: Any) -> None:
@@ -83,6 +83,14 @@ def test_a_node_status_names_interfaces_terms_and_tokens() -> None:
     found = status(site)
     assert found["segments"][0]["interface"] == "eth0"
     assert found["floatingIPs"] == [{"address": FIRST, "term": 7, "token": "7.1.1"}]
+
+
+def test_all_addresses_that_a_node_holds_stand_in_one_text_for_tables() -> None:
+    site = two_held()
+    site.place(SECOND, "worker1")
+    assert status(site)["addresses"] == f"{FIRST}, {SECOND}"
+    site.held.clear()
+    assert status(site)["addresses"] == ""
 
 
 def test_what_a_member_says_of_its_agent_is_shown_and_nothing_where_there_is_no_member() -> None:

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -12,10 +13,12 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.audit.outbox import Outbox
 from service.model.errors import OperatorError
 from service.web import connections
 from service.web import server as web_server
 from service.web.server import WebServer
+from tests.audit.log import hold, payloads, write_outbox
 
 
 class Provider:
@@ -26,11 +29,15 @@ class Provider:
         }
         self.reasons: list[str] = []
         self.broken = False
+        self.folders: list[Path] = []
 
     def status(self) -> dict[str, Any]:
         if self.broken:
             raise RuntimeError("a bug")
         return self.document
+
+    def record_folders(self) -> list[Path]:
+        return self.folders
 
     def not_ready_reasons(self) -> list[str]:
         return self.reasons
@@ -79,6 +86,19 @@ async def test_readiness_says_why_not(client: aiohttp.ClientSession, provider: P
 async def test_the_status_document_is_shown_as_it_is(client: aiohttp.ClientSession) -> None:
     status, body = await get(client, "/v1/status")
     assert (status, body) == (200, {"node": "n1", "floatingIPs": {"192.0.2.1": {"holder": "192.0.2.9"}}})
+
+
+async def test_the_newest_records_of_the_node_are_shown_as_they_were_written(
+    client: aiohttp.ClientSession, provider: Provider, tmp_path: Path
+) -> None:
+    def act(outbox: Outbox) -> None:
+        hold(outbox, 1, from_ms=1, until_ms=2)
+
+    folder = await asyncio.to_thread(write_outbox, tmp_path / "outbox", act)
+    provider.folders = [folder, tmp_path / "none"]
+    async with client.get("/v1/records") as answer:
+        assert (answer.status, answer.headers["X-Whole"]) == (200, "true")
+        assert (await answer.read()).splitlines() == payloads(folder)
 
 
 async def test_metrics_are_in_the_text_format_of_prometheus(

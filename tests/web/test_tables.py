@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from service.web.tables import plain, print_status
+from service.web.layout import plain
+from service.web.tables import print_status
 
 DOCUMENT: dict[str, Any] = {
     "node": "worker1",

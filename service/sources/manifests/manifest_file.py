@@ -68,7 +68,7 @@ def read_manifest(path: Path, previous_digest: bytes | None = None) -> Manifest 
         return None
     try:
         text = content.decode("utf-8-sig")
-        documents = parse_json(text) if path.suffix == ".json" else parse_yaml(text)
+        documents = _parse(path, text)
     except UnicodeDecodeError as error:
         return _malformed(
             path, digest, modified_ns, f"not UTF-8 text: byte {error.start} is {content[error.start]:#04x}"
@@ -76,6 +76,19 @@ def read_manifest(path: Path, previous_digest: bytes | None = None) -> Manifest 
     except MalformedDocumentError as error:
         return _malformed(path, digest, modified_ns, str(error))
     return _decode_all(path, digest, modified_ns, documents, is_blank=not text.strip())
+
+
+def read_documents(path: Path) -> list[object]:
+    """The documents of a file as they are, lists opened; none where it cannot be read as any."""
+    try:
+        content, _ = _read_bytes(path)
+        return list(_flatten(_parse(path, content.decode("utf-8-sig"))))
+    except (OSError, UnicodeDecodeError, MalformedDocumentError):
+        return []
+
+
+def _parse(path: Path, text: str) -> list[Any]:
+    return parse_json(text) if path.suffix == ".json" else parse_yaml(text)
 
 
 def _read_bytes(path: Path) -> tuple[bytes, int]:
