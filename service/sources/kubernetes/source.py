@@ -128,8 +128,8 @@ class KubernetesSource:
         """
         await self._status.write(key, status, term=term)
 
-    def recorded_nodes(self) -> tuple[ObjectKey, ...]:
-        """The AnthosNetworkGatewayNode objects as last seen."""
+    async def recorded(self) -> tuple[ObjectKey, ...]:
+        """The AnthosNetworkGatewayNode objects as last seen; other statuses go with their objects."""
         return tuple(item.key for item in self._ledger.all_seen(Kind.NODE))
 
     async def delete_status(self, key: ObjectKey) -> None:

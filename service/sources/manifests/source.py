@@ -82,9 +82,9 @@ class ManifestsSource:
         async with self._writing:
             await asyncio.to_thread(self._status.write, key, status, created=created)
 
-    def recorded_nodes(self) -> tuple[ObjectKey, ...]:
-        """None: a folder has no Node objects that could go."""
-        return ()
+    async def recorded(self) -> tuple[ObjectKey, ...]:
+        """Every status file."""
+        return await asyncio.to_thread(self._status.recorded)
 
     async def delete_status(self, key: ObjectKey) -> None:
         """Remove the status of an object that is gone. Raises TransientError where it cannot."""

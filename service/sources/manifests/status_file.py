@@ -62,6 +62,14 @@ class StatusFolder:
             raise TransientError(f"{self._folder}: cannot be read: {error}") from error
         return tuple(found for path in paths if (found := _read(path)) is not None)
 
+    def recorded(self) -> tuple[ObjectKey, ...]:
+        """What has a status file, by the names of the files; nothing where the folder cannot be read."""
+        try:
+            names = sorted(os.listdir(self._folder))
+        except OSError:
+            return ()
+        return tuple(key for name in names if (key := _key(name)) is not None)
+
     def replace(self, written: WrittenStatus) -> None:
         """Replace a status that is still the one that `written.version` names. Raises TransientError."""
         path = self.path(written.key)
@@ -139,6 +147,17 @@ def _render(key: ObjectKey, status: dict[str, Any], created: str) -> str:
         "status": status,
     }
     return _HEADER + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+def _key(file_name: str) -> ObjectKey | None:
+    """The reverse of `StatusFolder.path`; a namespace has no dot in it."""
+    stem, _, suffix = file_name.rpartition(".")
+    kind_text, _, name = stem.partition(".")
+    kind = next((kind for kind in Kind if kind.lower() == kind_text), None)
+    if kind is None or suffix != "yaml":
+        return None
+    namespace, _, rest = name.partition(".") if kind is not Kind.POLICY else ("", "", name)
+    return ObjectKey(kind, namespace, rest) if rest else None
 
 
 def _read(path: Path) -> WrittenStatus | None:

@@ -125,3 +125,15 @@ def test_who_was_stopped_in_the_middle_holds_up_nobody_for_longer_than_an_attemp
     finally:
         os.close(descriptor)
     assert folder.renew(SAID, None) is not None
+
+
+def test_v6_every_status_file_is_known_by_its_name_whoever_wrote_it(tmp_path: Path) -> None:
+    folder = StatusFolder(tmp_path)
+    assert folder.recorded() == ()
+    keys = (GATEWAY, ObjectKey(Kind.NODE, "kube-system", "worker1.example"), ObjectKey(Kind.POLICY, "", "a.b"))
+    for key in keys:
+        folder.write(key, {}, created="")
+    folder.renew(SAID, None)
+    for name in ("README.md", "pods.yaml", "egressnatpolicy.yaml", ".anthosnetworkgateway.kube-system.default.yaml.7"):
+        (tmp_path / "status" / name).write_text("")
+    assert set(folder.recorded()) == set(keys)
