@@ -23,6 +23,8 @@ from service.wire.pump import MachinePump
 from service.wire.sealed_socket import SealedSocket
 
 _OBSERVE_NS = 100_000_000
+_SILENT_NS = 2_000_000_000
+"""An elector that has not answered for so long is told of."""
 
 
 class ElectorClient:
@@ -72,6 +74,12 @@ class ElectorClient:
         """Open the sockets for as long as the stack lives."""
         for socket in self._sockets:
             await stack.enter_async_context(socket.sealed)
+
+    def silent_s(self) -> dict[str, float]:
+        """Electors that are not seen to vote, with the seconds since each last was."""
+        now_ns = self._clock()
+        silent = self._observer.silent_since(now_ns - _SILENT_NS)
+        return {name: (now_ns - since_ns) / 1e9 for name, since_ns in silent.items()}
 
     def claim_leadership(self) -> None:
         """Compete for the lease `leader` from now on."""

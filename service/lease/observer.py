@@ -81,6 +81,8 @@ class Observer:
         # Never a sequence of an earlier process at this address, whose answers may still come.
         self._sequence = now_ns
         self._asked, self._partial, self._answers = {}, {}, {}
+        self._since_ns = now_ns
+        self._voted_ns: dict[str, int] = {}
         self._outputs: list[Send | Observed] = []
 
     def _addresses_of(self, electorate: Electorate) -> dict[str, Address]:
@@ -95,6 +97,8 @@ class Observer:
         self._addresses = self._addresses_of(electorate)
         self._partial.clear()
         self._answers.clear()
+        self._since_ns = now_ns
+        self._voted_ns.clear()
         self._next_ns = now_ns
 
     def receive(self, source: Source, payload: bytes, *, now_ns: int) -> None:
@@ -120,6 +124,8 @@ class Observer:
         if len(answer.parts) == message.parts:
             # Only a whole report is counted: a key missing from a half one would pass for vacant.
             self._answers[source.node] = (answer, answer.rows())
+            if answer.voting:
+                self._voted_ns[source.node] = now_ns
             self._observe()
 
     def advance(self, *, now_ns: int) -> None:
@@ -138,6 +144,14 @@ class Observer:
     def deadline_ns(self) -> int | None:
         """When to ask next."""
         return self._next_ns
+
+    def silent_since(self, before_ns: int) -> dict[str, int]:
+        """Electors that have not said since `before_ns` that they vote, by name, with when each last did.
+
+        Who never did counts from when it was first asked in this epoch.
+        """
+        heard = {name: self._voted_ns.get(name, self._since_ns) for name in self._addresses}
+        return {name: since_ns for name, since_ns in heard.items() if since_ns < before_ns}
 
     def drain(self) -> list[Send | Observed]:
         """The outputs since the last call, in order, and forget them."""

@@ -29,7 +29,7 @@ async def test_v1_a_controller_that_finds_no_majority_ends_what_a_leader_wrote_a
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.report.validity.RENEW_NS", 400_000_000)
-    monkeypatch.setattr("service.report.validity.VALID_NS", 900_000_000)
+    monkeypatch.setattr("service.report.validity.VALID_NS", 2_400_000_000)
     settings = settings_of(tmp_path)
     folder = StatusFolder(tmp_path / "manifests")
     key = ObjectKey(Kind.GATEWAY, "kube-system", "default")
@@ -37,10 +37,10 @@ async def test_v1_a_controller_that_finds_no_majority_ends_what_a_leader_wrote_a
     folder.write(key, {"floatingIPs": {"192.0.2.100": "worker1"}, "conditions": [ready]}, created="")
     folder.renew(Validity("controller-b", 7, "2024-01-01T00:00:00Z"), None)
     async with running(settings) as controller, aiohttp.ClientSession() as session:
-        await until(lambda: folder.written()[0].status["conditions"][0]["status"] == "Unknown")
+        await until(lambda: folder.written()[0].status["conditions"][0]["status"] == "Unknown", timeout_s=10)
         status = folder.written()[0].status
         assert status["conditions"][0]["reason"] == "MajorityLost"
-        assert "no majority of electors answers: of elector" in status["conditions"][0]["message"]
+        assert "no majority of electors answers: of elector are silent: elector" in status["conditions"][0]["message"]
         assert any("Unknown" in trouble for trouble in controller.status()["troubles"])
         async with session.get(f"http://{HOST}:{settings.ports.http}/metrics") as found:
             assert "egressgw_status_unknown 1.0" in await found.text()

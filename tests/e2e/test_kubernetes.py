@@ -236,6 +236,7 @@ def test_v1_with_the_majority_lost_every_object_says_unknown_and_true_again_when
     print(f"Unknown everywhere {time.monotonic() - began:.1f} s after the majority was lost")
     said = site.told(*GATEWAY)
     assert "floatingIPs" not in said
+    assert "control1, worker1, worker2 are silent: worker1, worker2;" in said["conditions"][0]["message"]
     assert "holder" not in site.told("enp", "alice")
     assert f"last known: {FIRST} on " in said["conditions"][0]["message"]
     site.wait("the Event", lambda: "StatusUnknown" in site.described(*GATEWAY))
