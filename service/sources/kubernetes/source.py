@@ -40,7 +40,10 @@ addresses up later than that (`lease.agent_grace_ms`)."""
 
 
 class KubernetesSource:
-    """One API server's objects. `node` names the one whose pods are followed; None follows everything."""
+    """One API server's objects. `node` names the one whose pods are followed; None follows everything.
+
+    `namespace` is where the validity of the statuses is kept.
+    """
 
     def __init__(
         self,
@@ -54,10 +57,7 @@ class KubernetesSource:
         clock: Callable[[], int] = monotonic_ns,
         wall_clock: Callable[[], int] = time_ns,
     ) -> None:
-        """`reporter` is how Events name this process, `namespace` where the validity of the statuses is kept.
-
-        `clock` never steps; both count nanoseconds.
-        """
+        """`reporter` is how Events name this process. `clock` never steps; both count nanoseconds."""
         self._node = node
         self._queue: asyncio.Queue[tuple[Change, ...]] = asyncio.Queue(_QUEUE_MAX)
         self._cache = cache
