@@ -80,7 +80,7 @@ class ManifestsSource:
         `created` is the policy's creation time as delivered; it keeps the age of a policy over restarts.
         """
         async with self._writing:
-            await asyncio.to_thread(self._status.write, key, status, created=created)
+            await asyncio.to_thread(self._status.write, key, status, created=created, term=term)
 
     async def recorded(self) -> tuple[ObjectKey, ...]:
         """Every status file."""

@@ -41,14 +41,20 @@ class StatusFolder:
             raise InvariantError(f"object name with a slash: {name}")
         return self._folder / name
 
-    def write(self, key: ObjectKey, status: dict[str, Any], *, created: str) -> bool:
-        """Replace the status if it differs; say whether it did. Raises TransientError where it cannot be written."""
+    def write(self, key: ObjectKey, status: dict[str, Any], *, created: str, term: int = 0) -> bool:
+        """Replace the status if it differs; say whether it did. Raises TransientError where it cannot be written.
+
+        One of a lower term than the validity's is not: its leader stood still, and another one has come since (V2).
+        """
         path, text = self.path(key), _render(key, status, created)
         try:
             if path.exists() and path.read_text(encoding="utf-8") == text:
                 return False
             self._folder.mkdir(exist_ok=True)
             with self._lock():
+                seen = self.validity()
+                if seen is not None and seen.term > term:
+                    raise TransientError(f"{path}: a newer leader, of term {seen.term}, has written the status")
                 _replace(path, text)
         except (OSError, UnicodeDecodeError) as error:
             raise TransientError(f"{path}: the status cannot be written: {error}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.model.errors import OperatorError
+from service.model.errors import OperatorError, TransientError
 from service.model.objects import Change, Delete, Errors, Kind, ObjectKey, Synced, Upsert
 from service.model.validity import Validity
 from service.sources.manifests import source as manifests
@@ -118,8 +118,11 @@ async def test_two_controllers_of_one_folder_see_what_the_other_one_said(tmp_pat
     assert said is not None
     assert await other.read_validity() == said
     assert await other.renew_validity(Validity("controller2", 7, ""), None) is None
+    with pytest.raises(TransientError):
+        await other.write_status(key("egress"), {"matchedPods": 2}, created="", term=6)
+    await one.write_status(key("egress"), {"matchedPods": 3}, created="2024-01-01T00:00:00.000000000Z", term=7)
     (read,) = await other.written_statuses()
-    assert (read.key, read.status) == (key("egress"), {"matchedPods": 1})
+    assert (read.key, read.status) == (key("egress"), {"matchedPods": 3})
     await other.replace_status(replace(read, status={"conditions": []}))
     assert (await one.written_statuses())[0].status == {"conditions": []}
 
