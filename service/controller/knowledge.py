@@ -10,7 +10,7 @@ from service.controller.holders import HolderTable
 from service.controller.placement import has_caught_up
 from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Elector, HeldBy
-from service.model.validity import Loss
+from service.model.validity import LEADER_SILENT, Loss
 from service.report.absence import Absence, find_absence
 from service.report.facts import Facts, Sightings
 from service.sources.intake import Intake
@@ -62,7 +62,7 @@ class Knowledge:
             return Loss("LeaderUnready", f"the leading controller does not know enough yet: {lacking}")
         if leader is None:
             return Loss("NoLeader", "no controller holds the lease that makes it the leader")
-        return Loss("LeaderSilent", f"controller {leader} leads, and has not reported")
+        return Loss(LEADER_SILENT, f"controller {leader} leads, and has not reported")
 
     def why(self, *, wall_ns: int) -> dict[IPv4Address, str]:
         """Of each floating IP why it is on no node, or may soon be, in one sentence; empty where a node holds it.
