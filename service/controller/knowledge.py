@@ -3,15 +3,14 @@
 Each of the three may be behind the others, or silent. `has_caught_up` says when together they are enough to act upon.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address
 
 from service.controller.holders import HolderTable
 from service.controller.placement import has_caught_up
-from service.gossip.member import MemberState
 from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Elector, HeldBy
-from service.model.validity import Loss
+from service.model.validity import LEADER_SILENT, Loss
 from service.report.absence import Absence, find_absence
 from service.report.facts import Facts, Sightings
 from service.sources.intake import Intake
@@ -20,7 +19,10 @@ from service.wire.cluster_view import ClusterView
 
 
 class Knowledge:
-    """Reads, and changes nothing. `electors` are the members of the electorate as it is known here."""
+    """Reads, and changes nothing. `electors` are the members of the electorate as it is known here.
+
+    `silent` names those of them that are not seen to vote.
+    """
 
     def __init__(
         self,
@@ -29,12 +31,14 @@ class Knowledge:
         table: HolderTable,
         *,
         electors: Callable[[], Sequence[Elector]],
+        silent: Callable[[], Iterable[str]],
         clock: Callable[[], int],
     ) -> None:
         self.intake = intake
         self.cluster = cluster
         self._table = table
         self._electors = electors
+        self._silent = silent
         self._clock = clock
         self._started_ns = clock()
 
@@ -58,7 +62,7 @@ class Knowledge:
             return Loss("LeaderUnready", f"the leading controller does not know enough yet: {lacking}")
         if leader is None:
             return Loss("NoLeader", "no controller holds the lease that makes it the leader")
-        return Loss("LeaderSilent", f"controller {leader} leads, and has not reported")
+        return Loss(LEADER_SILENT, f"controller {leader} leads, and has not reported")
 
     def why(self, *, wall_ns: int) -> dict[IPv4Address, str]:
         """Of each floating IP why it is on no node, or may soon be, in one sentence; empty where a node holds it.
@@ -95,11 +99,8 @@ class Knowledge:
         return f"node {name} is down, and holds its lease until {end[:19]}Z at the latest, unless it renews it"
 
     def _silent_electors(self) -> str:
-        """Of the electors, those that gossip does not know to be up: it may know better than they answer, or worse."""
-        members = self.cluster.members()
-        names = [elector.name for elector in self._electors()]
-        silent = [name for name in names if name not in members or members[name][0].state is not MemberState.ALIVE]
-        return f": of {', '.join(names)}, {', '.join(silent)} cannot be reached" if silent else ""
+        silent = ", ".join(self._silent())
+        return f": of {', '.join(elector.name for elector in self._electors())} are silent: {silent}" if silent else ""
 
     def has_caught_up(self) -> bool:
         """Enough is known to place anything."""

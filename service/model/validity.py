@@ -5,6 +5,9 @@ from typing import Any
 
 from service.model.objects import ObjectKey
 
+LEADER_SILENT = "LeaderSilent"
+"""Somebody leads, and has not reported."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loss:

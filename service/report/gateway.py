@@ -47,6 +47,12 @@ def gateway_status(facts: Facts, gateway: NetworkGateway, refused: str) -> dict[
     }
 
 
+def refused_gateway_status(facts: Facts, refused: str) -> dict[str, Any]:
+    """Of an object of which no version could ever be used, `refused` says why; nothing else is in force instead."""
+    nodes = {node.name: node.state.value for node in facts.nodes}
+    return {"nodes": nodes, "conditions": [condition("Ready", "InvalidObject", refused, is_true=False)]}
+
+
 def gateway_problems(facts: Facts) -> list[Problem]:
     """Everything that is wrong with the gateway in force, worst first; nothing where there is none."""
     gateway = facts.gateway

@@ -3,7 +3,7 @@
 A leader writes everything once, whatever its predecessor wrote, and afterwards only what has changed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from service.model.objects import Kind, ObjectKey
@@ -12,6 +12,8 @@ Status = dict[str, Any]
 
 NODE_GONE_NS = 5_000_000_000
 """How long a node must have been removed before its object goes: a Node object may be made anew at once."""
+UNHEARD_NS = 60_000_000_000
+"""How long a new leader must have missed what an earlier one reported on: it may not have heard of it yet."""
 
 
 class StatusLedger:
@@ -27,19 +29,30 @@ class StatusLedger:
         return [key for key, status in statuses.items() if self._written.get(key) != status]
 
     def gone(
-        self, statuses: Mapping[ObjectKey, Status], removed: Iterable[ObjectKey], *, now_ns: int
+        self,
+        statuses: Mapping[ObjectKey, Status],
+        recorded: Iterable[ObjectKey],
+        is_removed: Callable[[ObjectKey], bool],
+        *,
+        now_ns: int,
     ) -> list[ObjectKey]:
-        """Whose status is to be deleted; of nodes, those that have been missing for NODE_GONE_NS.
+        """Whose status is to be deleted, once it has been missing for long enough (rule V6).
 
-        `removed` are nodes that an earlier leader may have left behind, of which this one has written nothing.
+        `recorded` is what an earlier leader may have left behind, of which this one has written nothing; `is_removed`
+        says of a node whether the cluster has none of its name.
         """
-        known = dict.fromkeys((*self._written, *removed))
+        known = dict.fromkeys((*self._written, *recorded))
         self._missing_ns = {key: self._missing_ns.get(key, now_ns) for key in known if key not in statuses}
         return [
             key
             for key, since_ns in self._missing_ns.items()
-            if key.kind is not Kind.NODE or now_ns - since_ns > NODE_GONE_NS
+            if now_ns - since_ns > self._patience_ns(key, is_removed=is_removed)
         ]
+
+    def _patience_ns(self, key: ObjectKey, *, is_removed: Callable[[ObjectKey], bool]) -> int:
+        if key.kind is Kind.NODE and (key in self._written or is_removed(key)):
+            return NODE_GONE_NS
+        return -1 if key in self._written else UNHEARD_NS
 
     def wrote(self, key: ObjectKey, status: Status) -> None:
         """Its owner can read this now."""

@@ -9,7 +9,7 @@ from service.model.objects import GATEWAY_NAME, GATEWAY_NAMESPACE, Kind, ObjectK
 from service.policy.acceptance import PolicyReason, PolicyState
 from service.report.absence import find_absence
 from service.report.facts import Facts
-from service.report.gateway import gateway_problems, gateway_status
+from service.report.gateway import gateway_problems, gateway_status, refused_gateway_status
 from service.report.node import node_status
 from service.report.policy import policy_status, refused_policy_status, shadow_message
 
@@ -28,6 +28,8 @@ def object_status(facts: Facts) -> dict[ObjectKey, dict[str, Any]]:
             statuses[key] = refused_policy_status(message)
     if facts.gateway is not None:
         statuses[GATEWAY] = gateway_status(facts, facts.gateway, refused.get(GATEWAY, ""))
+    elif GATEWAY in refused:
+        statuses[GATEWAY] = refused_gateway_status(facts, refused[GATEWAY])
     for node in facts.nodes:
         statuses[ObjectKey(Kind.NODE, GATEWAY_NAMESPACE, node.name)] = node_status(node, facts)
     return statuses

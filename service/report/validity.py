@@ -4,7 +4,7 @@ Age is measured here and never read from a written time, so the clocks of two co
 that was read unchanged for VALID_NS is over.
 """
 
-from service.model.validity import Loss, Validity
+from service.model.validity import LEADER_SILENT, Loss, Validity
 
 RENEW_NS = 5_000_000_000
 """How often it is renewed, and read by who does not answer."""
@@ -57,7 +57,8 @@ class ValidityView:
         if not (is_mine or self._is_over(now_ns)):
             return None
         if seen is None:
-            return Validity(self._name, 0, "", loss)
+            # Who leads and has never renewed any is of a release before it; what it writes, it would not write again.
+            return Validity(self._name, 0, "", loss) if loss.reason != LEADER_SILENT else None
         # The same words for as long as the reason is the same: another word is another write of every object.
         said = seen.loss if seen.loss is not None and seen.loss.reason == loss.reason else loss
         return Validity(self._name, seen.term, seen.confirmed, said)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from service.model.errors import TransientError
 from service.model.object_event import ObjectEvent
-from service.model.objects import ObjectKey
+from service.model.objects import Kind, ObjectKey
 from service.model.validity import Loss, WrittenStatus
 from service.report.events import EventRecorder
 from service.report.facts import Facts, Sightings
@@ -159,8 +159,12 @@ class StatusWriter:
         statuses = object_status(facts)
         if GATEWAY in statuses:
             statuses[GATEWAY] |= {"validUntil": self._valid_until()}
-        removed = [key for key in self._source.recorded_nodes() if facts.is_removed(key.name)]
-        for key in self._ledger.gone(statuses, removed, now_ns=self._clock()):
+        recorded = await self._source.recorded()
+        if facts.refused:
+            # What cannot be used is there all the same, and its status has its age.
+            recorded = tuple(key for key in recorded if key.kind is Kind.NODE)
+        now_ns = self._clock()
+        for key in self._ledger.gone(statuses, recorded, lambda key: facts.is_removed(key.name), now_ns=now_ns):
             if await self._attempt(self._source.delete_status(key)):
                 self._ledger.deleted(key)
         await self._each(self._write(key, statuses[key], facts) for key in self._ledger.changed(statuses))

@@ -45,8 +45,8 @@ class StatusSink(Protocol):
         object's creation time as delivered, for sources that keep no time of their own.
         """
 
-    def recorded_nodes(self) -> tuple[ObjectKey, ...]:
-        """The AnthosNetworkGatewayNode objects that there are, where the source can tell; else none."""
+    async def recorded(self) -> tuple[ObjectKey, ...]:
+        """What has a status that only a leader can delete, whoever wrote it; nothing where that cannot be told now."""
 
     async def delete_status(self, key: ObjectKey) -> None:
         """The object is gone. Raises TransientError where that fails for now."""

@@ -23,6 +23,7 @@ ELECTORS = (Elector("worker1", "10.0.0.1"),)
 class Site:
     def __init__(self) -> None:
         self.now_ns = 0
+        self.silent: tuple[str, ...] = ()
         self.cluster = Cluster((node("worker1", 1), node("worker2", 2)), {"worker1": member("worker1")})
         self.intake = Intake(DatapathSettings(pod_cidrs=("10.244.0.0/16",)))
         self.table = HolderTable(lease_ns=300 * MS)
@@ -31,6 +32,7 @@ class Site:
             cast(ClusterView, self.cluster),
             self.table,
             electors=lambda: ELECTORS,
+            silent=lambda: self.silent,
             clock=lambda: self.now_ns,
         )
 

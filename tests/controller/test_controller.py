@@ -15,10 +15,7 @@ from service.audit.outbox import read_outbox
 from service.controller.controller import Controller
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.errors import OperatorError
-from service.model.objects import Kind, ObjectKey
-from service.model.validity import Validity
 from service.settings import HttpSettings, Settings
-from service.sources.manifests.status_file import StatusFolder
 from service.wire.envelope import Envelope
 from tests.controller.elector import HOST, LoopbackElector, settings_of
 from tests.sources.kubernetes.fake_api_server import until
@@ -127,27 +124,6 @@ async def test_a_controller_leads_when_electors_grant_it_and_gives_it_up_when_it
     records = [one for one in read_outbox(Path(settings.state_dir) / "outbox") if isinstance(one, AuditRecord)]
     assert records[0].kind is RecordKind.LEADER_ELECTED
     assert (records[-1].kind, records[-1].reason) == (RecordKind.LEADER_LOST, "released")
-
-
-async def test_v1_a_controller_that_finds_no_majority_ends_what_a_leader_wrote_and_tells_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.report.validity.RENEW_NS", 400_000_000)
-    monkeypatch.setattr("service.report.validity.VALID_NS", 900_000_000)
-    settings = settings_of(tmp_path)
-    folder = StatusFolder(tmp_path / "manifests")
-    key = ObjectKey(Kind.GATEWAY, "kube-system", "default")
-    ready = {"type": "Ready", "status": "True", "reason": "AllHeld", "message": ""}
-    folder.write(key, {"floatingIPs": {"192.0.2.100": "worker1"}, "conditions": [ready]}, created="")
-    folder.renew(Validity("controller-b", 7, "2024-01-01T00:00:00Z"), None)
-    async with running(settings) as controller, aiohttp.ClientSession() as session:
-        await until(lambda: folder.written()[0].status["conditions"][0]["status"] == "Unknown")
-        status = folder.written()[0].status
-        assert status["conditions"][0]["reason"] == "MajorityLost"
-        assert "no majority of electors answers: of elector" in status["conditions"][0]["message"]
-        assert any("Unknown" in trouble for trouble in controller.status()["troubles"])
-        async with session.get(f"http://{HOST}:{settings.ports.http}/metrics") as found:
-            assert "egressgw_status_unknown 1.0" in await found.text()
 
 
 async def test_two_controllers_of_one_state_directory_are_refused(tmp_path: Path) -> None:

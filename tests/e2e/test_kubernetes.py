@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from service.lab.fault import Fault
+from service.lab.status import fetch_json
 from service.report.validity import RENEW_NS, VALID_NS
 from tests.e2e.conftest import new_name
 from tests.e2e.kubernetes_site import GATEWAY, KubernetesSite, kubernetes_site, restart_as
@@ -22,6 +23,7 @@ pytestmark = [
 
 FIRST, SECOND, THIRD = FLOATING_IPS
 CONTROL1, WORKER1, WORKER2 = "192.168.1.11", "192.168.1.21", "192.168.1.22"
+WIDE = ("8.0.0.0/8",)
 RESUME_S = 5.0
 UNKNOWN_S = (VALID_NS + 2 * RENEW_NS) / 1e9 + 5
 
@@ -79,6 +81,43 @@ def test_an_unknown_egress_ip_is_described(site: KubernetesSite) -> None:
     said = site.wait("the Event", lambda: find(site.described("EgressNATPolicy", "typo"), "Warning", "UnknownEgressIP"))
     assert "192.168.1.222 is not in spec.floatingIPs" in said
     site.kubectl("delete", "enp", "typo")
+
+
+def test_a_policy_in_anothers_shadow_says_so_and_the_other_one_s_address_is_seen(site: KubernetesSite) -> None:
+    time.sleep(1.1)  # creation times have seconds
+    site.kubectl.apply(policy("shadowed", SECOND, user="alice"), policy("wide", THIRD, user="alice", destinations=WIDE))
+
+    def overlap(name: str) -> str:
+        found = {item["type"]: item for item in site.told("enp", name).get("conditions", [])}
+        return f"{found['Overlapped']['reason']}: {found['Overlapped']['message']}" if "Overlapped" in found else ""
+
+    site.wait("Shadowed", lambda: overlap("shadowed").startswith("Shadowed: "))
+    site.wait("PartlyOverlapped", lambda: overlap("wide").startswith("PartlyOverlapped: "))
+    assert "all of its destinations: alice;" in overlap("shadowed")
+    assert "destinations: alice;" in overlap("wide")
+    assert overlap("alice").startswith("NoOverlap")
+    site.wait_seen("alice/frontend-worker2", THIRD, "8.8.4.4")
+    assert site.seen("alice/frontend-worker2") == FIRST, "what the condition says is what happens"
+    site.wait("the Event", lambda: find(site.described("enp", "shadowed"), "Warning", "Shadowed"))
+    site.kubectl("delete", "enp", "alice")
+    site.wait("the shadow to end", lambda: overlap("shadowed").startswith("NoOverlap"))
+    site.wait_seen("alice/frontend-worker2", SECOND)
+    site.kubectl("delete", "enp", "shadowed", "wide")
+    site.kubectl.apply(policy("alice", FIRST, user="alice"))
+    site.wait_seen("alice/frontend-worker2", FIRST)
+
+
+def test_a_policy_whose_address_is_on_no_node_is_not_ready_and_says_why(site: KubernetesSite) -> None:
+    site.kubectl.apply(gateway(*FLOATING_IPS, "10.9.9.9"), policy("nowhere", "10.9.9.9", user="nobody"))
+    site.wait("the reason", lambda: "no node has an interface" in site.kubectl("get", "enp", "nowhere", "-oyaml"))
+    row = site.kubectl("get", "enp", "nowhere").splitlines()[1].split()
+    assert row[:5] == ["nowhere", "10.9.9.9", "True", "False", "NoEligibleNode"]
+    controller = site.lab.plan.controllers[0]
+    why = fetch_json(controller.netns, str(controller.ip), "/v1/status")["floatingIPs"]["10.9.9.9"]["why"]
+    assert "no node has an interface in a subnet that contains 10.9.9.9" in why
+    site.kubectl("delete", "enp", "nowhere")
+    site.kubectl.apply(gateway(*FLOATING_IPS))
+    site.wait("three holders", lambda: len(site.holders()) == 3)
 
 
 def test_labels_decide_at_once_of_pods_and_of_namespaces(site: KubernetesSite) -> None:
@@ -197,6 +236,7 @@ def test_v1_with_the_majority_lost_every_object_says_unknown_and_true_again_when
     print(f"Unknown everywhere {time.monotonic() - began:.1f} s after the majority was lost")
     said = site.told(*GATEWAY)
     assert "floatingIPs" not in said
+    assert "control1, worker1, worker2 are silent: worker1, worker2;" in said["conditions"][0]["message"]
     assert "holder" not in site.told("enp", "alice")
     assert f"last known: {FIRST} on " in said["conditions"][0]["message"]
     site.wait("the Event", lambda: "StatusUnknown" in site.described(*GATEWAY))

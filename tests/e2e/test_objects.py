@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from service.lab.fault import Fault
+from service.report.validity import RENEW_NS, VALID_NS
+from service.sources.manifests.status_file import StatusFolder
 from tests.e2e.site import ELSEWHERE, FLOATING_IPS, Site, gateway, policy
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -191,3 +194,25 @@ def test_replies_from_where_another_uplink_leads_reach_the_pod(site: Site) -> No
             site.wait_seen(f"paul/frontend-{node}", SECOND, "8.8.4.4")
     finally:
         site.delete("second.yaml")
+
+
+def test_v1_with_the_majority_lost_the_status_files_say_unknown_and_true_again_when_it_is_back(site: Site) -> None:
+    site.wait_whole()
+    folder = StatusFolder(site.lab.manifests)
+
+    def said() -> set[str]:
+        conditions = [item for found in folder.written() for item in found.status["conditions"]]
+        return {item["status"] for item in conditions if item["type"] in ("Ready", "Accepted", "Schedulable")}
+
+    site.wait("all to be well", lambda: said() == {"True"})
+    for node in ("worker1", "worker2"):
+        site.fault(node, Fault.KILL, only="keeper")
+    site.wait("Unknown", lambda: said() == {"Unknown"}, timeout_s=(VALID_NS + 2 * RENEW_NS) / 1e9 + 5)
+    validity = folder.validity()
+    assert validity is not None
+    assert validity.loss is not None
+    assert validity.loss.reason == "MajorityLost"
+    for node in ("worker1", "worker2"):
+        site.fault(node, Fault.RESTART, only="keeper")
+    site.wait("all to be well", lambda: said() == {"True"})
+    site.wait_seen("alice/frontend-worker1", FIRST)

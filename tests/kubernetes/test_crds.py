@@ -35,6 +35,9 @@ def test_the_users_own_objects_are_accepted(kubectl: Kubectl) -> None:
     kubectl.apply(GATEWAY, POLICY)
     assert kubectl.get("ang", "default", "-n", "kube-system")["spec"]["floatingIPs"][2] == "192.168.1.102"
     assert "192.168.1.100" in kubectl("get", "enp", "egress")
+    columns = kubectl("get", "enp", "egress").splitlines()[0].split()
+    assert columns == ["NAME", "EGRESS", "IP", "ACCEPTED", "READY", "REASON", "PODS", "HOLDER", "AGE"]
+    assert "VALID UNTIL" in kubectl("get", "ang", "default", "-n", "kube-system")
     assert "egress" in kubectl("get", "egress-gateway", "-A")
     kubectl("delete", "enp", "egress")
     kubectl("delete", "ang", "default", "-n", "kube-system")

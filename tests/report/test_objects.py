@@ -94,6 +94,15 @@ def test_an_object_of_the_api_server_that_cannot_be_used_is_told_with_its_field(
     assert status(site, bad)["accepted"] is True
 
 
+def test_a_gateway_that_could_never_be_used_is_not_left_with_what_was_said_of_its_namesake() -> None:
+    site = two_held()
+    site.take(Delete(GATEWAY))
+    assert GATEWAY not in object_status(site.facts())
+    site.take(Errors((ObjectError("kubernetes", "AnthosNetworkGateway", "kube-system/default", "spec", "is wrong"),)))
+    (ready,) = status(site, GATEWAY)["conditions"]
+    assert (ready["status"], ready["reason"], ready["message"]) == ("False", "InvalidObject", "spec: is wrong")
+
+
 def test_a_gateway_that_cannot_be_used_is_told_on_itself() -> None:
     site = two_held()
     error = ObjectError("kubernetes", "AnthosNetworkGateway", "kube-system/default", "spec.floatingIPs", "is wrong")

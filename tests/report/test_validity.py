@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from service.model.validity import Loss, Validity
+from service.model.validity import LEADER_SILENT, Loss, Validity
 from service.report.validity import RENEW_NS, VALID_NS, ValidityView
 
 LOST = Loss("MajorityLost", "no majority of electors answers")
@@ -42,6 +42,12 @@ def test_v1_who_could_not_read_for_long_does_not_hold_that_against_the_leader() 
 def test_v1_statuses_that_nobody_ever_answered_for_end_too() -> None:
     view = watched(None, until_ns=VALID_NS)
     assert view.claim_as_witness(LOST, now_ns=VALID_NS) == Validity("controller2", 0, "", LOST)
+
+
+def test_a_leader_of_a_release_without_validity_is_left_alone_while_it_leads() -> None:
+    silent = Loss(LEADER_SILENT, "controller controller1 leads, and has not reported")
+    assert watched(None, until_ns=VALID_NS).claim_as_witness(silent, now_ns=VALID_NS) is None
+    assert watched(SAID, until_ns=VALID_NS).claim_as_witness(silent, now_ns=VALID_NS) is not None
 
 
 def test_v2_a_leader_waits_for_nobody_but_a_leader_of_a_higher_term() -> None:

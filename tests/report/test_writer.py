@@ -5,10 +5,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self
 
-from service.model.errors import TransientError
+from service.model.errors import ObjectError, TransientError
 from service.model.gateway_node import NodeRole, NodeState
 from service.model.object_event import ObjectEvent
-from service.model.objects import ClusterNode, Delete, Kind, ObjectKey, Upsert
+from service.model.objects import ClusterNode, Delete, Errors, Kind, ObjectKey, Upsert
 from service.model.validity import Loss, Validity, WrittenStatus
 from service.report.facts import Sightings
 from service.report.objects import GATEWAY
@@ -29,7 +29,7 @@ class Source:
         self.written: dict[ObjectKey, dict[str, Any]] = {}
         self.created: dict[ObjectKey, str] = {}
         self.writes: list[tuple[ObjectKey, int]] = []
-        self.recorded: tuple[ObjectKey, ...] = ()
+        self.left_behind: tuple[ObjectKey, ...] = ()
         self.deleted: list[ObjectKey] = []
         self.events: list[ObjectEvent] = []
         self.validity: Validity | None = None
@@ -77,8 +77,8 @@ class Source:
     def state(self) -> SourceState:
         return SourceState("away" if self.is_away else "")
 
-    def recorded_nodes(self) -> tuple[ObjectKey, ...]:
-        return self.recorded
+    async def recorded(self) -> tuple[ObjectKey, ...]:
+        return self.left_behind
 
     async def delete_status(self, key: ObjectKey) -> None:
         self._check()
@@ -270,7 +270,7 @@ async def test_a_node_object_that_an_earlier_leader_left_behind_goes_when_its_no
         for name in ("other", "worker1"):
             reporting.site.take(Upsert(ClusterNode(ObjectKey(Kind.CLUSTER_NODE, "", name), NodeRole.WORKER)))
         kept, left = (ObjectKey(Kind.NODE, "kube-system", name) for name in ("other", "former"))
-        reporting.source.recorded = (kept, left)
+        reporting.source.left_behind = (kept, left)
         await asyncio.sleep(6)
         assert set(reporting.source.deleted) == {left}
 
@@ -357,3 +357,19 @@ async def test_after_a_failure_the_source_is_left_alone_for_longer() -> None:
         source.is_away = False
         await asyncio.sleep(0.2)
         assert len(source.writes) == 3
+
+
+@in_virtual_time
+async def test_v6_what_an_earlier_leader_said_of_what_is_gone_ends_unless_something_cannot_be_read() -> None:
+    async with Reporting() as reporting:
+        site, source = reporting.site, reporting.source
+        left = policy("deleted-while-nobody-led").key
+        agent = ObjectKey(Kind.NODE, "kube-system", "uninstalled")
+        site.take(Upsert(ClusterNode(ObjectKey(Kind.CLUSTER_NODE, "", "uninstalled"), NodeRole.WORKER)))
+        source.left_behind = (left, agent)
+        site.take(Errors((ObjectError("/etc/p.yaml", "EgressNATPolicy", "x", "spec", "is wrong"),)))
+        await asyncio.sleep(70)
+        assert set(source.deleted) == {agent}, "the policy may be the one that is wrong"
+        site.take(Errors(()))
+        await asyncio.sleep(70)
+        assert set(source.deleted) == {agent, left}

@@ -41,7 +41,10 @@ addresses up later than that (`lease.agent_grace_ms`)."""
 
 
 class KubernetesSource:
-    """One API server's objects. `node` names the one whose pods are followed; None follows everything."""
+    """One API server's objects. `node` names the one whose pods are followed; None follows everything.
+
+    `namespace` is where the validity of the statuses is kept.
+    """
 
     def __init__(
         self,
@@ -55,10 +58,7 @@ class KubernetesSource:
         clock: Callable[[], int] = monotonic_ns,
         wall_clock: Callable[[], int] = time_ns,
     ) -> None:
-        """`reporter` is how Events name this process, `namespace` where the validity of the statuses is kept.
-
-        `clock` never steps; both count nanoseconds.
-        """
+        """`reporter` is how Events name this process. `clock` never steps; both count nanoseconds."""
         self._api = api
         self._node = node
         self._queue: asyncio.Queue[tuple[Change, ...]] = asyncio.Queue(_QUEUE_MAX)
@@ -134,8 +134,8 @@ class KubernetesSource:
         """
         await self._status.write(key, status, term=term)
 
-    def recorded_nodes(self) -> tuple[ObjectKey, ...]:
-        """The AnthosNetworkGatewayNode objects as last seen."""
+    async def recorded(self) -> tuple[ObjectKey, ...]:
+        """The AnthosNetworkGatewayNode objects as last seen; other statuses go with their objects."""
         return tuple(item.key for item in self._ledger.all_seen(Kind.NODE))
 
     async def delete_status(self, key: ObjectKey) -> None:

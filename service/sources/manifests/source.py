@@ -85,11 +85,11 @@ class ManifestsSource:
         `created` is the policy's creation time as delivered; it keeps the age of a policy over restarts.
         """
         async with self._writing:
-            await asyncio.to_thread(self._status.write, key, status, created=created)
+            await asyncio.to_thread(self._status.write, key, status, created=created, term=term)
 
-    def recorded_nodes(self) -> tuple[ObjectKey, ...]:
-        """None: a folder has no Node objects that could go."""
-        return ()
+    async def recorded(self) -> tuple[ObjectKey, ...]:
+        """Every status file."""
+        return await asyncio.to_thread(self._status.recorded)
 
     async def delete_status(self, key: ObjectKey) -> None:
         """Remove the status of an object that is gone. Raises TransientError where it cannot."""

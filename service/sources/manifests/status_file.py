@@ -41,14 +41,20 @@ class StatusFolder:
             raise InvariantError(f"object name with a slash: {name}")
         return self._folder / name
 
-    def write(self, key: ObjectKey, status: dict[str, Any], *, created: str) -> bool:
-        """Replace the status if it differs; say whether it did. Raises TransientError where it cannot be written."""
+    def write(self, key: ObjectKey, status: dict[str, Any], *, created: str, term: int = 0) -> bool:
+        """Replace the status if it differs; say whether it did. Raises TransientError where it cannot be written.
+
+        One of a lower term than the validity's is not: its leader stood still, and another one has come since (V2).
+        """
         path, text = self.path(key), _render(key, status, created)
         try:
             if path.exists() and path.read_text(encoding="utf-8") == text:
                 return False
             self._folder.mkdir(exist_ok=True)
             with self._lock():
+                seen = self.validity()
+                if seen is not None and seen.term > term:
+                    raise TransientError(f"{path}: a newer leader, of term {seen.term}, has written the status")
                 _replace(path, text)
         except (OSError, UnicodeDecodeError) as error:
             raise TransientError(f"{path}: the status cannot be written: {error}") from error
@@ -61,6 +67,14 @@ class StatusFolder:
         except OSError as error:
             raise TransientError(f"{self._folder}: cannot be read: {error}") from error
         return tuple(found for path in paths if (found := _read(path)) is not None)
+
+    def recorded(self) -> tuple[ObjectKey, ...]:
+        """What has a status file, by the names of the files; nothing where the folder cannot be read."""
+        try:
+            names = sorted(os.listdir(self._folder))
+        except OSError:
+            return ()
+        return tuple(key for name in names if (key := _key(name)) is not None)
 
     def replace(self, written: WrittenStatus) -> None:
         """Replace a status that is still the one that `written.version` names. Raises TransientError."""
@@ -139,6 +153,17 @@ def _render(key: ObjectKey, status: dict[str, Any], created: str) -> str:
         "status": status,
     }
     return _HEADER + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+def _key(file_name: str) -> ObjectKey | None:
+    """The reverse of `StatusFolder.path`; a namespace has no dot in it."""
+    stem, _, suffix = file_name.rpartition(".")
+    kind_text, _, name = stem.partition(".")
+    kind = next((kind for kind in Kind if kind.lower() == kind_text), None)
+    if kind is None or suffix != "yaml":
+        return None
+    namespace, _, rest = name.partition(".") if kind is not Kind.POLICY else ("", "", name)
+    return ObjectKey(kind, namespace, rest) if rest else None
 
 
 def _read(path: Path) -> WrittenStatus | None:

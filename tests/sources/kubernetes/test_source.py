@@ -78,7 +78,7 @@ async def test_what_was_known_last_is_told_and_said_to_be_of_that_day(
             assert "default" in told.names
             # A status goes to no object that only the cache knows.
             await source.write_status(ObjectKey(Kind.GATEWAY, "kube-system", "default"), {"accepted": True})
-    assert source.recorded_nodes() == ()
+    assert await source.recorded() == ()
 
 
 async def test_without_a_cache_nothing_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
-from service.model.errors import OperatorError
+from service.model.errors import OperatorError, TransientError
 from service.model.objects import Change, Delete, Errors, Kind, ObjectKey, Synced, Upsert
+from service.model.validity import Validity
 from service.sources.manifests import source as manifests
 from service.sources.manifests.source import ManifestsSource, load_folder
 from tests.sources.texts import GATEWAY, POLICY, documents, pod_text, policy_text
@@ -106,6 +108,23 @@ async def test_writing_status_is_no_change_of_the_folder(tmp_path: Path) -> None
         assert change.object.key == key("next")
         await source.delete_status(key("egress"))
         assert list((tmp_path / "status").iterdir()) == []
+
+
+async def test_two_controllers_of_one_folder_see_what_the_other_one_said(tmp_path: Path) -> None:
+    one, other = ManifestsSource(tmp_path), ManifestsSource(tmp_path)
+    await one.write_status(key("egress"), {"matchedPods": 1}, created="2024-01-01T00:00:00.000000000Z")
+    assert await other.recorded() == (key("egress"),)
+    said = await one.renew_validity(Validity("controller1", 7, ""), None)
+    assert said is not None
+    assert await other.read_validity() == said
+    assert await other.renew_validity(Validity("controller2", 7, ""), None) is None
+    with pytest.raises(TransientError):
+        await other.write_status(key("egress"), {"matchedPods": 2}, created="", term=6)
+    await one.write_status(key("egress"), {"matchedPods": 3}, created="2024-01-01T00:00:00.000000000Z", term=7)
+    (read,) = await other.written_statuses()
+    assert (read.key, read.status) == (key("egress"), {"matchedPods": 3})
+    await other.replace_status(replace(read, status={"conditions": []}))
+    assert (await one.written_statuses())[0].status == {"conditions": []}
 
 
 async def test_it_stops_at_once_when_cancelled(tmp_path: Path) -> None:

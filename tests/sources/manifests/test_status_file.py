@@ -125,3 +125,24 @@ def test_who_was_stopped_in_the_middle_holds_up_nobody_for_longer_than_an_attemp
     finally:
         os.close(descriptor)
     assert folder.renew(SAID, None) is not None
+
+
+def test_v6_every_status_file_is_known_by_its_name_whoever_wrote_it(tmp_path: Path) -> None:
+    folder = StatusFolder(tmp_path)
+    assert folder.recorded() == ()
+    keys = (GATEWAY, ObjectKey(Kind.NODE, "kube-system", "worker1.example"), ObjectKey(Kind.POLICY, "", "a.b"))
+    for key in keys:
+        folder.write(key, {}, created="")
+    folder.renew(SAID, None)
+    for name in ("README.md", "pods.yaml", "egressnatpolicy.yaml", ".anthosnetworkgateway.kube-system.default.yaml.7"):
+        (tmp_path / "status" / name).write_text("")
+    assert set(folder.recorded()) == set(keys)
+
+
+def test_v2_a_leader_that_stood_still_replaces_nothing_of_a_newer_one(tmp_path: Path) -> None:
+    folder = StatusFolder(tmp_path)
+    folder.renew(SAID, None)
+    folder.write(POLICY, {"accepted": True}, created=STAMP, term=7)
+    with pytest.raises(TransientError, match="a newer leader, of term 7"):
+        folder.write(POLICY, {"accepted": False}, created=STAMP, term=6)
+    assert folder.written()[0].status == {"accepted": True}
