@@ -75,8 +75,10 @@ class Reconciler:
     # -- what is learned --
 
     def learn_members(self, nodes: tuple[GatewayNode, ...], assignments: Mapping[IPv4Address, Assignment]) -> None:
-        """Take what gossip says of the agents, and the leader's table."""
+        """Take what gossip says of the agents, and the leader's table. Locations that nobody asks for any more go."""
         self._nodes, self._assignments = nodes, assignments
+        listed = self._listed()
+        self._locations = {ip: location for ip, location in self._locations.items() if ip in listed}
 
     def learn_uplinks(self, uplinks: tuple[LocalUplink, ...]) -> None:
         """Take the node's uplinks as they are now; none is a state like any other."""
@@ -145,12 +147,13 @@ class Reconciler:
         No others: an address that was a floating IP once may be anybody's now, also this host's.
         But never a node's own address, nor a network's or a broadcast address: the fence would cut the node off.
         """
-        gateway = self._index.gateway()
-        known: dict[IPv4Address, None] = dict.fromkeys(gateway.floating_ips if gateway else ())
-        known |= dict.fromkeys(sorted(self._assignments))
-        known |= dict.fromkeys(sorted(self._held))
         own = {uplink.address.ip for uplink in self._uplinks}
-        return tuple(ip for ip in known if ip not in own and address_fault(ip, self._nodes) is None)
+        return tuple(ip for ip in self._listed() if ip not in own and address_fault(ip, self._nodes) is None)
+
+    def _listed(self) -> dict[IPv4Address, None]:
+        gateway = self._index.gateway()
+        listed: dict[IPv4Address, None] = dict.fromkeys(gateway.floating_ips if gateway else ())
+        return listed | dict.fromkeys(sorted(self._assignments)) | dict.fromkeys(sorted(self._held))
 
     def local_selections(self) -> dict[IPv4Address, Selection]:
         """This node's selected pods by address."""
