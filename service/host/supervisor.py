@@ -42,10 +42,19 @@ class _Failures:
 
 
 class Supervisor:
-    """Keeps the tasks of one process running. `clock`: any that does not go back, in ns."""
+    """Keeps the tasks of one process running."""
 
-    def __init__(self, *, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], int],
+        retry_first_s: float = RETRY_FIRST_S,
+        retry_last_s: float = RETRY_LAST_S,
+    ) -> None:
+        """`clock`: any that does not go back, in ns. The back-off doubles from the first pause to the last."""
         self._clock = clock
+        self._retry_first_s = retry_first_s
+        self._retry_last_s = retry_last_s
         self._failures: dict[str, _Failures] = {}
         self._fatal: asyncio.Future[None] | None = None
         """Gets the error of a callback that ends the process; None while nothing runs."""
@@ -70,7 +79,7 @@ class Supervisor:
     async def keep(self, name: str, task: Run) -> None:
         """Run one task; again after each unexpected error. Returns where it ends of its own accord."""
         failures = self._failures.setdefault(name, _Failures())
-        retry_s = RETRY_FIRST_S
+        retry_s = self._retry_first_s
         while True:
             started_ns = self._clock()
             try:
@@ -79,12 +88,12 @@ class Supervisor:
                 if _ends_process(error):
                     raise
                 if self._clock() - started_ns >= STEADY_NS:
-                    retry_s = RETRY_FIRST_S
+                    retry_s = self._retry_first_s
                 self._note(name, failures, error, f"trying again after {retry_s:.1f} s")
             else:
                 return
             await asyncio.sleep(retry_s)
-            retry_s = min(RETRY_LAST_S, 2 * retry_s)
+            retry_s = min(self._retry_last_s, 2 * retry_s)
 
     def attempt(self, name: str, call: Callable[[], None]) -> None:
         """Call once what must not keep its caller from what follows; an unexpected error counts under the name."""
