@@ -13,7 +13,7 @@ itself in a state it cannot be in must not go on deciding), and cancellation.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.model.errors import InvariantError, OperatorError
 
@@ -24,6 +24,7 @@ RETRY_LAST_S = 5.0
 STEADY_NS = 10_000_000_000
 """A task that has run so long since its last error is all right again, and begins anew with the shortest back-off."""
 
+LOGGED_MAX = 16
 CALLBACKS = "callbacks"
 """What errors outside every task count under."""
 
@@ -37,8 +38,9 @@ class _Failures:
     errors: int = 0
     last_error: str = ""
     last_error_ns: int = 0
-    logged: str = ""
-    """The last error that was logged with its traceback: the same one again is only counted."""
+    logged: set[str] = field(default_factory=set)
+    """Errors that were logged, each with its traceback: the same one again is only counted, and so is, of a task that
+    fails in ever new words, every one beyond `LOGGED_MAX`."""
 
 
 class Supervisor:
@@ -118,9 +120,9 @@ class Supervisor:
         cause = _first(error)
         failures.last_error = f"{type(cause).__name__}: {cause}"
         failures.last_error_ns = self._clock()
-        if failures.last_error == failures.logged:
+        if failures.last_error in failures.logged or len(failures.logged) >= LOGGED_MAX:
             return
-        failures.logged = failures.last_error
+        failures.logged.add(failures.last_error)
         _log.error("task %s: %s; %s", name, failures.last_error, following, exc_info=error)
 
     def errors(self) -> dict[str, int]:
