@@ -82,8 +82,10 @@ class Reconciler:
     # -- what is learned --
 
     def learn_members(self, nodes: tuple[GatewayNode, ...], assignments: Mapping[IPv4Address, Assignment]) -> None:
-        """Take what gossip says of the agents, and the leader's table."""
+        """Take what gossip says of the agents, and the leader's table. Locations that nobody asks for any more go."""
         self._nodes, self._assignments = nodes, assignments
+        listed = self._listed()
+        self._locations = {ip: location for ip, location in self._locations.items() if ip in listed}
 
     def learn_uplinks(self, uplinks: tuple[LocalUplink, ...]) -> None:
         """Take the node's uplinks as they are now; none is a state like any other."""
@@ -167,16 +169,16 @@ class Reconciler:
         No others: an address that was a floating IP once may be anybody's now, also this host's. But never an address
         of a node's interface, nor a network's or a broadcast address: the fence would cut off whoever has it.
         """
-        known = self._heard_of()
+        known = self._listed()
         own = {uplink.address.ip for uplink in self._uplinks} | self._addresses | {self._server}
         return tuple(ip for ip in known if ip not in own and address_fault(ip, self._nodes) is None)
 
     def own_addresses(self) -> tuple[IPv4Address, ...]:
         """What is a floating IP to others and an address of an interface here, or the API server's: never ours to
         hold."""
-        return tuple(sorted(ip for ip in self._heard_of() if ip in self._addresses or ip == self._server))
+        return tuple(sorted(ip for ip in self._listed() if ip in self._addresses or ip == self._server))
 
-    def _heard_of(self) -> dict[IPv4Address, None]:
+    def _listed(self) -> dict[IPv4Address, None]:
         gateway = self._index.gateway()
         known: dict[IPv4Address, None] = dict.fromkeys(gateway.floating_ips if gateway else ())
         known |= dict.fromkeys(sorted(self._assignments))

@@ -13,7 +13,7 @@ itself in a state it cannot be in must not go on deciding), and cancellation.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.model.errors import InvariantError, OperatorError
 
@@ -24,6 +24,7 @@ RETRY_LAST_S = 5.0
 STEADY_NS = 10_000_000_000
 """A task that has run so long since its last error is all right again, and begins anew with the shortest back-off."""
 
+LOGGED_MAX = 16
 CALLBACKS = "callbacks"
 """What errors outside every task count under."""
 
@@ -37,15 +38,25 @@ class _Failures:
     errors: int = 0
     last_error: str = ""
     last_error_ns: int = 0
-    logged: str = ""
-    """The last error that was logged with its traceback: the same one again is only counted."""
+    logged: set[str] = field(default_factory=set)
+    """Errors that were logged, each with its traceback: the same one again is only counted, and so is, of a task that
+    fails in ever new words, every one beyond `LOGGED_MAX`."""
 
 
 class Supervisor:
-    """Keeps the tasks of one process running. `clock`: any that does not go back, in ns."""
+    """Keeps the tasks of one process running."""
 
-    def __init__(self, *, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], int],
+        retry_first_s: float = RETRY_FIRST_S,
+        retry_last_s: float = RETRY_LAST_S,
+    ) -> None:
+        """`clock`: any that does not go back, in ns. The back-off doubles from the first pause to the last."""
         self._clock = clock
+        self._retry_first_s = retry_first_s
+        self._retry_last_s = retry_last_s
         self._failures: dict[str, _Failures] = {}
         self._fatal: asyncio.Future[None] | None = None
         """Gets the error of a callback that ends the process; None while nothing runs."""
@@ -70,7 +81,7 @@ class Supervisor:
     async def keep(self, name: str, task: Run) -> None:
         """Run one task; again after each unexpected error. Returns where it ends of its own accord."""
         failures = self._failures.setdefault(name, _Failures())
-        retry_s = RETRY_FIRST_S
+        retry_s = self._retry_first_s
         while True:
             started_ns = self._clock()
             try:
@@ -79,12 +90,12 @@ class Supervisor:
                 if _ends_process(error):
                     raise
                 if self._clock() - started_ns >= STEADY_NS:
-                    retry_s = RETRY_FIRST_S
+                    retry_s = self._retry_first_s
                 self._note(name, failures, error, f"trying again after {retry_s:.1f} s")
             else:
                 return
             await asyncio.sleep(retry_s)
-            retry_s = min(RETRY_LAST_S, 2 * retry_s)
+            retry_s = min(self._retry_last_s, 2 * retry_s)
 
     def attempt(self, name: str, call: Callable[[], None]) -> None:
         """Call once what must not keep its caller from what follows; an unexpected error counts under the name."""
@@ -109,9 +120,9 @@ class Supervisor:
         cause = _first(error)
         failures.last_error = f"{type(cause).__name__}: {cause}"
         failures.last_error_ns = self._clock()
-        if failures.last_error == failures.logged:
+        if failures.last_error in failures.logged or len(failures.logged) >= LOGGED_MAX:
             return
-        failures.logged = failures.last_error
+        failures.logged.add(failures.last_error)
         _log.error("task %s: %s; %s", name, failures.last_error, following, exc_info=error)
 
     def errors(self) -> dict[str, int]:

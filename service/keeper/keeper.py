@@ -47,6 +47,8 @@ from service.wire.envelope import Envelope
 from service.wire.sealed_socket import SealedSocket
 
 _log = logging.getLogger(__name__)
+_RETRY_S = 0.01
+"""Between two attempts of a task that fails. Its timers stand meanwhile: a longer pause would cost a short lease."""
 
 
 async def run(settings: Settings) -> None:
@@ -83,7 +85,7 @@ class Keeper:
     ) -> None:
         """Read what is on disk; nothing runs and nothing is sent yet. Raises OperatorError where it cannot be read."""
         self._settings, self._scheduling, self._boot_clock, self._fence = settings, scheduling, boot_clock, fence
-        self._tasks = Supervisor(clock=boot_clock)
+        self._tasks = Supervisor(clock=boot_clock, retry_first_s=_RETRY_S, retry_last_s=_RETRY_S)
         start_id, port = identity.start_id(), settings.ports.lease
         file = ElectorateFile(Path(settings.state_dir))
         stored = file.open_or_configure(settings.electorate, memory=identity.start_id() >> 1)

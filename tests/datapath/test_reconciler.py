@@ -182,6 +182,17 @@ def test_a_floating_ip_that_was_removed_has_no_way_and_is_behind_the_fence_only_
     assert rows(known)[MapName.FLOATING_IPS] == {}
 
 
+def test_where_an_address_was_is_forgotten_once_nobody_lists_it() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known = reconciler(index=index)
+    known.learn_location(Location(FLOATING_IP, "worker2", TOKEN))
+    known.learn_members((), {})
+    assert FLOATING_IP in known.locations
+    index.apply([Delete(ObjectKey(Kind.GATEWAY, "kube-system", "default"))])
+    known.learn_members((), {})
+    assert known.locations == {}
+
+
 def test_what_the_leader_still_assigns_stays_behind_the_fence() -> None:
     index = PolicyIndex(pod_cidrs_known=True)
     known = reconciler(index=index)

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+from functools import partial
 
 import pytest
 
-from service.host.supervisor import RETRY_LAST_S, STEADY_NS, Supervisor
+from service.host.supervisor import LOGGED_MAX, RETRY_LAST_S, STEADY_NS, Supervisor
 from service.model.errors import InvariantError, OperatorError
 from tests.virtual_time import in_virtual_time, now_ns
 
@@ -96,6 +97,18 @@ async def test_a_task_that_ends_of_its_own_accord_is_not_started_again() -> None
 
     await Supervisor(clock=now_ns).run({"once": once})
     assert calls == [0]
+
+
+@in_virtual_time
+async def test_errors_that_differ_each_time_are_logged_so_often_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    supervisor = Supervisor(clock=now_ns)
+    with caplog.at_level(logging.ERROR):
+        for number in range(100):
+            supervisor.attempt("announce", partial(fail, KeyError(number)))
+            supervisor.attempt("announce", partial(fail, KeyError("again")))
+    assert supervisor.errors() == {"announce": 200}
+    assert supervisor.troubles() == ["task announce failed 200 times, at last with KeyError: 'again'"]
+    assert len(caplog.records) == LOGGED_MAX
 
 
 @in_virtual_time

@@ -20,6 +20,7 @@ from service.keeper.keeper import run
 from service.keeper.promise_file import PromiseFile
 from service.keeper.transition import Transition
 from service.lease.elector import ElectorMachine
+from service.lease.holder import Holder
 from service.lease.promise import Instant
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.errors import InvariantError, OperatorError
@@ -403,6 +404,32 @@ async def test_a_vote_that_fails_costs_no_address_while_the_others_vote(
             await asyncio.sleep(0.01)
             assert nodes[0].holds()
         assert any("task elector failed" in line for line in troubles(nodes[0]))
+
+
+@in_virtual_time
+async def test_a_holder_that_fails_at_each_answer_of_one_elector_keeps_even_a_short_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with three_nodes(tmp_path) as (nodes, stack):
+        node = nodes[0]
+        node.settings = msgspec.structs.replace(node.settings, lease=LeaseSettings(profile=ProfileName.FAST))
+        await stack.enter_async_context(node.running())
+        node.heartbeat = heartbeat()
+        await until(node.holds)
+        receive = Holder.receive
+
+        def fail_for_one(holder: Holder, source: Source, payload: bytes, *, now_ns: int) -> None:
+            if source.node == "node1":
+                raise KeyError("gone")
+            receive(holder, source, payload, now_ns=now_ns)
+
+        # Each heartbeat would do the work of a timer.
+        node.heartbeat = None
+        monkeypatch.setattr(Holder, "receive", fail_for_one)
+        for _ in range(3000):
+            await asyncio.sleep(0.001)
+            assert node.holds()
+        assert any("task holder failed" in line for line in troubles(node))
 
 
 @in_virtual_time
