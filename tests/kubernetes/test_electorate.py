@@ -248,6 +248,28 @@ async def test_an_electorate_is_chosen_survives_the_loss_of_its_object_and_repla
         await until(lambda: nodes[3].reports[-1].elector and epoch(nodes[3]) == 1003)
 
 
+async def test_m8_an_edit_that_swaps_all_members_is_refused_and_written_over(tmp_path: Path) -> None:
+    port = free_port()
+    nodes = [Node(chosen(settings_of(tmp_path, index, port))) for index in range(4)]
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            await stack.enter_async_context(node.running())
+        made = await stack.enter_async_context(office(nodes[0].settings, Agents(nodes), down_ns=60_000_000_000))
+        store, reader = await stack.enter_async_context(following())
+        await until(lambda: reader.last is not None and reader.last.in_force, timeout_s=20)
+        nodes[3].heartbeat = heartbeat()
+        await until(nodes[3].holds)
+        assert store.current is not None
+        members = store.current.electorate.members
+        edit = Electorate(2, (Elector("node3", "127.0.0.4", 7),), members)
+        await store.swap(store.current, edit, in_force=True)
+        await until(lambda: "changes node0, node1, node2, node3 at once" in made.trouble)
+        await until(lambda: reader.epoch() == 1001, timeout_s=20)
+        assert store.current.electorate.members == members
+        await until(lambda: made.trouble == "" and all(epoch(node) == 1001 for node in nodes))
+        assert nodes[3].holds()
+
+
 # -- two nodes --
 
 
