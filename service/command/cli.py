@@ -15,6 +15,7 @@ import click
 from service.command.audit import audit
 from service.command.console import console, print_json
 from service.command.electors import electors
+from service.command.keys import keys
 from service.command.validate import validate
 from service.model.errors import OperatorError, TransientError
 from service.version import VERSION
@@ -220,6 +221,7 @@ def why(floating_ip: str, url: str, timeout: float, as_json: bool) -> None:
 main.add_command(audit)
 main.add_command(electors)
 main.add_command(validate)
+main.add_command(keys)
 
 
 @main.command(

@@ -119,6 +119,8 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """Datagrams that its socket has refused, by reason."""
     silent: tuple[tuple[str, int], ...] = ()
     """Electors that it does not see vote, and when each last did, by CLOCK_BOOTTIME."""
+    keys: tuple[str, ...] = ()
+    """Ids of the keys in force in the keeper; the first one seals."""
 
 
 KeeperMessage = Heartbeat | LeaseReport

@@ -75,6 +75,7 @@ def cluster_status(
         "leaderState": _leader_state(cluster, leader[0]) if leader else None,
         "term": leader[1] if leader else 0,
         "members": {name: member.address.host for name, (member, _) in cluster.members().items()},
+        "keys": cluster.keys(),
         "nodes": {node.name: _node(node) for node in nodes},
         "floatingIPs": _floating_ips(index, cluster, holders, heard or {}, nodes),
         "policies": {

@@ -29,7 +29,7 @@ from service.model.lease import LEADER_KEY, ProfileName, Token
 from service.model.machine import Source
 from service.settings import LeaseSettings, Settings
 from service.wire.agent_link import AgentLink
-from service.wire.envelope import Envelope
+from service.wire.envelope import Envelope, key_id
 from tests.keeper.node import (
     IP,
     OTHER,
@@ -162,6 +162,14 @@ async def test_a_keeper_names_the_electors_that_it_does_not_see_vote_and_since_w
         ((name, since_ns),) = nodes[1].reports[-1].silent
         assert (name, nodes[1].reports[-1].majority) == ("node0", True)
         assert began_ns <= since_ns <= now_ns() - 2 * SECOND
+
+
+@in_virtual_time
+async def test_a_keeper_says_which_keys_it_has_in_force(tmp_path: Path) -> None:
+    alone = virtual_node(with_memory(settings_of(tmp_path, 0, free_port())))
+    async with alone.running():
+        await until(lambda: alone.reports)
+        assert alone.reports[-1].keys == tuple(one.hex() for one in map(key_id, alone.settings.keys()))
 
 
 @in_virtual_time

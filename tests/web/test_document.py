@@ -47,6 +47,9 @@ class Cluster:
             name: (Member(name, Address("192.0.2.9", 1), state, b"", 1), None) for name, state in self.states.items()
         }
 
+    def keys(self) -> dict[str, dict[str, tuple[str, ...] | None]]:
+        return {"worker1": {"agent": ("0a0b0c0d",), "keeper": None}}
+
     def gateway_nodes(self) -> tuple[GatewayNode, ...]:
         return self.nodes
 
