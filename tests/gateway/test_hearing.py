@@ -78,7 +78,7 @@ def test_who_was_cut_off_altogether_has_time_to_be_answered_when_it_hears_of_the
     heard.others = False
     assert heard.go(30, answered=False) is Hearing.SILENT
     heard.others = True
-    assert heard.go(0.8, answered=False) is Hearing.SILENT
+    assert heard.go(0.4, answered=False) is Hearing.SILENT
     assert heard.go(1, answered=True) is Hearing.HEARS
 
 
