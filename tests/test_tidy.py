@@ -29,6 +29,7 @@ FAMILIES = {
     "tests/agent/test_wiring.py": "service/agent/agent.py",
     "tests/audit/test_outbox_cap.py": "service/audit/outbox.py",
     "tests/audit/test_schema.py": "service/audit/schema",
+    "tests/keeper/test_keeper_electorate.py": "service/keeper/keeper.py",
     "tests/keeper/test_small_disks.py": "service/keeper/keeper.py",
     "tests/loadtest/chaos/test_events.py": "loadtest/chaos/events",
     "tests/loadtest/test_main.py": "loadtest/__main__.py",

@@ -48,6 +48,7 @@ class ElectorVote:
         `promised` gets every promise of a floating IP, for the record. Raises OperatorError where the tokens on disk
         cannot be read.
         """
+        self._settings = settings
         self._promises = promises
         self._tokens = TokenFile(Path(settings.state_dir))
         self._file = ElectorateFile(Path(settings.state_dir))
@@ -62,19 +63,7 @@ class ElectorVote:
         self._lease_ns_max = settings.lease.max_lease_ms * 1_000_000
         self._longest = LongestLease(Path(settings.state_dir))
         self._longest_ns = self._longest.open(self._lease_ns_max, has_granted=tokens is not None)
-        self._elector = ElectorMachine(
-            node=settings.node,
-            boot_id=boot_id_bytes(identity.boot_id()),
-            electorate=stored.electorate,
-            memory=stored.memory,
-            settled=stored.settled,
-            lease_port=settings.ports.lease,
-            lease_ns_max=self._lease_ns_max,
-            longest_ns=self._longest_ns,
-            promises=promises.read(),
-            tokens=tokens,
-            now=self._now(),
-        )
+        self._elector = self._continue(stored, promises.read(), tokens)
         # Of each kind the newest alone is worth writing.
         self._remember: Remember | None = None
         self._newer: Electorate | None = None
@@ -85,6 +74,21 @@ class ElectorVote:
         self._run_trouble = self._state_trouble = ""
         self._writing_since_ns: int | None = None
         self.pump = MachinePump(self, clock=boot_clock, send=self._say, handle=self.execute)
+
+    def _continue(self, stored: StoredElectorate, promises: bytes | None, tokens: bytes | None) -> ElectorMachine:
+        return ElectorMachine(
+            node=self._settings.node,
+            boot_id=boot_id_bytes(identity.boot_id()),
+            electorate=stored.electorate,
+            memory=stored.memory,
+            settled=stored.settled,
+            lease_port=self._settings.ports.lease,
+            lease_ns_max=self._lease_ns_max,
+            longest_ns=self._longest_ns,
+            promises=promises,
+            tokens=tokens,
+            now=self._now(),
+        )
 
     @property
     def machine(self) -> ElectorMachine:
