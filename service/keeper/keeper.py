@@ -101,7 +101,7 @@ class Keeper:
         # Who else decides, and how the electorate changes.
         self._majority = MajorityWatch(stored.electorate, lease_port=port, send=send, clock=boot_clock)
         self._other = OtherElector(
-            settings, self._vote, self._duty, known=self._known, ask=self._report, send=send, clock=boot_clock
+            settings, self._vote, self._duty, known=self._known, ask=self._try_to_report, send=send, clock=boot_clock
         )
         self._proposal = ConfiguredElectorate(
             settings.electorate, self._book, lease_port=port, send=send, clock=boot_clock
@@ -110,7 +110,7 @@ class Keeper:
             self._book, followers=(self._vote, self._claims, self._majority), entered=self._attend, clock=boot_clock
         )
         # The agent, and the end.
-        self._farewell = Farewell(self._claims, settings.lease, report=self._report, clock=boot_clock)
+        self._farewell = Farewell(self._claims, settings.lease, report=self._try_to_report, clock=boot_clock)
         hearers = self._book, self._claims, self._farewell
         self._watch = AgentWatch(*hearers, may_follow=self._may_follow, attend=self._attend, report=self._report)
         self._agent = AgentLink(Path(settings.run_dir), on_heartbeat=self._watch.take)
@@ -128,7 +128,7 @@ class Keeper:
             fence,
             # Neither may keep the holder from what it wants next: the fence of another key, or a release.
             opened=lambda address: self._tasks.attempt("announce", partial(announcement.announce, address)),
-            changed=lambda: self._tasks.attempt("report", self._report),
+            changed=self._try_to_report,
             refused=lambda key, reason: self._claims.refuse(key, reason),
         )
         self._endings = Endings(self._fenced.handle, ended=self._promise_log.note_end, clock=self._boot_clock)
@@ -207,6 +207,9 @@ class Keeper:
         # A configured electorate is its operator's: nobody goes on alone.
         if self._is_auto:
             self._other.attend()
+
+    def _try_to_report(self) -> None:
+        self._tasks.attempt("report", self._report)
 
     def _report(self) -> None:
         now_ns, elector, held = self._boot_clock(), self._vote.machine, self._claims.held()

@@ -352,6 +352,26 @@ async def test_neither_report_nor_announcement_keeps_the_holder_from_what_it_wan
 
 
 @in_virtual_time
+async def test_a_report_that_fails_keeps_no_address_from_being_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("gone")
+
+    async with three_nodes(tmp_path) as (nodes, _):
+        async with nodes[0].running():
+            nodes[0].heartbeat = heartbeat()
+            await until(nodes[0].holds)
+            nodes[1].heartbeat = heartbeat("successor")
+            await asyncio.sleep(0.3)
+            monkeypatch.setattr("service.keeper.keeper.compose", fail)
+            # So that nothing is handed over by the end of a lease.
+            started_ns = now_ns()
+        assert nodes[1].holds()
+        assert now_ns() - started_ns < SECOND // 10
+
+
+@in_virtual_time
 async def test_a_vote_that_fails_costs_no_address_while_the_others_vote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
