@@ -44,6 +44,7 @@ from service.settings import Settings
 from service.sources.intake import Intake
 from service.sources.source import ObjectSource, open_source
 from service.version import VERSION
+from service.web.electorate_metric import ElectorateCollector
 from service.web.metrics import (
     AuditCollector,
     DatapathCollector,
@@ -211,6 +212,7 @@ class Agent:
         await stack.enter_async_context(self._keeper)
         registry = CollectorRegistry()
         registry.register(DatapathCollector(self._datapath, self._holdings))
+        registry.register(ElectorateCollector(self._electorate_trouble))
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
         registry.register(ShortageCollector(self._shortages))
@@ -286,6 +288,10 @@ class Agent:
     def record_folders(self) -> list[Path]:
         """The outboxes of the agent and of the keeper beside it."""
         return [Path(self._settings.state_dir) / name for name in ("outbox", KEEPER_OUTBOX)]
+
+    def _electorate_trouble(self) -> str:
+        report = self._living_report()
+        return report.trouble if report is not None else ""
 
     def not_ready_reasons(self) -> list[str]:
         """What keeps this node from doing its whole part: no other node should be restarted meanwhile."""

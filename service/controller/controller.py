@@ -34,6 +34,7 @@ from service.settings import Settings
 from service.sources.intake import Intake
 from service.sources.source import Source, open_source
 from service.version import VERSION
+from service.web.electorate_metric import ElectorateCollector
 from service.web.metrics import AuditCollector, RefusalCollector, TaskCollector
 from service.web.server import WebServer
 from service.wire import refusals
@@ -115,6 +116,7 @@ class Controller:
         stack.callback(self._electors.step_down)
         registry = CollectorRegistry()
         registry.register(ReportCollector(self._writer))
+        registry.register(ElectorateCollector(lambda: self._office.trouble))
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
         registry.register(RefusalCollector(self._refusals))

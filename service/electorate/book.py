@@ -16,6 +16,10 @@ from service.model.machine import Address, Source
 
 _log = logging.getLogger(__name__)
 
+_OFFERS_PATIENT = 10
+"""So often in a row the object may be further ahead than one step before that is trouble: 2 s of an agent's heartbeats.
+When one elector replaces another two steps follow each other, and not everybody hears of the first in time."""
+
 OBJECT = "the electorate object"
 """The origin of what was read of it."""
 
@@ -33,6 +37,8 @@ class ElectorateBook:
         self.known = known
         self._is_configured = is_configured
         self._ignored_epoch = 0
+        self._jumps = 0
+        """How often in a row the object was found too far ahead."""
         self.trouble = ""
         """Why the last offer of the object or the configuration was refused; empty where it was not."""
         self._adopted = adopted
@@ -67,8 +73,11 @@ class ElectorateBook:
         """
         if electorate.epoch > self.known.epoch:
             if fault := object_fault(self.known, electorate, begun_anew=begun_anew):
-                self.refuse(f"{OBJECT}: {fault}")
+                self._jumps += 1
+                is_late = electorate.epoch > self.known.epoch + 1 and self._jumps < _OFFERS_PATIENT
+                self.refuse("" if is_late else f"{OBJECT}: {fault}")
                 return False
+            self._jumps = 0
             if is_for_keepers_to_say(self.known, electorate, begun_anew=begun_anew) or not (
                 begun_anew or self.known.epoch == 0 or may_follow(electorate)
             ):

@@ -221,6 +221,7 @@ async def test_an_error_that_nobody_has_thought_of_ends_one_turn_of_one_task_and
         await until(lambda: len(datapath.content.get(MapName.SELECTED, {})) == 2)
         metrics = await scrape(settings)
     assert 'egressgw_task_errors_total{task="find pod devices"} 2.0' in metrics
+    assert "egressgw_electorate_trouble 0.0" in metrics
 
 
 @pytest.mark.parametrize("purpose", ["gossip", "state"])

@@ -68,6 +68,17 @@ async def test_without_an_address_for_http_it_listens_where_members_reach_it_and
             assert elsewhere.connect_ex(("127.0.0.2", settings.ports.http)) != 0
 
 
+async def test_an_electorate_that_is_refused_is_seen_in_metrics_and_status_of_the_controller(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    url = f"http://{HOST}:{settings.ports.http}/metrics"
+    async with running(settings) as controller, aiohttp.ClientSession() as session:
+        for trouble in ("", "the electorate object: somebody edited it"):
+            controller._office.book.refuse(trouble)
+            async with session.get(url) as found:
+                assert f"egressgw_electorate_trouble {float(bool(trouble))}" in await found.text()
+            assert controller.status()["electorate"]["trouble"] == trouble
+
+
 async def test_a_node_with_another_key_is_a_trouble_of_the_controller(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     stranger = Envelope((b"\x22" * 32,), cluster=settings.cluster, node="worker2", start_id=9, purpose="gossip")

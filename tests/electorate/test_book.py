@@ -153,3 +153,23 @@ def test_m3_with_a_configured_electorate_one_that_follows_none_is_nobodys_word(
     assert (adopted, len(caplog.records)) == ([], 1)
     book.receive(PEER, encode_electorate_message(THREE), send=lambda *_: None)
     assert adopted == [THREE]
+
+
+def test_m8_an_object_that_is_further_ahead_than_one_step_is_trouble_only_when_no_keeper_explains_it(
+    reader: Reader, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two steps follow each other when an elector is replaced, and not everybody hears of the first in time."""
+    caplog.set_level(logging.ERROR)
+    ahead = Electorate(6, (ALICE, BOB), THREE.members)
+
+    def offer(times: int) -> None:
+        for _ in range(times):
+            reader.book.offer_written(ahead, begun_anew=False, may_follow=lambda _: True)
+
+    offer(5)
+    assert (reader.book.trouble, caplog.records) == ("", [])
+    offer(5)
+    assert "epoch 6 does not follow 4" in reader.book.trouble
+    reader.hear(THREE)
+    offer(1)
+    assert (reader.book.known, reader.book.trouble) == (ahead, "")
