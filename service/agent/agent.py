@@ -184,7 +184,7 @@ class Agent:
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
         registry.register(RefusalCollector(self._refusals))
-        await stack.enter_async_context(WebServer(settings.http_address, settings.ports.http, self, registry))
+        await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
         self.recorder.started(VERSION)
 
     async def serve(self) -> None:
@@ -227,13 +227,13 @@ class Agent:
             node=self._settings.node,
             role=self._turn.role,
             cluster=self._cluster,
+            now_ns=boot_ns(),
             intake=self._intake,
             source=self._source,
             reconciler=self._reconciler,
             datapath=self._datapath,
             held=self._holdings.held,
             report=self._living_report(),
-            now_ns=boot_ns(),
             troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
             outbox=self._outbox,
             publisher=self._publisher,

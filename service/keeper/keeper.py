@@ -76,7 +76,7 @@ class Keeper:
         raw_clock: Callable[[], int] = clock.raw_ns,
     ) -> None:
         """Read what is on disk; nothing runs and nothing is sent yet. Raises OperatorError where it cannot be read."""
-        self._settings, self._scheduling, self._boot_clock, self._fence = settings, scheduling, boot_clock, fence
+        self._settings, self._scheduling, self._boot_clock = settings, scheduling, boot_clock
         start_id, port, now_ns = identity.start_id(), settings.ports.lease, boot_clock()
         file = ElectorateFile(Path(settings.state_dir))
         stored = file.open_or_configure(settings.electorate, memory=identity.start_id() >> 1)
@@ -93,7 +93,7 @@ class Keeper:
         self._duty = AgentDuty(grace_ns=settings.lease.agent_grace_ms * 1_000_000, now_ns=now_ns)
         announcement = FirstAnnouncement(uplink=self._duty.uplink, send_frame=self._arp.send)
         self._fenced = FencedLeases(fence, opened=announcement.announce, changed=self._report)
-        self._endings = Endings(self._fenced.handle, ended=self._promise_log.note_end, clock=boot_clock)
+        self._endings = Endings(fence, self._fenced.handle, ended=self._promise_log.note_end, clock=boot_clock)
         holder = new_holder(settings, stored.electorate, start_id=start_id, now_ns=now_ns)
         self._claims = HolderClaims(
             holder, duty=self._duty, fence=fence, send=send, handle=self._endings.handle, clock=boot_clock
@@ -119,7 +119,7 @@ class Keeper:
         """Go on with what is held, then open what others send to. Left in reverse: farewell first, sockets after."""
         stack.callback(self._arp.close)
         await stack.enter_async_context(self._promise_log)
-        self._endings.adopt(self._fence)
+        self._endings.adopt()
         self._claims.adopt()
         self._connect()
         await stack.enter_async_context(self._socket)

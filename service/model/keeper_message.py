@@ -99,6 +99,8 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """CLOCK_BOOTTIME at which `held` was true: the audit log's evidence. 0 from a keeper that does not say."""
     released: tuple[str, ...] = ()
     """Floating IPs just given up before their deadline; the deadlines that the agent knows may be 200 ms old."""
+    silent: tuple[tuple[str, int], ...] = ()
+    """Electors that it does not see vote, and when each last did, by CLOCK_BOOTTIME."""
     electorate: ElectorateRecord | None = None
     """The electorate in force on this node."""
     settled: bool = False
@@ -109,8 +111,6 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """The one to follow `electorate`, asked for by one of two electors that lost the other: to be swapped in."""
     majority: bool = True
     """It sees a majority of electors vote. True from a keeper that does not say."""
-    silent: tuple[tuple[str, int], ...] = ()
-    """Electors that it does not see vote, and when each last did, by CLOCK_BOOTTIME."""
 
 
 KeeperMessage = Heartbeat | LeaseReport
