@@ -248,6 +248,10 @@ class Settings(_Section, frozen=True):
     audit: AuditSettings = AuditSettings()
     kafka: KafkaSettings = KafkaSettings()
 
+    def __post_init__(self) -> None:
+        if not self.http.address:
+            msgspec.structs.force_setattr(self, "http", HttpSettings(address=self.bind_address))
+
     @property
     def electorate(self) -> Electorate:
         """The configured one; none where it is not configured but chosen."""
@@ -255,11 +259,6 @@ class Settings(_Section, frozen=True):
             return NO_ELECTORATE
         members = tuple(Elector(name=member.name, host=member.address) for member in self.electors.members)
         return Electorate(epoch=self.electors.epoch, members=members)
-
-    @property
-    def http_address(self) -> str:
-        """Where HTTP is served, besides 127.0.0.1."""
-        return self.http.address or self.bind_address
 
     @property
     def lease_profile(self) -> LeaseProfile:
@@ -346,7 +345,7 @@ def _check(settings: Settings) -> None:
             "lease.deaf_after_ms: less than three times lease.probe_gap_ms; one lost answer must not count"
         )
     _parse(IPv4Address, settings.bind_address, "bind_address")
-    _parse(IPv4Address, settings.http_address, "http.address")
+    _parse(IPv4Address, settings.http.address, "http.address")
     mark = settings.datapath.mark
     if mark & (mark - 1):
         raise OperatorError(f"datapath.mark: {mark:#x} has more than one bit set; choose one free bit such as 0x1000")

@@ -25,6 +25,14 @@ def test_one_file_serves_every_pod_because_name_and_address_come_from_the_enviro
     assert (settings.node, settings.bind_address) == ("worker7", "192.168.1.27")
 
 
+def test_http_is_served_at_the_nodes_address_unless_another_is_named(tmp_path: Path) -> None:
+    node = {"node": "n1", "keyring": ["00" * 32], "bind_address": "192.0.2.7"}
+    assert load_settings(None, node).http.address == "192.0.2.7"
+    assert load_settings(None, node | {"http": {"address": "0.0.0.0"}}).http.address == "0.0.0.0"
+    with pytest.raises(OperatorError, match=r"http\.address"):
+        load_settings(None, node | {"http": {"address": "everywhere"}})
+
+
 def test_the_file_and_flags_win_over_the_environment(file: Path) -> None:
     file.write_text("source: kubernetes\nnode: worker1\nbind_address: 10.0.0.1\nrole: control-plane\n")
     settings = load_settings(file, {"node": "worker2"})
@@ -64,14 +72,6 @@ def test_every_setting_says_what_it_means_where_it_is_declared() -> None:
             if not is_told:
                 silent.append(f"{name}.{ast.unparse(field.target)}")
     assert silent == []
-
-
-def test_http_is_served_at_the_nodes_address_unless_another_is_named(tmp_path: Path) -> None:
-    node = {"node": "n1", "keyring": ["00" * 32], "bind_address": "192.0.2.7"}
-    assert load_settings(None, node).http_address == "192.0.2.7"
-    assert load_settings(None, node | {"http": {"address": "0.0.0.0"}}).http_address == "0.0.0.0"
-    with pytest.raises(OperatorError, match=r"http\.address"):
-        load_settings(None, node | {"http": {"address": "everywhere"}})
 
 
 def electors(*addresses: str, epoch: int = 1) -> str:

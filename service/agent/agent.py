@@ -219,7 +219,7 @@ class Agent:
         registry.register(RefusalCollector(self._refusals))
         registry.register(KeeperCollector(self._living_report))
         registry.register(SegmentCollector(self._segment_watch))
-        await stack.enter_async_context(WebServer(settings.http_address, settings.ports.http, self, registry))
+        await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
         self.recorder.started(VERSION)
 
     async def serve(self) -> None:
@@ -265,13 +265,13 @@ class Agent:
             node=self._settings.node,
             role=self._turn.role,
             cluster=self._cluster,
+            now_ns=boot_ns(),
             intake=self._intake,
             source=self._source,
             reconciler=self._reconciler,
             datapath=self._datapath,
             held=self._holdings.held,
             report=self._living_report(),
-            now_ns=boot_ns(),
             troubles=[
                 *self._tasks.troubles(),
                 *refusals.troubles(self._refusals),

@@ -22,20 +22,22 @@ def agent_status(
     node: str,
     role: NodeRole,
     cluster: ClusterView,
+    now_ns: int,
     intake: Intake,
     source: ObjectSource | None,
     reconciler: Reconciler,
     datapath: NodeDatapath,
     held: Mapping[IPv4Address, HeldLease],
     report: LeaseReport | None,
-    now_ns: int,
     troubles: Sequence[str],
     outbox: Outbox,
     publisher: Publisher,
 ) -> dict[str, Any]:
-    """The document. `report` is None where the keeper does not live; `source` before it is open.
+    """The document. `now_ns` is CLOCK_BOOTTIME.
 
-    `now_ns` is CLOCK_BOOTTIME. `troubles`: what is wrong in this process itself, a line each; the keeper's own follow.
+    `report` is None where the keeper does not live; `source` before it is open.
+
+    `troubles`: what is wrong in this process itself, a line each; the keeper's own follow.
     """
     held = _still_held(held, report, now_ns)
     heard = {address: HeldBy(location.node, location.token) for address, location in reconciler.locations.items()}

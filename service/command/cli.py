@@ -218,9 +218,9 @@ def why(floating_ip: str, url: str, timeout: float, as_json: bool) -> None:
     sys.exit(0 if found.is_held else 1)
 
 
+main.add_command(validate)
 main.add_command(audit)
 main.add_command(electors)
-main.add_command(validate)
 main.add_command(keys)
 
 

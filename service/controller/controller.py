@@ -120,7 +120,7 @@ class Controller:
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
         registry.register(RefusalCollector(self._refusals))
-        await stack.enter_async_context(WebServer(settings.http_address, settings.ports.http, self, registry))
+        await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
 
     async def serve(self) -> None:
         """Compete for leadership and run every task until cancelled; one that fails is tried again. Needs `enter`."""

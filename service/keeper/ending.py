@@ -15,19 +15,25 @@ class Endings:
     """Stands between the holder and what executes its outputs. `ended` is called after the fence was closed."""
 
     def __init__(
-        self, execute: Callable[[object], None], *, ended: Callable[[Ending], None], clock: Callable[[], int]
+        self,
+        fence: Fence,
+        execute: Callable[[object], None],
+        *,
+        ended: Callable[[Ending], None],
+        clock: Callable[[], int],
     ) -> None:
+        self._fence = fence
         self._execute = execute
         self._ended = ended
         self._clock = clock
         self._deadlines: dict[str, int] = {}
         """Of every fence that is open, as last written or adopted."""
 
-    def adopt(self, fence: Fence) -> None:
+    def adopt(self) -> None:
         """Tell what ended while no keeper ran; to be called before anything is written to the fence."""
-        fence.refresh()
+        self._fence.refresh()
         now_ns = self._clock()
-        for address, entry in fence.entries().items():
+        for address, entry in self._fence.entries().items():
             if entry.deadline_ns > now_ns:
                 self._deadlines[str(address)] = entry.deadline_ns
             elif entry.deadline_ns:

@@ -84,7 +84,7 @@ class Keeper:
         raw_clock: Callable[[], int] = clock.raw_ns,
     ) -> None:
         """Read what is on disk; nothing runs and nothing is sent yet. Raises OperatorError where it cannot be read."""
-        self._settings, self._scheduling, self._boot_clock, self._fence = settings, scheduling, boot_clock, fence
+        self._settings, self._scheduling, self._boot_clock = settings, scheduling, boot_clock
         self._tasks = Supervisor(clock=boot_clock, retry_first_s=_RETRY_S, retry_last_s=_RETRY_S)
         start_id, port = identity.start_id(), settings.ports.lease
         file = ElectorateFile(Path(settings.state_dir))
@@ -131,7 +131,7 @@ class Keeper:
             changed=self._try_to_report,
             refused=lambda key, reason: self._claims.refuse(key, reason),
         )
-        self._endings = Endings(self._fenced.handle, ended=self._promise_log.note_end, clock=self._boot_clock)
+        self._endings = Endings(fence, self._fenced.handle, ended=self._promise_log.note_end, clock=self._boot_clock)
         holder = new_holder(settings, electorate, start_id=start_id, now_ns=now_ns)
         self._claims = HolderClaims(
             holder, duty=self._duty, fence=fence, send=send, handle=self._endings.handle, clock=self._boot_clock
@@ -141,7 +141,7 @@ class Keeper:
         """Go on with what is held, then open what others send to. Left in reverse: farewell first, sockets after."""
         stack.callback(self._arp.close)
         await stack.enter_async_context(self._promise_log)
-        self._endings.adopt(self._fence)
+        self._endings.adopt()
         self._claims.adopt()
         self._connect()
         await stack.enter_async_context(self._socket)

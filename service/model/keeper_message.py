@@ -101,6 +101,8 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """CLOCK_BOOTTIME at which `held` was true: the audit log's evidence. 0 from a keeper that does not say."""
     released: tuple[str, ...] = ()
     """Floating IPs just given up before their deadline; the deadlines that the agent knows may be 200 ms old."""
+    silent: tuple[tuple[str, int], ...] = ()
+    """Electors that it does not see vote, and when each last did, by CLOCK_BOOTTIME."""
     electorate: ElectorateRecord | None = None
     """The electorate in force on this node."""
     settled: bool = False
@@ -117,8 +119,6 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """How often each task of the keeper has failed since its start."""
     refused: dict[str, int] = {}
     """Datagrams that its socket has refused, by reason."""
-    silent: tuple[tuple[str, int], ...] = ()
-    """Electors that it does not see vote, and when each last did, by CLOCK_BOOTTIME."""
     keys: tuple[str, ...] = ()
     """Ids of the keys in force in the keeper; the first one seals."""
 

@@ -14,6 +14,7 @@ def node_status(node: GatewayNode, facts: Facts) -> dict[str, Any]:
         "state": node.state.value,
         "role": node.role.value,
         "schedulable": node.schedulable,
+        "addresses": ", ".join(held),
         "segments": [
             {
                 "subnet": str(segment.network),
@@ -27,7 +28,6 @@ def node_status(node: GatewayNode, facts: Facts) -> dict[str, Any]:
             {"address": address, "term": token.term, "token": ".".join(map(str, token))}
             for address, token in held.items()
         ],
-        "addresses": ", ".join(held),
         "conditions": [_ready(node), _schedulable(node, facts), *_deaf(node), *_kubernetes_ready(node, facts)],
     }
     member = facts.members.get(node.name)

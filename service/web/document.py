@@ -74,7 +74,6 @@ def cluster_status(
         "leader": leader[0] if leader else None,
         "leaderState": _leader_state(cluster, leader[0]) if leader else None,
         "term": leader[1] if leader else 0,
-        "members": {name: member.address.host for name, (member, _) in cluster.members().items()},
         "keys": cluster.keys(),
         "nodes": {node.name: _node(node) for node in nodes},
         "floatingIPs": _floating_ips(index, cluster, holders, heard or {}, nodes),
@@ -89,6 +88,7 @@ def cluster_status(
             for key, state in sorted(index.policy_states().items())
         },
         "errors": [str(error) for error in errors],
+        "members": {name: member.address.host for name, (member, _) in cluster.members().items()},
     }
 
 

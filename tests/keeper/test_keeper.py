@@ -8,15 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from service.audit.outbox import read_outbox
-from service.audit.promise_log import KEEPER_OUTBOX, PromiseLog
+from service.audit.promise_log import PromiseLog
 from service.keeper.fence import FenceEntry
 from service.keeper.keeper import run
 from service.keeper.promise_file import PromiseFile
 from service.lease.elector import ElectorMachine
 from service.lease.holder import Holder
 from service.lease.promise import Instant
-from service.model.audit_record import AuditRecord, RecordKind
 from service.model.errors import InvariantError, OperatorError
 from service.model.keeper_message import Claim, ElectorateRecord
 from service.model.lease import LEADER_KEY, ProfileName, Token
@@ -27,7 +25,6 @@ from tests.keeper.node import (
     IP,
     OTHER,
     SECOND,
-    Node,
     chosen,
     claims_of,
     free_port,
@@ -114,16 +111,6 @@ async def test_a_keeper_says_whether_it_sees_a_majority_vote(tmp_path: Path) -> 
 
 
 @in_virtual_time
-async def test_a_keeper_names_the_electors_that_it_does_not_see_vote_and_since_when(tmp_path: Path) -> None:
-    began_ns = now_ns()
-    async with three_nodes(tmp_path) as (nodes, _):
-        await until(lambda: bool(nodes[1].reports) and bool(nodes[1].reports[-1].silent))
-        ((name, since_ns),) = nodes[1].reports[-1].silent
-        assert (name, nodes[1].reports[-1].majority) == ("node0", True)
-        assert began_ns <= since_ns <= now_ns() - 2 * SECOND
-
-
-@in_virtual_time
 async def test_a_keeper_says_which_keys_it_has_in_force(tmp_path: Path) -> None:
     alone = virtual_node(with_memory(settings_of(tmp_path, 0, free_port())))
     async with alone.running():
@@ -194,36 +181,6 @@ async def test_the_keeper_itself_announces_what_it_holds_its_fence_being_open(
         await until(node.holds)
         await asyncio.sleep(5)
     assert sent == [(1, True), (1, True)]
-
-
-def ends_on_record(node: Node) -> list[tuple[RecordKind | str, str, str]]:
-    records = read_outbox(Path(node.settings.state_dir) / KEEPER_OUTBOX)
-    return [
-        (one.kind, one.subject, one.holder)
-        for one in records
-        if isinstance(one, AuditRecord) and one.kind in (RecordKind.RELEASED, RecordKind.EXPIRED)
-    ]
-
-
-@in_virtual_time
-async def test_an_end_that_no_agent_hears_of_is_on_record(tmp_path: Path) -> None:
-    async with three_nodes(tmp_path) as (nodes, _):
-        async with nodes[0].running() as node:
-            node.heartbeat = heartbeat()
-            await until(node.holds)
-            node.heartbeat = None
-            await until(lambda: not node.holds(), timeout=60)
-        assert ends_on_record(nodes[0]) == [(RecordKind.RELEASED, IP, "node0")]
-
-
-@in_virtual_time
-async def test_an_end_while_no_keeper_ran_is_put_on_record_by_the_next_one(tmp_path: Path) -> None:
-    async with three_nodes(tmp_path) as (nodes, stack):
-        nodes[0].fence.write(IPv4Address(IP), Token(1, 1, 7), now_ns() + SECOND)
-        await asyncio.sleep(2)
-        await stack.enter_async_context(nodes[0].running())
-        await asyncio.sleep(1)
-        assert ends_on_record(nodes[0]) == [(RecordKind.EXPIRED, IP, "node0")]
 
 
 @in_virtual_time

@@ -1,11 +1,16 @@
 import asyncio
+from pathlib import Path
 
 from service.keeper.majority import MajorityWatch
 from service.lease.message import Query, Report, decode, encode
 from service.model.lease import Elector, Electorate
 from service.model.machine import Address, Source
+from tests.keeper.node import SECOND, until
+from tests.keeper.test_keeper import parts_that_know_only_real_time
+from tests.keeper.virtual import three_nodes
 from tests.virtual_time import in_virtual_time, now_ns
 
+__all__ = ["parts_that_know_only_real_time"]
 PORT = 9644
 MEMBERS = tuple(Elector(f"node{index}", f"127.0.0.{index + 1}") for index in range(4))
 THREE = Electorate(1, MEMBERS[:3])
@@ -88,3 +93,13 @@ async def test_after_a_change_the_new_electors_are_asked() -> None:
     electors.epoch = 2
     assert await electors.is_seen_after(1)
     assert "node3" in electors.asked
+
+
+@in_virtual_time
+async def test_a_keeper_names_the_electors_that_it_does_not_see_vote_and_since_when(tmp_path: Path) -> None:
+    began_ns = now_ns()
+    async with three_nodes(tmp_path) as (nodes, _):
+        await until(lambda: bool(nodes[1].reports) and bool(nodes[1].reports[-1].silent))
+        ((name, since_ns),) = nodes[1].reports[-1].silent
+        assert (name, nodes[1].reports[-1].majority) == ("node0", True)
+        assert began_ns <= since_ns <= now_ns() - 2 * SECOND

@@ -42,11 +42,6 @@ class Cluster:
     def leader(self) -> tuple[str, int] | None:
         return self.elected
 
-    def members(self) -> dict[str, tuple[Member, None]]:
-        return {
-            name: (Member(name, Address("192.0.2.9", 1), state, b"", 1), None) for name, state in self.states.items()
-        }
-
     def keys(self) -> dict[str, dict[str, tuple[str, ...] | None]]:
         return {"worker1": {"agent": ("0a0b0c0d",), "keeper": None}}
 
@@ -58,6 +53,11 @@ class Cluster:
 
     def conflicts(self) -> dict[IPv4Address, bytes]:
         return self.strangers
+
+    def members(self) -> dict[str, tuple[Member, None]]:
+        return {
+            name: (Member(name, Address("192.0.2.9", 1), state, b"", 1), None) for name, state in self.states.items()
+        }
 
 
 def known(*changes: Any) -> Intake:
