@@ -100,7 +100,7 @@ class Arena:
         drops = drop_totals(site)
         site.lab.start_capture(capture)
         events = [(act, ALL[act.event](site, random.Random(act.seed))) for act in played.acts]
-        findings = self._happen(played.number, _long_enough(events))
+        findings = self._happen(played.number, events)
         site.beat()
         calm_s, wrong = wait_for_calm(site, self._flows, timeout_s=site.calm_s)
         summary = site.lab.stop_capture(capture)
@@ -150,6 +150,7 @@ class Arena:
 
     def _happen(self, number: int, events: Played) -> list[Finding]:
         """Apply and undo at their moments; while one lasts, look whether it is told."""
+        events = _long_enough(events)
         started_s = time.monotonic()
         moments = [(act.delay_s, True, event) for act, event in events]
         moments += [(act.delay_s + act.hold_s, False, event) for act, event in events]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,8 +23,8 @@ RECENT_NS = 1_500_000_000
 """A flow works that was answered so shortly ago."""
 KINDS = ("udp-stream", "tcp-stream", "tcp-push", "udp", "tcp", "ping")
 _POLL_S = 0.2
-_FAILED = "; trying again after"
-"""In the line of a task that failed (service/host/supervisor.py)."""
+_FAILED = re.compile(r" task .+: .+; .*\bagain\b")
+"""The line of a task that failed (service/host/supervisor.py)."""
 _FILES_SPARE = 24
 _LEVEL_MAPS = frozenset(
     (MapName.SELECTED, MapName.RULES, MapName.CLUSTER, MapName.FLOATING_IPS, MapName.LEASE_DEADLINES, MapName.ENDPOINTS)
@@ -91,7 +92,9 @@ class ProgramLogs:
                 log.seek(self._positions.get(record.log, 0))
                 text = log.read().decode("utf-8", "replace")
                 self._positions[record.log] = log.tell()
-                found += [f"{record.kind} of {record.member}: {line}" for line in text.splitlines() if _FAILED in line]
+                found += [
+                    f"{record.kind} of {record.member}: {line}" for line in text.splitlines() if _FAILED.search(line)
+                ]
         return found
 
 

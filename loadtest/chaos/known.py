@@ -35,10 +35,9 @@ class Known:
     @property
     def replay(self) -> str:
         """The command that shows it."""
-        return (
-            f"python -m loadtest chaos --seed {self.seed} --events {','.join(sorted(self.events))} "
-            f"--rounds {self.rounds} --strict"
-        )
+        events = ",".join(sorted(self.events))
+        how_long = f"--rounds {self.rounds}" if self.rounds else "--minutes 1"
+        return f"python -m loadtest chaos --seed {self.seed} --events {events} {how_long} --strict"
 
     def explains(self, finding: Finding, played: Sequence[Round]) -> bool:
         """Whether the finding is this one again. `played`: its round, and before it those whose end it may be of."""

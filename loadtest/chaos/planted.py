@@ -96,9 +96,9 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         "rows-not-deleted",
         "rows that nobody wants any more stay in the maps",
-        "service/datapath/worker_pool.py",
-        "    target.delete_many(deletes)\n",
-        "",
+        "service/datapath/bpf_map.py",
+        '            _bpf(_MAP_DELETE, _attributes(("=i", 0, self.fd), ("=Q", 8, _address(name))))\n',
+        "            pass\n",
         "many-cidrs",
         "1",
         frozenset((Promise.GROWN,)),

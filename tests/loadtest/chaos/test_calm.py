@@ -132,3 +132,24 @@ def test_errors_that_a_supervisor_tells_of_are_read_once(site: ChaosSite) -> Non
     log.write_text(f"INFO all is well\n{line}\nTraceback ...\n", encoding="utf-8")
     assert logs.errors() == [f"agent of worker1: {line}"]
     assert logs.errors() == []
+
+
+def test_unrest_is_told_until_every_member_knows_the_last_beat(
+    site: ChaosSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.lab.manifests.mkdir()
+    site.beat()
+    known = {name: {"beat1": {}} for name in ("control1", "worker1", "worker2", *site.controllers)}
+    monkeypatch.setattr(calm, "defect", lambda document, names: "")
+    monkeypatch.setattr(
+        ChaosSite,
+        "status",
+        lambda site, member: {"policies": known[member], "leading": member == site.controllers[0]},
+    )
+    flows = FlowLogs(site)
+    all_well(site, NOW_NS)
+    assert calm.unrest(site, flows, 0) == ""
+    for member in ("worker2", site.controllers[1]):
+        known[member] = {}
+        assert calm.unrest(site, flows, 0) == f"{member}: knows of none, not of beat1"
+        known[member] = {"beat1": {}}
