@@ -13,7 +13,7 @@ Status = dict[str, Any]
 NODE_GONE_NS = 5_000_000_000
 """How long a node must have been removed before its object goes: a Node object may be made anew at once."""
 UNHEARD_NS = 60_000_000_000
-"""How long a new leader must have missed what an earlier one reported on: it may not have heard of it yet."""
+"""How long a new leader must have missed a node that an earlier one reported on: it may not have heard of it yet."""
 
 
 class StatusLedger:
@@ -50,9 +50,10 @@ class StatusLedger:
         ]
 
     def _patience_ns(self, key: ObjectKey, *, is_removed: Callable[[ObjectKey], bool]) -> int:
-        if key.kind is Kind.NODE and (key in self._written or is_removed(key)):
-            return NODE_GONE_NS
-        return -1 if key in self._written else UNHEARD_NS
+        if key.kind is Kind.NODE:
+            return NODE_GONE_NS if key in self._written or is_removed(key) else UNHEARD_NS
+        # Objects have all been read; one of an earlier leader's is given the time of a file that is being replaced.
+        return -1 if key in self._written else NODE_GONE_NS
 
     def wrote(self, key: ObjectKey, status: Status) -> None:
         """Its owner can read this now."""

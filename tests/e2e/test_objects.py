@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.lab.fault import Fault
+from service.model.objects import Kind, ObjectKey
 from service.report.validity import RENEW_NS, VALID_NS
 from service.sources.manifests.status_file import StatusFolder
 from tests.e2e.site import ELSEWHERE, FLOATING_IPS, Site, gateway, policy
@@ -197,8 +198,11 @@ def test_replies_from_where_another_uplink_leads_reach_the_pod(site: Site) -> No
 
 
 def test_v1_with_the_majority_lost_the_status_files_say_unknown_and_true_again_when_it_is_back(site: Site) -> None:
+    """And a policy that is deleted meanwhile leaves nothing behind."""
     site.wait_whole()
-    folder = StatusFolder(site.lab.manifests)
+    folder, second = StatusFolder(site.lab.manifests), ObjectKey(Kind.POLICY, "", "second")
+    site.apply("second.yaml", policy("second", SECOND, user="paul", destinations=("8.8.4.0/24",)))
+    site.wait("its status", lambda: second in folder.recorded())
 
     def said() -> set[str]:
         conditions = [item for found in folder.written() for item in found.status["conditions"]]
@@ -212,7 +216,10 @@ def test_v1_with_the_majority_lost_the_status_files_say_unknown_and_true_again_w
     assert validity is not None
     assert validity.loss is not None
     assert validity.loss.reason == "MajorityLost"
+    site.delete("second.yaml")
+    site.wait("the policy to be gone", lambda: "second" not in site.status()["policies"])
     for node in ("worker1", "worker2"):
         site.fault(node, Fault.RESTART, only="keeper")
     site.wait("all to be well", lambda: said() == {"True"})
+    assert second not in folder.recorded()
     site.wait_seen("alice/frontend-worker1", FIRST)

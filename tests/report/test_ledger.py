@@ -82,7 +82,8 @@ def test_v6_what_an_earlier_leader_reported_on_and_nobody_has_heard_of_goes_afte
     unheard, policy = ObjectKey(Kind.NODE, "kube-system", "unheard"), ObjectKey(Kind.POLICY, "", "left")
     ledger = StatusLedger()
     assert ledger.gone({}, (unheard, policy), is_removed, now_ns=0) == []
-    assert ledger.gone({}, (unheard, policy), is_removed, now_ns=UNHEARD_NS) == []
+    assert ledger.gone({}, (unheard, policy), is_removed, now_ns=NODE_GONE_NS) == []
+    assert ledger.gone({}, (unheard, policy), is_removed, now_ns=UNHEARD_NS) == [policy]
     assert ledger.gone({}, (unheard, policy), is_removed, now_ns=UNHEARD_NS + 1) == [unheard, policy]
     # One that is heard of in time stays.
     ledger.forget()
