@@ -7,6 +7,7 @@ the batch is one Resync: read everything again.
 
 import asyncio
 import errno
+import logging
 import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
@@ -27,6 +28,8 @@ from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from service.model.errors import InvariantError
 from service.network.link import IFF_UP, RT_TABLE_MAIN, link_kind, next_hop_indices, parse_mac
+
+_log = logging.getLogger(__name__)
 
 _GROUPS = 0x1 | 0x4 | 0x10 | 0x40
 """RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE (linux/rtnetlink.h)."""
@@ -87,7 +90,8 @@ NetworkChange = LinkChange | AddressChange | NeighbourChange | RouteChange | Res
 class LinkMonitor:
     """Async context manager and iterator: each turn gives all changes since the last, never none.
 
-    Opened before the first dump, it misses nothing between dump and events.
+    Opened before the first dump, it misses nothing between dump and events. An iteration raises OSError where the
+    socket has failed; a message that cannot be read is one Resync.
     """
 
     def __init__(self, *, pending_max: int = 4096, receive_buffer_bytes: int = 4 << 20) -> None:
@@ -97,6 +101,7 @@ class LinkMonitor:
         self._ready = asyncio.Event()
         self._socket: socket.socket | None = None
         self._marshal: Any = None
+        self._failure: OSError | None = None
 
     async def __aenter__(self) -> Self:
         self._marshal = MarshalRtnl()
@@ -119,6 +124,8 @@ class LinkMonitor:
 
     async def __anext__(self) -> tuple[NetworkChange, ...]:
         await self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
         self._ready.clear()
         batch, self._pending = tuple(self._pending), []
         return batch
@@ -133,10 +140,25 @@ class LinkMonitor:
                 return
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    raise
-                self._put([Resync()])
+                    self._fail(error)
+                else:
+                    self._put([Resync()])
                 return
-            self._put(parse_changes(self._marshal, data))
+            self._put(self._parse(data))
+
+    def _parse(self, data: bytes) -> list[NetworkChange]:
+        # Nobody keeps a reader's callback going: what is raised here is a change that is never told.
+        try:
+            return parse_changes(self._marshal, data)
+        except Exception as error:
+            _log.error("a message of the kernel about links cannot be read: %s", error, exc_info=error)
+            return [Resync()]
+
+    def _fail(self, error: OSError) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        self._failure = error
+        self._ready.set()
 
     def _put(self, changes: list[NetworkChange]) -> None:
         if not changes:

@@ -122,7 +122,9 @@ def _ensure_device(ipr: Any, spec: SteeringSpec) -> Interface:
 
 
 def _has_shape(ipr: Any, device: Interface, port: int) -> bool:
-    message = next(iter(ipr.get_links(device.index)))
+    message = next(iter(ipr.get_links(device.index)), None)
+    if message is None:
+        return False
     data = message.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA")
     return bool(data.get_attr("IFLA_VXLAN_COLLECT_METADATA")) and data.get_attr("IFLA_VXLAN_PORT") == port
 

@@ -25,7 +25,8 @@ class Sysctl:
         self._journal = journal
 
     def write(self, key: str, value: str, *, keep_former: bool = True) -> None:
-        """Set one key unless it is so already. Keys of IPv6 are left alone where the kernel has no IPv6.
+        """Set one key unless it is so already. Left alone are keys of IPv6 where the kernel has no IPv6, and those of a
+        device that is gone by now: it may vanish at any moment.
 
         `keep_former=False` is for devices of ours, which take their keys with them. Raises OperatorError naming the
         key; nothing has changed then.
@@ -40,11 +41,18 @@ class Sysctl:
                     self._note(key, former, value)
                 path.write_text(value, encoding="ascii")
         except OSError as error:
+            if self._is_of_gone_device(path):
+                return
             name = "net." + ".".join(key.split("/"))
             raise OperatorError(
                 f"cannot set {name}={value}: {error.strerror}; set it on the node, run the agent privileged, or mount "
                 f"the node's /proc/sys/net where it can be written and name it in datapath.sysctl_dir"
             ) from error
+
+    def _is_of_gone_device(self, path: Path) -> bool:
+        # Where there is no `all` either, it is the folder that is the wrong one.
+        conf = path.parent.parent
+        return conf.name == "conf" and not path.parent.exists() and (conf / "all").exists()
 
     def restore(self) -> None:
         """Put back what was changed and is still as it was changed to, and forget it. A key that is gone is skipped."""

@@ -31,7 +31,7 @@ from service.model.lease import Stamp
 from service.model.machine import Address
 from service.model.objects import Change, ClusterNode, Kind, ObjectKey, Synced, Upsert
 from service.network.announcer import Announcer
-from service.settings import GossipSettings, HttpSettings, PortSettings, Settings
+from service.settings import GossipSettings, HttpSettings, KafkaSettings, PortSettings, Settings
 from service.sources.manifests.source import ManifestsSource
 from service.wire.cluster_view import ClusterView
 from service.wire.local_socket import LocalSocket
@@ -102,6 +102,7 @@ class Site:
         uplink = LocalUplink(2, "none0", bytes((2, 0, 0, 0, 0, index)), IPv4Interface(f"192.168.1.2{index}/24"), True)
         self.datapath = StandInDatapath(self.settings, uplink)
         self.datapath.devices = {POD_IP: DEVICE}
+        self.datapath.pool.is_idle = True
         self.heartbeats: list[Heartbeat] = []
         self.keeper = LocalSocket(self.run_dir / KEEPER_SOCKET, self.run_dir / AGENT_SOCKET, on_messages=self._hear)
 
@@ -445,3 +446,93 @@ async def test_the_electorates_follower_hears_every_report(site: Site, monkeypat
         site.hold()
         site.hold()
         await until(lambda: len(heard) == 2)
+
+
+# -- each task, and each word that a turn passes on, that nothing above would miss --
+
+
+async def test_the_task_that_writes_maps_is_run(site: Site) -> None:
+    async with site.running():
+        await until(lambda: site.datapath.pool.rows.get(MapName.SELECTED))
+
+
+async def test_the_task_that_publishes_records_is_run(site: Site) -> None:
+    nobody = KafkaSettings(bootstrap_servers=(f"127.0.0.1:{free_ports()[0]}",))
+    site.settings = msgspec.structs.replace(site.settings, kafka=nobody)
+    async with site.running() as agent:
+        await until(lambda: not agent.status()["audit"]["healthy"])
+
+
+async def test_the_task_that_talks_to_peers_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A datagram that is lost is sent again, though nobody asks for it."""
+    monkeypatch.setattr("service.agent.agent._REFRESH_S", 3600)
+    ports = free_ports()
+    one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
+    two.datapath.devices = {}
+    async with one.running() as first, two.running():
+        two.hold()
+        await until(lambda: one.way_kind() == WayKind.L2)
+        pump = first._neighbours.pump
+        send, lost = pump._send, [0]
+
+        def lose(address: Address, payload: bytes) -> None:
+            lost[0] += 1
+            if lost[0] > 2:
+                send(address, payload)
+
+        pump._send = lose
+        one.select()
+        await until(lambda: one.state() == SelectedState.STEER)
+
+
+async def test_the_task_that_follows_the_electorate_is_run(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    followed = asyncio.Event()
+
+    async def run(follower: ElectorateFollower) -> None:
+        followed.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(ElectorateFollower, "run", run)
+    async with site.running(), asyncio.timeout(10):
+        await followed.wait()
+
+
+async def test_the_task_that_announces_is_run(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    async with site.running():
+        site.hold()
+        await until(lambda: f"gratuitous ARP for {FLOATING_IP}: interface none0" in caplog.text)
+
+
+@pytest.mark.parametrize("owner", [None, b"\2\0\0\0\0\x99"], ids=["nobody", "a stranger"])
+async def test_the_task_that_looks_for_conflicts_is_run_for_what_is_assigned(
+    site: Site, monkeypatch: pytest.MonkeyPatch, owner: bytes | None
+) -> None:
+    async def probe(*_: object, **__: object) -> bytes | None:
+        return owner
+
+    monkeypatch.setattr("service.network.arp.probe", probe)
+    async with site.running() as agent:
+        agent._cluster.publish_assignment(Assignment(FLOATING_IP, NODE, None, Stamp(3, 4)))
+        if owner is None:
+            await until(lambda: site.heartbeats and site.heartbeats[-1].claims)
+        else:
+            await until(lambda: agent._cluster.conflicts() == {FLOATING_IP: owner})
+            assert site.heartbeats[-1].claims == ()
+
+
+async def test_once_objects_are_known_the_device_of_a_pod_that_is_gone_is_forgotten(site: Site) -> None:
+    async with site.running() as agent:
+        await until(lambda: agent._reconciler.devices)
+        (site.manifests / "policy.yaml").unlink()
+        await until(lambda: not agent._reconciler.local_selections())
+        agent._upkeep.devices_wanted.set()
+        await until(lambda: not agent._reconciler.devices)
+
+
+async def test_w2_what_the_keeper_holds_is_known_here_at_once_without_gossip(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClusterView, "publish_location", lambda self, location: None)
+    async with site.running():
+        site.hold()
+        await until(lambda: site.way_kind() == WayKind.LOCAL)

@@ -49,10 +49,18 @@ class StandInPool(WorkerPool):
         self.wanted: dict[str, Rows] = {}
         self.rooms: dict[str, int] = {}
         self.stuck: set[str] = set()
+        self.is_idle = False
+        """Until somebody runs it, as a real one is; then nothing is written."""
+
+    async def run(self) -> None:
+        self.is_idle = False
+        for name in self.wanted.keys() - self.stuck:
+            self._settle(name)
+        await super().run()
 
     def replace(self, name: str, content: Mapping[bytes, bytes]) -> None:
         self.wanted[name] = dict(content)
-        if name not in self.stuck:
+        if name not in self.stuck and not self.is_idle:
             self._settle(name)
 
     def release(self, name: str) -> None:

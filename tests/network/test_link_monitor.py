@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Interface
 
 import pytest
 
+from service.network import link_monitor
 from service.network.link_monitor import (
     AddressChange,
     LinkChange,
@@ -96,3 +97,26 @@ async def test_events_the_kernel_dropped_become_a_resync(node: Namespace) -> Non
         for number in range(20):
             node.ip(f"addr add 10.2.0.{number + 1}/32 dev pod0")
         assert await next_change(monitor, lambda change: isinstance(change, Resync)) == Resync()
+
+
+async def test_c2_a_message_that_cannot_be_read_becomes_a_resync_and_the_next_ones_are_told(
+    node: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_once(marshal: object, data: bytes) -> list[NetworkChange]:
+        monkeypatch.undo()
+        raise KeyError("an attribute that nobody has thought of")
+
+    async with LinkMonitor() as monitor:
+        monkeypatch.setattr(link_monitor, "parse_changes", fail_once)
+        node.ip("addr add 10.1.1.1/24 dev pod0")
+        assert await next_change(monitor, lambda change: isinstance(change, Resync)) == Resync()
+        node.ip("addr add 10.1.1.2/24 dev pod0")
+        second = IPv4Interface("10.1.1.2/24")
+        assert await next_change(monitor, lambda change: isinstance(change, AddressChange) and change.address == second)
+
+
+async def test_c2_a_socket_that_fails_is_told_to_whoever_waits(node: Namespace) -> None:
+    async with LinkMonitor() as monitor:
+        monitor._fail(OSError(9, "gone"))
+        with pytest.raises(OSError, match="gone"):
+            await next_change(monitor, lambda change: True)

@@ -67,6 +67,14 @@ async def test_what_others_removed_is_repaired_and_doubles_go(node: Namespace) -
     assert picture(node)[:2] == before[:2]
 
 
+async def test_c2_an_uplink_that_is_gone_by_now_keeps_nothing_from_being_set_up(node: Namespace) -> None:
+    async with Netlink() as netlink:
+        device = await netlink.ensure_steering_device(vni_port=9643, table=TABLE, mark=MARK, uplinks=["gone0", "up0"])
+    assert device.up
+    assert node.run("cat /proc/sys/net/ipv4/conf/up0/send_redirects").strip() == "0"
+    assert f"lookup {TABLE}" in node.ip("rule")
+
+
 async def test_a_changed_port_makes_a_new_device_with_its_routes(node: Namespace) -> None:
     async with Netlink() as netlink:
         first = await ensure(netlink)
