@@ -104,6 +104,11 @@ table ip {TABLE} {{
     )
 
 
+def _rules(text: str) -> int:
+    """How many rules stand in the chains of a ruleset."""
+    return sum(line.startswith("    ") and not line.startswith("    type ") for line in text.splitlines())
+
+
 def set_replacement(config: NftConfig) -> str:
     """New contents for cluster, pods and uplinks, without touching chains, counters or steered pods."""
     return _replace_contents(
@@ -130,7 +135,7 @@ class Nftables:
         self._ready: set[int] = set()
         """Sets that pods can be pointed at."""
         self._base_rules = 0
-        """How many there were after `apply`, without those of sets."""
+        """How many `apply` wrote, without those of sets."""
 
     async def apply(self, config: NftConfig) -> None:
         """Replace the table. What an earlier run knew of pods is carried over, so a restart leaves no gap for them."""
@@ -139,7 +144,8 @@ class Nftables:
         self._rest = _rest(config)
         used = set(carried.pods.values())
         self._adopt(Destinations(carried.pods, {name: carried.sets[name] for name in used}))
-        self._base_rules = await self._count_rules() - self._set_rules()
+        # Of the text, and not read back: what somebody flushed in between would count as never written.
+        self._base_rules = _rules(ruleset(config))
 
     async def update_sets(self, config: NftConfig) -> None:
         """Change cluster, pods and uplinks only; mark and steering device must be those of `apply`."""
