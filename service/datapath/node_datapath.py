@@ -108,7 +108,6 @@ class NodeDatapath:
         self.pool = WorkerPool(
             {name: self._loaded.map(name) for name in _DRIVEN_MAPS},
             workers=settings.datapath.workers,
-            learned=[MapName.WAYS],
             unawaited=[MapName.AGENT_BEAT],
         )
         for name in _DRIVEN_MAPS:

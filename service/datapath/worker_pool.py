@@ -86,23 +86,12 @@ class WorkerPool:
     The queue is bounded by nature: at most one pending wish per key, and callers wish for whole tables.
     """
 
-    def __init__(
-        self,
-        maps: Mapping[str, BpfMap],
-        *,
-        workers: int = 2,
-        learned: Iterable[str] = (),
-        unawaited: Iterable[str] = (),
-    ) -> None:
-        """`learned`: maps that the kernel writes too; what it has there is not compared with what was written.
-
-        `unawaited`: maps whose rows nobody waits for; to write them does not set `written`.
-        """
+    def __init__(self, maps: Mapping[str, BpfMap], *, workers: int = 2, unawaited: Iterable[str] = ()) -> None:
+        """`unawaited`: maps whose rows nobody waits for; to write them does not set `written`."""
         self.counters = PoolCounters()
         self.written = asyncio.Event()
         """Something has been written since it was last cleared: whoever waits for rows may ask again."""
         self._lanes = {name: _Lane(target) for name, target in maps.items()}
-        self._compared = [name for name in maps if name not in frozenset(learned)]
         self._awaited = frozenset(maps) - frozenset(unawaited)
         self._workers = workers
 
@@ -242,8 +231,7 @@ class WorkerPool:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_COMPARE_S)
-            for name in self._compared:
-                lane = self._lanes[name]
+            for name, lane in self._lanes.items():
                 lane.unseen = lane.unseen or list(lane.wanted)
                 keys, lane.unseen = lane.unseen[:_COMPARED_KEYS], lane.unseen[_COMPARED_KEYS:]
                 try:

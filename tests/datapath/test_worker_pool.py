@@ -406,20 +406,6 @@ async def test_c2_a_large_map_is_compared_in_pieces(
             await until(lambda: target.content == rows)
 
 
-async def test_c2_what_the_kernel_learns_itself_is_left_to_it(target: FakeMap, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_pool, "_COMPARE_S", 0.0)
-    other = FakeMap()
-    pool = WorkerPool({"map": target, "other": other}, learned=["map"])  # type: ignore[dict-item]
-    async with serving(pool):
-        pool.replace("map", {A: ONE})
-        pool.replace("other", {A: ONE})
-        await settle(pool)
-        target.content = {A: TWO}
-        other.content = {A: TWO}
-        await until(lambda: other.content == {A: ONE})
-    assert target.content == {A: TWO}
-
-
 async def test_what_fitted_into_a_full_map_is_remembered(pool: WorkerPool, target: FakeMap) -> None:
     """Else its delete would be taken for a wish that is met already."""
     target.room = 2
