@@ -19,11 +19,14 @@ class Endings:
         fence: Fence,
         execute: Callable[[object], None],
         *,
+        deadline_of: Callable[[str], int | None],
         ended: Callable[[Ending], None],
         clock: Callable[[], int],
     ) -> None:
+        """`deadline_of`: until when the fence of a key is open, as `execute` has written it; None where it is not."""
         self._fence = fence
         self._execute = execute
+        self._deadline_of = deadline_of
         self._ended = ended
         self._clock = clock
         self._deadlines: dict[str, int] = {}
@@ -40,12 +43,13 @@ class Endings:
                 self._ended(Ending(str(address), entry.token, "expired", entry.deadline_ns, entry.deadline_ns))
 
     def handle(self, output: object) -> None:
-        """Have one output of the holder executed, and tell of it where it ends a lease. Raises what executing does."""
+        """Have one output of the holder executed, and tell of it where it ends a lease. Raises what executing does.
+
+        What was never open, because the kernel did not take it, has no end.
+        """
         now_ns = self._clock()
         self._execute(output)
-        if isinstance(output, OpenFence):
-            self._deadlines[output.key] = output.deadline_ns
-        elif isinstance(output, CloseFence):
-            deadline_ns = self._deadlines.pop(output.key, None)
-            until_ns = now_ns if deadline_ns is None else min(now_ns, deadline_ns)
-            self._ended(Ending(output.key, output.token, output.reason, until_ns, deadline_ns))
+        if isinstance(output, OpenFence) and (opened_ns := self._deadline_of(output.key)) is not None:
+            self._deadlines[output.key] = opened_ns
+        elif isinstance(output, CloseFence) and (deadline_ns := self._deadlines.pop(output.key, None)) is not None:
+            self._ended(Ending(output.key, output.token, output.reason, min(now_ns, deadline_ns), deadline_ns))

@@ -93,6 +93,10 @@ class FencedLeases:
         self._changed()
         self._deadlines.pop(output.key, None)
 
+    def deadline_of(self, key: str) -> int | None:
+        """Until when the fence of the key is open, as last written; None where it is closed, or was refused."""
+        return self._deadlines.get(key)
+
     def released(self, held: Collection[str], *, now_ns: int) -> tuple[str, ...]:
         """What is not held any more although its deadline has not come.
 

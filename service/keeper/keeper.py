@@ -131,7 +131,13 @@ class Keeper:
             changed=self._try_to_report,
             refused=lambda key, reason: self._claims.refuse(key, reason),
         )
-        self._endings = Endings(fence, self._fenced.handle, ended=self._promise_log.note_end, clock=self._boot_clock)
+        self._endings = Endings(
+            fence,
+            self._fenced.handle,
+            deadline_of=self._fenced.deadline_of,
+            ended=self._promise_log.note_end,
+            clock=self._boot_clock,
+        )
         holder = new_holder(settings, electorate, start_id=start_id, now_ns=now_ns)
         self._claims = HolderClaims(
             holder, duty=self._duty, fence=fence, send=send, handle=self._endings.handle, clock=self._boot_clock

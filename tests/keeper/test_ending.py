@@ -31,11 +31,17 @@ class Keeper:
         self.now_ns = 50
         self.left: dict[IPv4Address, FenceEntry] = {}
         self.seen: list[object] = []
-        self.endings = Endings(self, self.execute, ended=self.seen.append, clock=lambda: self.now_ns)
+        self.deadlines: dict[str, int] = {}
+        self.is_full = False
+        self.endings = Endings(
+            self, self.execute, deadline_of=self.deadlines.get, ended=self.seen.append, clock=lambda: self.now_ns
+        )
 
     def execute(self, output: object) -> None:
         self.seen.append(type(output).__name__)
         self.now_ns += 1
+        if isinstance(output, OpenFence) and not self.is_full:
+            self.deadlines[output.key] = output.deadline_ns
 
     def refresh(self) -> bool:
         self.seen.append("refresh")
@@ -89,10 +95,26 @@ def test_a_fence_that_cannot_be_closed_is_no_end(keeper: Keeper, monkeypatch: py
     def fail(output: object) -> None:
         raise OSError("no")
 
-    endings = Endings(keeper, fail, ended=keeper.seen.append, clock=lambda: 1)
+    endings = Endings(keeper, fail, deadline_of=lambda _: None, ended=keeper.seen.append, clock=lambda: 1)
     with pytest.raises(OSError, match="no"):
         endings.handle(CloseFence(IP, TOKEN, "released"))
     assert keeper.seen == []
+
+
+def test_what_the_kernel_did_not_take_was_never_held_and_has_no_end(keeper: Keeper) -> None:
+    keeper.is_full = True
+    keeper.endings.handle(OpenFence(IP, TOKEN, 100, first=True))
+    keeper.endings.handle(CloseFence(IP, TOKEN, "released"))
+    assert keeper.seen == ["OpenFence", "CloseFence"]
+
+
+def test_what_was_not_made_longer_was_held_no_longer_than_it_was_open(keeper: Keeper) -> None:
+    keeper.endings.handle(OpenFence(IP, TOKEN, 100, first=True))
+    keeper.is_full = True
+    keeper.endings.handle(OpenFence(IP, TOKEN, 200, first=False))
+    keeper.now_ns = 150
+    keeper.endings.handle(CloseFence(IP, TOKEN, "released"))
+    assert keeper.seen[-1] == Ending(IP, TOKEN, "released", 100, 100)
 
 
 # -- whole keepers --
