@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import Callable
 
-from service.electorate.book import ElectorateBook
 from service.keeper.claims import HolderClaims
 from service.keeper.farewell import Farewell
+from service.keeper.written_electorate import WrittenElectorate
 from service.model.keeper_message import Heartbeat
-from service.model.lease import Electorate
 
 _CHECK_PERIOD_S = 0.1
 _REPORT_PERIOD_S = 0.2
@@ -17,23 +16,20 @@ class AgentWatch:
     """`attend` is called whenever claims were looked at anew; `report` each period.
 
     Two tasks, `run` and `report`: what goes wrong with the claims must not silence this keeper, too.
-    `may_follow`: whether the electorate that is known was in force, so that this one may follow it (M2).
     """
 
     def __init__(
         self,
-        book: ElectorateBook,
+        written: WrittenElectorate,
         claims: HolderClaims,
         farewell: Farewell,
         *,
-        may_follow: Callable[[Electorate], bool],
         attend: Callable[[], None],
         report: Callable[[], None],
     ) -> None:
-        self._book = book
+        self._written = written
         self._claims = claims
         self._farewell = farewell
-        self._may_follow = may_follow
         self._attend = attend
         self._report = report
 
@@ -41,8 +37,8 @@ class AgentWatch:
         """One heartbeat. While this keeper leaves nothing is heard: to claim anew would keep it from the successor."""
         if self._farewell.is_leaving:
             return
-        if (record := heartbeat.electorate) is not None:
-            self._book.offer_written(record.electorate, begun_anew=record.begun_anew, may_follow=self._may_follow)
+        if heartbeat.electorate is not None:
+            self._written.take(heartbeat.electorate)
         self._claims.hear(heartbeat)
         self._attend()
 

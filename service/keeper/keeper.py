@@ -33,8 +33,9 @@ from service.keeper.promise_file import PromiseFile
 from service.keeper.proposal import ConfiguredElectorate
 from service.keeper.punctuality import become_punctual
 from service.keeper.report import KeeperState, compose
-from service.keeper.transition import Transition, may_follow, trouble
+from service.keeper.transition import Transition, trouble
 from service.keeper.vote import ElectorVote
+from service.keeper.written_electorate import WrittenElectorate
 from service.lease.electorate import size_hint
 from service.lease.message import MessageKind
 from service.model.errors import OperatorError
@@ -111,8 +112,8 @@ class Keeper:
         )
         # The agent, and the end.
         self._farewell = Farewell(self._claims, settings.lease, report=self._try_to_report, clock=boot_clock)
-        hearers = self._book, self._claims, self._farewell
-        self._watch = AgentWatch(*hearers, may_follow=self._may_follow, attend=self._attend, report=self._report)
+        written = WrittenElectorate(self._book, self._vote, self._majority, lease_port=port, send=send)
+        self._watch = AgentWatch(written, self._claims, self._farewell, attend=self._attend, report=self._report)
         self._agent = AgentLink(Path(settings.run_dir), on_heartbeat=self._watch.take)
         self._socket = self._sealed_socket(start_id)
 
@@ -204,10 +205,6 @@ class Keeper:
 
     def _known(self) -> Electorate:
         return self._book.known
-
-    def _may_follow(self, following: Electorate) -> bool:
-        epoch_in_force = self._majority.epoch_in_force
-        return may_follow(following, self._book.known, self._vote.machine, epoch_in_force=epoch_in_force)
 
     def _attend(self) -> None:
         # A configured electorate is its operator's: nobody goes on alone.

@@ -1,10 +1,15 @@
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 
 from service.keeper.agent_watch import AgentWatch
+from service.keeper.majority import MajorityWatch
+from service.keeper.written_electorate import WrittenElectorate
 from service.model.keeper_message import ElectorateRecord
+from service.model.machine import Address
 from tests.keeper.node import IP, SECOND, heartbeat, named
 from tests.keeper.site import GRACE_NS, Site, site
 from tests.virtual_time import in_virtual_time, now_ns
@@ -18,12 +23,19 @@ class Watched:
     def __init__(self, here: Site) -> None:
         self.attended: list[int] = []
         self.reported: list[int] = []
-        self.may_follow = True
-        self.watch = AgentWatch(
+        self.majority = SimpleNamespace(epoch_in_force=1)
+        self.sent: list[tuple[Address, bytes]] = []
+        written = WrittenElectorate(
             here.book,
+            here.vote,
+            cast(MajorityWatch, self.majority),
+            lease_port=9644,
+            send=lambda *what: self.sent.append(what),
+        )
+        self.watch = AgentWatch(
+            written,
             here.claims,
             here.farewell,
-            may_follow=lambda _: self.may_follow,
             attend=lambda: self.attended.append(now_ns()),
             report=lambda: self.reported.append(now_ns()),
         )
@@ -50,10 +62,10 @@ async def test_the_electorate_that_the_agent_read_is_offered_to_the_book(tmp_pat
 async def test_m2_what_the_object_says_waits_until_the_electorate_before_it_was_in_force(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
         watched = Watched(here)
-        watched.may_follow = False
+        watched.majority.epoch_in_force = 0
         watched.watch.take(named(NEWER))
         assert (here.book.known.epoch, here.book.trouble) == (1, "")
-        watched.may_follow = True
+        watched.majority.epoch_in_force = 1
         watched.watch.take(named(NEWER))
         assert here.book.known == NEWER.electorate
 

@@ -494,6 +494,3 @@ async def test_a_keeper_with_an_even_number_of_configured_electors_says_at_its_s
 async def test_no_electorate_is_an_operator_error(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match=r"electors\.members"):
         await run(Settings(node="node0", keyring=("11" * 32,)))
-
-
-# -- the electorate --

@@ -10,6 +10,7 @@ import pytest
 from service.keeper.electorate_file import ElectorateFile, StoredElectorate
 from service.keeper.transition import Transition
 from service.model.keeper_message import ElectorateRecord, LeaseReport
+from service.model.lease import Elector, Electorate
 from service.wire.agent_link import AgentLink
 from tests.keeper.node import (
     SECOND,
@@ -207,6 +208,24 @@ async def test_m2_the_next_electorate_in_the_object_waits_until_the_one_before_w
         assert epoch(nodes[0]) == 1
         async with nodes[1].running(), nodes[2].running():
             await until(lambda: [epoch(node) for node in nodes[:2]] == [2, 2])
+
+
+@in_virtual_time
+async def test_m8_a_new_node_hears_the_electorate_from_those_whom_the_object_names_and_not_from_the_object(
+    tmp_path: Path,
+) -> None:
+    """Also while no controller is there that would ask it."""
+    port = free_port()
+    nodes = [virtual_node(chosen(settings_of(tmp_path, index, port))) for index in range(2)]
+    known = Electorate(7, (Elector("node0", "127.0.0.1", 7),))
+    ElectorateFile(Path(nodes[0].settings.state_dir)).write(StoredElectorate(7, known, True))
+    edited = ElectorateRecord(9, (("node0", "127.0.0.1", 7), ("node5", "127.0.0.6", 5)), (("node0", "127.0.0.1", 7),))
+    nodes[0].heartbeat, nodes[1].heartbeat = heartbeat(claims=False), named(edited)
+    async with nodes[1].running():
+        await asyncio.sleep(2)
+        assert (epoch(nodes[1]), nodes[1].reports[-1].trouble) == (0, "")
+        async with nodes[0].running():
+            await until(lambda: epoch(nodes[1]) == 7)
 
 
 @in_virtual_time

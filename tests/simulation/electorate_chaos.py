@@ -65,6 +65,8 @@ class ElectorateSite:
         now_ns = node.boot.read(world.now_ns)
         if node.registrar is None:
             node.registrar = Registrar(lease_port=PORT, now_ns=now_ns, interval_ns=_INTERVAL_NS)
+            # Another process, and perhaps another boot with another clock.
+            self._wrong_since_ns.pop(name, None)
         hosts = {agent: world.nodes[agent].address.host for agent in self.agents}
         node.registrar.set_candidates({agent: Candidate(agent, host) for agent, host in hosts.items()}, now_ns=now_ns)
         node.registrar.set_electorate(node.electorate, now_ns=now_ns)
