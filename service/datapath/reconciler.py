@@ -32,6 +32,7 @@ class Reconciler:
         self._uplinks: tuple[LocalUplink, ...] = ()
         self._egw_ifindex = 0
         self._nodes: tuple[GatewayNode, ...] = ()
+        self._segments: dict[str, Sequence[Segment]] = {}
         self._assignments: Mapping[IPv4Address, Assignment] = {}
         self._locations: dict[IPv4Address, Location] = {}
         self._devices: dict[IPv4Address, int] = {}
@@ -80,6 +81,7 @@ class Reconciler:
     def learn_members(self, nodes: tuple[GatewayNode, ...], assignments: Mapping[IPv4Address, Assignment]) -> None:
         """Take what gossip says of the agents, and the leader's table."""
         self._nodes, self._assignments = nodes, assignments
+        self._segments = {node.name: node.segments for node in nodes}
 
     def learn_uplinks(self, uplinks: tuple[LocalUplink, ...]) -> None:
         """Take the node's uplinks as they are now; none is a state like any other."""
@@ -132,7 +134,7 @@ class Reconciler:
 
     def segments(self) -> dict[str, Sequence[Segment]]:
         """Subnets, addresses and MACs of each agent, by its name."""
-        return {node.name: node.segments for node in self._nodes}
+        return self._segments
 
     def cluster_networks(self) -> tuple[IPv4Network, ...]:
         """Every range that is never steered, sorted, each once: in-cluster ones, and those of the own link."""
