@@ -35,6 +35,7 @@ class Reconciler:
         self._server: IPv4Address | None = None
         self._egw_ifindex = 0
         self._nodes: tuple[GatewayNode, ...] = ()
+        self._segments: dict[str, Sequence[Segment]] = {}
         self._assignments: Mapping[IPv4Address, Assignment] = {}
         self._locations: dict[IPv4Address, Location] = {}
         self._held: frozenset[IPv4Address] = frozenset()
@@ -86,6 +87,7 @@ class Reconciler:
         self._nodes, self._assignments = nodes, assignments
         listed = self._listed()
         self._locations = {ip: location for ip, location in self._locations.items() if ip in listed}
+        self._segments = {node.name: node.segments for node in nodes}
 
     def learn_uplinks(self, uplinks: tuple[LocalUplink, ...]) -> None:
         """Take the node's uplinks as they are now; none is a state like any other."""
@@ -156,7 +158,7 @@ class Reconciler:
 
     def segments(self) -> dict[str, Sequence[Segment]]:
         """Subnets, addresses and MACs of each agent, by its name."""
-        return {node.name: node.segments for node in self._nodes}
+        return self._segments
 
     def cluster_networks(self) -> tuple[IPv4Network, ...]:
         """Every range that is never steered, sorted, each once: in-cluster ones, and those of the own link."""

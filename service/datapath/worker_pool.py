@@ -118,8 +118,8 @@ class WorkerPool:
         former = lane.wanted
         for key in [key for key, value in content.items() if former.get(key) != value]:
             self.upsert(name, key, content[key])
-        known = former.keys() | lane.content.keys() | lane.open.keys() | lane.writing.keys()
-        for key in known - content.keys():
+        known = (former, lane.content, lane.open, lane.writing)
+        for key in {key: None for keys in known for key in keys if key not in content}:
             if key in former or lane.writing.get(key) is not None or (key in lane.content and key not in lane.open):
                 self.delete(name, key)
 

@@ -262,7 +262,7 @@ async def test_addresses_of_interfaces_are_learned_as_they_come_and_go(tmp_path:
 async def test_c2_links_that_could_not_be_read_or_attached_are_looked_at_again_without_a_report(
     tmp_path: Path, call: str
 ) -> None:
-    """Seen: the attaching failed after the reading, and the next reading saw nothing new."""
+    """Else an attachment that fails after the reading is the end of it: the next reading sees nothing new."""
     site = Site(tmp_path)
     async with site.running(site.upkeep.follow_links):
         await asyncio.sleep(1)
