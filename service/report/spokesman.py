@@ -1,5 +1,6 @@
 """Answers for the statuses: a leader renews their validity, and any controller that lives ends it (rules V1 to V4)."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -22,6 +23,8 @@ class Spokesman:
         self._clock = clock
         self._wall_clock = wall_clock
         self._view = ValidityView(name)
+        self._renewing = asyncio.Lock()
+        """Statuses are written several at once."""
 
     @property
     def loss(self) -> Loss | None:
@@ -33,8 +36,10 @@ class Spokesman:
 
         Returns whether another one has answered since this leader did last: then every status is due anew (V4).
         """
-        if not self._view.is_due(now_ns=self._clock()):
-            return False
+        async with self._renewing:
+            return self._view.is_due(now_ns=self._clock()) and await self._answer(term)
+
+    async def _answer(self, term: int) -> bool:
         is_own = self._view.is_own(term)
         if not is_own:
             await self._look()

@@ -177,6 +177,9 @@ class StatusWriter:
         return f"{timestamp_from_ns(self._valid_until_ns)[:19]}Z"
 
     async def _write(self, key: ObjectKey, status: Status, facts: Facts) -> None:
+        # Before each: a thousand of them may take longer than the validity lasts.
+        if not self._attempt_failed:
+            await self._attempt(self._answer(facts.term))
         created = facts.created.get(key, "")
         if await self._attempt(self._source.write_status(key, status, created=created, term=facts.term)):
             self._ledger.wrote(key, status)

@@ -236,6 +236,24 @@ async def test_v3_who_comes_second_with_the_validity_replaces_nothing() -> None:
         await asyncio.sleep(RENEW_NS / 1e9)
 
 
+@in_virtual_time
+async def test_v1_a_leader_that_has_more_to_write_than_it_can_in_time_is_not_doubted_meanwhile() -> None:
+    class Slow(Source):
+        async def write_status(self, key: ObjectKey, status: dict[str, Any], *, created: str, term: int = 0) -> None:
+            await asyncio.sleep(1)
+            await super().write_status(key, status, created=created, term=term)
+
+    source = Slow()
+    async with Reporting("controller1", source) as leader, Reporting("controller2", source) as other:
+        other.site.term = None
+        leader.site.take(*(Upsert(policy(f"p{index}", ip=f"10.1.{index}.1")) for index in range(250)))
+        began = len(source.renewals)
+        await asyncio.sleep(60)
+        assert len(source.written) == 250 + 3
+        assert {one.speaker for one in source.renewals} == {"controller1"}
+        assert len(source.renewals) - began <= 60 / (RENEW_NS / 1e9) + 1
+
+
 class Lossy(Source):
     """Takes a renewal, and its answer is lost."""
 
