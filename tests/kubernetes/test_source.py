@@ -1,9 +1,10 @@
 """Kubernetes as a source, against a real API server that is killed, frozen and restarted; kubectl is the user."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from service.model.object_event import ObjectEvent
 from service.model.objects import Delete, Errors, Kind, Object, ObjectKey, Pod, Synced, Upsert
 from service.model.validity import Loss
 from service.report.writer import StatusWriter
-from service.sources.kubernetes.api_server import connect
+from service.sources.kubernetes.api_server import ApiError, connect
 from service.sources.kubernetes.object_cache import ObjectCache
 from service.sources.kubernetes.reflector import Reflector, ReflectorTiming
 from service.sources.kubernetes.source import KubernetesSource
@@ -194,6 +195,31 @@ async def test_a_frozen_api_server_is_noticed_and_followed_again(plane: ControlP
             plane.thaw_api_server()
         await asyncio.to_thread(kubectl.apply, pod("after"))
         await until(lambda: "after" in consumer.pods(), timeout_s=30)
+
+
+def _sockets() -> int:
+    return sum(
+        os.path.realpath(entry.path).rpartition("/")[2].startswith("socket:") for entry in os.scandir("/proc/self/fd")
+    )
+
+
+async def test_requests_that_a_frozen_api_server_does_not_answer_leave_no_descriptor(plane: ControlPlane) -> None:
+    async def ask() -> None:
+        with pytest.raises(ApiError, match="cannot be reached"):
+            async with aclosing(api.stream("/api/v1/pods", {"watch": "true"}, idle_s=0.3)) as pieces:
+                await anext(pieces)
+
+    open_before = _sockets()
+    async with connect() as api:
+        await asyncio.gather(*(api.get("/version") for _ in range(4)))
+        assert _sockets() >= open_before + 4
+        plane.freeze_api_server()
+        try:
+            await asyncio.gather(*(ask() for _ in range(4)))
+            # Cut at once, and not when the server would have answered the goodbye.
+            await until(lambda: _sockets() <= open_before, timeout_s=2)
+        finally:
+            plane.thaw_api_server()
 
 
 async def test_status_is_applied_with_term_generation_and_times(kubectl: Kubectl) -> None:
