@@ -226,18 +226,19 @@ async def test_status_is_applied_with_term_generation_and_times(kubectl: Kubectl
     kubectl.apply(policy("p1"))
     key = ObjectKey(Kind.POLICY, "", "p1")
     accepted = {"type": "Accepted", "status": "True", "reason": "Accepted", "message": ""}
+    ready = {"type": "Ready", "status": "True", "reason": "Held", "message": ""}
     async with following(Consumer()) as source:
-        await source.write_status(key, {"accepted": True, "matchedPods": 1, "conditions": [accepted]}, term=3)
+        await source.write_status(key, {"accepted": True, "matchedPods": 1, "conditions": [accepted, ready]}, term=3)
         first = await asyncio.to_thread(kubectl.get, "enp", "p1")
         await asyncio.sleep(1.1)
-        await source.write_status(key, {"accepted": True, "matchedPods": 2, "conditions": [accepted]}, term=3)
+        await source.write_status(key, {"accepted": True, "matchedPods": 2, "conditions": [accepted, ready]}, term=3)
         with pytest.raises(TransientError, match="newer leader"):
             await source.write_status(key, {"accepted": False, "matchedPods": 9, "conditions": []}, term=2)
     status = kubectl.get("enp", "p1")["status"]
     assert (status["matchedPods"], status["leaderTerm"], status["observedGeneration"]) == (2, 3, 1)
     assert status["conditions"] == first["status"]["conditions"]
     line = kubectl("get", "enp", "p1").splitlines()[1].split()
-    assert line[:5] == ["p1", "192.168.1.100", "True", "Accepted", "2"]
+    assert line[:6] == ["p1", "192.168.1.100", "True", "True", "Held", "2"]
 
 
 async def test_a_status_of_a_lost_electorate_is_superseded_in_time(
