@@ -11,8 +11,8 @@ from collections.abc import Container, Mapping
 from service.lease.promise import Instant, Promise
 from service.model.lease import LEADER_KEY, ZERO_TOKEN, Token
 
-IDLE_KEYS_MAX = 4096
-"""As many floating IPs as there can be at once."""
+IDLE_KEYS_MAX = 1024
+"""Each costs a microsecond or two at every renewal: the record of promises is written whole (P2)."""
 FORGOTTEN = "255.255.255.255"
 """No address of anybody: the row for all keys that have none."""
 
