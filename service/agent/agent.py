@@ -233,7 +233,7 @@ class Agent:
             datapath=self._datapath,
             held=self._holdings.held,
             report=self._living_report(),
-            troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
+            troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals), *self._keeper.troubles()],
             outbox=self._outbox,
             publisher=self._publisher,
         )

@@ -49,6 +49,10 @@ class KeeperLink:
         """The keeper has reported lately."""
         return self._heard_ns is not None and self._clock() - self._heard_ns < REPORT_AGE_NS_MAX
 
+    def troubles(self) -> list[str]:
+        """Why the keeper cannot hear this agent though it is there, for status; none where it can."""
+        return [trouble] if (trouble := self._socket.trouble()) else []
+
     def say(self, heartbeat: Heartbeat) -> None:
         """Make this the heartbeat; sent now if it differs from the last."""
         if heartbeat != self._heartbeat:

@@ -1,27 +1,35 @@
 """A unix datagram socket between two processes of one node that tell each other the whole truth again and again.
 
-Either may be absent: what is lost is said anew in the next period, so sending never fails and never waits.
+Either may be absent: what is lost is said anew in the next period, so sending never fails and never waits. What is too
+long for a datagram goes in pieces (`pieces`); what cannot be said at all is told in the log and in status.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
-from service.model.errors import OperatorError
+from service.model.errors import OperatorError, PeerError
 from service.model.keeper_message import KeeperMessage
+from service.wire.pieces import Joiner, Splitter
 
 _log = logging.getLogger(__name__)
 
 _DATAGRAM_BYTES_MAX = 212_992
 """The kernel's default bound of a socket's buffer (net.core.wmem_default): nothing larger can be sent."""
+_BUFFER_BYTES = 2 << 20
+"""Of what the other end has not read yet: some messages in pieces."""
+_ABSENT = (errno.ENOENT, errno.ECONNREFUSED)
+"""The other process is not there: it makes its socket when it comes, and removes it when it goes."""
+LOG_EVERY_NS = 60_000_000_000
 _BATCH_MAX = 64
 """Datagrams read per wake-up; more come with the next, after timers had their turn."""
 
@@ -37,6 +45,14 @@ class LocalSocket:
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(KeeperMessage)
         self._socket: socket.socket | None = None
+        self._splitter, self._joiner = Splitter(), Joiner()
+        self._said: tuple[KeeperMessage, list[bytes]] | None = None
+        """The last message and its datagrams: most are said again and again."""
+        self._heard: tuple[bytes, KeeperMessage] | None = None
+        """The last message that was read, and what it means: the same bytes need not be decoded again."""
+        self._unsaid = ""
+        """Why the last message was not sent; empty where it was, or where nobody is there to hear it."""
+        self._logged_ns: int | None = None
 
     async def __aenter__(self) -> Self:
         """Bind, in place of a socket that a dead process left. Raises OperatorError naming the path."""
@@ -46,6 +62,7 @@ class LocalSocket:
             self._path.unlink(missing_ok=True)
             opened.bind(str(self._path))
             os.chmod(self._path, 0o600)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         except OSError as error:
             opened.close()
             raise OperatorError(f"run_dir: cannot bind {self._path}: {error.strerror}") from error
@@ -64,9 +81,32 @@ class LocalSocket:
 
     def send(self, message: KeeperMessage) -> None:
         """Send one message; lost where the other end is absent or its buffer full."""
-        if self._socket is not None:
-            with suppress(OSError):
-                self._socket.sendto(self._encoder.encode(message), self._other)
+        if self._socket is None:
+            return
+        if self._said is None or self._said[0] is not message:
+            self._said = message, self._splitter.split(self._encoder.encode(message))
+        datagrams = self._said[1]
+        self._note("" if datagrams else "it is too long to be sent")
+        try:
+            for datagram in datagrams:
+                self._socket.sendto(datagram, self._other)
+        except OSError as error:
+            # The rest of it would be of no use: without one piece there is no message.
+            if error.errno not in _ABSENT:
+                self._note(error.strerror or str(error))
+
+    def trouble(self) -> str:
+        """Why the other end does not hear us though it is there, in one line for status; empty where it may."""
+        if not self._unsaid:
+            return ""
+        return f"{self._path.name}: what this process says does not reach {Path(self._other).name}: {self._unsaid}"
+
+    def _note(self, reason: str) -> None:
+        self._unsaid = reason
+        now_ns = time.monotonic_ns()
+        if reason and (self._logged_ns is None or now_ns - self._logged_ns >= LOG_EVERY_NS):
+            self._logged_ns = now_ns
+            _log.error("%s", self.trouble())
 
     def _read(self) -> None:
         assert self._socket is not None
@@ -77,8 +117,20 @@ class LocalSocket:
             except (BlockingIOError, InterruptedError):
                 break
             try:
-                messages.append(self._decoder.decode(data))
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                message = self._decode(data)
+            except (PeerError, msgspec.MsgspecError, ValueError, RecursionError) as error:
                 _log.warning("%s: malformed datagram: %s", self._path.name, error)
+                continue
+            if message is not None:
+                messages.append(message)
         if messages:
             self._on_messages(messages)
+
+    def _decode(self, datagram: bytes) -> KeeperMessage | None:
+        """The message that this datagram completes; None while pieces of it are missing."""
+        data = self._joiner.join(datagram)
+        if data is None:
+            return None
+        if self._heard is None or self._heard[0] != data:
+            self._heard = data, self._decoder.decode(data)
+        return self._heard[1]

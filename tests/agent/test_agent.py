@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -225,3 +225,23 @@ async def test_a_node_with_another_key_is_a_trouble_of_whoever_it_speaks_to(tmp_
         metrics = await scrape(settings)
     assert trouble.startswith(f"{purpose}: 1 datagrams refused as unknown-key")
     assert f'egressgw_datagrams_refused_total{{channel="{purpose}",reason="unknown-key"}} 1.0' in metrics
+
+
+async def test_a_keeper_that_is_there_and_does_not_hear_its_agent_is_a_trouble(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    path = Path(settings.run_dir) / KEEPER_SOCKET
+    async with running(settings, datapath) as (agent, _):
+        assert agent.status()["troubles"] == []
+        path.unlink()
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
+        ):
+            deaf.bind(str(path))
+            other.setblocking(False)
+            with suppress(BlockingIOError):
+                for _ in range(1000):
+                    other.sendto(b"{}", str(path))
+            await until(lambda: agent.status()["troubles"])
+        (trouble,) = agent.status()["troubles"]
+    assert "does not reach keeper.sock" in trouble

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from service.model.errors import OperatorError
-from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, LeaseReport
+from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Claim, Heartbeat, HeldLease, LeaseReport, Uplink
 from service.wire.agent_link import AgentLink
 from service.wire.keeper_link import REPORT_AGE_NS_MAX, KeeperLink
 
@@ -122,3 +122,65 @@ async def test_a_run_dir_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OperatorError, match="run_dir"):
         await AgentLink(tmp_path / "file", on_heartbeat=lambda _: None).__aenter__()
+
+
+def long_heartbeat(count: int) -> Heartbeat:
+    addresses = [f"10.{index >> 16}.{index >> 8 & 255}.{index & 255}" for index in range(count)]
+    return Heartbeat(
+        ready=True,
+        uplinks=tuple(Uplink(address, "enp65s0f0np0", 7, "0a1b2c3d4e5f", True) for address in addresses),
+        claims=tuple(Claim(address, "holder", 12, index) for index, address in enumerate(addresses)),
+    )
+
+
+@pytest.mark.parametrize("count", [2_400, 2_600, 4_096, 20_000])
+async def test_a_heartbeat_of_thousands_of_addresses_arrives_whole(tmp_path: Path, count: int) -> None:
+    heard: list[Heartbeat] = []
+    heartbeat = long_heartbeat(count)
+    async with (
+        AgentLink(tmp_path, on_heartbeat=heard.append),
+        KeeperLink(tmp_path, clock=lambda: 0, on_report=lambda _: None) as agent,
+    ):
+        agent.say(heartbeat)
+        await until(lambda: heard)
+        assert agent.troubles() == []
+    assert heard == [heartbeat]
+
+
+async def test_a_report_of_thousands_of_leases_arrives_whole(tmp_path: Path) -> None:
+    reports: list[LeaseReport] = []
+    held = tuple(HeldLease(f"10.0.{index >> 8}.{index & 255}", 1, index, 3, 4 << 50) for index in range(4_096))
+    async with (
+        KeeperLink(tmp_path, clock=lambda: 0, on_report=reports.append),
+        AgentLink(tmp_path, on_heartbeat=lambda _: None) as keeper,
+    ):
+        keeper.report(replace(REPORT, held=held))
+        await until(lambda: reports)
+    assert reports == [replace(REPORT, held=held)]
+
+
+async def test_a_heartbeat_that_cannot_be_said_is_told_in_status_and_once_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        AgentLink(tmp_path, on_heartbeat=lambda _: None),
+        KeeperLink(tmp_path, clock=lambda: 0, on_report=lambda _: None) as agent,
+    ):
+        agent.say(long_heartbeat(150_000))
+        assert ["too long" in trouble for trouble in agent.troubles()] == [True]
+        agent.say(long_heartbeat(150_001))
+        assert len(caplog.records) == 1
+        agent.say(Heartbeat(ready=True))
+        assert agent.troubles() == []
+
+
+async def test_a_keeper_that_reads_nothing_is_told_in_status_and_one_that_is_absent_is_not(tmp_path: Path) -> None:
+    async with KeeperLink(tmp_path, clock=lambda: 0, on_report=lambda _: None) as agent:
+        agent.say(Heartbeat(ready=True))
+        assert agent.troubles() == []
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stuck:
+            stuck.bind(str(tmp_path / KEEPER_SOCKET))
+            for _ in range(600):
+                agent.say(Heartbeat(ready=False))
+                agent.say(Heartbeat(ready=True))
+            assert ["does not reach keeper.sock" in trouble for trouble in agent.troubles()] == [True]
