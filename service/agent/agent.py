@@ -233,7 +233,12 @@ class Agent:
             datapath=self._datapath,
             held=self._holdings.held,
             report=self._living_report(),
-            troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals), *self._keeper.troubles()],
+            troubles=[
+                *self._tasks.troubles(),
+                *refusals.troubles(self._refusals),
+                *self._keeper.troubles(),
+                *self._cluster.troubles(),
+            ],
             outbox=self._outbox,
             publisher=self._publisher,
         )

@@ -1,6 +1,6 @@
 """What this service puts into gossip: the metadata of a member, and the rows of the two disseminated tables. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
@@ -8,7 +8,7 @@ import msgspec
 from service.model.assignment import Assignment, Location
 from service.model.errors import PeerError
 from service.model.gateway_node import NodeRole, Segment
-from service.model.lease import Stamp, Token
+from service.model.lease import LEADER_KEY, TERM_MAX, Stamp, Token
 
 ASSIGNMENT_TABLE = "assignment"
 """Key: floating IP; version: (leader term, version, 0)."""
@@ -61,12 +61,34 @@ class _AssignmentRow(msgspec.Struct, array_like=True):
 _encoder = msgspec.msgpack.Encoder()
 _metadata_decoder = msgspec.msgpack.Decoder(_Metadata)
 _assignment_decoder = msgspec.msgpack.Decoder(_AssignmentRow)
+CONFLICT_CLOCK_MAX = 1 << 40
+"""Of the times that order a table: far from now, and nobody can write a row that no later one supersedes."""
+_NAME_LENGTH_MAX = 63
+_MAC_LENGTH = 6
 _REASON_MAX = 160
 """Characters of a reason that go into a row: it must stay below the 512 bytes of a gossip value."""
 
 
+TABLES = (ASSIGNMENT_TABLE, LOCATION_TABLE, LEADER_TABLE, CONFLICT_TABLE)
+
+
+def check(table: str, key: str, version: tuple[int, int, int], value: bytes) -> None:
+    """Raises PeerError for a row that no member could use, so that none keeps it or passes it on.
+
+    The table of a later release is let through: its members know what is in it.
+    """
+    if table == ASSIGNMENT_TABLE:
+        decode_assignment(key, version, value)
+    elif table == LOCATION_TABLE:
+        decode_location(key, version, value)
+    elif table == CONFLICT_TABLE:
+        decode_conflict(key, version, value)
+    elif table == LEADER_TABLE:
+        decode_leader(key, version, value)
+
+
 def encode_metadata(metadata: MemberMetadata) -> bytes:
-    """Put it into msgpack. The bound of 512 bytes is checked by gossip, not here."""
+    """Put it into msgpack. The bound of 512 bytes is checked by gossip; `fitting` keeps it."""
     segments = tuple(
         (segment.network.network_address.packed, segment.network.prefixlen, segment.address.packed, segment.mac)
         for segment in metadata.segments
@@ -84,6 +106,15 @@ def encode_metadata(metadata: MemberMetadata) -> bytes:
     )
 
 
+def fitting(metadata: MemberMetadata, bytes_max: int) -> MemberMetadata:
+    """With as many of its segments, from the first, as `bytes_max` have room for."""
+    for count in range(len(metadata.segments), -1, -1):
+        metadata = replace(metadata, segments=metadata.segments[:count])
+        if len(encode_metadata(metadata)) <= bytes_max:
+            break
+    return metadata
+
+
 def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
     """Raises PeerError, which names the member, where one of another kind or version sent something else."""
     try:
@@ -95,6 +126,8 @@ def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
                 raw.segments, (*raw.interfaces, *[""] * len(raw.segments)), strict=False
             )
         )
+        if any(len(segment.mac) != _MAC_LENGTH for segment in segments):
+            raise ValueError("a MAC of another length than six bytes")
         return MemberMetadata(NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id)
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerError(f"metadata of {member or 'a member'}: {error}") from error
@@ -111,10 +144,13 @@ def decode_assignment(key: str, version: tuple[int, int, int], data: bytes) -> A
     try:
         # The key is a peer's, too: that it is no address is found out here like any other nonsense.
         row = _assignment_decoder.decode(data)
+        stamp = Stamp(version[0], version[1])
+        if not stamp.fits:
+            raise ValueError(f"a stamp of {stamp.term}.{stamp.version} is beyond its bits")
+        address = IPv4Address(key)
         if row.removed:
             return None
-        stamp = Stamp(version[0], version[1])
-        return Assignment(IPv4Address(key), row.holder, row.successor, stamp, row.reason)
+        return Assignment(address, row.holder, row.successor, stamp, row.reason)
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerError(f"assignment of {key}: {error}") from error
 
@@ -122,7 +158,7 @@ def decode_assignment(key: str, version: tuple[int, int, int], data: bytes) -> A
 def decode_location(key: str, version: tuple[int, int, int], data: bytes) -> Location:
     """Raises PeerError where the row is malformed."""
     try:
-        return Location(IPv4Address(key), data.decode("ascii"), Token(*version))
+        return Location(IPv4Address(key), data.decode("ascii"), Token.checked(*version))
     except ValueError as error:
         raise PeerError(f"location of {key}: {error}") from error
 
@@ -133,6 +169,19 @@ def decode_conflict(key: str, version: tuple[int, int, int], data: bytes) -> tup
         address = IPv4Address(key)
     except ValueError as error:
         raise PeerError(f"conflict of {key}: {error}") from error
-    if len(data) not in (0, 6):
+    if not version[0] <= CONFLICT_CLOCK_MAX:
+        raise PeerError(f"conflict of {key}: {version[0]} is no time")
+    if len(data) not in (0, _MAC_LENGTH):
         raise PeerError(f"conflict of {key}: {len(data)} bytes are no MAC")
     return (address, data) if data else None
+
+
+def decode_leader(key: str, version: tuple[int, int, int], data: bytes) -> tuple[str, int]:
+    """(name, term). Raises PeerError where the row is malformed."""
+    try:
+        name = data.decode("ascii")
+    except ValueError as error:
+        raise PeerError(f"leader: {error}") from error
+    if key != LEADER_KEY or not 0 < len(name) <= _NAME_LENGTH_MAX or version[0] > TERM_MAX:
+        raise PeerError(f"leader: row {key} of term {version[0]} names {name!r}")
+    return name, version[0]

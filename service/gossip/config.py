@@ -52,9 +52,16 @@ class GossipConfig:
     payload_bytes_max: int = 1250
     """Budget of one datagram before sealing; 1400 B on the wire with envelope and headers."""
     members_max: int = 4096
-    """Bound of the roster; records of further members are refused and counted."""
-    rows_max: int = 65536
-    """Bound of all tables together; further keys are refused and counted."""
+    """Bound of the roster. A new member takes the place of who is dead longest; others are refused and counted."""
+    joins_burst: int = 1024
+    """Members that may become known at once; a cluster that starts, or is joined, is told faster than it fails."""
+    joins_per_second: int = 200
+    """At which others follow."""
+    tables_max: int = 8
+    """More than a release has; those of later ones are passed on as well."""
+    table_rows_max: int = 8192
+    """Bound of one table, twice the floating IPs there can be; further keys are refused and counted. So a writer that
+    runs away fills its own table only."""
 
 
 DEFAULT_CONFIG = GossipConfig()

@@ -35,5 +35,17 @@ class NameConflict:
     """Where the other one is."""
 
 
-Output = Send | MemberChanged | RowChanged | NameConflict
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An item of an authentic datagram was not taken over: too many of them, or its contents cannot be."""
+
+    reason: str
+    """One of those in `admission`."""
+    origin: Address
+    """Whose datagram it was; it may only have passed the item on."""
+    detail: str = ""
+    """What is wrong with it, where the reason alone does not say so."""
+
+
+Output = Send | MemberChanged | RowChanged | NameConflict | Refused
 """All that the machine can want done, in the order in which it came about."""

@@ -11,12 +11,13 @@ clock, and the bursts of news are timed. `prober` runs the probe cycle, `roster`
 puts datagrams together, `exchange` answers anti-entropy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+from service.gossip.admission import ROW_MALFORMED, ROWS_FULL
 from service.gossip.config import DEFAULT_CONFIG, GossipConfig
 from service.gossip.digest import Index
 from service.gossip.dissemination import Broadcasts, Subject
-from service.gossip.event import Output, RowChanged
+from service.gossip.event import Output, Refused, RowChanged
 from service.gossip.exchange import Exchange
 from service.gossip.member import Member, MemberState
 from service.gossip.message import (
@@ -35,6 +36,7 @@ from service.gossip.message import (
     Want,
     decode_packet,
     encode_message,
+    is_name,
 )
 from service.gossip.outbound import Outbound
 from service.gossip.prober import Prober
@@ -42,7 +44,7 @@ from service.gossip.randomness import Random
 from service.gossip.roster import Roster
 from service.gossip.seed import Seeds
 from service.gossip.table import Row, Tables, VersionTuple, checked_row
-from service.model.errors import InvariantError, OperatorError
+from service.model.errors import InvariantError, OperatorError, PeerError
 from service.model.machine import Address, Source
 
 _SECOND = 1_000_000_000
@@ -50,6 +52,8 @@ HOUSEKEEPING_INTERVAL_NS = 60 * _SECOND
 LEAVE_FANOUT = 16
 # Datagrams in answer to the outdated news of one.
 CORRECTIONS_MAX = 3
+
+CheckRow = Callable[[TableRow], None]
 
 
 class Membership:
@@ -65,9 +69,14 @@ class Membership:
         seeds: Sequence[Address],
         random: Random,
         config: GossipConfig = DEFAULT_CONFIG,
+        tables: Collection[str] = (),
+        check_row: CheckRow = lambda row: None,
         now_ns: int,
     ) -> None:
         """Start as a member of one.
+
+        `tables` have their place whatever others write; `check_row` raises PeerError for a row that no reader of its
+        table could use, so that it is not taken over.
 
         `incarnation` should be higher than in the process's last life (a boot counter, or seconds since 1970): then the
         others believe its first word. It need not be: hearing an old record of itself, it rises above it.
@@ -76,22 +85,34 @@ class Membership:
         self._config = config
         self._now_ns = now_ns
         self._index = Index()
-        self._tables = Tables(config.rows_max)
+        self._check_row = check_row
+        self._tables = Tables(config, names=tables)
+        self._speaker = address
+        """Whose datagram is being taken; ourselves before the first."""
         self._broadcasts = Broadcasts(config.retransmit_multiplier)
         local = Member(name, address, MemberState.ALIVE, metadata, incarnation)
-        self._roster = Roster(local, config=config, random=random, index=self._index, broadcasts=self._broadcasts)
-        self._outputs = self._roster.outputs
+        self._roster = Roster(
+            local,
+            config=config,
+            random=random,
+            index=self._index,
+            broadcasts=self._broadcasts,
+            refused=self._note_refusal,
+        )
         self._seeds = Seeds(config, random, own=address)
         self._seeds.replace(seeds, now_ns=now_ns)
-        self._outbound = Outbound(config, index=self._index, roster=self._roster, broadcasts=self._broadcasts)
-        self._prober = Prober(
-            config, random, roster=self._roster, outbound=self._outbound, seeds=self._seeds, now_ns=now_ns
-        )
-        self._exchange = Exchange(
-            index=self._index, roster=self._roster, tables=self._tables, payload_bytes_max=config.payload_bytes_max
-        )
+        self._make_parts(random, now_ns)
         self._start_timers(now_ns)
-        self._counters = dict.fromkeys(("unknown_messages", "syncs", "misaddressed", "lags"), 0)
+        self._counters = dict.fromkeys(("unknown_messages", "syncs", "misaddressed", "lags", "rows_refused"), 0)
+
+    def _make_parts(self, random: Random, now_ns: int) -> None:
+        config, index, roster = self._config, self._index, self._roster
+        self._outputs = roster.outputs
+        self._outbound = Outbound(config, index=index, roster=roster, broadcasts=self._broadcasts)
+        self._prober = Prober(config, random, roster=roster, outbound=self._outbound, seeds=self._seeds, now_ns=now_ns)
+        self._exchange = Exchange(
+            index=index, roster=roster, tables=self._tables, payload_bytes_max=config.payload_bytes_max
+        )
 
     def _start_timers(self, now_ns: int) -> None:
         self._gossip_ns: int | None = None
@@ -150,7 +171,6 @@ class Membership:
             **self._counters,
             "probes_failed": self._prober.failed,
             **self._roster.counters,
-            "rows_refused": self._tables.refused,
             "health_score": self._roster.awareness.score,
             "broadcasts_queued": len(self._broadcasts),
         }
@@ -179,6 +199,9 @@ class Membership:
 
     def receive(self, source: Source, payload: bytes, *, now_ns: int) -> None:
         """Take one datagram. Raises PeerError, with no state changed, where it is malformed."""
+        if not is_name(source.node):
+            # Authentic, and still none that may be passed on as an accuser's: others could not read it.
+            raise PeerError(f"gossip: {source.node!r} is no name of a member")
         messages, unknown = decode_packet(payload)
         self._pass_time(now_ns)
         self._counters["unknown_messages"] += unknown
@@ -187,6 +210,7 @@ class Membership:
             if source.address != self._roster.local.address:
                 self._roster.report_namesake(source.address, now_ns=now_ns)
             return
+        self._speaker = source.address
         self._prober.note_origin(source)
         # News before questions: an answer then carries the refutation of what came with the question.
         for message in messages:
@@ -301,16 +325,29 @@ class Membership:
                 self._outbound.send(source.address, source.node, record, now_ns=self._now_ns)
 
     def _learn_row(self, row: TableRow) -> None:
+        try:
+            self._check_row(row)
+        except PeerError as error:
+            self._counters["rows_refused"] += 1
+            self._note_refusal(ROW_MALFORMED, str(error))
+            return
         if self._accept_row(row):
             self._outputs.append(RowChanged(row.table, row.key, row.version, row.value))
 
     def _accept_row(self, row: TableRow) -> bool:
+        if not self._tables.has_room(row.table, row.key):
+            self._counters["rows_refused"] += 1
+            self._note_refusal(ROWS_FULL)
+            return False
         if not self._tables.accept(row.table, row.key, Row(row.version, row.value)):
             return False
         subject: Subject = ("row", row.table, row.key)
         self._index.put(subject, row.version)
         self._broadcasts.offer(subject, encode_message(row), urgent=True)
         return True
+
+    def _note_refusal(self, reason: str, detail: str = "") -> None:
+        self._outputs.append(Refused(reason, self._speaker, detail))
 
     # Anti-entropy
 

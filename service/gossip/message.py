@@ -5,6 +5,7 @@ members of different releases together: unknown kinds are skipped and counted, a
 (surplus array items are ignored). Decoding is complete before anything is believed, so malformed input changes nothing.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
@@ -37,7 +38,11 @@ WireState = Literal[0, 1, 2]
 _OCTET = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 U63 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Name = Annotated[str, Meta(min_length=1, max_length=63)]
+# As settings have them: a DNS label or several. So 63 characters are 63 bytes, and no name hides anything in a log.
+_NAME = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+Name = Annotated[str, Meta(min_length=1, max_length=63, pattern=rf"^{_NAME}\Z")]
+_name = re.compile(rf"^{_NAME}\Z")
+NAME_LENGTH_MAX = 63
 Host = Annotated[str, Meta(pattern=rf"^{_OCTET}(\.{_OCTET}){{3}}\Z", max_length=15)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 TableName = Annotated[str, Meta(min_length=1, max_length=32)]
@@ -54,7 +59,7 @@ class Ping(_Message, frozen=True, tag=1):
 
     sequence: U32
     """Chosen by the sender; the answer repeats it."""
-    target: Annotated[str, Meta(max_length=63)]
+    target: Annotated[str, Meta(max_length=63, pattern=rf"^({_NAME})?\Z")]
     """Who is meant: an address may have passed to another member. Empty where only the address is known (a seed)."""
     fingerprint: U32
     """Of the sender's whole state; one that differs starts anti-entropy."""
@@ -170,6 +175,11 @@ _encoder = msgspec.msgpack.Encoder()
 _packet_decoder = msgspec.msgpack.Decoder(_Packet)
 _message_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 _any_decoder = msgspec.msgpack.Decoder()
+
+
+def is_name(text: str) -> bool:
+    """Whether it can be a member's name, as every member reads it."""
+    return len(text) <= NAME_LENGTH_MAX and _name.match(text) is not None
 
 
 def encode_message(message: Message) -> bytes:

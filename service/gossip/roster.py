@@ -5,6 +5,9 @@ things there: keep the index for anti-entropy, queue the news for others, tell o
 which members are probed. The local member is in the roster too, but only its own words change it.
 """
 
+from collections.abc import Callable
+
+from service.gossip.admission import MEMBERS_FULL, MEMBERS_RATE, Admission
 from service.gossip.awareness import Awareness
 from service.gossip.config import GossipConfig
 from service.gossip.digest import Index
@@ -26,12 +29,22 @@ class Roster:
     """All known members, the open suspicions, and the local member's own record."""
 
     def __init__(
-        self, local: Member, *, config: GossipConfig, random: Random, index: Index, broadcasts: Broadcasts
+        self,
+        local: Member,
+        *,
+        config: GossipConfig,
+        random: Random,
+        index: Index,
+        broadcasts: Broadcasts,
+        refused: Callable[[str], None] = lambda reason: None,
     ) -> None:
+        """`refused` is told why a record was not taken over."""
         self._config = config
         self._random = random
         self._index = index
         self._broadcasts = broadcasts
+        self._refused = refused
+        self._admission = Admission(config)
         self._members: dict[str, Member] = {local.name: local}
         self._ended_ns: dict[str, int] = {}
         """When each dead or left member became so, in our time; it may lie before our start."""
@@ -185,13 +198,28 @@ class Roster:
         self._adopt(record, known, now_ns=now_ns)
 
     def _meet(self, record: Record, *, now_ns: int) -> None:
-        if len(self._members) >= self._config.members_max:
-            self.counters["members_refused"] += 1
-            return
         # Not what is about to be forgotten: who forgot it first would be told again by the slower ones.
         if record.state != ALIVE and record.age_s * 1_000_000_000 > self._retention_ns(record.state) * 9 // 10:
             return
+        reason = self._refusal(record, now_ns=now_ns)
+        if reason:
+            self.counters["members_refused"] += 1
+            self._refused(reason)
+            return
         self._adopt(record, None, now_ns=now_ns)
+
+    def _refusal(self, record: Record, *, now_ns: int) -> str:
+        """Why an unknown member cannot be taken in; empty where it can, and then there is room for it."""
+        if not self._admission.admit(now_ns=now_ns):
+            return MEMBERS_RATE
+        if len(self._members) < self._config.members_max:
+            return ""
+        # The dead make room for the living, and for nobody else: those who still remember them would bring them back.
+        gone = min((name for name in self._ended_ns if name != self.name), key=self._ended_ns.__getitem__, default=None)
+        if record.state != ALIVE or gone is None:
+            return MEMBERS_FULL
+        self._forget(gone)
+        return ""
 
     def _doubt(self, record: Record, known: Member, *, accuser: str, now_ns: int) -> None:
         """Old news of a death, about one we believe alive: only an accusation, which the accused can still refute.
@@ -315,10 +343,13 @@ class Roster:
             state = LEFT if self._members[name].state is MemberState.LEFT else DEAD
             # Our own end, after leaving, is for nobody here to forget.
             if name != self.name and now_ns - ended_ns >= self._retention_ns(state):
-                del self._members[name], self._ended_ns[name]
-                self.reconnect.forget(name)
-                self._index.remove(("member", name))
-                self._broadcasts.retire(("member", name))
+                self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        del self._members[name], self._ended_ns[name]
+        self.reconnect.forget(name)
+        self._index.remove(("member", name))
+        self._broadcasts.retire(("member", name))
 
     def _retention_ns(self, state: int) -> int:
         return self._config.retain_left_ns if state == LEFT else self._config.retain_dead_ns

@@ -4,10 +4,11 @@ The version is the writer's affair (a fencing token, a leader's stamp); equal ve
 so who writes a row must own the right to that version.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from service.gossip.config import GossipConfig
 from service.gossip.message import VALUE_BYTES_MAX, TableRow
 from service.model.errors import OperatorError
 
@@ -38,25 +39,25 @@ _EMPTY: Mapping[str, Row] = MappingProxyType({})
 class Tables:
     """All tables of one member."""
 
-    def __init__(self, rows_max: int) -> None:
-        self._rows_max = rows_max
-        self._tables: dict[str, dict[str, Row]] = {}
-        self._count = 0
-        """Rows of all tables together. It never falls: a row is superseded, by a tombstone if need be, not deleted."""
-        self.refused = 0
-        """Rows refused because the tables are full."""
+    def __init__(self, config: GossipConfig, *, names: Collection[str] = ()) -> None:
+        """`names`: tables that have their place whatever else others write."""
+        self._config = config
+        self._tables: dict[str, dict[str, Row]] = {name: {} for name in names}
+
+    def has_room(self, table: str, key: str) -> bool:
+        """Whether a row of this key can be taken: it is there already, or neither it nor its table is one too many."""
+        rows = self._tables.get(table)
+        if rows is None:
+            return len(self._tables) < self._config.tables_max
+        return key in rows or len(rows) < self._config.table_rows_max
 
     def accept(self, table: str, key: str, row: Row) -> bool:
-        """Take a row if it is newer than ours. False, with nothing changed, where it is not or the tables are full."""
+        """Take a row if it is newer than ours. False, with nothing changed, where it is not, or there is no room."""
         current = self.get(table, key)
         if current is not None and row.version <= current.version:
             return False
-        if current is None:
-            # A bound with a loud counter: a runaway writer must not take every member's memory.
-            if self._count >= self._rows_max:
-                self.refused += 1
-                return False
-            self._count += 1
+        if not self.has_room(table, key):
+            return False
         self._tables.setdefault(table, {})[key] = row
         return True
 

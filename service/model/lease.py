@@ -5,8 +5,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from service.model.errors import InvariantError
+
 LEADER_KEY = "leader"
 """The lease key of leadership; every other key is a floating IP in dotted-quad form."""
+
+
+TERM_MAX = (1 << 24) - 1
+VERSION_MAX = (1 << 24) - 1
+COUNTER_MAX = (1 << 16) - 1
+"""What a packed token has room for. What is beyond is refused wherever it comes from: cut, it would be a lower one."""
 
 
 class Stamp(NamedTuple):
@@ -16,6 +24,11 @@ class Stamp(NamedTuple):
     """Of the leader who made it. A new leader's is higher than that of every leader before (K1, K2)."""
     version: int
     """Counts the leader's changes to its table."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether tokens can be granted for it."""
+        return 0 <= self.term <= TERM_MAX and 0 <= self.version <= VERSION_MAX
 
 
 class Token(NamedTuple):
@@ -31,9 +44,27 @@ class Token(NamedTuple):
         """Age of the assignment it was granted for."""
         return Stamp(self.term, self.version)
 
+    @classmethod
+    def checked(cls, term: int, version: int, counter: int) -> "Token":
+        """A token from outside. Raises ValueError where it does not fit the bits that a map has for it."""
+        token = cls(term, version, counter)
+        if not token.fits:
+            raise ValueError(f"token {term}.{version}.{counter} is beyond 24, 24 and 16 bits")
+        return token
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can be packed."""
+        return self.stamp.fits and 0 <= self.counter <= COUNTER_MAX
+
     def packed(self) -> int:
-        """The token as an order-preserving u64 for BPF maps: 24 bits term, 24 bits version, 16 bits counter."""
-        return (self.term & 0xFFFFFF) << 40 | (self.version & 0xFFFFFF) << 16 | (self.counter & 0xFFFF)
+        """The token as an order-preserving u64 for BPF maps: 24 bits term, 24 bits version, 16 bits counter.
+
+        Raises InvariantError where it does not fit: a token from outside is `checked` before it is believed.
+        """
+        if not self.fits:
+            raise InvariantError(f"token {self} does not fit its bits")
+        return self.term << 40 | self.version << 16 | self.counter
 
 
 ZERO_TOKEN = Token(0, 0, 0)

@@ -14,9 +14,10 @@ from typing import ParamSpec, Self, TypeVar
 
 from service.gateway import row
 from service.gateway.row import ASSIGNMENT_TABLE, CONFLICT_TABLE, LEADER_TABLE, LOCATION_TABLE, MemberMetadata
-from service.gossip.event import MemberChanged, NameConflict, RowChanged
+from service.gossip.event import MemberChanged, NameConflict, Refused, RowChanged
 from service.gossip.member import Member, MemberState
 from service.gossip.membership import Membership
+from service.gossip.message import METADATA_BYTES_MAX
 from service.gossip.table import VersionTuple
 from service.model.assignment import Assignment, Location
 from service.model.errors import OperatorError, PeerError
@@ -24,6 +25,7 @@ from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
 from service.model.lease import LEADER_KEY
 from service.model.machine import Address
 from service.settings import Settings
+from service.wire import refusals
 from service.wire.envelope import Envelope
 from service.wire.pump import MachinePump
 from service.wire.sealed_socket import SealedSocket
@@ -72,6 +74,8 @@ class ClusterView:
         self._seeds = parse_seeds(settings.gossip.seeds, settings.ports.gossip)
         self._known_seeds: tuple[IPv4Address, ...] = ()
         """Of the last call of `know_nodes`; the configured ones are seeds besides."""
+        self._untold = 0
+        """Segments of this node that there is no room for in what it says of itself."""
         own = Address(settings.bind_address, settings.ports.gossip)
         self._machine = _machine(settings, metadata, own, self._seeds, now_ns=clock())
         # The pump is made after its socket: no datagram comes before the socket is entered.
@@ -81,7 +85,12 @@ class ClusterView:
             on_datagram=lambda source, payload: self.pump.on_datagram(source, payload),
         )
         self.pump = MachinePump(
-            self._machine, clock=clock, send=self.socket.send, handle=self._handle, on_lag=self._note_lag
+            self._machine,
+            clock=clock,
+            send=self.socket.send,
+            handle=self._handle,
+            on_lag=self._note_lag,
+            on_refused=lambda origin, error: self.socket.refusals.note(refusals.NOT_UNDERSTOOD, origin, detail=error),
         )
 
     async def __aenter__(self) -> Self:
@@ -120,6 +129,8 @@ class ClusterView:
         Also before this is entered: a member whose first word does not say where it is would be cut off by its peers.
         """
         metadata = replace(self._metadata, ready=ready, segments=segments, role=role, schedulable=schedulable)
+        metadata = row.fitting(metadata, METADATA_BYTES_MAX)
+        self._untold = len(segments) - len(metadata.segments)
         if metadata == self._metadata:
             return
         self._metadata = metadata
@@ -127,6 +138,12 @@ class ClusterView:
         # Before it is open nothing may be sent: what the machine has to say first, whom it joins by, would be lost.
         if self._is_open:
             self.pump.wake()
+
+    def troubles(self) -> list[str]:
+        """What this process could not tell the others, for status; none where it has told all."""
+        if not self._untold:
+            return []
+        return [f"gossip: {self._untold} segments of this node are not told to the others: there is room for no more"]
 
     def publish_assignment(self, assignment: Assignment, *, removed: bool = False) -> bool:
         """Disseminate one row of the leader's table; False where a newer one is known."""
@@ -149,8 +166,7 @@ class ClusterView:
 
     def leader(self) -> tuple[str, int] | None:
         """(name, term) of the last leader heard of."""
-        entry = self._machine.rows(LEADER_TABLE).get(LEADER_KEY)
-        return (entry.value.decode("ascii", "replace"), entry.version[0]) if entry else None
+        return next(iter(self._rows(LEADER_TABLE, row.decode_leader)), None)
 
     def publish_conflict(self, floating_ip: IPv4Address, mac: bytes, *, at_s: int) -> bool:
         """Disseminate that a stranger answers for an address (`mac`), or no longer does (empty). `at_s`: Unix time."""
@@ -223,6 +239,9 @@ class ClusterView:
         elif isinstance(output, NameConflict):
             _log.error("gossip: two processes call themselves %s; the other is at %s", output.name, output.address)
             self._name_conflict(output.name, f"{output.address.host}:{output.address.port}")
+        elif isinstance(output, Refused):
+            self.socket.refusals.note(output.reason, output.origin, detail=output.detail)
+            return
         self._changed()
 
 
@@ -243,6 +262,8 @@ def _machine(
         metadata=row.encode_metadata(metadata),
         seeds=seeds,
         random=random.Random(metadata.start_id),
+        tables=row.TABLES,
+        check_row=lambda item: row.check(item.table, item.key, item.version, item.value),
         now_ns=now_ns,
     )
 

@@ -30,8 +30,9 @@ class PumpCounters:
 class MachinePump:
     """Driver of one machine. `run` arms the timer; inputs are taken from the first call on, also before `run`.
 
-    `on_lag` gets, at each timer, how many ns late it came: the event loop's lag. It is called before `advance`, so
-    that the machine can be told first. A failure of the machine or of a callback ends `run` with that error.
+    `on_refused` gets the origin of each datagram that the machine cannot read, and why. `on_lag` gets, at each timer,
+    how many ns late it came: the event loop's lag. It is called before `advance`, so that the machine can be told
+    first. A failure of the machine or of a callback ends `run` with that error.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class MachinePump:
         send: Callable[[Address, bytes], None],
         handle: Callable[[object], None],
         on_lag: Callable[[int], None] | None = None,
+        on_refused: Callable[[Address, str], None] = lambda origin, error: None,
     ) -> None:
         self.counters = PumpCounters()
         self._machine = machine
@@ -49,6 +51,7 @@ class MachinePump:
         self._send = send
         self._handle = handle
         self._on_lag = on_lag
+        self._on_refused = on_refused
         self._is_draining = False
         """A call of `wake` from within `handle` has nothing to do: the drain under way takes what it brings."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -62,13 +65,13 @@ class MachinePump:
         """When that timer was to come: the deadline, or the moment of arming where that was later."""
 
     def on_datagram(self, source: Source, payload: bytes) -> None:
-        """Feed one datagram. A PeerError is counted; the machine has not changed."""
+        """Feed one datagram. A PeerError is counted; then the machine has not changed, but for the time it knows."""
         self.counters.datagrams += 1
         try:
             self._machine.receive(source, payload, now_ns=self._clock())
         except PeerError as error:
             refusals.count(self.counters.refused, str(error))
-            return
+            self._on_refused(source.address, str(error))
         except Exception as error:
             self._fail(error)
             return

@@ -11,18 +11,26 @@ from service.model.machine import Address
 
 _log = logging.getLogger(__name__)
 
+NOT_UNDERSTOOD = "not-understood"
+"""An authentic datagram that a machine of ours cannot read."""
 STRANGE = {
     "unknown-key": "it is sealed with a key that is not in our keyring",
     "bad-tag": "its cluster name or key is another than ours, or it was changed on its way",
     "version": "its sender speaks another version",
     "malformed": "it is none of ours",
     "rate": "more senders than there can be",
+    NOT_UNDERSTOOD: "its sender is of another release, or out of order",
+    "members-full": "more members are named than there is room for",
+    "members-rate": "more new members are named than a cluster gets at once",
+    "rows-full": "a table has more rows than there is room for",
+    "row-malformed": "it has a row that no member can use",
 }
 """What each reason means that does not come about between members that are set up alike. All others do: a member was
 restarted, or a datagram came twice."""
 REASONS_MAX = 32
 """Reasons counted apart beside the strange ones; what a receiver refuses in words of its own is bounded by it."""
 OTHER = "other"
+_DETAIL_MAX = 160
 LATELY_NS = 10_000_000_000
 """So long after the last strange datagram status still tells of it."""
 LOG_EVERY_NS = 60_000_000_000
@@ -44,32 +52,33 @@ class Refusals:
         self.by_reason: dict[str, int] = {}
         """Datagrams since the socket was made; at most `REASONS_MAX` reasons, the strange ones and `OTHER`."""
         self._clock = clock
-        self._last: tuple[int, str, Address] | None = None
-        """When the last strange one came, for which reason it was refused, and from where."""
+        self._last: tuple[int, str, str] | None = None
+        """When the last strange one came, for which reason it was refused, and what else is told of it."""
         self._logged_ns: dict[str, int] = {}
 
-    def note(self, reason: str, origin: Address) -> None:
-        """Count one datagram. The address is as unproved as all of it: who sent it may have written any other."""
+    def note(self, reason: str, origin: Address, *, detail: str = "") -> None:
+        """Count one datagram, or one item of it. Of one that did not open the address is as unproved as all of it: who
+        sent it may have written any other."""
         reason = count(self.by_reason, reason)
         if reason not in STRANGE:
             return
         now_ns = self._clock()
-        self._last = now_ns, reason, origin
+        told = f"at last from {origin}: {detail[:_DETAIL_MAX] or STRANGE[reason]}"
+        self._last = now_ns, reason, told
         logged_ns = self._logged_ns.get(reason)
         if logged_ns is None or now_ns - logged_ns >= LOG_EVERY_NS:
             self._logged_ns[reason] = now_ns
-            _log.error("%s", self._told(reason, origin))
+            _log.error("%s", self._told(reason, told))
 
     def trouble(self) -> str:
         """What comes now and should not, in one line for status; empty where nothing does."""
         if self._last is None or self._clock() - self._last[0] >= LATELY_NS:
             return ""
-        _, reason, origin = self._last
-        return self._told(reason, origin)
+        _, reason, told = self._last
+        return self._told(reason, told)
 
-    def _told(self, reason: str, origin: Address) -> str:
-        count = self.by_reason[reason]
-        return f"{self.channel}: {count} datagrams refused as {reason}, at last from {origin}: {STRANGE[reason]}"
+    def _told(self, reason: str, told: str) -> str:
+        return f"{self.channel}: {self.by_reason[reason]} datagrams refused as {reason}, {told}"
 
 
 def troubles(sockets: Iterable[Refusals]) -> list[str]:

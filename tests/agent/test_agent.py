@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,15 @@ async def test_a_keeper_that_is_there_and_does_not_hear_its_agent_is_a_trouble(t
             await until(lambda: agent.status()["troubles"])
         (trouble,) = agent.status()["troubles"]
     assert "does not reach keeper.sock" in trouble
+
+
+async def test_a_node_with_more_uplinks_than_it_can_tell_lives_and_says_so(tmp_path: Path) -> None:
+    """What is said of a node by gossip has 512 bytes; the agent used to fail at each turn."""
+    settings, _ = site_of(tmp_path)
+    many = (replace(UPLINK, ifindex=index, name=f"enp{index}s0f0np0") for index in range(2, 42))
+    datapath = StandInDatapath(settings, *many)
+    datapath.link_monitor = _SilentMonitor  # type: ignore[assignment, method-assign]
+    async with running(settings, datapath) as (agent, keeper):
+        await until(lambda: keeper.heard)
+        (trouble,) = agent.status()["troubles"]
+    assert "segments of this node are not told to the others" in trouble

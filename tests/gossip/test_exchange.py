@@ -12,7 +12,7 @@ from service.model.machine import Address
 
 
 def exchange(rows: int = 0) -> tuple[Exchange, Index]:
-    index, tables = Index(), Tables(10_000)
+    index, tables = Index(), Tables(DEFAULT_CONFIG)
     local = Member("m0", Address("10.0.0.1", 9640), MemberState.ALIVE, b"", 1)
     roster = Roster(local, config=DEFAULT_CONFIG, random=Random(1), index=index, broadcasts=Broadcasts(4))
     for number in range(rows):

@@ -12,6 +12,7 @@ from service.gossip.message import (
     ALIVE,
     DEAD,
     Ack,
+    Delta,
     Message,
     Nack,
     Ping,
@@ -43,7 +44,7 @@ def record(name: str, incarnation: int = 1, state: int = ALIVE) -> Record:
 class Desk:
     """One machine and its peers, played by the test."""
 
-    def __init__(self, peers: int = 0, *, seeds: tuple[Address, ...] = ()) -> None:
+    def __init__(self, peers: int = 0, *, seeds: tuple[Address, ...] = (), **options: Any) -> None:
         self.now_ns = 10 * SECOND
         self.machine = Membership(
             name="m0",
@@ -53,6 +54,7 @@ class Desk:
             seeds=seeds,
             random=Random(1),
             now_ns=self.now_ns,
+            **options,
         )
         for index in range(1, peers + 1):
             self.hear(f"m{index}", record(f"m{index}"))
@@ -411,3 +413,27 @@ def test_seeds_that_are_replaced_are_tried_at_once_and_the_former_ones_no_more()
     desk.machine.set_seeds((source("m8").address, OWN), now_ns=desk.now_ns)
     asked = {to for to, _ in of_kind(desk.run(2 * SECOND), Ping)}
     assert asked == {source("m8").address}
+
+
+@pytest.mark.parametrize("name", ["", "M9", "m 9", "m9\n", "\u00e4", "m" * 64])
+def test_a_sender_whose_name_others_could_not_read_is_not_heard(name: str) -> None:
+    """Its accusations would go out under that name, and cost whoever gets them a whole datagram."""
+    desk = Desk(peers=2)
+    told = encode_packet([encode_message(record("m7")), encode_message(Suspect("m1", 1, "m2"))])
+    with pytest.raises(PeerError, match="name"):
+        desk.machine.receive(Source(source("m9").address, name, 1), told, now_ns=desk.now_ns)
+    assert {member.name: member.state for member in desk.machine.members()} == dict.fromkeys(
+        ("m0", "m1", "m2"), MemberState.ALIVE
+    )
+
+
+def test_a_row_that_its_table_has_no_use_for_is_neither_kept_nor_passed_on() -> None:
+    def check(row: TableRow) -> None:
+        if row.value == b"bad":
+            raise PeerError("no use")
+
+    desk = Desk(peers=2, check_row=check)
+    desk.hear("m1", TableRow("t", "k", (1, 0, 0), b"bad"), TableRow("t", "l", (1, 0, 0), b"good"))
+    desk.hear("m1", Delta((), (TableRow("t", "m", (1, 0, 0), b"bad"),)))
+    assert list(desk.machine.rows("t")) == ["l"]
+    assert desk.machine.counters["rows_refused"] == 2

@@ -3,6 +3,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.gossip.admission import MEMBERS_RATE
 from service.gossip.config import DEFAULT_CONFIG, GossipConfig
 from service.gossip.digest import Index
 from service.gossip.dissemination import Broadcasts
@@ -101,6 +102,37 @@ def test_a_full_roster_refuses_strangers_and_counts_them() -> None:
     members.merge(record("m2"), hearsay_of=None, now_ns=0)
     assert state(members, "m2") is None
     assert members.counters["members_refused"] == 1
+
+
+def names_of(members: Roster) -> set[str]:
+    return {member.name for member in members.all()}
+
+
+def test_in_a_full_roster_who_is_dead_longest_makes_room_for_the_living_and_is_not_brought_back() -> None:
+    members = roster(GossipConfig(members_max=4))
+    for name, age_s in (("m1", 5), ("m2", 50), ("m3", 20)):
+        members.merge(record(name, state=DEAD, age_s=age_s), hearsay_of=None, now_ns=60 * SECOND)
+    members.merge(record("m4"), hearsay_of=None, now_ns=60 * SECOND)
+    assert names_of(members) == {"m0", "m1", "m3", "m4"}
+    members.merge(record("m2", state=DEAD, age_s=50), hearsay_of="m3", now_ns=60 * SECOND)
+    assert names_of(members) == {"m0", "m1", "m3", "m4"}
+    assert members.record("m2", now_ns=60 * SECOND) is None
+
+
+def test_a_flood_of_new_names_comes_no_faster_than_people_can_see_it_and_is_offered_again() -> None:
+    reasons: list[str] = []
+    local = Member("m0", Address("10.0.0.1", 9640), MemberState.ALIVE, b"own", 5)
+    config = GossipConfig(joins_burst=3, joins_per_second=2)
+    members = Roster(
+        local, config=config, random=Random(1), index=Index(), broadcasts=Broadcasts(4), refused=reasons.append
+    )
+    for index in range(1, 11):
+        members.merge(record(f"m{index}"), hearsay_of="m1", now_ns=SECOND)
+    assert names_of(members) == {"m0", "m1", "m2", "m3"}
+    assert reasons == [MEMBERS_RATE] * 7
+    for index in range(1, 11):
+        members.merge(record(f"m{index}"), hearsay_of="m1", now_ns=3 * SECOND)
+    assert len(names_of(members)) == 7, "two seconds later, at most three more"
 
 
 # Suspicion

@@ -1,15 +1,25 @@
 """What one process learns of another by gossip, over real sockets; and that nonsense costs no more than itself."""
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
 
+import msgspec
 import pytest
 
-from service.gateway.row import ASSIGNMENT_TABLE, CONFLICT_TABLE, LOCATION_TABLE, MemberMetadata, encode_assignment
+from service.gateway.row import (
+    ASSIGNMENT_TABLE,
+    CONFLICT_TABLE,
+    LEADER_TABLE,
+    LOCATION_TABLE,
+    MemberMetadata,
+    encode_assignment,
+    encode_metadata,
+)
 from service.gossip.member import MemberState
 from service.gossip.message import ALIVE, Record, TableRow, encode_message, encode_packet
 from service.model.assignment import Assignment, Location
@@ -19,11 +29,13 @@ from service.model.lease import Stamp, Token
 from service.model.machine import Address, Source
 from service.settings import GossipSettings, PortSettings, Settings
 from service.wire.cluster_view import ClusterView, node_state, parse_seeds
+from service.wire.refusals import troubles
 
 FLOATING_IP = IPv4Address("192.168.1.100")
 OTHER_IP = IPv4Address("192.168.1.101")
 SEGMENT = Segment(IPv4Network("192.168.1.0/24"), IPv4Address("192.168.1.21"), b"\2\0\0\0\0\1")
 ASSIGNMENT = Assignment(FLOATING_IP, "worker1", None, Stamp(4, 9))
+METADATA = MemberMetadata(NodeRole.WORKER, True, True, (SEGMENT,), "1.2.3", 7)
 LOCATION = Location(FLOATING_IP, "worker1", Token(1, 2, 3))
 
 
@@ -64,9 +76,9 @@ async def until(condition: Callable[[], object]) -> None:
     raise AssertionError("it never came")
 
 
-def hear(each: ClusterView, table: str, key: str, value: bytes) -> None:
+def hear(each: ClusterView, table: str, key: str, value: bytes, *, version: tuple[int, int, int] = (1, 2, 3)) -> None:
     """Let a member of another release tell a row."""
-    told = encode_packet([encode_message(TableRow(table, key, (1, 2, 3), value))])
+    told = encode_packet([encode_message(TableRow(table, key, version, value))])
     each.pump.on_datagram(Source(Address("127.0.0.9", 9), "worker9", 9), told)
 
 
@@ -112,20 +124,73 @@ async def test_a_controller_says_good_bye_and_an_agent_does_not(unused_udp_port:
     ],
     ids=["assignment", "location", "conflict"],
 )
-def test_a_malformed_row_is_named_in_the_log_and_hides_no_other(
-    table: str, good: bytes, bad: bytes, read: Callable[[ClusterView], object], caplog: pytest.LogCaptureFixture
+def test_a_malformed_row_is_not_taken_over_and_told_and_hides_no_other(
+    table: str, good: bytes, bad: bytes, read: Callable[[ClusterView], object]
 ) -> None:
     heard: list[Location] = []
     mine = view("worker1", "127.0.0.1", 9, location_heard=heard.append)
     hear(mine, table, str(OTHER_IP), bad)
+    (trouble,) = troubles([mine.socket.refusals])
+    assert str(OTHER_IP) in trouble
     hear(mine, table, "no address", good)
+    (trouble,) = troubles([mine.socket.refusals])
+    assert "2 datagrams refused as row-malformed" in trouble
+    assert "no address" in trouble
     hear(mine, table, str(FLOATING_IP), good)
-    caplog.clear()
     assert list(read(mine)) == [FLOATING_IP]  # type: ignore[call-overload]
-    assert len(caplog.messages) == 2
-    assert str(OTHER_IP) in caplog.messages[0]
-    assert "no address" in caplog.messages[1]
     assert [location.floating_ip for location in heard] == ([FLOATING_IP] if table == LOCATION_TABLE else [])
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "version", "value"),
+    [
+        (ASSIGNMENT_TABLE, str(FLOATING_IP), (2**24, 0, 0), encode_assignment(ASSIGNMENT)),
+        (ASSIGNMENT_TABLE, str(FLOATING_IP), (1, 2**24, 0), encode_assignment(ASSIGNMENT)),
+        (LOCATION_TABLE, str(FLOATING_IP), (1, 2, 2**18), b"worker1"),
+        (LEADER_TABLE, "leader", (2**24, 0, 0), b"controller-a"),
+        (LEADER_TABLE, "leaders", (1, 0, 0), b"controller-a"),
+        (LEADER_TABLE, "leader", (1, 0, 0), b"c" * 64),
+        (CONFLICT_TABLE, str(FLOATING_IP), (2**62, 0, 0), b"\2\0\0\0\0\7"),
+    ],
+)
+def test_a_row_that_no_later_one_could_supersede_is_not_taken_over(
+    table: str, key: str, version: tuple[int, int, int], value: bytes
+) -> None:
+    """One such row, from a bug or from whoever has the key, would stay for ever on every member."""
+    mine = view("worker1", "127.0.0.1", 9)
+    hear(mine, table, key, value, version=version)
+    assert mine.socket.refusals.by_reason == {"row-malformed": 1}
+    assert (mine.assignments(), mine.locations(), mine.leader(), mine.conflicts()) == ({}, {}, None, {})
+
+
+def test_what_a_member_of_another_release_says_is_a_trouble_that_says_why() -> None:
+    mine = view("worker1", "127.0.0.1", 9)
+    mine.pump.on_datagram(Source(Address("127.0.0.9", 9), "worker9", 9), msgspec.msgpack.encode([7, 7, 7, []]))
+    (trouble,) = troubles([mine.socket.refusals])
+    assert "refused as not-understood, at last from 127.0.0.9:9: gossip: protocol version 7" in trouble
+
+
+def test_a_flood_of_new_names_is_a_trouble() -> None:
+    mine = view("worker1", "127.0.0.1", 9)
+    for index in range(2000):
+        record = Record(f"m{index}", "127.0.0.9", 9, 1, ALIVE, 0, encode_metadata(METADATA))
+        mine.pump.on_datagram(Source(record.address, "worker9", 9), encode_packet([encode_message(record)]))
+    assert 1000 < len(mine.members()) < 2000
+    assert "refused as members-rate" in troubles([mine.socket.refusals])[0]
+
+
+def test_a_node_with_more_segments_than_can_be_told_tells_the_first_and_says_so() -> None:
+    mine = view("worker1", "127.0.0.1", 9)
+    segments = tuple(dataclasses.replace(SEGMENT, interface=f"enp{index}s0f0np{index}") for index in range(40))
+    mine.describe(ready=True, segments=segments, role=NodeRole.WORKER, schedulable=True)
+    told = mine.members()["worker1"][1].segments
+    assert told == segments[: len(told)]
+    assert len(told) > 8
+    assert mine.troubles() == [
+        f"gossip: {40 - len(told)} segments of this node are not told to the others: there is room for no more"
+    ]
+    mine.describe(ready=True, segments=segments[:3], role=NodeRole.WORKER, schedulable=True)
+    assert mine.troubles() == []
 
 
 def test_a_member_whose_metadata_is_not_understood_is_left_out_of_the_members(caplog: pytest.LogCaptureFixture) -> None:
