@@ -73,3 +73,4 @@ class Leader:
         for row in revision.removed:
             self._cluster.publish_assignment(row, removed=True)
             self._recorder.removed(row, (*row.stamp, 0))
+        self._cluster.tidy(floating_ips)

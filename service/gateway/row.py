@@ -1,6 +1,7 @@
 """What this service puts into gossip: the metadata of a member, and the rows of the two disseminated tables. Pure."""
 
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
@@ -8,16 +9,19 @@ import msgspec
 from service.model.assignment import Assignment, Location
 from service.model.errors import PeerError
 from service.model.gateway_node import NodeRole, Segment
-from service.model.lease import LEADER_KEY, TERM_MAX, Stamp, Token
+from service.model.lease import COUNTER_MAX, LEADER_KEY, TERM_MAX, Stamp, Token
+
+Version = tuple[int, int, int]
 
 ASSIGNMENT_TABLE = "assignment"
 """Key: floating IP; version: (leader term, version, 0)."""
 LOCATION_TABLE = "location"
-"""Key: floating IP; version: the holder's token."""
+"""Key: floating IP; version: the holder's token. Its end: the same with a counter that no token has, and no value."""
 LEADER_TABLE = "leader"
 """One key; version: (leader term, 0, 0); value: the leader's name."""
 CONFLICT_TABLE = "conflict"
-"""Key: floating IP; version: (Unix seconds, 0, 0); value: the stranger's MAC, empty once it is gone."""
+"""Key: floating IP; version: (number, writer, 0), see `conflict_version`; value: the stranger's MAC, empty once it is
+gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ _REASON_MAX = 160
 TABLES = (ASSIGNMENT_TABLE, LOCATION_TABLE, LEADER_TABLE, CONFLICT_TABLE)
 
 
-def check(table: str, key: str, version: tuple[int, int, int], value: bytes) -> None:
+def check(table: str, key: str, version: Version, value: bytes) -> None:
     """Raises PeerError for a row that no member could use, so that none keeps it or passes it on.
 
     The table of a later release is let through: its members know what is in it.
@@ -139,7 +143,7 @@ def encode_assignment(assignment: Assignment, *, removed: bool = False) -> bytes
     return _encoder.encode(row)
 
 
-def decode_assignment(key: str, version: tuple[int, int, int], data: bytes) -> Assignment | None:
+def decode_assignment(key: str, version: Version, data: bytes) -> Assignment | None:
     """None for a tombstone. Raises PeerError where the row is malformed."""
     try:
         # The key is a peer's, too: that it is no address is found out here like any other nonsense.
@@ -155,15 +159,41 @@ def decode_assignment(key: str, version: tuple[int, int, int], data: bytes) -> A
         raise PeerError(f"assignment of {key}: {error}") from error
 
 
-def decode_location(key: str, version: tuple[int, int, int], data: bytes) -> Location:
-    """Raises PeerError where the row is malformed."""
+def ended_assignment(version: Version, data: bytes) -> tuple[Version, bytes]:
+    """The tombstone of a row that says `removed`, and is none: of a release that had no tombstones."""
+    return (version[0], version[1], version[2] + 1), data
+
+
+def ended_location(version: Version) -> Version:
+    """Of the tombstone of a location: above every token of its assignment, and below those of every later one."""
+    return version[0], version[1], version[2] + COUNTER_MAX + 1
+
+
+def conflict_version(known: Version | None, writer: str, *, at_s: int) -> Version:
+    """Of what `writer` has to say about a conflict, above all that it has heard (`known`) and all earlier times.
+
+    Anybody may see a stranger, and anybody that it is gone. A number that counts on from the one heard orders what one
+    has heard of the other, whatever their clocks say (Lamport 1978); what neither has heard of is ordered by time, and
+    in the same second by name: so two values never have one version.
+    """
+    number = max(at_s, 0 if known is None else known[0] + 1)
+    return number, int.from_bytes(blake2b(writer.encode(), digest_size=7).digest()), 0
+
+
+def decode_location(key: str, version: Version, data: bytes) -> Location | None:
+    """None for a tombstone. Raises PeerError where the row is malformed."""
     try:
-        return Location(IPv4Address(key), data.decode("ascii"), Token.checked(*version))
+        address = IPv4Address(key)
+        if not data:
+            term, number, counter = version
+            Token.checked(term, number, max(0, counter - COUNTER_MAX - 1))
+            return None
+        return Location(address, data.decode("ascii"), Token.checked(*version))
     except ValueError as error:
         raise PeerError(f"location of {key}: {error}") from error
 
 
-def decode_conflict(key: str, version: tuple[int, int, int], data: bytes) -> tuple[IPv4Address, bytes] | None:
+def decode_conflict(key: str, version: Version, data: bytes) -> tuple[IPv4Address, bytes] | None:
     """(floating IP, MAC of the stranger); None where it is gone. Raises PeerError where the row is malformed."""
     try:
         address = IPv4Address(key)
@@ -176,7 +206,7 @@ def decode_conflict(key: str, version: tuple[int, int, int], data: bytes) -> tup
     return (address, data) if data else None
 
 
-def decode_leader(key: str, version: tuple[int, int, int], data: bytes) -> tuple[str, int]:
+def decode_leader(key: str, version: Version, data: bytes) -> tuple[str, int]:
     """(name, term). Raises PeerError where the row is malformed."""
     try:
         name = data.decode("ascii")

@@ -47,8 +47,13 @@ class GossipConfig:
     """Longest such wait. It bounds how long a healed partition stays unnoticed, and it never grows further."""
     retain_dead_ns: int = 72 * _HOUR
     """How long a dead member is remembered, and so probed; seeds are tried for ever."""
-    retain_left_ns: int = 1 * _HOUR
-    """How long a member that left is remembered; longer than any datagram about its life can still be under way."""
+    retain_left_ns: int = 72 * _HOUR
+    """How long a member that left is remembered: as long as a dead one. Who was away when it left takes it for dead,
+    and would bring it back to those who had forgotten it sooner."""
+    tombstone_ticks: int = 72
+    """Ticks after which a row that ended is forgotten (retention.py): hours in which somebody led."""
+    away_ticks_max: int = 36
+    """A member whose tick is further behind was away, and its word does not bring back what others lack."""
     payload_bytes_max: int = 1250
     """Budget of one datagram before sealing; 1400 B on the wire with envelope and headers."""
     members_max: int = 4096

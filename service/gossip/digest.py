@@ -107,6 +107,11 @@ class Index:
                 wanted.append(place)
         return newer, wanted
 
+    def unlisted(self, theirs: Digest) -> list[Subject]:
+        """What we have in their range and they have not."""
+        listed = {place for place, *_ in theirs.entries}
+        return [self._items[place][0] for place in self._places(theirs.low, theirs.high) if place not in listed]
+
     def _places(self, low: int, high: int) -> list[int]:
         return self._order[bisect_left(self._order, low) : bisect_right(self._order, high)]
 

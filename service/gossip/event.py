@@ -27,6 +27,14 @@ class RowChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RowForgotten:
+    """A row ended while we were away, and nobody remembers any more that it did."""
+
+    table: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class NameConflict:
     """Another living process uses our name. Both stay members in name only until an operator renames one."""
 
@@ -47,5 +55,5 @@ class Refused:
     """What is wrong with it, where the reason alone does not say so."""
 
 
-Output = Send | MemberChanged | RowChanged | NameConflict | Refused
+Output = Send | MemberChanged | RowChanged | RowForgotten | NameConflict | Refused
 """All that the machine can want done, in the order in which it came about."""

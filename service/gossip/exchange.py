@@ -81,7 +81,7 @@ class Exchange:
             return self._roster.record(subject[1], now_ns=now_ns)
         _, table, key = subject
         row = self._tables.get(table, key)
-        return None if row is None else TableRow(table, key, row.version, row.value)
+        return None if row is None else TableRow(table, key, row.version, row.value, row.ended)
 
 
 def _delta(items: Sequence[Record | TableRow]) -> Delta:

@@ -17,7 +17,7 @@ from service.gossip.admission import ROW_MALFORMED, ROWS_FULL
 from service.gossip.config import DEFAULT_CONFIG, GossipConfig
 from service.gossip.digest import Index
 from service.gossip.dissemination import Broadcasts, Subject
-from service.gossip.event import Output, Refused, RowChanged
+from service.gossip.event import Output, Refused, RowChanged, RowForgotten
 from service.gossip.exchange import Exchange
 from service.gossip.member import Member, MemberState
 from service.gossip.message import (
@@ -41,6 +41,7 @@ from service.gossip.message import (
 from service.gossip.outbound import Outbound
 from service.gossip.prober import Prober
 from service.gossip.randomness import Random
+from service.gossip.retention import Retention
 from service.gossip.roster import Roster
 from service.gossip.seed import Seeds
 from service.gossip.table import Row, Tables, VersionTuple, checked_row
@@ -53,6 +54,7 @@ LEAVE_FANOUT = 16
 # Datagrams in answer to the outdated news of one.
 CORRECTIONS_MAX = 3
 
+COUNTED = ("unknown_messages", "syncs", "misaddressed", "lags", "rows_refused", "rows_outdated")
 CheckRow = Callable[[TableRow], None]
 
 
@@ -89,6 +91,7 @@ class Membership:
         self._tables = Tables(config, names=tables)
         self._speaker = address
         """Whose datagram is being taken; ourselves before the first."""
+        self._retention = Retention(config)
         self._broadcasts = Broadcasts(config.retransmit_multiplier)
         local = Member(name, address, MemberState.ALIVE, metadata, incarnation)
         self._roster = Roster(
@@ -103,12 +106,14 @@ class Membership:
         self._seeds.replace(seeds, now_ns=now_ns)
         self._make_parts(random, now_ns)
         self._start_timers(now_ns)
-        self._counters = dict.fromkeys(("unknown_messages", "syncs", "misaddressed", "lags", "rows_refused"), 0)
+        self._counters = dict.fromkeys(COUNTED, 0)
 
     def _make_parts(self, random: Random, now_ns: int) -> None:
         config, index, roster = self._config, self._index, self._roster
         self._outputs = roster.outputs
-        self._outbound = Outbound(config, index=index, roster=roster, broadcasts=self._broadcasts)
+        self._outbound = Outbound(
+            config, index=index, roster=roster, broadcasts=self._broadcasts, retention=self._retention
+        )
         self._prober = Prober(config, random, roster=roster, outbound=self._outbound, seeds=self._seeds, now_ns=now_ns)
         self._exchange = Exchange(
             index=index, roster=roster, tables=self._tables, payload_bytes_max=config.payload_bytes_max
@@ -139,12 +144,16 @@ class Membership:
         self._pass_time(now_ns)
         self._seeds.replace(seeds, now_ns=now_ns)
 
-    def put(self, table: str, key: str, version: VersionTuple, value: bytes, *, now_ns: int) -> bool:
+    def put(
+        self, table: str, key: str, version: VersionTuple, value: bytes, *, ended: bool = False, now_ns: int
+    ) -> bool:
         """Write a row and spread it. False, with nothing changed, where its version is not higher than the known one.
+
+        `ended`: it is a tombstone, forgotten by all after some days (retention.py); a living row never is.
 
         Raises OperatorError where the value is above 512 bytes or the table or key does not fit.
         """
-        row = checked_row(table, key, version, value)
+        row = checked_row(table, key, version, value, ended=self._retention.ending if ended else 0)
         self._pass_time(now_ns)
         if not self._accept_row(row):
             return False
@@ -152,8 +161,14 @@ class Membership:
         return True
 
     def rows(self, table: str) -> Mapping[str, Row]:
-        """A live read-only view of one table."""
+        """A live read-only view of one table, tombstones included."""
         return self._tables.rows(table)
+
+    def tick(self, *, now_ns: int) -> None:
+        """Count on the age of all tombstones (retention.py): for a leader, once in each hour that it leads."""
+        self._pass_time(now_ns)
+        self._retention.advance()
+        self._forget_expired_rows()
 
     def members(self) -> tuple[Member, ...]:
         """All known members by name, ourselves included."""
@@ -202,7 +217,7 @@ class Membership:
         if not is_name(source.node):
             # Authentic, and still none that may be passed on as an accuser's: others could not read it.
             raise PeerError(f"gossip: {source.node!r} is no name of a member")
-        messages, unknown = decode_packet(payload)
+        messages, unknown, tick = decode_packet(payload)
         self._pass_time(now_ns)
         self._counters["unknown_messages"] += unknown
         if source.node == self._roster.name:
@@ -215,7 +230,8 @@ class Membership:
         # News before questions: an answer then carries the refutation of what came with the question.
         for message in messages:
             if not isinstance(message, Ping):
-                self._handle(source, message)
+                self._handle(source, message, tick)
+        self._hear_tick(tick, messages)
         self._correct(source, messages)
         for message in messages:
             if isinstance(message, Ping):
@@ -277,7 +293,7 @@ class Membership:
 
     # What arrives
 
-    def _handle(self, source: Source, message: Message) -> None:
+    def _handle(self, source: Source, message: Message, tick: int) -> None:
         now_ns = self._now_ns
         match message:
             case Ack():
@@ -292,13 +308,15 @@ class Membership:
             case Record():
                 self._roster.merge(message, hearsay_of=None, now_ns=now_ns)
             case TableRow():
-                self._learn_row(message)
+                self._learn_row(message, tick)
             case Delta():
                 for record in message.records:
                     self._roster.merge(record, hearsay_of=source.node, now_ns=now_ns)
                 for row in message.rows:
-                    self._learn_row(row)
+                    self._learn_row(row, tick)
             case Range() | Digest() | Want():
+                if isinstance(message, Digest) and self._retention.is_behind(tick):
+                    self._drop_unlisted(message)
                 for datagram in self._exchange.answer(message, now_ns=now_ns):
                     self._outbound.send(source.address, source.node, *datagram, now_ns=now_ns)
 
@@ -324,7 +342,12 @@ class Membership:
             if record is not None:
                 self._outbound.send(source.address, source.node, record, now_ns=self._now_ns)
 
-    def _learn_row(self, row: TableRow) -> None:
+    def _learn_row(self, row: TableRow, tick: int) -> None:
+        is_unknown = self._tables.get(row.table, row.key) is None
+        if is_unknown and self._retention.is_outdated(tick, now_ns=self._now_ns):
+            # Its sender was away: what it brings may have ended, and been forgotten, meanwhile.
+            self._counters["rows_outdated"] += 1
+            return
         try:
             self._check_row(row)
         except PeerError as error:
@@ -335,16 +358,43 @@ class Membership:
             self._outputs.append(RowChanged(row.table, row.key, row.version, row.value))
 
     def _accept_row(self, row: TableRow) -> bool:
+        if self._retention.has_expired(row.ended):
+            return False
         if not self._tables.has_room(row.table, row.key):
             self._counters["rows_refused"] += 1
             self._note_refusal(ROWS_FULL)
             return False
-        if not self._tables.accept(row.table, row.key, Row(row.version, row.value)):
+        if not self._tables.accept(row.table, row.key, Row(row.version, row.value, row.ended)):
             return False
         subject: Subject = ("row", row.table, row.key)
         self._index.put(subject, row.version)
         self._broadcasts.offer(subject, encode_message(row), urgent=True)
         return True
+
+    # Rows that end
+
+    def _hear_tick(self, tick: int, messages: Sequence[Message]) -> None:
+        ours = self._index.short_fingerprint
+        agrees = any(isinstance(one, Ping | Ack) and one.fingerprint == ours for one in messages)
+        if self._retention.hear(tick, agrees=agrees, now_ns=self._now_ns):
+            self._forget_expired_rows()
+
+    def _forget_expired_rows(self) -> None:
+        for table, key in self._tables.expired(self._retention.has_expired):
+            self._forget_row(table, key)
+
+    def _drop_unlisted(self, theirs: Digest) -> None:
+        """We were away: what a member that was not has no row of has ended."""
+        for kind, *names in self._index.unlisted(theirs):
+            if kind == "row":
+                table, key = names
+                self._forget_row(table, key)
+                self._outputs.append(RowForgotten(table, key))
+
+    def _forget_row(self, table: str, key: str) -> None:
+        self._tables.remove(table, key)
+        self._index.remove(("row", table, key))
+        self._broadcasts.retire(("row", table, key))
 
     def _note_refusal(self, reason: str, detail: str = "") -> None:
         self._outputs.append(Refused(reason, self._speaker, detail))

@@ -1,13 +1,13 @@
 """What members say to each other, and its form on the wire (msgpack arrays, one datagram each).
 
-A datagram is `[version min, version max, version, [message, ...]]` and a message `[kind, field, ...]`. Two rules keep
-members of different releases together: unknown kinds are skipped and counted, and fields are only ever appended
+A datagram is `[version min, version max, version, [message, ...], tick]` and a message `[kind, field, ...]`. Two rules
+keep members of different releases together: unknown kinds are skipped and counted, and fields are only ever appended
 (surplus array items are ignored). Decoding is complete before anything is believed, so malformed input changes nothing.
 """
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -22,8 +22,8 @@ VERSION = 1
 
 METADATA_BYTES_MAX = 512
 VALUE_BYTES_MAX = 512
-# Array header, three versions and a 16-bit array header for the messages.
-PACKET_OVERHEAD_BYTES = 7
+# Array header, three versions, a 16-bit array header for the messages, and a tick of 64 bits.
+PACKET_OVERHEAD_BYTES = 16
 # Entries of 38 bytes at worst: a full digest still fits a datagram.
 DIGEST_ENTRIES_MAX = 30
 
@@ -37,6 +37,8 @@ WireState = Literal[0, 1, 2]
 # Without leading zeros, as `ipaddress` reads them: to the C library 010 is eight, and one text must be one address.
 _OCTET = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+TICK_MAX = 2**40
+Tick = Annotated[int, Meta(ge=0, le=TICK_MAX)]
 U63 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 # As settings have them: a DNS label or several. So 63 characters are 63 bytes, and no name hides anything in a log.
 _NAME = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
@@ -124,6 +126,9 @@ class TableRow(_Message, frozen=True, tag=7):
     key: Key
     version: Version
     value: Annotated[bytes, Meta(max_length=VALUE_BYTES_MAX)]
+    ended: Tick = 0
+    """The tick in which the row became a tombstone (retention.py); 0 while it lives. Appended: others see a value that
+    means nothing."""
 
 
 class Range(_Message, frozen=True, tag=8):
@@ -167,6 +172,17 @@ class _Packet(msgspec.Struct, frozen=True, array_like=True):
     version_max: U32
     version: U32
     messages: list[msgspec.Raw]
+    tick: Tick = 0
+    """The sender's (retention.py); 0 of one that knows none. Appended: of older members it is 0."""
+
+
+class Packet(NamedTuple):
+    """A datagram that was read."""
+
+    messages: list[Message]
+    unknown: int
+    """Messages of kinds that this release does not know, which were skipped."""
+    tick: int
 
 
 # Text that is not UTF-8 escapes msgspec as a UnicodeDecodeError, nesting without end as a RecursionError.
@@ -187,14 +203,14 @@ def encode_message(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
-def encode_packet(messages: Sequence[bytes]) -> bytes:
+def encode_packet(messages: Sequence[bytes], *, tick: int = 0) -> bytes:
     """Join encoded messages into the payload of one datagram."""
     raws = [msgspec.Raw(message) for message in messages]
-    return _encoder.encode(_Packet(VERSION_MIN, VERSION_MAX, VERSION, raws))
+    return _encoder.encode(_Packet(VERSION_MIN, VERSION_MAX, VERSION, raws, tick))
 
 
-def decode_packet(payload: bytes) -> tuple[list[Message], int]:
-    """Return the messages and the number of unknown kinds skipped. Raises PeerError where anything is malformed."""
+def decode_packet(payload: bytes) -> Packet:
+    """Read a whole datagram. Raises PeerError where anything is malformed."""
     try:
         packet = _packet_decoder.decode(payload)
     except _MALFORMED as error:
@@ -210,7 +226,7 @@ def decode_packet(payload: bytes) -> tuple[list[Message], int]:
             if not _is_unknown_kind(raw):
                 raise PeerError(f"gossip: malformed message: {error}") from error
             unknown += 1
-    return messages, unknown
+    return Packet(messages, unknown, packet.tick)
 
 
 def _check_version(packet: _Packet) -> None:

@@ -10,6 +10,7 @@ from service.gossip.dissemination import Broadcasts
 from service.gossip.event import Output
 from service.gossip.member import MemberState
 from service.gossip.message import PACKET_OVERHEAD_BYTES, Ack, Message, Ping, Suspect, encode_message, encode_packet
+from service.gossip.retention import Retention
 from service.gossip.roster import Roster
 from service.model.machine import Address, Send
 
@@ -17,11 +18,14 @@ from service.model.machine import Address, Send
 class Outbound:
     """Appends a Send to the machine's outputs for each datagram; sends nothing itself."""
 
-    def __init__(self, config: GossipConfig, *, index: Index, roster: Roster, broadcasts: Broadcasts) -> None:
+    def __init__(
+        self, config: GossipConfig, *, index: Index, roster: Roster, broadcasts: Broadcasts, retention: Retention
+    ) -> None:
         self._budget = config.payload_bytes_max - PACKET_OVERHEAD_BYTES
         self._index = index
         self._roster = roster
         self._broadcasts = broadcasts
+        self._retention = retention
         # Shared, not copied: events and datagrams leave the machine in the order in which they came about.
         self._outputs: list[Output] = roster.outputs
 
@@ -47,7 +51,7 @@ class Outbound:
             budget -= len(about_it)
         parts.extend(self._broadcasts.take(budget, live_members=self._roster.live_count, skip=parts))
         if parts:
-            self._outputs.append(Send(address, encode_packet(parts)))
+            self._outputs.append(Send(address, encode_packet(parts, tick=self._retention.tick)))
 
     def _about(self, name: str, *, now_ns: int) -> bytes | None:
         """An accusation or death notice for its own subject, first hand (Lifeguard, buddy system).

@@ -4,7 +4,7 @@ The version is the writer's affair (a fencing token, a leader's stamp); equal ve
 so who writes a row must own the right to that version.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -21,16 +21,18 @@ class Row(NamedTuple):
 
     version: VersionTuple
     value: bytes
+    ended: int = 0
+    """The tick in which it became a tombstone (retention.py); 0 while it lives."""
 
 
-def checked_row(table: str, key: str, version: VersionTuple, value: bytes) -> TableRow:
+def checked_row(table: str, key: str, version: VersionTuple, value: bytes, *, ended: int = 0) -> TableRow:
     """Put a row into the words of the wire. Raises OperatorError where other members could not read it."""
     if len(value) > VALUE_BYTES_MAX:
         raise OperatorError(f"row {table}/{key}: value of {len(value)} bytes, at most {VALUE_BYTES_MAX} are possible")
     if not (1 <= len(table) <= 32 and 1 <= len(key) <= 64 and all(0 <= part < 2**63 for part in version)):
         raise OperatorError(f"row {table}/{key}: table of 1-32, key of 1-64 characters, version parts from 0 to 2^63-1")
     first, second, third = version
-    return TableRow(table, key, (first, second, third), value)
+    return TableRow(table, key, (first, second, third), value, ended)
 
 
 _EMPTY: Mapping[str, Row] = MappingProxyType({})
@@ -65,7 +67,17 @@ class Tables:
         """One row; None where nobody has written it, as far as it has come here."""
         return self._tables.get(table, {}).get(key)
 
+    def remove(self, table: str, key: str) -> None:
+        """Forget one row; nothing where it is not there."""
+        self._tables.get(table, {}).pop(key, None)
+
+    def expired(self, has_expired: Callable[[int], bool]) -> list[tuple[str, str]]:
+        """(table, key) of each tombstone whose time is over; `has_expired` judges by the tick in which it ended."""
+        return [
+            (name, key) for name, rows in self._tables.items() for key, row in rows.items() if has_expired(row.ended)
+        ]
+
     def rows(self, table: str) -> Mapping[str, Row]:
-        """A read-only live view."""
+        """A read-only live view, tombstones included."""
         rows = self._tables.get(table)
         return MappingProxyType(rows) if rows is not None else _EMPTY

@@ -5,7 +5,7 @@ Owns the gossip machine, its socket and its pump; everything above asks this and
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -18,7 +18,7 @@ from service.gossip.event import MemberChanged, NameConflict, Refused, RowChange
 from service.gossip.member import Member, MemberState
 from service.gossip.membership import Membership
 from service.gossip.message import METADATA_BYTES_MAX
-from service.gossip.table import VersionTuple
+from service.gossip.table import Row, VersionTuple
 from service.model.assignment import Assignment, Location
 from service.model.errors import OperatorError, PeerError
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
@@ -31,6 +31,9 @@ from service.wire.pump import MachinePump
 from service.wire.sealed_socket import SealedSocket
 
 _log = logging.getLogger(__name__)
+
+TICK_NS = 3600 * 1_000_000_000
+"""Of leading, between two ticks of the clock by which tombstones age (gossip.md, Tables)."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,6 +77,8 @@ class ClusterView:
         self._seeds = parse_seeds(settings.gossip.seeds, settings.ports.gossip)
         self._known_seeds: tuple[IPv4Address, ...] = ()
         """Of the last call of `know_nodes`; the configured ones are seeds besides."""
+        self._ticked_ns = clock()
+        """When this process began to lead, or made its last tick."""
         self._untold = 0
         """Segments of this node that there is no room for in what it says of itself."""
         own = Address(settings.bind_address, settings.ports.gossip)
@@ -153,6 +158,7 @@ class ClusterView:
             str(assignment.floating_ip),
             (stamp.term, stamp.version, 0),
             row.encode_assignment(assignment, removed=removed),
+            ended=removed,
         )
 
     def publish_location(self, location: Location) -> bool:
@@ -162,6 +168,7 @@ class ClusterView:
 
     def publish_leader(self, term: int) -> bool:
         """Disseminate that this process leads in `term`: for status only, authority is the lease."""
+        self._ticked_ns = self._clock()
         return self._put(LEADER_TABLE, LEADER_KEY, (term, 0, 0), self._settings.node.encode("ascii"))
 
     def leader(self) -> tuple[str, int] | None:
@@ -170,7 +177,35 @@ class ClusterView:
 
     def publish_conflict(self, floating_ip: IPv4Address, mac: bytes, *, at_s: int) -> bool:
         """Disseminate that a stranger answers for an address (`mac`), or no longer does (empty). `at_s`: Unix time."""
-        return self._put(CONFLICT_TABLE, str(floating_ip), (at_s, 0, 0), mac)
+        known = self._machine.rows(CONFLICT_TABLE).get(str(floating_ip))
+        version = row.conflict_version(known.version if known else None, self._settings.node, at_s=at_s)
+        return self._put(CONFLICT_TABLE, str(floating_ip), version, mac, ended=not mac)
+
+    def tidy(self, floating_ips: Collection[IPv4Address]) -> None:
+        """The leader's part: what is said of addresses that are floating IPs no longer ends, and tombstones age.
+
+        To be called again and again while this process leads: a row that comes back ends again.
+        """
+        kept = {str(floating_ip) for floating_ip in (*floating_ips, *self.assignments())}
+        for table in (ASSIGNMENT_TABLE, LOCATION_TABLE, CONFLICT_TABLE):
+            left = {key: entry for key, entry in self._machine.rows(table).items() if key not in kept}
+            for key, entry in left.items():
+                if not entry.ended:
+                    self._end(table, key, entry)
+        now_ns = self._clock()
+        if now_ns - self._ticked_ns >= TICK_NS:
+            self._ticked_ns = now_ns
+            self._machine.tick(now_ns=now_ns)
+            self.pump.wake()
+
+    def _end(self, table: str, key: str, entry: Row) -> None:
+        if table == ASSIGNMENT_TABLE:
+            version, value = row.ended_assignment(entry.version, entry.value)
+            self._put(table, key, version, value, ended=True)
+        elif table == LOCATION_TABLE:
+            self._put(table, key, row.ended_location(entry.version), b"", ended=True)
+        else:
+            self.publish_conflict(IPv4Address(key), b"", at_s=0)
 
     def conflicts(self) -> dict[IPv4Address, bytes]:
         """MAC of the stranger per floating IP that somebody else has."""
@@ -217,12 +252,14 @@ class ClusterView:
     def _rows(self, table: str, decode: Callable[[str, VersionTuple, bytes], T | None]) -> Iterator[T]:
         """What the rows of a table say; without tombstones, and without what no release of ours has written."""
         for key, entry in self._machine.rows(table).items():
+            if entry.ended:
+                continue
             found = _understand(logging.WARNING, decode, key, entry.version, entry.value)
             if found is not None:
                 yield found
 
-    def _put(self, table: str, key: str, version: VersionTuple, value: bytes) -> bool:
-        written = self._machine.put(table, key, version, value, now_ns=self._clock())
+    def _put(self, table: str, key: str, version: VersionTuple, value: bytes, *, ended: bool = False) -> bool:
+        written = self._machine.put(table, key, version, value, ended=ended, now_ns=self._clock())
         self.pump.wake()
         return written
 

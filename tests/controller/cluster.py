@@ -1,5 +1,6 @@
 """What one process knows by gossip, set by the test; keeps what is published."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
@@ -27,6 +28,11 @@ class Cluster:
     strangers: dict[IPv4Address, bytes] = field(default_factory=dict)
     terms: list[int] = field(default_factory=list)
     """Published by this process."""
+    tidied: list[Collection[IPv4Address]] = field(default_factory=list)
+    """The floating IPs at each call of `tidy`."""
+
+    def tidy(self, floating_ips: Collection[IPv4Address]) -> None:
+        self.tidied.append(tuple(floating_ips))
 
     def gateway_nodes(self) -> tuple[GatewayNode, ...]:
         return self.nodes

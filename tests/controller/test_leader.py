@@ -103,6 +103,17 @@ def test_an_address_that_is_listed_no_longer_is_withdrawn_and_put_on_record() ->
     assert (row.floating_ip, row.holder, row.stamp) == (A, "worker1", Stamp(7, 2))
 
 
+def test_what_is_said_of_addresses_that_are_listed_no_longer_ends_by_the_leaders_word_alone() -> None:
+    office = Office()
+    office.leader.place()
+    assert office.site.cluster.tidied == []
+    office.elect()
+    office.leader.place()
+    office.site.list_only(B)
+    office.leader.place()
+    assert office.site.cluster.tidied == [(A, B), (B,)]
+
+
 def test_without_a_gateway_every_row_is_withdrawn() -> None:
     office = Office()
     office.elect()

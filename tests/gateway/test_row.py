@@ -5,13 +5,15 @@ from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.gateway import row
 from service.gateway.row import MemberMetadata
 from service.model.assignment import Assignment, Location
 from service.model.errors import PeerError
 from service.model.gateway_node import NodeRole, Segment
-from service.model.lease import Stamp, Token
+from service.model.lease import COUNTER_MAX, Stamp, Token
 
 FLOATING_IP = IPv4Address("192.168.1.100")
 SEGMENT = Segment(IPv4Network("192.168.1.0/24"), IPv4Address("192.168.1.21"), b"\2\0\0\0\0\1")
@@ -63,3 +65,39 @@ def test_malformed_rows_are_refused(data: bytes) -> None:
 def test_a_row_for_something_that_is_no_address_is_refused() -> None:
     with pytest.raises(PeerError):
         row.decode_location("leader", (1, 0, 0), b"worker1")
+
+
+def test_the_end_of_a_location_is_above_its_tokens_and_below_those_of_the_next_assignment() -> None:
+    ended = row.ended_location((4, 9, 2))
+    assert (4, 9, COUNTER_MAX) < ended < (4, 10, 1)
+    assert row.decode_location(str(FLOATING_IP), ended, b"") is None
+    row.check(row.LOCATION_TABLE, str(FLOATING_IP), ended, b"")
+
+
+def test_the_end_of_a_location_that_another_token_could_not_supersede_is_refused() -> None:
+    for version in ((4, 9, 3 * COUNTER_MAX), (2**24, 9, COUNTER_MAX + 1)):
+        with pytest.raises(PeerError):
+            row.check(row.LOCATION_TABLE, str(FLOATING_IP), version, b"")
+
+
+clocks = st.integers(0, 2**31)
+
+
+@given(clocks, clocks, clocks)
+def test_a_conflict_is_superseded_by_who_has_heard_of_it_whatever_the_clocks_say(
+    first: int, second: int, third: int
+) -> None:
+    seen = row.conflict_version(None, "worker1", at_s=first)
+    gone = row.conflict_version(seen, "worker2", at_s=second)
+    again = row.conflict_version(gone, "worker1", at_s=third)
+    assert seen < gone < again
+
+
+@given(clocks)
+def test_two_nodes_that_have_not_heard_of_each_other_never_say_two_things_under_one_version(at_s: int) -> None:
+    versions = {row.conflict_version(None, f"worker{index}", at_s=at_s) for index in range(50)}
+    assert len(versions) == 50
+
+
+def test_a_table_of_a_later_release_is_let_through() -> None:
+    row.check("later", "anything", (1, 2, 3), b"\xff")

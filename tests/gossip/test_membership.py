@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from service.gossip.config import GossipConfig
 from service.gossip.event import MemberChanged, NameConflict, RowChanged
 from service.gossip.member import MemberState
 from service.gossip.membership import Membership
@@ -437,3 +438,11 @@ def test_a_row_that_its_table_has_no_use_for_is_neither_kept_nor_passed_on() -> 
     desk.hear("m1", Delta((), (TableRow("t", "m", (1, 0, 0), b"bad"),)))
     assert list(desk.machine.rows("t")) == ["l"]
     assert desk.machine.counters["rows_refused"] == 2
+
+
+def test_a_tombstone_whose_time_is_over_is_not_learned_again() -> None:
+    desk = Desk(peers=2, config=GossipConfig(tombstone_ticks=3))
+    for _ in range(4):
+        desk.machine.tick(now_ns=desk.now_ns)
+    desk.hear("m1", TableRow("t", "over", (1, 0, 0), b"", 1), TableRow("t", "kept", (1, 0, 0), b"", 2))
+    assert list(desk.machine.rows("t")) == ["kept"]

@@ -4,13 +4,14 @@ from random import Random
 
 import pytest
 
-from service.gossip.config import GossipConfig
+from service.gossip.config import DEFAULT_CONFIG, GossipConfig
 from service.gossip.digest import Index
 from service.gossip.dissemination import Broadcasts
 from service.gossip.member import Member, MemberState
 from service.gossip.message import ALIVE, DEAD, Ack, Message, Nack, Ping, Record, Suspect, TableRow, encode_message
 from service.gossip.message import decode_packet as decode
 from service.gossip.outbound import Outbound
+from service.gossip.retention import Retention
 from service.gossip.roster import Roster
 from service.model.machine import Address, Send
 
@@ -27,7 +28,13 @@ class Table:
         local = Member("m0", OWN, MemberState.ALIVE, b"own", 5)
         self.roster = Roster(local, config=self.config, random=Random(1), index=self.index, broadcasts=self.broadcasts)
         self.hear(Record("m1", PEER.host, PEER.port, 1, ALIVE, 0, b""))
-        self.outbound = Outbound(self.config, index=self.index, roster=self.roster, broadcasts=self.broadcasts)
+        self.outbound = Outbound(
+            self.config,
+            index=self.index,
+            roster=self.roster,
+            broadcasts=self.broadcasts,
+            retention=Retention(DEFAULT_CONFIG),
+        )
         self.forget_news()
 
     def hear(self, record: Record) -> None:
@@ -136,6 +143,6 @@ def test_a_notice_and_news_go_along_only_as_far_as_the_message_leaves_room(limit
     table.outbound.send(PEER, "m1", message, now_ns=0)
     ((_, messages),) = table.sent()
     assert messages[0] == message
-    assert (notice in messages) == (limit >= 650)
+    assert (notice in messages) == (limit >= 670)
     if limit == 1250:
         assert len(messages) == 12

@@ -12,6 +12,7 @@ from service.gossip.member import Member, MemberState
 from service.gossip.message import ALIVE, DEAD, Ack, Message, Nack, Ping, PingRequest, Record, decode_packet
 from service.gossip.outbound import Outbound
 from service.gossip.prober import LONELY_RECONNECT_NS, Prober
+from service.gossip.retention import Retention
 from service.gossip.roster import Roster
 from service.gossip.seed import Seeds
 from service.model.machine import Address, Send, Source
@@ -41,7 +42,9 @@ class Cycle:
         self.roster = Roster(local, config=DEFAULT_CONFIG, random=Random(1), index=index, broadcasts=broadcasts)
         for number in range(1, peers + 1):
             self.hear(f"m{number}", ALIVE)
-        outbound = Outbound(DEFAULT_CONFIG, index=index, roster=self.roster, broadcasts=broadcasts)
+        outbound = Outbound(
+            DEFAULT_CONFIG, index=index, roster=self.roster, broadcasts=broadcasts, retention=Retention(DEFAULT_CONFIG)
+        )
         own_seeds = Seeds(DEFAULT_CONFIG, Random(2), own=address("m0"))
         own_seeds.replace(seeds, now_ns=0)
         self.prober = Prober(

@@ -233,10 +233,28 @@ def test_the_dead_and_the_gone_are_forgotten_after_their_time() -> None:
     members = with_members(4)
     members.merge(record("m1", 1, DEAD), hearsay_of=None, now_ns=0)
     members.merge(record("m2", 1, LEFT), hearsay_of=None, now_ns=0)
-    members.forget_expired(now_ns=HOUR)
-    assert (state(members, "m1"), state(members, "m2")) == (MemberState.DEAD, None)
+    members.forget_expired(now_ns=72 * HOUR - 1)
+    assert (state(members, "m1"), state(members, "m2")) == (MemberState.DEAD, MemberState.LEFT)
     members.forget_expired(now_ns=72 * HOUR)
     assert [member.name for member in members.all()] == ["m0", "m3"]
+
+
+def test_who_left_is_not_taken_for_dead_by_the_word_of_one_who_was_away_meanwhile() -> None:
+    members = with_members(4)
+    members.merge(record("m2", 1, LEFT), hearsay_of=None, now_ns=0)
+    members.forget_expired(now_ns=2 * HOUR)
+    members.merge(record("m2", 1, DEAD, age_s=2 * 3600), hearsay_of="m3", now_ns=2 * HOUR)
+    assert state(members, "m2") is MemberState.LEFT
+
+
+def test_the_name_of_one_that_was_forgotten_can_be_used_again() -> None:
+    members = with_members(3)
+    members.merge(record("m1", 9, DEAD), hearsay_of=None, now_ns=0)
+    members.forget_expired(now_ns=72 * HOUR)
+    members.merge(record("m1", 1, host="10.0.0.99"), hearsay_of=None, now_ns=72 * HOUR)
+    found = members.get("m1")
+    assert found is not None
+    assert (found.state, found.address.host) == (MemberState.ALIVE, "10.0.0.99")
 
 
 def test_age_travels_so_that_all_forget_together() -> None:

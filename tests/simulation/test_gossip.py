@@ -7,11 +7,12 @@ from statistics import median
 
 import pytest
 
+from service.gossip.config import GossipConfig
 from service.gossip.event import MemberChanged, NameConflict, RowChanged
 from service.gossip.member import MemberState
 from service.gossip.membership import Membership
 from service.model.machine import Address
-from tests.simulation.gossip_cluster import GossipCluster
+from tests.simulation.gossip_cluster import PERFECT, GossipCluster
 from tests.simulation.world import MS, SECOND, Link
 
 MINUTE = 60 * SECOND
@@ -195,6 +196,144 @@ def test_rows_written_on_both_sides_of_a_partition_meet_and_the_higher_version_w
     for name in cluster.names:
         rows = cluster.machine(name).rows("location")
         assert (rows["a"].value, rows["b"].value) == (b"right", b"left")
+
+
+# Rows that end
+
+SHORT_MEMORY = GossipConfig(tombstone_ticks=6, away_ticks_max=3)
+
+
+def put(cluster: GossipCluster, name: str, key: str, term: int, *, ended: bool = False) -> None:
+    machine = cluster.machine(name)
+    assert machine.put("location", key, (term, 0, 0), b"" if ended else b"m1", ended=ended, now_ns=cluster.world.now_ns)
+    cluster.settle(name)
+
+
+def ticks(cluster: GossipCluster, name: str, count: int) -> None:
+    """Let `name` lead for that many hours; an hour is some seconds here."""
+    for _ in range(count):
+        cluster.machine(name).tick(now_ns=cluster.world.now_ns)
+        cluster.settle(name)
+        cluster.world.run_for(3 * SECOND)
+
+
+def rows_of(cluster: GossipCluster, name: str) -> dict[str, int]:
+    return {key: row.version[0] for key, row in cluster.machine(name).rows("location").items()}
+
+
+def test_a_tombstone_is_kept_for_its_time_and_then_forgotten_by_all() -> None:
+    cluster = started(5, seed=1, config=SHORT_MEMORY)
+    ticks(cluster, "m0", 1)
+    put(cluster, "m0", "a", 1)
+    put(cluster, "m0", "b", 1)
+    put(cluster, "m0", "a", 2, ended=True)
+    ticks(cluster, "m0", 5)
+    assert [rows_of(cluster, name) for name in cluster.names] == [{"a": 2, "b": 1}] * 5
+    ticks(cluster, "m0", 1)
+    assert [rows_of(cluster, name) for name in cluster.names] == [{"b": 1}] * 5
+
+
+def test_a_late_member_forgets_a_tombstone_together_with_the_others() -> None:
+    cluster = started(3, seed=4, config=SHORT_MEMORY)
+    ticks(cluster, "m0", 1)
+    put(cluster, "m0", "a", 2, ended=True)
+    cluster.world.run_for(10 * SECOND)
+    cluster.names.append("m3")
+    cluster.start("m3")
+    ticks(cluster, "m0", 5)
+    assert rows_of(cluster, "m3") == {"a": 2}
+    ticks(cluster, "m0", 1)
+    assert [rows_of(cluster, name) for name in cluster.names] == [{}] * 4
+
+
+def test_without_a_leader_nothing_is_forgotten() -> None:
+    cluster = started(3, seed=2, config=SHORT_MEMORY)
+    put(cluster, "m0", "a", 2, ended=True)
+    cluster.world.run_for(10 * MINUTE)
+    assert [rows_of(cluster, name) for name in cluster.names] == [{"a": 2}] * 3
+
+
+def away_for_longer_than_tombstones_are_kept(cluster: GossipCluster, away: list[str]) -> None:
+    """Five rows that all know; while some are away one ends, one moves, one is new, and the others forget the end."""
+    rest = [name for name in cluster.names if name not in away]
+    ticks(cluster, rest[0], 1)
+    for key in ("kept", "moved", "gone", "old", "told"):
+        put(cluster, rest[0], key, 1)
+    cluster.world.run_for(10 * SECOND)
+    assert all(len(rows_of(cluster, name)) == 5 for name in cluster.names)
+    cluster.world.cut(rest, away)
+    cluster.world.run_for(20 * SECOND)
+    put(cluster, rest[0], "gone", 2, ended=True)
+    put(cluster, rest[0], "moved", 2)
+    put(cluster, rest[0], "new", 2)
+    # What is newer on the side that was away is no row that ended, and wins as ever.
+    put(cluster, away[0], "told", 3)
+    ticks(cluster, rest[0], 8)
+    assert all("gone" not in rows_of(cluster, name) for name in rest)
+    assert all("gone" in rows_of(cluster, name) for name in away)
+
+
+EXPECTED = {"kept": 1, "moved": 2, "old": 1, "told": 3, "new": 2}
+
+
+def came_back(cluster: GossipCluster, names: list[str], *, since_ns: int) -> list[str]:
+    """Members that took the row that had ended for a living one."""
+    return [
+        name
+        for when_ns, name, output in cluster.world.outputs(RowChanged)
+        if when_ns >= since_ns and output.key == "gone" and name in names
+    ]
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.2])
+@pytest.mark.parametrize(("size", "away"), [(3, 1), (5, 2), (6, 3), (7, 5), (20, 10)])
+def test_a_row_that_ended_does_not_come_back_from_those_who_were_away_for_longer_than_it_is_remembered(
+    size: int, away: int, loss: float
+) -> None:
+    for seed in range(3 if size < 20 else 1):
+        cluster = started(size, f"{seed}/{size}/{loss}", link=LOSSY.get(loss, PERFECT), config=SHORT_MEMORY)
+        rest, gone = cluster.names[:-away], cluster.names[-away:]
+        away_for_longer_than_tombstones_are_kept(cluster, gone)
+        healed_ns = cluster.world.now_ns
+        cluster.world.heal()
+        cluster.world.run_for(60 * SECOND)
+        assert came_back(cluster, rest, since_ns=healed_ns) == []
+        assert [rows_of(cluster, name) for name in cluster.names] == [EXPECTED] * size
+        # In step again: what ends now is forgotten by all in its time.
+        put(cluster, rest[0], "kept", 9, ended=True)
+        ticks(cluster, rest[0], 7)
+        assert all("kept" not in rows_of(cluster, name) for name in cluster.names)
+
+
+def test_a_new_process_that_first_hears_one_who_was_away_does_not_carry_the_row_to_the_others() -> None:
+    cluster = started(5, seed=5, config=SHORT_MEMORY)
+    away_for_longer_than_tombstones_are_kept(cluster, ["m4"])
+    # m4 is still cut off from the others, and the new one is cut off from them too until it has the row.
+    cluster.names.append("m5")
+    cluster.start("m5")
+    cluster.world.heal()
+    cluster.world.cut(["m0", "m1", "m2", "m3"], ["m4", "m5"])
+    cluster.machine("m5").set_seeds([cluster.address("m4")], now_ns=cluster.world.now_ns)
+    cluster.world.run_for(10 * SECOND)
+    assert "gone" in rows_of(cluster, "m5")
+    cluster.world.heal()
+    healed_ns = cluster.world.now_ns
+    cluster.world.run_for(60 * SECOND)
+    assert came_back(cluster, ["m0", "m1", "m2", "m3"], since_ns=healed_ns) == []
+    assert [rows_of(cluster, name) for name in cluster.names] == [EXPECTED] * 6
+
+
+def test_a_short_absence_costs_nothing_that_was_written_meanwhile() -> None:
+    """Within the time that tombstones are kept, both sides bring what they have, as ever."""
+    cluster = started(4, seed=6, config=SHORT_MEMORY)
+    ticks(cluster, "m0", 1)
+    cluster.world.cut(["m0", "m1"], ["m2", "m3"])
+    ticks(cluster, "m0", 3)
+    put(cluster, "m0", "a", 1)
+    put(cluster, "m3", "b", 1)
+    cluster.world.heal()
+    cluster.world.run_for(20 * SECOND)
+    assert [rows_of(cluster, name) for name in cluster.names] == [{"a": 1, "b": 1}] * 4
 
 
 # Restart and leave

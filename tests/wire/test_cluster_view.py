@@ -28,7 +28,7 @@ from service.model.gateway_node import NodeRole, NodeState, Segment
 from service.model.lease import Stamp, Token
 from service.model.machine import Address, Source
 from service.settings import GossipSettings, PortSettings, Settings
-from service.wire.cluster_view import ClusterView, node_state, parse_seeds
+from service.wire.cluster_view import TICK_NS, ClusterView, node_state, parse_seeds
 from service.wire.refusals import troubles
 
 FLOATING_IP = IPv4Address("192.168.1.100")
@@ -39,7 +39,14 @@ METADATA = MemberMetadata(NodeRole.WORKER, True, True, (SEGMENT,), "1.2.3", 7)
 LOCATION = Location(FLOATING_IP, "worker1", Token(1, 2, 3))
 
 
-def view(name: str, host: str, port: int, **callbacks: Callable[..., None]) -> ClusterView:
+def view(
+    name: str,
+    host: str,
+    port: int,
+    *,
+    clock: Callable[[], int] = time.monotonic_ns,
+    **callbacks: Callable[..., None],
+) -> ClusterView:
     role = NodeRole.CONTROLLER if name.startswith("controller") else NodeRole.WORKER
     settings = Settings(
         node=name,
@@ -50,7 +57,7 @@ def view(name: str, host: str, port: int, **callbacks: Callable[..., None]) -> C
     )
     metadata = MemberMetadata(role, False, True, (), "1.2.3", int(host[-1]))
     callbacks.setdefault("changed", lambda: None)
-    return ClusterView(settings, metadata, clock=time.monotonic_ns, **callbacks)  # type: ignore[arg-type]
+    return ClusterView(settings, metadata, clock=clock, **callbacks)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
@@ -216,6 +223,77 @@ def test_a_row_older_than_the_known_one_is_not_taken() -> None:
     assert mine.publish_location(LOCATION)
     assert not mine.publish_location(Location(FLOATING_IP, "worker2", Token(1, 2, 2)))
     assert mine.locations() == {FLOATING_IP: LOCATION}
+
+
+class Hand:
+    """A clock that is set by hand."""
+
+    now_ns = 1
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+def test_what_is_said_of_an_address_that_is_no_floating_ip_any_more_ends_and_is_forgotten() -> None:
+    clock = Hand()
+    mine = view("controller-a", "127.0.0.1", 9, clock=clock)
+    mine.publish_leader(4)
+    for floating_ip in (FLOATING_IP, OTHER_IP):
+        mine.publish_assignment(Assignment(floating_ip, "worker1", None, Stamp(4, 9)))
+        mine.publish_location(Location(floating_ip, "worker1", Token(4, 9, 3)))
+        mine.publish_conflict(floating_ip, b"\2\0\0\0\0\7", at_s=100)
+    mine.publish_assignment(Assignment(FLOATING_IP, None, None, Stamp(4, 10)), removed=True)
+    mine.tidy([OTHER_IP])
+    assert [list(found) for found in (mine.assignments(), mine.locations(), mine.conflicts())] == [[OTHER_IP]] * 3
+    assert mine._machine.rows(ASSIGNMENT_TABLE)[str(FLOATING_IP)].version == (4, 10, 0), "it was a tombstone already"
+    for _ in range(73):
+        assert rows_kept(mine) == [2, 2, 2]
+        clock.now_ns += TICK_NS
+        mine.tidy([OTHER_IP])
+    assert rows_kept(mine) == [1, 1, 1]
+
+
+def rows_kept(each: ClusterView) -> list[int]:
+    return [len(each._machine.rows(table)) for table in (ASSIGNMENT_TABLE, LOCATION_TABLE, CONFLICT_TABLE)]
+
+
+def test_an_address_that_becomes_a_floating_ip_again_is_held_by_a_later_token() -> None:
+    mine = view("controller-a", "127.0.0.1", 9)
+    mine.publish_location(LOCATION)
+    mine.tidy([])
+    assert not mine.publish_location(Location(FLOATING_IP, "worker1", Token(1, 2, 4))), "of the former assignment"
+    later = Location(FLOATING_IP, "worker2", Token(1, 3, 1))
+    assert mine.publish_location(later)
+    mine.tidy([FLOATING_IP])
+    assert mine.locations() == {FLOATING_IP: later}
+
+
+def test_an_address_that_is_assigned_still_keeps_its_rows_though_it_is_listed_no_longer() -> None:
+    mine = view("controller-a", "127.0.0.1", 9)
+    mine.publish_assignment(ASSIGNMENT)
+    mine.publish_location(LOCATION)
+    mine.tidy([])
+    assert mine.locations() == {FLOATING_IP: LOCATION}
+
+
+def test_rows_that_an_older_release_withdrew_become_tombstones_too() -> None:
+    clock = Hand()
+    mine = view("controller-a", "127.0.0.1", 9, clock=clock)
+    hear(mine, ASSIGNMENT_TABLE, str(FLOATING_IP), encode_assignment(ASSIGNMENT, removed=True))
+    hear(mine, CONFLICT_TABLE, str(FLOATING_IP), b"")
+    for _ in range(73):
+        mine.tidy([])
+        clock.now_ns += TICK_NS
+    mine.tidy([])
+    assert rows_kept(mine) == [0, 0, 0]
+
+
+def test_a_node_whose_clock_is_behind_can_say_that_a_stranger_is_gone() -> None:
+    mine = view("worker1", "127.0.0.1", 9)
+    hear(mine, CONFLICT_TABLE, str(FLOATING_IP), b"\2\0\0\0\0\7", version=(2_000_000_000, 5, 0))
+    assert mine.conflicts() == {FLOATING_IP: b"\2\0\0\0\0\7"}
+    assert mine.publish_conflict(FLOATING_IP, b"", at_s=1_900_000_000)
+    assert mine.conflicts() == {}
 
 
 def test_a_suspect_counts_as_up() -> None:
