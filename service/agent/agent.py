@@ -238,6 +238,7 @@ class Agent:
                 *refusals.troubles(self._refusals),
                 *self._keeper.troubles(),
                 *self._cluster.troubles(),
+                *self._conflicts.watch.troubles(),
             ],
             outbox=self._outbox,
             publisher=self._publisher,

@@ -3,13 +3,18 @@
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from service.model.assignment import Assignment, Location
 from service.model.errors import PeerError
 from service.model.gateway_node import NodeRole, Segment
 from service.model.lease import COUNTER_MAX, LEADER_KEY, TERM_MAX, Stamp, Token
+
+_MAC_LENGTH = 6
+_Mac = Annotated[bytes, Meta(min_length=_MAC_LENGTH, max_length=_MAC_LENGTH)]
 
 Version = tuple[int, int, int]
 
@@ -44,7 +49,7 @@ class _Metadata(msgspec.Struct, array_like=True):
     role: str
     ready: bool
     schedulable: bool
-    segments: tuple[tuple[bytes, int, bytes, bytes], ...]
+    segments: tuple[tuple[bytes, int, bytes, _Mac], ...]
     """(network, prefix length, address, MAC)."""
     version: str
     start_id: int
@@ -68,7 +73,6 @@ _assignment_decoder = msgspec.msgpack.Decoder(_AssignmentRow)
 CONFLICT_CLOCK_MAX = 1 << 40
 """Of the times that order a table: far from now, and nobody can write a row that no later one supersedes."""
 _NAME_LENGTH_MAX = 63
-_MAC_LENGTH = 6
 _REASON_MAX = 160
 """Characters of a reason that go into a row: it must stay below the 512 bytes of a gossip value."""
 
@@ -130,8 +134,6 @@ def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
                 raw.segments, (*raw.interfaces, *[""] * len(raw.segments)), strict=False
             )
         )
-        if any(len(segment.mac) != _MAC_LENGTH for segment in segments):
-            raise ValueError("a MAC of another length than six bytes")
         return MemberMetadata(NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id)
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerError(f"metadata of {member or 'a member'}: {error}") from error

@@ -164,6 +164,14 @@ class Membership:
         """A live read-only view of one table, tombstones included."""
         return self._tables.rows(table)
 
+    def revision(self, table: str) -> int:
+        """A number that differs from an earlier one of the table where it has changed since."""
+        return self._tables.revision(table)
+
+    def member(self, name: str) -> Member | None:
+        """A member by name; None where it is unknown, or was forgotten."""
+        return self._roster.get(name)
+
     def tick(self, *, now_ns: int) -> None:
         """Count on the age of all tombstones (retention.py): for a leader, once in each hour that it leads."""
         self._pass_time(now_ns)
@@ -171,7 +179,7 @@ class Membership:
         self._forget_expired_rows()
 
     def members(self) -> tuple[Member, ...]:
-        """All known members by name, ourselves included."""
+        """All known members by name, ourselves included; the same tuple until anything about anybody changes."""
         return self._roster.all()
 
     @property

@@ -50,6 +50,8 @@ class Roster:
         """When each dead or left member became so, in our time; it may lie before our start."""
         self._live: list[str] | None = None
         """What `live_others` returned last; None once somebody came up or went down."""
+        self._sorted: tuple[Member, ...] | None = None
+        """What `all` returned last; None once anything about anybody has changed."""
         self._foreign_raises = 0
         """How often a record of our name, but of another address, was newer than our own words."""
         self._namesake_ns: int | None = None
@@ -88,8 +90,10 @@ class Roster:
         return self._members.get(name)
 
     def all(self) -> tuple[Member, ...]:
-        """Everybody we know of, the dead and ourselves included, by name in order."""
-        return tuple(self._members[name] for name in sorted(self._members))
+        """Everybody we know of, the dead and ourselves included, by name in order; the same tuple until one changes."""
+        if self._sorted is None:
+            self._sorted = tuple(self._members[name] for name in sorted(self._members))
+        return self._sorted
 
     def live_others(self) -> list[str]:
         """Names of the other members that count as up, in order of arrival."""
@@ -135,7 +139,7 @@ class Roster:
         # The address is what we were started with: we do not learn our own from others.
         words = local.metadata if metadata is None else metadata
         member = Member(self.name, local.address, state, words, incarnation)
-        self._members[self.name] = member
+        self._set(member)
         if not member.is_live:
             self._ended_ns[self.name] = now_ns
         self._publish(member, now_ns=now_ns, urgent=True)
@@ -236,7 +240,7 @@ class Roster:
     def _adopt(self, record: Record, known: Member | None, *, now_ns: int) -> None:
         self._close_suspicion(record.name)
         member = member_of(record)
-        self._members[record.name] = member
+        self._set(member)
         self._keep_lists(member, now_ns=now_ns - record.age_s * 1_000_000_000)
         # Joins may wait for deaths and refutations; everything else about members may not wait for joins.
         self._publish(member, now_ns=now_ns, urgent=known is not None)
@@ -314,7 +318,7 @@ class Roster:
         self.suspicions[member.name] = suspicion
         suspect = Member(member.name, member.address, MemberState.SUSPECT, member.metadata, member.incarnation)
         # Not published: suspect has the rank of alive, and what spreads is the accusation.
-        self._members[member.name] = suspect
+        self._set(suspect)
         self._tell(suspect, member)
         # Some of those who hear of it look for themselves at once (on average twice as many as can confirm), so that
         # confirmations come within a period or two. Not all: a thousand pings would bury the suspect.
@@ -345,7 +349,12 @@ class Roster:
             if name != self.name and now_ns - ended_ns >= self._retention_ns(state):
                 self._forget(name)
 
+    def _set(self, member: Member) -> None:
+        self._members[member.name] = member
+        self._sorted = None
+
     def _forget(self, name: str) -> None:
+        self._sorted = None
         del self._members[name], self._ended_ns[name]
         self.reconnect.forget(name)
         self._index.remove(("member", name))

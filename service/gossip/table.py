@@ -4,6 +4,7 @@ The version is the writer's affair (a fencing token, a leader's stamp); equal ve
 so who writes a row must own the right to that version.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -45,6 +46,8 @@ class Tables:
         """`names`: tables that have their place whatever else others write."""
         self._config = config
         self._tables: dict[str, dict[str, Row]] = {name: {} for name in names}
+        self._revisions: Counter[str] = Counter()
+        """Changes of each table."""
 
     def has_room(self, table: str, key: str) -> bool:
         """Whether a row of this key can be taken: it is there already, or neither it nor its table is one too many."""
@@ -61,6 +64,7 @@ class Tables:
         if not self.has_room(table, key):
             return False
         self._tables.setdefault(table, {})[key] = row
+        self._revisions[table] += 1
         return True
 
     def get(self, table: str, key: str) -> Row | None:
@@ -70,6 +74,11 @@ class Tables:
     def remove(self, table: str, key: str) -> None:
         """Forget one row; nothing where it is not there."""
         self._tables.get(table, {}).pop(key, None)
+        self._revisions[table] += 1
+
+    def revision(self, table: str) -> int:
+        """A number that differs from an earlier one of the table where it has changed since."""
+        return self._revisions[table]
 
     def expired(self, has_expired: Callable[[int], bool]) -> list[tuple[str, str]]:
         """(table, key) of each tombstone whose time is over; `has_expired` judges by the tick in which it ended."""

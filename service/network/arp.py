@@ -28,6 +28,8 @@ _PROBE_COUNT = 3
 """PROBE_NUM of RFC 5227; the spacing follows from the caller's timeout instead of PROBE_MIN and PROBE_MAX."""
 _INTERFACE_GONE = (errno.ENODEV, errno.ENXIO)
 _INTERFACE_BUSY = (errno.ENETDOWN, errno.ENOBUFS, errno.EAGAIN)
+_NO_SOCKET = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""This process, or the machine, has no room for another one now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,8 @@ class ArpSender:
 async def probe(ifname: str, mac: bytes, address: IPv4Address, *, timeout: float) -> bytes | None:
     """Ask the segment who has `address`; return the MAC of whoever answers, None if nobody does in `timeout` seconds.
 
-    Used before a first assignment (RFC 5227). Raises TransientError where the interface is absent or down.
+    Used before a first assignment (RFC 5227). Raises TransientError where the interface is absent or down, or where no
+    file is left.
     """
     ifindex = _resolve_index(ifname)
     try:
@@ -183,7 +186,8 @@ def _resolve_index(interface: str | int) -> int:
     try:
         return socket.if_nametoindex(interface)
     except OSError as error:
-        raise TransientError(f"interface {interface}: absent") from error
+        # The C library does not say which of the two it is.
+        raise TransientError(f"interface {interface}: absent, or no file is left to look for it") from error
 
 
 def _open_packet_socket(ifindex: int, protocol: int) -> socket.socket:
@@ -200,6 +204,6 @@ def _open_packet_socket(ifindex: int, protocol: int) -> socket.socket:
 
 
 def _translate(error: OSError, interface: str | int) -> Exception:
-    if error.errno in _INTERFACE_GONE or error.errno in _INTERFACE_BUSY:
+    if error.errno in (*_INTERFACE_GONE, *_INTERFACE_BUSY, *_NO_SOCKET):
         return TransientError(f"interface {interface}: {error.strerror}")
     return error

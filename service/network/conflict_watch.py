@@ -17,6 +17,7 @@ _log = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 0.2
 RETRY_S = 10.0
+ASKED_AT_ONCE = 128
 _AFTER_FAILURE_S = 1.0
 
 
@@ -47,6 +48,10 @@ class ConflictWatch:
         self._owners: dict[IPv4Address, bytes | None] = {}
         """Who answered for each address that was asked about; None: nobody, or a member that holds it."""
         self._wake = asyncio.Event()
+        self._places = asyncio.Semaphore(ASKED_AT_ONCE)
+        """Each question has a socket of its own: of a thousand first ones, not all at once."""
+        self._unasked = ""
+        """Why the last question could not be put; empty where it could."""
 
     def want(self, addresses: Mapping[IPv4Address, ProbePoint]) -> None:
         """Keep asking about exactly these; what is no longer wanted is forgotten and asked anew when it comes back."""
@@ -62,6 +67,10 @@ class ConflictWatch:
     def conflicts(self) -> dict[IPv4Address, bytes]:
         """The MAC of whoever else has an address that is wanted."""
         return {address: owner for address, owner in self._owners.items() if owner is not None}
+
+    def troubles(self) -> list[str]:
+        """Why addresses are not asked about, for status; none where they are."""
+        return [f"addresses wait to be asked about before their first use: {self._unasked}"] if self._unasked else []
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -80,10 +89,14 @@ class ConflictWatch:
     async def _ask(self, address: IPv4Address, point: ProbePoint) -> bool:
         """False where the question could not be put."""
         try:
-            owner = await self._probe(point, address)
+            async with self._places:
+                owner = await self._probe(point, address)
         except TransientError as error:
-            _log.warning("cannot ask on %s who has %s: %s", point.ifname, address, error)
+            if str(error) != self._unasked:
+                _log.warning("cannot ask on %s who has %s: %s", point.ifname, address, error)
+            self._unasked = str(error)
             return False
+        self._unasked = ""
         if owner is not None and self._is_member(owner):
             owner = None
         if self._wanted.get(address) != point:

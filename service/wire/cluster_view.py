@@ -5,12 +5,12 @@ Owns the gossip machine, its socket and its pump; everything above asks this and
 
 import logging
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from ipaddress import IPv4Address
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import Self, TypeVar
 
 from service.gateway import row
 from service.gateway.row import ASSIGNMENT_TABLE, CONFLICT_TABLE, LEADER_TABLE, LOCATION_TABLE, MemberMetadata
@@ -20,12 +20,13 @@ from service.gossip.membership import Membership
 from service.gossip.message import METADATA_BYTES_MAX
 from service.gossip.table import Row, VersionTuple
 from service.model.assignment import Assignment, Location
-from service.model.errors import OperatorError, PeerError
+from service.model.errors import OperatorError
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
 from service.model.lease import LEADER_KEY
 from service.model.machine import Address
 from service.settings import Settings
 from service.wire import refusals
+from service.wire.decoded import Decoded
 from service.wire.envelope import Envelope
 from service.wire.pump import MachinePump
 from service.wire.sealed_socket import SealedSocket
@@ -35,7 +36,6 @@ _log = logging.getLogger(__name__)
 TICK_NS = 3600 * 1_000_000_000
 """Of leading, between two ticks of the clock by which tombstones age (gossip.md, Tables)."""
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -77,6 +77,12 @@ class ClusterView:
         self._seeds = parse_seeds(settings.gossip.seeds, settings.ports.gossip)
         self._known_seeds: tuple[IPv4Address, ...] = ()
         """Of the last call of `know_nodes`; the configured ones are seeds besides."""
+        # Quietly: one of a later release says what we do not understand, and is a member all the same.
+        self._words = Decoded(_metadata_of, level=logging.DEBUG)
+        self._assignments = _living(row.decode_assignment)
+        self._locations = _living(row.decode_location)
+        self._conflicts = _living(row.decode_conflict)
+        self._leader = _living(row.decode_leader)
         self._ticked_ns = clock()
         """When this process began to lead, or made its last tick."""
         self._untold = 0
@@ -134,12 +140,12 @@ class ClusterView:
         Also before this is entered: a member whose first word does not say where it is would be cut off by its peers.
         """
         metadata = replace(self._metadata, ready=ready, segments=segments, role=role, schedulable=schedulable)
-        metadata = row.fitting(metadata, METADATA_BYTES_MAX)
-        self._untold = len(segments) - len(metadata.segments)
         if metadata == self._metadata:
             return
         self._metadata = metadata
-        self._machine.set_metadata(row.encode_metadata(metadata), now_ns=self._clock())
+        told = row.fitting(metadata, METADATA_BYTES_MAX)
+        self._untold = len(metadata.segments) - len(told.segments)
+        self._machine.set_metadata(row.encode_metadata(told), now_ns=self._clock())
         # Before it is open nothing may be sent: what the machine has to say first, whom it joins by, would be lost.
         if self._is_open:
             self.pump.wake()
@@ -173,7 +179,7 @@ class ClusterView:
 
     def leader(self) -> tuple[str, int] | None:
         """(name, term) of the last leader heard of."""
-        return next(iter(self._rows(LEADER_TABLE, row.decode_leader)), None)
+        return self._rows(LEADER_TABLE, self._leader).get(LEADER_KEY)
 
     def publish_conflict(self, floating_ip: IPv4Address, mac: bytes, *, at_s: int) -> bool:
         """Disseminate that a stranger answers for an address (`mac`), or no longer does (empty). `at_s`: Unix time."""
@@ -209,25 +215,28 @@ class ClusterView:
 
     def conflicts(self) -> dict[IPv4Address, bytes]:
         """MAC of the stranger per floating IP that somebody else has."""
-        return dict(self._rows(CONFLICT_TABLE, row.decode_conflict))
+        return dict(self._rows(CONFLICT_TABLE, self._conflicts).values())
 
     def assignments(self) -> dict[IPv4Address, Assignment]:
         """The leader's table as far as it has come here, without removed floating IPs."""
-        return {found.floating_ip: found for found in self._rows(ASSIGNMENT_TABLE, row.decode_assignment)}
+        return {found.floating_ip: found for found in self._rows(ASSIGNMENT_TABLE, self._assignments).values()}
 
     def locations(self) -> dict[IPv4Address, Location]:
         """Where each floating IP was last said to be."""
-        return {found.floating_ip: found for found in self._rows(LOCATION_TABLE, row.decode_location)}
+        return {found.floating_ip: found for found in self._rows(LOCATION_TABLE, self._locations).values()}
 
     def members(self) -> dict[str, tuple[Member, MemberMetadata]]:
         """Every member whose metadata is understood, with this process itself, by name in order."""
-        known = {}
-        for member in sorted(self._machine.members(), key=lambda member: member.name):
-            # Quietly: a member of a later release may well be asked for many times a second.
-            metadata = _understand(logging.DEBUG, row.decode_metadata, member.metadata, member=member.name)
-            if metadata is not None:
-                known[member.name] = (member, metadata)
-        return known
+        understood = self._understood()
+        return {
+            member.name: (member, understood[member.name])
+            for member in self._machine.members()
+            if member.name in understood
+        }
+
+    def _understood(self) -> Mapping[str, MemberMetadata]:
+        members = self._machine.members()
+        return self._words.read(members, lambda: ((member.name, member.metadata) for member in members))
 
     def gateway_nodes(self) -> tuple[GatewayNode, ...]:
         """All agents that have not left, as the assignment sees them."""
@@ -246,17 +255,12 @@ class ClusterView:
 
     def address_of(self, name: str, port: int) -> Address | None:
         """Another port of a member's announced address."""
-        found = self.members().get(name)
-        return Address(found[0].address.host, port) if found else None
+        member = self._machine.member(name)
+        return Address(member.address.host, port) if member is not None and name in self._understood() else None
 
-    def _rows(self, table: str, decode: Callable[[str, VersionTuple, bytes], T | None]) -> Iterator[T]:
-        """What the rows of a table say; without tombstones, and without what no release of ours has written."""
-        for key, entry in self._machine.rows(table).items():
-            if entry.ended:
-                continue
-            found = _understand(logging.WARNING, decode, key, entry.version, entry.value)
-            if found is not None:
-                yield found
+    def _rows(self, table: str, decoded: Decoded[Row, T]) -> Mapping[str, T]:
+        """What the rows of a table say, by key."""
+        return decoded.read(self._machine.revision(table), self._machine.rows(table).items)
 
     def _put(self, table: str, key: str, version: VersionTuple, value: bytes, *, ended: bool = False) -> bool:
         written = self._machine.put(table, key, version, value, ended=ended, now_ns=self._clock())
@@ -270,7 +274,8 @@ class ClusterView:
         if isinstance(output, MemberChanged):
             self._member_changed(output.member.name, node_state(output.member.state))
         elif isinstance(output, RowChanged) and output.table == LOCATION_TABLE:
-            location = _understand(logging.WARNING, row.decode_location, output.key, output.version, output.value)
+            # It was checked before it was taken over.
+            location = row.decode_location(output.key, output.version, output.value)
             if location is not None:
                 self._location_heard(location)
         elif isinstance(output, NameConflict):
@@ -315,13 +320,12 @@ def _envelope(settings: Settings, metadata: MemberMetadata) -> Envelope:
     )
 
 
-def _understand(level: int, decode: Callable[P, T | None], *args: P.args, **kwargs: P.kwargs) -> T | None:
-    """Decode what a peer wrote; None, and a line in the log at this level, where it is malformed.
+def _metadata_of(name: str, metadata: bytes) -> MemberMetadata:
+    return row.decode_metadata(metadata, member=name)
 
-    A row is everybody's until a newer one comes: one that only its writer understands must cost no more than itself.
-    """
-    try:
-        return decode(*args, **kwargs)
-    except PeerError as error:
-        _log.log(level, "gossip: %s", error)
-        return None
+
+def _living(decode: Callable[[str, VersionTuple, bytes], T | None]) -> Decoded[Row, T]:
+    """Of the rows of one table: tombstones say nothing."""
+    return Decoded(
+        lambda key, entry: None if entry.ended else decode(key, entry.version, entry.value), level=logging.WARNING
+    )

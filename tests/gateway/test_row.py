@@ -101,3 +101,15 @@ def test_two_nodes_that_have_not_heard_of_each_other_never_say_two_things_under_
 
 def test_a_table_of_a_later_release_is_let_through() -> None:
     row.check("later", "anything", (1, 2, 3), b"\xff")
+
+
+@pytest.mark.parametrize("mac", [b"", b"\2\0\0\0\0", b"\2\0\0\0\0\1\2", b"x" * 300])
+def test_a_segment_whose_mac_is_none_is_refused(mac: bytes) -> None:
+    """It would be compared with what is heard on the segment, and written into maps of six bytes."""
+    segment = replace(SEGMENT, mac=mac)
+    with pytest.raises(PeerError):
+        row.decode_metadata(
+            row.encode_metadata(
+                replace(MemberMetadata(NodeRole.WORKER, True, True, (), "1.2.3", 5), segments=(segment,))
+            )
+        )

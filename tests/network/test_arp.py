@@ -3,10 +3,12 @@
 import asyncio
 import ctypes
 import os
+import resource
 import socket
 import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Address
 from typing import TypeVar
 
@@ -192,5 +194,39 @@ def test_a_probe_on_a_dead_interface_is_transient(segment: str) -> None:
         subprocess.run(["ip", "link", "set", "near", "down"], check=True, capture_output=True, timeout=10)
         with pytest.raises(TransientError):
             runner("uvloop")(probe("near", MAC, ADDRESS, timeout=1))
+
+    inside(segment, work)
+
+
+@contextmanager
+def no_file_left() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.root
+def test_a_probe_without_a_file_left_is_transient(segment: str) -> None:
+    """A thousand at once used to take them all, and ended the task that asks."""
+
+    async def ask() -> None:
+        with no_file_left(), pytest.raises(TransientError, match="no file is left"):
+            await probe("near", MAC, ADDRESS, timeout=1)
+
+    inside(segment, lambda: runner("uvloop")(ask()))
+
+
+@pytest.mark.root
+def test_an_announcement_without_a_file_left_is_transient_and_the_next_is_sent(segment: str) -> None:
+    def work() -> None:
+        index = socket.if_nametoindex("near")
+        request, _ = gratuitous_arp_frames(MAC, ADDRESS)
+        with ArpSender() as sender:
+            with no_file_left(), pytest.raises(TransientError, match="Too many open files"):
+                sender.send(index, request)
+            sender.send(index, request)
 
     inside(segment, work)

@@ -1,14 +1,17 @@
 """Asking before an address is used for the first time (RFC 5227)."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from ipaddress import IPv4Address
 
 import pytest
 
 from service.model.errors import TransientError
-from service.network.conflict_watch import ConflictWatch, ProbePoint
+from service.network.conflict_watch import ASKED_AT_ONCE, ConflictWatch, ProbePoint
 from tests.virtual_time import in_virtual_time, now_ns
 
 ADDRESS = IPv4Address("192.168.1.100")
@@ -145,3 +148,66 @@ async def test_an_answer_from_where_the_address_is_no_longer_wanted_counts_for_n
         await asyncio.sleep(PROBE_S)
         assert watch.is_clear(ADDRESS)
     assert segment.asked == [(0, "eth0"), (PROBE_S, "eth1")]
+
+
+class Scarce(Segment):
+    """Nobody answers. Each question needs a file, as the real ones do, in a process that may have few."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.files: list[int] = []
+        self.most = 0
+
+    async def probe(self, point: ProbePoint, address: IPv4Address) -> bytes | None:
+        try:
+            opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise TransientError(f"interface {point.ifname}: {error.strerror}") from error
+        with opened:
+            self.files.append(opened.fileno())
+            self.most = max(self.most, len(self.files))
+            await asyncio.sleep(PROBE_S)
+            self.files.remove(opened.fileno())
+        return None
+
+
+@contextmanager
+def files_at_most(limit: int) -> Iterator[None]:
+    """Let this process open no file of a higher number."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def many(count: int) -> dict[IPv4Address, ProbePoint]:
+    return {ADDRESS + index: POINT for index in range(count)}
+
+
+@in_virtual_time
+async def test_a_thousand_first_questions_need_a_few_files_and_seconds() -> None:
+    scarce = Scarce()
+    async with scarce.watched() as watch:
+        watch.want(many(1_100))
+        with files_at_most(max(map(int, os.listdir("/proc/self/fd"))) + ASKED_AT_ONCE + 20):
+            await asyncio.sleep(3)
+        assert all(watch.is_clear(address) for address in many(1_100))
+        assert (scarce.most, watch.troubles()) == (ASKED_AT_ONCE, [])
+
+
+@in_virtual_time
+async def test_without_a_file_left_addresses_wait_it_is_told_and_they_are_asked_about_once_there_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Scarce().watched() as watch:
+        watch.want(many(300))
+        with files_at_most(0):
+            await asyncio.sleep(30)
+            assert not any(watch.is_clear(address) for address in many(300))
+            assert "Too many open files" in watch.troubles()[0]
+        await asyncio.sleep(5)
+        assert all(watch.is_clear(address) for address in many(300))
+        assert watch.troubles() == []
+    assert len(caplog.messages) == 1

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Network
 import msgspec
 import pytest
 
+from service.gateway import row
 from service.gateway.row import (
     ASSIGNMENT_TABLE,
     CONFLICT_TABLE,
@@ -204,9 +205,64 @@ def test_a_member_whose_metadata_is_not_understood_is_left_out_of_the_members(ca
     mine = view("worker1", "127.0.0.1", 9)
     record = Record("worker9", "127.0.0.9", 9, 1, ALIVE, 0, b"\xc1")
     mine.pump.on_datagram(Source(record.address, "worker9", 9), encode_packet([encode_message(record)]))
-    with caplog.at_level(logging.DEBUG, "service.wire.cluster_view"):
+    with caplog.at_level(logging.DEBUG, "service.wire.decoded"):
         assert list(mine.members()) == ["worker1"]
     assert "worker9" in caplog.text
+
+
+def test_what_four_hundred_members_say_is_decoded_once_however_often_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At each turn of an agent all nodes are asked for, and each one's address: it took the loop for a second."""
+    decoded: list[str] = []
+    real = row.decode_metadata
+
+    def counted(data: bytes, *, member: str = "") -> MemberMetadata:
+        decoded.append(member)
+        return real(data, member=member)
+
+    monkeypatch.setattr(row, "decode_metadata", counted)
+    mine = view("worker1", "127.0.0.1", 9)
+    for index in range(400):
+        say(mine, f"m{index}", 1)
+    for _ in range(3):
+        assert len(mine.gateway_nodes()) == 401
+        assert all(mine.address_of(f"m{index}", 7) == Address("127.0.0.9", 7) for index in range(400))
+    assert len(decoded) == 401
+    say(mine, "m7", 2)
+    assert len(mine.gateway_nodes()) == 401
+    assert decoded[401:] == ["m7"]
+
+
+def say(each: ClusterView, name: str, incarnation: int) -> None:
+    record = Record(name, "127.0.0.9", 9, incarnation, ALIVE, 0, encode_metadata(METADATA))
+    each.pump.on_datagram(Source(record.address, name, 9), encode_packet([encode_message(record)]))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "read"),
+    [("decode_assignment", ClusterView.assignments), ("decode_location", ClusterView.locations)],
+)
+def test_a_table_of_thousands_of_rows_is_decoded_once(
+    monkeypatch: pytest.MonkeyPatch, decoder: str, read: Callable[[ClusterView], dict[IPv4Address, object]]
+) -> None:
+    decoded: list[str] = []
+    real = getattr(row, decoder)
+
+    def counted(key: str, version: tuple[int, int, int], data: bytes) -> object:
+        decoded.append(key)
+        return real(key, version, data)
+
+    monkeypatch.setattr(row, decoder, counted)
+    mine = view("worker1", "127.0.0.1", 9)
+    for index in range(1000):
+        mine.publish_assignment(dataclasses.replace(ASSIGNMENT, floating_ip=FLOATING_IP + index))
+        mine.publish_location(dataclasses.replace(LOCATION, floating_ip=FLOATING_IP + index))
+    assert [len(read(mine)) for _ in range(3)] == [1000] * 3
+    mine.publish_assignment(dataclasses.replace(ASSIGNMENT, holder="worker2", stamp=Stamp(4, 10)))
+    mine.publish_location(dataclasses.replace(LOCATION, node="worker2", token=Token(4, 10, 1)))
+    assert "worker2" in str(read(mine)[FLOATING_IP])
+    assert len(decoded) == 1001
 
 
 def test_a_withdrawn_row_is_none() -> None:
