@@ -211,10 +211,10 @@ class Settings(_Section, frozen=True):
     bind_address: str = "0.0.0.0"
     """IPv4 address other members reach this process at. In Kubernetes, of an agent the node's InternalIP."""
     keyring: tuple[str, ...] = ()
-    """AES-256 keys as 64 hexadecimal digits; the first seals, all open. To rotate, add the new one behind on every
-    member, then put it in front, then take the old one away."""
+    """AES-256 keys as 64 hexadecimal digits; the first seals, all open. Read at the start only: keys that are to be
+    rotated without a restart are in a file."""
     keyring_file: str = ""
-    """Instead of `keyring`: a file with one key per line."""
+    """Instead of `keyring`: a file with one key per line, read again each 2 s (docs/gossip.md, Keys)."""
     state_dir: str = "/var/lib/egressgw"
     """On a disk: audit outboxes, tokens and electorate of the elector, the objects known last, former sysctls. An
     elector that loses it is a new elector."""

@@ -91,6 +91,7 @@ class Agent:
         self._make_record()
         self._make_cluster(start_id)
         self._keeper = KeeperLink(Path(settings.run_dir), clock=boot_ns, on_report=self._take_report)
+        self._cluster.add_keys("keeper", self._keeper.key_ids)
         self._electorate = ElectorateFollower(settings, changed=self._keeper.say_electorate)
         self._neighbours = Neighbours(
             settings, self._cluster, self._reconciler, start_id=start_id, clock=boot_ns, changed=self._dirty.set

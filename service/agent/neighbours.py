@@ -40,7 +40,7 @@ class Neighbours:
         self._changed = changed
         self._sync = EndpointSync(node=settings.node, start_id=start_id, now_ns=clock())
         envelope = Envelope(
-            settings.keys(), cluster=settings.cluster, node=settings.node, start_id=start_id, purpose="state"
+            settings.keys, cluster=settings.cluster, node=settings.node, start_id=start_id, purpose="state"
         )
         self.socket = SealedSocket(
             Address(settings.bind_address, settings.ports.state),

@@ -16,6 +16,7 @@ import click
 from service.command.audit import audit
 from service.command.console import console, print_json
 from service.command.electors import electors
+from service.command.keys import keys
 from service.model.errors import ObjectError, OperatorError, TransientError
 from service.version import VERSION
 
@@ -225,6 +226,7 @@ def _load_file(manifests: Any, path: Path) -> tuple[int, list[ObjectError]]:
 
 main.add_command(audit)
 main.add_command(electors)
+main.add_command(keys)
 
 
 @main.command(

@@ -99,7 +99,7 @@ class _LeaseSocket:
         self._pump: MachinePump | None = None
         self._book: ElectorateBook | None = None
         envelope = Envelope(
-            settings.keys(), cluster=settings.cluster, node=settings.node, start_id=self.start_id, purpose="lease"
+            settings.keys, cluster=settings.cluster, node=settings.node, start_id=self.start_id, purpose="lease"
         )
         bind = Address(settings.bind_address, 0)
         self.sealed = SealedSocket(bind, envelope, bind_receiver=True, on_datagram=self._take)

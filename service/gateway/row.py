@@ -1,5 +1,6 @@
 """What this service puts into gossip: the metadata of a member, and the rows of the two disseminated tables. Pure."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network
@@ -69,15 +70,20 @@ class _AssignmentRow(msgspec.Struct, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _metadata_decoder = msgspec.msgpack.Decoder(_Metadata)
+_KeyId = Annotated[bytes, Meta(min_length=4, max_length=4)]
+_keys_decoder = msgspec.msgpack.Decoder(dict[str, tuple[_KeyId, ...]])
 _assignment_decoder = msgspec.msgpack.Decoder(_AssignmentRow)
-CONFLICT_CLOCK_MAX = 1 << 40
-"""Of the times that order a table: far from now, and nobody can write a row that no later one supersedes."""
+NUMBER_MAX = 1 << 40
+"""Of numbers and times that order a table: far from now, and nobody can write a row that no later one supersedes."""
 _NAME_LENGTH_MAX = 63
 _REASON_MAX = 160
 """Characters of a reason that go into a row: it must stay below the 512 bytes of a gossip value."""
 
 
-TABLES = (ASSIGNMENT_TABLE, LOCATION_TABLE, LEADER_TABLE, CONFLICT_TABLE)
+KEYS_TABLE = "keys"
+"""Key: a member; version: (number, 0, 0), counted by that member; value: the keys in force in its node's processes."""
+
+TABLES = (ASSIGNMENT_TABLE, LOCATION_TABLE, LEADER_TABLE, CONFLICT_TABLE, KEYS_TABLE)
 
 
 def check(table: str, key: str, version: Version, value: bytes) -> None:
@@ -93,6 +99,8 @@ def check(table: str, key: str, version: Version, value: bytes) -> None:
         decode_conflict(key, version, value)
     elif table == LEADER_TABLE:
         decode_leader(key, version, value)
+    elif table == KEYS_TABLE:
+        decode_keys(key, version, value)
 
 
 def encode_metadata(metadata: MemberMetadata) -> bytes:
@@ -201,7 +209,7 @@ def decode_conflict(key: str, version: Version, data: bytes) -> tuple[IPv4Addres
         address = IPv4Address(key)
     except ValueError as error:
         raise PeerError(f"conflict of {key}: {error}") from error
-    if not version[0] <= CONFLICT_CLOCK_MAX:
+    if not version[0] <= NUMBER_MAX:
         raise PeerError(f"conflict of {key}: {version[0]} is no time")
     if len(data) not in (0, _MAC_LENGTH):
         raise PeerError(f"conflict of {key}: {len(data)} bytes are no MAC")
@@ -217,3 +225,20 @@ def decode_leader(key: str, version: Version, data: bytes) -> tuple[str, int]:
     if key != LEADER_KEY or not 0 < len(name) <= _NAME_LENGTH_MAX or version[0] > TERM_MAX:
         raise PeerError(f"leader: row {key} of term {version[0]} names {name!r}")
     return name, version[0]
+
+
+def encode_keys(keys: Mapping[str, Sequence[str]]) -> bytes:
+    """`keys`: the ids in hexadecimal digits by process, the one that seals first."""
+    return _encoder.encode({process: [bytes.fromhex(one) for one in ids] for process, ids in keys.items()})
+
+
+def decode_keys(key: str, version: Version, data: bytes) -> dict[str, tuple[str, ...]] | None:
+    """What `encode_keys` was given; None for a tombstone. Raises PeerError where the row is malformed."""
+    if version[0] > NUMBER_MAX:
+        raise PeerError(f"keys of {key}: {version[0]} counts nothing")
+    if not data:
+        return None
+    try:
+        return {process: tuple(one.hex() for one in ids) for process, ids in _keys_decoder.decode(data).items()}
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise PeerError(f"keys of {key}: {error}") from error

@@ -153,11 +153,12 @@ class Keeper:
             questions=self._vote.pump.on_datagram,
         )
         self._dispatch.connect(lines)
+        self._agent.tell_keys(lambda: self._socket.key_ids)
 
     def _sealed_socket(self, start_id: int) -> SealedSocket:
         settings = self._settings
         envelope = Envelope(
-            settings.keys(), cluster=settings.cluster, node=settings.node, start_id=start_id, purpose="lease"
+            settings.keys, cluster=settings.cluster, node=settings.node, start_id=start_id, purpose="lease"
         )
         bind = Address(settings.bind_address, settings.ports.lease)
         return SealedSocket(bind, envelope, bind_receiver=True, on_datagram=self._dispatch.take)

@@ -28,11 +28,12 @@ def write_configuration(folder: Path, plan: Plan, member: PlannedNode | PlannedC
         (home / name).mkdir(parents=True, exist_ok=True)
     role = member.role if isinstance(member, PlannedNode) else NodeRole.CONTROLLER
     path = home / "config.yaml"
-    path.write_text(yaml.safe_dump(_settings(folder, plan, member.name, str(member.ip), role, key)), encoding="utf-8")
+    path.write_text(yaml.safe_dump(_settings(folder, plan, member.name, str(member.ip), role)), encoding="utf-8")
+    (home / "keyring").write_text(f"{key}\n", encoding="ascii")
     return path
 
 
-def _settings(folder: Path, plan: Plan, name: str, address: str, role: NodeRole, key: str) -> dict[str, Any]:
+def _settings(folder: Path, plan: Plan, name: str, address: str, role: NodeRole) -> dict[str, Any]:
     home = member_folder(folder, name)
     return {
         "node": name,
@@ -40,7 +41,7 @@ def _settings(folder: Path, plan: Plan, name: str, address: str, role: NodeRole,
         "role": str(role),
         "source": f"manifests:{manifests_folder(folder)}",
         "bind_address": address,
-        "keyring": [key],
+        "keyring_file": str(home / "keyring"),
         "state_dir": str(home / "state"),
         "run_dir": str(home / "run"),
         "gossip": {"seeds": [str(node.ip) for node in plan.nodes]},

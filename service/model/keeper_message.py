@@ -109,6 +109,8 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """The one to follow `electorate`, asked for by one of two electors that lost the other: to be swapped in."""
     majority: bool = True
     """It sees a majority of electors vote. True from a keeper that does not say."""
+    keys: tuple[str, ...] = ()
+    """Ids of the keys in force in the keeper; the first one seals."""
 
 
 KeeperMessage = Heartbeat | LeaseReport

@@ -61,6 +61,7 @@ def cluster_status(
     return {
         "leader": leader[0] if leader else None,
         "term": leader[1] if leader else 0,
+        "keys": cluster.keys(),
         "nodes": {node.name: _node(node) for node in nodes},
         "floatingIPs": _floating_ips(index, cluster, holders, nodes),
         "policies": {

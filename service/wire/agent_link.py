@@ -5,6 +5,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, KeeperMessage, LeaseReport
 from service.wire.local_socket import LocalSocket
 
@@ -14,6 +16,7 @@ class AgentLink:
 
     def __init__(self, run_dir: Path, *, on_heartbeat: Callable[[Heartbeat], None]) -> None:
         self._on_heartbeat = on_heartbeat
+        self._key_ids: Callable[[], tuple[str, ...]] = tuple
         self._socket = LocalSocket(run_dir / KEEPER_SOCKET, run_dir / AGENT_SOCKET, on_messages=self._take)
 
     async def __aenter__(self) -> Self:
@@ -26,9 +29,13 @@ class AgentLink:
     ) -> None:
         await self._socket.__aexit__(kind, error, trace)
 
+    def tell_keys(self, key_ids: Callable[[], tuple[str, ...]]) -> None:
+        """Say in every report from now on which keys are in force here."""
+        self._key_ids = key_ids
+
     def report(self, report: LeaseReport) -> None:
         """Send one report; lost where the agent is absent."""
-        self._socket.send(report)
+        self._socket.send(msgspec.structs.replace(report, keys=self._key_ids()))
 
     def _take(self, messages: list[KeeperMessage]) -> None:
         # Each heartbeat is the whole truth of its time: of several that wait, the newest counts.

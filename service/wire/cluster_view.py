@@ -13,7 +13,14 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from service.gateway import row
-from service.gateway.row import ASSIGNMENT_TABLE, CONFLICT_TABLE, LEADER_TABLE, LOCATION_TABLE, MemberMetadata
+from service.gateway.row import (
+    ASSIGNMENT_TABLE,
+    CONFLICT_TABLE,
+    KEYS_TABLE,
+    LEADER_TABLE,
+    LOCATION_TABLE,
+    MemberMetadata,
+)
 from service.gossip.event import MemberChanged, NameConflict, Refused, RowChanged
 from service.gossip.member import Member, MemberState
 from service.gossip.membership import Membership
@@ -33,6 +40,8 @@ from service.wire.sealed_socket import SealedSocket
 
 _log = logging.getLogger(__name__)
 
+_NODE = ("agent", "keeper")
+_CONTROLLER = ("controller",)
 TICK_NS = 3600 * 1_000_000_000
 """Of leading, between two ticks of the clock by which tombstones age (gossip.md, Tables)."""
 
@@ -77,12 +86,7 @@ class ClusterView:
         self._seeds = parse_seeds(settings.gossip.seeds, settings.ports.gossip)
         self._known_seeds: tuple[IPv4Address, ...] = ()
         """Of the last call of `know_nodes`; the configured ones are seeds besides."""
-        # Quietly: one of a later release says what we do not understand, and is a member all the same.
-        self._words = Decoded(_metadata_of, level=logging.DEBUG)
-        self._assignments = _living(row.decode_assignment)
-        self._locations = _living(row.decode_location)
-        self._conflicts = _living(row.decode_conflict)
-        self._leader = _living(row.decode_leader)
+        self._make_readers()
         self._ticked_ns = clock()
         """When this process began to lead, or made its last tick."""
         self._untold = 0
@@ -94,6 +98,7 @@ class ClusterView:
             own,
             _envelope(settings, metadata),
             on_datagram=lambda source, payload: self.pump.on_datagram(source, payload),
+            keys_read=self._tell_keys,
         )
         self.pump = MachinePump(
             self._machine,
@@ -103,6 +108,18 @@ class ClusterView:
             on_lag=self._note_lag,
             on_refused=lambda origin, error: self.socket.refusals.note(refusals.NOT_UNDERSTOOD, origin, detail=error),
         )
+
+    def _make_readers(self) -> None:
+        """What is decoded of members and tables, and kept."""
+        # Quietly: one of a later release says what we do not understand, and is a member all the same.
+        self._words = Decoded(_metadata_of, level=logging.DEBUG)
+        self._assignments = _living(row.decode_assignment)
+        self._locations = _living(row.decode_location)
+        self._conflicts = _living(row.decode_conflict)
+        self._leader = _living(row.decode_leader)
+        self._keys = _living(row.decode_keys)
+        own_process = "controller" if self._metadata.role is NodeRole.CONTROLLER else "agent"
+        self._key_ids: dict[str, Callable[[], tuple[str, ...]]] = {own_process: lambda: self.socket.key_ids}
 
     async def __aenter__(self) -> Self:
         """Bind the socket. Raises OperatorError naming the address."""
@@ -187,6 +204,30 @@ class ClusterView:
         version = row.conflict_version(known.version if known else None, self._settings.node, at_s=at_s)
         return self._put(CONFLICT_TABLE, str(floating_ip), version, mac, ended=not mac)
 
+    def add_keys(self, process: str, key_ids: Callable[[], tuple[str, ...]]) -> None:
+        """Tell the others which keys are in force in another process of this node, too."""
+        self._key_ids[process] = key_ids
+
+    def _tell_keys(self) -> None:
+        # Again and again: after a restart the first word is below that of the former life, until that is heard.
+        said = {process: key_ids() for process, key_ids in self._key_ids.items()}
+        value = row.encode_keys({process: ids for process, ids in said.items() if ids})
+        known = self._machine.rows(KEYS_TABLE).get(self._settings.node)
+        if known is None or known.value != value:
+            self._put(KEYS_TABLE, self._settings.node, (known.version[0] + 1 if known else 1, 0, 0), value)
+
+    def keys(self) -> dict[str, dict[str, tuple[str, ...] | None]]:
+        """The keys in force in each process of every member that is up, the one that seals first; None: unknown."""
+        told = self._rows(KEYS_TABLE, self._keys)
+        return {
+            name: {
+                process: told.get(name, {}).get(process)
+                for process in (_CONTROLLER if metadata.role is NodeRole.CONTROLLER else _NODE)
+            }
+            for name, (member, metadata) in self.members().items()
+            if member.is_live
+        }
+
     def tidy(self, floating_ips: Collection[IPv4Address]) -> None:
         """The leader's part: what is said of addresses that are floating IPs no longer ends, and tombstones age.
 
@@ -194,15 +235,18 @@ class ClusterView:
         """
         kept = {str(floating_ip) for floating_ip in (*floating_ips, *self.assignments())}
         for table in (ASSIGNMENT_TABLE, LOCATION_TABLE, CONFLICT_TABLE):
-            left = {key: entry for key, entry in self._machine.rows(table).items() if key not in kept}
-            for key, entry in left.items():
-                if not entry.ended:
-                    self._end(table, key, entry)
+            self._end_others(table, kept)
+        self._end_others(KEYS_TABLE, {member.name for member in self._machine.members()})
         now_ns = self._clock()
         if now_ns - self._ticked_ns >= TICK_NS:
             self._ticked_ns = now_ns
             self._machine.tick(now_ns=now_ns)
             self.pump.wake()
+
+    def _end_others(self, table: str, kept: Collection[str]) -> None:
+        for key, entry in list(self._machine.rows(table).items()):
+            if key not in kept and not entry.ended:
+                self._end(table, key, entry)
 
     def _end(self, table: str, key: str, entry: Row) -> None:
         if table == ASSIGNMENT_TABLE:
@@ -210,6 +254,9 @@ class ClusterView:
             self._put(table, key, version, value, ended=True)
         elif table == LOCATION_TABLE:
             self._put(table, key, row.ended_location(entry.version), b"", ended=True)
+        elif table == KEYS_TABLE:
+            # Below what the member says next, if it comes back.
+            self._put(table, key, (entry.version[0], 1, 0), b"", ended=True)
         else:
             self.publish_conflict(IPv4Address(key), b"", at_s=0)
 
@@ -312,7 +359,7 @@ def _machine(
 
 def _envelope(settings: Settings, metadata: MemberMetadata) -> Envelope:
     return Envelope(
-        settings.keys(),
+        settings.keys,
         cluster=settings.cluster,
         node=settings.node,
         start_id=metadata.start_id,

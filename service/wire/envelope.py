@@ -113,7 +113,7 @@ class Envelope:
 
     def __init__(
         self,
-        keys: Sequence[bytes],
+        keys: Sequence[bytes] | Callable[[], Sequence[bytes]],
         *,
         cluster: str,
         node: str,
@@ -121,7 +121,10 @@ class Envelope:
         purpose: str,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """`start_id`: 64 random bits, not 0, of this process. Raises OperatorError for unusable keys or names."""
+        """`start_id`: 64 random bits, not 0, of this process. `keys`: a function is for whoever will ask again.
+
+        Raises OperatorError for unusable keys or names.
+        """
         if not 0 < start_id <= _START_ID_MAX:
             raise InvariantError(f"start id {start_id} is not a 64-bit number above 0")
         self.node = node
@@ -134,7 +137,15 @@ class Envelope:
         self._budget = _Budget(clock)
         self._senders: OrderedDict[tuple[bytes, int], _Sender] = OrderedDict()
         self._counter = 0
-        self.replace_keys(keys)
+        self._ring: dict[bytes, bytes] = {}
+        self.read_keys: Callable[[], Sequence[bytes]] = keys if callable(keys) else lambda: keys
+        """Where the keys come from. Raises OperatorError where there are none now."""
+        self.replace_keys(self.read_keys())
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """Of the keys that open, in hexadecimal digits; the first one seals."""
+        return tuple(key_id.hex() for key_id in self._ring)
 
     def replace_keys(self, keys: Sequence[bytes]) -> None:
         """Rotate the ring. Counters and replay windows go on. Raises OperatorError with the old ring still in force."""
@@ -143,6 +154,8 @@ class Envelope:
             raise OperatorError("keyring: at least one key is needed, each of 32 bytes")
         if len(ring) != len(set(keys)):
             raise OperatorError("keyring: two keys have the same short id; replace one of them")
+        if list(ring) == list(self._ring) and ring == self._ring:
+            return
         self._ring = ring
         self._seal_key_id = key_id(keys[0])
         self._seal_cipher = self._derive(keys[0], self._name, self.start_id)

@@ -32,6 +32,7 @@ class KeeperLink:
         self._on_report = on_report
         self._heartbeat = Heartbeat(ready=False)
         self._heard_ns: int | None = None
+        self._key_ids: tuple[str, ...] = ()
         self._socket = LocalSocket(run_dir / AGENT_SOCKET, run_dir / KEEPER_SOCKET, on_messages=self._take)
 
     async def __aenter__(self) -> Self:
@@ -48,6 +49,10 @@ class KeeperLink:
     def is_keeper_alive(self) -> bool:
         """The keeper has reported lately."""
         return self._heard_ns is not None and self._clock() - self._heard_ns < REPORT_AGE_NS_MAX
+
+    def key_ids(self) -> tuple[str, ...]:
+        """Of the keys in force in the keeper, the first one seals; none where it does not say, or does not live."""
+        return self._key_ids if self.is_keeper_alive else ()
 
     def troubles(self) -> list[str]:
         """Why the keeper cannot hear this agent though it is there, for status; none where it can."""
@@ -73,4 +78,5 @@ class KeeperLink:
         for message in messages:
             if isinstance(message, LeaseReport):
                 self._heard_ns = self._clock()
+                self._key_ids = message.keys
                 self._on_report(message)

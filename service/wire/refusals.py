@@ -45,12 +45,16 @@ def count(by_reason: dict[str, int], reason: str) -> str:
 
 
 class Refusals:
-    """Of one socket. `channel` names it to people; `clock`: any that does not go back, in ns."""
+    """Of one socket. `channel` names it to people; `clock`: any that does not go back, in ns.
 
-    def __init__(self, channel: str, *, clock: Callable[[], int]) -> None:
+    `keyring` tells what is wrong with the keys by which datagrams are judged, empty where nothing is.
+    """
+
+    def __init__(self, channel: str, *, keyring: Callable[[], str] = lambda: "", clock: Callable[[], int]) -> None:
         self.channel = channel
         self.by_reason: dict[str, int] = {}
         """Datagrams since the socket was made; at most `REASONS_MAX` reasons, the strange ones and `OTHER`."""
+        self._keyring = keyring
         self._clock = clock
         self._last: tuple[int, str, str] | None = None
         """When the last strange one came, for which reason it was refused, and what else is told of it."""
@@ -71,11 +75,12 @@ class Refusals:
             _log.error("%s", self._told(reason, told))
 
     def trouble(self) -> str:
-        """What comes now and should not, in one line for status; empty where nothing does."""
-        if self._last is None or self._clock() - self._last[0] >= LATELY_NS:
-            return ""
-        _, reason, told = self._last
-        return self._told(reason, told)
+        """What comes now and should not, in one line for status; empty where nothing does and the keys are known."""
+        lines = [f"{self.channel}: {keyring}"] if (keyring := self._keyring()) else []
+        if self._last is not None and self._clock() - self._last[0] < LATELY_NS:
+            _, reason, told = self._last
+            lines.append(self._told(reason, told))
+        return "; ".join(lines)
 
     def _told(self, reason: str, told: str) -> str:
         return f"{self.channel}: {self.by_reason[reason]} datagrams refused as {reason}, {told}"

@@ -24,6 +24,7 @@ from typing import Generic, NamedTuple, TypeVar
 from service.model.errors import OperatorError, PeerError
 from service.model.machine import Address, Source
 from service.wire.envelope import ANY_RECEIVER, OTHER_RECEIVER, Envelope, Opened
+from service.wire.keyring import KeyringWatch
 from service.wire.refusals import Refusals
 
 _DATA = b"\x00"
@@ -114,11 +115,17 @@ class SealedSocket:
         *,
         bind_receiver: bool = False,
         on_datagram: Callable[[Source, bytes], None],
+        keys_read: Callable[[], None] = lambda: None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """`clock`: nanoseconds that never go backwards; only waits and gaps of this process are measured by it."""
+        """`keys_read` is called each time that the keyring was read again (`keyring`).
+
+        `clock`: nanoseconds that never go backwards; only waits and gaps of this process are measured by it.
+        """
         self.counters = SocketCounters()
-        self.refusals = Refusals(envelope.purpose, clock=clock)
+        self._keyring = KeyringWatch(envelope, looked=keys_read)
+        self._watching: asyncio.Task[None] | None = None
+        self.refusals = Refusals(envelope.purpose, keyring=self._keyring.trouble, clock=clock)
         """Reasons: those of Envelope.open, `unbound`, `stale-hello`, `handshake`, and PeerErrors of the receiver."""
         self._bind = bind
         self._envelope = envelope
@@ -147,6 +154,7 @@ class SealedSocket:
             raise OperatorError(f"cannot bind UDP {self._bind}: {error.strerror or error}") from error
         self._socket = opened
         asyncio.get_running_loop().add_reader(opened.fileno(), self._read)
+        self._watching = asyncio.create_task(self._keyring.run())
         return self
 
     async def __aexit__(
@@ -156,6 +164,15 @@ class SealedSocket:
         if opened is not None:
             asyncio.get_running_loop().remove_reader(opened.fileno())
             opened.close()
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait([watching])
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """Of the keys in force now, in hexadecimal digits; the first one seals."""
+        return self._envelope.key_ids
 
     @property
     def address(self) -> Address:

@@ -19,7 +19,7 @@ from service.datapath.layout import MapName
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, KeeperMessage, LeaseReport
 from service.settings import Settings
-from service.wire.envelope import Envelope
+from service.wire.envelope import Envelope, key_id
 from service.wire.local_socket import LocalSocket
 from tests.agent.site import FLOATING_IP, HOST, SECOND, UPLINK, StandInDatapath, settings_of, steered
 from tests.sources.kubernetes.fake_api_server import until
@@ -61,8 +61,10 @@ class Keeper:
     def _take(self, messages: list[KeeperMessage]) -> None:
         self.heard += [message for message in messages if isinstance(message, Heartbeat)]
 
-    def report(self, *held: HeldLease, at_ns: int = 1) -> None:
-        said = LeaseReport(held=held, elector=True, voting=True, scheduling="fifo", majority=True, at_ns=at_ns)
+    def report(self, *held: HeldLease, at_ns: int = 1, keys: tuple[str, ...] = ()) -> None:
+        said = LeaseReport(
+            held=held, keys=keys, elector=True, voting=True, scheduling="fifo", majority=True, at_ns=at_ns
+        )
         self.socket.send(said)
 
 
@@ -258,3 +260,17 @@ async def test_a_node_with_more_uplinks_than_it_can_tell_lives_and_says_so(tmp_p
         await until(lambda: keeper.heard)
         (trouble,) = agent.status()["troubles"]
     assert "segments of this node are not told to the others" in trouble
+
+
+async def test_status_shows_which_keys_the_agent_and_its_keeper_have_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.wire.keyring.PERIOD_S", 0.05)
+    settings, datapath = site_of(tmp_path)
+    own = [one.hex() for one in map(key_id, settings.keys())]
+    async with running(settings, datapath) as (agent, keeper):
+        await until(lambda: agent.status()["keys"].get(settings.node, {}).get("agent"))
+        _, told = await ask(settings, "/v1/status")
+        assert told["keys"] == {settings.node: {"agent": own, "keeper": None}}
+        keeper.report(keys=("0a0a0a0a", "0b0b0b0b"))
+        await until(lambda: agent.status()["keys"][settings.node]["keeper"] == ("0a0a0a0a", "0b0b0b0b"))

@@ -22,6 +22,7 @@ from service.model.keeper_message import ElectorateRecord, LeaseReport
 from service.model.lease import ProfileName, Token
 from service.settings import LeaseSettings, Settings
 from service.wire.agent_link import AgentLink
+from service.wire.envelope import key_id
 from tests.keeper.node import (
     IP,
     SECOND,
@@ -142,6 +143,14 @@ async def test_a_keeper_says_whether_it_sees_a_majority_vote(tmp_path: Path) -> 
     async with alone.running():
         await until(lambda: len(alone.reports) > 5)
         assert not any(report.majority for report in alone.reports)
+
+
+@in_virtual_time
+async def test_a_keeper_says_which_keys_it_has_in_force(tmp_path: Path) -> None:
+    alone = virtual_node(with_memory(settings_of(tmp_path, 0, free_port())))
+    async with alone.running():
+        await until(lambda: alone.reports)
+        assert alone.reports[-1].keys == tuple(one.hex() for one in map(key_id, alone.settings.keys()))
 
 
 @in_virtual_time

@@ -39,6 +39,9 @@ class Cluster:
     def leader(self) -> tuple[str, int] | None:
         return self.elected
 
+    def keys(self) -> dict[str, dict[str, tuple[str, ...] | None]]:
+        return {"worker1": {"agent": ("0a0b0c0d",), "keeper": None}}
+
     def gateway_nodes(self) -> tuple[GatewayNode, ...]:
         return self.nodes
 

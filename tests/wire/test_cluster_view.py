@@ -15,6 +15,7 @@ from service.gateway import row
 from service.gateway.row import (
     ASSIGNMENT_TABLE,
     CONFLICT_TABLE,
+    KEYS_TABLE,
     LEADER_TABLE,
     LOCATION_TABLE,
     MemberMetadata,
@@ -29,6 +30,7 @@ from service.model.gateway_node import NodeRole, NodeState, Segment
 from service.model.lease import Stamp, Token
 from service.model.machine import Address, Source
 from service.settings import GossipSettings, PortSettings, Settings
+from service.wire import keyring
 from service.wire.cluster_view import TICK_NS, ClusterView, node_state, parse_seeds
 from service.wire.refusals import troubles
 
@@ -158,6 +160,8 @@ def test_a_malformed_row_is_not_taken_over_and_told_and_hides_no_other(
         (LEADER_TABLE, "leader", (2**24, 0, 0), b"controller-a"),
         (LEADER_TABLE, "leaders", (1, 0, 0), b"controller-a"),
         (LEADER_TABLE, "leader", (1, 0, 0), b"c" * 64),
+        (KEYS_TABLE, "worker1", (2**62, 0, 0), row.encode_keys({})),
+        (KEYS_TABLE, "worker1", (1, 0, 0), b"\x81\xa5agent\x91\xc4\x01x"),
         (CONFLICT_TABLE, str(FLOATING_IP), (2**62, 0, 0), b"\2\0\0\0\0\7"),
     ],
 )
@@ -350,6 +354,49 @@ def test_a_node_whose_clock_is_behind_can_say_that_a_stranger_is_gone() -> None:
     assert mine.conflicts() == {FLOATING_IP: b"\2\0\0\0\0\7"}
     assert mine.publish_conflict(FLOATING_IP, b"", at_s=1_900_000_000)
     assert mine.conflicts() == {}
+
+
+async def test_every_process_tells_all_which_keys_it_has_in_force(
+    unused_udp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyring, "PERIOD_S", 0.01)
+    agent, controller = (
+        view("worker1", "127.0.0.1", unused_udp_port),
+        view("controller-a", "127.0.0.3", unused_udp_port),
+    )
+    keeper: list[str] = []
+    agent.add_keys("keeper", lambda: tuple(keeper))
+    ids = agent.socket.key_ids
+    async with running(agent, controller):
+        await until(
+            lambda: (
+                controller.keys()
+                == agent.keys()
+                == {"controller-a": {"controller": ids}, "worker1": {"agent": ids, "keeper": None}}
+            )
+        )
+        keeper.extend(("0a0a0a0a", "0b0b0b0b"))
+        await until(lambda: controller.keys()["worker1"]["keeper"] == ("0a0a0a0a", "0b0b0b0b"))
+
+
+async def test_a_restarted_process_tells_its_keys_above_what_its_former_life_told(
+    unused_udp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyring, "PERIOD_S", 0.01)
+    mine = view("worker1", "127.0.0.1", unused_udp_port)
+    async with running(mine):
+        await until(lambda: mine.keys()["worker1"]["agent"])
+        hear(mine, KEYS_TABLE, "worker1", row.encode_keys({"agent": ("0a0a0a0a",)}), version=(57, 0, 0))
+        await until(lambda: mine.keys()["worker1"]["agent"] == mine.socket.key_ids)
+
+
+def test_keys_of_a_member_that_is_forgotten_end_and_of_one_that_is_back_are_told_again() -> None:
+    mine = view("controller-a", "127.0.0.1", 9)
+    hear(mine, KEYS_TABLE, "worker7", row.encode_keys({"agent": ("0a0a0a0a",)}), version=(5, 0, 0))
+    mine.tidy([])
+    (entry,) = mine._machine.rows(KEYS_TABLE).values()
+    assert entry.ended
+    assert (5, 0, 0) < entry.version < (6, 0, 0)
 
 
 def test_a_suspect_counts_as_up() -> None:

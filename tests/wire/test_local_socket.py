@@ -184,3 +184,21 @@ async def test_a_keeper_that_reads_nothing_is_told_in_status_and_one_that_is_abs
                 agent.say(Heartbeat(ready=False))
                 agent.say(Heartbeat(ready=True))
             assert ["does not reach keeper.sock" in trouble for trouble in agent.troubles()] == [True]
+
+
+async def test_the_agent_hears_which_keys_its_keeper_has_while_it_lives(tmp_path: Path) -> None:
+    now = [1]
+    ids = ["0a0a0a0a"]
+    async with (
+        KeeperLink(tmp_path, clock=lambda: now[0], on_report=lambda _: None) as agent,
+        AgentLink(tmp_path, on_heartbeat=lambda _: None) as keeper,
+    ):
+        keeper.tell_keys(lambda: tuple(ids))
+        assert agent.key_ids() == ()
+        keeper.report(REPORT)
+        await until(lambda: agent.key_ids() == ("0a0a0a0a",))
+        ids.append("0b0b0b0b")
+        keeper.report(REPORT)
+        await until(lambda: agent.key_ids() == ("0a0a0a0a", "0b0b0b0b"))
+        now[0] += REPORT_AGE_NS_MAX
+        assert agent.key_ids() == ()
