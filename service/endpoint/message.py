@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from service.model.errors import PeerError
+from service.model.lease import COUNTER_MAX, TERM_MAX, VERSION_MAX
 
 CHANNEL = b"E"
 """First byte of every payload; other traffic of the state socket begins with another one."""
@@ -46,9 +47,9 @@ class LocationRow(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
     revision: Count
     floating_ip: AddressNumber
-    term: Count
-    version: Count
-    counter: Count
+    term: Annotated[int, Meta(ge=0, le=TERM_MAX)]
+    version: Annotated[int, Meta(ge=0, le=VERSION_MAX)]
+    counter: Annotated[int, Meta(ge=0, le=COUNTER_MAX)]
 
 
 Row = EndpointRow | WithdrawnRow | LocationRow

@@ -190,7 +190,7 @@ def _decode_transfer(reader: Reader, epoch: int) -> Transfer:
     for _ in range(row_count):
         key, term, version, counter, remaining_ns, start_id, index = reader.take(_ROW)
         holder = None if index == _NOBODY else identities[index]
-        rows.append(TransferRow(key_name(key), Token(term, version, counter), holder, remaining_ns, start_id))
+        rows.append(TransferRow(key_name(key), Token.checked(term, version, counter), holder, remaining_ns, start_id))
     voting, settled = bool(flags & _VOTING), bool(flags & _SETTLED)
     return Transfer(epoch, sequence, part, parts, voting, settled, tuple(rows))
 

@@ -4,7 +4,7 @@ Majorities intersect: the highest token of any tenure so far is known to some el
 what is not above it and names it; so a proposal that a majority grants is above all former tenures.
 """
 
-from service.model.lease import LEADER_KEY, ZERO_TOKEN, Stamp, Token
+from service.model.lease import COUNTER_MAX, LEADER_KEY, ZERO_TOKEN, Stamp, Token
 
 
 class HighestTokens:
@@ -28,4 +28,5 @@ class HighestTokens:
             return Token(term + 1, 0, 1)
         # Of an older stamp than what was granted it stays refused until a newer assignment names us (P4): an
         # assignment directs a claim, and nobody may make his own look newer than it is.
-        return Token(*stamp, highest.counter + 1 if stamp == highest.stamp else 1)
+        # At the last one there is it stays refused, like an older stamp: beyond it the whole datagram would be.
+        return Token(*stamp, min(highest.counter + 1, COUNTER_MAX) if stamp == highest.stamp else 1)

@@ -246,7 +246,7 @@ def _decode_renew(reader: Reader, epoch: int) -> Renew:
     entries = []
     for _ in range(count):
         key, role, *token = reader.take(_ENTRY)
-        entries.append(Entry(key_name(key), ClaimRole(role & ~_HELD), Token(*token), bool(role & _HELD)))
+        entries.append(Entry(key_name(key), ClaimRole(role & ~_HELD), Token.checked(*token), bool(role & _HELD)))
     if len({entry.key for entry in entries}) != count:
         raise ValueError("a key is listed twice")
     return Renew(epoch, boot_id, sequence, lease_ns, renew_ns, group, list_number, tuple(entries))
@@ -274,7 +274,7 @@ def _decode_ack(reader: Reader, epoch: int) -> Ack:
         index, verdict, term, version, counter, *rival = reader.take(_DETAIL)
         if index >= count:
             raise ValueError("a detail of no entry")
-        details[index] = Detail(Verdict(verdict), Token(term, version, counter), Stamp(*rival))
+        details[index] = Detail(Verdict(verdict), Token.checked(term, version, counter), Stamp(*rival))
     granted = tuple(bool(bits >> index & 1) for index in range(count))
     needs_list, settled = bool(flags & _NEEDS_LIST), not flags & _UNSETTLED
     return Ack(epoch, start_id, sequence, group, list_number, needs_list, granted, details, settled)
@@ -317,7 +317,7 @@ def _decode_report(reader: Reader, epoch: int) -> Report:
     for _ in range(row_count):
         key, term, version, counter, name, remaining_ms = reader.take(_ROW)
         node = None if name == _NO_NAME else names[name]
-        rows.append(Row(key_name(key), Token(term, version, counter), node, remaining_ms))
+        rows.append(Row(key_name(key), Token.checked(term, version, counter), node, remaining_ms))
     voting, settled = bool(flags & _VOTING), not flags & _UNSETTLED
     return Report(epoch, sequence, part, parts, voting, tuple(rows), settled)
 

@@ -199,3 +199,22 @@ def test_each_part_of_a_table_pays_for_every_name_that_it_lists_itself() -> None
 
 def test_a_table_of_nothing_is_one_empty_part() -> None:
     assert cut([], room=16, row_bytes=4, name_of=str, name_bytes=len) == [()]
+
+
+BEYOND = [Token(1 << 24, 2, 3), Token(1, 1 << 24, 3), Token(1, 2, 1 << 16), Token((1 << 32) - 1, 0, 0)]
+
+
+@pytest.mark.parametrize("token", BEYOND)
+def test_k1_a_token_that_a_fence_has_no_bits_for_is_refused_in_every_datagram(token: Token) -> None:
+    """Cut to what there is room for, it would be a lower one, and an older lease would win over it."""
+    told: list[Message] = [
+        Renew(7, BOOT, 1, L, R, 0, 1, (Entry(IP, ClaimRole.HOLDER, token),)),
+        Ack(7, 1, 1, 0, 1, False, (False,), {0: Detail(Verdict.OUTRANKED, token, Stamp(1, 3))}),
+        Report(7, 1, 0, 1, True, (Row(IP, token, "node-a", 1),)),
+    ]
+    for message in told:
+        with pytest.raises(PeerError, match="beyond"):
+            decode(encode(message))
+    transfer = Transfer(8, 1, 0, 1, True, True, (TransferRow(IP, token, None, 0, 0),))
+    with pytest.raises(PeerError, match="beyond"):
+        decode_electorate_message(encode_electorate_message(transfer))

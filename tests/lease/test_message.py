@@ -21,7 +21,7 @@ from service.lease.message import (
     reports,
 )
 from service.model.errors import PeerError
-from service.model.lease import LEADER_KEY, Stamp, Token
+from service.model.lease import COUNTER_MAX, LEADER_KEY, TERM_MAX, VERSION_MAX, Stamp, Token
 from service.wire.envelope import OVERHEAD_MAX
 
 BIND_BYTES = 1
@@ -29,7 +29,7 @@ BIND_BYTES = 1
 ROOM = DATAGRAM_BYTES_MAX - OVERHEAD_MAX - BIND_BYTES
 
 u32 = st.integers(0, 2**32 - 1)
-tokens = st.builds(Token, u32, u32, u32)
+tokens = st.builds(Token, st.integers(0, TERM_MAX), st.integers(0, VERSION_MAX), st.integers(0, COUNTER_MAX))
 entries = st.builds(Entry, u32.map(key_name), st.sampled_from(list(ClaimRole)), tokens, st.booleans())
 renews = st.builds(
     Renew,

@@ -91,6 +91,26 @@ def test_peer_errors_are_counted_and_the_pump_goes_on() -> None:
     assert bench.done == [(PEER, b"re: good")]
 
 
+async def test_what_a_refused_datagram_has_made_due_is_done_at_once() -> None:
+    """A machine may notice time, or somebody's silence, before it finds that it cannot read the rest."""
+    bench = Bench()
+
+    def receive(source: Source, payload: bytes, *, now_ns: int) -> None:
+        bench.machine.outputs.append(Send(PEER, b"due"))
+        bench.machine.deadline = now_ns + 20 * MS
+        raise PeerError("malformed")
+
+    bench.machine.receive = receive  # type: ignore[method-assign]
+    task = asyncio.create_task(bench.pump.run())
+    await asyncio.sleep(0)
+    bench.pump.on_datagram(SOURCE, b"bad")
+    assert bench.done == [(PEER, b"due")]
+    await asyncio.sleep(0.1)
+    assert len(bench.machine.advanced_ns) == 1, "the deadline that came of it is kept"
+    task.cancel()
+    await asyncio.wait([task])
+
+
 def test_outputs_made_while_handling_follow_those_already_drained() -> None:
     bench = Bench()
 
