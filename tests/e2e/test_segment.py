@@ -204,6 +204,7 @@ def test_w2_a_forged_word_with_a_members_mac_is_believed_for_half_a_second(site:
     time.sleep(8)
     with site.stream(pod, interval_ms=10) as stream:
         since = site.log_length()
+        time.sleep(0.5)  # So that the server has heard of the pod before.
         for _ in range(times):
             announce(site, thief, FIRST, mac)
             time.sleep(0.1)
