@@ -86,13 +86,24 @@ class WorkerPool:
     The queue is bounded by nature: at most one pending wish per key, and callers wish for whole tables.
     """
 
-    def __init__(self, maps: Mapping[str, BpfMap], *, workers: int = 2, learned: Iterable[str] = ()) -> None:
-        """`learned`: maps that the kernel writes too; what it has there is not compared with what was written."""
+    def __init__(
+        self,
+        maps: Mapping[str, BpfMap],
+        *,
+        workers: int = 2,
+        learned: Iterable[str] = (),
+        awaited: Iterable[str] | None = None,
+    ) -> None:
+        """`learned`: maps that the kernel writes too; what it has there is not compared with what was written.
+
+        `awaited`: maps whose rows somebody waits for; None: all.
+        """
         self.counters = PoolCounters()
         self.written = asyncio.Event()
-        """Something has been written since it was last cleared: whoever waits for rows may ask again."""
+        """An awaited map was written since it was last cleared: whoever waits for rows may ask again."""
         self._lanes = {name: _Lane(target) for name, target in maps.items()}
         self._compared = [name for name in maps if name not in frozenset(learned)]
+        self._awaited = frozenset(maps if awaited is None else awaited)
         self._workers = workers
 
     def upsert(self, name: str, key: bytes, value: bytes) -> None:
@@ -191,6 +202,8 @@ class WorkerPool:
                 continue
             waited = set(lane.waiting.values())
             outcome = await self._write(lane, executor)
+            if name in self._awaited:
+                self.written.set()
             if is_retry or not waited:
                 retry_s = min(retry_s * 2, _RETRY_LAST_S) if is_retry and outcome.waiting else _RETRY_FIRST_S
                 retry_at = loop.time() + retry_s
@@ -203,7 +216,6 @@ class WorkerPool:
         outcome = await asyncio.get_running_loop().run_in_executor(executor, _write, lane.target, batch, known)
         lane.writing = {}
         self._note(lane, outcome)
-        self.written.set()
         return outcome
 
     def _note(self, lane: _Lane, outcome: _Outcome) -> None:

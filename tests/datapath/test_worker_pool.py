@@ -360,8 +360,12 @@ async def test_a_full_map_is_told_once_and_again_when_it_is_over(
     ]
 
 
-async def test_whoever_waits_for_rows_learns_that_some_were_written(pool: WorkerPool) -> None:
+async def test_whoever_waits_for_rows_learns_that_some_were_written_and_of_no_others(target: FakeMap) -> None:
+    pool = WorkerPool({"map": target, "other": FakeMap()}, awaited=["map"])  # type: ignore[dict-item]
     async with serving(pool):
+        pool.upsert("other", A, ONE)
+        await settle(pool)
+        assert not pool.written.is_set()
         pool.upsert("map", A, ONE)
         assert not pool.contains("map", {A: ONE})
         async with asyncio.timeout(5):
