@@ -48,6 +48,8 @@ _DRIVEN_MAPS = (
     MapName.MEMBERS,
 )
 """Maps the agent fills; the keeper owns the deadlines, the kernel the rest."""
+_AWAITED_MAPS = (MapName.SELECTED, MapName.RULES, MapName.ENDPOINTS, MapName.FLOATING_IPS)
+"""Those on whose rows something waits (rule C1). What is written at every turn must not be among them."""
 
 
 _REASONS = {reason.value: reason.name.lower() for reason in DropReason}
@@ -108,7 +110,7 @@ class NodeDatapath:
         self.pool = WorkerPool(
             {name: self._loaded.map(name) for name in _DRIVEN_MAPS},
             workers=settings.datapath.workers,
-            unawaited=[MapName.AGENT_BEAT],
+            awaited=_AWAITED_MAPS,
         )
         for name in _DRIVEN_MAPS:
             await asyncio.to_thread(self.pool.adopt, name)

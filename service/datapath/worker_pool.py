@@ -86,13 +86,13 @@ class WorkerPool:
     The queue is bounded by nature: at most one pending wish per key, and callers wish for whole tables.
     """
 
-    def __init__(self, maps: Mapping[str, BpfMap], *, workers: int = 2, unawaited: Iterable[str] = ()) -> None:
-        """`unawaited`: maps whose rows nobody waits for; to write them does not set `written`."""
+    def __init__(self, maps: Mapping[str, BpfMap], *, workers: int = 2, awaited: Iterable[str] | None = None) -> None:
+        """`awaited`: maps whose rows somebody waits for; None: all."""
         self.counters = PoolCounters()
         self.written = asyncio.Event()
-        """Something has been written since it was last cleared: whoever waits for rows may ask again."""
+        """An awaited map was written since it was last cleared: whoever waits for rows may ask again."""
         self._lanes = {name: _Lane(target) for name, target in maps.items()}
-        self._awaited = frozenset(maps) - frozenset(unawaited)
+        self._awaited = frozenset(maps if awaited is None else awaited)
         self._workers = workers
 
     def upsert(self, name: str, key: bytes, value: bytes) -> None:

@@ -94,8 +94,12 @@ class Inbox:
         """Return (endpoint to install or None, whether to acknowledge at once)."""
         held = self._rows.get(row.pod_ip)
         if held is not None and row.revision <= held.revision:
+            is_current = row.revision == held.revision
+            if is_current and not held.is_confirmed:
+                # Its sender waits and asks again: so does this, whatever became of the first time it was said (C2).
+                return held.endpoint, False
             # A copy of what is installed: its acknowledgement was lost. An older version deserves none.
-            return None, row.revision == held.revision and held.is_confirmed
+            return None, is_current
         if row.revision < self._tombstones.get(row.pod_ip, (0, 0))[0]:
             return None, False
         self._forget(row.pod_ip)

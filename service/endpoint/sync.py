@@ -55,7 +55,10 @@ _RETIRED_MAX = 16
 
 @dataclass(frozen=True, slots=True)
 class EndpointAnnounced:
-    """Install it, then `confirm(endpoint.node, endpoint.pod_ip, revision)`. Replaces an earlier row of this node."""
+    """Install it, then `confirm(endpoint.node, endpoint.pod_ip, revision)`. Replaces an earlier row of this node.
+
+    Said again, while it is not confirmed, whenever its node asks again: within a second.
+    """
 
     endpoint: Endpoint
     start_id: int

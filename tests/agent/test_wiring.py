@@ -374,6 +374,22 @@ async def test_g5_c1_a_pod_is_confirmed_once_its_rows_are_in_the_kernel_and_wait
         await until(lambda: one.state() == SelectedState.STEER)
 
 
+async def test_g5_c2_a_pod_that_was_forgotten_before_it_was_confirmed_is_taken_in_again(tmp_path: Path) -> None:
+    """Whatever has lost it between the word and the kernel: its node waits, and must not wait for ever."""
+    ports = free_ports()
+    one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
+    two.datapath.devices = {}
+    two.datapath.pool.stuck = {MapName.ENDPOINTS}
+    async with one.running(), two.running() as second:
+        two.hold()
+        await until(lambda: one.way_kind() == WayKind.L2)
+        one.select()
+        await until(lambda: second._neighbours._unconfirmed)
+        second._neighbours._unconfirmed.clear()
+        two.datapath.pool.release(MapName.ENDPOINTS)
+        await until(lambda: one.state() == SelectedState.STEER)
+
+
 async def test_c1_a_full_map_costs_the_pods_that_find_no_room_and_status_names_them(site: Site) -> None:
     other = IPv4Address("10.244.1.11")
     second = MANIFESTS.split("---")[1].replace("name: pod", "name: second").replace("uid-1", "uid-2")

@@ -360,22 +360,17 @@ async def test_a_full_map_is_told_once_and_again_when_it_is_over(
     ]
 
 
-async def test_whoever_waits_for_rows_learns_that_some_were_written(pool: WorkerPool) -> None:
+async def test_whoever_waits_for_rows_learns_that_some_were_written_and_of_no_others(target: FakeMap) -> None:
+    pool = WorkerPool({"map": target, "other": FakeMap()}, awaited=["map"])  # type: ignore[dict-item]
     async with serving(pool):
+        pool.upsert("other", A, ONE)
+        await settle(pool)
+        assert not pool.written.is_set()
         pool.upsert("map", A, ONE)
         assert not pool.contains("map", {A: ONE})
         async with asyncio.timeout(5):
             await pool.written.wait()
         assert pool.contains("map", {A: ONE})
-
-
-async def test_rows_that_nobody_waits_for_wake_nobody(target: FakeMap) -> None:
-    pool = WorkerPool({"map": target}, unawaited=["map"])  # type: ignore[dict-item]
-    async with serving(pool):
-        pool.upsert("map", A, ONE)
-        await settle(pool)
-    assert target.content == {A: ONE}
-    assert not pool.written.is_set()
 
 
 @pytest.mark.parametrize("damage", [{}, {A: TWO}, {A: ONE, B: ONE}], ids=["deleted", "changed", "added"])

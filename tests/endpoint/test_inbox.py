@@ -19,7 +19,7 @@ def test_a_copy_is_acknowledged_again_only_once_installed() -> None:
     endpoint, _ = inbox.take_endpoint(row(5))
     assert endpoint is not None
     assert endpoint.node == "a"
-    assert inbox.take_endpoint(row(5)) == (None, False)
+    assert inbox.take_endpoint(row(5)) == (endpoint, False), "its sender waits: it is to be installed, still"
     assert not inbox.confirm(1, 4)
     assert inbox.confirm(1, 5)
     assert inbox.take_endpoint(row(5)) == (None, True)

@@ -174,8 +174,11 @@ def test_nothing_is_acknowledged_before_it_is_installed() -> None:
     site.announce("a", {row: ("b",)})
     site.run(5)
     assert site.machine("a").acknowledged(row.pod_ip) == ()
-    (announced,) = outputs(site, EndpointAnnounced)
-    assert isinstance(announced, EndpointAnnounced)
+    first, *again = outputs(site, EndpointAnnounced)
+    assert isinstance(first, EndpointAnnounced)
+    assert again == [first] * len(again)
+    assert len(again) >= 3, "whoever was to install it may have failed: it is said as often as it is asked for"
+    announced = first
     site.machine("b").confirm("a", row.pod_ip, announced.revision, now_ns=site.world.now_ns)
     site.settle("b")
     site.run(0.01)
@@ -191,7 +194,7 @@ def test_only_the_current_version_counts_as_acknowledged() -> None:
     site.announce("a", {newer: ("b",)})
     site.run(0.1)
     assert site.machine("a").acknowledged(newer.pod_ip) == ()
-    first, second = outputs(site, EndpointAnnounced)
+    first, second = dict.fromkeys(outputs(site, EndpointAnnounced))
     assert isinstance(first, EndpointAnnounced)
     assert isinstance(second, EndpointAnnounced)
     for announced, expected in ((first, ()), (second, ("b",))):
