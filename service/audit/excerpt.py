@@ -7,8 +7,8 @@ from pathlib import Path
 from service.audit.segment import Frame, scan
 from service.audit.segment_reader import segment_numbers, segment_path
 
-BYTES_MAX = 4 << 20
-"""Of one answer, shared by the outboxes; some ten thousand records."""
+BYTES_MAX = 2 << 20
+"""Of one answer, shared by the outboxes; some five thousand records. Slow readers may have one in memory each."""
 
 
 @dataclass(frozen=True, slots=True)
