@@ -363,9 +363,14 @@ class Agent:
     async def _refresh(self) -> None:
         """A slow beat: what no event reports (a keeper that fell silent) is seen within a second."""
         inherited_until_ns = boot_ns() + _INHERITANCE_NS
+        silent_looks = 0
         while True:
             await asyncio.sleep(_REFRESH_S)
             if boot_ns() > inherited_until_ns:
                 self._reconciler.disinherit()
             self._learn_held()
+            # Twice: after a stall of this loop its reports may only wait to be read.
+            silent_looks = 0 if self._keeper.is_keeper_alive else silent_looks + 1
+            if silent_looks >= 2:
+                self._holdings.expire()
             self._dirty.set()

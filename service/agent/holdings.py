@@ -94,6 +94,12 @@ class Holdings:
             self._lose(lost, before)
         self.held = by_address(report.held)
 
+    def expire(self) -> None:
+        """Let go of what has run out. For when the keeper says nothing any more: nobody else tells of it then."""
+        now_ns = self._clock()
+        for floating_ip in [one for one, lease in self.held.items() if lease.deadline_ns <= now_ns]:
+            self._lose(Lost(self.held.pop(floating_ip), is_released=False), self.report)
+
     def _acquire(self, lease: HeldLease, report: LeaseReport, *, is_first_report: bool) -> None:
         floating_ip = IPv4Address(lease.floating_ip)
         previous = self._locations().get(floating_ip)

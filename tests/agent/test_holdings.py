@@ -106,6 +106,27 @@ def test_what_is_new_is_told_and_announced_at_once_and_what_stays_is_not(site: S
     assert site.changes == 1
 
 
+def test_what_a_silent_keeper_held_ends_with_its_deadline_and_no_sooner(site: Site) -> None:
+    site.holdings.take_report(report(lease(), lease(OTHER, deadline_s=60)))
+    site.holdings.expire()
+    assert list(site.holdings.held) == [FLOATING_IP, OTHER]
+    site.now_ns = 60 * SECOND
+    site.holdings.expire()
+    assert list(site.holdings.held) == [FLOATING_IP]
+    assert site.announced[-1] == ("stop", OTHER)
+    site.holdings.take_report(report(lease(OTHER, counter=2)))
+    assert list(site.holdings.held) == [OTHER]
+
+
+def test_that_it_ended_is_on_record(tmp_path: Path) -> None:
+    def act(site: Site) -> None:
+        site.holdings.take_report(report(lease()))
+        site.now_ns = 100 * SECOND
+        site.holdings.expire()
+
+    assert [record.kind for record in recorded(tmp_path, act)] == [RecordKind.ACQUIRED, RecordKind.EXPIRED]
+
+
 def test_what_is_gone_is_announced_no_more(site: Site) -> None:
     site.holdings.take_report(report(lease()))
     site.holdings.take_report(report())

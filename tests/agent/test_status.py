@@ -129,3 +129,13 @@ async def test_an_agent_tells_which_electors_its_keeper_misses_and_vouches_for_o
             row = agent.status()["floatingIPs"][str(FLOATING_IP)]
             assert (row["holder"], row["lastHeard"]) == (holder, "node2")
         assert agent.status()["electorate"]["silentSeconds"] == {"node2": 7.0}
+
+
+async def test_an_agent_whose_keeper_is_gone_lets_go_of_what_has_run_out(tmp_path: Path) -> None:
+    site = Site(tmp_path, 1, free_ports())
+    lease = HeldLease(str(FLOATING_IP), 1, 1, 1, clock.boot_ns() + SECOND // 2)
+    async with site.running() as agent:
+        site.keeper.send(LeaseReport((lease,), elector=True, voting=True, scheduling="fifo"))
+        await until(lambda: FLOATING_IP in agent._holdings.held)
+        await until(lambda: not agent._holdings.held)
+        assert not agent._keeper.is_keeper_alive

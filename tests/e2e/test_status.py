@@ -1,5 +1,7 @@
 """What an operator is told while something is wrong, and that it is told no more when it is right again."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -57,3 +59,43 @@ def test_a_node_with_another_key_is_told_of_on_both_sides_while_it_has_it(site: 
     site.fault(wrong, Fault.RESTART, only="agent")
     site.wait_whole()
     wait_healthy(site)
+
+
+def asked(site: Site, place: str, *arguments: str) -> tuple[int, str]:
+    """What the command says in the network of a member: (exit status, output)."""
+    command = site.lab.enter(place, sys.executable, "-m", "service", *arguments)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_three_questions_are_answered_with_one_command_each_also_with_the_majority_lost(site: Site) -> None:
+    site.wait_whole()
+    wait_healthy(site)
+    nodes = [node.name for node in site.lab.plan.nodes]
+    places = [*nodes, *(controller.name for controller in site.lab.plan.controllers)]
+    everybody = ("audit", "moves", "--url", "http://127.0.0.1:9642")
+    assert asked(site, nodes[0], "status")[0] == 0
+    code, said = asked(site, nodes[0], "why", FIRST)
+    assert (code, said.startswith(f"{FIRST} is held by ")) == (0, True)
+    holder = str(site.holder(FIRST))
+    lost = [holder, next(name for name in nodes if name != holder)]
+    witness = next(name for name in nodes if name not in lost)
+    try:
+        for name in lost:
+            site.fault(name, Fault.KILL, only="keeper")
+        site.wait("who is silent to be told", lambda: all(f"{name} silent for" in told(site, witness) for name in lost))
+        for place in places:
+            code, said = asked(site, place, "status")
+            assert (code, said.startswith("trouble ")) == (1, True), f"{place}: {said}"
+            code, said = asked(site, place, "why", FIRST)
+            assert (code, f"{FIRST} is held by no node: " in said) == (1, True), f"{place}: {said}"
+        code, said = asked(site, witness, *everybody)
+        assert code == 0
+        assert any(FIRST in line and holder in line and "expired" in line for line in said.splitlines()), said
+    finally:
+        for name in lost:
+            site.fault(name, Fault.RESTART, only="keeper")
+    site.wait_whole()
+    wait_healthy(site)
+    code, said = asked(site, witness, *everybody)
+    assert (code, "not read" in said) == (0, False), said
