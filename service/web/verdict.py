@@ -26,7 +26,10 @@ def _of_leases(document: dict[str, Any]) -> list[str]:
     keeper, electorate = section(document, "keeper"), section(document, "electorate")
     found = []
     if keeper.get("alive") is False:
-        found.append("the lease keeper of this node does not report: what is held here ends with its leases")
+        found.append(
+            "the lease keeper of this node does not report: what is held here ends with its leases, and whether a "
+            "majority of electors votes, and anybody leads, is not known here"
+        )
     lost = lost_majority(document)
     if lost:
         found.append(f"{lost}: no address can move, and what is held ends with its leases")

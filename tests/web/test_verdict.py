@@ -29,7 +29,7 @@ def test_nothing_is_wrong_where_all_is_well() -> None:
     [
         ("troubles", ["task repair failed 2 times"], "task repair failed 2 times"),
         ("leader", None, "nobody leads"),
-        ("keeper", {"alive": False}, "keeper of this node does not report"),
+        ("keeper", {"alive": False}, "whether a majority of electors votes, and anybody leads, is not"),
         ("electorate", {"trouble": "worker3 has another disk"}, "electors: worker3 has another disk"),
         ("objects", {"synced": False}, "objects have not been read yet"),
         ("objects", {"synced": True, "restoredFrom": "03:12"}, "objects are as known at 03:12"),
