@@ -8,6 +8,7 @@ from typing import Any
 from loadtest.chaos.client import SERVED_PORT, boot_ns
 from loadtest.chaos.outside import INBOUND_PORT, PUSH_PORT
 from loadtest.gateway import FLOATING_IPS, OUTSIDE, wait_until_whole
+from service.lab.configuration import member_folder
 from service.lab.lab import Lab
 from service.lab.manifest import apply_manifest, write_manifest
 from service.lab.namespace import nft, run
@@ -28,6 +29,7 @@ SETTLED_S = 4.0
 """After an object has changed, either of the two sources may be seen for so long."""
 POLICY_FILE, GATEWAY_FILE, BEAT_FILE = "chaos-policy.yaml", "chaos-gateway.yaml", "chaos-beat.yaml"
 BEAT_NAME = "beat"
+RUN_KIB = 4096
 WATCHED = frozenset(("agent", "keeper", "controller", "client", "far-end", "outside", "asker"))
 """Kinds of programs that end only where an event ends them."""
 API_VERSION = "networking.gke.io/v1alpha1"
@@ -171,6 +173,31 @@ class ChaosSite:
         """A member's programs, or the one of that kind."""
         found = [record for record in self.lab.state.processes if record.member == member]
         return [record for record in found if kind in ("", record.kind)]
+
+    def start_programs(self) -> None:
+        """All of them. What they keep in /run is on a disk of its own, that may be full without hurting the machine."""
+        for member in (*(node.name for node in self.nodes), *self.controllers):
+            size = f"size={RUN_KIB}k"
+            run(
+                [
+                    "mount",
+                    "-t",
+                    "tmpfs",
+                    "-o",
+                    size,
+                    f"{member}-run",
+                    str(member_folder(self.lab.folder, member) / "run"),
+                ]
+            )
+        for node in self.nodes:
+            for kind in ("keeper", "agent"):
+                self._start(kind, node.name, node.netns)
+        for controller in self.lab.plan.controllers:
+            self._start("controller", controller.name, controller.netns)
+
+    def _start(self, kind: str, member: str, netns: str) -> None:
+        config = str(member_folder(self.lab.folder, member) / "config.yaml")
+        self.lab.start(kind, member, netns, "service", kind, "--config", config)
 
     def end(self, record: ProcessRecord, number: int, cause: str) -> None:
         """Send a signal that ends the program, and wait until it has."""

@@ -191,7 +191,8 @@ class WrongKey(_Signalled):
     """A node's keyring is written wrong, and its programs are started again with it."""
 
     name = "wrong-key"
-    telling_s = 8.0
+    # Both programs are started anew first, which takes seconds.
+    telling_s = 15.0
     kinds = ("keeper", "agent")
 
     def apply(self) -> None:
@@ -224,10 +225,11 @@ class DiskFull(Event):
 
     name = "disk-full"
     cost = QUIET
+    folder = "state"
 
     @property
     def _filling(self) -> Path:
-        return member_folder(self.site.lab.folder, self.node.name) / "state" / "filling"
+        return member_folder(self.site.lab.folder, self.node.name) / self.folder / "filling"
 
     def apply(self) -> None:
         """To the last block."""
@@ -238,6 +240,13 @@ class DiskFull(Event):
     def undo(self) -> None:
         """Somebody has cleared it."""
         self._filling.unlink(missing_ok=True)
+
+
+class RunFull(DiskFull):
+    """A node's /run is full: an elector there can promise nothing new."""
+
+    name = "run-full"
+    folder = "run"
 
 
 EVENTS: tuple[type[Event], ...] = (
@@ -256,5 +265,6 @@ EVENTS: tuple[type[Event], ...] = (
     MajorityLost,
     WrongKey,
     DiskFull,
+    RunFull,
 )
 """Of this module."""

@@ -180,9 +180,10 @@ def test_a_wrong_key_is_another_one_and_then_the_right_one_again(site: Site) -> 
     assert site.commands == [(event.node.name, "restart")] * 2
 
 
-def test_a_disk_is_filled_to_the_last_block_and_cleared(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    event = made(site, processes.DiskFull)
-    state = site.lab.folder / event.node.name / "state"
+@pytest.mark.parametrize("kind", [processes.DiskFull, processes.RunFull])
+def test_a_disk_is_filled_to_the_last_block_and_cleared(site: Site, kind: type[processes.DiskFull]) -> None:
+    event = made(site, kind)
+    state = site.lab.folder / event.node.name / kind.folder
     state.mkdir(parents=True)
     # A file that takes nothing more, wherever it is opened.
     (state / "filling").symlink_to("/dev/full")

@@ -35,6 +35,18 @@ def test_every_pod_has_traffic_and_somebody_asks_for_every_address(
     assert set(kinds) <= WATCHED, "one that ends by itself says nothing any more"
 
 
+def test_each_program_is_started_with_a_small_run_of_its_own(site: ChaosSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(module, "run", lambda command, **options: commands.append(command))
+    monkeypatch.setattr(Lab, "start", lambda lab, *words: commands.append(["start", *words]))
+    site.start_programs()
+    mounted = [command[-1].split("/")[-2] for command in commands if command[0] == "mount"]
+    assert mounted == ["control1", "worker1", "worker2", *site.controllers]
+    started = [(command[1], command[2]) for command in commands if command[0] == "start"]
+    assert len(started) == len(set(started)) == 8
+    assert commands.index(next(one for one in commands if one[0] == "start")) == len(mounted), "all disks come first"
+
+
 def test_objects_of_a_name_replace_each_other_and_go(site: ChaosSite) -> None:
     site.lab.manifests.mkdir()
     site.put("a.yaml", {"kind": "X", "metadata": {"name": "one"}})
