@@ -229,5 +229,11 @@ def _possible_cpus() -> int:
 
 
 def open_pinned(path: str) -> BpfMap:
-    """Open the map pinned at `path`. Raises FileNotFoundError where nothing is pinned there."""
-    return BpfMap(open_object(path))
+    """Open the map pinned at `path`. Raises FileNotFoundError where nothing is pinned there, OSError for no map."""
+    fd = open_object(path)
+    try:
+        return BpfMap(fd)
+    except BaseException:
+        # Whoever waits for a map tries again and again: each try would keep a descriptor.
+        os.close(fd)
+        raise

@@ -192,6 +192,23 @@ def test_what_is_not_pinned_cannot_be_opened(bpffs: Path) -> None:
         bpf_map.open_pinned(str(bpffs / "nothing"))
 
 
+def test_what_cannot_be_asked_for_its_shape_keeps_no_descriptor(
+    small: BpfMap, bpffs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fd: int) -> bpf_map.MapInfo:
+        raise OSError(errno.EINVAL, "no map")
+
+    path = bpffs / "program"
+    bpf_map.pin(small.fd, str(path))
+    monkeypatch.setattr(bpf_map, "map_info", refuse)
+    open_before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        with pytest.raises(OSError, match="no map"):
+            bpf_map.open_pinned(str(path))
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    path.unlink()
+
+
 def test_a_pinned_map_outlives_its_descriptors(small: BpfMap, bpffs: Path) -> None:
     path = bpffs / "outlives"
     small.update(*entry(1))
