@@ -1,11 +1,12 @@
 """What an agent says at /v1/status: what one node knows, and what it does itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
 from service.audit.outbox import Outbox
 from service.audit.publisher import Publisher
+from service.datapath.desired import LocalUplink
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
 from service.model.gateway_node import NodeRole
@@ -45,7 +46,11 @@ def agent_status(
     return cluster_status(cluster, intake.index, intake.errors, holders, heard) | {
         "node": node,
         "role": role.value,
-        "troubles": [*troubles, *(f"keeper: {trouble}" for trouble in (report.troubles if report else ()))],
+        "troubles": [
+            *troubles,
+            *(f"keeper: {trouble}" for trouble in (report.troubles if report else ())),
+            *_dead_links(datapath.uplinks),
+        ],
         "objects": objects_status(intake, source),
         "held": [str(floating_ip) for floating_ip in sorted(held)],
         "keeper": keeper_status(report),
@@ -62,6 +67,14 @@ def agent_status(
         "packets": datapath.counters(),
         "audit": audit_status(outbox, publisher),
     }
+
+
+def _dead_links(uplinks: Iterable[LocalUplink]) -> list[str]:
+    return [
+        f"uplink {uplink.name} has no carrier: this node can hold no address of {uplink.address.network}"
+        for uplink in uplinks
+        if not uplink.carrier
+    ]
 
 
 def _still_held(

@@ -85,11 +85,15 @@ def _of_nodes(document: dict[str, Any]) -> list[str]:
 
 
 def _of_policies(document: dict[str, Any]) -> list[str]:
-    return [
-        f"policy {name} is not in force: " + ": ".join(str(row[key]) for key in ("reason", "message") if row.get(key))
-        for name, row in rows(document, "policies")
-        if not row.get("accepted")
-    ]
+    found = []
+    for name, row in rows(document, "policies"):
+        why = ": ".join(str(row[key]) for key in ("reason", "message") if row.get(key))
+        if not row.get("accepted"):
+            found.append(f"policy {name} is not in force: {why}")
+        elif row.get("message"):
+            # In force, and its packets are dropped rather than sent from another address.
+            found.append(f"policy {name}: {why}")
+    return found
 
 
 def _of_audit(document: dict[str, Any]) -> list[str]:

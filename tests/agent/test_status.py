@@ -1,5 +1,7 @@
 """What an agent says of its keeper and of drops; the shared parts are tested with `web.document`."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +11,7 @@ import pytest
 
 from service.agent import status
 from service.agent.status import drops_by_reason, keeper_status
+from service.datapath.desired import LocalUplink
 from service.host import clock
 from service.model.assignment import Assignment, Location
 from service.model.gateway_node import NodeRole
@@ -16,13 +19,18 @@ from service.model.keeper_message import ElectorateRecord, HeldLease, LeaseRepor
 from service.model.lease import Stamp, Token
 from tests.agent.site import FLOATING_IP, SECOND
 from tests.agent.test_wiring import NODE, Site, free_ports, until
+from tests.datapath.stand_in import UPLINK
 
 OWN, OTHER = IPv4Address("192.168.1.100"), IPv4Address("192.168.1.101")
 LEASE = HeldLease(str(OWN), 1, 1, 1, deadline_ns=5_000_000_000)
 
 
 def shown(
-    report: LeaseReport | None, monkeypatch: pytest.MonkeyPatch, *, now_ns: int = 4_000_000_000
+    report: LeaseReport | None,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    now_ns: int = 4_000_000_000,
+    uplinks: Sequence[LocalUplink] = (UPLINK,),
 ) -> dict[str, Any]:
     """The document of worker1, whose keeper last said that it holds OWN, and which heard of OTHER on worker2."""
     monkeypatch.setattr(status, "cluster_status", lambda *said: {"holders": said[3], "heard": said[4]})
@@ -36,6 +44,7 @@ def shown(
         steering=SimpleNamespace(phases=dict),
         drops=dict,
         counters=dict,
+        uplinks=uplinks,
     )
     some = cast(Any, parts)
     return status.agent_status(
@@ -53,6 +62,12 @@ def shown(
         outbox=some,
         publisher=some,
     )
+
+
+def test_an_uplink_without_carrier_is_told_while_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    (trouble,) = shown(None, monkeypatch, uplinks=(UPLINK, replace(UPLINK, name="eth1", carrier=False)))["troubles"]
+    assert trouble == "uplink eth1 has no carrier: this node can hold no address of 192.168.1.0/24"
+    assert shown(None, monkeypatch)["troubles"] == []
 
 
 def said(*, majority: bool) -> LeaseReport:

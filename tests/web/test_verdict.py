@@ -14,7 +14,7 @@ HEALTHY: dict[str, Any] = {
     "objects": {"synced": True, "trouble": "", "restoredFrom": None},
     "nodes": {"worker1": {"state": "Up"}},
     "floatingIPs": {"192.0.2.100": {"holder": "worker1", "assigned": "worker1", "reason": ""}},
-    "policies": {"web": {"accepted": True}},
+    "policies": {"web": {"accepted": True, "reason": "Accepted", "message": ""}},
     "errors": [],
     "audit": {"healthy": True, "reason": "no brokers"},
 }
@@ -41,6 +41,11 @@ def test_nothing_is_wrong_where_all_is_well() -> None:
         ("floatingIPs", {"192.0.2.101": {"holder": None, "reason": "NoNodeInSubnet"}}, "no node: NoNodeInSubnet"),
         ("floatingIPs", {"192.0.2.101": {"holder": None, "assigned": "worker1"}}, "worker1, which it is assigned to"),
         ("policies", {"web": {"accepted": False, "reason": "UnknownEgressIP"}}, "policy web is not in force: Unknown"),
+        (
+            "policies",
+            {"web": {"accepted": True, "reason": "UnknownEgressIP", "message": "no gateway lists 192.0.2.9"}},
+            "policy web: UnknownEgressIP: no gateway lists 192.0.2.9",
+        ),
         ("errors", ["a.yaml: spec: wrong"], "object a.yaml: spec: wrong"),
         ("audit", {"healthy": False, "reason": "no space left"}, "audit: no space left"),
     ],
