@@ -39,6 +39,8 @@ class Party:
     ) -> None:
         self.heard: asyncio.Queue[tuple[Source, bytes]] = asyncio.Queue()
         self.echo = echo
+        self.repeated: bytes | None = None
+        """Was sent more than once, so that further ones may be on their way."""
         self.now_ns: int | None = None
         """What its clock stands at, once a test has set it; until then it runs."""
         self.envelope = Envelope((bytes(32),), cluster="c", node=node, start_id=start_id, purpose="test")
@@ -62,14 +64,19 @@ class Party:
         return self.socket.address
 
     async def hear(self) -> bytes:
-        return (await self.heard.get())[1]
+        while (payload := (await self.heard.get())[1]) == self.repeated:
+            pass
+        return payload
 
     async def send_until_heard(self, payload: bytes, to: "Party", address: Address) -> bytes:
         """Repeat as a machine would, until the other side hears something."""
+        to.repeated = None
         while to.heard.empty():
             self.socket.send(address, payload)
             await asyncio.sleep(0.002)
-        return await to.hear()
+        heard = await to.hear()
+        to.repeated = payload
+        return heard
 
     async def until(self, predicate: Callable[[], bool]) -> None:
         while not predicate():  # noqa: ASYNC110
