@@ -10,7 +10,7 @@ from service.datapath.reconciler import Reconciler
 from service.network.conflict_watch import ConflictWatch, ProbePoint
 from service.wire.cluster_view import ClusterView
 
-OWN_LINGER_NS = 10_000_000_000
+OWN_LINGER_NS = 5_000_000_000
 """An address that has left an interface may be on its way to another, as virtual IPs are: it is nobody's so long."""
 
 
