@@ -49,7 +49,7 @@ def test_it_is_alive_while_it_is_entered_and_no_longer() -> None:
 def test_it_ends_with_what_fails_meanwhile_though_it_is_busy() -> None:
     def fail_while_it_streams() -> None:
         with Station(None) as station:
-            station.tell("stream", destination="127.0.0.1", port=39011, interval_ns=1_000_000)
+            station.tell("stream", destination="127.0.0.1", port=29011, interval_ns=1_000_000)
             station.answer()
             the_process()
             raise ZeroDivisionError
@@ -61,7 +61,7 @@ def test_it_ends_with_what_fails_meanwhile_though_it_is_busy() -> None:
 
 def test_answers_come_one_by_one_in_order() -> None:
     with Station(None) as station:
-        station.tell("stream", destination="127.0.0.1", port=39012, interval_ns=1_000_000)
+        station.tell("stream", destination="127.0.0.1", port=29012, interval_ns=1_000_000)
         station.end()
         assert station.answer() == {"ready": True}
         assert set(station.answer()) == {"sent", "answers"}
@@ -71,7 +71,7 @@ def test_the_word_that_ends_nothing_is_passed_over() -> None:
     with Station(None) as station:
         station.end()
         with pytest.raises(TransientError, match="traffic in this namespace: ConnectionRefusedError"):
-            station.ask("rr_ask", destination="127.0.0.1", port=39013, duration_s=0.01)
+            station.ask("rr_ask", destination="127.0.0.1", port=29013, duration_s=0.01)
 
 
 def test_an_answer_that_does_not_come_is_not_waited_for_for_ever() -> None:

@@ -8,6 +8,7 @@ from service.lab.outside import answer_to
 from service.model.errors import TransientError
 
 HERE = "127.0.0.1"
+# Ports below 32768: above it the kernel may just have given one to somebody's connection.
 DURATION_S = 0.05
 
 
@@ -24,9 +25,9 @@ def server() -> Iterator[Station]:
 
 
 def test_datagrams_are_counted_where_they_arrive(client: Station, server: Station) -> None:
-    server.tell("udp_sink", address=HERE, port=39001)
+    server.tell("udp_sink", address=HERE, port=29001)
     assert server.answer() == {"ready": True}
-    sent = client.ask("udp_send", destination=HERE, port=39001, duration_s=DURATION_S)
+    sent = client.ask("udp_send", destination=HERE, port=29001, duration_s=DURATION_S)
     server.end()
     arrived = server.answer()
     assert sent["source"] == arrived["source"] == HERE
@@ -36,38 +37,38 @@ def test_datagrams_are_counted_where_they_arrive(client: Station, server: Statio
 
 
 def test_request_and_response_are_timed_one_by_one(client: Station, server: Station) -> None:
-    server.tell("rr_serve", port=39002)
+    server.tell("rr_serve", port=29002)
     server.answer()
-    asked = client.ask("rr_ask", destination=HERE, port=39002, duration_s=DURATION_S)
+    asked = client.ask("rr_ask", destination=HERE, port=29002, duration_s=DURATION_S)
     assert server.answer()["source"] == HERE
     assert asked["transactions"] > 10
     assert 0 < asked["p50_ns"] <= asked["p99_ns"]
 
 
 def test_every_connection_is_seen_by_the_server(client: Station, server: Station) -> None:
-    server.tell("connect_serve", port=39003)
+    server.tell("connect_serve", port=29003)
     server.answer()
-    asked = client.ask("connect_ask", destination=HERE, port=39003, duration_s=DURATION_S)
+    asked = client.ask("connect_ask", destination=HERE, port=29003, duration_s=DURATION_S)
     server.end()
     assert server.answer()["sources"] == {HERE: asked["connections"]}
 
 
 def test_bulk_is_counted_where_it_arrives(client: Station, server: Station) -> None:
-    server.tell("bulk_serve", port=39004)
+    server.tell("bulk_serve", port=29004)
     server.answer()
-    client.ask("bulk_send", destination=HERE, port=39004, duration_s=DURATION_S)
+    client.ask("bulk_send", destination=HERE, port=29004, duration_s=DURATION_S)
     assert server.answer()["bytes"] >= 256 << 10
 
 
 def test_a_verb_that_fails_is_told_and_the_process_goes_on(client: Station) -> None:
     with pytest.raises(TransientError, match="ConnectionRefusedError"):
-        client.ask("rr_ask", destination=HERE, port=39005, duration_s=DURATION_S)
+        client.ask("rr_ask", destination=HERE, port=29005, duration_s=DURATION_S)
     with pytest.raises(TransientError, match="ConnectionRefusedError"):
-        client.ask("bulk_send", destination=HERE, port=39005, duration_s=DURATION_S)
+        client.ask("bulk_send", destination=HERE, port=29005, duration_s=DURATION_S)
 
 
 def test_a_stream_nobody_answers_loses_every_request(client: Station) -> None:
-    client.tell("stream", destination=HERE, port=39006, interval_ns=1_000_000)
+    client.tell("stream", destination=HERE, port=29006, interval_ns=1_000_000)
     assert client.answer() == {"ready": True}
     client.end()
     streamed = client.answer()
