@@ -14,11 +14,10 @@ from service.lease.holder import CloseFence, OpenFence
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.lease import Token
 from tests.keeper.node import SECOND, Node, heartbeat, until
-from tests.keeper.test_keeper import parts_that_know_only_real_time
 from tests.keeper.virtual import three_nodes
 from tests.virtual_time import in_virtual_time, now_ns
 
-__all__ = ["parts_that_know_only_real_time"]
+pytestmark = pytest.mark.usefixtures("parts_that_know_only_real_time")
 
 IP, OTHER = "192.0.2.100", "192.0.2.101"
 TOKEN = Token(1, 2, 3)

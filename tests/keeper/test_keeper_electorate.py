@@ -24,13 +24,10 @@ from tests.keeper.node import (
     until,
     with_memory,
 )
-from tests.keeper.virtual import InlineExecutor, virtual_node
+from tests.keeper.virtual import virtual_node
 from tests.virtual_time import in_virtual_time, now_ns
 
-
-@pytest.fixture(autouse=True)
-def parts_that_know_only_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.audit.outbox.ThreadPoolExecutor", InlineExecutor)
+pytestmark = pytest.mark.usefixtures("parts_that_know_only_real_time")
 
 
 @in_virtual_time

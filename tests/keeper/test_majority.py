@@ -1,16 +1,17 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from service.keeper.majority import MajorityWatch
 from service.lease.message import Query, Report, decode, encode
 from service.model.lease import Elector, Electorate
 from service.model.machine import Address, Source
 from tests.keeper.node import SECOND, until
-from tests.keeper.test_keeper import parts_that_know_only_real_time
 from tests.keeper.virtual import three_nodes
 from tests.virtual_time import in_virtual_time, now_ns
 
-__all__ = ["parts_that_know_only_real_time"]
+pytestmark = pytest.mark.usefixtures("parts_that_know_only_real_time")
 PORT = 9644
 MEMBERS = tuple(Elector(f"node{index}", f"127.0.0.{index + 1}") for index in range(4))
 THREE = Electorate(1, MEMBERS[:3])

@@ -13,18 +13,12 @@ import pytest
 from service.audit.promise_log import KEEPER_OUTBOX
 from service.keeper.promise_file import ALLOTTED_BYTES, PromiseFile
 from tests.keeper.node import IP, OTHER, Node, claims_of, free_port, settings_of, troubles, until, with_memory
-from tests.keeper.test_keeper import InlineExecutor
 from tests.virtual_time import in_virtual_time, now_ns
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("parts_that_know_only_real_time")]
 
 MANY = tuple(str(IPv4Address("198.51.100.0") + number) for number in range(200))
 FULL_RUN_DIR = "run_dir: promises cannot be written: No space left on device; this elector is silent"
-
-
-@pytest.fixture(autouse=True)
-def outbox_in_virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.audit.outbox.ThreadPoolExecutor", InlineExecutor)
 
 
 @contextmanager
