@@ -771,6 +771,10 @@ static inline int arp_ingress(struct __sk_buff *skb)
     floating = floating_ips.lookup(&address);
     if (!floating || arp.operation != bpf_htons(ARP_REQUEST))
         return TC_ACT_UNSPEC;
+    /* Whoever asks as an address held here is in conflict (rule A2), and the agent's listener comes after tc. What the
+     * host might answer by proxy ARP the fence keeps in. */
+    if (is_lease_live(arp.sender_ip))
+        return TC_ACT_UNSPEC;
     if (floating->ifindex == skb->ifindex && is_lease_live(address))
         return answer_arp(skb, &arp, floating);
     /* Not ours to answer, nor the host's (proxy ARP): only the holder answers. */

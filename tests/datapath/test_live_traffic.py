@@ -1,7 +1,9 @@
 """The programs attached to real devices: where a redirected packet comes out, which test runs do not tell."""
 
+import asyncio
 import errno
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from service.datapath import bpf_map
 from service.datapath.layout import WayKind
 from service.datapath.loader import LoadedDatapath
 from service.model.drop import DropReason
+from service.network.arp import ArpPacket
+from service.network.arp_listener import ArpListener
 from tests.datapath import packet
 from tests.datapath.node import (
     ECHO_FLOW,
@@ -19,10 +23,12 @@ from tests.datapath.node import (
     HOLDER_MAC,
     MARK,
     NODE_A_MAC,
+    OTHER_FLOATING_IP,
     POD,
     ROUTER,
     ROUTER_MAC,
     SERVER,
+    STRANGER_MAC,
     TCP_FLOW,
     Flow,
     Node,
@@ -178,6 +184,38 @@ def test_a_question_is_answered_where_it_was_asked(gateway: Node, wires: Wires) 
     from_uplink(wires, packet.ethernet(packet.BROADCAST, ROUTER_MAC, packet.ARP, question))
     [frame] = wires.leaving(UPLINK)
     assert (frame.destination, frame.arp.sender_mac, frame.arp.sender_ip) == (ROUTER_MAC, UPLINK.mac, FLOATING_IP)
+
+
+def test_a2_who_asks_as_an_address_held_here_is_heard_and_not_answered(gateway: Node, wires: Wires) -> None:
+    """Not by the host's proxy ARP either, which has a route to what is asked for: the fence is before it."""
+    gateway.floating_ip(OTHER_FLOATING_IP)
+    question = packet.arp(1, STRANGER_MAC, FLOATING_IP, bytes(6), OTHER_FLOATING_IP)
+    namespace = gateway.programs.namespace
+    proxy_arp = f"net.ipv4.conf.{UPLINK.name}.proxy_arp"
+    namespace.command("ip", "route", "add", str(OTHER_FLOATING_IP), "dev", UPLINK_2.name)
+    namespace.command("sysctl", "-q", "-w", f"{proxy_arp}=1", "net.ipv4.ip_forward=1")
+    try:
+        heard = namespace.call(
+            asyncio.run, _heard_of(packet.ethernet(packet.BROADCAST, STRANGER_MAC, packet.ARP, question))
+        )
+        # The host puts off its answers by proxy, by up to 0.8 s.
+        time.sleep(1)
+        assert wires.leaving(UPLINK) == []
+    finally:
+        namespace.command("sysctl", "-q", "-w", f"{proxy_arp}=0", "net.ipv4.ip_forward=0")
+        namespace.command("ip", "route", "del", str(OTHER_FLOATING_IP), "dev", UPLINK_2.name)
+    assert [(packet.sender, packet.sender_mac) for packet in heard] == [(FLOATING_IP, STRANGER_MAC)]
+
+
+async def _heard_of(frame: bytes) -> list[ArpPacket]:
+    """What the agent hears of a frame that comes in by the uplink."""
+    heard: asyncio.Queue[ArpPacket] = asyncio.Queue(maxsize=9)
+    with ArpListener(lambda _, packet: heard.put_nowait(packet)) as listener:
+        listener.listen([(UPLINK.name, UPLINK.ifindex)])
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind((f"{UPLINK.name}-wire", 0))
+            wire.send(frame)
+        return [await asyncio.wait_for(heard.get(), 5)]
 
 
 def test_a_ping_is_answered_where_it_came_from(gateway: Node, wires: Wires) -> None:

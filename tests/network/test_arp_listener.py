@@ -1,4 +1,4 @@
-"""What is heard of a segment's ARP: all of it, before tc, and nothing else."""
+"""What is heard of a segment's ARP: all that the programs at tc leave, and nothing else."""
 
 import asyncio
 import socket
@@ -50,6 +50,33 @@ async def test_arp_that_comes_in_is_heard_and_what_goes_out_or_is_something_else
         ("seg0", 1, ADDRESS),
         ("seg0", 2, ADDRESS),
     ]
+
+
+async def test_packets_that_are_no_arp_pass_no_socket_of_the_listener() -> None:
+    """One of all protocols was a tenth of what a steered packet costs. Source: net/packet/af_packet.c, column Proto."""
+    with namespaces("near", "far") as (near, far), ArpListener(lambda *_: None) as one:
+        near.link("seg0", far, "peer0")
+        with near.entered():
+            one.listen((("seg0", index_of(near, "seg0")),))
+            rows = near.run("cat /proc/net/packet").splitlines()[1:]
+    assert [int(row.split()[3], 16) for row in rows] == [ETH_P_ARP]
+
+
+async def test_arp_of_another_vlan_of_a_trunk_is_not_heard() -> None:
+    """The same addresses may be in use there."""
+    heard: list[tuple[str, ArpPacket]] = []
+    request, reply = gratuitous_arp_frames(MAC, ADDRESS)
+    tagged = request[:12] + b"\x81\x00\x00\x07" + request[12:]
+    with (
+        namespaces("near", "far") as (near, far),
+        ArpListener(lambda name, packet: heard.append((name, packet))) as one,
+    ):
+        near.link("seg0", far, "peer0")
+        with near.entered():
+            one.listen((("seg0", index_of(near, "seg0")),))
+        send(far, "peer0", tagged, reply)
+        await heard_of(1, heard)
+    assert [packet.operation for _, packet in heard if packet.sender == ADDRESS] == [2]
 
 
 async def test_an_interface_that_was_down_or_made_anew_is_heard_again() -> None:
