@@ -36,7 +36,8 @@ from loadtest.gateway import FLOATING_IPS
 from service.lab.capture_site import capture_site
 from service.lab.outside import read_calls
 from service.lab.traffic.frame import read_frames
-from service.model.errors import OperatorError, TransientError
+from service.lab.traffic.leak_check import CaptureSite
+from service.model.errors import TransientError
 
 FIRST_CALM_S = 60.0
 RECOVERY_S = 60.0
@@ -127,7 +128,7 @@ class Arena:
         strangers = frozenset(one for _, event in events for one in event.strangers())
         frames = list(read_frames(capture))
         capture.unlink()
-        plan = capture_site(site.lab.plan, FLOATING_IPS)
+        plan = _capture_site(site, events)
         leaks = judge_frames(frames, plan, selected=selected, told=self._leaked)
         found = partial(limited, number)
         return [
@@ -166,8 +167,8 @@ class Arena:
                 if is_begin and watched.get(event):
                     # What is slow to do has lasted from when it was done.
                     started_s = max(started_s, time.monotonic() - moment_s)
-            except (OperatorError, TransientError, OSError) as error:
-                findings.append(Finding(number, Promise.HARNESS, f"{event.name}: {error}"))
+            except Exception as error:
+                findings.append(Finding(number, Promise.HARNESS, f"{event.name}: {type(error).__name__}: {error}"))
             if is_begin and event.answers() and not answers(self._site, event.answers()):
                 findings.append(Finding(number, Promise.SILENT, f"{event.answers()} does not answer ({event.name})"))
         for event, trouble in watched.items():
@@ -181,6 +182,13 @@ class Arena:
         self.is_whole = not still
         later = f"never in {RECOVERY_S:.0f} s more: {still}" if still else f"after {taken_s:.0f} s more"
         return [Finding(number, Promise.CALM, f"after {self._site.calm_s:.0f} s: {wrong}; {later}")]
+
+
+def _capture_site(site: ChaosSite, events: Played) -> CaptureSite:
+    plan = capture_site(site.lab.plan, FLOATING_IPS)
+    for node, mac in (item for _, event in events for item in event.macs().items()):
+        plan.macs_of_node[node] += (mac,)
+    return plan
 
 
 def _datagrams_first(leaks: Iterable[str]) -> list[str]:

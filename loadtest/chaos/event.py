@@ -2,6 +2,7 @@
 
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -54,6 +55,10 @@ class Event(ABC):
     def strangers(self) -> frozenset[tuple[str, str]]:
         """(node, floating IP): hosts that speak for an address beside us, so that their frames say nothing of us."""
         return frozenset()
+
+    def macs(self) -> Mapping[str, bytes]:
+        """MAC by node, where an uplink has one beside its own meanwhile: what is sent to it is sent to that node."""
+        return {}
 
     def answers(self) -> str:
         """The member that must answer over HTTP while it lasts, whatever is done to it; empty where none must."""

@@ -1,6 +1,7 @@
 """What happens to a node's uplinks and their addresses."""
 
 import random
+from collections.abc import Mapping
 
 from loadtest.chaos.event import QUIET, Cost, Event
 from loadtest.chaos.site import ChaosSite
@@ -145,6 +146,10 @@ class MacChanged(Event):
     def undo(self) -> None:
         """Its own."""
         self.site.on(self.node.name, "ip", "link", "set", "eth0", "address", self.node.mac(0))
+
+    def macs(self) -> Mapping[str, bytes]:
+        """The other one."""
+        return {self.node.name: bytes.fromhex(self._mac.replace(":", ""))}
 
 
 class UnlikeMtus(Event):

@@ -164,8 +164,8 @@ class ControllersKilled(_Killed):
             self.site.restart(name)
 
     def trouble(self) -> tuple[str, str] | None:
-        """Any node."""
-        return self.node.name, "nobody leads"
+        """Any node: in whichever words it has for a leader that is gone."""
+        return self.node.name, "no address is assigned anew"
 
 
 class MajorityLost(_Stopped):
@@ -197,23 +197,22 @@ class WrongKey(_Signalled):
 
     def apply(self) -> None:
         """Nobody hears the node, and it hears nobody."""
-        self._text = self._settings.read_text(encoding="utf-8")
-        key = next(line for line in self._text.splitlines() if line.startswith("- "))
-        self._begin_with(self._text.replace(key, f"- {secrets.token_hex(32)}"))
+        self._text = self._keyring.read_text(encoding="ascii")
+        self._begin_with(secrets.token_hex(32))
 
     def undo(self) -> None:
         """The right one."""
         self._begin_with(self._text)
 
     def _begin_with(self, text: str) -> None:
-        self._settings.write_text(text, encoding="utf-8")
+        self._keyring.write_text(text, encoding="ascii")
         for record in self.victims():
             self.site.end(record, signal.SIGTERM, self.name)
         self.site.restart(self.member)
 
     @property
-    def _settings(self) -> Path:
-        return member_folder(self.site.lab.folder, self.member) / "config.yaml"
+    def _keyring(self) -> Path:
+        return member_folder(self.site.lab.folder, self.member) / "keyring"
 
     def trouble(self) -> tuple[str, str] | None:
         """The node itself."""

@@ -130,6 +130,13 @@ def test_every_judge_is_asked_in_every_round(site: ChaosSite, tmp_path: Path, mo
     assert beats == ["beat"]
 
 
+def test_what_is_sent_to_a_mac_that_a_node_has_meanwhile_is_sent_to_that_node(site: ChaosSite) -> None:
+    event = ALL["mac"](site, random.Random(1))
+    (mac,) = event.macs().values()
+    assert mac not in arena._capture_site(site, []).macs_of_node[event.node.name]
+    assert mac in arena._capture_site(site, [(Act("mac", 1, 0.0, 1.0), event)]).macs_of_node[event.node.name]
+
+
 def test_a_site_that_is_not_whole_in_time_is_a_finding_and_one_that_never_is_ends_the_lab(
     site: ChaosSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from loadtest.chaos import outside
 from loadtest.chaos.event import Event
 from loadtest.chaos.events import CATALOGUE, links, netfilter, objects, pods, processes, segment, strangers
 from loadtest.chaos.site import POLICY_FILE, ChaosSite
 from loadtest.gateway import FLOATING_IPS
+from service.lab.configuration import write_configuration
 from service.lab.lab import Lab
 from service.lab.plan import LabOptions
 from service.lab.process import ProcessRecord
 from service.lab.state import LabState
+from service.settings import load_settings
 
 MODULES = (links, netfilter, objects, pods, processes, segment, strangers)
 
@@ -167,16 +168,12 @@ def test_a_majority_that_is_lost_leaves_one_to_say_so(site: Site) -> None:
 
 def test_a_wrong_key_is_another_one_and_then_the_right_one_again(site: Site) -> None:
     event = made(site, processes.WrongKey)
-    settings = site.lab.folder / event.node.name / "config.yaml"
-    settings.parent.mkdir()
-    right = yaml.safe_dump({"node": event.node.name, "keyring": ["ab" * 32], "gossip": {"seeds": ["192.168.1.11"]}})
-    settings.write_text(right, encoding="utf-8")
+    settings = write_configuration(site.lab.folder, site.lab.plan, event.node, "ab" * 32)
     event.apply()
-    wrong = yaml.safe_load(settings.read_text(encoding="utf-8"))
-    assert len(bytes.fromhex(wrong.pop("keyring")[0])) == 32
-    assert wrong == {key: value for key, value in yaml.safe_load(right).items() if key != "keyring"}
+    (wrong,) = load_settings(settings).keys()
+    assert wrong != bytes.fromhex("ab" * 32)
     event.undo()
-    assert settings.read_text(encoding="utf-8") == right
+    assert load_settings(settings).keys() == (bytes.fromhex("ab" * 32),)
     assert site.commands == [(event.node.name, "restart")] * 2
 
 
