@@ -17,6 +17,7 @@ from loadtest.chaos.calm import (
     trouble_seen,
     wait_for_calm,
 )
+from loadtest.chaos.client import boot_ns
 from loadtest.chaos.event import Cost, Event
 from loadtest.chaos.events import ALL
 from loadtest.chaos.judge import (
@@ -87,6 +88,8 @@ class Arena:
         if wrong:
             raise TransientError(f"the lab was not calm before the first event: {wrong}")
         self._leaked: set[Flow] = set()
+        self._cost = Cost()
+        """Of the round before."""
         self._before = Footprint(site)
         self._logs = ProgramLogs(site)
         self._logs.errors()
@@ -98,6 +101,7 @@ class Arena:
         push_start = site.push_log.stat().st_size if site.push_log.exists() else 0
         call_start = site.lab.outside_log.stat().st_size
         self._flows.begin()
+        began_ns = boot_ns()
         drops = drop_totals(site)
         site.lab.start_capture(capture)
         events = [(act, ALL[act.event](site, random.Random(act.seed))) for act in played.acts]
@@ -116,7 +120,7 @@ class Arena:
         findings += limited(played.number, Promise.SOURCE, judge_calls(calls, site, may_be_bare=may_be_bare))
         findings += limited(played.number, Promise.ENDED, site.ended_by_themselves())
         findings += limited(played.number, Promise.ERROR, self._logs.errors())
-        findings += self._judge_losses(played.number, events, drops)
+        findings += self._judge_losses(played.number, events, drops, began_ns)
         if not wrong:
             findings += limited(played.number, Promise.STALE, still_told(site, timeout_s=TRUTH_S))
             findings += limited(played.number, Promise.GROWN, self._before.grown(Footprint(site)))
@@ -136,17 +140,19 @@ class Arena:
             *found(Promise.LEAK, _datagrams_first(leaks)),
         ]
 
-    def _judge_losses(self, number: int, events: Played, before: dict[str, int]) -> list[Finding]:
+    def _judge_losses(self, number: int, events: Played, before: dict[str, int], began_ns: int) -> list[Finding]:
         """What was lost against what may be, and against what was counted. Two at once may lose what neither does."""
         cost = events[0][1].cost if len(events) == 1 else Cost()
-        findings = [Finding(number, promise, detail) for promise, detail in judge_flows(self._flows.lines, cost)]
+        told = judge_flows(self._flows.lines, cost, began_ns=began_ns, before=self._cost)
+        findings = [Finding(number, promise, detail) for promise, detail in told]
+        self._cost = cost
         act, event = events[0]
         if self.is_whole and len(events) == 1 and act.hold_s >= COUNTING_S:
             selected = frozenset(self._site.word(pod) for pod in self._site.selected)
-            told = judge_drops(
+            uncounted = judge_drops(
                 self._flows.lines, before, drop_totals(self._site), fitting=event.drops, selected=selected
             )
-            findings += limited(number, Promise.UNCOUNTED, told)
+            findings += limited(number, Promise.UNCOUNTED, uncounted)
         return findings
 
     def _happen(self, number: int, events: Played) -> list[Finding]:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import Any
 
+from loadtest.chaos.client import STALL_S
 from loadtest.chaos.event import Cost
 from loadtest.chaos.site import ChaosSite
 from loadtest.gateway import FLOATING_IPS
@@ -133,15 +134,32 @@ def judge_calls(calls: Iterable[Mapping[str, Any]], site: ChaosSite, *, may_be_b
             yield f"a forged datagram left with {source}"
 
 
-def judge_flows(lines: Sequence[Mapping[str, Any]], cost: Cost) -> Iterator[tuple[Promise, str]]:
-    """Losses and breaks in a round whose events cost none."""
-    for what, is_allowed, promise in (("lost", cost.loses, Promise.LOST), ("broken", cost.breaks, Promise.BROKEN)):
-        if is_allowed:
-            continue
-        counts = Counter(f"{line['kind']} of {line['pod']}" for line in lines if line["what"] == what)
+def judge_flows(
+    lines: Sequence[Mapping[str, Any]], cost: Cost, *, began_ns: int, before: Cost
+) -> Iterator[tuple[Promise, str]]:
+    """Losses and breaks in a round whose events cost none.
+
+    `before`: what the round before might cost. A connection is given up seconds after it has stalled: one that stalled
+    before this round began is the other's.
+    """
+    for what, promise in (("lost", Promise.LOST), ("broken", Promise.BROKEN)):
+        counts = Counter(
+            f"{line['kind']} of {line['pod']}"
+            for line in lines
+            if line["what"] == what and not _may_be(line, before if _stalled_ns(line) < began_ns else cost)
+        )
         if counts:
             told = ", ".join(f"{number} {whose}" for whose, number in sorted(counts.items())[:FINDINGS_MAX])
             yield promise, f"{counts.total()} in {len(counts)} flows: {told}"
+
+
+def _may_be(line: Mapping[str, Any], cost: Cost) -> bool:
+    return cost.loses if line["what"] == "lost" else cost.breaks
+
+
+def _stalled_ns(line: Mapping[str, Any]) -> int:
+    is_given_up = line["what"] == "broken" and line["detail"] == TimeoutError.__name__
+    return int(line["t"]) - (int(STALL_S * 1e9) if is_given_up else 0)
 
 
 COUNTED_LOSSES = 10

@@ -184,6 +184,10 @@ class SlowQueue(Event):
         """The usual queue."""
         self.site.on(self.node.name, "tc", "qdisc", "del", "dev", "eth0", "root", check=False)
 
+    def strangers(self) -> frozenset[tuple[str, str]]:
+        """What left the fence under a lease waits behind it, and says nothing of who holds an address now."""
+        return frozenset((self.node.name, address) for address in FLOATING_IPS)
+
 
 class VipOfMember(Event):
     """A node gets one of our addresses as its own, as kube-vip or keepalived would give it."""

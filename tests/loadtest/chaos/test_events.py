@@ -160,6 +160,11 @@ def test_bad_files_are_taken_away_again(site: Site) -> None:
     assert list(site.lab.manifests.glob("*.yaml")) == []
 
 
+def test_what_waits_behind_the_fence_of_a_slow_uplink_is_no_word_of_its_node(site: Site) -> None:
+    event = made(site, links.SlowQueue)
+    assert event.strangers() == {(event.node.name, address) for address in FLOATING_IPS}
+
+
 def test_a_majority_that_is_lost_leaves_one_to_say_so(site: Site) -> None:
     event: Any = made(site, processes.MajorityLost)
     assert event.trouble() == (event.node.name, "majority")

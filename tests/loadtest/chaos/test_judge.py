@@ -3,7 +3,7 @@
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from loadtest.chaos.client import SERVED_PORT
+from loadtest.chaos.client import SERVED_PORT, STALL_S
 from loadtest.chaos.event import QUIET, Cost
 from loadtest.chaos.judge import (
     COUNTED_LOSSES,
@@ -123,11 +123,21 @@ def test_a_forged_datagram_that_leaves_with_a_floating_ip_is_told() -> None:
 
 
 def test_losses_are_told_where_the_event_costs_none() -> None:
-    lines = [{"pod": "p1", "kind": "udp", "what": what, "t": 0} for what in ("lost", "ok", "lost", "broken")]
-    found = dict(judge_flows(lines, QUIET))
+    kinds = ("lost", "ok", "lost", "broken")
+    lines = [{"pod": "p1", "kind": "udp", "what": what, "detail": "ConnectionError", "t": 9} for what in kinds]
+    found = dict(judge_flows(lines, QUIET, began_ns=9, before=Cost()))
     assert found[Promise.LOST].startswith("2 in 1 flows: 2 udp of p1")
     assert set(found) == {Promise.LOST, Promise.BROKEN}
-    assert dict(judge_flows(lines, Cost())) == {}
+    assert dict(judge_flows(lines, Cost(), began_ns=9, before=QUIET)) == {}
+
+
+def test_a_connection_that_stalled_before_the_round_began_is_of_the_round_before() -> None:
+    given_up_ns, began_ns = 10 * 10**9, 8 * 10**9
+    line = {"pod": "p1", "kind": "tcp-push", "what": "broken", "detail": "TimeoutError", "t": given_up_ns}
+    assert not list(judge_flows([line], QUIET, began_ns=began_ns, before=Cost()))
+    assert list(judge_flows([line], Cost(), began_ns=began_ns, before=QUIET))
+    assert list(judge_flows([line | {"detail": "ConnectionError"}], QUIET, began_ns=began_ns, before=Cost()))
+    assert list(judge_flows([line], QUIET, began_ns=given_up_ns - int(STALL_S * 1e9), before=Cost()))
 
 
 def test_a_node_may_speak_for_an_address_that_somebody_gave_to_it_as_its_own() -> None:
