@@ -10,7 +10,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import Any
 
-from loadtest.chaos.client import STALL_S
+from loadtest.chaos.client import ANSWER_S, STALL_S
 from loadtest.chaos.event import Cost
 from loadtest.chaos.site import ChaosSite
 from loadtest.gateway import FLOATING_IPS
@@ -139,8 +139,8 @@ def judge_flows(
 ) -> Iterator[tuple[Promise, str]]:
     """Losses and breaks in a round whose events cost none.
 
-    `before`: what the round before might cost. A connection is given up seconds after it has stalled: one that stalled
-    before this round began is the other's.
+    `before`: what the round before might cost. A request or connection is given up seconds after it went unanswered:
+    where that was before this round began, it is the other's.
     """
     for what, promise in (("lost", Promise.LOST), ("broken", Promise.BROKEN)):
         counts = Counter(
@@ -158,8 +158,9 @@ def _may_be(line: Mapping[str, Any], cost: Cost) -> bool:
 
 
 def _stalled_ns(line: Mapping[str, Any]) -> int:
-    is_given_up = line["what"] == "broken" and line["detail"] == TimeoutError.__name__
-    return int(line["t"]) - (int(STALL_S * 1e9) if is_given_up else 0)
+    is_given_up = line["detail"] in ("", TimeoutError.__name__)
+    waited_s = STALL_S if line["what"] == "broken" else ANSWER_S
+    return int(line["t"]) - int(waited_s * is_given_up * 1e9)
 
 
 COUNTED_LOSSES = 10

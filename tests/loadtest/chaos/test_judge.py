@@ -131,13 +131,16 @@ def test_losses_are_told_where_the_event_costs_none() -> None:
     assert dict(judge_flows(lines, Cost(), began_ns=9, before=QUIET)) == {}
 
 
-def test_a_connection_that_stalled_before_the_round_began_is_of_the_round_before() -> None:
+def test_what_went_unanswered_before_the_round_began_is_of_the_round_before() -> None:
     given_up_ns, began_ns = 10 * 10**9, 8 * 10**9
     line = {"pod": "p1", "kind": "tcp-push", "what": "broken", "detail": "TimeoutError", "t": given_up_ns}
     assert not list(judge_flows([line], QUIET, began_ns=began_ns, before=Cost()))
     assert list(judge_flows([line], Cost(), began_ns=began_ns, before=QUIET))
     assert list(judge_flows([line | {"detail": "ConnectionError"}], QUIET, began_ns=began_ns, before=Cost()))
     assert list(judge_flows([line], QUIET, began_ns=given_up_ns - int(STALL_S * 1e9), before=Cost()))
+    datagram = line | {"kind": "udp-stream", "what": "lost", "detail": ""}
+    assert not list(judge_flows([datagram], QUIET, began_ns=given_up_ns - 10**8, before=Cost()))
+    assert list(judge_flows([datagram], QUIET, began_ns=began_ns, before=Cost()))
 
 
 def test_a_node_may_speak_for_an_address_that_somebody_gave_to_it_as_its_own() -> None:
