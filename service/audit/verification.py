@@ -157,12 +157,11 @@ class Verification:
         self._first_ns = min(self._first_ns or record.wall_time_ns, record.wall_time_ns)
         self._last_ns = max(self._last_ns or record.wall_time_ns, record.wall_time_ns)
         self._foreign += record.version > SCHEMA_VERSION
-        if record.sequence > 0 and not self._link(item, record):
+        if not self._has_place(item, record):
             return
-        key = event_key(record)
-        if record.kind is RecordKind.GAP and key not in self._events:
+        if record.kind is RecordKind.GAP:
             self._note_gap(record)
-        self._events[key] = None
+        self._events[event_key(record)] = None
         self._holdings.take(record, item.place)
 
     def verdict(self, extents: Sequence[Extent]) -> Verdict:
@@ -194,6 +193,16 @@ class Verification:
         self._findings.append(Finding(fault, subject, message, records))
 
     # -- one record --
+
+    def _has_place(self, item: Entry, record: AuditRecord) -> bool:
+        """Whether it is news, from where it says it is."""
+        if record.sequence > 0:
+            return self._link(item, record)
+        # Of a later version it may be that the sequence cannot be read here; one of ours was put there.
+        is_foreign = record.version > SCHEMA_VERSION
+        if not is_foreign:
+            self._find(Fault.ALTERED, record.node, f"{item.place}: no outbox gives a record sequence {record.sequence}")
+        return is_foreign
 
     def _link(self, item: Entry, record: AuditRecord) -> bool:
         """Put a record into its chain; False where it is a copy, or cannot be what it says it is."""

@@ -116,7 +116,10 @@ def encode_promises(boot_id: bytes, lease_ns_max: int, promises: Mapping[str, Pr
 
 
 def decode_promises(data: bytes | None) -> StoredPromises | None:
-    """None where the record is missing, torn or corrupt: the elector then knows nothing and must be silent."""
+    """None where the record is missing, torn or corrupt: the elector then knows nothing and must be silent.
+
+    So it does with a token beyond its bits (K1): it would be in every report, and each would be refused whole.
+    """
     body = _opened(data, _PROMISES_MAGIC)
     if body is None:
         return None
@@ -134,8 +137,9 @@ def decode_promises(data: bytes | None) -> StoredPromises | None:
             key, term, version, counter, boot_ns, raw_ns, start_id, index = _ROW.unpack_from(body, offset)
             offset += _ROW.size
             holder = None if index == _NOBODY else identities[index]
-            promises[key_name(key)] = Promise(Token(term, version, counter), holder, Instant(boot_ns, raw_ns), start_id)
-    except (struct.error, IndexError, UnicodeDecodeError):
+            token = Token.checked(term, version, counter)
+            promises[key_name(key)] = Promise(token, holder, Instant(boot_ns, raw_ns), start_id)
+    except (struct.error, IndexError, ValueError):
         return None
     return StoredPromises(boot_id, lease_ns_max, promises)
 
@@ -147,7 +151,10 @@ def encode_tokens(promises: Mapping[str, Promise]) -> bytes:
 
 
 def decode_tokens(data: bytes | None) -> dict[str, Token] | None:
-    """None where the record is missing, torn or corrupt."""
+    """None where the record is missing, torn or corrupt.
+
+    A token beyond its bits is passed over (K1): no fence can be opened under it, and those of other keys still count.
+    """
     body = _opened(data, _TOKENS_MAGIC)
     if body is None:
         return None
@@ -156,7 +163,7 @@ def decode_tokens(data: bytes | None) -> dict[str, Token] | None:
         rows = [_TOKEN_ROW.unpack_from(body, _TOKENS.size + index * _TOKEN_ROW.size) for index in range(count)]
     except struct.error:
         return None
-    return {key_name(key): Token(*token) for key, *token in rows}
+    return {key_name(key): token for key, *parts in rows if (token := Token(*parts)).fits}
 
 
 def _sealed(body: bytes) -> bytes:

@@ -168,6 +168,77 @@ def test_a_copy_in_another_log_vouches_for_the_newest_record(log: Path, tmp_path
     assert Fault.ALTERED in faults(verdict_of(log, copy))
 
 
+@pytest.mark.parametrize("sequence", [0, -3])
+def test_a_record_without_a_place_in_its_outbox_was_put_there_and_is_no_evidence(log: Path, sequence: int) -> None:
+    """No chain vouches for it: neither that it is missing would show, nor that it was changed."""
+    records = payloads(log)
+    forged = replace(decode(records[0]), sequence=sequence, prev="", holder="worker9", token=(1, 1, 1))
+    rewrite(log, [*records, encode(forged)])
+    verdict = verdict_of(log)
+    (finding,) = verdict.findings
+    assert (finding.fault, finding.subject) == (Fault.ALTERED, "worker1")
+    assert f"sequence {sequence}" in finding.message
+    assert (verdict.events, verdict.tenures) == (10, 5)
+
+
+def test_later_versions_whose_sequences_cannot_be_read_here_are_noted_and_not_taken_for_each_other(log: Path) -> None:
+    records = payloads(log)
+    later = []
+    for number in (1, 2):
+        event = json.loads(records[0]) | {"dataschema": "urn:egressgw:audit:record:v2", "id": f"later-{number}"}
+        event["data"]["sequence"] = {"outbox": number}
+        later.append(json.dumps(event).encode())
+    rewrite(log, [*records, *later])
+    verdict = verdict_of(log)
+    assert verdict.is_good, verdict.findings
+    assert verdict.events == 12
+    assert verdict.notes == ("2 records are of a later schema version and only their chains were checked",)
+
+
+def test_two_writers_that_went_on_from_one_record_are_noticed(log: Path, tmp_path: Path) -> None:
+    """No lock reaches from one machine to its clone."""
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    rewrite(clone, payloads(log))
+    for folder, subject in ((log, "x"), (clone, "y")):
+        write_outbox(folder, lambda outbox, subject=subject: outbox.append(RecordKind.NODE_UP, subject=subject))
+        assert verdict_of(folder).is_good
+    (finding,) = verdict_of(log, clone).findings
+    assert finding.fault is Fault.ALTERED
+    assert "sequence 11" in finding.message
+    assert "are different records" in finding.message
+
+
+def nameless(*sequences: int) -> list[bytes]:
+    """Records as the first outboxes wrote them, before there were names and chains."""
+    chain = Chain(Origin("n1", "b1"), "", clock=Clock(), context=lambda: (0, 0))
+    made = [chain.next(RecordKind.NODE_UP, {"subject": "n"})[0] for _ in range(max(sequences))]
+    return [encode(replace(made[number - 1], prev="")) for number in sequences]
+
+
+def test_of_records_from_before_there_were_chains_the_sequences_are_checked() -> None:
+    topic = Topic()
+    topic.publish(*nameless(1, 2, 3))
+    assert topic.verdict().is_good
+    for left in ((2, 3), (1, 3)):
+        topic = Topic()
+        topic.publish(*nameless(*left))
+        assert faults(topic.verdict()) == [Fault.MISSING]
+
+
+def test_an_outbox_whose_old_records_could_not_be_read_begins_where_it_likes() -> None:
+    chain = Chain(Origin("n1", "b1"), "o2", clock=Clock(), context=lambda: (0, 0))
+    chain.begin_unread()
+    made = [chain.next(RecordKind.NODE_UP, {"subject": "n"}) for _ in range(3)]
+    assert made[0][0].sequence > 1_000_000
+    topic = Topic()
+    topic.publish(*(payload for _, payload in made))
+    assert topic.verdict().is_good
+    topic = Topic()
+    topic.publish(*(payload for _, payload in made[1:]))
+    assert faults(topic.verdict()) == [Fault.MISSING]
+
+
 # --- gaps
 
 
@@ -435,6 +506,30 @@ def test_what_the_topics_retention_took_is_noted(records: list[bytes]) -> None:
     assert faults(topic.verdict()) == [Fault.MISSING]
 
 
+def test_what_the_topics_retention_took_is_missed_neither_by_the_next_boot_nor_beside_the_outbox(
+    tmp_path: Path,
+) -> None:
+    for boot_id in ("boot-1", "boot-2"):
+        write_outbox(tmp_path / "outbox", three, boot_id=boot_id)
+    source = OutboxSource(tmp_path / "outbox")
+    written, outbox = payloads(source.folder), asyncio.run(read_all([source]))
+    for kept, more in ((written[3:], []), (written[1:], outbox)):
+        for begins, fault in ((1, []), (0, [Fault.MISSING])):
+            topic = Topic(begins=begins)
+            topic.publish(*kept)
+            assert faults(topic.verdict(*more, extents=tuple(source.extents))) == fault
+
+
+def test_what_is_not_there_may_have_been_in_a_partition_of_which_retention_took_everything(
+    records: list[bytes],
+) -> None:
+    topic = Topic()
+    topic.publish(*records[2:], partition=0)
+    for is_trimmed, fault in ((True, []), (False, [Fault.MISSING])):
+        extents = [Extent("topic[0]", True, False), Extent("topic[1]", True, is_trimmed)]
+        assert faults(judged(topic.entries, extents, clock_error_ns=ERROR_NS)) == fault
+
+
 def test_what_the_outbox_has_and_the_topic_passed_over_is_missing(records: list[bytes], tmp_path: Path) -> None:
     source = OutboxSource(tmp_path / "outbox")
     outbox = asyncio.run(read_all([source]))
@@ -463,6 +558,49 @@ def test_what_the_size_cap_took_before_it_was_published_is_lost(tmp_path: Path) 
     topic = Topic()
     topic.publish(*written[:2], *written[5:])  # more than the gap record says
     assert set(faults(topic.verdict())) == {Fault.LOST, Fault.MISSING}
+
+
+def test_a_gap_that_outbox_and_topic_both_tell_of_is_one_gap(tmp_path: Path) -> None:
+    def act(outbox: Outbox) -> None:
+        outbox.append(RecordKind.GAP, reason="no time to record", detail={"records": "4"})
+
+    source = OutboxSource(write_outbox(tmp_path / "outbox", act))
+    topic = Topic()
+    topic.publish(*payloads(tmp_path / "outbox"))
+    outbox = asyncio.run(read_all([source]))
+    assert faults(topic.verdict(*outbox, extents=tuple(source.extents))) == [Fault.LOST]
+
+
+@pytest.mark.parametrize("detail", [{"firstSequence": "2"}, {"ranges": "boot-1:two-3"}, {"ranges": "boot-1"}])
+def test_a_gap_record_that_does_not_say_what_is_gone_is_told(tmp_path: Path, detail: dict[str, str]) -> None:
+    def act(outbox: Outbox) -> None:
+        outbox.append(RecordKind.GAP, reason="size cap", detail={"records": "2"} | detail)
+
+    verdict = verdict_of(write_outbox(tmp_path / "outbox", act))
+    (finding,) = verdict.findings
+    assert finding.fault is Fault.UNREADABLE
+    assert "does not say what is gone" in finding.message
+
+
+def test_after_the_size_cap_took_a_whole_boot_the_next_one_does_not_miss_its_last_record(tmp_path: Path) -> None:
+    folder = tmp_path / "outbox"
+    write_outbox(folder, three)
+
+    def act(outbox: Outbox) -> None:
+        outbox.append(RecordKind.GAP, reason="size cap", detail={"records": "3", "ranges": "boot-1:1-3"})
+
+    write_outbox(folder, act, boot_id="boot-2")
+    rewrite(folder, payloads(folder)[3:])
+    verdict = verdict_of(folder)
+    assert verdict.is_good, verdict.findings
+
+
+def test_what_is_of_no_address_may_come_in_any_order() -> None:
+    chain = Chain(Origin("n1", "b1"), "o1", clock=Clock(), context=lambda: (0, 0))
+    made = [chain.next(RecordKind.AGENT_STARTED, {})[1] for _ in range(3)]
+    topic = Topic()
+    topic.publish(made[0], made[2], made[1])
+    assert topic.verdict().is_good
 
 
 def test_strangers_in_the_topic_are_told(records: list[bytes]) -> None:

@@ -14,7 +14,7 @@ INSTALLED = "registry.example/team/egressgw@sha256:1234"
 
 
 @pytest.fixture
-def pod(tmp_path: Path) -> dict[str, Any]:
+def daemonset(tmp_path: Path) -> dict[str, Any]:
     kubectl = program("kubectl")
     if not kubectl.exists():
         pytest.skip("there is no kubectl on this machine")
@@ -25,7 +25,13 @@ def pod(tmp_path: Path) -> dict[str, Any]:
     patch = ("--patch-file", str(DEPLOY / "uninstall.yaml"))
     command = [str(kubectl), "patch", "--local", "-f", str(tmp_path / "installed.yaml"), *patch, "-o", "yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    found: dict[str, Any] = yaml.safe_load(done.stdout)["spec"]["template"]["spec"]
+    found: dict[str, Any] = yaml.safe_load(done.stdout)["spec"]
+    return found
+
+
+@pytest.fixture
+def pod(daemonset: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = daemonset["template"]["spec"]
     return found
 
 
@@ -62,3 +68,18 @@ def test_it_can_remove_the_folders_themselves_and_makes_none_anew(pod: dict[str,
     volumes = {volume["name"] for volume in pod["volumes"]}
     assert volumes == set(mounts.values())
     assert pod["automountServiceAccountToken"] is False
+
+
+def test_it_has_every_right_of_the_agent_whose_work_it_undoes(pod: dict[str, Any]) -> None:
+    """The command asks for the same capabilities as the agent, in the node's own network namespace."""
+    agent = workload("agent.yaml")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["securityContext"] == agent["containers"][0]["securityContext"]
+    assert {"NET_ADMIN", "BPF", "PERFMON"} < set(container["securityContext"]["capabilities"]["add"])
+    for right in ("securityContext", "hostNetwork", "tolerations", "nodeSelector"):
+        assert pod[right] == agent[right]
+
+
+def test_a_node_that_is_away_holds_up_no_other(daemonset: dict[str, Any]) -> None:
+    """One at a time, as updates are made, the first node that does not become ready would be the last."""
+    assert daemonset["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "100%"}}

@@ -8,7 +8,7 @@ from service.lease.elector import ElectorMachine
 from service.lease.elector_output import Persist, Promised, Remember
 from service.lease.electorate_message import decode_electorate_message
 from service.lease.message import Ack, ClaimRole, Detail, Query, Report, Verdict, encode
-from service.lease.promise import Instant, decode_tokens
+from service.lease.promise import Instant, Promise, decode_tokens, encode_promises, encode_tokens
 from service.model.errors import InvariantError, PeerError
 from service.model.lease import LEADER_KEY, ZERO_TOKEN, Stamp, Token
 from service.model.machine import Send
@@ -381,6 +381,30 @@ def test_a_disk_that_is_ahead_of_the_record_only_raises_tokens() -> None:
     assert not granted(ask(again, S, renew(1, claim(T3)), 299))
     assert not granted(ask(again, S, renew(2, claim(T3)), 300))
     assert granted(ask(again, S, renew(3, claim(Token(1, 1, 4))), 301))
+
+
+BEYOND = [Token(1 << 24, 0, 1), Token(1, 1 << 24, 1), Token(1, 1, 1 << 16)]
+
+
+@pytest.mark.parametrize("beyond", BEYOND)
+def test_k1_a_token_on_disk_that_a_fence_has_no_bits_for_costs_the_elector_no_other(beyond: Token) -> None:
+    """Everybody would refuse each report that names it, and so all that this elector says, for ever."""
+    elector = fresh_elector(tokens=encode_tokens({IP: Promise(T2), OTHER: Promise(beyond)}))
+    elector.receive(C, encode(Query(1, 9)), now=at(1))
+    ((_, report),) = sent(elector.drain())
+    assert isinstance(report, Report)
+    assert [(row.key, row.token) for row in report.rows] == [(IP, T2)]
+    assert not granted(ask(elector, S, renew(1, claim(T2)), 2))
+    assert granted(ask(elector, S, renew(2, claim(T3)), 3))
+    assert granted(ask(elector, H, renew(1, claim(T1, key=OTHER)), 4))
+
+
+@pytest.mark.parametrize("beyond", BEYOND)
+def test_k1_an_elector_whose_promises_name_such_a_token_is_silent_as_if_it_had_lost_them(beyond: Token) -> None:
+    record = encode_promises(BOOT, LEASE_NS_MAX, {IP: Promise(beyond)})
+    elector = restarted(record, at(0))
+    assert not elector.is_voting
+    assert granted(ask(elector, H, renew(1, claim(T1)), 18_000))
 
 
 def test_a_report_says_who_is_promised_what_and_whether_the_elector_votes() -> None:

@@ -48,6 +48,7 @@ def test_nothing_is_wrong_where_all_is_well() -> None:
         ),
         ("errors", ["a.yaml: spec: wrong"], "object a.yaml: spec: wrong"),
         ("audit", {"healthy": False, "reason": "no space left"}, "audit: no space left"),
+        ("audit", {"healthy": False}, "audit: not healthy"),
     ],
 )
 def test_each_thing_that_is_wrong_is_one_line(section: str, value: object, told: str) -> None:
@@ -63,6 +64,15 @@ def test_a_controller_that_leads_no_more_is_not_the_leader_that_gossip_still_nam
     ]
     assert troubles(own | {"leading": True}) == []
     assert troubles(own | {"node": "controller-b"}) == []
+
+
+def test_a_node_whose_keeper_sees_no_majority_says_so_without_knowing_who_is_silent() -> None:
+    lines = troubles(HEALTHY | {"keeper": {"alive": True, "majority": False}})
+    assert lines[0] == (
+        "no majority of electors answers (who of them is silent is not known): no address can move, and what is held "
+        "ends with its leases"
+    )
+    assert [line.split(";")[0] for line in lines[1:]] == ["nobody can lead without a majority"]
 
 
 def test_a_controllers_document_which_has_no_keeper_can_be_healthy() -> None:

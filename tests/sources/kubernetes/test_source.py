@@ -1,20 +1,27 @@
-"""The pieces joined, as an agent finds them whose API server knows its pods and nothing else."""
+"""The pieces joined: as an agent finds them whose API server knows its pods and nothing else, and as a leader does."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.model.objects import Change, Kind, ObjectKey, Synced, Upsert
+from service.model.validity import Loss
+from service.report.writer import StatusWriter
 from service.sources.kubernetes.api_server import connect
 from service.sources.kubernetes.object_cache import FILE_NAME, ObjectCache, encode
 from service.sources.kubernetes.reflector import ReflectorTiming
 from service.sources.kubernetes.source import KubernetesSource
 from tests.policy.objects import gateway
 from tests.policy.objects import pod as known_pod
+from tests.report.facts import Site, node
 from tests.sources.kubernetes.fake_api_server import FakeApiServer, pod, until
+from tests.sources.kubernetes.scripted_api import ScriptedApi, refused
+from tests.virtual_time import in_virtual_time, now_ns
 
 TIMING = ReflectorTiming(watch_s=30, idle_s=5, backoff_min_s=0.01, backoff_max_s=0.05, watch_min_s=0.01, absent_s=0.05)
 
@@ -86,3 +93,57 @@ async def test_without_a_cache_nothing_is_restored(tmp_path: Path, monkeypatch: 
         await until(lambda: "EgressNATPolicy" in source.state().trouble)
         assert source.state().restored_from == ""
         assert told.names == []
+
+
+NODE_OBJECTS = "/apis/networking.gke.io/v1alpha1/namespaces/kube-system/anthosnetworkgatewaynodes"
+
+
+class ListingApi(ScriptedApi):
+    """Has objects of some kinds, of which nothing ever changes; takes whatever is written."""
+
+    def __init__(self, objects: Mapping[str, tuple[str, ...]]) -> None:
+        """`objects`: names by the path of their list."""
+        super().__init__()
+        self._objects = objects
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
+        if "/leases/" in path:
+            raise refused(404)
+        namespace = "kube-system" if path == NODE_OBJECTS else ""
+        items = [{"metadata": {"name": name, "namespace": namespace}} for name in self._objects.get(path, ())]
+        return json.dumps({"metadata": {"resourceVersion": "1"}, "items": items}).encode()
+
+    async def stream(self, path: str, query: Mapping[str, str], *, idle_s: float) -> AsyncGenerator[bytes, None]:
+        yield b""
+        await asyncio.Event().wait()
+
+    @property
+    def deleted(self) -> list[str]:
+        return [request.path for request in self.requests if request.verb == "delete"]
+
+
+def leading(source: KubernetesSource, site: Site) -> StatusWriter:
+    return StatusWriter(
+        source,
+        name="controller1",
+        facts=site.facts_of_a_leader,
+        loss=lambda: Loss("MajorityLost", "no majority of electors answers"),
+        sightings=site.sightings,
+        clock=now_ns,
+        wall_clock=now_ns,
+    )
+
+
+@in_virtual_time
+async def test_v6_a_leader_deletes_the_object_of_a_node_that_was_removed_while_nobody_led() -> None:
+    """Nothing but the list of objects tells it of one that it never wrote itself."""
+    api = ListingApi({"/api/v1/nodes": ("worker1",), NODE_OBJECTS: ("worker1", "removed")})
+    source = KubernetesSource(api, node=None, wall_clock=now_ns)
+    site = Site((node("worker1", 1),), now_ns)
+    works: tuple[Any, ...] = (source.run(), site.follow(source), leading(source, site).run())
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work) for work in works]
+        await asyncio.sleep(10)
+        for task in tasks:
+            task.cancel()
+    assert set(api.deleted) == {f"{NODE_OBJECTS}/removed"}
