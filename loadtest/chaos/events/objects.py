@@ -73,7 +73,8 @@ class AddressRemovedInUse(Event):
 
     name = "address-removed"
     cost = EDITED
-    drops = frozenset(("no_gateway", "lease_expired_ingress", "lease_expired_egress"))
+    # Its pods are announced for it no more: what is steered meanwhile finds no endpoint.
+    drops = frozenset(("no_gateway", "lease_expired_ingress", "lease_expired_egress", "unknown_endpoint"))
 
     def apply(self) -> None:
         """Matching packets are dropped: they must not leave with any other source."""
