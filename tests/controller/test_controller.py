@@ -1,6 +1,8 @@
 """A whole controller process on loopback, with a folder of manifests and one elector."""
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,6 +20,7 @@ from service.model.errors import OperatorError
 from service.settings import HttpSettings, Settings
 from service.wire.envelope import Envelope
 from tests.controller.elector import HOST, LoopbackElector, settings_of
+from tests.disk import RefusingDisk
 from tests.sources.kubernetes.fake_api_server import until
 
 GATEWAY = """
@@ -135,6 +138,22 @@ async def test_a_controller_leads_when_electors_grant_it_and_gives_it_up_when_it
     records = [one for one in read_outbox(Path(settings.state_dir) / "outbox") if isinstance(one, AuditRecord)]
     assert records[0].kind is RecordKind.LEADER_ELECTED
     assert (records[-1].kind, records[-1].reason) == (RecordKind.LEADER_LOST, "released")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
+async def test_a_controller_begins_and_leads_on_a_disk_that_takes_nothing_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    settings = settings_of(tmp_path)
+    disk = RefusingDisk(monkeypatch)
+    # The status beside the manifests, too.
+    disk.spoil(str(tmp_path), number)
+    async with LoopbackElector(settings), running(settings) as controller:
+        await until(lambda: controller.is_leading and not controller.not_ready_reasons())
+        assert os.strerror(number) in controller.status()["audit"]["reason"]
+        disk.mend()
+        await until(lambda: controller.status()["audit"]["healthy"])
+        assert await controller._outbox.flush(5)
 
 
 async def test_two_controllers_of_one_state_directory_are_refused(tmp_path: Path) -> None:
