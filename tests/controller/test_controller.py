@@ -82,6 +82,25 @@ async def test_an_electorate_that_is_refused_is_seen_in_metrics_and_status_of_th
             assert controller.status()["electorate"]["trouble"] == trouble
 
 
+async def test_m8_a_refused_electorate_is_told_by_the_controller_that_leads_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside manifests an Event is a line in the log."""
+    monkeypatch.setattr("service.controller.knowledge.has_caught_up", lambda **_: True)
+    settings = settings_of(tmp_path)
+    async with running(settings) as controller:
+        controller._office._refusal.see("epoch 9 of b, c is refused", uid="u", is_final=True, now_ns=0)
+        await asyncio.sleep(0.5)
+        assert "ElectorateRefused" not in caplog.text
+        async with LoopbackElector(settings):
+            await until(lambda: "ElectorateRefused" in caplog.text)
+            await asyncio.sleep(0.5)
+    lines = [record.getMessage() for record in caplog.records if "ElectorateRefused" in record.getMessage()]
+    assert lines == [
+        "ConfigMap egressgw-system/egressgw-electorate: ElectorateRefused: epoch 9 of b, c is refused",
+    ]
+
+
 async def test_a_node_with_another_key_is_a_trouble_of_the_controller(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     stranger = Envelope((b"\x22" * 32,), cluster=settings.cluster, node="worker2", start_id=9, purpose="gossip")

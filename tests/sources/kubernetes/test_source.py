@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.model.object_event import ObjectEvent
 from service.model.objects import Change, Kind, ObjectKey, Synced, Upsert
 from service.sources.kubernetes.api_server import connect
 from service.sources.kubernetes.object_cache import FILE_NAME, ObjectCache, encode
@@ -15,6 +16,7 @@ from service.sources.kubernetes.source import KubernetesSource
 from tests.policy.objects import gateway
 from tests.policy.objects import pod as known_pod
 from tests.sources.kubernetes.fake_api_server import FakeApiServer, pod, until
+from tests.sources.kubernetes.scripted_api import ScriptedApi
 
 TIMING = ReflectorTiming(watch_s=30, idle_s=5, backoff_min_s=0.01, backoff_max_s=0.05, watch_min_s=0.01, absent_s=0.05)
 
@@ -86,3 +88,11 @@ async def test_without_a_cache_nothing_is_restored(tmp_path: Path, monkeypatch: 
         await until(lambda: "EgressNATPolicy" in source.state().trouble)
         assert source.state().restored_from == ""
         assert told.names == []
+
+
+async def test_an_event_of_an_object_that_is_not_followed_is_on_that_very_one() -> None:
+    """Without its uid `kubectl describe` does not show it."""
+    api = ScriptedApi({})
+    event = ObjectEvent(ObjectKey(Kind.CONFIG_MAP, "x", "y"), "ElectorateRefused", "epoch 9", "Judge", True, uid="u1")
+    await KubernetesSource(api, node=None).post_event(event)
+    assert api.requests[0].body["regarding"]["uid"] == "u1"
