@@ -7,9 +7,9 @@ tries again. A path that can never be right, such as a file where a folder shoul
 import asyncio
 import errno
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from service.model.errors import OperatorError, TransientError
 
@@ -17,6 +17,8 @@ _log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 0.1
 RETRY_LAST_S = 5.0
+SLOW_S = 1.0
+"""A disk that takes longer for one attempt is told of, again and again."""
 _NEVER_RIGHT = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 T = TypeVar("T")
@@ -34,15 +36,16 @@ def disk_fault(setting: str, action: str, path: Path, error: OSError) -> Operato
     return TransientError(what)
 
 
-async def until_usable(begin: Callable[[], Awaitable[T]], *, told: Callable[[str], Awaitable[None]]) -> T:
+async def until_usable(begin: Callable[[], Coroutine[Any, Any, T]], *, told: Callable[[str], Awaitable[None]]) -> T:
     """Call `begin` until it raises no TransientError, with back-off, and return what it returns.
 
-    `told` gets why it failed each time, for whoever asks meanwhile; the log has it once. Other errors are raised.
+    `told` gets why it failed each time, and that it takes long, for whoever asks meanwhile; the log has each failure
+    once. Other errors are raised. What waits for the disk in it should do so in a thread.
     """
     trouble, retry_s = "", RETRY_FIRST_S
     while True:
         try:
-            begun = await begin()
+            begun = await _told_if_slow(begin(), told)
         except TransientError as error:
             if str(error) != trouble:
                 trouble = str(error)
@@ -54,3 +57,16 @@ async def until_usable(begin: Callable[[], Awaitable[T]], *, told: Callable[[str
             return begun
         await asyncio.sleep(retry_s)
         retry_s = min(2 * retry_s, RETRY_LAST_S)
+
+
+async def _told_if_slow(attempt: Coroutine[Any, Any, T], told: Callable[[str], Awaitable[None]]) -> T:
+    task, waited_s = asyncio.create_task(attempt), 0.0
+    try:
+        while not (await asyncio.wait([task], timeout=SLOW_S))[0]:
+            if not waited_s:
+                _log.warning("a disk does not answer; waiting for it")
+            waited_s += SLOW_S
+            await told(f"a disk has not answered for {waited_s:.0f} s")
+        return task.result()
+    finally:
+        task.cancel()

@@ -5,6 +5,7 @@ promised and which tokens it gave (P2, K1), a disk's number that is on no disk i
 the electorate that it has on disk (M1). So the node holds and grants nothing, its agent says why, and others serve.
 """
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -16,10 +17,13 @@ T = TypeVar("T")
 
 
 async def begin(step: Callable[[], T], *, run_dir: Path) -> T:
-    """Take one step, again with back-off while it raises TransientError; the agent is told of it, where it is there."""
+    """Take one step in a thread, again with back-off while it raises TransientError; the agent is told, if it is there.
+
+    Else a disk that takes seconds would keep the process from hearing that it is to stop.
+    """
 
     async def attempt() -> T:
-        return step()
+        return await asyncio.to_thread(step)
 
     async def told(trouble: str) -> None:
         say_waiting(run_dir, trouble)

@@ -18,6 +18,7 @@ import pytest
 from service.agent.agent import Agent
 from service.audit.outbox import read_outbox
 from service.datapath.layout import MapName
+from service.host.clock import boot_ns
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, KeeperMessage, LeaseReport
 from service.settings import Settings
@@ -26,7 +27,7 @@ from service.wire.envelope import Envelope, key_id
 from service.wire.local_socket import LocalSocket
 from tests.agent.site import FLOATING_IP, HOST, SECOND, settings_of, steered
 from tests.datapath.stand_in import UPLINK, StandInDatapath
-from tests.disk import RefusingDisk
+from tests.disk import HangingDisk, RefusingDisk
 from tests.sources.kubernetes.fake_api_server import until
 
 OBJECTS = """
@@ -176,6 +177,23 @@ async def test_an_agent_begins_on_disks_that_take_nothing_says_so_and_does_all_w
                 await until(lambda: keeper.send(LeaseReport((), True, True, "fifo")) or not agent.not_ready_reasons())
             await until(lambda: agent.status()["audit"]["healthy"] and not agent.status()["troubles"])
             task.cancel()
+
+
+async def test_an_agent_whose_disk_does_not_answer_hears_its_keeper_and_answers_http(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, datapath = site_of(tmp_path)
+    async with running(settings, datapath) as (agent, keeper):
+        await agent._outbox.flush(5)
+        disk = HangingDisk(monkeypatch)
+        keeper.report(HeldLease(str(FLOATING_IP), 1, 1, 1, boot_ns() + 60 * SECOND))
+        await until(lambda: disk.is_waited_for_by("outbox"))
+        keeper.report()
+        await until(lambda: agent.status()["held"] == [])
+        assert (await ask(settings, "/v1/status"))[1]["audit"]["pending"] > 0
+        disk.answer()
+        assert await agent._outbox.flush(5)
+    assert disk.held_up == []
 
 
 async def test_former_kernel_settings_that_are_on_no_disk_are_a_trouble_of_the_agent(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from service.model.errors import OperatorError
 from service.settings import HttpSettings, Settings
 from service.wire.envelope import Envelope
 from tests.controller.elector import HOST, LoopbackElector, settings_of
-from tests.disk import RefusingDisk
+from tests.disk import HangingDisk, RefusingDisk
 from tests.sources.kubernetes.fake_api_server import until
 
 GATEWAY = """
@@ -173,6 +173,40 @@ async def test_a_controller_begins_and_leads_on_a_disk_that_takes_nothing_and_sa
         disk.mend()
         await until(lambda: controller.status()["audit"]["healthy"])
         assert await controller._outbox.flush(5)
+
+
+async def test_a_controller_whose_disk_does_not_answer_leads_and_answers_http(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its records nor the status beside the manifests are waited for."""
+    monkeypatch.setattr("service.controller.knowledge.has_caught_up", lambda **_: True)
+    settings = settings_of(tmp_path)
+    (tmp_path / "manifests" / "gateway.yaml").write_text(GATEWAY, encoding="utf-8")
+    async with running(settings) as controller:
+        disk = HangingDisk(monkeypatch)
+        async with LoopbackElector(settings):
+            await until(lambda: disk.is_waited_for_by("outbox", "status"))
+            assert (await ask(settings, "/v1/status"))[1]["leading"] is True
+            disk.answer()
+            assert await controller._outbox.flush(5)
+    assert disk.held_up == []
+
+
+async def test_a_controller_that_may_not_look_at_its_manifests_says_so_and_reads_them_once_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen in code: what is no error of the operator's ended it with a traceback."""
+    settings = settings_of(tmp_path)
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    async with AsyncExitStack() as stack:
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "is_dir", refuse)
+            controller = await stack.enter_async_context(running(settings))
+            await until(lambda: "Permission denied" in str(controller.status()["troubles"]))
+        await until(lambda: controller.status()["objects"]["synced"])
 
 
 async def test_two_controllers_of_one_state_directory_are_refused(tmp_path: Path) -> None:

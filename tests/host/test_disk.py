@@ -58,6 +58,24 @@ async def test_what_a_disk_does_not_let_is_done_once_it_does_told_each_time_and_
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
+@in_virtual_time
+async def test_a_disk_that_takes_long_is_told_while_it_does_and_asked_once() -> None:
+    told: list[str] = []
+    asked = []
+
+    async def begin() -> str:
+        asked.append(now_ns())
+        await asyncio.sleep(2.5)
+        return "begun"
+
+    async def tell(trouble: str) -> None:
+        told.append(trouble)
+
+    assert await until_usable(begin, told=tell) == "begun"
+    assert told == ["a disk has not answered for 1 s", "a disk has not answered for 2 s"]
+    assert len(asked) == 1
+
+
 async def test_what_the_operator_has_to_mend_is_not_waited_for() -> None:
     async def begin() -> None:
         raise OperatorError("state_dir: a file")

@@ -17,7 +17,7 @@ from service.keeper.keeper import run
 from service.model.errors import OperatorError, TransientError
 from service.model.keeper_message import AGENT_SOCKET, KeeperMessage, LeaseReport, Waiting
 from service.settings import DatapathSettings, Settings
-from tests.disk import RefusingDisk
+from tests.disk import HangingDisk, RefusingDisk
 from tests.keeper.node import free_port, settings_of, until
 
 
@@ -103,6 +103,24 @@ async def test_m7_a_number_that_is_on_no_disk_is_told_to_nobody(tmp_path: Path, 
         disk.mend()
         await until(lambda: isinstance(heard[-1], LeaseReport))
         assert "electorate" in records(settings)
+
+
+async def test_a_disk_that_does_not_answer_at_the_first_start_is_told_and_holds_up_nothing(
+    tmp_path: Path, disk: RefusingDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path)
+    hanging = HangingDisk(monkeypatch)
+    heard: list[KeeperMessage] = []
+    async with starting(settings, heard):
+        await until(lambda: len(heard) > 1)
+        assert [str(message) for message in heard[:2]] == [
+            f"Waiting(trouble='a disk has not answered for {seconds} s')" for seconds in (1, 2)
+        ]
+        assert is_silent(settings)
+        hanging.answer()
+        await until(lambda: isinstance(heard[-1], LeaseReport))
+        assert hanging.is_waited_for_by("electorate", "longest-lease")
+    assert hanging.held_up == []
 
 
 @pytest.mark.parametrize("number", CAUSES, ids=errno.errorcode.get)
