@@ -37,8 +37,8 @@ class Notice:
         self._trouble = trouble
 
     def status(self) -> dict[str, Any]:
-        """No more than is known: a reader takes what is missing for unknown."""
-        return {"node": self._node, "troubles": [f"this process has not begun: {self._trouble}"]}
+        """No more than is known. `begun` tells a reader that what is missing is not known here."""
+        return {"node": self._node, "begun": False, "troubles": [f"this process has not begun: {self._trouble}"]}
 
     def record_folders(self) -> list[Path]:
         """None is read: the disk is what does not answer."""

@@ -41,7 +41,7 @@ def _of_leases(document: dict[str, Any]) -> list[str]:
 
 
 def _of_leader(document: dict[str, Any], *, is_majority_lost: bool) -> list[str]:
-    if "leader" not in document:
+    if document.get("begun") is False:
         # A process that has not begun knows of none, and that is not the same as that there is none.
         return []
     leader, state = document.get("leader"), document.get("leaderState")
