@@ -26,6 +26,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 ANSWER_S = 1.0
 STALL_S = 4.0
 """A connection that has said nothing for so long is given up, and opened again."""
+IDLE_S = 5.0
+"""Between two requests on a connection that is otherwise idle."""
 SERVED_PORT = 8088
 LINE_MAX = 200
 
@@ -210,7 +212,7 @@ async def run(options: argparse.Namespace) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(client.keep_udp_stream())
         group.create_task(client.keep_tcp("tcp-stream", 0.1))
-        group.create_task(client.keep_tcp("tcp-idle", 5.0))
+        group.create_task(client.keep_tcp("tcp-idle", IDLE_S))
         group.create_task(client.keep_push())
         group.create_task(client.repeat("udp", client.ask_udp, 0.25))
         group.create_task(client.repeat("tcp", client.ask_tcp, 0.25))

@@ -10,7 +10,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import Any
 
-from loadtest.chaos.client import ANSWER_S, STALL_S
+from loadtest.chaos.client import ANSWER_S, IDLE_S, STALL_S
 from loadtest.chaos.event import Cost
 from loadtest.chaos.site import ChaosSite
 from loadtest.gateway import FLOATING_IPS
@@ -159,8 +159,10 @@ def _may_be(line: Mapping[str, Any], cost: Cost) -> bool:
 
 def _stalled_ns(line: Mapping[str, Any]) -> int:
     is_given_up = line["detail"] in ("", TimeoutError.__name__)
-    waited_s = STALL_S if line["what"] == "broken" else ANSWER_S
-    return int(line["t"]) - int(waited_s * is_given_up * 1e9)
+    waited_s = (STALL_S if line["what"] == "broken" else ANSWER_S) if is_given_up else 0.0
+    # An idle connection finds out when it asks again.
+    silent_s = IDLE_S if line["kind"] == "tcp-idle" else 0.0
+    return int(line["t"]) - int((waited_s + silent_s) * 1e9)
 
 
 COUNTED_LOSSES = 10

@@ -34,6 +34,7 @@ from service.electorate.follower import ElectorateFollower
 from service.gateway.row import MemberMetadata
 from service.host import identity
 from service.host.clock import boot_ns, wall_ns
+from service.host.disk import until_usable
 from service.host.supervisor import Run, Supervisor
 from service.model.assignment import Location
 from service.model.gateway_node import NodeRole
@@ -54,6 +55,7 @@ from service.web.metrics import (
     ShortageCollector,
     TaskCollector,
 )
+from service.web.notice import Notice
 from service.web.server import WebServer
 from service.wire import refusals
 from service.wire.cluster_view import ClusterView
@@ -201,6 +203,8 @@ class Agent:
         settings = self._settings
         await stack.enter_async_context(self._publisher)
         await stack.enter_async_context(self._outbox)
+        async with Notice(settings) as notice:
+            await until_usable(self._datapath.prepare, told=notice.say)
         await stack.enter_async_context(self._datapath)
         stack.enter_context(self._announcer)
         stack.enter_context(self._segment_watch)
@@ -276,6 +280,7 @@ class Agent:
                 *self._tasks.troubles(),
                 *refusals.troubles(self._refusals),
                 *self._keeper.troubles(),
+                *self._datapath.troubles(),
                 *self._cluster.troubles(),
                 *self._conflicts.troubles(),
                 *self._conflicts.watch.troubles(),

@@ -100,6 +100,7 @@ class Controller:
             self._table,
             electors=lambda: self._office.book.known.members,
             silent=self._electors.silent_s,
+            problems=self._office.problems,
             clock=boot_ns,
         )
         self._leader = Leader(self._cluster, self._knowledge, self._recorder, clock=boot_ns)

@@ -10,6 +10,7 @@ from service.controller.holders import HolderTable
 from service.controller.placement import has_caught_up
 from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Elector, HeldBy
+from service.model.object_event import ObjectEvent
 from service.model.validity import LEADER_SILENT, Loss
 from service.report.absence import Absence, find_absence
 from service.report.facts import Facts, Sightings
@@ -21,7 +22,7 @@ from service.wire.cluster_view import ClusterView
 class Knowledge:
     """Reads, and changes nothing. `electors` are the members of the electorate as it is known here.
 
-    `silent` names those of them that are not seen to vote.
+    `silent` names those of them that are not seen to vote, `problems` what is wrong with the object that names them.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Knowledge:
         *,
         electors: Callable[[], Sequence[Elector]],
         silent: Callable[[], Iterable[str]],
+        problems: Callable[[], Iterable[ObjectEvent]],
         clock: Callable[[], int],
     ) -> None:
         self.intake = intake
@@ -39,6 +41,7 @@ class Knowledge:
         self._table = table
         self._electors = electors
         self._silent = silent
+        self._problems = problems
         self._clock = clock
         self._started_ns = clock()
 
@@ -150,5 +153,6 @@ class Knowledge:
             created={key: policy.created for key in policies if (policy := index.policy(key)) is not None},
             refused=self.intake.errors,
             cluster_nodes=dict(inventory.nodes),
+            problems=tuple(self._problems()),
             strays=dict(inventory.strays()),
         )

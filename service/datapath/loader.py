@@ -63,14 +63,19 @@ class LoadedDatapath:
 def load_datapath(bpf_dir: str, run_dir: str) -> LoadedDatapath:
     """Load everything; takes about a second and 50 MB once (LLVM). Call it in a thread.
 
-    Raises OperatorError, in one sentence, where the kernel, BCC or the mount is not what is needed.
+    Raises OperatorError, in one sentence, where the kernel, BCC or the mount is not what is needed; TransientError
+    where `run_dir` cannot be written now, which `write_headers` finds out beforehand.
     """
     folder = pin_folder(bpf_dir)
     _ensure_bpffs(Path(bpf_dir))
     folder.mkdir(parents=True, exist_ok=True)
     _drop_misfits(folder)
-    headers = write_kernel_headers(Path(run_dir) / "kernel-headers")
-    return LoadedDatapath(folder, headers)
+    return LoadedDatapath(folder, write_headers(run_dir))
+
+
+def write_headers(run_dir: str) -> Path:
+    """Write what compiling needs of files and is not there yet; for a thread. Raises as `write_kernel_headers` does."""
+    return write_kernel_headers(Path(run_dir) / "kernel-headers")
 
 
 def _compile_beside(pin_dir: Path, headers: Path) -> Any:

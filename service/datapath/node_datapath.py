@@ -86,11 +86,16 @@ class NodeDatapath:
         self._unattached: set[int] = set()
         self._has_netfilter = False
         self._is_netfilter_lost = False
-        self.netlink = Netlink(sysctl=_sysctl(settings))
+        self._sysctl = _sysctl(settings)
+        self.netlink = Netlink(sysctl=self._sysctl)
         self.nftables = Nftables()
         self.conntrack = Conntrack()
         self.pool: WorkerPool
         self._loaded: LoadedDatapath
+
+    async def prepare(self) -> None:
+        """Write the files that entering needs. Raises TransientError while the disk does not let it."""
+        await asyncio.to_thread(loader.write_headers, self._settings.run_dir)
 
     async def __aenter__(self) -> Self:
         """Raises OperatorError, in one sentence, where something that is needed is missing."""
@@ -123,6 +128,10 @@ class NodeDatapath:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    def troubles(self) -> list[str]:
+        """What a disk keeps from being noted, for status."""
+        return [trouble] if (trouble := self._sysctl.trouble) else []
 
     @property
     def uplinks(self) -> tuple[LocalUplink, ...]:

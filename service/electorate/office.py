@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from service.electorate.book import OBJECT, ElectorateBook
+from service.electorate.refusal import Refusal
 from service.electorate.store import OBJECT_NAME, ElectorateObject, ElectorateStore, open_electorate
 from service.gateway.row import MemberMetadata
 from service.gossip.member import Member
@@ -20,6 +21,7 @@ from service.lease.registrar import DOWN_NS, Registrar
 from service.lease.succession import object_fault, rewritten
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState
 from service.model.lease import Electorate
+from service.model.object_event import ObjectEvent
 from service.settings import Settings
 from service.sources.kubernetes.api_server import ApiError
 from service.wire.cluster_view import ClusterView
@@ -65,6 +67,15 @@ def object_trouble(current: ElectorateObject | None, known: Electorate) -> str:
     if said.epoch < known.epoch or said.members != known.members:
         return f"{OBJECT} names other electors than epoch {known.epoch}; it is written anew when a majority answers"
     return ""
+
+
+def refused(current: ElectorateObject | None, known: Electorate) -> str:
+    """What an object that is there says, and why that is refused; empty where it is not."""
+    fault = object_trouble(current, known) if current is not None else ""
+    if current is None or not fault:
+        return ""
+    names = ", ".join(member.name for member in current.electorate.members)
+    return f"epoch {current.electorate.epoch} of {names} is refused: {fault}"
 
 
 def next_write(
@@ -136,6 +147,7 @@ class ElectorateOffice:
         self._wrong_ns = wrong_ns
         self._wrong_since_ns: int | None = None
         """Since when the object has been gone, or wrong."""
+        self._refusal = Refusal(settings.namespace, OBJECT_NAME)
         self.book = ElectorateBook(settings.electorate, adopted=self._adopt)
         self.registrar = Registrar(lease_port=settings.ports.lease, now_ns=clock(), down_ns=down_ns)
         self.pump = MachinePump(self.registrar, clock=clock, send=socket.send, handle=self._handle)
@@ -146,6 +158,11 @@ class ElectorateOffice:
     def trouble(self) -> str:
         """Why what the object says is not in force here; empty where it is."""
         return self.book.trouble or (self._store.trouble if self._store is not None else "")
+
+    def problems(self) -> tuple[ObjectEvent, ...]:
+        """What the owner of the object should be told of it now."""
+        event = self._refusal.event(now_ns=self._clock())
+        return (event,) if event is not None else ()
 
     def standing(self) -> dict[str, Any]:
         """For status: whether the epoch is in force, and what keepers said of themselves lately."""
@@ -207,6 +224,7 @@ class ElectorateOffice:
         found = candidates(self._cluster.members(), self._cluster.gateway_nodes())
         self.registrar.set_candidates(found, now_ns=self._clock())
         if not store.is_read or store.trouble:
+            self._refusal.see(store.trouble, uid=store.uid, is_final=True, now_ns=self._clock())
             return
         self._take_object(store.current)
         write = next_write(
@@ -217,6 +235,9 @@ class ElectorateOffice:
             is_leading=self._is_leading(),
             is_present=self._is_present(store.current),
         )
+        is_rewritten = write is not None and write.kind is WriteKind.REWRITE
+        note = refused(store.current, self.book.known)
+        self._refusal.see(note, uid=store.uid, is_final=is_rewritten, now_ns=self._clock())
         if write is None:
             return
         try:

@@ -57,6 +57,7 @@ class _Document(msgspec.Struct):
 class _Metadata(msgspec.Struct):
     name: str = ""
     version: str = msgspec.field(name="resourceVersion", default="")
+    uid: str = ""
 
 
 class _ConfigMap(msgspec.Struct):
@@ -110,6 +111,8 @@ class ElectorateStore:
         """Whether the object is there or not has been learnt."""
         self.trouble = ""
         """Why the object is not taken as it is; empty where it is."""
+        self.uid = ""
+        """Of the object as it was read last, also of one that is not taken."""
         # By name, so that the right to this one object is enough.
         resource = Resource(self._path, self._decode, f"metadata.name={OBJECT_NAME}")
         self.reflector = Reflector(api, resource, self._take, timing=timing)
@@ -149,6 +152,7 @@ class ElectorateStore:
 
     def _decode(self, raw: msgspec.Raw) -> Item[ElectorateObject | None]:
         try:
+            self.uid = _decoder.decode(raw).metadata.uid
             found: ElectorateObject | None = decode(raw)
             self.trouble = ""
         except ValueError as error:

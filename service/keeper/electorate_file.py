@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from service.host.disk import disk_fault
 from service.host.durable_file import replace_durably
 from service.lease.electorate import MEMORY_MAX, layout_fault
 from service.model.errors import OperatorError
@@ -44,14 +45,17 @@ class ElectorateFile:
         self._path = state_dir / ELECTORATE
 
     def open(self, *, memory: int) -> StoredElectorate:
-        """Read it, or begin one under this memory. Raises OperatorError where it can be neither read nor written."""
+        """Read it, or begin one under this memory, which counts only once it is on disk (M7).
+
+        Raises TransientError where the disk does not let it now; OperatorError where it is damaged, or never will be.
+        """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             data = self._path.read_bytes()
         except FileNotFoundError:
             return self._begin(StoredElectorate(memory, NO_ELECTORATE, True))
         except OSError as error:
-            raise OperatorError(f"state_dir: cannot read {self._path}: {error.strerror}") from error
+            raise disk_fault("state_dir", "read", self._path, error) from error
         try:
             document = msgspec.json.decode(data, type=_Document)
             stored = StoredElectorate(int(document.memory, 16), document.electorate.electorate, document.settled)
@@ -82,7 +86,7 @@ class ElectorateFile:
         try:
             self.write(stored)
         except OSError as error:
-            raise OperatorError(f"state_dir: cannot write {self._path}: {error.strerror}") from error
+            raise disk_fault("state_dir", "write", self._path, error) from error
         return stored
 
     def write(self, stored: StoredElectorate) -> None:

@@ -19,6 +19,7 @@ from service.host import clock, identity
 from service.host.memory import freeze_heap
 from service.host.supervisor import Run, Supervisor
 from service.keeper.agent_watch import AgentWatch
+from service.keeper.beginning import begin
 from service.keeper.claims import HolderClaims, new_holder
 from service.keeper.dispatch import Dispatch, Lines
 from service.keeper.duty import AgentDuty
@@ -53,20 +54,21 @@ _RETRY_S = 0.01
 
 
 async def run(settings: Settings) -> None:
-    """Run the keeper until cancelled. Raises OperatorError where it cannot start."""
+    """Run the keeper until cancelled. Raises OperatorError where it cannot start; for a disk it waits instead."""
     if settings.electors != "auto" and not settings.electors.members:
         raise OperatorError("electors.members: name the 1, 3, 5 or 7 agents that grant leases, or write `auto`")
     if settings.lease.max_lease_ms * 1_000_000 < settings.lease_profile.lease_ns:
         raise OperatorError(f"lease.max_lease_ms: shorter than the lease of profile `{settings.lease.profile}`")
     if hint := size_hint(settings.electorate):
         _log.warning("electors.members: %s", hint)
+    run_dir = Path(settings.run_dir)
     async with AsyncExitStack() as stack:
         # S8: the lock first. Nothing may be read that another keeper still writes.
-        promises = stack.enter_context(PromiseFile(Path(settings.run_dir)))
+        promises = await begin(lambda: stack.enter_context(PromiseFile(run_dir)), run_dir=run_dir)
         scheduling = become_punctual(settings.lease.profile)
         fence = PinnedFence(settings.datapath.bpf_dir)
         stack.callback(fence.close)
-        keeper = Keeper(settings, promises, fence=fence, scheduling=scheduling)
+        keeper = await begin(lambda: Keeper(settings, promises, fence=fence, scheduling=scheduling), run_dir=run_dir)
         await keeper.enter(stack)
         await keeper.serve()
 
@@ -84,7 +86,10 @@ class Keeper:
         boot_clock: Callable[[], int] = clock.boot_ns,
         raw_clock: Callable[[], int] = clock.raw_ns,
     ) -> None:
-        """Read what is on disk; nothing runs and nothing is sent yet. Raises OperatorError where it cannot be read."""
+        """Read what is on disk, or begin it; nothing runs and nothing is sent yet.
+
+        Raises TransientError where the disk does not let it now, OperatorError where it never will.
+        """
         self._settings, self._scheduling, self._boot_clock = settings, scheduling, boot_clock
         self._tasks = Supervisor(clock=boot_clock, retry_first_s=_RETRY_S, retry_last_s=_RETRY_S)
         start_id, port = identity.start_id(), settings.ports.lease

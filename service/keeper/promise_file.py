@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from service.host.disk import disk_fault
 from service.host.durable_file import replace_durably
 from service.model.errors import OperatorError
 from service.model.lease import LONG_LEASE_NS
@@ -36,12 +37,14 @@ class PromiseFile:
         """Bytes that can be written without asking for more."""
 
     def __enter__(self) -> Self:
-        """Open and lock. Raises OperatorError where another keeper runs or the folder cannot be written."""
+        """Open and lock. Raises OperatorError where another keeper runs, or the path can never be right; TransientError
+        where the disk does not let it now.
+        """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise OperatorError(f"run_dir: cannot open {self._path}: {error.strerror}") from error
+            raise disk_fault("run_dir", "open", self._path, error) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -60,8 +63,14 @@ class PromiseFile:
         os.close(fd)
 
     def read(self) -> bytes:
-        """The record as found, and what lies behind it; nothing or zeros where there never was one."""
-        return os.pread(self._fd, _RECORD_BYTES_MAX, 0)
+        """The record as found, and what lies behind it; nothing or zeros where there never was one.
+
+        Raises TransientError where it cannot be read: what was promised is not known then.
+        """
+        try:
+            return os.pread(self._fd, _RECORD_BYTES_MAX, 0)
+        except OSError as error:
+            raise disk_fault("run_dir", "read", self._path, error) from error
 
     def write(self, data: bytes) -> None:
         """Replace the record. It is in the page cache, so safe from the death of the process, when this returns.
@@ -86,14 +95,14 @@ class TokenFile:
         self._path = state_dir / TOKENS
 
     def read(self) -> bytes | None:
-        """None where there is no file. Raises OperatorError where it cannot be read."""
+        """None where there is no file. Raises TransientError where it cannot be read now, OperatorError where never."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             return self._path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise OperatorError(f"state_dir: cannot read {self._path}: {error.strerror}") from error
+            raise disk_fault("state_dir", "read", self._path, error) from error
 
     def write(self, data: bytes) -> None:
         """Replace the record; durable when this returns, which takes milliseconds or more: for a worker thread.
@@ -116,7 +125,7 @@ class LongestLease:
         """Nanoseconds; at least `lease_ns_max`, and durable when this returns.
 
         `has_granted`: this disk has known tokens before, so where it has no such record anything may be alive. Raises
-        OperatorError where it cannot be read or written.
+        TransientError where it cannot be read or written now, OperatorError where never.
         """
         try:
             found_ns = self._read(LONG_LEASE_NS if has_granted else 0)
@@ -124,7 +133,7 @@ class LongestLease:
             if longest_ns != found_ns or not self._path.exists():
                 self.write(longest_ns)
         except OSError as error:
-            raise OperatorError(f"state_dir: cannot read or write {self._path}: {error.strerror}") from error
+            raise disk_fault("state_dir", "read or write", self._path, error) from error
         return longest_ns
 
     def _read(self, unknown_ns: int) -> int:

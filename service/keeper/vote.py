@@ -45,8 +45,8 @@ class ElectorVote:
     ) -> None:
         """`stored`: the electorate as found on disk; without, the configured one, which is not written.
 
-        `promised` gets every promise of a floating IP, for the record. Raises OperatorError where the tokens on disk
-        cannot be read.
+        `promised` gets every promise of a floating IP, for the record. Raises TransientError where records cannot be
+        read, or begun, now: without them it must not vote.
         """
         self._settings = settings
         self._promises = promises

@@ -123,4 +123,10 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """Ids of the keys in force in the keeper; the first one seals."""
 
 
-KeeperMessage = Heartbeat | LeaseReport
+class Waiting(msgspec.Struct, frozen=True, tag="waiting"):
+    """Keeper to agent, in place of reports, while a disk does not let it begin: it holds and grants nothing."""
+
+    trouble: str
+
+
+KeeperMessage = Heartbeat | LeaseReport | Waiting

@@ -19,3 +19,5 @@ class ObjectEvent:
     is_warning: bool
     subject: str = ""
     """Tells waiting Events of one reason apart, such as the floating IP."""
+    uid: str = ""
+    """Of an object that the source does not deliver; without it `kubectl describe` does not show the Event."""

@@ -29,6 +29,8 @@ class Kind(StrEnum):
     """The cluster's own word on a node; only of Kubernetes."""
     SERVICE_RANGE = "ServiceCIDR"
     """Where service addresses come from; only of Kubernetes."""
+    CONFIG_MAP = "ConfigMap"
+    """Who grants leases, as the API server has it. No source delivers it; Events may be about it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,12 +1,13 @@
 """Kernel settings of the node's network, changed so that they can be put back (kernel: networking/ip-sysctl).
 
 Before a key of the node's own is changed for the first time, its value is noted in a file that outlives the process.
+Where the disk does not take the note, the key is changed all the same: without it the node could not serve, and the
+note is only for whoever uninstalls. It is kept, told of, and written with a later call.
 """
 
 import json
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from service.model.errors import OperatorError
@@ -23,6 +24,10 @@ class Sysctl:
         """`journal`: where former values are noted; None: nowhere, and `restore` does nothing."""
         self._folder = folder
         self._journal = journal
+        self._unnoted: dict[str, tuple[str, str]] = {}
+        """Former value and ours of keys that are not in the journal yet."""
+        self.trouble = ""
+        """Why former values are not on disk, in one line for status; empty where they are."""
 
     def write(self, key: str, value: str, *, keep_former: bool = True) -> None:
         """Set one key unless it is so already. Left alone are keys of IPv6 where the kernel has no IPv6, and those of a
@@ -32,6 +37,7 @@ class Sysctl:
         key; nothing has changed then.
         """
         path = self._folder / key
+        self._write_journal()
         if key.startswith("ipv6/") and not path.exists():
             return
         try:
@@ -56,7 +62,7 @@ class Sysctl:
 
     def restore(self) -> None:
         """Put back what was changed and is still as it was changed to, and forget it. A key that is gone is skipped."""
-        for key, (former, ours) in sorted(self._noted().items()):
+        for key, (former, ours) in sorted((self._unnoted | self._noted()).items()):
             path = self._folder / key
             try:
                 if path.read_text(encoding="ascii").strip() == ours:
@@ -65,19 +71,34 @@ class Sysctl:
                 _log.warning(
                     "net.%s was %s before and stays %s: %s", key.replace("/", "."), former, ours, error.strerror
                 )
+        self._unnoted.clear()
         if self._journal is not None:
             self._journal.unlink(missing_ok=True)
 
     def _note(self, key: str, former: str, ours: str) -> None:
-        noted = dict(self._noted())
-        if self._journal is None or key in noted:
+        if self._journal is None or key in self._unnoted or key in self._noted():
             return
-        noted[key] = (former, ours)
-        new = self._journal.with_suffix(".new")
-        new.write_text(json.dumps(noted, indent=1), encoding="ascii")
-        os.replace(new, self._journal)
+        self._unnoted[key] = (former, ours)
+        self._write_journal()
 
-    def _noted(self) -> Mapping[str, tuple[str, str]]:
+    def _write_journal(self) -> None:
+        if self._journal is None or not self._unnoted:
+            return
+        new = self._journal.with_suffix(".new")
+        try:
+            self._journal.parent.mkdir(parents=True, exist_ok=True)
+            new.write_text(json.dumps(self._unnoted | self._noted(), indent=1), encoding="ascii")
+            os.replace(new, self._journal)
+        except OSError as error:
+            trouble = f"state_dir: former kernel settings cannot be noted in {self._journal}: {error.strerror}"
+            if trouble != self.trouble:
+                _log.error("%s; until they are, `egressgw uninstall` cannot put them back", trouble)
+            self.trouble = trouble
+        else:
+            self._unnoted.clear()
+            self.trouble = ""
+
+    def _noted(self) -> dict[str, tuple[str, str]]:
         if self._journal is None or not self._journal.exists():
             return {}
         try:

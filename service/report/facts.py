@@ -14,6 +14,7 @@ from service.model.assignment import Assignment
 from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode
 from service.model.lease import HeldBy
+from service.model.object_event import ObjectEvent
 from service.model.objects import ClusterNode, NetworkGateway, ObjectKey
 from service.policy.acceptance import PolicyState
 
@@ -50,6 +51,8 @@ class Facts(Sightings):
     """What is wrong with objects that cannot be used as they are now; an earlier version may be in force."""
     cluster_nodes: Mapping[str, ClusterNode] = field(default_factory=dict)
     """The Node objects; empty where the source has no such objects, and then they mean nothing."""
+    problems: tuple[ObjectEvent, ...] = ()
+    """What is wrong with objects that have no status of ours: the one that says who grants leases."""
     strays: Mapping[ObjectKey, IPv4Address] = field(default_factory=dict)
     """Pods whose address is in none of the known pod ranges."""
 

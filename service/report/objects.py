@@ -51,7 +51,7 @@ def object_problems(facts: Facts) -> list[ObjectEvent]:
     ]
     for key, message in _refused(facts.refused).items():
         problems.append(ObjectEvent(key, "InvalidObject", message, "Judge", True))
-    return problems
+    return [*problems, *facts.problems]
 
 
 def _unplaced(facts: Facts, state: PolicyState) -> str:

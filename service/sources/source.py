@@ -89,7 +89,7 @@ async def open_source(settings: Settings, *, everything: bool = False) -> AsyncI
     """
     if settings.source.startswith(_MANIFESTS):
         folder = Path(settings.source.removeprefix(_MANIFESTS))
-        if not await asyncio.to_thread(folder.is_dir):
+        if not await asyncio.to_thread(_may_be_folder, folder):
             raise OperatorError(f"source: {folder} is not a folder; make it, or name another as manifests:DIR")
         # Pods of all nodes, also for agents: a folder is small, and `egressgw status` counts matches anywhere.
         yield ManifestsSource(folder)
@@ -106,3 +106,11 @@ async def open_source(settings: Settings, *, everything: bool = False) -> AsyncI
         node=settings.node, reporter=settings.node, namespace=settings.namespace, cache=cache
     ) as source:
         yield source
+
+
+def _may_be_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        # Not permitted, or a disk that fails: a state, which whoever reads the folder tells of and tries again.
+        return True

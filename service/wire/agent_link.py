@@ -1,14 +1,22 @@
 """The keeper's end of its talk with the agent of the same node: heartbeats in, lease reports out."""
 
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
-from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, KeeperMessage, LeaseReport
+from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, KeeperMessage, LeaseReport, Waiting
 from service.wire.local_socket import LocalSocket
+
+
+def say_waiting(run_dir: Path, trouble: str) -> None:
+    """Tell the agent, where it is there, what keeps its keeper from beginning. Needs no socket that is bound."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as voice, suppress(OSError):
+        voice.sendto(msgspec.json.encode(Waiting(trouble)), str(run_dir / AGENT_SOCKET))
 
 
 class AgentLink:

@@ -15,6 +15,7 @@ from service.model.keeper_message import (
     Heartbeat,
     KeeperMessage,
     LeaseReport,
+    Waiting,
 )
 from service.wire.local_socket import LocalSocket
 
@@ -22,6 +23,8 @@ HEARTBEAT_PERIOD_S = 0.2
 REPORT_AGE_NS_MAX = 3_000_000_000
 """Fifteen reports missed: the keeper is gone or stuck. Leases do not depend on it, only whether new ones come here;
 a busy moment of the agent must not count as that."""
+WAITING_AGE_NS_MAX = 10_000_000_000
+"""How long a keeper's word counts that it waits for its disk: twice the longest pause between two attempts."""
 
 
 class KeeperLink:
@@ -33,10 +36,12 @@ class KeeperLink:
         self._heartbeat = Heartbeat(ready=False)
         self._heard_ns: int | None = None
         self._key_ids: tuple[str, ...] = ()
+        self._waiting: tuple[str, int] | None = None
+        """What the keeper waits for before it begins, and when it said so."""
         self._socket = LocalSocket(run_dir / AGENT_SOCKET, run_dir / KEEPER_SOCKET, on_messages=self._take)
 
     async def __aenter__(self) -> Self:
-        """Raises OperatorError where the socket cannot be bound."""
+        """Raises OperatorError where the socket can never be bound."""
         await self._socket.__aenter__()
         return self
 
@@ -55,8 +60,11 @@ class KeeperLink:
         return self._key_ids if self.is_keeper_alive else ()
 
     def troubles(self) -> list[str]:
-        """Why the keeper cannot hear this agent though it is there, for status; none where it can."""
-        return [trouble] if (trouble := self._socket.trouble()) else []
+        """Why the keeper cannot hear this agent though it is there, or what it waits for; for status."""
+        found = [trouble] if (trouble := self._socket.trouble()) else []
+        if self._waiting is not None and self._clock() - self._waiting[1] < WAITING_AGE_NS_MAX:
+            found.append(f"the lease keeper waits for its disk, and holds and grants nothing: {self._waiting[0]}")
+        return found
 
     def say(self, heartbeat: Heartbeat) -> None:
         """Make this the heartbeat; sent now if it differs from the last."""
@@ -76,7 +84,10 @@ class KeeperLink:
 
     def _take(self, messages: list[KeeperMessage]) -> None:
         for message in messages:
-            if isinstance(message, LeaseReport):
-                self._heard_ns = self._clock()
+            if isinstance(message, Waiting):
+                # One that has not begun is none for everybody else here: what is held ends with its leases.
+                self._waiting, self._heard_ns = (message.trouble, self._clock()), None
+            elif isinstance(message, LeaseReport):
+                self._waiting, self._heard_ns = None, self._clock()
                 self._key_ids = message.keys
                 self._on_report(message)

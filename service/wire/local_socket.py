@@ -17,7 +17,8 @@ from typing import Self
 
 import msgspec
 
-from service.model.errors import OperatorError, PeerError
+from service.host.disk import RETRY_FIRST_S, RETRY_LAST_S, disk_fault
+from service.model.errors import OperatorError, PeerError, TransientError
 from service.model.keeper_message import KeeperMessage
 from service.wire.pieces import Joiner, Splitter
 
@@ -45,6 +46,9 @@ class LocalSocket:
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(KeeperMessage)
         self._socket: socket.socket | None = None
+        self._unbound = ""
+        """Why there is no socket though there should be one; it is tried again when something is to be sent."""
+        self._retry_s, self._retry_ns = RETRY_FIRST_S, 0
         self._splitter, self._joiner = Splitter(), Joiner()
         self._said: tuple[KeeperMessage, list[bytes]] | None = None
         """The last message and its datagrams: most are said again and again."""
@@ -55,7 +59,28 @@ class LocalSocket:
         self._logged_ns: int | None = None
 
     async def __aenter__(self) -> Self:
-        """Bind, in place of a socket that a dead process left. Raises OperatorError naming the path."""
+        """Bind, in place of a socket that a dead process left; later, where the disk does not let it now.
+
+        Raises OperatorError naming the path where it can never be bound.
+        """
+        self._try_to_bind()
+        return self
+
+    def _try_to_bind(self) -> None:
+        try:
+            self._bind()
+        except (OperatorError, TransientError) as error:
+            if isinstance(error, OperatorError) and not self._unbound:
+                raise
+            if str(error) != self._unbound:
+                _log.error("%s; it is tried again until the disk lets it", error)
+            self._unbound = str(error)
+            self._retry_ns = time.monotonic_ns() + round(self._retry_s * 1e9)
+            self._retry_s = min(2 * self._retry_s, RETRY_LAST_S)
+        else:
+            self._unbound, self._retry_s = "", RETRY_FIRST_S
+
+    def _bind(self) -> None:
         opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,15 +90,14 @@ class LocalSocket:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         except OSError as error:
             opened.close()
-            raise OperatorError(f"run_dir: cannot bind {self._path}: {error.strerror}") from error
+            raise disk_fault("run_dir", "bind", self._path, error) from error
         self._socket = opened
         asyncio.get_running_loop().add_reader(opened.fileno(), self._read)
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        opened, self._socket = self._socket, None
+        opened, self._socket, self._unbound = self._socket, None, ""
         if opened is not None:
             asyncio.get_running_loop().remove_reader(opened.fileno())
             opened.close()
@@ -81,6 +105,8 @@ class LocalSocket:
 
     def send(self, message: KeeperMessage) -> None:
         """Send one message; lost where the other end is absent or its buffer full."""
+        if self._unbound and time.monotonic_ns() >= self._retry_ns:
+            self._try_to_bind()
         if self._socket is None:
             return
         if self._said is None or self._said[0] is not message:
@@ -97,6 +123,8 @@ class LocalSocket:
 
     def trouble(self) -> str:
         """Why the other end does not hear us though it is there, in one line for status; empty where it may."""
+        if self._unbound:
+            return f"{self._unbound}; agent and keeper of this node do not hear each other"
         if not self._unsaid:
             return ""
         return f"{self._path.name}: what this process says does not reach {Path(self._other).name}: {self._unsaid}"

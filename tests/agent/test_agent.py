@@ -1,6 +1,8 @@
 """A whole agent on loopback, with a folder of manifests and a datapath that is not the kernel's."""
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -16,13 +18,16 @@ import pytest
 from service.agent.agent import Agent
 from service.audit.outbox import read_outbox
 from service.datapath.layout import MapName
+from service.host.clock import boot_ns
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, KeeperMessage, LeaseReport
 from service.settings import Settings
+from service.web.verdict import troubles
 from service.wire.envelope import Envelope, key_id
 from service.wire.local_socket import LocalSocket
 from tests.agent.site import FLOATING_IP, HOST, SECOND, settings_of, steered
 from tests.datapath.stand_in import UPLINK, StandInDatapath
+from tests.disk import HangingDisk, RefusingDisk
 from tests.sources.kubernetes.fake_api_server import until
 
 OBJECTS = """
@@ -130,6 +135,72 @@ async def test_an_agent_reads_its_objects_and_says_what_it_lacks(tmp_path: Path)
         _, document = await ask(settings, "/v1/status")
     assert (document["node"], document["keeper"]["alive"], document["drops"]["no_gateway"]) == ("worker1", True, 5)
     assert document["policies"]["egress"]["matchedPods"] == 1
+
+
+async def test_an_agent_that_cannot_write_its_run_dir_says_so_while_it_waits_and_begins_when_it_can(
+    tmp_path: Path,
+) -> None:
+    settings, datapath = site_of(tmp_path)
+    datapath.failing["prepare"] = 1_000_000
+    async with AsyncExitStack() as stack:
+        beginning = asyncio.create_task(Agent(settings, datapath).enter(stack))
+        await until(lambda: datapath.named("prepare"))
+        await asyncio.sleep(0.05)
+        _, document = await ask(settings, "/v1/status")
+        assert troubles(document) == ["this process has not begun: prepare is refused"]
+        assert not beginning.done()
+        datapath.failing.clear()
+        await beginning
+        _, document = await ask(settings, "/v1/status")
+        assert document["role"] == "worker"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
+async def test_an_agent_begins_on_disks_that_take_nothing_says_so_and_does_all_with_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    settings, datapath = site_of(tmp_path)
+    disk = RefusingDisk(monkeypatch)
+    disk.spoil(str(tmp_path), number)
+    async with AsyncExitStack() as stack:
+        agent = Agent(settings, datapath)
+        await agent.enter(stack)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(agent.serve())
+            await until(lambda: datapath.content)
+            assert agent.status()["audit"]["healthy"] is False
+            assert os.strerror(number) in agent.status()["audit"]["reason"]
+            assert 'egressgw_audit_healthy{part="outbox"} 0.0' in await scrape(settings)
+            assert any(f"{AGENT_SOCKET}: {os.strerror(number)}" in line for line in agent.status()["troubles"])
+            disk.mend()
+            async with Keeper(settings).socket as keeper:
+                await until(lambda: keeper.send(LeaseReport((), True, True, "fifo")) or not agent.not_ready_reasons())
+            await until(lambda: agent.status()["audit"]["healthy"] and not agent.status()["troubles"])
+            task.cancel()
+
+
+async def test_an_agent_whose_disk_does_not_answer_hears_its_keeper_and_answers_http(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, datapath = site_of(tmp_path)
+    async with running(settings, datapath) as (agent, keeper):
+        await agent._outbox.flush(5)
+        disk = HangingDisk(monkeypatch)
+        keeper.report(HeldLease(str(FLOATING_IP), 1, 1, 1, boot_ns() + 60 * SECOND))
+        await until(lambda: disk.is_waited_for_by("outbox"))
+        keeper.report()
+        await until(lambda: agent.status()["held"] == [])
+        assert (await ask(settings, "/v1/status"))[1]["audit"]["pending"] > 0
+        disk.answer()
+        assert await agent._outbox.flush(5)
+    assert disk.held_up == []
+
+
+async def test_former_kernel_settings_that_are_on_no_disk_are_a_trouble_of_the_agent(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    async with running(settings, datapath) as (agent, _):
+        datapath._sysctl.trouble = "state_dir: former kernel settings cannot be noted"
+        assert agent.status()["troubles"] == [datapath._sysctl.trouble]
 
 
 async def test_what_is_wrong_in_the_keeper_is_in_the_agents_status_and_metrics_while_it_says_so(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from service.controller.holders import HolderTable
 from service.controller.knowledge import Knowledge
 from service.lease.observer import Observation
 from service.model.lease import Elector, Token
+from service.model.object_event import ObjectEvent
 from service.model.objects import NetworkGateway, Synced, Upsert
 from service.report.objects import GATEWAY
 from service.settings import DatapathSettings
@@ -24,6 +25,7 @@ class Site:
     def __init__(self) -> None:
         self.now_ns = 0
         self.silent: tuple[str, ...] = ()
+        self.problems: tuple[ObjectEvent, ...] = ()
         self.cluster = Cluster((node("worker1", 1), node("worker2", 2)), {"worker1": member("worker1")})
         self.intake = Intake(DatapathSettings(pod_cidrs=("10.244.0.0/16",)))
         self.table = HolderTable(lease_ns=300 * MS)
@@ -33,6 +35,7 @@ class Site:
             self.table,
             electors=lambda: ELECTORS,
             silent=lambda: self.silent,
+            problems=lambda: self.problems,
             clock=lambda: self.now_ns,
         )
 

@@ -1,6 +1,8 @@
 """A whole controller process on loopback, with a folder of manifests and one elector."""
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,6 +20,7 @@ from service.model.errors import OperatorError
 from service.settings import HttpSettings, Settings
 from service.wire.envelope import Envelope
 from tests.controller.elector import HOST, LoopbackElector, settings_of
+from tests.disk import HangingDisk, RefusingDisk
 from tests.sources.kubernetes.fake_api_server import until
 
 GATEWAY = """
@@ -79,6 +82,25 @@ async def test_an_electorate_that_is_refused_is_seen_in_metrics_and_status_of_th
             assert controller.status()["electorate"]["trouble"] == trouble
 
 
+async def test_m8_a_refused_electorate_is_told_by_the_controller_that_leads_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside manifests an Event is a line in the log."""
+    monkeypatch.setattr("service.controller.knowledge.has_caught_up", lambda **_: True)
+    settings = settings_of(tmp_path)
+    async with running(settings) as controller:
+        controller._office._refusal.see("epoch 9 of b, c is refused", uid="u", is_final=True, now_ns=0)
+        await asyncio.sleep(0.5)
+        assert "ElectorateRefused" not in caplog.text
+        async with LoopbackElector(settings):
+            await until(lambda: "ElectorateRefused" in caplog.text)
+            await asyncio.sleep(0.5)
+    lines = [record.getMessage() for record in caplog.records if "ElectorateRefused" in record.getMessage()]
+    assert lines == [
+        "ConfigMap egressgw-system/egressgw-electorate: ElectorateRefused: epoch 9 of b, c is refused",
+    ]
+
+
 async def test_a_node_with_another_key_is_a_trouble_of_the_controller(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     stranger = Envelope((b"\x22" * 32,), cluster=settings.cluster, node="worker2", start_id=9, purpose="gossip")
@@ -135,6 +157,56 @@ async def test_a_controller_leads_when_electors_grant_it_and_gives_it_up_when_it
     records = [one for one in read_outbox(Path(settings.state_dir) / "outbox") if isinstance(one, AuditRecord)]
     assert records[0].kind is RecordKind.LEADER_ELECTED
     assert (records[-1].kind, records[-1].reason) == (RecordKind.LEADER_LOST, "released")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
+async def test_a_controller_begins_and_leads_on_a_disk_that_takes_nothing_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    settings = settings_of(tmp_path)
+    disk = RefusingDisk(monkeypatch)
+    # The status beside the manifests, too.
+    disk.spoil(str(tmp_path), number)
+    async with LoopbackElector(settings), running(settings) as controller:
+        await until(lambda: controller.is_leading and not controller.not_ready_reasons())
+        assert os.strerror(number) in controller.status()["audit"]["reason"]
+        disk.mend()
+        await until(lambda: controller.status()["audit"]["healthy"])
+        assert await controller._outbox.flush(5)
+
+
+async def test_a_controller_whose_disk_does_not_answer_leads_and_answers_http(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its records nor the status beside the manifests are waited for."""
+    monkeypatch.setattr("service.controller.knowledge.has_caught_up", lambda **_: True)
+    settings = settings_of(tmp_path)
+    (tmp_path / "manifests" / "gateway.yaml").write_text(GATEWAY, encoding="utf-8")
+    async with running(settings) as controller:
+        disk = HangingDisk(monkeypatch)
+        async with LoopbackElector(settings):
+            await until(lambda: disk.is_waited_for_by("outbox", "status"))
+            assert (await ask(settings, "/v1/status"))[1]["leading"] is True
+            disk.answer()
+            assert await controller._outbox.flush(5)
+    assert disk.held_up == []
+
+
+async def test_a_controller_that_may_not_look_at_its_manifests_says_so_and_reads_them_once_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen in code: what is no error of the operator's ended it with a traceback."""
+    settings = settings_of(tmp_path)
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    async with AsyncExitStack() as stack:
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "is_dir", refuse)
+            controller = await stack.enter_async_context(running(settings))
+            await until(lambda: "Permission denied" in str(controller.status()["troubles"]))
+        await until(lambda: controller.status()["objects"]["synced"])
 
 
 async def test_two_controllers_of_one_state_directory_are_refused(tmp_path: Path) -> None:

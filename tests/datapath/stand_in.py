@@ -118,6 +118,10 @@ class StandInDatapath(NodeDatapath):
         """By a former agent."""
         self.dropped: dict[tuple[str, str], int] = {}
 
+    async def prepare(self) -> None:
+        if "prepare" in self.failing:
+            self._call("prepare")
+
     async def __aenter__(self) -> Self:
         return self
 

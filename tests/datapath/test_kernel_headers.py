@@ -1,11 +1,13 @@
 """The folder BCC takes for kernel source: user-space API headers alone are enough."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from service.datapath.kernel_headers import write_kernel_headers
-from service.model.errors import OperatorError
+from service.model.errors import OperatorError, TransientError
 
 
 @pytest.fixture
@@ -66,3 +68,29 @@ def test_missing_headers_are_an_operators_error_that_names_the_package(
     with pytest.raises(OperatorError, match="linux-libc-dev"):
         write_kernel_headers(tmp_path / "out", system)
     assert not (tmp_path / "out").exists()
+
+
+def refuse(path: Path, *_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def test_a_run_dir_without_room_is_a_state_that_names_the_setting(
+    system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(TransientError, match=r"^run_dir: cannot write .*No space left"):
+        write_kernel_headers(tmp_path / "out", system)
+
+
+def test_a_run_dir_that_has_filled_up_since_the_last_start_keeps_its_headers_and_the_agent_starts(
+    system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tree(write_kernel_headers(tmp_path / "out", system))
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert tree(write_kernel_headers(tmp_path / "out", system)) == first
+
+
+def test_what_a_full_disk_cut_short_is_written_whole_later(system: Path, tmp_path: Path) -> None:
+    first = tree(write_kernel_headers(tmp_path / "out", system))
+    (tmp_path / "out" / "include/linux/types.h").write_text("", encoding="ascii")
+    assert tree(write_kernel_headers(tmp_path / "out", system)) == first

@@ -8,6 +8,8 @@ from typing import Any
 from service.electorate.store import OBJECT_NAME
 from service.sources.kubernetes.api_server import ApiError
 
+UID = "uid-of-the-object"
+
 
 class ObjectServer:
     """Stands in for ApiServer. `is_away`: requests are not answered."""
@@ -56,7 +58,8 @@ class ObjectServer:
         """Somebody has written the object."""
         kind = "ADDED" if self.object is None else "MODIFIED"
         self.version += 1
-        self.object = {"metadata": {"name": OBJECT_NAME, "resourceVersion": str(self.version)}, "data": data}
+        metadata = {"name": OBJECT_NAME, "resourceVersion": str(self.version), "uid": UID}
+        self.object = {"metadata": metadata, "data": data}
         await self._tell(kind, self.object)
         return json.dumps(self.object).encode()
 

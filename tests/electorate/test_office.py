@@ -18,7 +18,7 @@ from service.settings import Settings
 from service.sources.kubernetes.api_server import ApiError
 from service.wire.cluster_view import ClusterView
 from service.wire.sealed_socket import SealedSocket
-from tests.electorate.object_server import ObjectServer
+from tests.electorate.object_server import UID, ObjectServer
 from tests.electorate.test_store import following
 from tests.sources.kubernetes.fake_api_server import until
 
@@ -229,6 +229,54 @@ async def test_m8_a_wrong_object_is_trouble_and_is_written_anew_when_the_elector
         assert store.current is not None
         assert store.current.electorate == Electorate(1004, (A,), (A,))
         assert (site.office.trouble, site.adopted[-1].epoch) == ("", 1004)
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        (Electorate(5, (B, C), (A,)), "epoch 5 of b, c is refused: epoch 5 changes a, b, c at once"),
+        (Electorate(9, (A, B), (A,)), "epoch 9 of a, b is refused: epoch 9 does not follow 4"),
+        (Electorate(2, (A, B), (A,)), "epoch 2 of a, b is refused: the electorate object names other electors"),
+    ],
+    ids=["edited", "far ahead", "set back"],
+)
+async def test_m8_an_object_that_is_refused_is_an_event_of_its_owner_until_it_is_right(
+    site: Site, said: Electorate, fault: str
+) -> None:
+    """Also one that is far ahead: it was written anew before anybody had told of it."""
+    async with edited(site, said) as store:
+        await site.keep(store, 1)
+        assert site.office.problems() == ()
+        told = set()
+        for _ in range(10):
+            await site.keep(store, 0.5)
+            told |= set(site.office.problems())
+        (event,) = told
+        assert (event.reason, event.is_warning, event.uid) == ("ElectorateRefused", True, UID)
+        assert (event.regarding.kind, str(event.regarding)) == ("ConfigMap", "egressgw-system/egressgw-electorate")
+        assert event.note.startswith(fault)
+        assert store.current is not None
+        assert store.current.electorate.epoch == 1004
+        await site.keep(store, 6)
+        assert site.office.problems() == ()
+
+
+async def test_an_object_that_cannot_be_read_is_an_event_of_its_owner(site: Site) -> None:
+    server = ObjectServer()
+    await server.put({"electorate": "nonsense"})
+    async with following(server) as (store, _):
+        await until(lambda: bool(store.trouble))
+        await site.keep(store, 1)
+        (event,) = site.office.problems()
+        assert (event.note, event.uid) == (store.trouble, UID)
+
+
+@pytest.mark.parametrize("said", [None, Electorate(5, (A, B), (A,))], ids=["deleted", "in order"])
+async def test_an_object_that_is_not_there_or_is_in_order_is_no_event(site: Site, said: Electorate | None) -> None:
+    async with edited(site, said) as store:
+        for _ in range(12):
+            await site.keep(store, 0.5)
+            assert site.office.problems() == ()
 
 
 async def test_m8_it_is_not_while_a_majority_does_not_answer_or_knows_a_newer_one(site: Site) -> None:

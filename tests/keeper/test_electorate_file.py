@@ -6,7 +6,7 @@ import pytest
 
 from service.keeper import electorate_file
 from service.keeper.electorate_file import ElectorateFile, StoredElectorate
-from service.model.errors import OperatorError
+from service.model.errors import OperatorError, TransientError
 from service.model.lease import NO_ELECTORATE, Elector, Electorate
 
 MEMBERS = (Elector("node0", "192.0.2.1", 7), Elector("node1", "192.0.2.2"))
@@ -81,14 +81,14 @@ def test_a_folder_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> Non
         ElectorateFile(tmp_path / "state").open(memory=1)
 
 
-def test_a_first_record_that_cannot_be_written_is_an_error_of_the_operator(
+def test_a_first_record_that_cannot_be_written_now_may_be_in_a_moment(
     file: ElectorateFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(electorate_file, "replace_durably", refuse)
-    with pytest.raises(OperatorError, match=r"cannot write .*No space"):
+    with pytest.raises(TransientError, match=r"^state_dir: cannot write .*No space"):
         file.open(memory=1)
 
 
@@ -125,7 +125,7 @@ def test_a_number_of_the_disk_that_does_not_fit_the_wire_is_damage(tmp_path: Pat
         file.open(memory=1)
 
 
-def test_a_configured_electorate_that_cannot_be_written_is_the_operators_and_the_record_is_as_it_was(
+def test_a_configured_electorate_that_cannot_be_written_now_leaves_the_record_as_it_was(
     file: ElectorateFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen: the second write of a start, on a disk that had just filled up, ended the keeper with a traceback."""
@@ -136,6 +136,6 @@ def test_a_configured_electorate_that_cannot_be_written_is_the_operators_and_the
 
     with monkeypatch.context() as patched:
         patched.setattr(electorate_file, "replace_durably", refuse)
-        with pytest.raises(OperatorError, match=r"cannot write .*No space"):
+        with pytest.raises(TransientError, match=r"cannot write .*No space"):
             file.open_or_configure(CONFIGURED, memory=5)
     assert file.open(memory=6) == StoredElectorate(1, NO_ELECTORATE, True)

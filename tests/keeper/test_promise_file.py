@@ -1,9 +1,11 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from service.keeper.promise_file import LongestLease, PromiseFile, TokenFile
-from service.model.errors import OperatorError
+from service.model.errors import OperatorError, TransientError
 from service.model.lease import LONG_LEASE_NS
 
 
@@ -53,10 +55,28 @@ def test_p2_a_damaged_record_may_have_said_anything(tmp_path: Path, text: bytes)
     assert LongestLease(tmp_path).open(SECOND, has_granted=False) == LONG_LEASE_NS
 
 
-def test_a_disk_that_cannot_be_written_is_the_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_cannot_be_written_now_is_a_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("service.keeper.promise_file.replace_durably", refuse)
-    with pytest.raises(OperatorError, match=r"longest-lease: No space"):
+    with pytest.raises(TransientError, match=r"longest-lease: No space"):
         LongestLease(tmp_path).open(SECOND, has_granted=False)
+
+
+def test_p2_promises_that_cannot_be_read_are_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fd: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with PromiseFile(tmp_path) as promises:
+        monkeypatch.setattr(os, "pread", refuse)
+        with pytest.raises(TransientError, match=r"^run_dir: cannot read .*promises: Input/output error"):
+            promises.read()
+
+
+def test_a_run_dir_that_is_a_file_is_the_operators_who_is_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(OperatorError, match=r"^run_dir: .*name another folder"), PromiseFile(tmp_path / "run"):
+        pass

@@ -20,6 +20,7 @@ from service.lease.promise import Identity, Instant, Promise, decode_promises
 from service.model.keeper_message import Heartbeat
 from service.model.lease import Elector, Electorate, Token
 from service.model.machine import Address
+from tests.disk import HangingDisk
 from tests.keeper.node import (
     IP,
     OTHER,
@@ -208,6 +209,27 @@ async def test_a_disk_that_really_takes_half_a_second_costs_no_held_address(
         await until(lambda: node.fence.is_open(OTHER))
         assert time.monotonic() - started > 0.5
         assert (IP, 0) not in node.fence.writes
+
+
+async def test_a_keeper_whose_disk_does_not_answer_hears_reports_and_says_so_until_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(with_memory(settings_of(tmp_path, 0, free_port(), electors=1)))
+    node.heartbeat = claims_of(IP)
+    async with node.running():
+        await until(node.holds)
+        disk = HangingDisk(monkeypatch)
+        node.heartbeat = claims_of(IP, OTHER)
+        # The tokens, and the record of what was promised.
+        await until(lambda: disk.is_waited_for_by("leader-term"))
+        heard = len(node.reports)
+        await until(lambda: "has been being written" in str(node.reports[-1].troubles))
+        assert len(node.reports) > heard + 3
+        assert not node.fence.is_open(OTHER)
+        disk.answer()
+        await until(lambda: node.fence.is_open(OTHER))
+        assert disk.is_waited_for_by("keeper-outbox")
+    assert disk.held_up == []
 
 
 @in_virtual_time

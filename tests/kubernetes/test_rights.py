@@ -72,7 +72,7 @@ def _controller_writes() -> Iterator[Right]:
     for namespace in NAMESPACES:
         yield Right("patch", GROUP, "egressnatpolicies/status", namespace, "")
         yield Right("create", "events.k8s.io", "events", namespace, "")
-    for namespace in ("kube-system", "default"):
+    for namespace in ("kube-system", "default", NAMESPACE):
         yield Right("patch", "events.k8s.io", "events", namespace, "")
 
 

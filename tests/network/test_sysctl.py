@@ -1,5 +1,7 @@
 """Kernel settings are changed so that they can be put back."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,28 @@ def test_c2_a_device_that_vanished_is_no_error_of_the_operator(node: Path) -> No
     """An uplink that goes between two looks must not end the agent, with advice on how to run it."""
     Sysctl(node, node / "sysctls.json").write("ipv4/conf/eth9/send_redirects", "0")
     assert not (node / "sysctls.json").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
+def test_a_disk_that_takes_no_note_keeps_no_node_from_serving_and_gets_the_note_later(
+    node: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    journal = node / "state" / "sysctls.json"
+    sysctl = Sysctl(node, journal)
+
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", refuse)
+        for _ in range(3):
+            sysctl.write(KEY, "0")
+        assert value(node) == "0"
+        assert sysctl.trouble.startswith("state_dir: former kernel settings cannot be noted")
+        assert sysctl.trouble.endswith(os.strerror(number))
+        assert len(caplog.records) == 1
+    # As the repair of each two seconds does.
+    sysctl.write(KEY, "0")
+    assert sysctl.trouble == ""
+    Sysctl(node, journal).restore()
+    assert value(node) == "1"

@@ -9,6 +9,7 @@ from service.gossip.member import Member
 from service.model.assignment import Assignment
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
 from service.model.lease import HeldBy, Stamp, Token
+from service.model.object_event import ObjectEvent
 from service.model.objects import Change, NetworkGateway, Synced, Upsert
 from service.report.facts import Facts, Sightings
 from service.report.objects import GATEWAY
@@ -41,6 +42,7 @@ class Site:
     rows: dict[IPv4Address, Assignment] = field(default_factory=dict)
     conflicts: dict[IPv4Address, bytes] = field(default_factory=dict)
     members: dict[str, tuple[Member, MemberMetadata]] = field(default_factory=dict)
+    problems: tuple[ObjectEvent, ...] = ()
     intake: Intake = field(default_factory=lambda: Intake(DatapathSettings(pod_cidrs=("10.244.0.0/16",))))
 
     @property
@@ -85,6 +87,7 @@ class Site:
             created={key: policy.created for key in index.policy_states() if (policy := index.policy(key))},
             refused=self.intake.errors,
             cluster_nodes=dict(inventory.nodes),
+            problems=self.problems,
             strays=dict(inventory.strays()),
         )
 

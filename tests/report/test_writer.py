@@ -177,6 +177,27 @@ async def test_who_does_not_lead_writes_nothing() -> None:
         assert reporting.source.mirrored == 0
 
 
+REFUSED = ObjectEvent(
+    ObjectKey(Kind.CONFIG_MAP, "egressgw-system", "egressgw-electorate"),
+    "ElectorateRefused",
+    "",
+    "Judge",
+    True,
+    uid="u",
+)
+
+
+@in_virtual_time
+async def test_m8_a_refused_electorate_is_told_once_for_what_it_said_and_by_the_leader_alone() -> None:
+    async with Reporting() as leader, Reporting("controller2", leader.source) as other:
+        other.site.term = None
+        for note in ("epoch 9 is refused", "epoch 2 is refused"):
+            refused = replace(REFUSED, note=note)
+            leader.site.problems = other.site.problems = (refused,)
+            await asyncio.sleep(60)
+            assert [event for event in leader.source.events if event.note == note] == [refused]
+
+
 @in_virtual_time
 async def test_who_stops_leading_while_the_source_is_slow_writes_nothing_more() -> None:
     async with Reporting() as reporting:

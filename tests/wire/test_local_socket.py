@@ -1,6 +1,8 @@
 """Agent and keeper of one node talk over unix datagram sockets; either may be absent, stuck or talk nonsense."""
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +12,8 @@ from msgspec.structs import replace
 
 from service.model.errors import OperatorError
 from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Claim, Heartbeat, HeldLease, LeaseReport, Uplink
-from service.wire.agent_link import AgentLink
-from service.wire.keeper_link import REPORT_AGE_NS_MAX, KeeperLink
+from service.wire.agent_link import AgentLink, say_waiting
+from service.wire.keeper_link import REPORT_AGE_NS_MAX, WAITING_AGE_NS_MAX, KeeperLink
 
 REPORT = LeaseReport((HeldLease("192.168.1.100", 1, 2, 3, 4),), elector=True, voting=True, scheduling="fifo")
 
@@ -122,6 +124,54 @@ async def test_a_run_dir_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OperatorError, match="run_dir"):
         await AgentLink(tmp_path / "file", on_heartbeat=lambda _: None).__aenter__()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
+async def test_a_run_dir_that_takes_no_socket_now_is_told_once_in_the_log_and_in_status_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    heard: list[Heartbeat] = []
+
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    async with AgentLink(tmp_path, on_heartbeat=heard.append):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "mkdir", refuse)
+            agent = await KeeperLink(tmp_path, clock=lambda: 0, on_report=lambda _: None).__aenter__()
+            for ready in (True, False) * 100:
+                agent.say(Heartbeat(ready=ready))
+            (trouble,) = agent.troubles()
+            assert trouble.startswith(f"run_dir: cannot bind {tmp_path / AGENT_SOCKET}: {os.strerror(number)}")
+            assert len(caplog.records) == 1
+        repeating = asyncio.create_task(agent.run())
+        await until(lambda: heard)
+        assert agent.troubles() == []
+        repeating.cancel()
+        await agent.__aexit__(None, None, None)
+
+
+async def test_a_keeper_that_waits_for_its_disk_is_not_alive_and_its_agent_says_why(tmp_path: Path) -> None:
+    now = [1]
+    reports: list[LeaseReport] = []
+    say_waiting(tmp_path, "nobody is there to hear it")
+    async with (
+        KeeperLink(tmp_path, clock=lambda: now[0], on_report=reports.append) as agent,
+        AgentLink(tmp_path, on_heartbeat=lambda _: None) as keeper,
+    ):
+        keeper.report(REPORT)
+        await until(lambda: agent.is_keeper_alive)
+        say_waiting(tmp_path, "state_dir: full")
+        await until(lambda: not agent.is_keeper_alive)
+        assert [trouble.endswith("holds and grants nothing: state_dir: full") for trouble in agent.troubles()] == [True]
+        now[0] += WAITING_AGE_NS_MAX
+        assert agent.troubles() == []
+        say_waiting(tmp_path, "state_dir: full")
+        await until(agent.troubles)
+        keeper.report(REPORT)
+        await until(lambda: agent.is_keeper_alive)
+        assert agent.troubles() == []
+    assert reports == [REPORT, REPORT]
 
 
 def long_heartbeat(count: int) -> Heartbeat:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from service.model.object_event import ObjectEvent
-from service.model.objects import API_GROUP, API_VERSION
+from service.model.objects import API_GROUP, API_VERSION, Kind
 from service.sources.kubernetes.api_server import MERGE, ApiError, ApiServer
 from service.sources.kubernetes.custom_resource import FIELD_MANAGER
 from service.sources.timestamp import microseconds_from_ns
@@ -69,7 +69,7 @@ def event_document(event: ObjectEvent, *, uid: str, reporter: str, now: str) -> 
     """Return the Event as events.k8s.io/v1 has it. `now` is RFC 3339 with microseconds."""
     key = event.regarding
     regarding = {
-        "apiVersion": API_VERSION,
+        "apiVersion": "v1" if key.kind is Kind.CONFIG_MAP else API_VERSION,
         "kind": str(key.kind),
         "name": key.name,
         "namespace": key.namespace,

@@ -165,7 +165,7 @@ class KubernetesSource:
     async def post_event(self, event: ObjectEvent) -> None:
         """Create the Event, or count it up where it exists. Raises TransientError."""
         live = self._ledger.seen(event.regarding)
-        await self._events.post(event, uid=live.uid if live else "")
+        await self._events.post(event, uid=event.uid or (live.uid if live else ""))
 
 
 @asynccontextmanager

@@ -47,10 +47,10 @@ class ManifestsSource:
     async def changes(self) -> AsyncGenerator[tuple[Change, ...], None]:
         """Yield everything once, ending in Synced, then each change of the folder as one batch.
 
-        Raises OperatorError if there is no such folder at the start. A folder lost later is an error in `Errors`, and
-        the last good state stays in force.
+        Raises OperatorError if there is no such folder at the start, OSError where it may not be looked at now. A
+        folder lost later is an error in `Errors`, and the last good state stays in force.
         """
-        state = ManifestFolder(_existing(self._folder), self._ages)
+        state = ManifestFolder(await asyncio.to_thread(_existing, self._folder), self._ages)
         view = await asyncio.to_thread(state.scan, self._clock())
         delivered, errors = self._chosen(view), view.errors
         yield (*_difference({}, delivered), Errors(errors), Synced())

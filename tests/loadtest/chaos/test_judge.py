@@ -3,7 +3,7 @@
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from loadtest.chaos.client import SERVED_PORT, STALL_S
+from loadtest.chaos.client import IDLE_S, SERVED_PORT, STALL_S
 from loadtest.chaos.event import QUIET, Cost
 from loadtest.chaos.judge import (
     COUNTED_LOSSES,
@@ -138,6 +138,9 @@ def test_what_went_unanswered_before_the_round_began_is_of_the_round_before() ->
     assert list(judge_flows([line], Cost(), began_ns=began_ns, before=QUIET))
     assert list(judge_flows([line | {"detail": "ConnectionError"}], QUIET, began_ns=began_ns, before=Cost()))
     assert list(judge_flows([line], QUIET, began_ns=given_up_ns - int(STALL_S * 1e9), before=Cost()))
+    idle = line | {"kind": "tcp-idle", "detail": "ConnectionResetError"}
+    assert not list(judge_flows([idle], QUIET, began_ns=given_up_ns - int(IDLE_S * 1e9) + 1, before=Cost()))
+    assert list(judge_flows([idle], QUIET, began_ns=given_up_ns - int(IDLE_S * 1e9), before=Cost()))
     datagram = line | {"kind": "udp-stream", "what": "lost", "detail": ""}
     assert not list(judge_flows([datagram], QUIET, began_ns=given_up_ns - 10**8, before=Cost()))
     assert list(judge_flows([datagram], QUIET, began_ns=began_ns, before=Cost()))

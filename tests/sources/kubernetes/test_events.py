@@ -49,6 +49,14 @@ async def test_events_of_cluster_scoped_objects_live_in_default() -> None:
     assert "namespace" not in request.body["regarding"]
 
 
+async def test_an_event_of_an_object_that_is_not_ours_names_its_own_api() -> None:
+    key = ObjectKey(Kind.CONFIG_MAP, "egressgw-system", "egressgw-electorate")
+    (request,) = (await post(event=ObjectEvent(key, "ElectorateRefused", "epoch 9", "Judge", True))).requests
+    assert request.path == "/apis/events.k8s.io/v1/namespaces/egressgw-system/events"
+    regarding = request.body["regarding"]
+    assert (regarding["apiVersion"], regarding["kind"]) == ("v1", "ConfigMap")
+
+
 @pytest.mark.parametrize(("series", "count"), [(None, 2), ({"count": 5}, 6)])
 async def test_an_event_that_exists_is_counted_up(series: Any, count: int) -> None:
     api = await post(refused(409), {"series": series}, {})

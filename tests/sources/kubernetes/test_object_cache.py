@@ -20,6 +20,7 @@ from service.model.objects import (
 )
 from service.sources.kubernetes import object_cache
 from service.sources.kubernetes.object_cache import ObjectCache, decode, encode
+from tests.disk import HangingDisk
 from tests.policy.objects import gateway, namespace, pod, policy, requirement, selector
 from tests.sources.kubernetes.fake_api_server import until
 
@@ -124,3 +125,17 @@ async def test_too_many_objects_leave_no_file_rather_than_an_old_one(
     await until(lambda: not path.exists())
     await until(lambda: "more than the 100" in caplog.text)
     task.cancel()
+
+
+async def test_a_disk_that_does_not_answer_is_waited_for_by_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = ObjectCache(tmp_path / "objects.cache", owner="c/w1")
+    disk = HangingDisk(monkeypatch)
+    task = asyncio.create_task(cache.run())
+    cache.note([Synced()])
+    await until(lambda: disk.is_waited_for_by(tmp_path.name))
+    disk.answer()
+    await until(lambda: cache.load() is not None)
+    task.cancel()
+    assert disk.held_up == []

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from service.model.object_event import ObjectEvent
 from service.model.objects import Change, Kind, ObjectKey, Synced, Upsert
 from service.model.validity import Loss
 from service.report.writer import StatusWriter
@@ -147,3 +148,11 @@ async def test_v6_a_leader_deletes_the_object_of_a_node_that_was_removed_while_n
         for task in tasks:
             task.cancel()
     assert set(api.deleted) == {f"{NODE_OBJECTS}/removed"}
+
+
+async def test_an_event_of_an_object_that_is_not_followed_is_on_that_very_one() -> None:
+    """Without its uid `kubectl describe` does not show it."""
+    api = ScriptedApi({})
+    event = ObjectEvent(ObjectKey(Kind.CONFIG_MAP, "x", "y"), "ElectorateRefused", "epoch 9", "Judge", True, uid="u1")
+    await KubernetesSource(api, node=None).post_event(event)
+    assert api.requests[0].body["regarding"]["uid"] == "u1"

@@ -1,0 +1,45 @@
+"""A process that cannot begin says why to whoever asks it, and nothing else."""
+
+import socket
+from typing import Any
+
+import aiohttp
+
+from service.settings import HttpSettings, PortSettings, Settings
+from service.web.notice import Notice
+from service.web.verdict import troubles
+
+HOST = "127.0.0.1"
+
+
+def free_settings() -> Settings:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port = int(probe.getsockname()[1])
+    return Settings(node="worker1", http=HttpSettings(HOST), ports=PortSettings(http=port))
+
+
+async def ask(settings: Settings, path: str) -> tuple[int, Any]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{HOST}:{settings.ports.http}{path}") as found:
+        return found.status, await found.json()
+
+
+async def test_status_and_readiness_say_what_a_process_waits_for_and_its_port_is_free_afterwards() -> None:
+    settings = free_settings()
+    for _ in range(2):
+        async with Notice(settings) as notice:
+            await notice.say("run_dir: read-only")
+            await notice.say("run_dir: full")
+            status, document = await ask(settings, "/v1/status")
+            assert (status, document["node"]) == (200, "worker1")
+            # Only what is known: not that nobody leads, or that a keeper is silent.
+            assert troubles(document) == ["this process has not begun: run_dir: full"]
+            assert await ask(settings, "/readyz") == (503, {"ready": False, "reasons": ["run_dir: full"]})
+            assert (await ask(settings, "/healthz"))[0] == 200
+
+
+async def test_a_process_that_begins_at_once_opens_nothing() -> None:
+    settings = free_settings()
+    async with Notice(settings):
+        with socket.socket() as probe:
+            assert probe.connect_ex((HOST, settings.ports.http)) != 0
