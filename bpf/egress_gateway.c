@@ -542,12 +542,24 @@ static inline int to_local_pod(struct __sk_buff *skb, const struct config *setti
     return bpf_redirect(settings->egw_ifindex, BPF_F_INGRESS);
 }
 
+/* A TCP connection that the other side opens: its own, and no reply (rule W4). */
+static inline int is_opening(struct __sk_buff *skb, const struct ipv4 *ip)
+{
+    u8 flags = 0;
+
+    if (ip->protocol != PROTOCOL_TCP || is_fragment(ip))
+        return 0;
+    if (bpf_skb_load_bytes(skb, ETHERNET_BYTES + (ip->version_ihl & 0x0f) * 4 + 13, &flags, 1) < 0)
+        return 0;
+    return (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 /* A reply that the gateway of a local pod sent on, as far as this node can tell: from a member. */
 static inline int is_returned(struct __sk_buff *skb, const struct ipv4 *ip)
 {
     struct member_key member = {.ifindex = skb->ifindex};
 
-    if (!is_for_selected(ip))
+    if (!is_for_selected(ip) || is_opening(skb, ip))
         return 0;
     return bpf_skb_load_bytes(skb, MAC_BYTES, member.mac, MAC_BYTES) == 0 && members.lookup(&member);
 }

@@ -33,8 +33,9 @@ from service.network.destinations import (
 )
 from service.network.mark_conflict import conflicting_lines
 
-COUNTERS = ("steered", "guard_unmarked", "guard_marked", "guard_transit")
+COUNTERS = ("steered", "late_reply", "guard_unmarked", "guard_marked", "guard_transit")
 """steered: packets netfilter let pass to the steering device. The others count drops.
+late_reply: come back by the steering device, of a flow that connection tracking no longer knows (W4).
 guard_unmarked: from a selected pod, for a destination of its policy, about to leave without having been marked.
 guard_marked: marked, about to leave by another device than the steering device.
 guard_transit: another node's pod passing through untranslated (G3)."""
@@ -58,11 +59,6 @@ def ruleset(config: NftConfig, carried: Destinations = NOTHING) -> str:
     counters = "\n".join(f"  counter {name} {{ }}" for name in COUNTERS)
     used = set(carried.pods.values())
     parts = {identity: parts_of(networks) for identity, networks in carried.sets.items() if identity in used}
-    sets = "\n".join(
-        f"  set {set_name(identity, number)} {{ type ipv4_addr; flags interval; {_elements(_networks(networks))} }}"
-        for identity, several in parts.items()
-        for number, networks in enumerate(several)
-    )
     return f"""add table ip {TABLE}
 delete table ip {TABLE}
 table ip {TABLE} {{
@@ -72,7 +68,12 @@ table ip {TABLE} {{
   set uplinks {{ type ifname; {_elements(_names(config.uplinks))} }}
   map {GUARD} {{ type ipv4_addr : verdict; }}
   map {TRANSLATED} {{ type ipv4_addr : verdict; }}
-{sets}
+{_set_lines(parts)}
+
+  chain only_replies {{
+    type filter hook prerouting priority -150; policy accept;
+    iifname "{config.steering_device}" ct state new counter name late_reply drop
+  }}
 
   chain after_dstnat {{
     type filter hook prerouting priority -90; policy accept;
@@ -101,6 +102,14 @@ table ip {TABLE} {{
 }}
 """ + "".join(
         (*(chains(identity, len(several), rest) for identity, several in parts.items()), switch({}, carried.pods))
+    )
+
+
+def _set_lines(parts: Mapping[int, Iterable[Iterable[IPv4Network]]]) -> str:
+    return "\n".join(
+        f"  set {set_name(identity, number)} {{ type ipv4_addr; flags interval; {_elements(_networks(networks))} }}"
+        for identity, several in parts.items()
+        for number, networks in enumerate(several)
     )
 
 

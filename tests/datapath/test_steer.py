@@ -17,12 +17,13 @@ from tests.datapath.node import (
     NODE_A_MAC,
     OTHER_FLOATING_IP,
     POD,
+    SERVER,
     TCP_FLOW,
     TOKEN,
     Flow,
     Node,
 )
-from tests.datapath.program import EGW, REDIRECT, SHOT, UPLINK, Outcome
+from tests.datapath.program import EGW, REDIRECT, SHOT, UNSPEC, UPLINK, Outcome
 
 pytestmark = pytest.mark.bpf
 
@@ -183,6 +184,27 @@ def hint(node: Node, gateway_mac: bytes = NODE_A_MAC, *, token: int = TOKEN, unt
 def heading(node: Node) -> bytes:
     """The MAC that a steered packet is sent to."""
     return packet.read(reach_egw(node).frame).destination
+
+
+# ---- what a member sends to a pod of this node ----
+
+
+def from_member(node: Node, flags: int) -> Outcome:
+    segment = packet.ipv4(SERVER, POD, packet.TCP, packet.tcp(SERVER, POD, (443, 40000), flags))
+    return node.uplink_ingress(packet.ethernet(UPLINK.mac, HOLDER_MAC, packet.IPV4, segment))
+
+
+@pytest.mark.parametrize("flags", [packet.SYN | packet.ACK, packet.ACK])
+def test_a_reply_that_a_member_sends_on_goes_up_the_stack_by_egw0(pod_node: Node, flags: int) -> None:
+    pod_node.member(HOLDER_MAC)
+    outcome = from_member(pod_node, flags)
+    frame = packet.read(outcome.frame)
+    assert (outcome.verdict, frame.destination, frame.source) == (REDIRECT, EGW.mac, EGW.mac)
+
+
+def test_w4_a_connection_that_is_opened_from_outside_through_a_member_is_left_alone(pod_node: Node) -> None:
+    pod_node.member(HOLDER_MAC)
+    assert from_member(pod_node, packet.SYN).verdict == UNSPEC
 
 
 def test_w2_a_hint_is_followed_until_its_time_is_over(pod_node: Node) -> None:

@@ -1,17 +1,20 @@
 """Beside a CNI on a real node: NetworkPolicy, masquerade, DNAT, strangers' addresses, and leaving without a trace."""
 
 import re
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
 from service.lab.fault import Fault
+from service.lab.namespace import inside
 from service.lab.status import fetch
-from tests.e2e.site import FLOATING_IPS, Site, gateway
+from tests.e2e.site import FLOATING_IPS, OUTSIDE, Site, gateway
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -96,6 +99,33 @@ def test_replies_of_connections_opened_from_outside_are_left_alone(site: Site) -
     finally:
         server.kill()
         server.wait()
+
+
+def test_w4_a_flow_whose_server_speaks_first_after_it_was_forgotten_does_not_leave_bare(site: Site) -> None:
+    """Connection tracking would take a late reply for the outside's beginning, and what the pod sends for a reply."""
+    pod = site.pod(POD)
+    with (
+        inside(site.lab.plan.outside, partial(udp_socket, (OUTSIDE, 7007))) as server,
+        inside(pod.netns, partial(udp_socket, (str(pod.ip), 7008))) as client,
+    ):
+        client.sendto(b"first", (OUTSIDE, 7007))
+        _, caller = server.recvfrom(100)
+        assert caller[0] == FIRST
+        on_node(site, "conntrack", "-F")
+        server.sendto(b"late", caller)
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+        client.sendto(b"again", (OUTSIDE, 7007))
+        assert server.recvfrom(100) == (b"again", caller)
+        server.sendto(b"answer", caller)
+        assert client.recv(100) == b"answer"
+
+
+def udp_socket(address: tuple[str, int]) -> socket.socket:
+    opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    opened.settimeout(1)
+    opened.bind(address)
+    return opened
 
 
 def test_an_address_that_somebody_else_has_is_told_and_never_taken(site: Site) -> None:

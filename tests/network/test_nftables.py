@@ -1,5 +1,6 @@
 """Rules W3, W4, W5, W6, G3 and the guards, with real packets: a pod, its node, and everything outside."""
 
+import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from service.model.errors import OperatorError, TransientError
 from service.network.destinations import NOTHING, PART, Destinations
 from service.network.netlink import Netlink
 from service.network.nftables import Nftables, NftConfig, ruleset
+from tests.datapath import packet
 from tests.network.namespace import Namespace, namespaces
 
 MARK = 0x1000
 TABLE = 9640
+VNI_PORT = 9643
 POD = IPv4Address("10.244.1.10")
 OTHER_POD = "10.244.9.9"
 NODE = "192.168.7.1"
@@ -104,7 +107,7 @@ def listed(site: Site) -> str:
 
 async def protect(config: NftConfig = CONFIG, steer: bool = True) -> Nftables:
     async with Netlink() as netlink:
-        await netlink.ensure_steering_device(vni_port=9643, table=TABLE, mark=MARK, uplinks=["up0"])
+        await netlink.ensure_steering_device(vni_port=VNI_PORT, table=TABLE, mark=MARK, uplinks=["up0"])
     nftables = Nftables()
     await nftables.apply(config)
     if steer:
@@ -154,6 +157,36 @@ async def test_w4_the_reply_of_a_connection_from_outside_is_not_steered(site: Si
         assert caller[0] == SERVER
         server.sendto(b"answer", caller)
         assert client.recvfrom(100) == (b"answer", (NODE, 30080))
+
+
+def from_gateway(site: Site, payload: bytes, ports: tuple[int, int]) -> None:
+    """A reply of the server to the pod comes in by the steering device: as from a tunnel, since no program is here."""
+    device = json.loads(site.node.run("ip -j link show egw0"))[0]["address"]
+    datagram = packet.udp(IPv4Address(SERVER), POD, ports, payload)
+    inner = packet.ipv4(IPv4Address(SERVER), POD, packet.UDP, datagram)
+    frame = packet.ethernet(packet.mac(device), packet.mac("02:00:00:00:00:01"), packet.IPV4, inner)
+    send(site.outside, bytes((8, 0, 0, 0, 0, 0, 1, 0)) + frame, (NODE, VNI_PORT))
+
+
+@pytest.mark.root
+async def test_w4_a_reply_of_a_flow_that_is_known_no_more_makes_none(site: Site) -> None:
+    """It would be one that was opened from outside, and the pod's packets would leave bare as its replies."""
+    nftables = await protect()
+    with site.pod.udp(port=7008) as client, site.node.capture("egw0") as steered, site.node.capture("up0") as uplink:
+        client.sendto(b"question", (SERVER, 53))
+        steered.until(b"question")
+        from_gateway(site, b"answer", (53, 7008))
+        assert client.recv(100) == b"answer"
+        site.node.run("conntrack -F")
+        from_gateway(site, b"late", (53, 7008))
+        client.sendto(b"again", (SERVER, 53))
+        assert (steered.until(b"again")[-1].source, client.getsockname()[1]) == (str(POD), 7008)
+        send(site.pod, b"last", (ELSEWHERE, 53))
+        assert [seen.payload for seen in uplink.until(b"last") if seen.destination == SERVER] == []
+        client.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+    assert (await nftables.counters())["late_reply"] == 1
 
 
 @pytest.mark.root
