@@ -175,7 +175,8 @@ class Arena:
                     started_s = max(started_s, time.monotonic() - moment_s)
             except Exception as error:
                 findings.append(Finding(number, Promise.HARNESS, f"{event.name}: {type(error).__name__}: {error}"))
-            if is_begin and event.answers() and not answers(self._site, event.answers()):
+            # Beside another event its programs may just be starting.
+            if is_begin and len(events) == 1 and event.answers() and not answers(self._site, event.answers()):
                 findings.append(Finding(number, Promise.SILENT, f"{event.answers()} does not answer ({event.name})"))
         for event, trouble in watched.items():
             if trouble and event not in told:

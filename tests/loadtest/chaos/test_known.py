@@ -30,12 +30,17 @@ def test_only_the_same_promise_after_the_same_event_in_the_same_words_is_the_sam
         assert known_fault(other, [where], [BARE]) is None
 
 
-def test_what_is_left_of_a_connection_may_come_a_round_later_and_nothing_else_may() -> None:
-    before, played = make_round(("mtu",), 1, 1), make_round(("scan",), 1, 1)
-    leak, lost = Finding(1, Promise.LEAK, "no node"), Finding(1, Promise.LOST, "no node")
-    assert known_fault(leak, [before, played], [BARE]) is BARE
-    assert known_fault(leak, [played], [BARE]) is None
-    assert known_fault(lost, [before, played], [replace(BARE, promise=Promise.LOST)]) is None
+@pytest.mark.parametrize(
+    ("promise", "later"), [(Promise.LEAK, 2), (Promise.BROKEN, 1), (Promise.LOST, 1), (Promise.SOURCE, 0)]
+)
+def test_what_is_left_of_a_connection_may_come_in_a_later_round_and_nothing_else_may(
+    promise: Promise, later: int
+) -> None:
+    event, others = make_round(("mtu",), 1, 1), [make_round(("scan",), 1, number) for number in (1, 2, 3)]
+    finding, fault = Finding(1, promise, "no node"), replace(BARE, promise=promise)
+    for count in range(4):
+        expected = fault if count <= later else None
+        assert known_fault(finding, [event, *others[:count]], [fault]) is expected
 
 
 def test_no_datagram_that_leaves_bare_is_known() -> None:

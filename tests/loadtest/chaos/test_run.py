@@ -15,7 +15,7 @@ from service.lab.namespace import namespaces_of
 NAME = "chaostest"
 SEED = 20261128
 KEPT = (
-    *("cni-rewrite", "conntrack-timeouts", "forward-deny", "invalid-drop"),
+    *("cni-rewrite", "conntrack-timeouts", "forward-deny", "invalid-drop", "nft-flush"),
     *("silent-cut", "no-uplink", "second-address", "mtu", "unlike-mtus", "mac", "member-vip"),
     *("forged-garp", "stranger-answers", "switch-forgets"),
     *("device-churn", "forged-source", "flood", "same-objects-again", "broken-file"),
@@ -24,7 +24,7 @@ KEPT = (
     *("idle-http", "garbage", "scan", "replays"),
 )
 """Events in which every promise is kept today, but for known faults."""
-SHOWN = ("conntrack-flush", "nft-flush", "unrelated-cidr")
+SHOWN = ("conntrack-flush", "unrelated-cidr")
 """Events that show each known fault that can be shown at will."""
 
 
