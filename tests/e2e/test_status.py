@@ -85,6 +85,8 @@ def test_three_questions_are_answered_with_one_command_each_also_with_the_majori
             site.fault(name, Fault.KILL, only="keeper")
         site.wait("who is silent to be told", lambda: all(f"{name} silent for" in told(site, witness) for name in lost))
         for place in places:
+            # A node misses its own keeper after three seconds, and others do after two.
+            site.wait(f"{place} to be in trouble", lambda place=place: asked(site, place, "status")[0] == 1)
             code, said = asked(site, place, "status")
             assert (code, said.startswith("trouble ")) == (1, True), f"{place}: {said}"
             code, said = asked(site, place, "why", FIRST)
