@@ -135,6 +135,8 @@ class Nftables:
 
     def __init__(self, *, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
+        self._lock = asyncio.Lock()
+        """Held while the table and what is known of it may differ: a look in between would find rules missing."""
         self._rest = ""
         """All bits but the mark, of `apply`."""
         self._pods: dict[IPv4Address, int] = {}
@@ -148,13 +150,14 @@ class Nftables:
 
     async def apply(self, config: NftConfig) -> None:
         """Replace the table. What an earlier run knew of pods is carried over, so a restart leaves no gap for them."""
-        carried = await self._read()
-        await self._run("-f", "-", text=ruleset(config, carried))
-        self._rest = _rest(config)
-        used = set(carried.pods.values())
-        self._adopt(Destinations(carried.pods, {name: carried.sets[name] for name in used}))
-        # Of the text, and not read back: what somebody flushed in between would count as never written.
-        self._base_rules = _rules(ruleset(config))
+        async with self._lock:
+            carried = await self._read()
+            await self._run("-f", "-", text=ruleset(config, carried))
+            self._rest = _rest(config)
+            used = set(carried.pods.values())
+            self._adopt(Destinations(carried.pods, {name: carried.sets[name] for name in used}))
+            # Of the text, and not read back: what somebody flushed in between would count as never written.
+            self._base_rules = _rules(ruleset(config))
 
     async def update_sets(self, config: NftConfig) -> None:
         """Change cluster, pods and uplinks only; mark and steering device must be those of `apply`."""
@@ -166,18 +169,22 @@ class Nftables:
         Each is a short transaction (rule C3), and after each all pods have their former or their new destinations.
         Raises TransientError where one fails: some may have been made, and the next call goes on from there.
         """
-        try:
-            for identity in wanted.sets.keys() - self._ready:
-                await self._define(identity, wanted.sets[identity])
-            if text := switch(self._pods, wanted.pods):
-                await self._run("-f", "-", text=text)
-                self._pods = dict(wanted.pods)
-            for identity in self._parts.keys() - wanted.sets.keys():
-                await self._remove_set(identity)
-        except TransientError:
-            # Somebody else changed the table: learn what is really there, so that the retry fits.
-            self._adopt(await self._read())
-            raise
+        async with self._lock:
+            try:
+                await self._change_steer(wanted)
+            except TransientError:
+                # Somebody else changed the table: learn what is really there, so that the retry fits.
+                self._adopt(await self._read())
+                raise
+
+    async def _change_steer(self, wanted: Destinations) -> None:
+        for identity in wanted.sets.keys() - self._ready:
+            await self._define(identity, wanted.sets[identity])
+        if text := switch(self._pods, wanted.pods):
+            await self._run("-f", "-", text=text)
+            self._pods = dict(wanted.pods)
+        for identity in self._parts.keys() - wanted.sets.keys():
+            await self._remove_set(identity)
 
     async def _define(self, identity: int, networks: Iterable[IPv4Network]) -> None:
         parts = parts_of(networks)
@@ -206,7 +213,8 @@ class Nftables:
 
     async def is_intact(self) -> bool:
         """False where somebody flushed the ruleset, the table or one of its chains since `apply`."""
-        return await self.present() and await self._count_rules() == self._base_rules + self._set_rules()
+        async with self._lock:
+            return await self.present() and await self._count_rules() == self._base_rules + self._set_rules()
 
     def _set_rules(self) -> int:
         return sum(rule_count(self._parts[identity]) for identity in self._ready)

@@ -1,5 +1,6 @@
 """Rules W3, W4, W5, W6, G3 and the guards, with real packets: a pod, its node, and everything outside."""
 
+import asyncio
 import json
 import zlib
 from collections.abc import Iterator
@@ -475,6 +476,23 @@ async def test_without_nft_the_operator_is_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(OperatorError, match="nft is not installed"):
         await Nftables().present()
+
+
+@pytest.mark.root
+async def test_a_table_that_is_just_being_changed_is_not_taken_for_damaged(site: Site) -> None:
+    """A look between a transaction and the note of it had everything written anew, and all flows forgotten."""
+    nftables = await protect(steer=False)
+    many = {identity: (IPv4Network(f"203.0.{identity}.0/24"),) for identity in range(1, 9)}
+    pods = {POD + identity: identity for identity in many}
+    changing = asyncio.create_task(nftables.replace_steer(Destinations(pods, many)))
+    looks = 0
+    while not changing.done():
+        await asyncio.sleep(0)
+        assert await nftables.is_intact()
+        looks += 1
+    await changing
+    assert looks
+    assert await nftables.is_intact()
 
 
 def test_empty_sets_render_without_elements() -> None:
