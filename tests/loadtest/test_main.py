@@ -142,8 +142,8 @@ def test_it_is_not_looked_for_where_no_time_is_given_for_it(played: list[ChaosOp
 
 
 def test_known_faults_are_no_failure_unless_it_is_strict(played: list[ChaosOptions]) -> None:
-    assert chaos("--events", "conntrack-flush").exit_code == 0
-    assert chaos("--events", "conntrack-flush", "--strict", "--shorten", "0").exit_code == 1
+    assert chaos("--events", "policy-removed").exit_code == 0
+    assert chaos("--events", "policy-removed", "--strict", "--shorten", "0").exit_code == 1
 
 
 def test_a_cluster_has_events_of_its_own(played: list[ChaosOptions]) -> None:
