@@ -70,13 +70,9 @@ table ip {TABLE} {{
   map {TRANSLATED} {{ type ipv4_addr : verdict; }}
 {_set_lines(parts)}
 
-  chain only_replies {{
-    type filter hook prerouting priority -150; policy accept;
-    iifname "{config.steering_device}" ct state new counter name late_reply drop
-  }}
-
   chain after_dstnat {{
     type filter hook prerouting priority -90; policy accept;
+    iifname "{config.steering_device}" ct state new counter name late_reply drop
     meta mark & {bit} == 0 return
     ct direction reply meta mark set meta mark & {rest} return
     ip daddr @cluster meta mark set meta mark & {rest} return
