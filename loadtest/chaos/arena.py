@@ -47,6 +47,8 @@ TRUTH_S = 14.0
 """So long after calm status may still tell of it: what came lately is told of for ten seconds."""
 COUNTING_S = 1.0
 """An event that lasts so long loses enough for its drops to be compared with what was lost."""
+ROUNDS_KEPT = 6
+"""As many as there can be in the time after which the last flow finds out."""
 _POLL_S = 0.1
 
 
@@ -88,8 +90,8 @@ class Arena:
         if wrong:
             raise TransientError(f"the lab was not calm before the first event: {wrong}")
         self._leaked: set[Flow] = set()
-        self._cost = Cost()
-        """Of the round before."""
+        self._costs: list[tuple[int, Cost]] = []
+        """When the last rounds began, and what they may cost."""
         self._before = Footprint(site)
         self._logs = ProgramLogs(site)
         self._logs.errors()
@@ -143,9 +145,9 @@ class Arena:
     def _judge_losses(self, number: int, events: Played, before: dict[str, int], began_ns: int) -> list[Finding]:
         """What was lost against what may be, and against what was counted. Two at once may lose what neither does."""
         cost = events[0][1].cost if len(events) == 1 else Cost()
-        told = judge_flows(self._flows.lines, cost, began_ns=began_ns, before=self._cost)
+        self._costs = [*self._costs, (began_ns, cost)][-ROUNDS_KEPT:]
+        told = judge_flows(self._flows.lines, self._costs)
         findings = [Finding(number, promise, detail) for promise, detail in told]
-        self._cost = cost
         act, event = events[0]
         if self.is_whole and len(events) == 1 and act.hold_s >= COUNTING_S:
             selected = frozenset(self._site.word(pod) for pod in self._site.selected)

@@ -135,34 +135,41 @@ def judge_calls(calls: Iterable[Mapping[str, Any]], site: ChaosSite, *, may_be_b
 
 
 def judge_flows(
-    lines: Sequence[Mapping[str, Any]], cost: Cost, *, began_ns: int, before: Cost
+    lines: Sequence[Mapping[str, Any]], rounds: Sequence[tuple[int, Cost]]
 ) -> Iterator[tuple[Promise, str]]:
-    """Losses and breaks in a round whose events cost none.
+    """Losses and breaks that no event explains.
 
-    `before`: what the round before might cost. A request or connection is given up seconds after it went unanswered:
-    where that was before this round began, it is the other's.
+    `rounds`: when each of the last ones began, and what its events may cost; the one that is judged is the last. A
+    request or connection is given up seconds after it went unanswered: it is of the round in which that was.
     """
     for what, promise in (("lost", Promise.LOST), ("broken", Promise.BROKEN)):
         counts = Counter(
-            f"{line['kind']} of {line['pod']}"
-            for line in lines
-            if line["what"] == what and not _may_be(line, before if _stalled_ns(line) < began_ns else cost)
+            f"{line['kind']} of {line['pod']}" for line in lines if line["what"] == what and not _may_be(line, rounds)
         )
         if counts:
             told = ", ".join(f"{number} {whose}" for whose, number in sorted(counts.items())[:FINDINGS_MAX])
             yield promise, f"{counts.total()} in {len(counts)} flows: {told}"
 
 
-def _may_be(line: Mapping[str, Any], cost: Cost) -> bool:
-    return cost.loses if line["what"] == "lost" else cost.breaks
+def _may_be(line: Mapping[str, Any], rounds: Sequence[tuple[int, Cost]]) -> bool:
+    """Whether a round in which it may have gone unanswered may cost it."""
+    first_ns, last_ns = _unanswered_ns(line)
+    ends_ns = [began_ns for began_ns, _ in rounds[1:]]
+    for (began_ns, cost), end_ns in zip(rounds, (*ends_ns, last_ns + 1), strict=True):
+        is_of_it = began_ns <= last_ns and first_ns < end_ns
+        if is_of_it and (cost.loses if line["what"] == "lost" else cost.breaks):
+            return True
+    return last_ns < rounds[0][0]
 
 
-def _stalled_ns(line: Mapping[str, Any]) -> int:
+def _unanswered_ns(line: Mapping[str, Any]) -> tuple[int, int]:
+    """The first and last moment at which it may have begun."""
     is_given_up = line["detail"] in ("", TimeoutError.__name__)
     waited_s = (STALL_S if line["what"] == "broken" else ANSWER_S) if is_given_up else 0.0
     # An idle connection finds out when it asks again.
     silent_s = IDLE_S if line["kind"] == "tcp-idle" else 0.0
-    return int(line["t"]) - int((waited_s + silent_s) * 1e9)
+    last_ns = int(line["t"]) - int(waited_s * 1e9)
+    return last_ns - int(silent_s * 1e9), last_ns
 
 
 COUNTED_LOSSES = 10

@@ -7,7 +7,7 @@ import pytest
 
 from loadtest.chaos import arena
 from loadtest.chaos.arena import Arena, _datagrams_first, _long_enough
-from loadtest.chaos.event import Cost, Event
+from loadtest.chaos.event import Event
 from loadtest.chaos.events import ALL
 from loadtest.chaos.judge import Finding, Promise
 from loadtest.chaos.schedule import Act, Round
@@ -114,14 +114,14 @@ def test_every_judge_is_asked_in_every_round(site: ChaosSite, tmp_path: Path, mo
     monkeypatch.setitem(ALL, "untold", Untold)
     for name in ("judge_speakers", "judge_frames", "judge_calls", "judge_drops", "still_told"):
         monkeypatch.setattr(arena, name, lambda *arguments, **options: ["found"])
-    monkeypatch.setattr(arena, "judge_flows", lambda lines, cost, **options: [(Promise.LOST, "found")])
+    monkeypatch.setattr(arena, "judge_flows", lambda lines, rounds: [(Promise.LOST, "found")])
     monkeypatch.setattr(arena, "wait_for_calm", lambda *arguments, **options: (1.0, ""))
     monkeypatch.setattr(arena, "read_frames", lambda path: [])
     monkeypatch.setattr(arena, "drop_totals", lambda site: {})
     monkeypatch.setattr(arena, "Footprint", Stub)
     played = Arena.__new__(Arena)
     played._site, played.is_whole, played._leaked = site, True, set()
-    played._cost = Cost()
+    played._costs = []
     played._flows = played._logs = played._before = Stub()  # type: ignore[assignment]
     result = played.play(Round(1, (Act("untold", 1, 0.0, arena.COUNTING_S),)))
     assert {finding.promise for finding in result.findings} == {

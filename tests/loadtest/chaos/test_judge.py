@@ -3,7 +3,7 @@
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from loadtest.chaos.client import IDLE_S, SERVED_PORT, STALL_S
+from loadtest.chaos.client import ANSWER_S, IDLE_S, SERVED_PORT, STALL_S
 from loadtest.chaos.event import QUIET, Cost
 from loadtest.chaos.judge import (
     COUNTED_LOSSES,
@@ -125,25 +125,30 @@ def test_a_forged_datagram_that_leaves_with_a_floating_ip_is_told() -> None:
 def test_losses_are_told_where_the_event_costs_none() -> None:
     kinds = ("lost", "ok", "lost", "broken")
     lines = [{"pod": "p1", "kind": "udp", "what": what, "detail": "ConnectionError", "t": 9} for what in kinds]
-    found = dict(judge_flows(lines, QUIET, began_ns=9, before=Cost()))
+    found = dict(judge_flows(lines, [(9, QUIET)]))
     assert found[Promise.LOST].startswith("2 in 1 flows: 2 udp of p1")
     assert set(found) == {Promise.LOST, Promise.BROKEN}
-    assert dict(judge_flows(lines, Cost(), began_ns=9, before=QUIET)) == {}
+    assert dict(judge_flows(lines, [(9, Cost())])) == {}
 
 
 def test_what_went_unanswered_before_the_round_began_is_of_the_round_before() -> None:
-    given_up_ns, began_ns = 10 * 10**9, 8 * 10**9
+    given_up_ns = 20 * 10**9
     line = {"pod": "p1", "kind": "tcp-push", "what": "broken", "detail": "TimeoutError", "t": given_up_ns}
-    assert not list(judge_flows([line], QUIET, began_ns=began_ns, before=Cost()))
-    assert list(judge_flows([line], Cost(), began_ns=began_ns, before=QUIET))
-    assert list(judge_flows([line | {"detail": "ConnectionError"}], QUIET, began_ns=began_ns, before=Cost()))
-    assert list(judge_flows([line], QUIET, began_ns=given_up_ns - int(STALL_S * 1e9), before=Cost()))
-    idle = line | {"kind": "tcp-idle", "detail": "ConnectionResetError"}
-    assert not list(judge_flows([idle], QUIET, began_ns=given_up_ns - int(IDLE_S * 1e9) + 1, before=Cost()))
-    assert list(judge_flows([idle], QUIET, began_ns=given_up_ns - int(IDLE_S * 1e9), before=Cost()))
-    datagram = line | {"kind": "udp-stream", "what": "lost", "detail": ""}
-    assert not list(judge_flows([datagram], QUIET, began_ns=given_up_ns - 10**8, before=Cost()))
-    assert list(judge_flows([datagram], QUIET, began_ns=began_ns, before=Cost()))
+
+    def is_told(began_s: float, before: Cost, now: Cost, **other: str) -> bool:
+        return bool(list(judge_flows([line | other], [(0, before), (given_up_ns - int(began_s * 1e9), now)])))
+
+    assert not is_told(STALL_S - 0.1, before=Cost(), now=QUIET)
+    assert is_told(STALL_S - 0.1, before=QUIET, now=Cost())
+    assert is_told(STALL_S, before=Cost(), now=QUIET)
+    assert is_told(STALL_S - 0.1, before=Cost(), now=QUIET, detail="ConnectionError")
+    idle = {"kind": "tcp-idle", "detail": "ConnectionResetError"}
+    assert not is_told(IDLE_S - 0.1, before=Cost(), now=QUIET, **idle)
+    assert not is_told(IDLE_S - 0.1, before=QUIET, now=Cost(), **idle)
+    assert is_told(IDLE_S, before=Cost(), now=QUIET, **idle)
+    datagram = {"kind": "udp-stream", "what": "lost", "detail": ""}
+    assert not is_told(0.1, before=Cost(), now=QUIET, **datagram)
+    assert is_told(ANSWER_S, before=Cost(), now=QUIET, **datagram)
 
 
 def test_a_node_may_speak_for_an_address_that_somebody_gave_to_it_as_its_own() -> None:

@@ -31,7 +31,7 @@ def test_only_the_same_promise_after_the_same_event_in_the_same_words_is_the_sam
 
 
 @pytest.mark.parametrize(
-    ("promise", "later"), [(Promise.LEAK, 2), (Promise.BROKEN, 1), (Promise.LOST, 1), (Promise.SOURCE, 0)]
+    ("promise", "later"), [(Promise.LEAK, 2), (Promise.BROKEN, 2), (Promise.LOST, 1), (Promise.SOURCE, 0)]
 )
 def test_what_is_left_of_a_connection_may_come_in_a_later_round_and_nothing_else_may(
     promise: Promise, later: int
