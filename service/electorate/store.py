@@ -80,7 +80,10 @@ def encode(electorate: Electorate, *, in_force: bool, begun_anew: bool = False) 
 
 def decode(raw: msgspec.Raw | bytes) -> ElectorateObject:
     """Raises ValueError (or msgspec.MsgspecError, which is one) where the object does not say what it should."""
-    found = _decoder.decode(raw)
+    return _read(_decoder.decode(raw))
+
+
+def _read(found: _ConfigMap) -> ElectorateObject:
     document = msgspec.json.decode(found.data.get(_KEY, ""), type=_Document)
     members, previous = (
         tuple(Elector(one.name, str(IPv4Address(one.address)), int(one.memory or "0", 16)) for one in electors)
@@ -152,8 +155,9 @@ class ElectorateStore:
 
     def _decode(self, raw: msgspec.Raw) -> Item[ElectorateObject | None]:
         try:
-            self.uid = _decoder.decode(raw).metadata.uid
-            found: ElectorateObject | None = decode(raw)
+            config_map = _decoder.decode(raw)
+            self.uid = config_map.metadata.uid
+            found: ElectorateObject | None = _read(config_map)
             self.trouble = ""
         except ValueError as error:
             found = None

@@ -12,12 +12,13 @@ def capture_site(plan: Plan, floating_ips: Iterable[str]) -> CaptureSite:
     return CaptureSite(
         node_of_port={node.port(0): node.name for node in plan.nodes},
         second_uplink_ports=frozenset(f"{name}-1" for name in ("router", *(node.name for node in plan.nodes))),
-        macs_of_node={node.name: tuple(_mac(node.mac(segment)) for segment in (0, 1)) for node in plan.nodes},
+        macs_of_node={node.name: tuple(mac_bytes(node.mac(segment)) for segment in (0, 1)) for node in plan.nodes},
         pod_cidrs=(POD_CIDR,),
         in_cluster=(POD_CIDR, SERVICE_CIDR, *SEGMENTS),
         floating_ips=frozenset(IPv4Address(address) for address in floating_ips),
     )
 
 
-def _mac(text: str) -> bytes:
+def mac_bytes(text: str) -> bytes:
+    """The six bytes of a MAC as the plan writes it."""
     return bytes.fromhex(text.replace(":", ""))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from loadtest.chaos.event import QUIET, Cost, Event
 from loadtest.chaos.site import ChaosSite
 from loadtest.gateway import FLOATING_IPS
+from service.lab.capture_site import mac_bytes
 from service.lab.plan import ROUTER_OCTET, SECOND_UPLINK_DESTINATION, SEGMENTS, PlannedNode
 from service.lab.site import set_port_state
 
@@ -149,7 +150,7 @@ class MacChanged(Event):
 
     def macs(self) -> Mapping[str, bytes]:
         """The other one."""
-        return {self.node.name: bytes.fromhex(self._mac.replace(":", ""))}
+        return {self.node.name: mac_bytes(self._mac)}
 
 
 class UnlikeMtus(Event):

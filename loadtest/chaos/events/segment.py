@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 from loadtest.chaos.event import Cost, Event
 from loadtest.chaos.site import ChaosSite
 from loadtest.gateway import FLOATING_IPS
+from service.lab.capture_site import mac_bytes
 from service.lab.namespace import inside
 from service.lab.plan import ROUTER_OCTET, segment_mac
 from service.network.arp import gratuitous_arp_frames
@@ -31,7 +32,7 @@ class ForgedGratuitousArp(Event):
 
     def apply(self) -> None:
         """From the router's port, in both forms."""
-        mac = bytes.fromhex(self.node.mac(0).replace(":", ""))
+        mac = mac_bytes(self.node.mac(0))
         frames = gratuitous_arp_frames(mac, IPv4Address(self.chance.choice(FLOATING_IPS)))
         send_frames(self.site.lab.plan.router, "eth0", list(frames))
 
@@ -49,7 +50,7 @@ class StrangerTakesAddress(Event):
     def apply(self) -> None:
         """The router, of all hosts."""
         self.site.on("router", "ip", "address", "add", f"{self._address}/32", "dev", "eth0")
-        mac = bytes.fromhex(segment_mac(0, ROUTER_OCTET).replace(":", ""))
+        mac = mac_bytes(segment_mac(0, ROUTER_OCTET))
         send_frames(self.site.lab.plan.router, "eth0", list(gratuitous_arp_frames(mac, IPv4Address(self._address))))
 
     def undo(self) -> None:
