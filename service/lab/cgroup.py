@@ -1,6 +1,7 @@
 """All processes of one node, containers too: the tree of cgroups below the one that bears its name."""
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -127,12 +128,11 @@ class Cgroup:
         return count
 
     def remove(self) -> None:
-        """Remove the tree, which must have no process any more."""
+        """Remove the tree, in which no process is to be any more. Raises OperatorError where one is for long."""
         # Container runtimes also leave one in a version 2 that is mounted beside version 1.
         for _, root in _mounts():
             for folder in reversed(list(_folders(root / self.name))):
-                with contextlib.suppress(FileNotFoundError):
-                    folder.rmdir()
+                _remove_folder(folder)
 
     def _set_frozen(self, frozen: bool) -> None:
         if is_unified():
@@ -157,6 +157,22 @@ def _delegate(folder: Path) -> None:
     """Let the cgroups below have every controller that this one has (version 2)."""
     controllers = (folder / "cgroup.controllers").read_text(encoding="ascii").split()
     (folder / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in controllers), encoding="ascii")
+
+
+def _remove_folder(folder: Path) -> None:
+    """What was killed is in it until it is gone, in each hierarchy by itself."""
+    deadline_s = time.monotonic() + _KILL_TIMEOUT_S
+    while True:
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline_s:
+                raise OperatorError(f"the cgroup {folder} cannot be removed: {error.strerror}") from error
+            time.sleep(_POLL_S)
+        else:
+            return
 
 
 def _folders(root: Path) -> Iterator[Path]:

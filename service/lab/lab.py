@@ -391,6 +391,9 @@ def _clear(name: str) -> bool:
     if state is not None:
         end_processes(list(state.processes), grace_s=GRACE_S)
     kill_marked(lab_folder(name))
+    # Once more: a program that was just being started has entered its node's only now.
+    for cgroup in cgroups:
+        cgroup.kill()
     delete_namespaces(namespaces_of(name))
     for cgroup in cgroups:
         cgroup.remove()

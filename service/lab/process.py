@@ -14,6 +14,8 @@ from service.model.errors import OperatorError
 
 MARK = "EGRESSGW_LAB"
 """Environment variable of every program of a lab: its folder. Finds what an interrupted `up` could not write down."""
+_MARKED_S = 10.0
+"""How long what bears it has to be gone after SIGKILL."""
 START_TIME_FIELD = 19
 """Of /proc/PID/stat, counted after the command's closing parenthesis (proc(5): field 22)."""
 
@@ -148,12 +150,30 @@ def end_processes(records: list[ProcessRecord], *, grace_s: float) -> None:
 
 
 def kill_marked(folder: Path) -> None:
-    """SIGKILL whatever carries the lab's mark in its environment and is not on record."""
-    mark = f"{MARK}={folder}".encode()
+    """SIGKILL whatever carries the lab's mark in its environment and is not on record, until nothing does.
+
+    Raises OperatorError where something does still after some seconds.
+    """
+    deadline_s = time.monotonic() + _MARKED_S
+    # What was killed may have started another one just before, and holds its cgroup and mounts until it is gone.
+    while pids := _marked(f"{MARK}={folder}".encode()):
+        if time.monotonic() > deadline_s:
+            raise OperatorError(f"could not end the processes {', '.join(map(str, pids))} of {folder}")
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            _reap(pid)
+        time.sleep(0.01)
+
+
+def _marked(mark: bytes) -> list[int]:
+    """What bears the mark and runs; the environment of a zombie is empty."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if mark in path.read_bytes().split(b"\0") and int(path.parent.name) != os.getpid():
-                os.kill(int(path.parent.name), signal.SIGKILL)
+                found.append(int(path.parent.name))
+    return found
 
 
 def log_tail(record: ProcessRecord, lines: int = 15) -> str:

@@ -25,6 +25,8 @@ class Spokesman:
         self._view = ValidityView(name)
         self._renewing = asyncio.Lock()
         """Statuses are written several at once."""
+        self._term: int | None = None
+        """For which it was asked to answer last; None once it was asked to doubt since."""
 
     @property
     def loss(self) -> Loss | None:
@@ -34,9 +36,13 @@ class Spokesman:
     async def answer(self, term: int) -> bool:
         """Renew as leader of `term`, if it is time; before anything is written. Raises TransientError.
 
-        Returns whether another one has answered since this leader did last: then every status is due anew (V4).
+        It is time at once in a new term, whoever answered until then: a witness would go on to doubt what is written
+        now, and what is seen to answer would not be who leads. Returns whether another one has answered since this leader did last: then every status is due anew (V4).
         """
         async with self._renewing:
+            if term != self._term:
+                self._term = term
+                self._view.hurry()
             return self._view.is_due(now_ns=self._clock()) and await self._answer(term)
 
     async def _answer(self, term: int) -> bool:
@@ -60,6 +66,7 @@ class Spokesman:
         Returns that answer and what is to be replaced under it, each only if it is still as it is returned here: it was
         read before the answer was given, so a leader that comes back in between has the last word (V3).
         """
+        self._term = None
         if not self._view.is_due(now_ns=self._clock()):
             return None, ()
         await self._look()

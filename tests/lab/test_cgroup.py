@@ -89,5 +89,18 @@ def test_kill_ends_every_process_even_frozen_ones_and_says_how_many(
     assert cgroup.kill() == 0
 
 
+def test_a_tree_is_removed_once_the_last_process_has_left_every_hierarchy(
+    cgroup: Cgroup, children: list[subprocess.Popen[bytes]]
+) -> None:
+    """As one that was caught while it entered them one after the other: `kill` looks at one."""
+    folder = hierarchies()[-1] / cgroup.name
+    folder = cgroup.system if folder == cgroup.system.parent else folder
+    late = subprocess.Popen(["sh", "-euc", f"echo $$ > {folder}/cgroup.procs; exec sleep 0.5"])
+    children.append(late)
+    wait_for("it to be in", lambda: str(late.pid) in (folder / "cgroup.procs").read_text().split(), timeout_s=10)
+    cgroup.remove()
+    assert cgroups_of(LAB) == []
+
+
 def test_of_a_node_that_is_not_there_there_is_nothing_to_kill() -> None:
     assert Cgroup(LAB, "worker9").kill() == 0

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -62,6 +63,22 @@ def test_what_is_not_on_record_is_found_by_its_mark(sleeper: ProcessRecord, tmp_
     kill_marked(tmp_path)
     end_processes([sleeper], grace_s=5)
     assert not is_alive(sleeper)
+
+
+def test_nothing_that_bears_the_mark_runs_once_it_was_killed(site: Lab, tmp_path: Path) -> None:
+    """Each of them starts the next one, and may have done so while the others were looked for."""
+    chain = ("sh", "-c", "while :; do sleep 0.01 & wait; sleep 60 & sleep 0.01; done")
+    netns = site.node("worker1").netns
+    started = [spawn("chain", "worker1", netns, chain, tmp_path / "log", tmp_path) for _ in range(5)]
+    while MARK.encode() not in Path(f"/proc/{started[-1].pid}/environ").read_bytes():
+        assert is_alive(started[-1])
+    kill_marked(tmp_path)
+    mark = f"{MARK}={tmp_path}".encode()
+    left = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            left += [path] if mark in path.read_bytes().split(b"\0") else []
+    assert left == []
 
 
 def test_respawn_is_the_same_program_in_a_new_process(sleeper: ProcessRecord) -> None:

@@ -73,6 +73,8 @@ async def test_v1_with_the_majority_lost_every_object_says_unknown_and_true_agai
         await asyncio.sleep(1)
         assert leader.source.written[GATEWAY]["floatingIPs"] == HELD
         assert all(status == "True" for status, _ in said(leader.source))
+        # A witness looked a moment ago, and who leads since has not waited for its next look.
+        assert (leader.source.validity.speaker, leader.source.validity.term) == ("controller2", 8)
         await asyncio.sleep(ENDED_S)
         assert (leader.writer.troubles(), other.writer.troubles()) == ([], [])
 
