@@ -36,8 +36,9 @@ class Spokesman:
     async def answer(self, term: int) -> bool:
         """Renew as leader of `term`, if it is time; before anything is written. Raises TransientError.
 
-        It is time at once in a new term, whoever answered until then: a witness would go on to doubt what is written
-        now, and what is seen to answer would not be who leads. Returns whether another one has answered since this leader did last: then every status is due anew (V4).
+        It is time at once in a new term: a witness would go on to doubt what is written now, and who is seen to answer
+        would not be who leads. Returns whether another one has answered since this leader did last: then every status
+        is due anew (V4).
         """
         async with self._renewing:
             if term != self._term:
