@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from service.datapath import bpf_map
 from service.datapath.layout import MAP_SHAPES
+from service.network import bpf_call
 from tests.datapath.packet import mac
 
 UNSPEC, SHOT, REDIRECT = -1, 2, 7
@@ -99,7 +99,7 @@ class Namespace:
 
 
 def _bpf(command: int, attributes: ctypes.Structure) -> int:
-    result = int(_libc.syscall(bpf_map._NUMBER, command, ctypes.byref(attributes), ctypes.sizeof(attributes)))
+    result = int(_libc.syscall(bpf_call.NUMBER, command, ctypes.byref(attributes), ctypes.sizeof(attributes)))
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -118,7 +118,7 @@ def pin_small_map(folder: Path, name: str, entries: int) -> None:
     shape = MAP_SHAPES[name]
     flags = _NO_PREALLOC if shape.type == _LPM_TRIE else 0
     descriptor = create_map(shape.type, shape.key_size, shape.value_size, entries, flags=flags, name=name)
-    bpf_map.pin(descriptor, str(folder / name))
+    bpf_call.pin(descriptor, str(folder / name))
     os.close(descriptor)
 
 

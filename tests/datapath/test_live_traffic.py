@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from service.datapath import bpf_map
 from service.datapath.layout import WayKind
 from service.datapath.loader import LoadedDatapath
 from service.model.drop import DropReason
+from service.network import bpf_call
 from service.network.arp import ArpPacket
 from service.network.arp_listener import ArpListener
 from tests.datapath import packet
@@ -111,7 +111,7 @@ def attached(namespace: Namespace, loaded: LoadedDatapath, bpffs: Path) -> Itera
         namespace.command(*command.split())
     for name, (device, direction) in ATTACHED.items():
         path = bpffs / name
-        bpf_map.pin(loaded.programs[name], str(path))
+        bpf_call.pin(loaded.programs[name], str(path))
         namespace.command("tc", "filter", "add", "dev", device, direction, "bpf", "da", "pinned", str(path))
         path.unlink()
     yield
