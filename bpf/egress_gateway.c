@@ -241,7 +241,8 @@ int pod_ingress(struct __sk_buff *skb)
     if (!settings || skb->protocol != bpf_htons(ETHERTYPE_IPV4) || !load_ipv4(skb, &ip))
         return TC_ACT_UNSPEC;
     key.pod_ip = ip.source;
-    key.ifindex = skb->ifindex;
+    /* Where it came in. It may have been redirected since: to the device that shapes the pod, where this may run too. */
+    key.ifindex = skb->ingress_ifindex;
     row = selected.lookup(&key);
     if (!row) {
         key.ifindex = 0;

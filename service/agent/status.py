@@ -50,6 +50,7 @@ def agent_status(
             *troubles,
             *(f"keeper: {trouble}" for trouble in (report.troubles if report else ())),
             *_dead_links(datapath.uplinks),
+            *datapath.hooks.troubles(),
         ],
         "objects": objects_status(intake, source),
         "held": [str(floating_ip) for floating_ip in sorted(held)],
@@ -63,6 +64,7 @@ def agent_status(
         if report and report.electorate
         else None,
         "endpoints": {str(pod_ip): phase.value for pod_ip, phase in sorted(reconciler.steering.phases().items())},
+        "hooks": datapath.hooks.kinds(),
         "drops": drops_by_reason(datapath.drops()),
         "packets": datapath.counters(),
         "audit": audit_status(outbox, publisher),

@@ -14,9 +14,9 @@ from service.datapath.layout import MapName, WayKind
 from service.datapath.node_datapath import STEERING_DEVICE, NodeDatapath
 from service.model.errors import OperatorError, TransientError
 from service.network.destinations import NOTHING
+from service.network.hook import Attachment, HookKind
 from service.network.link import Interface
 from service.network.nftables import NftConfig
-from service.network.traffic_control import Attachment
 from service.settings import DatapathSettings
 from tests.agent.site import settings_of
 
@@ -38,9 +38,12 @@ class Netlink:
         self.attaches: list[tuple[int, str]] = []
         self.refused: set[int] = set()
         self.steering_index = 9
+        self.has_tcx = True
+        self.overtaken_by = 0
+        self.sweeps = 0
 
     async def interfaces(self) -> tuple[Interface, ...]:
-        return self.links
+        return self.links + self.veths
 
     async def default_route_interfaces(self) -> tuple[str, ...]:
         return self.defaults
@@ -51,15 +54,23 @@ class Netlink:
     async def veth_devices(self, exclude: Iterable[str] = ()) -> tuple[Interface, ...]:
         return tuple(veth for veth in self.veths if veth.name not in exclude)
 
-    async def attach(self, ifindex: int, direction: str, program_fd: int, name: str) -> None:
+    @property
+    def kind(self) -> HookKind:
+        return HookKind.TCX if self.has_tcx else HookKind.CLSACT
+
+    async def attach(self, ifindex: int, direction: str, program_fd: int, name: str) -> HookKind:
         if ifindex in self.refused:
             raise TransientError("no such device")
         self.programs.setdefault(ifindex, {})[direction] = program_fd
         self.attaches.append((ifindex, name))
+        return self.kind
 
     async def attached(self, ifindex: int) -> tuple[Attachment, ...]:
         found: Any = self.programs.get(ifindex, {})
-        return tuple(Attachment(direction, "x") for direction in found)
+        return tuple(Attachment(direction, self.kind, self.overtaken_by) for direction in found)
+
+    async def sweep_attachments(self) -> None:
+        self.sweeps += 1
 
     async def ensure_steering_device(self, **_: object) -> Interface:
         return Interface(self.steering_index, STEERING_DEVICE, b"\2\0\0\0\0\x09", True, True, "vxlan", ())
@@ -201,6 +212,67 @@ async def test_a_device_that_vanished_meanwhile_keeps_no_other_pod_waiting(tmp_p
     await site.datapath.attach_pod_devices()
     assert site.netlink.attaches[1:] == [(10, "pod_ingress")]
     assert site.datapath.unattached == frozenset()
+
+
+async def test_every_device_shows_its_hook_and_a_refused_one_why_it_has_none(tmp_path: Path) -> None:
+    site = Site(tmp_path, uplinks=("eth0", "eth1"))
+    site.netlink.veths, site.netlink.refused = (VETH, OTHER_VETH), {3, 10}
+    await site.datapath.refresh_uplinks()
+    await site.datapath.repair()
+    await site.datapath.attach_pod_devices()
+    assert site.datapath.hooks.kinds() == {"eth0": "tcx", "egw0": "tcx", "pod1": "tcx"}
+    assert site.datapath.hooks.troubles() == [
+        "cannot attach to eth1: no such device",
+        "cannot attach to pod0: no such device",
+    ]
+    site.netlink.veths = ()
+    await site.datapath.refresh_uplinks()
+    assert site.datapath.hooks.troubles() == ["cannot attach to eth1: no such device"]
+    assert "pod1" not in site.datapath.hooks.kinds()
+
+
+async def test_w13_whoever_put_a_program_before_ours_is_told(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.netlink.veths = (VETH,)
+    await site.datapath.refresh_uplinks()
+    await site.datapath.attach_pod_devices()
+    site.netlink.overtaken_by = 1
+    await site.datapath.repair()
+    await site.datapath.repair()
+    assert site.datapath.hooks.troubles() == [
+        "egw0: programs of others run before ours (egress by 1, ingress by 1)",
+        "eth0: programs of others run before ours (egress by 1, ingress by 1)",
+        "pod0: programs of others run before ours (ingress by 1)",
+    ]
+
+
+async def test_w13_without_tcx_a_new_pods_device_is_left_to_its_cni_until_its_pod_is_known(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.netlink.has_tcx = False
+    site.netlink.veths = (VETH,)
+    await site.datapath.attach_pod_devices()
+    assert site.netlink.attaches == [(10, "pod_ingress")], "it was there before us"
+    site.netlink.veths = (VETH, OTHER_VETH)
+    await site.datapath.attach_pod_devices()
+    assert site.netlink.attaches[1:] == []
+    assert site.datapath.unattached == {11}, "looked at again soon"
+    await site.datapath.attach_pod_devices({11})
+    assert site.netlink.attaches[1:] == [(11, "pod_ingress")]
+    assert site.datapath.unattached == frozenset()
+
+
+async def test_with_tcx_a_new_pods_device_is_attached_to_at_once(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.datapath.attach_pod_devices()
+    site.netlink.veths = (VETH,)
+    await site.datapath.attach_pod_devices()
+    assert site.netlink.attaches == [(10, "pod_ingress")]
+
+
+async def test_what_gone_devices_leave_is_swept_with_every_repair(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.datapath.repair()
+    assert site.netlink.sweeps == 1
 
 
 async def test_a_device_that_vanishes_for_good_is_waited_for_no_more(tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""Our programs on a device's hooks, of whatever kind (rule W13): attached, replaced, moved to another kind, removed.
+
+Moving to another kind, after an upgrade or a change of the setting, puts the new one in place before the old one goes:
+for a moment a packet meets both, which is the same as one of them, and at no moment none. Synchronous: called in the
+thread of the IPRoute socket.
+"""
+
+from typing import Any
+
+from service.network.hook import DIRECTIONS, Attachment, Direction, HookKind, choose_hook
+from service.network.tcx import TcxLinks, has_tcx
+from service.network.traffic_control import attach_filter, detach_filter, read_filter, read_occupancy
+
+
+class Attachments:
+    """`links` None: filters only."""
+
+    def __init__(self, links: TcxLinks | None, *, wants_tcx: bool = True) -> None:
+        """Without `wants_tcx`, links that are there are found and replaced by filters."""
+        self._links = links
+        self._wants_tcx = wants_tcx
+        self.has_tcx = False
+        """As of the last `look_around`."""
+
+    def look_around(self, ipr: Any) -> None:
+        """Find out what the kernel has."""
+        self.has_tcx = self._links is not None and self._wants_tcx and has_tcx()
+
+    def attach(self, ipr: Any, ifindex: int, direction: Direction, program_fd: int, name: str) -> HookKind:
+        """Attach, or replace what we had there, without a gap. Raises TransientError where no hook sees all packets."""
+        kind = choose_hook(direction, read_occupancy(ipr, ifindex, direction), has_tcx=self.has_tcx)
+        if self._links is not None and kind is HookKind.TCX:
+            self._links.attach(ifindex, direction, program_fd)
+            detach_filter(ipr, ifindex, direction)
+            return kind
+        kind = attach_filter(ipr, ifindex, direction, program_fd, name)
+        if self._links is not None:
+            self._links.detach(ifindex, direction)
+        return kind
+
+    def detach(self, ipr: Any, ifindex: int, direction: Direction) -> bool:
+        """Remove ours, of every kind, and nothing else; False where there was none."""
+        had_link = self._links is not None and self._links.detach(ifindex, direction)
+        return detach_filter(ipr, ifindex, direction) or had_link
+
+    def read(self, ipr: Any, ifindex: int) -> tuple[Attachment, ...]:
+        """Our programs on the hooks that they would get now."""
+        found = (self._read(ipr, ifindex, direction) for direction in DIRECTIONS)
+        return tuple(attachment for attachment in found if attachment is not None)
+
+    def sweep(self, ipr: Any) -> None:
+        """Forget links of devices that are gone."""
+        if self._links is not None:
+            self._links.sweep()
+
+    def clear(self, ipr: Any) -> None:
+        """Take away every link that is left."""
+        if self._links is not None:
+            self._links.clear()
+
+    def _read(self, ipr: Any, ifindex: int, direction: Direction) -> Attachment | None:
+        if self._links is not None and self.has_tcx:
+            before = self._links.others_before(ifindex, direction)
+            return None if before is None else Attachment(direction, HookKind.TCX, before)
+        kind = read_filter(ipr, ifindex, direction)
+        return None if kind is None else Attachment(direction, kind)
