@@ -1,5 +1,6 @@
 """What a node's datapath does with uplinks, pod devices and what others removed; the kernel's part stands in."""
 
+import socket
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -11,14 +12,17 @@ import pytest
 
 from service.datapath import layout
 from service.datapath.layout import MapName, WayKind
-from service.datapath.node_datapath import STEERING_DEVICE, NodeDatapath
+from service.datapath.node_datapath import STEERING_DEVICE, NodeDatapath, uninstall
 from service.model.errors import OperatorError, TransientError
 from service.network.destinations import NOTHING
-from service.network.hook import Attachment, HookKind
+from service.network.hook import Attachment, Direction, HookKind
 from service.network.link import Interface
 from service.network.nftables import NftConfig
+from service.network.tcx import read_links
+from service.network.traffic_control import FILTER_HANDLE
 from service.settings import DatapathSettings
 from tests.agent.site import settings_of
+from tests.network.namespace import Namespace, namespaces
 
 ETH0 = Interface(2, "eth0", b"\2\0\0\0\0\1", True, True, None, (IPv4Interface("192.168.1.21/24"),))
 ETH1 = Interface(3, "eth1", b"\2\0\0\0\0\2", True, True, None, (IPv4Interface("172.30.1.21/24"),))
@@ -451,3 +455,36 @@ async def test_s5_the_default_gateways_are_known(tmp_path: Path) -> None:
     site = Site(tmp_path)
     await site.datapath.refresh_uplinks()
     assert site.datapath.gateways == (IPv4Address("192.168.1.1"),)
+
+
+def ours_on(node: Namespace, device: str, direction: Direction) -> int:
+    """How many programs of ours a packet meets there, in the namespace of the calling thread."""
+    filters = node.run(f"tc filter show dev {device} {direction}").count(f"handle {FILTER_HANDLE:#x}")
+    return filters + len(read_links(socket.if_nametoindex(device), direction))
+
+
+@pytest.mark.root
+@pytest.mark.bpf
+@pytest.mark.parametrize(("former", "later"), [(True, True), (False, True), (True, False), (False, False)])
+async def test_w13_the_next_agent_replaces_every_program_and_an_uninstalled_node_has_none(
+    bpffs: Path, tmp_path: Path, former: bool, later: bool
+) -> None:
+    """Each with its own kernel, as it were: an upgrade to tcx, the way back, and plain restarts."""
+    hooks = [("eth0", "egress"), ("eth0", "ingress"), ("egw0", "egress"), ("egw0", "ingress"), ("pod0", "ingress")]
+    pins = bpffs / "w13"
+    with namespaces("n", "o") as (node, outside):
+        node.link("eth0", outside, "eth0")
+        node.link("pod0", outside, "eth1")
+        node.ip("addr add 192.168.1.21/24 dev eth0")
+        node.ip("route add default via 192.168.1.1")
+        with node.entered():
+            for tcx in (former, later):
+                wanted = DatapathSettings(bpf_dir=str(pins), tcx=tcx)
+                settings = msgspec.structs.replace(settings_of(tmp_path), datapath=wanted)
+                async with NodeDatapath(settings) as datapath:
+                    assert datapath.hooks.kinds() == dict.fromkeys(("egw0", "eth0", "pod0"), "tcx" if tcx else "clsact")
+                assert [ours_on(node, *hook) for hook in hooks] == [1] * len(hooks), "they outlive the agent"
+            left = [hook for hook in hooks if hook[0] != "egw0"]
+            await uninstall(settings)
+            assert [ours_on(node, *hook) for hook in left] == [0] * len(left)
+    assert not pins.exists()

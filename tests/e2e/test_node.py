@@ -17,12 +17,21 @@ pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.ti
 
 FIRST = FLOATING_IPS[0]
 POD, NODE, NODE_IP = "alice/frontend-worker2", "worker2", "192.168.1.22"
+LINKS = "<pins of our programs>"
 
 
 def on_node(site: Site, *command: str, text: str | None = None) -> str:
     namespace = f"--net=/run/netns/{site.lab.node(NODE).netns}"
     done = subprocess.run(["nsenter", namespace, *command], input=text, capture_output=True, text=True, check=True)
     return done.stdout
+
+
+TCX = """
+import socket
+from service.network.tcx import read_links
+print(read_links(socket.if_nametoindex("{link}"), "{direction}"))
+"""
+"""What else runs on a hook; `tc` does not show it."""
 
 
 @contextmanager
@@ -138,11 +147,13 @@ def test_status_and_metrics_tell_what_the_datapath_does(site: Site) -> None:
         ("nft", "flush", "chain", "ip", "egressgw", "keep_source"),
         ("ip", "link", "delete", "egw0"),
         ("ip", "rule", "delete", "fwmark", "0x1000/0x1000", "lookup", "9640"),
-        ("tc", "qdisc", "delete", "dev", "eth0", "clsact"),
+        ("find", LINKS, "-type", "f", "-delete"),
     ],
     ids=" ".join,
 )
 def test_what_others_remove_is_put_back_and_meanwhile_nothing_leaks(site: Site, command: tuple[str, ...]) -> None:
+    folder = str(site.lab.folder / NODE / "bpf" / "links")
+    command = tuple(folder if word == LINKS else word for word in command)
     masquerade = on_node(site, "nft", "list", "ruleset")
     length = site.log_length()
     on_node(site, *command)
@@ -169,7 +180,8 @@ def test_uninstall_leaves_the_node_as_it_was(site: Site) -> None:
         for link in links:
             for direction in ("ingress", "egress"):
                 assert "bpf" not in on_node(site, "tc", "filter", "show", "dev", link, direction)
-        assert not (site.lab.folder / NODE / "bpf" / "v1").exists()
+                assert on_node(site, sys.executable, "-c", TCX.format(link=link, direction=direction)).strip() == "()"
+        assert list((site.lab.folder / NODE / "bpf").iterdir()) == []
         assert site.seen(POD) == NODE_IP
     finally:
         site.fault(NODE, Fault.RESTART)
