@@ -43,17 +43,17 @@ class Attachments:
         had_link = self._links is not None and self._links.detach(ifindex, direction)
         return detach_filter(ipr, ifindex, direction) or had_link
 
-    def read(self, ipr: Any, ifindex: int) -> tuple[Attachment, ...]:
+    def read_attachments(self, ipr: Any, ifindex: int) -> tuple[Attachment, ...]:
         """Our programs on the hooks that they would get now."""
         found = (self._read(ipr, ifindex, direction) for direction in DIRECTIONS)
         return tuple(attachment for attachment in found if attachment is not None)
 
-    def sweep(self, ipr: Any) -> None:
+    def sweep_links(self, ipr: Any) -> None:
         """Forget links of devices that are gone."""
         if self._links is not None:
             self._links.sweep()
 
-    def clear(self, ipr: Any) -> None:
+    def clear_links(self, ipr: Any) -> None:
         """Take away every link that is left."""
         if self._links is not None:
             self._links.clear()

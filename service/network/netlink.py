@@ -139,15 +139,15 @@ class Netlink:
 
     async def attached(self, ifindex: int) -> tuple[Attachment, ...]:
         """Our programs on the device, as far as they are on the hook that they get now."""
-        return await self._call(self._attachments.read, ifindex)
+        return await self._call(self._attachments.read_attachments, ifindex)
 
     async def sweep_attachments(self) -> None:
         """Forget what devices that are gone have left."""
-        await self._call(self._attachments.sweep)
+        await self._call(self._attachments.sweep_links)
 
     async def clear_attachments(self) -> None:
         """Take away what is left of programs that outlive the agent, wherever it is."""
-        await self._call(self._attachments.clear)
+        await self._call(self._attachments.clear_links)
 
     async def _call(self, function: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:

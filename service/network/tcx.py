@@ -83,8 +83,10 @@ class TcxLinks:
     def others_before(self, ifindex: int, direction: Direction) -> int | None:
         """How many programs of others run before ours; None where ours is not on the hook."""
         try:
-            identity, _ = _link_info(self._pin(ifindex, direction))
+            identity, carried_by = _link_info(self._pin(ifindex, direction))
         except FileNotFoundError:
+            return None
+        if carried_by != ifindex:
             return None
         links = read_links(ifindex, direction)
         return links.index(identity) if identity in links else None

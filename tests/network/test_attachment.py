@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -237,6 +239,23 @@ async def test_ours_outlive_the_agent(device: SharedDevice, tcx: bool) -> None:
         await agent.attach(device.ifindex, "ingress", program, "ours")
     os.close(program)
     assert not device.arrives()
+
+
+def test_the_capabilities_of_the_agents_pod_are_enough(device: SharedDevice, bpffs: Path) -> None:
+    """As in deploy/agent.yaml: nothing may be looked up by its id, which would need CAP_SYS_ADMIN."""
+    links, program = TcxLinks(bpffs / "links"), device.program(TC_ACT_UNSPEC)
+    links.attach(device.ifindex, "ingress", device.program(TC_ACT_UNSPEC))
+    again = (
+        "from pathlib import Path\n"
+        "from service.network.tcx import TcxLinks, has_tcx\n"
+        f"links = TcxLinks(Path({str(bpffs / 'links')!r}))\n"
+        f"for direction in ('ingress', 'egress'): links.attach({device.ifindex}, direction, {program})\n"
+        f"print(has_tcx(), links.others_before({device.ifindex}, 'egress'), links.detach({device.ifindex}, 'ingress'))"
+    )
+    rights = ["setpriv", "--bounding-set=-all,+net_admin,+net_raw,+bpf,+perfmon"]
+    command = [*rights, sys.executable, "-c", again]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, pass_fds=[program])
+    assert done.stdout.split() == ["True", "0", "True"], done.stderr
 
 
 # -- what others remove, and what goes --
