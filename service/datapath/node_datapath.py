@@ -345,9 +345,10 @@ class NodeDatapath:
         return found
 
     async def _check_pod_device(self, index: int, name: str) -> None:
-        if not await self._look(index, name):
-            # It may have been forgotten meanwhile.
-            self._attached.pop(index, None)
+        # It may have been forgotten meanwhile.
+        if not await self._look(index, name) and self._attached.pop(index, None) is not None:
+            _log.warning("%s: our program was removed; attaching it again", name)
+            await self._attach_pod_device(index, name)
 
     async def _check_netfilter(self) -> None:
         if self._has_netfilter and not await self.nftables.is_intact():

@@ -348,6 +348,20 @@ async def test_programs_that_somebody_removed_are_put_back(tmp_path: Path) -> No
     assert (2, "uplink_ingress") in site.netlink.attaches
 
 
+async def test_a_pods_device_gets_its_program_back_with_the_same_repair(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.netlink.veths = (VETH,)
+    await site.datapath.attach_pod_devices()
+    site.netlink.programs.clear()
+    await site.datapath.repair()
+    assert site.netlink.programs[10] == {"ingress": 3}
+    site.netlink.programs.clear()
+    site.netlink.refused = {10}
+    await site.datapath.repair()
+    await site.datapath.attach_pod_devices()
+    assert site.datapath.unattached == {10}
+
+
 async def test_another_steering_device_gets_its_programs_and_everything_is_written_again(tmp_path: Path) -> None:
     site = Site(tmp_path)
     await site.datapath.refresh_uplinks()
