@@ -1,5 +1,6 @@
 """Beside a CNI on a real node: NetworkPolicy, masquerade, DNAT, strangers' addresses, and leaving without a trace."""
 
+import json
 import re
 import subprocess
 import sys
@@ -166,6 +167,44 @@ def test_what_others_remove_is_put_back_and_meanwhile_nothing_leaks(site: Site, 
             on_node(site, "nft", "-f", "-", text=cni)
     assert site.sources_of(length) <= {FIRST}
     assert site.bare_pod_sources() == set()
+
+
+@contextmanager
+def limited(site: Site, device: str) -> Iterator[None]:
+    """As the CNI's bandwidth plugin limits what a pod sends."""
+    commands = (
+        "ip link add bwp0 type ifb",
+        "ip link set bwp0 up",
+        f"tc qdisc add dev {device} handle ffff: ingress",
+        f"tc filter add dev {device} parent ffff: protocol all prio 1 u32 match u32 0 0 flowid 1:1 "
+        "action mirred egress redirect dev bwp0",
+        "tc qdisc add dev bwp0 root handle 1: tbf rate 80mbit burst 64kb latency 25ms",
+    )
+    for command in commands:
+        on_node(site, *command.split())
+    try:
+        yield
+    finally:
+        on_node(site, "tc", "qdisc", "delete", "dev", device, "ingress")
+        on_node(site, "ip", "link", "delete", "bwp0")
+
+
+def test_w13_a_pod_with_the_cnis_bandwidth_limit_has_its_policy_too(site: Site) -> None:
+    """It had no egress where the plugin came first, and did not start where we did."""
+
+    def limited_packets() -> int:
+        (link,) = json.loads(on_node(site, "ip", "-s", "-j", "link", "show", "dev", "bwp0"))
+        return int(link["stats64"]["tx"]["packets"])
+
+    device = site.pod(POD).device
+    (link,) = json.loads(on_node(site, "ip", "-j", "link", "show", "dev", device))
+    with limited(site, device):
+        assert site.seen(POD) == FIRST, "ours came first"
+        assert limited_packets() > 0
+        (site.lab.folder / NODE / "bpf" / "links" / f"{link['ifindex']}-ingress").unlink()
+        site.wait_seen(POD, FIRST)
+    assert site.seen(POD) == FIRST
+    assert site.status(NODE)["hooks"] | {"eth0": "tcx", "egw0": "tcx", device: "tcx"} == site.status(NODE)["hooks"]
 
 
 def test_uninstall_leaves_the_node_as_it_was(site: Site) -> None:
