@@ -7,9 +7,15 @@ thread of the IPRoute socket.
 
 from typing import Any
 
-from service.network.hook import DIRECTIONS, Attachment, Direction, HookKind, choose_hook
+from service.network.hook import DIRECTIONS, Attachment, Direction, HookKind, Occupancy, choose_hook
 from service.network.tcx import TcxLinks, has_tcx
-from service.network.traffic_control import attach_filter, detach_filter, read_filter, read_occupancy
+from service.network.traffic_control import (
+    attach_filter,
+    detach_filter,
+    read_filters,
+    read_occupancy,
+    read_shared_qdiscs,
+)
 
 
 class Attachments:
@@ -21,22 +27,35 @@ class Attachments:
         self._wants_tcx = wants_tcx
         self.has_tcx = False
         """As of the last `look_around`."""
+        self._filtered: frozenset[int] = frozenset()
 
     def look_around(self, ipr: Any) -> None:
-        """Find out what the kernel has."""
+        """Find out what the kernel has, and where a former agent may have left filters."""
         self.has_tcx = self._links is not None and self._wants_tcx and has_tcx()
+        self._filtered = frozenset(read_shared_qdiscs(ipr)) if self.has_tcx else frozenset()
 
     def attach(self, ipr: Any, ifindex: int, direction: Direction, program_fd: int, name: str) -> HookKind:
         """Attach, or replace what we had there, without a gap. Raises TransientError where no hook sees all packets."""
-        kind = choose_hook(direction, read_occupancy(ipr, ifindex, direction), has_tcx=self.has_tcx)
+        # On tcx it makes no difference who else is there: that spares a look at all qdiscs of the node.
+        occupancy = Occupancy() if self.has_tcx else read_occupancy(ipr, ifindex, direction)
+        kind = choose_hook(direction, occupancy, has_tcx=self.has_tcx)
         if self._links is not None and kind is HookKind.TCX:
             self._links.attach(ifindex, direction, program_fd)
-            detach_filter(ipr, ifindex, direction)
+            if ifindex in self._filtered:
+                detach_filter(ipr, ifindex, direction)
             return kind
-        kind = attach_filter(ipr, ifindex, direction, program_fd, name)
+        if kind is HookKind.IFB:
+            self._attach_behind(ipr, occupancy.redirect, program_fd, name)
+        else:
+            attach_filter(ipr, (ifindex, direction), occupancy.qdisc, program_fd, name)
         if self._links is not None:
             self._links.detach(ifindex, direction)
         return kind
+
+    def _attach_behind(self, ipr: Any, ifindex: int, program_fd: int, name: str) -> None:
+        occupancy = read_occupancy(ipr, ifindex, "egress")
+        choose_hook("egress", occupancy, has_tcx=False)
+        attach_filter(ipr, (ifindex, "egress"), occupancy.qdisc, program_fd, name)
 
     def detach(self, ipr: Any, ifindex: int, direction: Direction) -> bool:
         """Remove ours, of every kind, and nothing else; False where there was none."""
@@ -45,8 +64,10 @@ class Attachments:
 
     def read_attachments(self, ipr: Any, ifindex: int) -> tuple[Attachment, ...]:
         """Our programs on the hooks that they would get now."""
-        found = (self._read(ipr, ifindex, direction) for direction in DIRECTIONS)
-        return tuple(attachment for attachment in found if attachment is not None)
+        if self._links is None or not self.has_tcx:
+            return tuple(Attachment(direction, kind) for direction, kind in read_filters(ipr, ifindex).items())
+        before = {direction: self._links.others_before(ifindex, direction) for direction in DIRECTIONS}
+        return tuple(Attachment(side, HookKind.TCX, count) for side, count in before.items() if count is not None)
 
     def sweep_links(self, ipr: Any) -> None:
         """Forget links of devices that are gone."""
@@ -57,10 +78,3 @@ class Attachments:
         """Take away every link that is left."""
         if self._links is not None:
             self._links.clear()
-
-    def _read(self, ipr: Any, ifindex: int, direction: Direction) -> Attachment | None:
-        if self._links is not None and self.has_tcx:
-            before = self._links.others_before(ifindex, direction)
-            return None if before is None else Attachment(direction, HookKind.TCX, before)
-        kind = read_filter(ipr, ifindex, direction)
-        return None if kind is None else Attachment(direction, kind)

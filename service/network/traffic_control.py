@@ -6,80 +6,88 @@ so a CNI's filter at the same priority stays. Several cls_bpf filters of one pri
 as each returns TC_ACT_UNSPEC.
 """
 
+from contextlib import suppress
 from typing import Any
 
 from service.model.errors import TransientError
-from service.network.hook import Direction, HookKind, Occupancy, choose_hook
+from service.network.hook import DIRECTIONS, Direction, HookKind, Occupancy, choose_hook
 
 FILTER_PRIORITY = 1
 FILTER_HANDLE = 0xE9640
 _PARENT = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 _ETH_P_ALL = 3
 _EGRESS_REDIRECT = 1
+Spot = tuple[int, Direction]
+"""Index of a device, and the side of it."""
 _KEY_FIELDS = ("key_mask", "key_val", "key_off", "key_offmask")
 
 
 def read_occupancy(ipr: Any, ifindex: int, direction: Direction) -> Occupancy:
     """What a filter of ours would have to get along with."""
-    return _look(ipr, ifindex, direction)[0]
+    return _look(ipr, ifindex, direction, _shared_qdisc(ipr, ifindex))[0]
 
 
-def attach_filter(ipr: Any, ifindex: int, direction: Direction, program_fd: int, name: str) -> HookKind:
-    """Attach direct-action, or replace what we had there, without a gap. Raises TransientError where no filter sees
-    every packet."""
-    kind, occupancy = _choose(ipr, ifindex, direction)
-    index, side = (occupancy.redirect, "egress") if kind is HookKind.IFB else (ifindex, direction)
-    if not _shared_qdisc(ipr, index):
-        ipr.tc("add", "clsact", index)
+def attach_filter(ipr: Any, spot: Spot, qdisc: str, program_fd: int, name: str) -> None:
+    """Attach direct-action, or replace what we had there, without a gap; in clsact where there is no qdisc."""
+    ifindex, direction = spot
+    if not qdisc:
+        ipr.tc("add", "clsact", ifindex)
     ipr.tc(
         "replace-filter",
         "bpf",
-        index,
+        ifindex,
         FILTER_HANDLE,
         fd=program_fd,
         name=name,
-        parent=_PARENT[side],
+        parent=_PARENT[direction],
         prio=FILTER_PRIORITY,
         protocol=_ETH_P_ALL,
         direct_action=True,
     )
-    return kind
 
 
 def detach_filter(ipr: Any, ifindex: int, direction: Direction) -> bool:
     """Remove ours and nothing else; clsact stays, others may use it. False where there was none."""
-    occupancy, is_ours = _look(ipr, ifindex, direction)
+    occupancy, is_ours = _look(ipr, ifindex, direction, _shared_qdisc(ipr, ifindex))
     if is_ours:
         _delete(ipr, ifindex, direction)
-    was_redirected = bool(occupancy.redirect) and _look(ipr, occupancy.redirect, "egress")[1]
+    was_redirected = _is_behind(ipr, occupancy)
     if was_redirected:
         _delete(ipr, occupancy.redirect, "egress")
     return is_ours or was_redirected
 
 
-def read_filter(ipr: Any, ifindex: int, direction: Direction) -> HookKind | None:
-    """Which kind of filter is ours, where it sees every packet of that direction; None where there is no such one."""
-    occupancy, is_ours = _look(ipr, ifindex, direction)
-    try:
-        kind = choose_hook(direction, occupancy, has_tcx=False)
-    except TransientError:
-        return None
-    if kind is HookKind.IFB:
-        is_ours = _look(ipr, occupancy.redirect, "egress")[1]
-    return kind if is_ours else None
-
-
-def _choose(ipr: Any, ifindex: int, direction: Direction) -> tuple[HookKind, Occupancy]:
-    occupancy = read_occupancy(ipr, ifindex, direction)
-    kind = choose_hook(direction, occupancy, has_tcx=False)
-    if kind is HookKind.IFB:
-        choose_hook("egress", read_occupancy(ipr, occupancy.redirect, "egress"), has_tcx=False)
-    return kind, occupancy
-
-
-def _look(ipr: Any, ifindex: int, direction: Direction) -> tuple[Occupancy, bool]:
-    """What others have there, and whether there is one of ours."""
+def read_filters(ipr: Any, ifindex: int) -> dict[Direction, HookKind]:
+    """Which kind of filter is ours, by direction, where it sees every packet; absent where there is no such one."""
+    found: dict[Direction, HookKind] = {}
     qdisc = _shared_qdisc(ipr, ifindex)
+    for direction in DIRECTIONS:
+        occupancy, is_ours = _look(ipr, ifindex, direction, qdisc)
+        with suppress(TransientError):
+            kind = choose_hook(direction, occupancy, has_tcx=False)
+            if _is_behind(ipr, occupancy) if kind is HookKind.IFB else is_ours:
+                found[direction] = kind
+    return found
+
+
+def read_shared_qdiscs(ipr: Any) -> dict[int, str]:
+    """Which of the two qdiscs for filters each device has, of which it has room for one."""
+    kinds = ((int(message["index"]), str(message.get_attr("TCA_KIND"))) for message in ipr.get_qdiscs())
+    return {index: kind for index, kind in kinds if kind in ("clsact", "ingress")}
+
+
+def _shared_qdisc(ipr: Any, ifindex: int) -> str:
+    return read_shared_qdiscs(ipr).get(ifindex, "")
+
+
+def _is_behind(ipr: Any, occupancy: Occupancy) -> bool:
+    """Whether one of ours is where somebody's filter sends every packet."""
+    target = occupancy.redirect
+    return bool(target) and _look(ipr, target, "egress", _shared_qdisc(ipr, target))[1]
+
+
+def _look(ipr: Any, ifindex: int, direction: Direction, qdisc: str) -> tuple[Occupancy, bool]:
+    """What others have there, and whether there is one of ours."""
     # `ingress` has one list of filters, and gives it whatever side it is asked for.
     has_side = qdisc == "clsact" or (qdisc == "ingress" and direction == "ingress")
     messages = list(ipr.get_filters(index=ifindex, parent=_PARENT[direction])) if has_side else []
@@ -101,14 +109,6 @@ def _delete(ipr: Any, ifindex: int, direction: Direction) -> None:
         prio=FILTER_PRIORITY,
         protocol=_ETH_P_ALL,
     )
-
-
-def _shared_qdisc(ipr: Any, ifindex: int) -> str:
-    """Which of the two qdiscs for filters the device has, of which it has room for one."""
-    for message in ipr.get_qdiscs(index=ifindex):
-        if message["index"] == ifindex and message.get_attr("TCA_KIND") in ("clsact", "ingress"):
-            return str(message.get_attr("TCA_KIND"))
-    return ""
 
 
 def _redirect_of(messages: list[Any]) -> int:

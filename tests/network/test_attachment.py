@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyroute2 import IPRoute
 
 from service.model.errors import TransientError
 from service.network.attachment import Attachments
@@ -209,14 +210,17 @@ async def test_w13_a_restart_or_a_move_never_leaves_a_moment_without_and_never_t
 ) -> None:
     assert device.arrives(direction)
     fences = [device.program(TC_ACT_SHOT) for _ in range(2)]
-    async with device.agent(tcx=former) as old, device.agent(tcx=later) as new:
-        await old.attach(device.ifindex, direction, fences[0], "fence")
-        with device.flooded(direction) as leaked:
-            for _ in range(MOVES):
-                await new.attach(device.ifindex, direction, fences[1], "fence")
-                assert device.ours(direction) == 1
-                await old.attach(device.ifindex, direction, fences[0], "fence")
-                assert device.ours(direction) == 1
+
+    async def start(fence: int, *, tcx: bool) -> None:
+        async with device.agent(tcx=tcx) as agent:
+            await agent.attach(device.ifindex, direction, fence, "fence")
+        assert device.ours(direction) == 1
+
+    await start(fences[0], tcx=former)
+    with device.flooded(direction) as leaked:
+        for _ in range(MOVES):
+            await start(fences[1], tcx=later)
+            await start(fences[0], tcx=former)
     assert leaked == []
 
 
@@ -327,5 +331,6 @@ def test_without_a_place_for_links_ours_are_filters() -> None:
 @pytest.mark.parametrize("wants_tcx", [True, False])
 def test_the_setting_decides_where_the_kernel_has_both(tmp_path: Path, wants_tcx: bool) -> None:
     attachments = Attachments(TcxLinks(tmp_path / "links"), wants_tcx=wants_tcx)
-    attachments.look_around(None)
+    with IPRoute() as ipr:
+        attachments.look_around(ipr)
     assert attachments.has_tcx is wants_tcx
