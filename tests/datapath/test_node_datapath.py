@@ -493,8 +493,9 @@ async def test_w13_the_next_agent_replaces_every_program_and_an_uninstalled_node
         node.ip("route add default via 192.168.1.1")
         with node.entered():
             for tcx in (former, later):
-                wanted = DatapathSettings(bpf_dir=str(pins), tcx=tcx)
+                wanted = DatapathSettings(bpf_dir=str(pins), tcx=tcx, uplinks=("eth0",))
                 settings = msgspec.structs.replace(settings_of(tmp_path), datapath=wanted)
+                Path(settings.state_dir).mkdir(exist_ok=True)
                 async with NodeDatapath(settings) as datapath:
                     assert datapath.hooks.kinds() == dict.fromkeys(("egw0", "eth0", "pod0"), "tcx" if tcx else "clsact")
                 assert [ours_on(node, *hook) for hook in hooks] == [1] * len(hooks), "they outlive the agent"

@@ -187,11 +187,12 @@ async def test_w13_without_tcx_ours_go_into_somebodys_ingress_qdisc(device: Shar
         assert "ingress" in device.qdiscs()
 
 
-@pytest.mark.parametrize("command", ["action drop", "match ip dport 9 0xffff action mirred egress redirect dev lo"])
+@pytest.mark.parametrize(
+    "matching", ["match u32 0 0 flowid 1:1", "match ip dport 9 0xffff action mirred egress redirect dev lo"]
+)
 async def test_w13_without_tcx_what_lets_packets_past_ours_is_refused_with_the_reason(
-    device: SharedDevice, command: str
+    device: SharedDevice, matching: str
 ) -> None:
-    matching = command if command.startswith("match") else f"match u32 0 0 {command}"
     device.here.run("tc qdisc add dev v0 clsact")
     device.here.run(f"tc filter add dev v0 ingress protocol all prio 1 u32 {matching}")
     async with device.agent(tcx=False) as agent:
