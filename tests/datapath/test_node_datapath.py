@@ -20,7 +20,7 @@ from service.network.link import Interface
 from service.network.nftables import NftConfig
 from service.network.tcx import read_links
 from service.network.traffic_control import FILTER_HANDLE
-from service.settings import DatapathSettings
+from service.settings import DatapathSettings, Settings
 from tests.agent.site import settings_of
 from tests.network.namespace import Namespace, namespaces
 
@@ -471,6 +471,12 @@ async def test_s5_the_default_gateways_are_known(tmp_path: Path) -> None:
     assert site.datapath.gateways == (IPv4Address("192.168.1.1"),)
 
 
+def settings_with(folder: Path, datapath: DatapathSettings) -> Settings:
+    settings = msgspec.structs.replace(settings_of(folder), datapath=datapath)
+    Path(settings.state_dir).mkdir(exist_ok=True)
+    return settings
+
+
 def ours_on(node: Namespace, device: str, direction: Direction) -> int:
     """How many programs of ours a packet meets there, in the namespace of the calling thread."""
     filters = node.run(f"tc filter show dev {device} {direction}").count(f"handle {FILTER_HANDLE:#x}")
@@ -493,9 +499,7 @@ async def test_w13_the_next_agent_replaces_every_program_and_an_uninstalled_node
         node.ip("route add default via 192.168.1.1")
         with node.entered():
             for tcx in (former, later):
-                wanted = DatapathSettings(bpf_dir=str(pins), tcx=tcx, uplinks=("eth0",))
-                settings = msgspec.structs.replace(settings_of(tmp_path), datapath=wanted)
-                Path(settings.state_dir).mkdir(exist_ok=True)
+                settings = settings_with(tmp_path, DatapathSettings(bpf_dir=str(pins), tcx=tcx, uplinks=("eth0",)))
                 async with NodeDatapath(settings) as datapath:
                     assert datapath.hooks.kinds() == dict.fromkeys(("egw0", "eth0", "pod0"), "tcx" if tcx else "clsact")
                 assert [ours_on(node, *hook) for hook in hooks] == [1] * len(hooks), "they outlive the agent"

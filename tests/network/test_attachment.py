@@ -13,6 +13,7 @@ from pyroute2 import IPRoute
 from service.model.errors import TransientError
 from service.network.attachment import Attachments
 from service.network.hook import DIRECTIONS, Attachment, Direction, HookKind
+from service.network.netlink import Netlink
 from service.network.tcx import TcxLinks
 from tests.network.shared_device import BEFORE, MARK, SharedDevice
 from tests.network.tiny_program import TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, load
@@ -222,6 +223,25 @@ async def test_w13_a_restart_or_a_move_never_leaves_a_moment_without_and_never_t
         for _ in range(MOVES):
             await start(fences[1], tcx=later)
             await start(fences[0], tcx=former)
+    assert leaked == []
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+async def test_w13_a_version_that_knows_filters_only_leaves_no_gap_and_the_next_one_ends_what_is_double(
+    device: SharedDevice, direction: Direction
+) -> None:
+    """Going back without `datapath.tcx: false`: it does not find the link, so both stand as long as it is there."""
+    fence = device.program(TC_ACT_SHOT)
+    assert device.arrives(direction)
+    async with device.agent(tcx=True) as newer:
+        await newer.attach(device.ifindex, direction, fence, "fence")
+    with device.flooded(direction) as leaked:
+        async with Netlink() as older:
+            await older.attach(device.ifindex, direction, fence, "fence")
+        assert device.ours(direction) == 2
+        async with device.agent(tcx=True) as newer:
+            await newer.attach(device.ifindex, direction, fence, "fence")
+        assert device.ours(direction) == 1
     assert leaked == []
 
 
