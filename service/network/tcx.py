@@ -14,6 +14,7 @@ import ctypes
 import errno
 import os
 import struct
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +29,7 @@ _LINK_TYPE_TCX = 11
 _PROGRAMS_MAX = 64
 """BPF_MPROG_MAX: a hook has room for no more."""
 _LOOPBACK = 1
+_DETACH_WAIT_S, _DETACH_TRIES = 0.005, 20
 
 
 def has_tcx() -> bool:
@@ -116,14 +118,23 @@ class TcxLinks:
             return []
 
     def _create(self, path: Path, ifindex: int, direction: Direction, program_fd: int) -> None:
-        fields = ("=I", 0, program_fd), ("=I", 4, ifindex), ("=I", 8, _ATTACH_TYPE[direction]), ("=I", 12, _BEFORE)
-        link = bpf_call(_LINK_CREATE, make_attributes(*fields))
+        link = _make_link(ifindex, direction, program_fd)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             pin(link, str(path))
         finally:
             # Without the pin, this detaches it again: nothing is left that nobody would find.
             os.close(link)
+
+
+def _make_link(ifindex: int, direction: Direction, program_fd: int) -> int:
+    fields = ("=I", 0, program_fd), ("=I", 4, ifindex), ("=I", 8, _ATTACH_TYPE[direction]), ("=I", 12, _BEFORE)
+    for _ in range(_DETACH_TRIES):
+        # A hook takes a program once. Somebody has removed our pin, and the kernel is about to take the link away.
+        with suppress(FileExistsError):
+            return bpf_call(_LINK_CREATE, make_attributes(*fields))
+        time.sleep(_DETACH_WAIT_S)
+    return bpf_call(_LINK_CREATE, make_attributes(*fields))
 
 
 def _replace(path: Path, program_fd: int) -> bool:

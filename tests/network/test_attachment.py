@@ -301,6 +301,17 @@ async def test_what_somebody_removed_is_seen_and_can_be_put_back(device: SharedD
         assert device.arrives_marked()
 
 
+async def test_a_removed_pin_is_made_anew_though_the_kernel_takes_its_time(device: SharedDevice, bpffs: Path) -> None:
+    """It detaches some time after the pin is gone, and takes the same program again only then."""
+    ours = device.program(TC_ACT_UNSPEC)
+    async with device.agent(tcx=True) as agent:
+        for _ in range(50):
+            await agent.attach(device.ifindex, "ingress", ours, "ours")
+            (bpffs / "links" / f"{device.ifindex}-ingress").unlink()
+        await agent.attach(device.ifindex, "ingress", ours, "ours")
+    assert device.on_tcx() == 1
+
+
 async def test_what_gone_devices_leave_is_swept_and_what_is_in_use_stays(device: SharedDevice, bpffs: Path) -> None:
     ours = device.program(TC_ACT_UNSPEC)
     async with device.agent(tcx=True) as agent:
