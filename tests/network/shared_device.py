@@ -5,6 +5,7 @@ Ours are attached as an agent does it; others by hand, as a CNI does it.
 
 import json
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -96,7 +97,11 @@ class SharedDevice:
             thread.submit(add).result(timeout=10)
 
     def shape(self) -> None:
-        """What the CNI's bandwidth plugin does for a pod with a limit on what it sends."""
+        """Have the CNI's bandwidth plugin limit what the pod sends, or do what it does where it is not installed."""
+        plugin = shutil.which("bandwidth", path="/usr/lib/cni:/opt/cni/bin")
+        if plugin:
+            self._add_by_plugin(plugin)
+            return
         self.here.ip("link add bwp0 type ifb")
         self.here.ip("link set bwp0 up")
         for command in (
@@ -106,6 +111,18 @@ class SharedDevice:
             "qdisc add dev bwp0 root handle 1: tbf rate 80mbit burst 64kb latency 25ms",
         ):
             self.here.run(f"tc {command}")
+
+    def _add_by_plugin(self, plugin: str) -> None:
+        sandbox = f"/run/netns/{self.there.name}"
+        previous = {
+            "cniVersion": "0.4.0",
+            "interfaces": [{"name": "v0"}, {"name": "eth0", "sandbox": sandbox}],
+            "ips": [{"version": "4", "address": "10.1.1.2/24", "interface": 1}],
+        }
+        limit = {"egressRate": 80_000_000, "egressBurst": 800_000}
+        network = {"cniVersion": "0.4.0", "name": "net", "type": "bandwidth", "prevResult": previous, **limit}
+        environment = f"CNI_COMMAND=ADD CNI_CONTAINERID=pod CNI_NETNS={sandbox} CNI_IFNAME=eth0 CNI_PATH=/usr/lib/cni"
+        self.here.run(f"env {environment} {plugin}", text=json.dumps(network))
 
     # -- what is to be seen --
 
@@ -143,7 +160,7 @@ class SharedDevice:
 
     def shaped(self) -> int:
         """Packets that went through the device that shapes."""
-        (link,) = json.loads(self.here.ip("-s -j link show dev bwp0"))
+        (link,) = json.loads(self.here.ip("-s -j link show type ifb"))
         return int(link["stats64"]["tx"]["packets"])
 
     @contextmanager
