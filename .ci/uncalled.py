@@ -20,7 +20,6 @@ from mypy.options import Options
 _REDESIGN = "announcements of endpoints end with docs/decisions/0005; until then as they are, with their simulation"
 KEPT = {
     "service.web.metrics.DatapathCollector.describe": "prometheus_client calls it where it is there",
-    "service.datapath.bpf_map.pin": "how tests make pins of other shapes, which must be refused",
     "service.lease.registrar.Registrar.electorate": "what the simulators steer the electorate by",
     "service.wire.sealed_socket.SealedSocket.address": "tests bind to any free port, and ask which one it became",
     "service.endpoint.inbox.Inbox.adopt": _REDESIGN,

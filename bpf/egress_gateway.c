@@ -5,7 +5,8 @@
  *   steer_ingress   tc ingress of egw0                   local pods of a gateway node
  *   uplink_ingress  tc ingress of each uplink            gateway: ARP, SNAT, reverse SNAT (rules G1-G4, W2)
  *   uplink_egress   tc egress of each uplink             the fence (rule G2)
- * What a program does not consume it leaves to the programs of others (TC_ACT_UNSPEC, rule W7).
+ * What a program does not consume it leaves to the programs of others (TC_ACT_UNSPEC, rule W7). No other verdicts than
+ * that one, TC_ACT_SHOT and TC_ACT_REDIRECT: tcx takes the rest for TC_ACT_UNSPEC.
  * All map accesses are in this file: BCC rewrites them here and nowhere else. BCC also tells the kernel that this is
  * under the GPL, which some helpers ask for.
  */
@@ -241,7 +242,8 @@ int pod_ingress(struct __sk_buff *skb)
     if (!settings || skb->protocol != bpf_htons(ETHERTYPE_IPV4) || !load_ipv4(skb, &ip))
         return TC_ACT_UNSPEC;
     key.pod_ip = ip.source;
-    key.ifindex = skb->ifindex;
+    /* Where it came in. It may have been redirected since: to the device that shapes the pod, where this may run too. */
+    key.ifindex = skb->ingress_ifindex;
     row = selected.lookup(&key);
     if (!row) {
         key.ifindex = 0;

@@ -123,6 +123,9 @@ class DatapathSettings(_Section, frozen=True):
     """The one mark bit (rule W6): exactly one bit, and not one that the CNI or kube-proxy uses."""
     route_table: Annotated[int, Meta(ge=1, le=0x7FFFFFFF)] = 9640
     """Number of the routing table for marked packets; one that nothing else on the node uses."""
+    tcx: bool = True
+    """Programs go to tcx where the kernel has it (Linux 6.6), else to tc filters. Off: to filters on every kernel. That
+    is the way back to a version that knows filters only (0.1): first off, then back."""
     bpf_dir: str = "/sys/fs/bpf/egressgw"
     """Folder for pins; on a bpffs, or a place where one can be mounted."""
     sysctl_dir: str = "/proc/sys/net"

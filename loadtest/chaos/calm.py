@@ -12,11 +12,12 @@ from pathlib import Path
 from loadtest.chaos.client import boot_ns
 from loadtest.chaos.site import ChaosSite
 from loadtest.gateway import FLOATING_IPS, defect
-from service.datapath.bpf_map import BpfMap, open_object
+from service.datapath.bpf_map import BpfMap
 from service.datapath.layout import MapName
 from service.lab.configuration import member_folder
 from service.lab.process import ProcessRecord
 from service.model.errors import OperatorError, TransientError
+from service.network.bpf_call import open_object
 from service.web.verdict import troubles
 
 RECENT_NS = 1_500_000_000

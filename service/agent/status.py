@@ -50,23 +50,29 @@ def agent_status(
             *troubles,
             *(f"keeper: {trouble}" for trouble in (report.troubles if report else ())),
             *_dead_links(datapath.uplinks),
+            *datapath.hooks.troubles(),
         ],
         "objects": objects_status(intake, source),
         "held": [str(floating_ip) for floating_ip in sorted(held)],
         "keeper": keeper_status(report),
-        "electorate": electorate_status(
-            report.electorate.electorate,
-            report.trouble,
-            has_majority=report.majority,
-            silent_s={name: (report.at_ns - since_ns) / 1e9 for name, since_ns in report.silent},
-        )
-        if report and report.electorate
-        else None,
+        "electorate": _electorate(report),
         "endpoints": {str(pod_ip): phase.value for pod_ip, phase in sorted(reconciler.steering.phases().items())},
+        "hooks": datapath.hooks.kinds(),
         "drops": drops_by_reason(datapath.drops()),
         "packets": datapath.counters(),
         "audit": audit_status(outbox, publisher),
     }
+
+
+def _electorate(report: LeaseReport | None) -> dict[str, Any] | None:
+    if report is None or report.electorate is None:
+        return None
+    return electorate_status(
+        report.electorate.electorate,
+        report.trouble,
+        has_majority=report.majority,
+        silent_s={name: (report.at_ns - since_ns) / 1e9 for name, since_ns in report.silent},
+    )
 
 
 def _dead_links(uplinks: Iterable[LocalUplink]) -> list[str]:

@@ -7,21 +7,15 @@ Source: bpf(2); include/uapi/linux/bpf.h.
 import ctypes
 import errno
 import os
-import platform
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.model.errors import InvariantError
-
-_SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
-_NUMBER = _SYSCALL_NUMBERS.get(platform.machine(), 321)
-_libc = ctypes.CDLL(None, use_errno=True)
+from service.network.bpf_call import bpf_call, make_attributes, object_info, open_object
 
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 1, 2, 3, 4
-_OBJ_PIN, _OBJ_GET, _INFO_BY_FD = 6, 7, 15
 _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
-_ATTR_SIZE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,44 +30,15 @@ class MapInfo:
     name: str
 
 
-def _bpf(command: int, attributes: bytearray) -> int:
-    buffer = (ctypes.c_char * len(attributes)).from_buffer(attributes)
-    result = _libc.syscall(_NUMBER, command, buffer, len(attributes))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return int(result)
-
-
-def _attributes(*fields: tuple[str, int, int]) -> bytearray:
-    attributes = bytearray(_ATTR_SIZE)
-    for form, offset, value in fields:
-        struct.pack_into(form, attributes, offset, value)
-    return attributes
-
-
 def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
     return ctypes.addressof(buffer)
 
 
-def pin(fd: int, path: str) -> None:
-    """Pin a map, program or link at `path` on a bpffs. Raises FileExistsError where something is pinned there."""
-    name = ctypes.create_string_buffer(path.encode())
-    _bpf(_OBJ_PIN, _attributes(("=Q", 0, _address(name)), ("=I", 8, fd)))
-
-
-def open_object(path: str) -> int:
-    """A new descriptor of what is pinned at `path`. Raises FileNotFoundError where nothing is."""
-    name = ctypes.create_string_buffer(path.encode())
-    return _bpf(_OBJ_GET, _attributes(("=Q", 0, _address(name))))
-
-
 def map_info(fd: int) -> MapInfo:
     """Ask the kernel for a map's shape: a pin is never trusted by its name."""
-    info = ctypes.create_string_buffer(_ATTR_SIZE)
-    _bpf(_INFO_BY_FD, _attributes(("=I", 0, fd), ("=I", 4, _ATTR_SIZE), ("=Q", 8, _address(info))))
-    kind, _identifier, key_size, value_size, max_entries, flags = struct.unpack_from("=6I", info.raw, 0)
-    name = info.raw[24:40].split(b"\0")[0].decode(errors="replace")
+    info = object_info(fd)
+    kind, _identifier, key_size, value_size, max_entries, flags = struct.unpack_from("=6I", info, 0)
+    name = info[24:40].split(b"\0")[0].decode(errors="replace")
     return MapInfo(kind, key_size, value_size, max_entries, flags, name)
 
 
@@ -109,9 +74,9 @@ class BpfMap:
         value = ctypes.create_string_buffer(self._value_bytes)
         name = ctypes.create_string_buffer(key, len(key))
         try:
-            _bpf(
+            bpf_call(
                 _MAP_LOOKUP,
-                _attributes(("=i", 0, self.fd), ("=Q", 8, _address(name)), ("=Q", 16, _address(value))),
+                make_attributes(("=i", 0, self.fd), ("=Q", 8, _address(name)), ("=Q", 16, _address(value))),
             )
         except OSError as error:
             if error.errno == errno.ENOENT:
@@ -124,7 +89,7 @@ class BpfMap:
         self._check(key)
         name = ctypes.create_string_buffer(key, len(key))
         try:
-            _bpf(_MAP_DELETE, _attributes(("=i", 0, self.fd), ("=Q", 8, _address(name))))
+            bpf_call(_MAP_DELETE, make_attributes(("=i", 0, self.fd), ("=Q", 8, _address(name))))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return False
@@ -143,9 +108,9 @@ class BpfMap:
         while len(found) < limit:
             pointer = 0 if current is None else _address(current)
             try:
-                _bpf(
+                bpf_call(
                     _MAP_NEXT_KEY,
-                    _attributes(("=i", 0, self.fd), ("=Q", 8, pointer), ("=Q", 16, _address(following))),
+                    make_attributes(("=i", 0, self.fd), ("=Q", 8, pointer), ("=Q", 16, _address(following))),
                 )
             except OSError as error:
                 if error.errno == errno.ENOENT:
@@ -172,7 +137,7 @@ class BpfMap:
         values = ctypes.create_string_buffer(b"".join(value for _, value in items), len(items) * self._value_bytes)
         attributes = self._batch(_address(keys), _address(values), len(items))
         try:
-            _bpf(_UPDATE_BATCH, attributes)
+            bpf_call(_UPDATE_BATCH, attributes)
         except OSError as error:
             if error.errno in _NO_BATCH:
                 return self._update_singly(items)
@@ -191,14 +156,14 @@ class BpfMap:
         return len(items)
 
     def _batch(self, keys: int, values: int, count: int) -> bytearray:
-        return _attributes(("=Q", 16, keys), ("=Q", 24, values), ("=I", 32, count), ("=i", 36, self.fd))
+        return make_attributes(("=Q", 16, keys), ("=Q", 24, values), ("=I", 32, count), ("=i", 36, self.fd))
 
     def _element(self, command: int, key: bytes, value: bytes, flags: int) -> None:
         name = ctypes.create_string_buffer(key, len(key))
         content = ctypes.create_string_buffer(value, len(value))
-        _bpf(
+        bpf_call(
             command,
-            _attributes(
+            make_attributes(
                 ("=i", 0, self.fd), ("=Q", 8, _address(name)), ("=Q", 16, _address(content)), ("=Q", 24, flags)
             ),
         )

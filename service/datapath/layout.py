@@ -18,6 +18,11 @@ def pin_folder(bpf_dir: str) -> Path:
     return Path(bpf_dir) / f"v{LAYOUT_VERSION}"
 
 
+def link_folder(bpf_dir: str) -> Path:
+    """Where links of programs are pinned: the same in every layout, so that each version replaces the former's."""
+    return Path(bpf_dir) / "links"
+
+
 class MapName:
     """Names of the pinned maps."""
 

@@ -17,6 +17,7 @@ from service.datapath.bpf_map import BpfMap
 from service.datapath.kernel_headers import write_kernel_headers
 from service.datapath.layout import MAP_SHAPES, MapName, pin_folder
 from service.model.errors import OperatorError
+from service.network.bpf_call import open_object
 
 PROGRAMS = ("pod_ingress", "steer_egress", "steer_ingress", "uplink_ingress", "uplink_egress")
 _SOURCE = Path(__file__).resolve().parent.parent.parent / "bpf"
@@ -96,7 +97,7 @@ def _take_over_maps(module: Any, new: Path, pin_dir: Path) -> None:
 
     for name in MAP_SHAPES:
         try:
-            kept = bpf_map.open_object(str(pin_dir / name))
+            kept = open_object(str(pin_dir / name))
         except FileNotFoundError:
             (new / name).rename(pin_dir / name)
             continue
@@ -154,7 +155,7 @@ def _drop_misfits(folder: Path) -> None:
     for name, shape in MAP_SHAPES.items():
         path = folder / name
         try:
-            fd = bpf_map.open_object(str(path))
+            fd = open_object(str(path))
         except FileNotFoundError:
             continue
         info = bpf_map.map_info(fd)

@@ -6,7 +6,7 @@ the order that never leaks (rule G8).
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -16,19 +16,23 @@ from typing import Self
 
 from service.datapath import layout, loader
 from service.datapath.desired import LocalUplink, Rows
+from service.datapath.hook_book import HookBook, Newcomers
 from service.datapath.layout import COUNTER_NAMES, MapName, SelectedState
 from service.datapath.loader import LoadedDatapath
 from service.datapath.worker_pool import WorkerPool
 from service.model.drop import DropReason
 from service.model.errors import OperatorError, TransientError
+from service.network.attachment import Attachments
 from service.network.capability import check_node
 from service.network.conntrack import Conntrack
 from service.network.destinations import Destinations
+from service.network.hook import Attachment
 from service.network.link import Interface
 from service.network.link_monitor import LinkMonitor
 from service.network.netlink import Netlink
 from service.network.nftables import Nftables, NftConfig
 from service.network.sysctl import Sysctl
+from service.network.tcx import TcxLinks
 from service.policy.rule_set import RuleSet
 from service.settings import Settings
 
@@ -83,11 +87,13 @@ class NodeDatapath:
         self._egw_ifindex = 0
         self._fenced: set[int] = set()
         """Indexes of uplinks that have our programs."""
-        self._unattached: set[int] = set()
+        self._waiting: frozenset[int] = frozenset()
+        self._newcomers = Newcomers()
+        self.hooks = HookBook()
         self._has_netfilter = False
         self._is_netfilter_lost = False
         self._sysctl = _sysctl(settings)
-        self.netlink = Netlink(sysctl=self._sysctl)
+        self.netlink = Netlink(sysctl=self._sysctl, attachments=_attachments(settings))
         self.nftables = Nftables()
         self.conntrack = Conntrack()
         self.pool: WorkerPool
@@ -200,51 +206,62 @@ class NodeDatapath:
         interfaces = await self.netlink.interfaces()
         self._addresses = frozenset(address.ip for interface in interfaces for address in interface.addresses)
         self._gateways = await self.netlink.default_gateways()
-        return tuple(
+        uplinks = tuple(
             _local_uplink(interface)
             for interface in interfaces
             if interface.addresses
             and (interface.name in names or (not named and str(interface.addresses[0].ip) == bind))
         )
+        veths = (interface.index for interface in interfaces if interface.kind == "veth")
+        self.hooks.keep({*veths, *(uplink.ifindex for uplink in uplinks), self._egw_ifindex})
+        return uplinks
 
     async def _attach_uplink(self, uplink: LocalUplink) -> None:
         """Attach, or replace in place. A device that is gone or refuses is told, and costs no other uplink anything."""
         programs = self._loaded.programs
         try:
             # The fence first: from then on nothing from a floating IP leaves without a lease.
-            await self.netlink.attach(uplink.ifindex, "egress", programs["uplink_egress"], "uplink_egress")
+            kind = await self.netlink.attach(uplink.ifindex, "egress", programs["uplink_egress"], "uplink_egress")
             await self.netlink.attach(uplink.ifindex, "ingress", programs["uplink_ingress"], "uplink_ingress")
         except TransientError as error:
             self._fenced.discard(uplink.ifindex)
+            self.hooks.refuse(uplink.ifindex, uplink.name, str(error))
             _log.warning("%s: cannot attach yet: %s", uplink.name, error)
         else:
             self._fenced.add(uplink.ifindex)
+            self.hooks.attached(uplink.ifindex, uplink.name, kind)
 
     @property
     def unattached(self) -> frozenset[int]:
-        """Pod devices that could not be attached to at the last `attach_pod_devices`."""
-        return frozenset(self._unattached)
+        """Pod devices that were not attached to at the last `attach_pod_devices`: they refuse, or are too new."""
+        return self._waiting
 
-    async def attach_pod_devices(self) -> None:
-        """Attach the pod program to every pod device that has it not; gone devices are forgotten."""
+    async def attach_pod_devices(self, occupied: Collection[int] = ()) -> None:
+        """Attach the pod program to every pod device that has it not; gone devices are forgotten.
+
+        Without tcx, a new one is left to its CNI for a while (`Newcomers`), unless its index is among the `occupied`.
+        """
         exclude = [uplink.name for uplink in self._uplinks] + [STEERING_DEVICE]
         devices = {interface.index: interface.name for interface in await self.netlink.veth_devices(exclude)}
         for index in self._attached.keys() - devices.keys():
             del self._attached[index]
-        self._unattached &= devices.keys()
+        ready = set(devices) if self.netlink.has_tcx else self._settled(devices, occupied)
         for index, name in devices.items():
-            if self._attached.get(index) != name:
+            if index in ready and self._attached.get(index) != name:
                 await self._attach_pod_device(index, name)
+        self._waiting = frozenset(devices.keys() - self._attached.keys())
+
+    def _settled(self, devices: Collection[int], occupied: Collection[int]) -> set[int]:
+        return self._newcomers.settled(devices, occupied, now=asyncio.get_running_loop().time())
 
     async def _attach_pod_device(self, index: int, name: str) -> None:
         try:
-            await self.netlink.attach(index, "ingress", self._loaded.programs["pod_ingress"], "pod_ingress")
+            kind = await self.netlink.attach(index, "ingress", self._loaded.programs["pod_ingress"], "pod_ingress")
         except TransientError as error:
-            if index not in self._unattached:
+            if self.hooks.refuse(index, name, str(error)):
                 _log.warning("%s: cannot attach yet: %s", name, error)
-            self._unattached.add(index)
             return
-        self._unattached.discard(index)
+        self.hooks.attached(index, name, kind)
         self._attached[index] = name
 
     async def pod_devices(self, pod_ips: Iterable[IPv4Address]) -> dict[IPv4Address, int]:
@@ -292,14 +309,15 @@ class NodeDatapath:
             # A node may be without uplinks for a while; the device has to be there when one comes back.
             mtu=max((uplink.mtu for uplink in self._uplinks), default=DEFAULT_MTU),
         )
-        if device.index == self._egw_ifindex and len(await self.netlink.attached(device.index)) == 2:
+        if device.index == self._egw_ifindex and len(await self._look(device.index, STEERING_DEVICE)) == 2:
             return
         self._egw_ifindex = device.index
         config = layout.config_value(mark, device.index, device.mac)
         self._loaded.map(MapName.CONFIG).update(bytes(4), config)
         programs = self._loaded.programs
-        await self.netlink.attach(device.index, "egress", programs["steer_egress"], "steer_egress")
+        kind = await self.netlink.attach(device.index, "egress", programs["steer_egress"], "steer_egress")
         await self.netlink.attach(device.index, "ingress", programs["steer_ingress"], "steer_ingress")
+        self.hooks.attached(device.index, STEERING_DEVICE, kind)
 
     async def repair(self) -> bool:
         """Put back what others removed: device, rules, routes, programs. Each for itself: what is gone or refuses keeps
@@ -312,8 +330,9 @@ class NodeDatapath:
         for uplink in self._uplinks:
             await self._try(uplink.name, self._repair_uplink(uplink))
         self._uplinks = tuple(uplink for uplink in self._uplinks if uplink.ifindex in self._fenced)
-        for index in tuple(self._attached):
-            await self._try(f"device {index}", self._check_pod_device(index))
+        for index, name in tuple(self._attached.items()):
+            await self._try(name, self._check_pod_device(index, name))
+        await self._try("pins", self.netlink.sweep_attachments())
         await self._try("netfilter", self._check_netfilter())
         return self._is_netfilter_lost
 
@@ -324,15 +343,21 @@ class NodeDatapath:
             _log.warning("repair of %s: %s", what, error)
 
     async def _repair_uplink(self, uplink: LocalUplink) -> None:
-        present = {attachment.direction for attachment in await self.netlink.attached(uplink.ifindex)}
-        if present != {"ingress", "egress"}:
+        if len(await self._look(uplink.ifindex, uplink.name)) != 2:
             _log.warning("%s: our programs were removed; attaching them again", uplink.name)
             await self._attach_uplink(uplink)
 
-    async def _check_pod_device(self, index: int) -> None:
-        if not await self.netlink.attached(index):
-            # It may have been forgotten meanwhile.
-            self._attached.pop(index, None)
+    async def _look(self, index: int, name: str) -> tuple[Attachment, ...]:
+        """Which of ours are on the hooks of a device: one a direction."""
+        found = await self.netlink.attached(index)
+        self.hooks.look(index, name, found)
+        return found
+
+    async def _check_pod_device(self, index: int, name: str) -> None:
+        # It may have been forgotten meanwhile.
+        if not await self._look(index, name) and self._attached.pop(index, None) is not None:
+            _log.warning("%s: our program was removed; attaching it again", name)
+            await self._attach_pod_device(index, name)
 
     async def _check_netfilter(self) -> None:
         if self._has_netfilter and not await self.nftables.is_intact():
@@ -382,15 +407,21 @@ def _sysctl(settings: Settings) -> Sysctl:
     return Sysctl(Path(settings.datapath.sysctl_dir), journal=Path(settings.state_dir) / "sysctls.json")
 
 
+def _attachments(settings: Settings) -> Attachments:
+    return Attachments(TcxLinks(layout.link_folder(settings.datapath.bpf_dir)), wants_tcx=settings.datapath.tcx)
+
+
 async def uninstall(settings: Settings) -> None:
     """Take everything away: steering first, so that no packet is half way, then the rest (rule G8)."""
     check_node()
     nftables = Nftables()
-    async with Netlink(sysctl=_sysctl(settings)) as netlink:
+    async with Netlink(sysctl=_sysctl(settings), attachments=_attachments(settings)) as netlink:
         interfaces = await netlink.interfaces()
         for interface in interfaces:
             if interface.kind == "veth" or interface.name in settings.datapath.uplinks:
                 await netlink.detach(interface.index, "ingress")
+            if interface.kind == "ifb":
+                await netlink.detach(interface.index, "egress")
         await netlink.remove_steering_device(
             name=STEERING_DEVICE, table=settings.datapath.route_table, mark=settings.datapath.mark
         )
@@ -399,4 +430,5 @@ async def uninstall(settings: Settings) -> None:
             if interface.name != STEERING_DEVICE:
                 await netlink.detach(interface.index, "egress")
                 await netlink.detach(interface.index, "ingress")
+        await netlink.clear_attachments()
     await asyncio.to_thread(loader.unpin, settings.datapath.bpf_dir)

@@ -95,8 +95,10 @@ class Upkeep:
     async def _find_devices(self) -> bool:
         reconciler = self._reconciler
         try:
-            await self._datapath.attach_pod_devices()
+            await self._datapath.attach_pod_devices(set(reconciler.devices.values()))
             found = await self._datapath.pod_devices(reconciler.local_selections())
+            if not self._datapath.unattached.isdisjoint(found.values()):
+                await self._datapath.attach_pod_devices(set(found.values()))
         except TransientError as error:
             _log.warning("pod devices: %s", error)
             found = {}

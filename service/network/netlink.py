@@ -1,4 +1,4 @@
-"""The kernel's interfaces, routes, rules and tc filters, from asyncio.
+"""The kernel's interfaces, routes, rules and hooks for programs, from asyncio.
 
 pyroute2's asyncio socket does not run on uvloop (an event loop of its own is started under the synchronous one), so one
 synchronous socket lives in one thread of its own; calls are carried there one after the other, each with a time limit.
@@ -16,6 +16,8 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from service.model.errors import InvariantError, OperatorError, TransientError
+from service.network.attachment import Attachments
+from service.network.hook import Attachment, Direction, HookKind
 from service.network.link import Interface, read_default_gateways, read_default_route_interfaces, read_interfaces
 from service.network.pod_device import locate_pods
 from service.network.steering_device import (
@@ -25,13 +27,6 @@ from service.network.steering_device import (
     remove_steering_device,
 )
 from service.network.sysctl import Sysctl
-from service.network.traffic_control import (
-    Attachment,
-    Direction,
-    attach_program,
-    detach_program,
-    read_attachments,
-)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,8 +39,12 @@ class Netlink:
     """Async context manager. Every method raises TransientError where the kernel refuses or does not answer in time,
     OperatorError where the process lacks the right."""
 
-    def __init__(self, *, timeout_s: float = 5.0, sysctl: Sysctl | None = None) -> None:
+    def __init__(
+        self, *, timeout_s: float = 5.0, sysctl: Sysctl | None = None, attachments: Attachments | None = None
+    ) -> None:
+        """Without `attachments` programs are filters, on every kernel."""
         self._timeout_s = timeout_s
+        self._attachments = attachments or Attachments(None)
         self._sysctl = sysctl or Sysctl()
         self._executor: ThreadPoolExecutor | None = None
         self._ipr: Any = None
@@ -53,6 +52,7 @@ class Netlink:
     async def __aenter__(self) -> Self:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
         self._ipr = await self._in_thread(IPRoute)
+        await self._call(self._attachments.look_around)
         return self
 
     async def __aexit__(
@@ -124,26 +124,38 @@ class Netlink:
         if conflicts:
             raise OperatorError(f"datapath.mark: {mark:#x} is in use, choose another bit ({'; '.join(conflicts)})")
 
-    async def attach(self, ifindex: int, direction: Direction, program_fd: int, name: str) -> None:
-        """Attach the program to clsact, or replace ours in place. It must return TC_ACT_UNSPEC to pass (W7)."""
-        await self._call(attach_program, ifindex, direction, program_fd, name)
+    @property
+    def has_tcx(self) -> bool:
+        """Programs go to tcx, which is in nobody's way; else they are filters in a qdisc."""
+        return self._attachments.has_tcx
+
+    async def attach(self, ifindex: int, direction: Direction, program_fd: int, name: str) -> HookKind:
+        """Attach the program, or replace ours without a gap. It must return TC_ACT_UNSPEC to pass (W7)."""
+        return await self._call(self._attachments.attach, ifindex, direction, program_fd, name)
 
     async def detach(self, ifindex: int, direction: Direction) -> bool:
-        """Remove our program and nothing else; False where there was none or the device is gone."""
-        return await self._call(detach_program, ifindex, direction)
+        """Remove our program, of whatever kind, and nothing else; False where there was none or the device is gone."""
+        return await self._call(self._attachments.detach, ifindex, direction)
 
     async def attached(self, ifindex: int) -> tuple[Attachment, ...]:
-        """Our programs on the device."""
-        return await self._call(read_attachments, ifindex)
+        """Our programs on the device, as far as they are on the hook that they get now."""
+        return await self._call(self._attachments.read_attachments, ifindex)
+
+    async def sweep_attachments(self) -> None:
+        """Forget what devices that are gone have left."""
+        await self._call(self._attachments.sweep_links)
+
+    async def clear_attachments(self) -> None:
+        """Take away what is left of programs that outlive the agent, wherever it is."""
+        await self._call(self._attachments.clear_links)
 
     async def _call(self, function: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await self._in_thread(functools.partial(function, self._ipr, *args, **kwargs))
         except NetlinkError as error:
-            action = function.__name__.replace("_", " ")
-            if error.code == _EPERM:
-                raise OperatorError(f"{action}: not permitted; the agent needs CAP_NET_ADMIN") from error
-            raise TransientError(f"{action}: {error}") from error
+            raise _translated(function, error, error.code) from error
+        except OSError as error:
+            raise _translated(function, error, error.errno) from error
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         if self._executor is None:
@@ -153,3 +165,10 @@ class Netlink:
                 return await asyncio.get_running_loop().run_in_executor(self._executor, function)
         except TimeoutError as error:
             raise TransientError(f"netlink did not answer within {self._timeout_s:g} s") from error
+
+
+def _translated(function: Callable[..., object], error: Exception, code: int | None) -> Exception:
+    action = function.__name__.replace("_", " ")
+    if code == _EPERM:
+        return OperatorError(f"{action}: not permitted; the agent needs CAP_NET_ADMIN and CAP_BPF")
+    return TransientError(f"{action}: {error}")

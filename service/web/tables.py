@@ -26,6 +26,9 @@ def print_status(document: dict[str, Any], console: Console) -> None:
     title.append(plain(leader) if leader else "none", "" if leader else _BAD)
     title.append("  term ", "dim")
     title.append(plain(document.get("term")))
+    if hooks := {str(kind) for _, kind in _members(document.get("hooks"))}:
+        title.append("  hooks ", "dim")
+        title.append(plain(", ".join(sorted(hooks))))
     console.print(title)
     for section, columns, row in (
         ("nodes", ("NODE", "STATE", "ROLE", "MORE"), _node_row),

@@ -12,11 +12,13 @@ import pytest
 from service.agent import status
 from service.agent.status import drops_by_reason, keeper_status
 from service.datapath.desired import LocalUplink
+from service.datapath.hook_book import HookBook
 from service.host import clock
 from service.model.assignment import Assignment, Location
 from service.model.gateway_node import NodeRole
 from service.model.keeper_message import ElectorateRecord, HeldLease, LeaseReport
 from service.model.lease import Stamp, Token
+from service.network.hook import HookKind
 from tests.agent.site import FLOATING_IP, SECOND
 from tests.agent.test_wiring import NODE, Site, free_ports, until
 from tests.datapath.stand_in import UPLINK
@@ -31,6 +33,7 @@ def shown(
     *,
     now_ns: int = 4_000_000_000,
     uplinks: Sequence[LocalUplink] = (UPLINK,),
+    hooks: HookBook | None = None,
 ) -> dict[str, Any]:
     """The document of worker1, whose keeper last said that it holds OWN, and which heard of OTHER on worker2."""
     monkeypatch.setattr(status, "cluster_status", lambda *said: {"holders": said[3], "heard": said[4]})
@@ -45,6 +48,7 @@ def shown(
         drops=dict,
         counters=dict,
         uplinks=uplinks,
+        hooks=hooks or HookBook(),
     )
     some = cast(Any, parts)
     return status.agent_status(
@@ -120,6 +124,15 @@ def test_a_keeper_that_says_nothing_is_not_alive_and_nothing_is_claimed_of_it() 
 def test_what_the_keeper_says_is_shown() -> None:
     said = keeper_status(LeaseReport(held=(), elector=True, voting=False, scheduling="nice", majority=True))
     assert said == {"alive": True, "elector": True, "voting": False, "majority": True, "scheduling": "nice"}
+
+
+def test_the_kind_of_each_hook_is_told_and_which_device_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    book = HookBook()
+    book.attached(2, "eth0", HookKind.TCX)
+    book.refuse(3, "eth1", "no room")
+    document = shown(None, monkeypatch, hooks=book)
+    assert document["hooks"] == {"eth0": "tcx"}
+    assert document["troubles"] == ["cannot attach to eth1: no room"]
 
 
 def test_drops_are_summed_over_addresses() -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from service.datapath import bpf_map
 from service.datapath.layout import MAP_SHAPES
+from service.network import bpf_call
 from tests.datapath.packet import mac
 
 UNSPEC, SHOT, REDIRECT = -1, 2, 7
@@ -99,7 +99,7 @@ class Namespace:
 
 
 def _bpf(command: int, attributes: ctypes.Structure) -> int:
-    result = int(_libc.syscall(bpf_map._NUMBER, command, ctypes.byref(attributes), ctypes.sizeof(attributes)))
+    result = int(_libc.syscall(bpf_call.NUMBER, command, ctypes.byref(attributes), ctypes.sizeof(attributes)))
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -118,7 +118,7 @@ def pin_small_map(folder: Path, name: str, entries: int) -> None:
     shape = MAP_SHAPES[name]
     flags = _NO_PREALLOC if shape.type == _LPM_TRIE else 0
     descriptor = create_map(shape.type, shape.key_size, shape.value_size, entries, flags=flags, name=name)
-    bpf_map.pin(descriptor, str(folder / name))
+    bpf_call.pin(descriptor, str(folder / name))
     os.close(descriptor)
 
 
@@ -130,10 +130,13 @@ def native_code_bytes(fd: int) -> int:
     return int(info.jited_prog_len)
 
 
-def run_program(fd: int, frame: bytes, *, ifindex: int, mark: int = 0) -> Outcome:
-    """In the calling thread's network namespace. Raises OSError where the kernel refuses the frame itself."""
+def run_program(fd: int, frame: bytes, *, ifindex: int, came_in: int = 0, mark: int = 0) -> Outcome:
+    """In the calling thread's network namespace. Raises OSError where the kernel refuses the frame itself.
+
+    `came_in`: the device it came in by, where it has been redirected to another since.
+    """
     context = bytearray(_CONTEXT_BYTES)
-    for at, value in ((_MARK_AT, mark), (_INGRESS_IFINDEX_AT, ifindex), (_IFINDEX_AT, ifindex)):
+    for at, value in ((_MARK_AT, mark), (_INGRESS_IFINDEX_AT, came_in or ifindex), (_IFINDEX_AT, ifindex)):
         context[at : at + 4] = value.to_bytes(4, sys.byteorder)
     data_in = ctypes.create_string_buffer(frame, len(frame))
     data_out = ctypes.create_string_buffer(_FRAME_BYTES_MAX)
@@ -164,9 +167,13 @@ class Programs:
         self.namespace = namespace
         self.descriptors = descriptors
 
-    def run(self, name: str, frame: bytes, *, device: Device = UPLINK, mark: int = 0) -> Outcome:
-        descriptor = self.descriptors[name]
-        return self.namespace.call(lambda: run_program(descriptor, frame, ifindex=device.ifindex, mark=mark))
+    def run(
+        self, name: str, frame: bytes, *, device: Device = UPLINK, came_in: Device | None = None, mark: int = 0
+    ) -> Outcome:
+        descriptor, origin = self.descriptors[name], (came_in or device).ifindex
+        return self.namespace.call(
+            lambda: run_program(descriptor, frame, ifindex=device.ifindex, came_in=origin, mark=mark)
+        )
 
 
 class _TestRun(ctypes.Structure):

@@ -1,7 +1,7 @@
 """A node's datapath that remembers what it was told, for tests of those who drive one; no kernel is touched."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from types import TracebackType
 from typing import Self
@@ -110,6 +110,8 @@ class StandInDatapath(NodeDatapath):
         self.content: dict[str, Rows] = {}
         """As last wished for."""
         self.devices: dict[IPv4Address, int] = {}
+        self.waiting: set[int] = set()
+        """Devices that are not attached to."""
         self.next_uplinks: tuple[LocalUplink, ...] | None = None
         self.repairs: list[int] = []
         """Index of the steering device after each round that found damage."""
@@ -150,8 +152,12 @@ class StandInDatapath(NodeDatapath):
         self._call("attach_uplinks")
         return True
 
-    async def attach_pod_devices(self) -> None:
-        self._call("attach_pod_devices")
+    @property
+    def unattached(self) -> frozenset[int]:
+        return frozenset(self.waiting)
+
+    async def attach_pod_devices(self, occupied: Collection[int] = ()) -> None:
+        self._call("attach_pod_devices", *sorted(occupied))
 
     async def pod_devices(self, pod_ips: Iterable[IPv4Address]) -> dict[IPv4Address, int]:
         wanted = tuple(pod_ips)

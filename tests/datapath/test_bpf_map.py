@@ -12,6 +12,7 @@ import pytest
 from service.datapath import bpf_map
 from service.datapath.bpf_map import BpfMap
 from service.model.errors import InvariantError
+from service.network import bpf_call
 from tests.datapath.program import create_map
 
 pytestmark = pytest.mark.bpf
@@ -116,14 +117,14 @@ def test_keys_can_be_walked_in_pieces(small: BpfMap) -> None:
 
 
 def test_a_kernel_without_batches_is_driven_entry_by_entry(small: BpfMap, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = bpf_map._bpf
+    real = bpf_map.bpf_call
 
     def refuse_batches(command: int, attributes: bytearray) -> int:
         if command == bpf_map._UPDATE_BATCH:
             raise OSError(errno.EINVAL, "no such command")
         return real(command, attributes)
 
-    monkeypatch.setattr(bpf_map, "_bpf", refuse_batches)
+    monkeypatch.setattr(bpf_map, "bpf_call", refuse_batches)
     assert small.update_many([entry(number) for number in range(11)]) == 8
     assert len(small.items()) == 8
 
@@ -171,7 +172,7 @@ def _possible_cpus() -> int:
 
 def test_a_pinned_map_is_the_same_map(small: BpfMap, bpffs: Path) -> None:
     path = bpffs / "pinned"
-    bpf_map.pin(small.fd, str(path))
+    bpf_call.pin(small.fd, str(path))
     again = bpf_map.open_pinned(str(path))
     small.update(*entry(1))
     assert again.items() == small.items()
@@ -181,9 +182,9 @@ def test_a_pinned_map_is_the_same_map(small: BpfMap, bpffs: Path) -> None:
 
 def test_a_pin_is_not_overwritten(small: BpfMap, bpffs: Path) -> None:
     path = bpffs / "taken"
-    bpf_map.pin(small.fd, str(path))
+    bpf_call.pin(small.fd, str(path))
     with pytest.raises(FileExistsError):
-        bpf_map.pin(small.fd, str(path))
+        bpf_call.pin(small.fd, str(path))
     path.unlink()
 
 
@@ -199,7 +200,7 @@ def test_what_cannot_be_asked_for_its_shape_keeps_no_descriptor(
         raise OSError(errno.EINVAL, "no map")
 
     path = bpffs / "program"
-    bpf_map.pin(small.fd, str(path))
+    bpf_call.pin(small.fd, str(path))
     monkeypatch.setattr(bpf_map, "map_info", refuse)
     open_before = len(os.listdir("/proc/self/fd"))
     for _ in range(10):
@@ -212,7 +213,7 @@ def test_what_cannot_be_asked_for_its_shape_keeps_no_descriptor(
 def test_a_pinned_map_outlives_its_descriptors(small: BpfMap, bpffs: Path) -> None:
     path = bpffs / "outlives"
     small.update(*entry(1))
-    bpf_map.pin(small.fd, str(path))
+    bpf_call.pin(small.fd, str(path))
     small.close()
     again = bpf_map.open_pinned(str(path))
     assert again.items() == dict([entry(1)])
@@ -234,4 +235,4 @@ def test_a_closed_map_is_an_error(small: BpfMap) -> None:
 
 def test_the_interpreter_lock_is_free_while_the_kernel_works() -> None:
     """Else a batch in a worker thread would hold up the event loop: PyDLL would keep it, CDLL lets it go."""
-    assert type(bpf_map._libc) is ctypes.CDLL
+    assert type(bpf_call._libc) is ctypes.CDLL

@@ -5,16 +5,18 @@ import errno
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from service.datapath import bpf_map
 from service.datapath.layout import WayKind
 from service.datapath.loader import LoadedDatapath
 from service.model.drop import DropReason
+from service.network import bpf_call
 from service.network.arp import ArpPacket
 from service.network.arp_listener import ArpListener
+from service.network.tcx import TcxLinks
 from tests.datapath import packet
 from tests.datapath.node import (
     ECHO_FLOW,
@@ -40,10 +42,10 @@ pytestmark = [pytest.mark.bpf, pytest.mark.root]
 each_protocol = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
 
 ATTACHED = {
-    "steer_egress": (EGW.name, "egress"),
-    "steer_ingress": (EGW.name, "ingress"),
-    "uplink_ingress": (UPLINK.name, "ingress"),
-    "uplink_egress": (UPLINK.name, "egress"),
+    "steer_egress": (EGW, "egress"),
+    "steer_ingress": (EGW, "ingress"),
+    "uplink_ingress": (UPLINK, "ingress"),
+    "uplink_egress": (UPLINK, "egress"),
 }
 _SO_MARK = 36
 _LAST_WORD = 0x88B5
@@ -99,28 +101,43 @@ def _open(name: str) -> socket.socket:
     return opened
 
 
-@pytest.fixture(scope="module")
-def attached(namespace: Namespace, loaded: LoadedDatapath, bpffs: Path) -> Iterator[None]:
+@pytest.fixture(scope="module", params=["tcx", "clsact"])
+def attached(
+    request: pytest.FixtureRequest, namespace: Namespace, loaded: LoadedDatapath, bpffs: Path
+) -> Iterator[None]:
+    """On each kind of hook the programs do the same (rule W13)."""
     for command in (
         f"ip addr add 192.168.1.2/24 dev {UPLINK.name}",
         f"ip route add default via {ROUTER}",
         f"ip neigh replace {ROUTER} lladdr {ROUTER_MAC.hex(':')} dev {UPLINK.name} nud permanent",
-        f"tc qdisc add dev {EGW.name} clsact",
-        f"tc qdisc add dev {UPLINK.name} clsact",
     ):
         namespace.command(*command.split())
+    with attached_to_tcx(namespace, loaded, bpffs) if request.param == "tcx" else filters(namespace, loaded, bpffs):
+        yield
+    namespace.command("ip", "addr", "flush", "dev", UPLINK.name)
+
+
+@contextmanager
+def attached_to_tcx(namespace: Namespace, loaded: LoadedDatapath, bpffs: Path) -> Iterator[None]:
+    links = TcxLinks(bpffs / "live-links")
+    for name, (device, direction) in ATTACHED.items():
+        namespace.call(links.attach, device.ifindex, direction, loaded.programs[name])
+    yield
+    namespace.call(links.clear)
+
+
+@contextmanager
+def filters(namespace: Namespace, loaded: LoadedDatapath, bpffs: Path) -> Iterator[None]:
+    for device in (EGW, UPLINK):
+        namespace.command("tc", "qdisc", "add", "dev", device.name, "clsact")
     for name, (device, direction) in ATTACHED.items():
         path = bpffs / name
-        bpf_map.pin(loaded.programs[name], str(path))
-        namespace.command("tc", "filter", "add", "dev", device, direction, "bpf", "da", "pinned", str(path))
+        bpf_call.pin(loaded.programs[name], str(path))
+        namespace.command("tc", "filter", "add", "dev", device.name, direction, "bpf", "da", "pinned", str(path))
         path.unlink()
     yield
-    for command in (
-        f"tc qdisc del dev {EGW.name} clsact",
-        f"tc qdisc del dev {UPLINK.name} clsact",
-        f"ip addr flush dev {UPLINK.name}",
-    ):
-        namespace.command(*command.split())
+    for device in (EGW, UPLINK):
+        namespace.command("tc", "qdisc", "del", "dev", device.name, "clsact")
 
 
 @pytest.fixture

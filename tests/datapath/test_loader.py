@@ -14,6 +14,7 @@ from service.datapath.bpf_map import BpfMap
 from service.datapath.layout import LAYOUT_VERSION, MAP_SHAPES, MapName, MapShape
 from service.datapath.loader import PROGRAMS, LoadedDatapath, load_datapath, pin_folder, unpin
 from service.model.errors import OperatorError
+from service.network import bpf_call
 from tests.datapath.program import create_map
 
 pytestmark = pytest.mark.bpf
@@ -44,7 +45,7 @@ def pin_misfit(path: Path, kind: int, key_size: int, value_size: int) -> None:
     path.unlink(missing_ok=True)
     made = BpfMap(create_map(kind, key_size, value_size, 16))
     made.update(bytes(key_size), bytes(value_size))
-    bpf_map.pin(made.fd, str(path))
+    bpf_call.pin(made.fd, str(path))
     made.close()
 
 
@@ -58,7 +59,7 @@ def restarted(bpffs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             pin_misfit(pin_folder(bpf_dir) / name, *shape)
         not_a_map = pin_folder(bpf_dir) / MapName.SELECTED
         not_a_map.unlink()
-        bpf_map.pin(former.programs["uplink_egress"], str(not_a_map))
+        bpf_call.pin(former.programs["uplink_egress"], str(not_a_map))
     with load_datapath(bpf_dir, run_dir) as again:
         yield again
 

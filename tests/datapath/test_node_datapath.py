@@ -1,5 +1,6 @@
 """What a node's datapath does with uplinks, pod devices and what others removed; the kernel's part stands in."""
 
+import socket
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -11,14 +12,17 @@ import pytest
 
 from service.datapath import layout
 from service.datapath.layout import MapName, WayKind
-from service.datapath.node_datapath import STEERING_DEVICE, NodeDatapath
+from service.datapath.node_datapath import STEERING_DEVICE, NodeDatapath, uninstall
 from service.model.errors import OperatorError, TransientError
 from service.network.destinations import NOTHING
+from service.network.hook import Attachment, Direction, HookKind
 from service.network.link import Interface
 from service.network.nftables import NftConfig
-from service.network.traffic_control import Attachment
-from service.settings import DatapathSettings
+from service.network.tcx import read_links
+from service.network.traffic_control import FILTER_HANDLE
+from service.settings import DatapathSettings, Settings
 from tests.agent.site import settings_of
+from tests.network.namespace import Namespace, namespaces
 
 ETH0 = Interface(2, "eth0", b"\2\0\0\0\0\1", True, True, None, (IPv4Interface("192.168.1.21/24"),))
 ETH1 = Interface(3, "eth1", b"\2\0\0\0\0\2", True, True, None, (IPv4Interface("172.30.1.21/24"),))
@@ -38,9 +42,12 @@ class Netlink:
         self.attaches: list[tuple[int, str]] = []
         self.refused: set[int] = set()
         self.steering_index = 9
+        self.has_tcx = True
+        self.overtaken_by = 0
+        self.sweeps = 0
 
     async def interfaces(self) -> tuple[Interface, ...]:
-        return self.links
+        return self.links + self.veths
 
     async def default_route_interfaces(self) -> tuple[str, ...]:
         return self.defaults
@@ -51,15 +58,23 @@ class Netlink:
     async def veth_devices(self, exclude: Iterable[str] = ()) -> tuple[Interface, ...]:
         return tuple(veth for veth in self.veths if veth.name not in exclude)
 
-    async def attach(self, ifindex: int, direction: str, program_fd: int, name: str) -> None:
+    @property
+    def kind(self) -> HookKind:
+        return HookKind.TCX if self.has_tcx else HookKind.CLSACT
+
+    async def attach(self, ifindex: int, direction: str, program_fd: int, name: str) -> HookKind:
         if ifindex in self.refused:
             raise TransientError("no such device")
         self.programs.setdefault(ifindex, {})[direction] = program_fd
         self.attaches.append((ifindex, name))
+        return self.kind
 
     async def attached(self, ifindex: int) -> tuple[Attachment, ...]:
         found: Any = self.programs.get(ifindex, {})
-        return tuple(Attachment(direction, "x") for direction in found)
+        return tuple(Attachment(direction, self.kind, self.overtaken_by) for direction in found)
+
+    async def sweep_attachments(self) -> None:
+        self.sweeps += 1
 
     async def ensure_steering_device(self, **_: object) -> Interface:
         return Interface(self.steering_index, STEERING_DEVICE, b"\2\0\0\0\0\x09", True, True, "vxlan", ())
@@ -203,6 +218,67 @@ async def test_a_device_that_vanished_meanwhile_keeps_no_other_pod_waiting(tmp_p
     assert site.datapath.unattached == frozenset()
 
 
+async def test_every_device_shows_its_hook_and_a_refused_one_why_it_has_none(tmp_path: Path) -> None:
+    site = Site(tmp_path, uplinks=("eth0", "eth1"))
+    site.netlink.veths, site.netlink.refused = (VETH, OTHER_VETH), {3, 10}
+    await site.datapath.refresh_uplinks()
+    await site.datapath.repair()
+    await site.datapath.attach_pod_devices()
+    assert site.datapath.hooks.kinds() == {"eth0": "tcx", "egw0": "tcx", "pod1": "tcx"}
+    assert site.datapath.hooks.troubles() == [
+        "cannot attach to eth1: no such device",
+        "cannot attach to pod0: no such device",
+    ]
+    site.netlink.veths = ()
+    await site.datapath.refresh_uplinks()
+    assert site.datapath.hooks.troubles() == ["cannot attach to eth1: no such device"]
+    assert "pod1" not in site.datapath.hooks.kinds()
+
+
+async def test_w13_whoever_put_a_program_before_ours_is_told(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.netlink.veths = (VETH,)
+    await site.datapath.refresh_uplinks()
+    await site.datapath.attach_pod_devices()
+    site.netlink.overtaken_by = 1
+    await site.datapath.repair()
+    await site.datapath.repair()
+    assert site.datapath.hooks.troubles() == [
+        "egw0: programs of others run before ours (egress by 1, ingress by 1)",
+        "eth0: programs of others run before ours (egress by 1, ingress by 1)",
+        "pod0: programs of others run before ours (ingress by 1)",
+    ]
+
+
+async def test_w13_without_tcx_a_new_pods_device_is_left_to_its_cni_until_its_pod_is_known(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.netlink.has_tcx = False
+    site.netlink.veths = (VETH,)
+    await site.datapath.attach_pod_devices()
+    assert site.netlink.attaches == [(10, "pod_ingress")], "it was there before us"
+    site.netlink.veths = (VETH, OTHER_VETH)
+    await site.datapath.attach_pod_devices()
+    assert site.netlink.attaches[1:] == []
+    assert site.datapath.unattached == {11}, "looked at again soon"
+    await site.datapath.attach_pod_devices({11})
+    assert site.netlink.attaches[1:] == [(11, "pod_ingress")]
+    assert site.datapath.unattached == frozenset()
+
+
+async def test_with_tcx_a_new_pods_device_is_attached_to_at_once(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.datapath.attach_pod_devices()
+    site.netlink.veths = (VETH,)
+    await site.datapath.attach_pod_devices()
+    assert site.netlink.attaches == [(10, "pod_ingress")]
+
+
+async def test_what_gone_devices_leave_is_swept_with_every_repair(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.datapath.repair()
+    assert site.netlink.sweeps == 1
+
+
 async def test_a_device_that_vanishes_for_good_is_waited_for_no_more(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.netlink.veths, site.netlink.refused = (VETH,), {10}
@@ -270,6 +346,20 @@ async def test_programs_that_somebody_removed_are_put_back(tmp_path: Path) -> No
     del site.netlink.programs[2]["ingress"]
     assert not await site.datapath.repair()
     assert (2, "uplink_ingress") in site.netlink.attaches
+
+
+async def test_a_pods_device_gets_its_program_back_with_the_same_repair(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.netlink.veths = (VETH,)
+    await site.datapath.attach_pod_devices()
+    site.netlink.programs.clear()
+    await site.datapath.repair()
+    assert site.netlink.programs[10] == {"ingress": 3}
+    site.netlink.programs.clear()
+    site.netlink.refused = {10}
+    await site.datapath.repair()
+    await site.datapath.attach_pod_devices()
+    assert site.datapath.unattached == {10}
 
 
 async def test_another_steering_device_gets_its_programs_and_everything_is_written_again(tmp_path: Path) -> None:
@@ -379,3 +469,41 @@ async def test_s5_the_default_gateways_are_known(tmp_path: Path) -> None:
     site = Site(tmp_path)
     await site.datapath.refresh_uplinks()
     assert site.datapath.gateways == (IPv4Address("192.168.1.1"),)
+
+
+def settings_with(folder: Path, datapath: DatapathSettings) -> Settings:
+    settings = msgspec.structs.replace(settings_of(folder), datapath=datapath)
+    Path(settings.state_dir).mkdir(exist_ok=True)
+    return settings
+
+
+def ours_on(node: Namespace, device: str, direction: Direction) -> int:
+    """How many programs of ours a packet meets there, in the namespace of the calling thread."""
+    filters = node.run(f"tc filter show dev {device} {direction}").count(f"handle {FILTER_HANDLE:#x}")
+    return filters + len(read_links(socket.if_nametoindex(device), direction))
+
+
+@pytest.mark.root
+@pytest.mark.bpf
+@pytest.mark.parametrize(("former", "later"), [(True, True), (False, True), (True, False), (False, False)])
+async def test_w13_the_next_agent_replaces_every_program_and_an_uninstalled_node_has_none(
+    bpffs: Path, tmp_path: Path, former: bool, later: bool
+) -> None:
+    """Each with its own kernel, as it were: an upgrade to tcx, the way back, and plain restarts."""
+    hooks = [("eth0", "egress"), ("eth0", "ingress"), ("egw0", "egress"), ("egw0", "ingress"), ("pod0", "ingress")]
+    pins = bpffs / "w13"
+    with namespaces("n", "o") as (node, outside):
+        node.link("eth0", outside, "eth0")
+        node.link("pod0", outside, "eth1")
+        node.ip("addr add 192.168.1.21/24 dev eth0")
+        node.ip("route add default via 192.168.1.1")
+        with node.entered():
+            for tcx in (former, later):
+                settings = settings_with(tmp_path, DatapathSettings(bpf_dir=str(pins), tcx=tcx, uplinks=("eth0",)))
+                async with NodeDatapath(settings) as datapath:
+                    assert datapath.hooks.kinds() == dict.fromkeys(("egw0", "eth0", "pod0"), "tcx" if tcx else "clsact")
+                assert [ours_on(node, *hook) for hook in hooks] == [1] * len(hooks), "they outlive the agent"
+            left = [hook for hook in hooks if hook[0] != "egw0"]
+            await uninstall(settings)
+            assert [ours_on(node, *hook) for hook in left] == [0] * len(left)
+    assert not pins.exists()

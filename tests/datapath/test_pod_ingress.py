@@ -8,7 +8,7 @@ from service.datapath.layout import ClusterFlag, SelectedState
 from service.model.drop import DropReason
 from tests.datapath import packet
 from tests.datapath.node import MARK, OTHER_POD, SERVER, TCP_FLOW, UDP_FLOW, Flow, Node
-from tests.datapath.program import EGW, POD_DEVICE, SHOT, UNSPEC, Device, Outcome
+from tests.datapath.program import EGW, POD_DEVICE, SHOT, UNSPEC, UPLINK_2, Device, Outcome
 
 pytestmark = pytest.mark.bpf
 
@@ -23,9 +23,16 @@ def pod_node(node: Node) -> Node:
     return node
 
 
-def leave_pod(node: Node, flow: Flow = TCP_FLOW, *, device: Device = POD_DEVICE, mark: int = 0) -> Outcome:
+def leave_pod(
+    node: Node,
+    flow: Flow = TCP_FLOW,
+    *,
+    device: Device = POD_DEVICE,
+    came_in: Device | None = None,
+    mark: int = 0,
+) -> Outcome:
     frame = packet.ethernet(POD_DEVICE.mac, b"\x02pod\0\1", packet.IPV4, flow.outbound())
-    outcome = node.programs.run("pod_ingress", frame, device=device, mark=mark)
+    outcome = node.programs.run("pod_ingress", frame, device=device, came_in=came_in, mark=mark)
     assert outcome.frame == frame, "selection never rewrites"
     return outcome
 
@@ -136,3 +143,10 @@ def test_while_its_selection_changes_a_pod_may_still_talk_inside_the_cluster(nod
     node.rule()
     node.select(state=SelectedState.CHANGING)
     assert is_untouched(leave_pod(node, TCP_FLOW.to(OTHER_POD)))
+
+
+def test_w13_behind_a_shaping_device_the_pod_is_known_by_the_device_it_came_in_by(pod_node: Node) -> None:
+    shaper = UPLINK_2
+    assert leave_pod(pod_node, device=shaper, came_in=POD_DEVICE).mark == MARK
+    assert leave_pod(pod_node, device=shaper, came_in=EGW).verdict == SHOT
+    assert pod_node.drops() == {(None, DropReason.UNKNOWN_DEVICE): 1}

@@ -92,6 +92,20 @@ async def test_a_pods_device_is_looked_for_soon_while_it_is_missing_and_seldom_a
 
 
 @in_virtual_time
+async def test_w13_a_new_device_is_attached_to_as_soon_as_its_pod_is_found_there(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.datapath.waiting = {7, 8}
+    site.datapath.devices = {POD: 7}
+    async with site.running(site.upkeep.find_devices):
+        await asyncio.sleep(0.01)
+        assert site.datapath.named("attach_pod_devices") == [(), (7,)]
+        site.datapath.waiting = {8}
+        site.upkeep.devices_wanted.set()
+        await asyncio.sleep(0.2)
+        assert site.datapath.named("attach_pod_devices")[2:] == [(7,)]
+
+
+@in_virtual_time
 async def test_a_wish_for_devices_is_answered_at_once(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.datapath.devices = {POD: 7}

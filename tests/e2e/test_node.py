@@ -1,5 +1,6 @@
 """Beside a CNI on a real node: NetworkPolicy, masquerade, DNAT, strangers' addresses, and leaving without a trace."""
 
+import json
 import re
 import socket
 import subprocess
@@ -20,12 +21,21 @@ pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.ti
 
 FIRST = FLOATING_IPS[0]
 POD, NODE, NODE_IP = "alice/frontend-worker2", "worker2", "192.168.1.22"
+LINKS = "<pins of our programs>"
 
 
 def on_node(site: Site, *command: str, text: str | None = None) -> str:
     namespace = f"--net=/run/netns/{site.lab.node(NODE).netns}"
     done = subprocess.run(["nsenter", namespace, *command], input=text, capture_output=True, text=True, check=True)
     return done.stdout
+
+
+TCX = """
+import socket
+from service.network.tcx import read_links
+print(read_links(socket.if_nametoindex("{link}"), "{direction}"))
+"""
+"""What else runs on a hook; `tc` does not show it."""
 
 
 @contextmanager
@@ -168,11 +178,13 @@ def test_status_and_metrics_tell_what_the_datapath_does(site: Site) -> None:
         ("nft", "flush", "chain", "ip", "egressgw", "keep_source"),
         ("ip", "link", "delete", "egw0"),
         ("ip", "rule", "delete", "fwmark", "0x1000/0x1000", "lookup", "9640"),
-        ("tc", "qdisc", "delete", "dev", "eth0", "clsact"),
+        ("find", LINKS, "-type", "f", "-delete"),
     ],
     ids=" ".join,
 )
 def test_what_others_remove_is_put_back_and_meanwhile_nothing_leaks(site: Site, command: tuple[str, ...]) -> None:
+    folder = str(site.lab.folder / NODE / "bpf" / "links")
+    command = tuple(folder if word == LINKS else word for word in command)
     masquerade = on_node(site, "nft", "list", "ruleset")
     length = site.log_length()
     on_node(site, *command)
@@ -187,6 +199,44 @@ def test_what_others_remove_is_put_back_and_meanwhile_nothing_leaks(site: Site, 
     assert site.bare_pod_sources() == set()
 
 
+@contextmanager
+def limited(site: Site, device: str) -> Iterator[None]:
+    """As the CNI's bandwidth plugin limits what a pod sends."""
+    commands = (
+        "ip link add bwp0 type ifb",
+        "ip link set bwp0 up",
+        f"tc qdisc add dev {device} handle ffff: ingress",
+        f"tc filter add dev {device} parent ffff: protocol all prio 1 u32 match u32 0 0 flowid 1:1 "
+        "action mirred egress redirect dev bwp0",
+        "tc qdisc add dev bwp0 root handle 1: tbf rate 80mbit burst 64kb latency 25ms",
+    )
+    for command in commands:
+        on_node(site, *command.split())
+    try:
+        yield
+    finally:
+        on_node(site, "tc", "qdisc", "delete", "dev", device, "ingress")
+        on_node(site, "ip", "link", "delete", "bwp0")
+
+
+def test_w13_a_pod_with_the_cnis_bandwidth_limit_has_its_policy_too(site: Site) -> None:
+    """It had no egress where the plugin came first, and did not start where we did."""
+
+    def limited_packets() -> int:
+        (link,) = json.loads(on_node(site, "ip", "-s", "-j", "link", "show", "dev", "bwp0"))
+        return int(link["stats64"]["tx"]["packets"])
+
+    device = site.pod(POD).device
+    (link,) = json.loads(on_node(site, "ip", "-j", "link", "show", "dev", device))
+    with limited(site, device):
+        assert site.seen(POD) == FIRST, "ours came first"
+        assert limited_packets() > 0
+        (site.lab.folder / NODE / "bpf" / "links" / f"{link['ifindex']}-ingress").unlink()
+        site.wait_seen(POD, FIRST)
+    assert site.seen(POD) == FIRST
+    assert site.status(NODE)["hooks"] | {"eth0": "tcx", "egw0": "tcx", device: "tcx"} == site.status(NODE)["hooks"]
+
+
 def test_uninstall_leaves_the_node_as_it_was(site: Site) -> None:
     site.fault(NODE, Fault.KILL)
     config = site.lab.folder / NODE / "config.yaml"
@@ -199,7 +249,8 @@ def test_uninstall_leaves_the_node_as_it_was(site: Site) -> None:
         for link in links:
             for direction in ("ingress", "egress"):
                 assert "bpf" not in on_node(site, "tc", "filter", "show", "dev", link, direction)
-        assert not (site.lab.folder / NODE / "bpf" / "v1").exists()
+                assert on_node(site, sys.executable, "-c", TCX.format(link=link, direction=direction)).strip() == "()"
+        assert list((site.lab.folder / NODE / "bpf").iterdir()) == []
         assert site.seen(POD) == NODE_IP
     finally:
         site.fault(NODE, Fault.RESTART)

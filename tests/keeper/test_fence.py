@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from service.datapath.bpf_map import _attributes, _bpf, open_pinned, pin
+from service.datapath.bpf_map import open_pinned
 from service.keeper.fence import FenceEntry, PinnedFence
 from service.model.keeper_message import Claim
 from service.model.lease import Token
+from service.network.bpf_call import bpf_call, make_attributes, pin
 from tests.keeper.node import Node, claims_of, free_port, settings_of, troubles, until, with_memory
 
 pytestmark = pytest.mark.bpf
@@ -38,7 +39,7 @@ def pin_map(bpf_dir: Path, *, value_size: int = 16, entries: int = 64) -> Path:
     path = bpf_dir / "v1" / "lease_deadlines"
     path.unlink(missing_ok=True)
     fields = (("=I", 0, _HASH), ("=I", 4, 4), ("=I", 8, value_size), ("=I", 12, entries))
-    fd = _bpf(_MAP_CREATE, _attributes(*fields))
+    fd = bpf_call(_MAP_CREATE, make_attributes(*fields))
     pin(fd, str(path))
     os.close(fd)
     return path

@@ -133,5 +133,5 @@ def _setns(descriptor: int) -> None:
 
 def _run(*command: str, text: str = "") -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}{done.stdout}"
     return done.stdout

@@ -1,4 +1,4 @@
-"""Rule W7: our programs stand beside those of others, and are replaced in place."""
+"""Rule W7: our filters stand beside those of others, and are replaced in place."""
 
 import asyncio
 import os
@@ -8,8 +8,9 @@ import pytest
 from pyroute2 import IPRoute
 
 from service.model.errors import TransientError
+from service.network.hook import Attachment, HookKind
 from service.network.netlink import Netlink
-from service.network.traffic_control import Attachment
+from service.network.traffic_control import FILTER_HANDLE
 from tests.network import tiny_program
 from tests.network.namespace import Namespace, namespaces
 
@@ -62,8 +63,12 @@ async def test_attach_is_idempotent_and_listed(pair: tuple[Namespace, Namespace]
         for _ in range(2):
             await netlink.attach(index, "ingress", passing, "pod_in")
             await netlink.attach(index, "egress", passing, "fence")
-        assert await netlink.attached(index) == (Attachment("ingress", "pod_in"), Attachment("egress", "fence"))
-    assert pair[0].run("tc filter show dev v0 ingress").count("direct-action") == 1
+        assert await netlink.attached(index) == (
+            Attachment("ingress", HookKind.CLSACT),
+            Attachment("egress", HookKind.CLSACT),
+        )
+    shown = pair[0].run("tc filter show dev v0 ingress")
+    assert shown.count("direct-action") == shown.count(f"handle {FILTER_HANDLE:#x} pod_in") == 1
     assert arrives(pair)
 
 
@@ -75,7 +80,9 @@ async def test_a_restart_replaces_the_program_in_place(
         await netlink.attach(index, "ingress", passing, "old")
         assert arrives(pair)
         await netlink.attach(index, "ingress", dropping, "new")
-        assert await netlink.attached(index) == (Attachment("ingress", "new"),)
+        assert await netlink.attached(index) == (Attachment("ingress", HookKind.CLSACT),)
+        shown = pair[0].run("tc filter show dev v0 ingress")
+        assert ("new" in shown, "old" in shown) == (True, False)
         assert not arrives(pair)
 
 

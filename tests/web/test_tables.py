@@ -43,6 +43,12 @@ def test_every_section_is_shown() -> None:
     assert "fragment" not in text
 
 
+def test_the_kinds_of_hooks_in_use_are_shown() -> None:
+    hooks = {"eth0": "tcx", "egw0": "tcx", "pod0": "ifb"}
+    (title,) = [line for line in shown(DOCUMENT | {"hooks": hooks}).splitlines() if line.startswith("node ")]
+    assert title.endswith("  hooks ifb, tcx")
+
+
 @pytest.mark.parametrize("row", [{}, {"holder": None, "reason": ""}, {"holder": None, "assigned": "worker2"}])
 @pytest.mark.parametrize("more", [{}, {"keeper": {"alive": False}}, {"electorate": {"majority": False}}])
 def test_an_address_without_holder_is_never_without_reason(row: dict[str, Any], more: dict[str, Any]) -> None:
