@@ -123,6 +123,11 @@ class DatapathSettings(_Section, frozen=True):
     """The one mark bit (rule W6): exactly one bit, and not one that the CNI or kube-proxy uses."""
     route_table: Annotated[int, Meta(ge=1, le=0x7FFFFFFF)] = 9640
     """Number of the routing table for marked packets; one that nothing else on the node uses."""
+    unclassified: Literal["drop", "pass"] = "drop"
+    """What becomes of packets that come by a pod's device, from a pod range, while no object known here says whose they
+    are, on their way to what some policy names (rule W11). `drop`: a new pod waits until the agent has seen it, for
+    ever where the agent is dead. `pass`: they leave with the node's address, also of a pod that turns out to be
+    selected; for hosts with containers that no manifest describes."""
     bpf_dir: str = "/sys/fs/bpf/egressgw"
     """Folder for pins; on a bpffs, or a place where one can be mounted."""
     sysctl_dir: str = "/proc/sys/net"

@@ -6,7 +6,7 @@ the order that never leaks (rule G8).
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -238,9 +238,9 @@ class NodeDatapath:
         self._unattached.discard(index)
         self._attached[index] = name
 
-    async def pod_devices(self, pod_ips: Iterable[IPv4Address]) -> dict[IPv4Address, int]:
-        """Which device each local pod is behind; those not yet known are absent."""
-        return await self.netlink.pod_devices(pod_ips, [uplink.name for uplink in self._uplinks])
+    def pod_devices(self, pod_ips: Iterable[IPv4Address]) -> AsyncIterator[dict[IPv4Address, int]]:
+        """Which device each local pod is behind, as `Netlink.pod_devices` finds them."""
+        return self.netlink.pod_devices(pod_ips, [uplink.name for uplink in self._uplinks])
 
     def write(self, content: Mapping[str, Rows]) -> None:
         """Wish for these maps to contain exactly these rows."""
@@ -248,8 +248,10 @@ class NodeDatapath:
             self.pool.replace(name, rows)
 
     def drops(self) -> dict[tuple[str, str], int]:
-        """Packets dropped per (reason, floating IP), since the maps were made."""
-        totals: dict[tuple[str, str], int] = {}
+        """Packets dropped per (reason, floating IP), since the maps were made.
+
+        Those of netfilter's guards are as of the last `repair`, and of no floating IP."""
+        totals = {(guard, ""): packets for guard, packets in self.nftables.dropped.items()}
         for key, value in self._loaded.map(MapName.DROPS).items().items():
             address, reason, packets, _ = layout.parse_drop(key, value)
             name = _REASONS.get(reason, str(reason))

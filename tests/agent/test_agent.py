@@ -210,10 +210,10 @@ async def test_an_error_that_nobody_has_thought_of_ends_one_turn_of_one_task_and
     settings, datapath = site_of(tmp_path)
     errors = [KeyError(7), ValueError("max() arg is an empty sequence")]
 
-    async def pod_devices(pod_ips: object) -> dict[IPv4Address, int]:
+    async def pod_devices(pod_ips: object) -> AsyncIterator[dict[IPv4Address, int]]:
         if errors:
             raise errors.pop()
-        return {IPv4Address("10.0.0.1"): 7}
+        yield {IPv4Address("10.0.0.1"): 7}
 
     datapath.pod_devices = pod_devices  # type: ignore[method-assign]
     async with running(settings, datapath) as (agent, _):

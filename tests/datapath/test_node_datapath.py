@@ -72,6 +72,7 @@ class Nftables:
         self.whole: list[NftConfig] = []
         self.sets: list[NftConfig] = []
         self.is_there = False
+        self.dropped = {"unclassified": 3}
 
     async def apply(self, config: NftConfig) -> None:
         self.whole.append(config)
@@ -94,6 +95,9 @@ PROGRAMS = ("uplink_egress", "uplink_ingress", "pod_ingress", "steer_egress", "s
 
 class _Map:
     def update(self, key: bytes, value: bytes) -> None: ...
+
+    def items(self) -> dict[bytes, bytes]:
+        return {}
 
 
 class _Loaded:
@@ -297,6 +301,10 @@ async def test_a_flushed_table_is_told_and_then_written_whole(tmp_path: Path) ->
     await site.datapath.set_netfilter(pods, pods, ["eth0"], steer=NOTHING)
     assert len(site.nftables.whole) == 2
     assert not await site.datapath.repair()
+
+
+def test_w11_what_netfilter_drops_is_told_beside_what_the_programs_drop(tmp_path: Path) -> None:
+    assert Site(tmp_path).datapath.drops() == {("unclassified", ""): 3}
 
 
 async def test_a_node_without_any_uplink_cannot_start_and_says_what_to_write(
