@@ -323,9 +323,11 @@ class NodeDatapath:
             await self._attach_uplink(uplink)
 
     async def _check_pod_device(self, index: int) -> None:
-        if not await self.netlink.attached(index):
-            # It may have been forgotten meanwhile.
-            self._attached.pop(index, None)
+        if await self.netlink.attached(index):
+            return
+        # It may have been forgotten meanwhile. Else at once: without the program none of its pods is known (rule W11).
+        if (name := self._attached.pop(index, None)) is not None:
+            await self._attach_pod_device(index, name)
 
     async def _check_netfilter(self) -> None:
         if self._has_netfilter and not await self.nftables.is_intact():

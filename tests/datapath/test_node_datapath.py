@@ -216,6 +216,16 @@ async def test_a_device_that_vanishes_for_good_is_waited_for_no_more(tmp_path: P
     assert site.datapath.unattached == frozenset()
 
 
+async def test_w11_a_pods_device_that_lost_its_program_has_it_again_with_the_next_repair(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.datapath.refresh_uplinks()
+    site.netlink.veths = (VETH,)
+    await site.datapath.attach_pod_devices()
+    del site.netlink.programs[10]
+    await site.datapath.repair()
+    assert "ingress" in site.netlink.programs[10]
+
+
 async def test_a_device_that_is_forgotten_while_repair_looks_at_it_ends_nothing(tmp_path: Path) -> None:
     """A KeyError across an await: the other task had seen the device go."""
     site = Site(tmp_path)
