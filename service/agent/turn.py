@@ -103,8 +103,7 @@ class Turn:
         self._neighbours.resolve()
         deadline_ns = reconciler.steering.admit(reconciler.audience, self._neighbours.acknowledged, now_ns=now_ns)
         reconciler.classify(now_ns=now_ns)
-        if self._upkeep.lacks_devices():
-            self._upkeep.devices_wanted.set()
+        self._upkeep.ask_for_devices()
         maps = self._datapath.pool
         # Whoever writes ways so often hears where addresses are: hints of the segment need not last (W2).
         beat = {MapName.AGENT_BEAT: layout.beat_rows(now_ns)}

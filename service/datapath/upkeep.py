@@ -53,6 +53,9 @@ class Upkeep:
         """The devices of the pods that were known then have been looked for."""
         self._missing: dict[IPv4Address, int] = {}
         """Pods without a device, and since when."""
+        self._sought: frozenset[IPv4Address] = frozenset()
+        """Pods for which the last look was made."""
+        self._pod_came = asyncio.Event()
         self.devices_wanted = asyncio.Event()
         self.clearing_wanted = asyncio.Event()
 
@@ -93,19 +96,28 @@ class Upkeep:
         while True:
             began = asyncio.get_running_loop().time()
             is_complete = await self._find_devices()
-            await _pause(began)
+            await self._rest(asyncio.get_running_loop().time() - began)
             wait_s = _ATTACH_RETRY_S if self._datapath.unattached else _DEVICE_REFRESH_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s if is_complete else _RETRY_S):
                     await self.devices_wanted.wait()
             self.devices_wanted.clear()
 
+    async def _rest(self, took_s: float) -> None:
+        """As long as the look took (rule C3), and then until a pod comes, though not for long."""
+        await asyncio.sleep(took_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINK_PAUSE_S - took_s):
+                await self._pod_came.wait()
+        self._pod_came.clear()
+
     async def _find_devices(self) -> bool:
         """False where it is worth looking again soon."""
-        is_synced = self.is_synced
+        is_synced, pods = self.is_synced, self._reconciler.local_pods()
+        self._sought = frozenset(pods)
         try:
             await self._datapath.attach_pod_devices()
-            async for found in self._datapath.pod_devices(self._reconciler.local_pods()):
+            async for found in self._datapath.pod_devices(pods):
                 self._learn_devices(found)
         except TransientError as error:
             _log.warning("pod devices: %s", error)
@@ -125,6 +137,13 @@ class Upkeep:
         }
         if reconciler.learn_devices(devices):
             self._changed()
+
+    def ask_for_devices(self) -> None:
+        """Have missing ones looked for: those of pods that have just come before anything else."""
+        if self.lacks_devices():
+            self.devices_wanted.set()
+        if self._missing.keys() - self._sought:
+            self._pod_came.set()
 
     def lacks_devices(self) -> bool:
         """Whether a pod is without a device: a selected one, or another that has not been so for long. Those whose

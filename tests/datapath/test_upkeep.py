@@ -105,6 +105,39 @@ async def test_a_wish_for_devices_is_answered_at_once(tmp_path: Path) -> None:
 
 
 @in_virtual_time
+async def test_w11_a_pod_that_comes_while_links_come_and_go_is_looked_for_within_milliseconds(tmp_path: Path) -> None:
+    """A look follows each event, and after each look there is a pause."""
+    site = Site(tmp_path)
+    site.datapath.devices = {POD: 7, IPv4Address("10.0.0.2"): 8}
+    async with site.running(site.upkeep.find_devices):
+        await asyncio.sleep(1)
+        site.upkeep.devices_wanted.set()
+        await asyncio.sleep(0.001)
+        site.index.apply([Upsert(pod("new", "10.0.0.2"))])
+        site.upkeep.ask_for_devices()
+        await asyncio.sleep(0.005)
+        assert site.reconciler.devices == site.datapath.devices
+
+
+@in_virtual_time
+async def test_c3_pods_that_come_by_the_hundred_wait_as_long_as_a_look_takes(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+
+    async def look() -> None:
+        looks.append(now_ns())
+        await asyncio.sleep(0.2)
+
+    looks: list[int] = []
+    site.datapath.attach_pod_devices = look  # type: ignore[method-assign]
+    async with site.running(site.upkeep.find_devices):
+        for index in range(100):
+            site.index.apply([Upsert(pod(f"web{index}", f"10.0.1.{index}"))])
+            site.upkeep.ask_for_devices()
+            await asyncio.sleep(0.02)
+    assert 5 <= len(looks) <= 6
+
+
+@in_virtual_time
 async def test_a_silent_pod_keeps_its_device_and_one_that_is_gone_loses_it(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.reconciler.learn_devices({POD: 7, IPv4Address("10.0.0.9"): 8})
