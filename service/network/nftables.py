@@ -10,8 +10,8 @@ kernel commits one, nothing else runs on that CPU where it does not preempt itse
 import asyncio
 import json
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from typing import Any
@@ -148,6 +148,8 @@ class Nftables:
 
     def __init__(self, *, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
+        self._lock = asyncio.Lock()
+        """Held while the table and what is known of it may differ: a look in between would find rules missing."""
         self._rest = ""
         """All bits but the mark, of `apply`."""
         self._pods: dict[IPv4Address, int] = {}
@@ -159,7 +161,7 @@ class Nftables:
         self._base_rules = 0
         """How many `apply` wrote, without those of sets."""
         self._named: set[int] = set()
-        """Sets of what policies name that are there, or may be there in part."""
+        """Sets of what policies name that are there."""
         self._asked: frozenset[int] = frozenset()
         """Those of them in force."""
         self.dropped = dict.fromkeys(GUARDS, 0)
@@ -167,16 +169,16 @@ class Nftables:
 
     async def apply(self, config: NftConfig) -> None:
         """Replace the table. What an earlier run knew of pods is carried over, so a restart leaves no gap for them."""
-        carried = await self._read()
-        await self._run("-f", "-", text=ruleset(config, carried))
-        self._rest = _rest(config)
-        steer, used = carried.steer, set(carried.steer.pods.values())
-        kept = {identity: carried.named[identity] for identity in carried.asked}
-        self._adopt(
-            replace(carried, steer=Destinations(steer.pods, {name: steer.sets[name] for name in used}), named=kept)
-        )
-        # Of the text, and not read back: what somebody flushed in between would count as never written.
-        self._base_rules = _rules(ruleset(config))
+        async with self._lock:
+            carried = await self._read()
+            await self._run("-f", "-", text=ruleset(config, carried))
+            self._rest = _rest(config)
+            steer, used = carried.steer, set(carried.steer.pods.values())
+            kept = {identity: carried.named[identity] for identity in carried.asked}
+            steer = Destinations(steer.pods, {name: steer.sets[name] for name in used})
+            self._adopt(replace(carried, steer=steer, named=kept))
+            # Of the text, and not read back: what somebody flushed in between would count as never written.
+            self._base_rules = _rules(ruleset(config))
 
     async def update_sets(self, config: NftConfig) -> None:
         """Change cluster, pods and uplinks only; mark and steering device must be those of `apply`."""
@@ -188,7 +190,7 @@ class Nftables:
         Each is a short transaction (rule C3), and after each all pods have their former or their new destinations.
         Raises TransientError where one fails: some may have been made, and the next call goes on from there.
         """
-        try:
+        async with self._lock, self._learning():
             for identity in wanted.sets.keys() - self._ready:
                 await self._define(identity, wanted.sets[identity])
             if text := switch(self._pods, wanted.pods):
@@ -196,10 +198,6 @@ class Nftables:
                 self._pods = dict(wanted.pods)
             for identity in self._parts.keys() - wanted.sets.keys():
                 await self._remove_set(identity)
-        except TransientError:
-            # Somebody else changed the table: learn what is really there, so that the retry fits.
-            self._adopt(await self._read())
-            raise
 
     async def replace_named(self, wanted: Named) -> None:
         """Make these sets what no unclassified pod may send to (W11): new ones, then the rules, then the old ones go.
@@ -207,7 +205,7 @@ class Nftables:
         Short transactions, and after each all of the former or all of the new are in force. Raises TransientError where
         one fails, as `replace_steer` does.
         """
-        try:
+        async with self._lock, self._learning():
             for identity in wanted.keys() - self._named:
                 await self._run("-f", "-", text=named_definition(identity, wanted[identity]))
                 self._named.add(identity)
@@ -217,6 +215,12 @@ class Nftables:
             for identity in self._named - wanted.keys():
                 await self._run("-f", "-", text=named_removal(identity))
                 self._named.discard(identity)
+
+    @asynccontextmanager
+    async def _learning(self) -> AsyncIterator[None]:
+        """Where a transaction fails, somebody else has changed the table: learn what is there, that the retry fits."""
+        try:
+            yield
         except TransientError:
             self._adopt(await self._read())
             raise
@@ -247,7 +251,8 @@ class Nftables:
 
     async def is_intact(self) -> bool:
         """False where somebody flushed the ruleset, the table or one of its chains since `apply`."""
-        return await self.present() and await self._count_rules() == self._base_rules + self._set_rules()
+        async with self._lock:
+            return await self.present() and await self._count_rules() == self._base_rules + self._set_rules()
 
     def _set_rules(self) -> int:
         return sum(rule_count(self._parts[identity]) for identity in self._ready) + len(self._asked)

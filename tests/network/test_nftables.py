@@ -1,5 +1,6 @@
 """Rules W3, W4, W5, W6, G3 and the guards, with real packets: a pod, its node, and everything outside."""
 
+import asyncio
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -442,6 +443,24 @@ async def test_without_nft_the_operator_is_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(OperatorError, match="nft is not installed"):
         await Nftables().present()
+
+
+async def test_a_table_that_is_just_being_changed_is_not_taken_for_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look came between a transaction and the note of it: everything was written anew, and flows were forgotten."""
+    asked: list[tuple[str, ...]] = []
+
+    async def run(*arguments: str, text: str = "") -> str:
+        asked.append(arguments)
+        await asyncio.sleep(0)
+        return '{"nftables": [{"table": {"family": "ip", "name": "egressgw"}}]}'
+
+    nftables = Nftables()
+    monkeypatch.setattr(nftables, "_run", run)
+    many = {identity: [IPv4Network(f"10.{identity}.0.0/16")] for identity in range(5)}
+    async with asyncio.TaskGroup() as group:
+        group.create_task(nftables.replace_named(many))
+        group.create_task(nftables.is_intact())
+    assert asked == [("-f", "-")] * 6 + [("-j", "list", "tables"), ("-j", "-t", "list", "table", "ip", "egressgw")]
 
 
 def test_empty_sets_render_without_elements() -> None:
