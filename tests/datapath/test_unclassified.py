@@ -202,7 +202,7 @@ async def test_a_pod_cannot_say_of_its_own_packets_that_they_are_known(site: Sit
     nftables = await closed()
     site.bare.run(
         "nft -f -",
-        "table ip forged { chain out { type filter hook output priority 0; meta priority set 6567:7730 } }",
+        "table ip forged { chain out { type filter hook output priority 0; meta priority set 6567:7730\n}\n}\n",
     )
     assert await site.sources(site.bare, *TO[:2]) == {"elsewhere": NODE_IP}
     assert await dropped(nftables) == 1
