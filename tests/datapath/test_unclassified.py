@@ -220,20 +220,35 @@ async def test_an_unclassified_pod_answers_who_has_opened_a_connection_from_outs
     assert await dropped(nftables) == 0
 
 
-async def test_the_nodes_own_traffic_and_what_passes_through_are_not_asked_about(site: Site) -> None:
+async def test_the_nodes_own_traffic_other_addresses_and_pods_of_other_nodes_are_not_asked_about(site: Site) -> None:
     nftables = await closed()
-    site.outside.ip("route add 198.51.100.0/24 via 192.168.7.1")
-    with site.node.capture("up0") as uplink:
-        for sender, host, payload in (
-            (site.node, NODE_IP, b"of the node"),
-            (site.outside, "192.168.7.2", b"of another host"),
-        ):
-            with sender.udp(host) as opened:
-                opened.sendto(payload, (SERVER if sender is site.node else "198.51.100.1", 53))
-            assert uplink.until(payload)[-1].payload == payload
+    site.bare.ip("addr add 172.17.0.5/32 dev eth0")
+    site.node.ip("route add 172.17.0.5/32 dev ptp0")
+    for sender, host in ((site.node, NODE_IP), (site.bare, "172.17.0.5")):
+        with site.node.capture("up0") as uplink, sender.udp(host) as opened:
+            opened.sendto(b"named", (SERVER, 53))
+            assert uplink.until(b"named")[-1].source == host
+    site.outside.ip("route add 203.0.113.3/32 via 192.168.7.1")
     with site.outside.udp(str(OTHER_POD)) as opened, site.bare.udp(port=7000) as server:
+        opened.sendto(b"through the node", ("203.0.113.3", 53))
         opened.sendto(b"pod to pod", (str(BARE), 7000))
         assert server.recv(100) == b"pod to pod"
+    assert await dropped(nftables) == 0
+    assert nftables.dropped["guard_transit"] == 1, "it did pass here, and G3 is about it"
+
+
+async def test_a_pod_of_another_node_that_comes_by_a_cnis_tunnel_is_not_asked_about(site: Site) -> None:
+    nftables = await closed()
+    for end, own, other in ((site.node, NODE_IP, "192.168.7.2"), (site.outside, "192.168.7.2", NODE_IP)):
+        end.ip(f"link add vx0 type vxlan id 7 dstport 4790 local {own} remote {other}")
+        end.ip(f"addr add 10.99.0.{own[-1]}/24 dev vx0")
+        end.ip("link set vx0 up")
+    for scope in ("all", "vx0"):
+        site.node.sysctl(f"ipv4/conf/{scope}/rp_filter", "0")
+    site.outside.ip("route add 203.0.113.3/32 via 10.99.0.1")
+    with site.node.capture("up0") as uplink, site.outside.udp(str(OTHER_POD)) as opened:
+        opened.sendto(b"by the tunnel", ("203.0.113.3", 53))
+        assert uplink.until(b"by the tunnel")[-1].source == NODE_IP
     assert await dropped(nftables) == 0
 
 
