@@ -137,6 +137,13 @@ async def test_a_pod_that_nobody_has_classified_reaches_nothing_that_a_policy_na
     assert await dropped(nftables) == 2
 
 
+async def test_under_a_policy_for_everything_an_unclassified_pod_still_reaches_the_cluster(site: Site) -> None:
+    nftables = await closed()
+    await nftables.replace_named(named_sets([IPv4Network("0.0.0.0/0")]))
+    assert await site.sources(site.bridged, *TO) == {"service of pods": str(BRIDGED)}
+    assert await dropped(nftables) == 3
+
+
 @pytest.mark.parametrize("bridge_netfilter", ["0", "1"], ids=["without br_netfilter", "with br_netfilter"])
 @pytest.mark.parametrize("address", [BARE, BRIDGED], ids=["bare", "bridged"])
 async def test_a_pod_that_no_policy_selects_is_left_as_it_was_once_it_is_known(
