@@ -67,13 +67,13 @@ def named_sets(networks: Iterable[IPv4Network]) -> dict[int, tuple[IPv4Network, 
 
 def named_definition(identity: int, networks: Sequence[IPv4Network]) -> str:
     """A transaction that makes one set; nothing is changed by it for any packet. May be repeated."""
-    return set_definition(_set_name(identity), networks)
+    return set_definition(named_set(identity), networks)
 
 
 def named_rules(identities: Iterable[int]) -> str:
     """One transaction after which these sets are asked, and no others."""
     rules = (
-        f"add rule ip {TABLE} {NAMED} ip daddr @{_set_name(identity)} counter name unclassified drop\n"
+        f"add rule ip {TABLE} {NAMED} ip daddr @{named_set(identity)} counter name unclassified drop\n"
         for identity in identities
     )
     return f"flush chain ip {TABLE} {NAMED}\n" + "".join(rules)
@@ -81,7 +81,7 @@ def named_rules(identities: Iterable[int]) -> str:
 
 def named_removal(identity: int) -> str:
     """Away with a set that is not asked any more; that it is not there is no error."""
-    name = _set_name(identity)
+    name = named_set(identity)
     return f"{added_set(name)}\ndelete set ip {TABLE} {name}\n"
 
 
@@ -126,7 +126,8 @@ def _name(keys: Sequence[int]) -> int:
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "big")
 
 
-def _set_name(identity: int) -> str:
+def named_set(identity: int) -> str:
+    """Its name in the kernel."""
     return f"{NAMED}_{identity:016x}"
 
 
