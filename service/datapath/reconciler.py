@@ -291,11 +291,12 @@ class Reconciler:
 
         Each for itself: a pod for whose rows there is no room holds up no other.
         """
-        return tuple(clearing for clearing in self.steering.to_clear() if self._is_preceded(clearing, maps))
+        devices = self._believed_devices()
+        return tuple(clearing for clearing in self.steering.to_clear() if self._is_preceded(clearing, devices, maps))
 
-    def _is_preceded(self, clearing: Clearing, maps: MapView) -> bool:
+    def _is_preceded(self, clearing: Clearing, devices: Mapping[IPv4Address, int], maps: MapView) -> bool:
         whole = self._admission.whole
-        rows = self.steering.rows_of(clearing.pod_ip, self._devices, whole)
+        rows = self.steering.rows_of(clearing.pod_ip, devices, whole)
         if clearing.phase is Phase.SETTING:
             return clearing.rule_set in whole and maps.contains(MapName.SELECTED, rows)
         # Of a pod that has no row nothing is steered: it need not get one in order to leave.
@@ -340,17 +341,20 @@ class Reconciler:
         }
 
     def _selected_rows(self, maps: MapView) -> Rows:
-        doubted, whole = self._classification.doubted, self._admission.whole
-        devices = {pod_ip: device for pod_ip, device in self._devices.items() if pod_ip not in doubted}
-        rows, in_force = Rows(), self.steering.phases()
+        devices, in_force = self._believed_devices(), self.steering.phases()
+        rows = Rows()
         for pod_ip in self._admission.admit_pods(in_force, maps):
-            rows |= self.steering.rows_of(pod_ip, devices, whole)
+            rows |= self.steering.rows_of(pod_ip, devices, self._admission.whole)
         # Pods that are left alone come last: of them only as many as there is room for.
-        selected = self.local_selections()
-        others = [pod_ip for pod_ip in self.local_pods() if pod_ip in devices and pod_ip not in selected | in_force]
+        concerned = self.local_selections() | in_force
+        others = [pod_ip for pod_ip in self.local_pods() if pod_ip in devices and pod_ip not in concerned]
         for pod_ip in others[: max(0, maps.room(MapName.SELECTED) - len(rows))]:
             rows[layout.selected_key(pod_ip, devices[pod_ip])] = layout.selected_value(0, SelectedState.NOT)
         return rows
+
+    def _believed_devices(self) -> dict[IPv4Address, int]:
+        doubted = self._classification.doubted
+        return {pod_ip: device for pod_ip, device in self._devices.items() if pod_ip not in doubted}
 
     def _wanted_rule_sets(self) -> dict[int, RuleSet]:
         inherited = {rule_set.id: rule_set for rule_set in self._inherited_rule_sets}

@@ -277,6 +277,16 @@ def test_w11_an_agent_that_starts_anew_doubts_a_device_that_its_former_did_not_k
     assert left_alone(rows(known, maps)[MapName.SELECTED]) == {}
 
 
+def test_w10_a_pod_whose_device_is_doubted_has_its_connections_cleared_all_the_same() -> None:
+    known, maps = reconciler(), StandInPool()
+    known.learn_devices({POD_IP: 7})
+    known.inherit({}, {}, ())
+    known.learn_devices({POD_IP: 8})
+    known.classify(now_ns=0)
+    assert steering(known, maps) == {POD_IP: Phase.STEERING}
+    assert list(rows(known, maps)[MapName.SELECTED]) == [layout.selected_key(POD_IP, 0)]
+
+
 def test_w11_a_pod_that_leaves_its_policy_drops_until_its_connections_are_cleared() -> None:
     """Its row with its device is one and the same key: it changes in place, and the pod is never unknown."""
     index = PolicyIndex(pod_cidrs_known=True)
