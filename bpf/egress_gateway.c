@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
 /* The datapath. Five programs:
- *   pod_ingress     tc ingress of each pod's device      marks candidates (rules W3, W4, W8)
+ *   pod_ingress     tc ingress of each pod's device      marks candidates (rules W3, W4, W8, W11)
  *   steer_egress    tc egress of egw0                    final lookup, to the holder (rules W1, W3)
  *   steer_ingress   tc ingress of egw0                   local pods of a gateway node
  *   uplink_ingress  tc ingress of each uplink            gateway: ARP, SNAT, reverse SNAT (rules G1-G4, W2)
@@ -254,6 +254,9 @@ int pod_ingress(struct __sk_buff *skb)
             return TC_ACT_UNSPEC;
         return drop(skb, DROP_UNKNOWN_DEVICE, 0);
     }
+    skb->priority = CLASSIFIED_PRIORITY;
+    if (row->state == SELECTED_NOT)
+        return TC_ACT_UNSPEC;
     place = cluster_flags(ip.destination);
     /* A service address may be translated to an outside one: only after DNAT is it known (rule W4). */
     if (place && !(place & CLUSTER_SERVICE))

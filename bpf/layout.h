@@ -14,7 +14,8 @@ struct config {
 };
 _Static_assert(sizeof(struct config) == 16, "config");
 
-/* Selected pods of this node. Two rows each: with the pod's device, and with ifindex 0 for lookups behind the bridge. */
+/* Classified pods of this node. Selected ones have two rows: with the pod's device, and with ifindex 0 for lookups behind
+ * the bridge. Those that no policy selects have the first alone (rule W11). */
 struct selected_key {
     __be32 pod_ip;
     __u32 ifindex;
@@ -27,8 +28,13 @@ struct selected_value {
 #define SELECTED_STEER 1
 #define SELECTED_PENDING 2  /* marked, and dropped at egw0: what is left to wait for is the gateway */
 #define SELECTED_CHANGING 3 /* dropped before netfilter, so that no connection-tracking entry is made (rule W10) */
+#define SELECTED_NOT 4      /* classified, and left alone */
 _Static_assert(sizeof(struct selected_key) == 8, "selected_key");
 _Static_assert(sizeof(struct selected_value) == 16, "selected_value");
+
+/* What pod_ingress gives a packet of a classified pod as its priority, for netfilter to know it by (rule W11): no device's
+ * nor bridge's name tells that there, a pod cannot set it, and forwarding overwrites it. */
+#define CLASSIFIED_PRIORITY 0x65677730
 
 /* {rule set, destination} -> what to do. prefixlen counts the 64 bits of the rule set too. */
 struct rule_key {

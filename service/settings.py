@@ -126,6 +126,11 @@ class DatapathSettings(_Section, frozen=True):
     tcx: bool = True
     """Programs go to tcx where the kernel has it (Linux 6.6), else to tc filters. Off: to filters on every kernel. That
     is the way back to a version that knows filters only (0.1): first off, then back."""
+    unclassified: Literal["drop", "pass"] = "drop"
+    """What becomes of packets that come by a pod's device, from a pod range, while no object known here says whose they
+    are, on their way to what some policy names (rule W11). `drop`: a new pod waits until the agent has seen it, for
+    ever where the agent is dead. `pass`: they leave with the node's address, also of a pod that turns out to be
+    selected; for hosts with containers that no manifest describes."""
     bpf_dir: str = "/sys/fs/bpf/egressgw"
     """Folder for pins; on a bpffs, or a place where one can be mounted."""
     sysctl_dir: str = "/proc/sys/net"

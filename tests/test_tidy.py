@@ -44,6 +44,7 @@ FAMILIES = {
             "reverse_snat",
             "snat",
             "steer",
+            "unclassified",
             "uplink_arp",
             "uplink_egress",
         )

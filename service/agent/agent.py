@@ -285,6 +285,7 @@ class Agent:
                 *self._conflicts.troubles(),
                 *self._conflicts.watch.troubles(),
                 *map(str, self._shortages()),
+                *self._upkeep.troubles(),
             ],
             outbox=self._outbox,
             publisher=self._publisher,

@@ -19,6 +19,7 @@ class NetfilterDifference:
         self._sets: Sets | None = None
         """None: nothing is known of the table, so it is written whole."""
         self._steer = Destinations()
+        self._is_guarding = False
 
     def forget(self) -> None:
         """Somebody may have removed the table, or the uplinks are others now."""
@@ -37,3 +38,10 @@ class NetfilterDifference:
         elif steer.pods != self._steer.pods:
             await self._datapath.nftables.replace_steer(steer)
         self._sets, self._steer = sets, steer
+
+    async def guard(self, *, is_ready: bool) -> None:
+        """Keep what nobody has classified from what policies name (rule W11). It begins once `is_ready`: the pods that
+        were there first are known by then, and lose nothing."""
+        self._is_guarding |= is_ready
+        if self._is_guarding:
+            await self._datapath.nftables.replace_named(self._reconciler.named())

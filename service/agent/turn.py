@@ -102,8 +102,8 @@ class Turn:
         self._neighbours.tell(now_ns=now_ns)
         self._neighbours.resolve()
         deadline_ns = reconciler.steering.admit(reconciler.audience, self._neighbours.acknowledged, now_ns=now_ns)
-        if any(pod_ip not in reconciler.devices for pod_ip in selections):
-            self._upkeep.devices_wanted.set()
+        reconciler.classify(now_ns=now_ns)
+        self._upkeep.ask_for_devices()
         maps = self._datapath.pool
         # Whoever writes ways so often hears where addresses are: hints of the segment need not last (W2).
         beat = {MapName.AGENT_BEAT: layout.beat_rows(now_ns)}
@@ -113,6 +113,7 @@ class Turn:
             self._upkeep.clearing_wanted.set()
         if deadline_ns is not None:
             asyncio.get_running_loop().call_later((deadline_ns - now_ns) / 1e9 + 0.001, self._dirty.set)
+        await self._netfilter.guard(is_ready=self._upkeep.has_looked and maps.is_settled(MapName.SELECTED))
 
     @property
     def role(self) -> NodeRole:

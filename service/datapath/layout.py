@@ -73,13 +73,15 @@ MAP_SHAPES = {
 
 
 class SelectedState(IntEnum):
-    """What is done with packets of a selected pod."""
+    """What is done with packets of a classified pod."""
 
     STEER = 1
     PENDING = 2
     """Holder and successor have not acknowledged the pod: marked, then dropped at the steering device."""
     CHANGING = 3
     """Its selection is changing: dropped before netfilter, so that no connection-tracking entry is made (W10)."""
+    NOT = 4
+    """No policy selects it: classified, and left alone (W11)."""
 
 
 class ClusterFlag(IntEnum):

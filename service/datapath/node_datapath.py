@@ -6,7 +6,7 @@ the order that never leaks (rule G8).
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -264,9 +264,9 @@ class NodeDatapath:
         self.hooks.attached(index, name, kind)
         self._attached[index] = name
 
-    async def pod_devices(self, pod_ips: Iterable[IPv4Address]) -> dict[IPv4Address, int]:
-        """Which device each local pod is behind; those not yet known are absent."""
-        return await self.netlink.pod_devices(pod_ips, [uplink.name for uplink in self._uplinks])
+    def pod_devices(self, pod_ips: Iterable[IPv4Address]) -> AsyncIterator[dict[IPv4Address, int]]:
+        """Which device each local pod is behind, as `Netlink.pod_devices` finds them."""
+        return self.netlink.pod_devices(pod_ips, [uplink.name for uplink in self._uplinks])
 
     def write(self, content: Mapping[str, Rows]) -> None:
         """Wish for these maps to contain exactly these rows."""
@@ -274,8 +274,10 @@ class NodeDatapath:
             self.pool.replace(name, rows)
 
     def drops(self) -> dict[tuple[str, str], int]:
-        """Packets dropped per (reason, floating IP), since the maps were made."""
-        totals: dict[tuple[str, str], int] = {}
+        """Packets dropped per (reason, floating IP), since the maps were made.
+
+        Those of netfilter's guards are as of the last `repair`, and of no floating IP."""
+        totals = {(guard, ""): packets for guard, packets in self.nftables.dropped.items()}
         for key, value in self._loaded.map(MapName.DROPS).items().items():
             address, reason, packets, _ = layout.parse_drop(key, value)
             name = _REASONS.get(reason, str(reason))
@@ -354,7 +356,7 @@ class NodeDatapath:
         return found
 
     async def _check_pod_device(self, index: int, name: str) -> None:
-        # It may have been forgotten meanwhile.
+        # It may have been forgotten meanwhile. Else at once: without the program none of its pods is known (rule W11).
         if not await self._look(index, name) and self._attached.pop(index, None) is not None:
             _log.warning("%s: our program was removed; attaching it again", name)
             await self._attach_pod_device(index, name)

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
-from service.datapath import desired
+from service.datapath import desired, layout
 from service.datapath.admission import Admission, MapView
+from service.datapath.classification import Classification
 from service.datapath.desired import LocalUplink, Rows
-from service.datapath.layout import MapName
+from service.datapath.layout import MapName, SelectedState
 from service.datapath.shortage import Shortage, shortages
 from service.datapath.steering import Audience, Clearing, Phase, Steering
 from service.gateway.validation import address_fault
@@ -14,7 +15,9 @@ from service.model.assignment import Assignment, Location
 from service.model.cluster_range import ClusterRanges
 from service.model.endpoint import Endpoint
 from service.model.gateway_node import GatewayNode, NodeState, Segment
+from service.model.objects import Pod
 from service.network.destinations import Destinations
+from service.network.unclassified import Named, named_sets
 from service.policy.index import PolicyIndex
 from service.policy.rule_set import RuleSet, Selection
 from service.settings import Settings
@@ -29,6 +32,10 @@ class Reconciler:
         """The objects; whoever reads the source feeds it."""
         self.steering = Steering()
         self._admission = Admission()
+        self._classification = Classification()
+        self._guards = settings.datapath.unclassified == "drop"
+        self._named: tuple[tuple[IPv4Network, ...], Named] = ((), {})
+        """What policies named last, as it is and cut into sets."""
         self._uplinks: tuple[LocalUplink, ...] = ()
         self._addresses: frozenset[IPv4Address] = frozenset()
         """Of all interfaces of this node."""
@@ -80,6 +87,10 @@ class Reconciler:
         """The cluster's own ranges."""
         return self._ranges
 
+    def is_guarded(self, address: IPv4Address) -> bool:
+        """Netfilter asks of this address whether it is classified (rule W11)."""
+        return self._guards and any(address in network for network in self._ranges.pods)
+
     # -- what is learned --
 
     def learn_members(self, nodes: tuple[GatewayNode, ...], assignments: Mapping[IPv4Address, Assignment]) -> None:
@@ -123,6 +134,10 @@ class Reconciler:
         self._devices = dict(devices)
         return True
 
+    def classify(self, *, now_ns: int) -> None:
+        """Say anew which devices are believed to be their pods', of pods and devices as they are known now (W11)."""
+        self._classification.learn(self.local_pods().values(), self._devices, now_ns=now_ns)
+
     def learn_endpoint(self, endpoint: Endpoint) -> None:
         """Serve a pod of another node, which has announced it."""
         self._endpoints[endpoint.node, endpoint.pod_ip] = endpoint
@@ -132,7 +147,8 @@ class Reconciler:
         self._endpoints.pop((node, pod_ip), None)
 
     def inherit(self, endpoints: Rows, ways: Rows, rule_sets: tuple[RuleSet, ...]) -> None:
-        """Go on with what a former agent knew until gossip and peers have told it again."""
+        """Go on with what a former agent knew, after `learn_devices`, until gossip and peers have told it again."""
+        self._classification.inherit(self._devices)
         self._inherited_endpoints, self._inherited_rule_sets = dict(endpoints), rule_sets
         self._inherited_ways = dict(ways)
 
@@ -194,6 +210,20 @@ class Reconciler:
             for selection in self._index.selections().values()
             if selection.pod.node == self._node and selection.pod.ip is not None
         }
+
+    def local_pods(self) -> dict[IPv4Address, Pod]:
+        """This node's pods by address, selected or not."""
+        return {pod.ip: pod for pod in self._index.pods_on(self._node) if pod.ip is not None}
+
+    def named(self) -> Named:
+        """Where no pod may send before it is classified (rule W11): what any policy in force names; it is in the
+        cluster or not, which netfilter sees."""
+        if not self._guards:
+            return {}
+        networks = self._index.named.networks()
+        if networks is not self._named[0]:
+            self._named = networks, named_sets(networks)
+        return self._named[1]
 
     def destinations(self) -> Destinations:
         """What the rules of each local pod name: what netfilter may keep marked after DNAT (rule W4)."""
@@ -261,11 +291,12 @@ class Reconciler:
 
         Each for itself: a pod for whose rows there is no room holds up no other.
         """
-        return tuple(clearing for clearing in self.steering.to_clear() if self._is_preceded(clearing, maps))
+        devices = self._believed_devices()
+        return tuple(clearing for clearing in self.steering.to_clear() if self._is_preceded(clearing, devices, maps))
 
-    def _is_preceded(self, clearing: Clearing, maps: MapView) -> bool:
+    def _is_preceded(self, clearing: Clearing, devices: Mapping[IPv4Address, int], maps: MapView) -> bool:
         whole = self._admission.whole
-        rows = self.steering.rows_of(clearing.pod_ip, self._devices, whole)
+        rows = self.steering.rows_of(clearing.pod_ip, devices, whole)
         if clearing.phase is Phase.SETTING:
             return clearing.rule_set in whole and maps.contains(MapName.SELECTED, rows)
         # Of a pod that has no row nothing is steered: it need not get one in order to leave.
@@ -310,10 +341,20 @@ class Reconciler:
         }
 
     def _selected_rows(self, maps: MapView) -> Rows:
+        devices, in_force = self._believed_devices(), self.steering.phases()
         rows = Rows()
-        for pod_ip in self._admission.admit_pods(self.steering.phases(), maps):
-            rows |= self.steering.rows_of(pod_ip, self._devices, self._admission.whole)
+        for pod_ip in self._admission.admit_pods(in_force, maps):
+            rows |= self.steering.rows_of(pod_ip, devices, self._admission.whole)
+        # Pods that are left alone come last: of them only as many as there is room for.
+        concerned = self.local_selections() | in_force
+        others = [pod_ip for pod_ip in self.local_pods() if pod_ip in devices and pod_ip not in concerned]
+        for pod_ip in others[: max(0, maps.room(MapName.SELECTED) - len(rows))]:
+            rows[layout.selected_key(pod_ip, devices[pod_ip])] = layout.selected_value(0, SelectedState.NOT)
         return rows
+
+    def _believed_devices(self) -> dict[IPv4Address, int]:
+        doubted = self._classification.doubted
+        return {pod_ip: device for pod_ip, device in self._devices.items() if pod_ip not in doubted}
 
     def _wanted_rule_sets(self) -> dict[int, RuleSet]:
         inherited = {rule_set.id: rule_set for rule_set in self._inherited_rule_sets}

@@ -3,7 +3,7 @@ change, connection tracking has to be cleared, and others flush rulesets or dele
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address
 
@@ -15,6 +15,10 @@ _log = logging.getLogger(__name__)
 
 _RETRY_S = 0.2
 _DEVICE_REFRESH_S = 5.0
+_MISSED_NS = 3_000_000_000
+"""For so long a pod that no policy selects is looked for all the time; then now and then, and with each event."""
+_SHOWN_PODS = 5
+"""Of many in one line of trouble."""
 _ATTACH_RETRY_S = 1.0
 _LINK_REFRESH_S = 5.0
 _LINK_PAUSE_S = 0.1
@@ -45,6 +49,13 @@ class Upkeep:
         self._uplinks_changed = uplinks_changed
         self.is_synced = False
         """Objects have been read; until then nobody is known to be unselected."""
+        self.has_looked = False
+        """The devices of the pods that were known then have been looked for."""
+        self._missing: dict[IPv4Address, int] = {}
+        """Pods without a device, and since when."""
+        self._sought: frozenset[IPv4Address] = frozenset()
+        """Pods for which the last look was made."""
+        self._pod_came = asyncio.Event()
         self.devices_wanted = asyncio.Event()
         self.clearing_wanted = asyncio.Event()
 
@@ -81,29 +92,46 @@ class Upkeep:
             self._changed()
 
     async def find_devices(self) -> None:
-        """Learn which device each selected local pod is behind; soon while one is missing, now and then otherwise."""
+        """Learn which device each local pod is behind; soon while one is missing, now and then otherwise."""
         while True:
             began = asyncio.get_running_loop().time()
             is_complete = await self._find_devices()
-            await _pause(began)
+            await self._rest(asyncio.get_running_loop().time() - began)
             wait_s = _ATTACH_RETRY_S if self._datapath.unattached else _DEVICE_REFRESH_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s if is_complete else _RETRY_S):
                     await self.devices_wanted.wait()
             self.devices_wanted.clear()
 
+    async def _rest(self, took_s: float) -> None:
+        """As long as the look took (rule C3), and then until a pod comes, though not for long."""
+        await asyncio.sleep(took_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINK_PAUSE_S - took_s):
+                await self._pod_came.wait()
+        self._pod_came.clear()
+
     async def _find_devices(self) -> bool:
-        reconciler = self._reconciler
+        """False where it is worth looking again soon."""
+        is_synced, pods = self.is_synced, self._reconciler.local_pods()
+        self._sought = frozenset(pods)
         try:
-            await self._datapath.attach_pod_devices(set(reconciler.devices.values()))
-            found = await self._datapath.pod_devices(reconciler.local_selections())
-            if not self._datapath.unattached.isdisjoint(found.values()):
-                await self._datapath.attach_pod_devices(set(found.values()))
+            await self._datapath.attach_pod_devices(set(self._reconciler.devices.values()))
+            async for found in self._datapath.pod_devices(pods):
+                self._learn_devices(found)
+                if not self._datapath.unattached.isdisjoint(found.values()):
+                    await self._datapath.attach_pod_devices(set(found.values()))
         except TransientError as error:
             _log.warning("pod devices: %s", error)
-            found = {}
-        # A pod that is silent just now is still where it was; who is selected may have changed meanwhile.
-        wanted = reconciler.local_selections()
+            self._learn_devices({})
+        else:
+            self.has_looked |= is_synced
+        return not self.lacks_devices()
+
+    def _learn_devices(self, found: Mapping[IPv4Address, int]) -> None:
+        reconciler = self._reconciler
+        # A pod that is silent just now is still where it was; who is local may have changed meanwhile.
+        wanted = reconciler.local_pods()
         devices = {
             pod_ip: device
             for pod_ip, device in ({**reconciler.devices, **found}).items()
@@ -111,7 +139,38 @@ class Upkeep:
         }
         if reconciler.learn_devices(devices):
             self._changed()
-        return all(pod_ip in devices for pod_ip in wanted)
+
+    def ask_for_devices(self) -> None:
+        """Have missing ones looked for: those of pods that have just come before anything else."""
+        if self.lacks_devices():
+            self.devices_wanted.set()
+        if self._missing.keys() - self._sought:
+            self._pod_came.set()
+
+    def lacks_devices(self) -> bool:
+        """Whether a pod is without a device: a selected one, or another that has not been so for long. Those whose
+        device is of no kind that we know shall not be looked for all the time."""
+        reconciler, now_ns = self._reconciler, self._clock()
+        missing = [pod_ip for pod_ip in reconciler.local_pods() if pod_ip not in reconciler.devices]
+        self._missing = {pod_ip: self._missing.get(pod_ip, now_ns) for pod_ip in missing}
+        selected = reconciler.local_selections()
+        if self.is_synced and not self.has_looked:
+            return True
+        return any(pod_ip in selected or now_ns - since < _MISSED_NS for pod_ip, since in self._missing.items())
+
+    def troubles(self) -> list[str]:
+        """Which pods of the pod ranges are cut off from where policies point, for want of a device that is known."""
+        reconciler, now_ns = self._reconciler, self._clock()
+        late = [pod_ip for pod_ip, since in self._missing.items() if now_ns - since >= _MISSED_NS]
+        bare = [pod_ip for pod_ip, device in reconciler.devices.items() if device in self._datapath.unattached]
+        return [
+            f"{_listed(pod_ips)}: {reason}; what they send to where policies point is dropped (datapath.unclassified)"
+            for found, reason in (
+                (late, "their device is not found"),
+                (bare, "our program cannot be attached to their device"),
+            )
+            if (pod_ips := [pod_ip for pod_ip in found if reconciler.is_guarded(pod_ip)])
+        ]
 
     async def follow_links(self) -> None:
         """New pod devices are attached and lost carriers noticed as the kernel reports them; and all is compared again
@@ -170,3 +229,8 @@ class Upkeep:
 
 async def _pause(began: float) -> None:
     await asyncio.sleep(max(_LINK_PAUSE_S, asyncio.get_running_loop().time() - began))
+
+
+def _listed(pod_ips: list[IPv4Address]) -> str:
+    shown = ", ".join(map(str, sorted(pod_ips)[:_SHOWN_PODS]))
+    return f"pods {shown}" + (f" and {len(pod_ips) - _SHOWN_PODS} more" if len(pod_ips) > _SHOWN_PODS else "")

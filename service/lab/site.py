@@ -66,7 +66,7 @@ def build_site(plan: Plan) -> Iterator[str]:
         if not plan.options.kubernetes:
             nft(node.netns, masquerade_ruleset(node))
         for pod in node.pods:
-            ip_batch(pod.netns, _pod_lines(node, pod))
+            ip_batch(pod.netns, pod_lines(node, pod))
 
 
 def _write_all_sysctls(plan: Plan) -> None:
@@ -143,16 +143,22 @@ def _node_lines(plan: Plan, node: PlannedNode) -> Iterator[str]:
         if other is not node:
             yield f"route add {other.pod_cidr} via {other.ip}"
     for pod in node.pods:
-        yield f"link add {pod.device} type veth peer name eth0 netns {pod.netns} address {pod.mac}"
-        if pod.on_bridge:
-            yield f"link set {pod.device} master {POD_BRIDGE} up"
-        else:
-            yield f"address add {POD_GATEWAY}/32 scope link dev {pod.device}"
-            yield f"link set {pod.device} up"
-            yield f"route add {pod.ip}/32 dev {pod.device} scope link"
+        yield from pod_link_lines(pod)
 
 
-def _pod_lines(node: PlannedNode, pod: PlannedPod) -> Iterator[str]:
+def pod_link_lines(pod: PlannedPod) -> Iterator[str]:
+    """What a CNI does on the node for a pod whose namespace is there."""
+    yield f"link add {pod.device} type veth peer name eth0 netns {pod.netns} address {pod.mac}"
+    if pod.on_bridge:
+        yield f"link set {pod.device} master {POD_BRIDGE} up"
+    else:
+        yield f"address add {POD_GATEWAY}/32 scope link dev {pod.device}"
+        yield f"link set {pod.device} up"
+        yield f"route add {pod.ip}/32 dev {pod.device} scope link"
+
+
+def pod_lines(node: PlannedNode, pod: PlannedPod) -> Iterator[str]:
+    """What a CNI does in the pod's own namespace."""
     yield "link set lo up"
     if pod.on_bridge:
         yield f"address add {pod.ip}/{node.pod_cidr.prefixlen} broadcast + dev eth0"

@@ -51,7 +51,7 @@ def definition(identity: int, parts: Sequence[Sequence[IPv4Network]], rest: str)
 
     `rest`: all bits but the mark, as nft writes them. May be repeated after a failure.
     """
-    texts = [_part_definition(set_name(identity, number), networks) for number, networks in enumerate(parts)]
+    texts = [set_definition(set_name(identity, number), networks) for number, networks in enumerate(parts)]
     return [*texts, chains(identity, len(parts), rest)]
 
 
@@ -98,7 +98,7 @@ def removal(identity: int, parts: int) -> list[str]:
     names = [_chain(GUARD, identity), _chain(TRANSLATED, identity)]
     texts = ["".join(f"{verb} chain ip {TABLE} {name}\n" for name in names for verb in ("add", "flush", "delete"))]
     for name in (set_name(identity, part) for part in range(parts)):
-        texts.append(f"{_added_set(name)}\ndelete set ip {TABLE} {name}\n")
+        texts.append(f"{added_set(name)}\ndelete set ip {TABLE} {name}\n")
     return texts
 
 
@@ -148,12 +148,14 @@ def _chain(name: str, identity: int) -> str:
     return f"{name}_{identity:016x}"
 
 
-def _part_definition(name: str, networks: Sequence[IPv4Network]) -> str:
-    lines = [_added_set(name), f"flush set ip {TABLE} {name}"]
+def set_definition(name: str, networks: Sequence[IPv4Network]) -> str:
+    """A transaction that makes an interval set with these networks, which do not overlap. May be repeated."""
+    lines = [added_set(name), f"flush set ip {TABLE} {name}"]
     if networks:
         lines.append(f"add element ip {TABLE} {name} {{ {', '.join(map(str, networks))} }}")
     return "\n".join(lines) + "\n"
 
 
-def _added_set(name: str) -> str:
+def added_set(name: str) -> str:
+    """The line by which an interval set is there, whether or not it was before."""
     return f"add set ip {TABLE} {name} {{ type ipv4_addr; flags interval; }}"

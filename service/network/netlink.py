@@ -6,7 +6,7 @@ synchronous socket lives in one thread of its own; calls are carried there one a
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from types import TracebackType
@@ -85,18 +85,18 @@ class Netlink:
         return tuple(found for found in interfaces if found.kind == "veth" and found.up and found.name not in foreign)
 
     async def pod_devices(
-        self, pod_ips: Iterable[IPv4Address], uplinks: Iterable[str], *, wait_s: float = 0.5
-    ) -> dict[IPv4Address, int]:
-        """Index of the node's device each local pod is behind; absent: not local, or silent to ARP for `wait_s`."""
+        self, pod_ips: Iterable[IPv4Address], uplinks: Iterable[str], *, wait_s: float = 0.1
+    ) -> AsyncIterator[dict[IPv4Address, int]]:
+        """Index of the node's device each local pod is behind: of most at once, then of those that had to be asked by
+        ARP. In none: not local, or silent for `wait_s`."""
         wanted, foreign = tuple(pod_ips), tuple(uplinks)
         deadline = asyncio.get_running_loop().time() + wait_s
         found = await self._call(locate_pods, wanted, foreign, provoke=True)
-        devices = dict(found.devices)
+        yield found.devices
         while found.pending and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(_LOOK_INTERVAL_S)
             found = await self._call(locate_pods, found.pending, foreign, provoke=False)
-            devices |= found.devices
-        return devices
+            yield found.devices
 
     async def ensure_steering_device(
         self,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from random import sample
 from socket import AF_BRIDGE, AF_INET
 from typing import Any
 
@@ -21,6 +22,9 @@ NUD_NONE = 0x00
 NUD_PERMANENT = 0x80
 NUD_NO_ADDRESS = 0x01 | 0x20
 """Incomplete or failed: whatever address is there does not count."""
+
+ASKED_PODS = 128
+"""At one look: each takes a place in the kernel's table of neighbours, which all namespaces share."""
 
 Key = tuple[int, Any]
 """(bridge index, pod address) of a neighbour or (bridge index, MAC) of a forwarding entry."""
@@ -88,17 +92,18 @@ def _bridge_ports(
     neighbours = _neighbours(ipr)
     forwarding = _forwarding_database(ipr)
     ports: dict[IPv4Address, int] = {}
-    pending = []
+    pending: list[tuple[IPv4Address, int, bool]] = []
     for pod_ip, bridge in bridged.items():
         mac = neighbours.get((bridge, pod_ip))
         port = forwarding.get((bridge, mac)) if mac else None
         if port is not None:
             ports[pod_ip] = port
             continue
-        pending.append(pod_ip)
-        if provoke:
-            _ask_for(ipr, pod_ip, bridge, stale=mac is not None)
-    return ports, tuple(pending)
+        pending.append((pod_ip, bridge, mac is not None))
+    # Not always the same ones: who never answers must not keep others from being asked.
+    for pod_ip, bridge, is_stale in sample(pending, min(len(pending), ASKED_PODS)) if provoke else ():
+        _ask_for(ipr, pod_ip, bridge, stale=is_stale)
+    return ports, tuple(pod_ip for pod_ip, _, _ in pending)
 
 
 def _ask_for(ipr: Any, pod_ip: IPv4Address, bridge: int, *, stale: bool) -> None:

@@ -10,7 +10,7 @@ policies are computed anew, and what really came out differently is the delta: a
 news, whatever happened in between.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from types import MappingProxyType
@@ -30,6 +30,7 @@ from service.model.objects import (
     Upsert,
 )
 from service.policy.acceptance import PolicyState, Verdict, judge, precedence
+from service.policy.named import NamedNetworks
 from service.policy.overlap import OverlapIndex
 from service.policy.pod_table import PodTable
 from service.policy.rule_set import RuleSet, RuleSetCatalog, Selection, policy_content
@@ -76,6 +77,8 @@ class PolicyIndex:
         self._terms = TermIndex()
         self._catalog = RuleSetCatalog()
         self._overlaps = OverlapIndex()
+        self.named = NamedNetworks()
+        """What policies in force name."""
         self._policies: dict[ObjectKey, EgressPolicy] = {}
         self._contents: dict[ObjectKey, int] = {}
         """Content name of each policy, as the catalog knows it."""
@@ -104,6 +107,10 @@ class PolicyIndex:
     def gateway(self) -> NetworkGateway | None:
         """Return the one gateway object in use: `default` in kube-system."""
         return self._gateway
+
+    def pods_on(self, node: str) -> Iterator[Pod]:
+        """The pods of a node that own an address there, selected or not."""
+        return self._pods.on_node(node)
 
     def policy(self, key: ObjectKey) -> EgressPolicy | None:
         """Return a policy, accepted or not; None where there is none of that name."""
@@ -332,12 +339,14 @@ class PolicyIndex:
         for key in keys:
             policy = self._policies.get(key)
             if policy is None:
+                self.named.put(key, ())
                 self._verdicts.pop(key, None)
                 # Created and deleted within one batch: nobody heard of it.
                 if self._states.pop(key, None) is not None:
                     changed[key] = None
                 continue
             verdict, matched = self._verdicts[key], len(self._pods_of.get(key, ()))
+            self.named.put(key, policy.destinations if verdict.accepted else ())
             state = PolicyState(
                 verdict.accepted,
                 verdict.reason,

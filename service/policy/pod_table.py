@@ -1,6 +1,6 @@
 """Pods and namespaces by label. Only pods that own an address are indexed: no other pod can be selected."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
 
 from service.model.objects import EgressRule, Labels, ObjectKey, Pod
@@ -130,6 +130,10 @@ class PodTable:
     def in_namespace(self, namespace: str) -> tuple[ObjectKey, ...]:
         """The pods of a namespace that own an address, in the order in which they came to own it."""
         return tuple(self._by_namespace.get(namespace, ()))
+
+    def on_node(self, node: str) -> Iterator[Pod]:
+        """The pods of a node that own an address."""
+        return (pod for pod in self._indexed.values() if pod.node == node)
 
     def is_match(self, pod: Pod, rules: Iterable[EgressRule]) -> bool:
         """Say whether any rule matches the pod."""

@@ -21,7 +21,7 @@ from service.datapath.layout import MapName
 from service.host.clock import boot_ns
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, KeeperMessage, LeaseReport
-from service.settings import Settings
+from service.settings import DatapathSettings, Settings
 from service.web.verdict import troubles
 from service.wire.envelope import Envelope, key_id
 from service.wire.local_socket import LocalSocket
@@ -281,10 +281,10 @@ async def test_an_error_that_nobody_has_thought_of_ends_one_turn_of_one_task_and
     settings, datapath = site_of(tmp_path)
     errors = [KeyError(7), ValueError("max() arg is an empty sequence")]
 
-    async def pod_devices(pod_ips: object) -> dict[IPv4Address, int]:
+    async def pod_devices(pod_ips: object) -> AsyncIterator[dict[IPv4Address, int]]:
         if errors:
             raise errors.pop()
-        return {IPv4Address("10.0.0.1"): 7}
+        yield {IPv4Address("10.0.0.1"): 7}
 
     datapath.pod_devices = pod_devices  # type: ignore[method-assign]
     async with running(settings, datapath) as (agent, _):
@@ -293,6 +293,18 @@ async def test_an_error_that_nobody_has_thought_of_ends_one_turn_of_one_task_and
         metrics = await scrape(settings)
     assert 'egressgw_task_errors_total{task="find pod devices"} 2.0' in metrics
     assert "egressgw_electorate_trouble 0.0" in metrics
+
+
+async def test_w11_a_pod_that_is_cut_off_for_want_of_our_program_at_its_device_is_a_trouble(
+    tmp_path: Path,
+) -> None:
+    settings, datapath = site_of(tmp_path)
+    settings = msgspec.structs.replace(settings, datapath=DatapathSettings(pod_cidrs=("10.0.0.0/16",)))
+    datapath.devices, datapath._unattached = {IPv4Address("10.0.0.1"): 7}, {7}
+    async with running(settings, datapath) as (agent, _):
+        await until(
+            lambda: any("10.0.0.1: our program cannot be attached" in one for one in agent.status()["troubles"])
+        )
 
 
 @pytest.mark.parametrize("purpose", ["gossip", "state"])

@@ -80,3 +80,15 @@ async def test_c2_a_table_that_was_refused_is_not_taken_for_the_one_before(tmp_p
     site.reconciler.learn_uplinks((UPLINK,))
     await site.netfilter.write()
     assert [uplinks for uplinks, _ in site.datapath.named("set_netfilter")] == [("eth0",), (), ("eth0",)]
+
+
+async def test_w11_destinations_are_closed_to_the_unclassified_once_pods_are_known_and_follow_the_policies(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path)
+    await site.netfilter.guard(is_ready=False)
+    assert site.datapath.named("replace_named") == []
+    await site.netfilter.guard(is_ready=True)
+    site.index.apply([Upsert(policy(to=["9.9.9.0/24"]))])
+    await site.netfilter.guard(is_ready=False)
+    assert site.datapath.named("replace_named") == [(DESTINATION,), (IPv4Network("9.9.9.0/24"),)]

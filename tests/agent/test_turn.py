@@ -1,6 +1,7 @@
 """One turn: who is told what, and what waits for what."""
 
 import asyncio
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from service.agent.turn import Turn
 from service.audit.outbox import Origin, Outbox
 from service.audit.recorder import AgentRecorder
 from service.datapath import layout
-from service.datapath.layout import MapName
+from service.datapath.layout import MapName, SelectedState
 from service.datapath.reconciler import Reconciler
 from service.datapath.upkeep import Upkeep
 from service.electorate.follower import ElectorateFollower
@@ -115,6 +116,51 @@ async def test_a_turn_writes_netfilter_and_rows_and_asks_for_the_pods_device(tmp
     assert site.datapath.content[MapName.FLOATING_IPS]
     assert site.datapath.content[MapName.AGENT_BEAT] == layout.beat_rows(now_ns()), "hints need not last (W2)"
     assert site.upkeep.devices_wanted.is_set()
+
+
+@in_virtual_time
+async def test_w11_pods_that_were_there_first_are_known_to_the_kernel_before_their_destinations_are_closed(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path)
+    site.know(*OBJECTS, pod("bystander", "10.0.0.2", namespace="elsewhere"))
+    site.datapath.pool.stuck = {MapName.SELECTED}
+    await site.turn.take()
+    site.reconciler.learn_devices({IPv4Address("10.0.0.1"): 7, IPv4Address("10.0.0.2"): 8})
+    site.upkeep.has_looked = True
+    await site.turn.take()
+    assert site.datapath.named("replace_named") == []
+    site.datapath.pool.release(MapName.SELECTED)
+    await site.turn.take()
+    assert len(site.datapath.named("replace_named")) == 1
+
+
+@in_virtual_time
+async def test_w11_a_pod_that_no_policy_selects_is_looked_for_and_told_to_the_kernel(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.know(pod("bystander", "10.0.0.2"))
+    site.upkeep.has_looked = True
+    await site.turn.take()
+    assert site.upkeep.devices_wanted.is_set()
+    site.reconciler.learn_devices({IPv4Address("10.0.0.2"): 8})
+    await site.turn.take()
+    key = layout.selected_key(IPv4Address("10.0.0.2"), 8)
+    assert site.datapath.content[MapName.SELECTED] == {key: layout.selected_value(0, SelectedState.NOT)}
+
+
+@in_virtual_time
+async def test_w11_another_device_under_a_pods_address_is_not_told_to_the_kernel_at_once(tmp_path: Path) -> None:
+    site, bystander = Site(tmp_path), IPv4Address("10.0.0.2")
+    site.know(pod("bystander", str(bystander)))
+    site.reconciler.learn_devices({bystander: 8})
+    await site.turn.take()
+    await asyncio.sleep(2)
+    site.reconciler.learn_devices({bystander: 9})
+    await site.turn.take()
+    assert site.datapath.content[MapName.SELECTED] == {}
+    await asyncio.sleep(6)
+    await site.turn.take()
+    assert list(site.datapath.content[MapName.SELECTED]) == [layout.selected_key(bystander, 9)]
 
 
 @in_virtual_time

@@ -650,10 +650,29 @@ async def test_the_task_that_looks_for_conflicts_is_run_for_what_is_assigned(
 async def test_once_objects_are_known_the_device_of_a_pod_that_is_gone_is_forgotten(site: Site) -> None:
     async with site.running() as agent:
         await until(lambda: agent._reconciler.devices)
-        (site.manifests / "policy.yaml").unlink()
-        await until(lambda: not agent._reconciler.local_selections())
+        (site.manifests / "cluster.yaml").unlink()
+        await until(lambda: not agent._reconciler.local_pods())
         agent._upkeep.devices_wanted.set()
         await until(lambda: not agent._reconciler.devices)
+
+
+async def test_w11_a_pod_that_no_policy_selects_any_more_is_told_to_the_kernel_as_one_to_leave_alone(
+    site: Site,
+) -> None:
+    async with site.running() as agent:
+        await until(lambda: agent._reconciler.devices)
+        (device,) = agent._reconciler.devices.values()
+        site.hold()
+        (site.manifests / "policy.yaml").unlink()
+        left_alone = {layout.selected_key(POD_IP, device): layout.selected_value(0, SelectedState.NOT)}
+        await until(lambda: site.datapath.content.get(MapName.SELECTED) == left_alone)
+
+
+async def test_w11_where_policies_point_is_closed_to_the_unclassified_once_pods_are_known(site: Site) -> None:
+    async with site.running():
+        await until(lambda: site.datapath.named("replace_named") == [(IPv4Network("8.8.8.0/24"),)])
+    names = [call[0] for call in site.datapath.calls]
+    assert names.index("pod_devices", names.index("set_netfilter")) < names.index("replace_named")
 
 
 async def test_w2_what_the_keeper_holds_is_known_here_at_once_without_gossip(

@@ -186,6 +186,11 @@ class Node:
             key, value = layout.selected_key(pod, ifindex), layout.selected_value(RULE_SET, state)
             self.map(MapName.SELECTED).update(key, value)
 
+    def leave_alone(self, pod: IPv4Address, *, device: Device = POD_DEVICE) -> None:
+        """No policy selects it."""
+        key, value = layout.selected_key(pod, device.ifindex), layout.selected_value(0, SelectedState.NOT)
+        self.map(MapName.SELECTED).update(key, value)
+
     def way(
         self,
         kind: int = WayKind.L2,

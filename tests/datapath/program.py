@@ -28,7 +28,7 @@ _MAP_CREATE, _PROG_TEST_RUN, _INFO_BY_FD = 0, 10, 15
 _CLONE_NEWNET = 0x40000000
 _LPM_TRIE, _NO_PREALLOC = 11, 1
 _CONTEXT_BYTES = 192
-_MARK_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT = 8, 36, 40
+_MARK_AT, _PRIORITY_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT = 8, 32, 36, 40
 _FRAME_BYTES_MAX = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,6 +55,7 @@ class Outcome:
     verdict: int
     frame: bytes
     mark: int
+    priority: int = 0
 
 
 class Namespace:
@@ -156,8 +157,10 @@ def run_program(fd: int, frame: bytes, *, ifindex: int, came_in: int = 0, mark: 
     )
     _bpf(_PROG_TEST_RUN, attributes)
     verdict = ctypes.c_int32(attributes.retval).value
-    mark_out = int.from_bytes(context_out.raw[_MARK_AT : _MARK_AT + 4], sys.byteorder)
-    return Outcome(verdict, data_out.raw[: attributes.data_size_out], mark_out)
+    mark_out, priority = (
+        int.from_bytes(context_out.raw[at : at + 4], sys.byteorder) for at in (_MARK_AT, _PRIORITY_AT)
+    )
+    return Outcome(verdict, data_out.raw[: attributes.data_size_out], mark_out, priority)
 
 
 class Programs:

@@ -1,7 +1,7 @@
 """A node's datapath that remembers what it was told, for tests of those who drive one; no kernel is touched."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from types import TracebackType
 from typing import Self
@@ -12,6 +12,7 @@ from service.datapath.worker_pool import FULL, WorkerPool
 from service.model.errors import TransientError
 from service.network.destinations import Destinations
 from service.network.link_monitor import LinkMonitor, NetworkChange
+from service.network.unclassified import Named
 from service.settings import Settings
 
 UPLINK = LocalUplink(2, "eth0", b"\2\0\0\0\0\1", IPv4Interface("192.168.1.21/24"), True)
@@ -119,6 +120,8 @@ class StandInDatapath(NodeDatapath):
         self.left = NOTHING_INHERITED
         """By a former agent."""
         self.dropped: dict[tuple[str, str], int] = {}
+        self.named_networks: list[IPv4Network] = []
+        """Where unclassified pods may not send."""
 
     async def prepare(self) -> None:
         if "prepare" in self.failing:
@@ -159,10 +162,10 @@ class StandInDatapath(NodeDatapath):
     async def attach_pod_devices(self, occupied: Collection[int] = ()) -> None:
         self._call("attach_pod_devices", *sorted(occupied))
 
-    async def pod_devices(self, pod_ips: Iterable[IPv4Address]) -> dict[IPv4Address, int]:
+    async def pod_devices(self, pod_ips: Iterable[IPv4Address]) -> AsyncIterator[dict[IPv4Address, int]]:
         wanted = tuple(pod_ips)
         self._call("pod_devices", *wanted)
-        return {pod_ip: device for pod_ip, device in self.devices.items() if pod_ip in wanted}
+        yield {pod_ip: device for pod_ip, device in self.devices.items() if pod_ip in wanted}
 
     def write(self, content: Mapping[str, Rows]) -> None:
         self._call("write")
@@ -203,6 +206,13 @@ class StandInDatapath(NodeDatapath):
     async def replace_steer(self, wanted: Destinations) -> None:
         """Of `nftables`."""
         self._call("replace_steer", _networks(wanted))
+
+    async def replace_named(self, wanted: Named) -> None:
+        """Of `nftables`; asked at every turn."""
+        networks = sorted(network for several in wanted.values() for network in several)
+        if networks != self.named_networks:
+            self._call("replace_named", *networks)
+            self.named_networks = networks
 
 
 def _networks(steer: Destinations) -> dict[IPv4Address, list[IPv4Network]]:

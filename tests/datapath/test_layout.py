@@ -13,6 +13,7 @@ from service.datapath.bpf_map import MapInfo, map_info
 from service.datapath.layout import MAP_SHAPES, ClusterFlag, MapName, MapShape, SelectedState, WayKind
 from service.datapath.loader import LoadedDatapath
 from service.model.drop import DropReason
+from service.network.unclassified import CLASSIFIED_PRIORITY
 
 BPF = Path(__file__).parents[2] / "bpf"
 LAYOUT_H = (BPF / "layout.h").read_text(encoding="ascii")
@@ -108,6 +109,10 @@ def test_counter_names_are_in_the_order_of_the_enum() -> None:
 @pytest.mark.parametrize(("prefix", "enum"), [("SELECTED", SelectedState), ("CLUSTER", ClusterFlag), ("WAY", WayKind)])
 def test_states_and_kinds_have_the_same_numbers(prefix: str, enum: type[IntEnum]) -> None:
     assert defines(prefix) == members(enum)
+
+
+def test_netfilter_knows_a_classified_pods_packet_by_the_priority_that_the_program_gives_it() -> None:
+    assert int(re.findall(r"#define CLASSIFIED_PRIORITY (\w+)", LAYOUT_H)[0], 16) == CLASSIFIED_PRIORITY
 
 
 def test_a_rule_steers() -> None:

@@ -87,6 +87,7 @@ class Nftables:
         self.whole: list[NftConfig] = []
         self.sets: list[NftConfig] = []
         self.is_there = False
+        self.dropped = {"unclassified": 3}
 
     async def apply(self, config: NftConfig) -> None:
         self.whole.append(config)
@@ -109,6 +110,9 @@ PROGRAMS = ("uplink_egress", "uplink_ingress", "pod_ingress", "steer_egress", "s
 
 class _Map:
     def update(self, key: bytes, value: bytes) -> None: ...
+
+    def items(self) -> dict[bytes, bytes]:
+        return {}
 
 
 class _Loaded:
@@ -288,6 +292,16 @@ async def test_a_device_that_vanishes_for_good_is_waited_for_no_more(tmp_path: P
     assert site.datapath.unattached == frozenset()
 
 
+async def test_w11_a_pods_device_that_lost_its_program_has_it_again_with_the_next_repair(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.datapath.refresh_uplinks()
+    site.netlink.veths = (VETH,)
+    await site.datapath.attach_pod_devices()
+    del site.netlink.programs[10]
+    await site.datapath.repair()
+    assert "ingress" in site.netlink.programs[10]
+
+
 async def test_a_device_that_is_forgotten_while_repair_looks_at_it_ends_nothing(tmp_path: Path) -> None:
     """A KeyError across an await: the other task had seen the device go."""
     site = Site(tmp_path)
@@ -387,6 +401,10 @@ async def test_a_flushed_table_is_told_and_then_written_whole(tmp_path: Path) ->
     await site.datapath.set_netfilter(pods, pods, ["eth0"], steer=NOTHING)
     assert len(site.nftables.whole) == 2
     assert not await site.datapath.repair()
+
+
+def test_w11_what_netfilter_drops_is_told_beside_what_the_programs_drop(tmp_path: Path) -> None:
+    assert Site(tmp_path).datapath.drops() == {("unclassified", ""): 3}
 
 
 async def test_a_node_without_any_uplink_cannot_start_and_says_what_to_write(

@@ -6,6 +6,7 @@ import pytest
 
 from service.datapath.layout import ClusterFlag, SelectedState
 from service.model.drop import DropReason
+from service.network.unclassified import CLASSIFIED_PRIORITY
 from tests.datapath import packet
 from tests.datapath.node import MARK, OTHER_POD, SERVER, TCP_FLOW, UDP_FLOW, Flow, Node
 from tests.datapath.program import EGW, POD_DEVICE, SHOT, UNSPEC, UPLINK_2, Device, Outcome
@@ -150,3 +151,24 @@ def test_w13_behind_a_shaping_device_the_pod_is_known_by_the_device_it_came_in_b
     assert leave_pod(pod_node, device=shaper, came_in=POD_DEVICE).mark == MARK
     assert leave_pod(pod_node, device=shaper, came_in=EGW).verdict == SHOT
     assert pod_node.drops() == {(None, DropReason.UNKNOWN_DEVICE): 1}
+
+
+def test_w11_packets_of_classified_pods_are_known_to_netfilter_whatever_becomes_of_them(node: Node) -> None:
+    node.rule("203.0.113.0/24")
+    node.select()
+    node.leave_alone(OTHER_POD)
+    other = Flow(packet.TCP, pod=OTHER_POD)
+    for flow in (TCP_FLOW, TCP_FLOW.to(NEIGHBOUR_NODE), TCP_FLOW.to(IPv4Address("198.51.100.1")), other):
+        assert leave_pod(node, flow).priority == CLASSIFIED_PRIORITY
+    assert is_untouched(leave_pod(node, other)), "but for that: no policy selects it"
+    assert is_untouched(leave_pod(node, other.to(SERVICE)))
+
+
+def test_w11_an_address_that_nobody_has_classified_or_behind_another_device_is_not_known(node: Node) -> None:
+    node.rule("203.0.113.0/24")
+    node.select()
+    node.leave_alone(OTHER_POD)
+    elsewhere = TCP_FLOW.to(IPv4Address("198.51.100.1"))
+    assert leave_pod(node, Flow(packet.TCP, pod=IPv4Address("10.244.1.77"))).priority == 0
+    assert leave_pod(node, elsewhere, device=EGW).priority == 0
+    assert leave_pod(node, Flow(packet.TCP, pod=OTHER_POD), device=EGW).priority == 0

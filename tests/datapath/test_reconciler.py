@@ -6,8 +6,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import pytest
 
 from service.datapath import layout
+from service.datapath.classification import SETTLED_NS
 from service.datapath.desired import LocalUplink, Rows
-from service.datapath.layout import MapName, WayKind
+from service.datapath.layout import MapName, SelectedState, WayKind
 from service.datapath.reconciler import Reconciler
 from service.datapath.steering import Phase
 from service.model.assignment import Assignment, Location
@@ -28,7 +29,7 @@ from service.model.objects import (
 )
 from service.policy.index import PolicyIndex
 from service.policy.rule_set import RuleSet
-from service.settings import Settings
+from service.settings import DatapathSettings, Settings
 from tests.datapath.stand_in import StandInPool
 
 FLOATING_IP, SECOND_IP = IPv4Address("192.168.1.100"), IPv4Address("192.168.1.101")
@@ -214,6 +215,112 @@ def steering(known: Reconciler, maps: StandInPool) -> dict[IPv4Address, Phase]:
         known.steering.cleared(known.to_clear(maps), now_ns=now_ns)
         known.steering.admit(known.audience, lambda pod_ip: (), now_ns=now_ns)
     return known.steering.phases()
+
+
+BYSTANDER = IPv4Address("10.244.1.12")
+
+
+def with_bystander(index: PolicyIndex) -> None:
+    """The policy is narrowed to what it selects already, and a pod comes that it does not select."""
+    chosen = ("app", "chosen")
+    rule = EgressRule(LabelSelector(), LabelSelector((chosen,)))
+    index.apply(
+        [
+            Upsert(Pod(ObjectKey(Kind.POD, "alice", "pod"), "uid", (chosen,), "worker1", POD_IP)),
+            Upsert(Pod(ObjectKey(Kind.POD, "alice", "bystander"), "uid-3", (), "worker1", BYSTANDER)),
+            Upsert(Pod(ObjectKey(Kind.POD, "alice", "remote"), "uid-4", (), "worker2", IPv4Address("10.244.2.1"))),
+            Upsert(
+                EgressPolicy(ObjectKey(Kind.POLICY, "", "egress"), (rule,), (IPv4Network("8.8.8.0/24"),), FLOATING_IP)
+            ),
+        ]
+    )
+
+
+def left_alone(selected: Rows) -> dict[IPv4Address, int]:
+    parsed = (layout.parse_selected(key, value) for key, value in selected.items())
+    return {pod_ip: device for pod_ip, device, _, state in parsed if state == SelectedState.NOT}
+
+
+def test_w11_an_unselected_pod_of_this_node_has_a_row_with_its_device_and_no_other() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(index=index), StandInPool()
+    with_bystander(index)
+    known.learn_devices({POD_IP: 7, BYSTANDER: 8})
+    steering(known, maps)
+    known.classify(now_ns=9)
+    selected = rows(known, maps)[MapName.SELECTED]
+    assert left_alone(selected) == {BYSTANDER: 8}
+    assert len(selected) == 3, "two of the selected pod"
+
+
+def test_w11_behind_a_device_that_is_doubted_a_pod_is_unknown_whether_selected_or_not() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(index=index), StandInPool()
+    with_bystander(index)
+    known.learn_devices({POD_IP: 7, BYSTANDER: 8})
+    steering(known, maps)
+    known.classify(now_ns=0)
+    known.learn_devices({POD_IP: 17, BYSTANDER: 18})
+    known.classify(now_ns=2 * SETTLED_NS)
+    parsed = (layout.parse_selected(key, value) for key, value in rows(known, maps)[MapName.SELECTED].items())
+    assert [(pod_ip, device) for pod_ip, device, _, _ in parsed] == [(POD_IP, 0)]
+
+
+def test_w11_an_agent_that_starts_anew_doubts_a_device_that_its_former_did_not_know() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(index=index), StandInPool()
+    with_bystander(index)
+    known.learn_devices({BYSTANDER: 8})
+    known.inherit({}, {}, ())
+    known.learn_devices({BYSTANDER: 18})
+    known.classify(now_ns=0)
+    assert left_alone(rows(known, maps)[MapName.SELECTED]) == {}
+
+
+def test_w10_a_pod_whose_device_is_doubted_has_its_connections_cleared_all_the_same() -> None:
+    known, maps = reconciler(), StandInPool()
+    known.learn_devices({POD_IP: 7})
+    known.inherit({}, {}, ())
+    known.learn_devices({POD_IP: 8})
+    known.classify(now_ns=0)
+    assert steering(known, maps) == {POD_IP: Phase.STEERING}
+    assert list(rows(known, maps)[MapName.SELECTED]) == [layout.selected_key(POD_IP, 0)]
+
+
+def test_w11_a_pod_that_leaves_its_policy_drops_until_its_connections_are_cleared() -> None:
+    """Its row with its device is one and the same key: it changes in place, and the pod is never unknown."""
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(index=index), StandInPool()
+    known.learn_devices({POD_IP: 7})
+    steering(known, maps)
+    index.apply([Delete(ObjectKey(Kind.POLICY, "", "egress"))])
+    known.steering.select({}, now_ns=9)
+    known.classify(now_ns=9)
+    assert left_alone(rows(known, maps)[MapName.SELECTED]) == {}
+    known.steering.cleared(known.to_clear(maps), now_ns=9)
+    known.classify(now_ns=9)
+    assert left_alone(rows(known, maps)[MapName.SELECTED]) == {POD_IP: 7}
+
+
+def test_w11_pods_that_are_left_alone_take_no_room_from_selected_ones() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(index=index), StandInPool()
+    with_bystander(index)
+    maps.rooms[MapName.SELECTED] = 2
+    known.learn_devices({POD_IP: 7, BYSTANDER: 8})
+    steering(known, maps)
+    known.classify(now_ns=9)
+    assert left_alone(rows(known, maps)[MapName.SELECTED]) == {}
+    assert known.steering.phases() == {POD_IP: Phase.STEERING}
+
+
+def test_w11_what_policies_name_is_closed_to_the_unclassified_unless_the_operator_says_otherwise() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known = reconciler(index=index)
+    assert list(known.named().values()) == [(IPv4Network("8.8.8.0/24"),)]
+    assert known.named() is known.named(), "made anew only with what policies name"
+    lenient = Settings(node="worker1", datapath=DatapathSettings(unclassified="pass"))
+    assert Reconciler(lenient, index).named() == {}
 
 
 def second_pod(*destinations: str) -> list[Upsert]:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,13 @@ from service.datapath.desired import Rows
 from service.datapath.layout import MapName
 from service.datapath.reconciler import Reconciler
 from service.datapath.upkeep import Upkeep
+from service.model.cluster_range import ClusterRanges
 from service.model.errors import TransientError
 from service.model.objects import Delete, Upsert
 from service.policy.index import PolicyIndex
 from tests.agent.site import settings_of
 from tests.datapath.stand_in import StandInDatapath
-from tests.policy.objects import gateway, namespace, pod, pod_key, policy
+from tests.policy.objects import gateway, namespace, pod, pod_key, policy, policy_key
 from tests.virtual_time import in_virtual_time, now_ns
 
 POD = IPv4Address("10.0.0.1")
@@ -118,6 +119,39 @@ async def test_a_wish_for_devices_is_answered_at_once(tmp_path: Path) -> None:
 
 
 @in_virtual_time
+async def test_w11_a_pod_that_comes_while_links_come_and_go_is_looked_for_within_milliseconds(tmp_path: Path) -> None:
+    """A look follows each event, and after each look there is a pause."""
+    site = Site(tmp_path)
+    site.datapath.devices = {POD: 7, IPv4Address("10.0.0.2"): 8}
+    async with site.running(site.upkeep.find_devices):
+        await asyncio.sleep(1)
+        site.upkeep.devices_wanted.set()
+        await asyncio.sleep(0.001)
+        site.index.apply([Upsert(pod("new", "10.0.0.2"))])
+        site.upkeep.ask_for_devices()
+        await asyncio.sleep(0.005)
+        assert site.reconciler.devices == site.datapath.devices
+
+
+@in_virtual_time
+async def test_c3_pods_that_come_by_the_hundred_wait_as_long_as_a_look_takes(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+
+    async def look() -> None:
+        looks.append(now_ns())
+        await asyncio.sleep(0.2)
+
+    looks: list[int] = []
+    site.datapath.attach_pod_devices = look  # type: ignore[method-assign]
+    async with site.running(site.upkeep.find_devices):
+        for index in range(100):
+            site.index.apply([Upsert(pod(f"web{index}", f"10.0.1.{index}"))])
+            site.upkeep.ask_for_devices()
+            await asyncio.sleep(0.02)
+    assert 5 <= len(looks) <= 6
+
+
+@in_virtual_time
 async def test_a_silent_pod_keeps_its_device_and_one_that_is_gone_loses_it(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.reconciler.learn_devices({POD: 7, IPv4Address("10.0.0.9"): 8})
@@ -128,6 +162,59 @@ async def test_a_silent_pod_keeps_its_device_and_one_that_is_gone_loses_it(tmp_p
         site.upkeep.devices_wanted.set()
         await asyncio.sleep(1)
         assert site.reconciler.devices == {}
+
+
+@in_virtual_time
+async def test_w11_an_unselected_pod_whose_device_is_of_no_known_kind_is_not_looked_for_all_the_time(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path)
+    site.index.apply([Upsert(pod("elsewhere", "10.0.0.3", namespace="unknown")), Delete(policy_key("egress"))])
+    site.datapath.devices = {POD: 7}
+    async with site.running(site.upkeep.find_devices):
+        await asyncio.sleep(2)
+        assert site.reconciler.devices == {POD: 7}
+        assert len(site.datapath.named("pod_devices")) > 5, "it may have come just now"
+        await asyncio.sleep(2)
+        looked = len(site.datapath.named("pod_devices"))
+        await asyncio.sleep(20)
+        assert len(site.datapath.named("pod_devices")) - looked <= 5
+
+
+@in_virtual_time
+async def test_w11_a_pod_that_is_cut_off_for_want_of_a_device_is_told_once_it_is_no_passing_thing(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path)
+    site.reconciler.learn_ranges(ClusterRanges(pods=(IPv4Network("10.0.0.0/16"),)))
+    site.index.apply([Upsert(pod("elsewhere", "10.9.0.1"))])
+    async with site.running(site.upkeep.find_devices):
+        await asyncio.sleep(1)
+        assert site.upkeep.troubles() == []
+        await asyncio.sleep(3)
+        assert [line.split(";")[0] for line in site.upkeep.troubles()] == ["pods 10.0.0.1: their device is not found"]
+        site.datapath.devices = {POD: 7}
+        await asyncio.sleep(1)
+        assert site.upkeep.troubles() == []
+        site.datapath._unattached = {7}
+        (trouble,) = site.upkeep.troubles()
+        assert trouble.startswith("pods 10.0.0.1: our program cannot be attached")
+
+
+@in_virtual_time
+async def test_w11_pods_count_as_looked_for_once_a_look_has_succeeded_that_knew_them(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.upkeep.is_synced = False
+    async with site.running(site.upkeep.find_devices):
+        await asyncio.sleep(1)
+        assert not site.upkeep.has_looked
+        site.upkeep.is_synced = True
+        site.datapath.failing["pod_devices"] = 2
+        site.upkeep.devices_wanted.set()
+        await asyncio.sleep(0.15)
+        assert not site.upkeep.has_looked
+        await asyncio.sleep(1)
+        assert site.upkeep.has_looked
 
 
 @in_virtual_time

@@ -495,6 +495,24 @@ async def test_a_table_that_is_just_being_changed_is_not_taken_for_damaged(site:
     assert await nftables.is_intact()
 
 
+async def test_a_look_at_the_table_waits_for_what_is_being_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look came between a transaction and the note of it: everything was written anew, and flows were forgotten."""
+    asked: list[tuple[str, ...]] = []
+
+    async def run(*arguments: str, text: str = "") -> str:
+        asked.append(arguments)
+        await asyncio.sleep(0)
+        return '{"nftables": [{"table": {"family": "ip", "name": "egressgw"}}]}'
+
+    nftables = Nftables()
+    monkeypatch.setattr(nftables, "_run", run)
+    many = {identity: [IPv4Network(f"10.{identity}.0.0/16")] for identity in range(5)}
+    async with asyncio.TaskGroup() as group:
+        group.create_task(nftables.replace_named(many))
+        group.create_task(nftables.is_intact())
+    assert asked == [("-f", "-")] * 6 + [("-j", "list", "tables"), ("-j", "-t", "list", "table", "ip", "egressgw")]
+
+
 def test_empty_sets_render_without_elements() -> None:
     text = ruleset(NftConfig(MARK, (), (), ()))
     assert "elements" not in text

@@ -42,34 +42,42 @@ def site() -> Iterator[Site]:
             yield Site(node, (bare, first, second))
 
 
+async def found(netlink: Netlink, pods: list[IPv4Address], uplinks: list[str]) -> dict[IPv4Address, int]:
+    """All that one look finds in the end."""
+    devices: dict[IPv4Address, int] = {}
+    async for some in netlink.pod_devices(pods, uplinks):
+        devices |= some
+    return devices
+
+
 async def test_each_pod_is_found_behind_its_device(site: Site) -> None:
     async with Netlink() as netlink:
-        found = await netlink.pod_devices([BARE, BRIDGED, REMOTE, OUTSIDE], ["up0"])
-    assert found == {BARE: site.index("ptp0"), BRIDGED: site.index("port1")}
+        devices = await found(netlink, [BARE, BRIDGED, REMOTE, OUTSIDE], ["up0"])
+    assert devices == {BARE: site.index("ptp0"), BRIDGED: site.index("port1")}
 
 
 async def test_a_silent_address_is_absent_and_does_not_hold_up_the_others(site: Site) -> None:
     async with Netlink() as netlink:
-        found = await netlink.pod_devices([SILENT, BRIDGED], ["up0"], wait_s=0.1)
-    assert found == {BRIDGED: site.index("port1")}
+        devices = await found(netlink, [SILENT, BRIDGED], ["up0"])
+    assert devices == {BRIDGED: site.index("port1")}
 
 
 async def test_an_address_that_went_to_another_pod_is_found_behind_the_new_port(site: Site) -> None:
     async with Netlink() as netlink:
-        await netlink.pod_devices([BRIDGED], ["up0"])
+        await found(netlink, [BRIDGED], ["up0"])
         _, first, second = site.pods
         first.ip(f"addr del {BRIDGED}/24 dev eth0")
         site.node.ip("link del port1")
         second.ip(f"addr add {BRIDGED}/24 dev eth0")
-        assert await netlink.pod_devices([BRIDGED], ["up0"]) == {BRIDGED: site.index("port2")}
+        assert await found(netlink, [BRIDGED], ["up0"]) == {BRIDGED: site.index("port2")}
 
 
 async def test_an_uplink_that_is_a_bridge_port_is_nobodys_device(site: Site) -> None:
     async with Netlink() as netlink:
-        assert await netlink.pod_devices([BRIDGED], ["up0", "port1"]) == {}
+        assert await found(netlink, [BRIDGED], ["up0", "port1"]) == {}
 
 
 async def test_veths_are_candidates_but_the_excluded_ones(site: Site) -> None:
     async with Netlink() as netlink:
-        found = await netlink.veth_devices(exclude=["up0"])
-    assert [interface.name for interface in found] == ["ptp0", "port1", "port2"]
+        candidates = await netlink.veth_devices(exclude=["up0"])
+    assert [interface.name for interface in candidates] == ["ptp0", "port1", "port2"]

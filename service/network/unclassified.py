@@ -1,0 +1,135 @@
+"""Where a pod may not send before it is classified (rule W11), as our netfilter table has it. Pure text.
+
+The agent tells `pod_ingress` which address is behind which device, and that program gives what it knows a priority; so
+a pod that comes, also behind a bridge, is no write to netfilter at all. What is here is what policies name. It is cut
+into sets at places that depend on the networks there and not on their number: an edit makes one or two sets anew, each
+in a short transaction (C3), and a last short one points to them.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Network
+from typing import Any
+
+from service.network.destinations import (
+    PART,
+    TABLE,
+    added_set,
+    parse_networks,
+    set_definition,
+)
+
+CLASSIFIED_PRIORITY = 0x65677730
+"""As in bpf/layout.h."""
+NAMED = "named"
+"""The chain that asks all sets, and the beginning of their names."""
+
+UNCLASSIFIED = f"""
+  chain unmarked {{
+    meta priority {CLASSIFIED_PRIORITY >> 16:x}:{CLASSIFIED_PRIORITY & 0xFFFF:x} return
+    iifname @uplinks return
+    meta iifkind {{ "veth", "bridge" }} ip saddr @pods goto unclassified
+  }}
+
+  chain unclassified {{
+    ct direction reply return
+    ip daddr @cluster return
+    jump {NAMED}
+  }}
+
+  chain {NAMED} {{
+  }}
+"""
+"""The chains for what `pod_ingress` has not marked, after DNAT. Only devices of the kinds that pods have count: by an
+uplink, or a CNI's tunnel, pods of other nodes come. A reply is of a connection that somebody else has opened."""
+
+_CUT = 512
+"""After one network in so many a set ends, so that they have a quarter of PART each or so."""
+
+Named = Mapping[int, Sequence[IPv4Network]]
+"""Networks by the name of their content."""
+
+
+def named_sets(networks: Iterable[IPv4Network]) -> dict[int, tuple[IPv4Network, ...]]:
+    """Cut what policies name into sets that are free of overlaps, which the kernel refuses."""
+    by_key = {int(network.network_address) << 6 | network.prefixlen: network for network in networks}
+    sets: dict[int, tuple[IPv4Network, ...]] = {}
+    part: list[int] = []
+    for key in _uncovered(sorted(by_key)):
+        part.append(key)
+        if len(part) == PART or _mix(key) % _CUT == 0:
+            sets[_name(part)] = tuple(by_key[one] for one in part)
+            part = []
+    if part:
+        sets[_name(part)] = tuple(by_key[one] for one in part)
+    return sets
+
+
+def named_definition(identity: int, networks: Sequence[IPv4Network]) -> str:
+    """A transaction that makes one set; nothing is changed by it for any packet. May be repeated."""
+    return set_definition(named_set(identity), networks)
+
+
+def named_rules(identities: Iterable[int]) -> str:
+    """One transaction after which these sets are asked, and no others."""
+    rules = (
+        f"add rule ip {TABLE} {NAMED} ip daddr @{named_set(identity)} counter name unclassified drop\n"
+        for identity in identities
+    )
+    return f"flush chain ip {TABLE} {NAMED}\n" + "".join(rules)
+
+
+def named_removal(identity: int) -> str:
+    """Away with a set that is not asked any more; that it is not there is no error."""
+    name = named_set(identity)
+    return f"{added_set(name)}\ndelete set ip {TABLE} {name}\n"
+
+
+def parse_named(document: Mapping[str, Any]) -> tuple[dict[int, tuple[IPv4Network, ...]], frozenset[int]]:
+    """The sets in the answer to `nft -j list table`, and which of them are asked."""
+    entries = document["nftables"]
+    sets = {
+        _identity(entry["set"]["name"]): tuple(
+            network for element in entry["set"].get("elem", ()) for network in parse_networks(element)
+        )
+        for entry in entries
+        if "set" in entry and entry["set"]["name"].startswith(f"{NAMED}_")
+    }
+    asked = [
+        part["match"]["right"]
+        for entry in entries
+        if "rule" in entry and entry["rule"]["chain"] == NAMED
+        for part in entry["rule"]["expr"]
+        if "match" in part
+    ]
+    return sets, frozenset(_identity(name) for name in asked)
+
+
+def _uncovered(keys: Iterable[int]) -> Iterator[int]:
+    """Sorted keys but for what a wider one contains. Siblings stay apart: joined, an edit of one would move both."""
+    end = 0
+    for key in keys:
+        first, length = key >> 6, key & 63
+        if first >= end:
+            end = first + (1 << 32 - length)
+            yield key
+
+
+def _mix(key: int) -> int:
+    """The finalizer of MurmurHash3, 64 bits. A weaker one finds no places to cut where networks are in even steps."""
+    key = (key ^ key >> 33) * 0xFF51AFD7ED558CCD & 0xFFFFFFFFFFFFFFFF
+    return key ^ key >> 33
+
+
+def _name(keys: Sequence[int]) -> int:
+    packed = b"".join(key.to_bytes(5, "big") for key in keys)
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "big")
+
+
+def named_set(identity: int) -> str:
+    """Its name in the kernel."""
+    return f"{NAMED}_{identity:016x}"
+
+
+def _identity(name: str) -> int:
+    return int(name.rsplit("_", 1)[1], 16)
