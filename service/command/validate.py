@@ -82,9 +82,9 @@ def _warnings(objects: "list[Object]") -> Iterator[str]:
 
 
 def _policy_warnings(policies: "list[EgressPolicy]", gateway: "NetworkGateway | None") -> Iterator[str]:
-    """Unknown addresses, one address of two policies, and policies that decide nothing."""
+    """Unknown addresses, one address of two policies, policies that decide nothing, exclusions that do nothing."""
     from service.policy.acceptance import PolicyReason, judge
-    from service.policy.shadow import shadows
+    from service.policy.shadow import idle_exclusions, shadows
 
     in_force = []
     for address in dict.fromkeys(policy.egress_source_ip for policy in policies):
@@ -97,3 +97,7 @@ def _policy_warnings(policies: "list[EgressPolicy]", gateway: "NetworkGateway | 
                 yield f"EgressNATPolicy {key.name}: {verdict.reason}: {verdict.message}"
     for name, by in sorted(shadows(in_force).items()):
         yield f"EgressNATPolicy {name}: decides nothing: all its pods and destinations go by {', '.join(by)}"
+    for policy in policies:
+        for network in idle_exclusions(policy):
+            told = f"excludedCIDRs: {network} lies in none of destinationCIDRs, and does nothing"
+            yield f"EgressNATPolicy {policy.key}: {told}"

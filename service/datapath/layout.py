@@ -77,6 +77,14 @@ class SelectedState(IntEnum):
     """Its selection is changing: dropped before netfilter, so that no connection-tracking entry is made (W10)."""
 
 
+class RuleAction(IntEnum):
+    """What is done with packets to a destination."""
+
+    STEER = 1
+    EXCLUDED = 2
+    """Left alone, within a wider destination that is steered."""
+
+
 class ClusterFlag(IntEnum):
     """Why a destination is never steered; a service's may be, after DNAT."""
 
@@ -133,9 +141,11 @@ def rule_key(rule_set: int, destination: IPv4Network) -> bytes:
     )
 
 
-def rule_value(floating_ip: IPv4Address) -> bytes:
-    """Which address packets to that destination get."""
-    return struct.pack("=4sI", floating_ip.packed, 1)
+def rule_value(floating_ip: IPv4Address | None) -> bytes:
+    """Which address packets to that destination get; None: they are left alone (rule W13)."""
+    if floating_ip is None:
+        return struct.pack("=4sI", bytes(4), RuleAction.EXCLUDED)
+    return struct.pack("=4sI", floating_ip.packed, RuleAction.STEER)
 
 
 def cluster_key(network: IPv4Network) -> bytes:
@@ -202,6 +212,12 @@ def parse_rule_key(key: bytes) -> tuple[int, IPv4Network]:
     """(rule set, destination)."""
     length, high, low, address = struct.unpack("=III4s", key)
     return high << 32 | low, IPv4Network((address, length - 64))
+
+
+def parse_rule_value(value: bytes) -> IPv4Address | None:
+    """The floating IP; None where the destination is excluded."""
+    address, action = struct.unpack("=4sI", value)
+    return IPv4Address(address) if action == RuleAction.STEER else None
 
 
 def parse_selected(key: bytes, value: bytes) -> tuple[IPv4Address, int, int, int]:

@@ -146,10 +146,10 @@ class NodeDatapath:
 
     def inherited(self) -> "Inheritance":
         """What the pinned maps of a former agent contain. Blocking: for the start only."""
-        entries: dict[int, list[tuple[IPv4Network, IPv4Address]]] = {}
+        entries: dict[int, list[tuple[IPv4Network, IPv4Address | None]]] = {}
         for key, value in self._loaded.map(MapName.RULES).items().items():
             rule_set, network = layout.parse_rule_key(key)
-            entries.setdefault(rule_set, []).append((network, IPv4Address(value[:4])))
+            entries.setdefault(rule_set, []).append((network, layout.parse_rule_value(value)))
         rule_sets = {identity: RuleSet(identity, tuple(sorted(rows))) for identity, rows in entries.items()}
         steered, devices = {}, {}
         for key, value in self._loaded.map(MapName.SELECTED).items().items():

@@ -201,7 +201,7 @@ class Reconciler:
         rule_sets = {selection.rule_set.id: selection.rule_set for selection in selections.values()}
         return Destinations(
             {pod_ip: selection.rule_set.id for pod_ip, selection in selections.items()},
-            {name: [network for network, _ in rule_set.entries] for name, rule_set in rule_sets.items()},
+            {name: rule_set.steered for name, rule_set in rule_sets.items()},
         )
 
     def audience(self, selection: Selection) -> Audience:
@@ -209,7 +209,7 @@ class Reconciler:
         up = {node.name: None for node in self._nodes if node.state is NodeState.UP}
         holders: dict[str, None] = {}
         successors: dict[str, None] = {}
-        for floating_ip in dict.fromkeys(address for _, address in selection.rule_set.entries):
+        for floating_ip in selection.rule_set.addresses():
             holder = self.holder_of(floating_ip)
             if holder is not None and holder in up:
                 holders[holder] = None

@@ -99,6 +99,8 @@ class EgressPolicy:
     created: str = ""
     """RFC 3339 time of creation, UTC, fixed width, so that text order is age order; ties go by name."""
     generation: int = 0
+    excluded: tuple[IPv4Network, ...] = ()
+    """Destinations that this policy leaves alone (rule W13); what another policy names stays that one's."""
 
 
 @dataclass(frozen=True, slots=True)

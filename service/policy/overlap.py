@@ -1,8 +1,9 @@
 """Which policies decide in another's place, for pods that both select. Pure and incremental.
 
-The rule is the datapath's (`rule_set`): of a pod's policies the longest prefix counts, of equal prefixes the older
-policy's. A policy is overlapped where, for some pod of its own, a destination that it lists goes by another policy. It
-follows from the combination of policies alone, of which real clusters have a handful, however many pods and policies.
+The rule is the datapath's (`prefix`): of a pod's policies the longest prefix counts, of equal prefixes the older
+policy's, and what a policy excludes is not its business. A policy is overlapped where, for some pod of its own, a
+destination that it lists and does not exclude goes by another policy. It follows from the combination of policies
+alone, of which real clusters have a handful, however many pods and policies.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,12 +11,12 @@ from dataclasses import dataclass, field
 from heapq import nsmallest
 
 from service.model.objects import EgressPolicy, ObjectKey
+from service.policy.prefix import Prefix, decider, prefixes_of
 
 NAMES_MAX = 3
 """So many of the others are named; that there are more is said."""
 _KEPT = NAMES_MAX + 2
 """Of each prefix: one of them may be the policy itself, and one says that there are more."""
-_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,10 @@ NO_OVERLAP = Overlap()
 
 
 @dataclass(slots=True)
-class _Prefix:
-    """One destination of a combination, while what lies within it is looked at."""
+class _Open:
+    """One prefix of a combination, while what lies within it is looked at."""
 
-    first: int
-    size: int
-    owners: list[int]
-    """Positions of the policies that list it; the first of them is the oldest."""
+    prefix: Prefix
     covered: int = 0
     """Addresses within it that longer prefixes take."""
     deciders: dict[str, None] = field(default_factory=dict)
@@ -48,20 +46,25 @@ class _Prefix:
 def find_overlaps(policies: Sequence[EgressPolicy]) -> dict[ObjectKey, Overlap]:
     """Return the overlapped ones of the policies that one pod has, given in precedence order.
 
-    The work is that of sorting their destinations.
+    The work is that of sorting their destinations; of a policy with exclusions, a look at each prefix within its own.
     """
     if len(policies) < 2:
         return {}
     by: list[dict[str, None]] = [{} for _ in policies]
     decides = [False] * len(policies)
-    for prefix in _closed(_prefixes(policies)):
-        if prefix.covered < prefix.size:
-            winner = prefix.owners[0]
+    excluding = {position for position, policy in enumerate(policies) if policy.excluded}
+    for closed, within in _closed(prefixes_of(policies)):
+        winner = decider(within) if closed.covered < closed.prefix.size else None
+        if winner is not None:
             decides[winner] = True
-            prefix.deciders[policies[winner].key.name] = None
-        prefix.deciders = _few(prefix.deciders)
-        for owner in prefix.owners:
-            by[owner] = _few(by[owner] | prefix.deciders)
+            name = {policies[winner].key.name: None}
+            closed.deciders |= name
+            for position in _not_silent(within, excluding):
+                by[position] = _few(by[position] | name)
+        closed.deciders = _few(closed.deciders)
+        for owner in closed.prefix.owners:
+            if owner not in excluding:
+                by[owner] = _few(by[owner] | closed.deciders)
     found = {}
     for policy, names, is_deciding in zip(policies, by, decides, strict=True):
         others = [name for name in names if name != policy.key.name]
@@ -70,32 +73,38 @@ def find_overlaps(policies: Sequence[EgressPolicy]) -> dict[ObjectKey, Overlap]:
     return found
 
 
-def _prefixes(policies: Sequence[EgressPolicy]) -> list[_Prefix]:
-    """Every destination once, each before those that lie within it."""
-    owners: dict[tuple[int, int], list[int]] = {}
-    for position, policy in enumerate(policies):
-        for network in policy.destinations:
-            owners.setdefault((int(network.network_address), network.prefixlen), []).append(position)
-    return [_Prefix(first, 1 << (_BITS - length), listed) for (first, length), listed in sorted(owners.items())]
+def _not_silent(within: Sequence[Prefix], excluding: set[int]) -> set[int]:
+    """Which of the policies with exclusions list the addresses of the last prefix and do not exclude them."""
+    listing: set[int] = set()
+    for prefix in within if excluding else ():
+        listing.difference_update(prefix.excluders)
+        listing.update(owner for owner in prefix.owners if owner in excluding)
+    return listing
 
 
-def _closed(prefixes: Sequence[_Prefix]) -> Iterator[_Prefix]:
-    """Yield each prefix when all that lie within it have been yielded; what they say has come up to it by then."""
-    within: list[_Prefix] = []
+def _closed(prefixes: Sequence[Prefix]) -> Iterator[tuple[_Open, Sequence[Prefix]]]:
+    """Yield each prefix when all that lie within it have been yielded; what they say has come up to it by then.
+
+    With it those that it lies in, the longest last, which is itself.
+    """
+    within: list[_Open] = []
+    path: list[Prefix] = []
     for prefix in prefixes:
-        while within and within[-1].first + within[-1].size <= prefix.first:
-            yield from _close(within)
-        within.append(prefix)
-    while within:
-        yield from _close(within)
+        while path and path[-1].end <= prefix.first:
+            yield from _close(within, path)
+        within.append(_Open(prefix))
+        path.append(prefix)
+    while path:
+        yield from _close(within, path)
 
 
-def _close(within: list[_Prefix]) -> Iterator[_Prefix]:
-    prefix = within.pop()
-    yield prefix
+def _close(within: list[_Open], path: list[Prefix]) -> Iterator[tuple[_Open, Sequence[Prefix]]]:
+    closed = within.pop()
+    yield closed, path
+    path.pop()
     if within:
-        within[-1].covered += prefix.size
-        within[-1].deciders |= prefix.deciders
+        within[-1].covered += closed.prefix.size
+        within[-1].deciders |= closed.deciders
 
 
 def _few(names: dict[str, None]) -> dict[str, None]:

@@ -72,8 +72,12 @@ def test_definitions_that_are_not_there_are_wrong_use(tmp_path: Path) -> None:
             "EgressNATPolicy b: decides nothing: all its pods and destinations go by a",
         ),
         ((policy("a"),), "no AnthosNetworkGateway is among these objects"),
+        (
+            (LISTING, policy("a", excludedCIDRs=["9.9.9.9/32"])),
+            "EgressNATPolicy a: excludedCIDRs: 9.9.9.9/32 lies in none of destinationCIDRs, and does nothing",
+        ),
     ],
-    ids=["unknown-address", "double", "shadow", "no-gateway"],
+    ids=["unknown-address", "double", "shadow", "no-gateway", "idle-exclusion"],
 )
 def test_what_does_not_do_what_it_seems_to_is_warned_of(
     tmp_path: Path, documents: tuple[dict[str, Any], ...], warning: str

@@ -43,7 +43,6 @@ TOKEN = 7
 
 NEW, ESTABLISHED, POD_FIN, REMOTE_FIN, CLOSING = range(5)
 """`enum binding_state`."""
-RULE_EXCLUDED = 2
 
 
 def boot_ns() -> int:
@@ -176,7 +175,7 @@ class Node:
 
     def exclude(self, destination: str) -> None:
         key = layout.rule_key(RULE_SET, IPv4Network(destination))
-        self.map(MapName.RULES).update(key, struct.pack("=4xI", RULE_EXCLUDED))
+        self.map(MapName.RULES).update(key, layout.rule_value(None))
 
     def select(
         self, pod: IPv4Address = POD, *, state: SelectedState = SelectedState.STEER, device: Device = POD_DEVICE

@@ -206,6 +206,24 @@ def test_netfilter_leaves_alone_what_the_programs_never_steer() -> None:
     assert IPv4Network("169.254.0.0/16") in reconciler().cluster_networks()
 
 
+def test_w13_what_a_policy_excludes_is_neither_guarded_by_netfilter_nor_steered_by_the_programs() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
+    wide, hole = IPv4Network("9.9.9.0/24"), IPv4Network("9.9.9.9/32")
+    gateway, _, _, old = objects(FLOATING_IP, SECOND_IP)
+    policy = replace(old.object, destinations=(wide,), excluded=(hole,))
+    index.apply([gateway, Upsert(policy)])
+    steering(known, maps)
+    rule_set = known.local_selections()[POD_IP].rule_set.id
+    assert maps.rows[MapName.RULES] == {
+        layout.rule_key(rule_set, wide): layout.rule_value(FLOATING_IP),
+        layout.rule_key(rule_set, hole): layout.rule_value(None),
+    }
+    assert set(known.destinations().sets[rule_set]) == set(wide.address_exclude(hole))
+    known.learn_location(Location(FLOATING_IP, "worker2", TOKEN))
+    assert known.audience(known.local_selections()[POD_IP]).holders == ("worker2",)
+
+
 def steering(known: Reconciler, maps: StandInPool) -> dict[IPv4Address, Phase]:
     """Run the pods of this node as far as they come."""
     for now_ns in range(8):

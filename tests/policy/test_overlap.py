@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from types import FrameType
 
@@ -55,15 +56,32 @@ def test_of_many_others_a_few_are_named_and_that_there_are_more_is_said() -> Non
     assert overlap_of("a-wide", wide, *others) == Overlap(("p0", "p1", "p2"), has_more=True)
 
 
+def test_w13_what_a_policy_excludes_is_nobodys_overlap_of_it() -> None:
+    wide = policy("wide", to=("8.0.0.0/8",), excluded=("8.8.0.0/16",))
+    inner = policy("inner", to=("8.8.8.0/24",), created=NEW)
+    assert overlap_of("wide", wide, inner) == NO_OVERLAP
+    assert overlap_of("wide", policy("wide", to=("8.0.0.0/8",)), inner) == Overlap(("inner",))
+
+
+def test_w13_an_older_policy_that_excludes_a_destination_leaves_it_to_the_younger() -> None:
+    older = policy("older", to=("8.8.8.0/24",), excluded=("8.8.8.0/25",), created=OLD)
+    younger = policy("younger", to=("8.8.8.0/24",), created=NEW)
+    assert overlap_of("younger", older, younger) == Overlap(("older",))
+    assert overlap_of("older", older, younger) == NO_OVERLAP
+
+
 NETWORKS = st.builds(
     lambda address, length: str(IPv4Network((address, length), strict=False)),
     st.integers(0x08080800, 0x0808080F),
     st.integers(27, 32),
 )
 POLICIES = st.builds(
-    lambda name, to, created: policy(name, ip=f"192.168.1.{ord(name)}", to=to, created=created),
+    lambda name, to, excluded, created: policy(
+        name, ip=f"192.168.1.{ord(name)}", to=to, excluded=sorted(set(excluded) - set(to)), created=created
+    ),
     st.sampled_from("pqrstu"),
     st.lists(NETWORKS, min_size=1, max_size=4, unique=True),
+    st.one_of(st.just([]), st.lists(NETWORKS, max_size=3)),
     st.sampled_from([OLD, NEW]),
 )
 
@@ -72,11 +90,23 @@ def model(policies: Sequence[EgressPolicy]) -> dict[ObjectKey, tuple[set[str], b
     """Who decides for each address, by asking for each."""
     found = {}
     for one in policies:
-        deciders = {decider(policies, address) for network in one.destinations for address in network}
+        deciders = {
+            decider(policies, address)
+            for network in one.destinations
+            for address in network
+            if is_steered_by(one, address)
+        }
         others = deciders - {one.key.name}
         if others:
             found[one.key] = (others, one.key.name not in deciders)
     return found
+
+
+def is_steered_by(one: EgressPolicy, address: IPv4Address) -> bool:
+    """By itself: the longest of its own prefixes is a destination."""
+    prefixes = [(to.prefixlen, True) for to in one.destinations if address in to]
+    prefixes += [(to.prefixlen, False) for to in one.excluded if address in to]
+    return max(prefixes, default=(0, False))[1]
 
 
 def decider(policies: Sequence[EgressPolicy], address: IPv4Address) -> str:
@@ -106,7 +136,7 @@ def labelled(name: str, ip: str, labels: Sequence[str]) -> Pod:
 def choosing(one: EgressPolicy) -> EgressPolicy:
     """Selects the pods that have its name as a label."""
     narrowed = policy("x", pods=selector({f"k{one.key.name}": "1"})).rules
-    return EgressPolicy(one.key, narrowed, one.destinations, one.egress_source_ip, one.created)
+    return replace(one, rules=narrowed)
 
 
 PODS = st.builds(
