@@ -100,6 +100,7 @@ class Controller:
             self._table,
             electors=lambda: self._office.book.known.members,
             silent=self._electors.silent_s,
+            server=lambda: self._source.server_address() if self._source is not None else None,
             clock=boot_ns,
         )
         self._leader = Leader(self._cluster, self._knowledge, self._recorder, clock=boot_ns)

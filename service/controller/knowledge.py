@@ -12,6 +12,7 @@ from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Elector, HeldBy
 from service.model.validity import LEADER_SILENT, Loss
 from service.report.absence import Absence, find_absence
+from service.report.exemption import PolicyExemptions
 from service.report.facts import Facts, Sightings
 from service.sources.intake import Intake
 from service.sources.timestamp import timestamp_from_ns
@@ -21,7 +22,7 @@ from service.wire.cluster_view import ClusterView
 class Knowledge:
     """Reads, and changes nothing. `electors` are the members of the electorate as it is known here.
 
-    `silent` names those of them that are not seen to vote.
+    `silent` names those of them that are not seen to vote; `server` is the API server's address, where it is known.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Knowledge:
         *,
         electors: Callable[[], Sequence[Elector]],
         silent: Callable[[], Iterable[str]],
+        server: Callable[[], IPv4Address | None],
         clock: Callable[[], int],
     ) -> None:
         self.intake = intake
@@ -39,8 +41,10 @@ class Knowledge:
         self._table = table
         self._electors = electors
         self._silent = silent
+        self._server = server
         self._clock = clock
         self._started_ns = clock()
+        self._exemptions = PolicyExemptions()
 
     def gaps(self) -> list[str]:
         """What is not known and without which nobody can lead; empty where this process could."""
@@ -147,6 +151,7 @@ class Knowledge:
             conflicts=self.cluster.conflicts(),
             gateway=index.gateway(),
             policies=policies,
+            exempted=self._exemptions.of(index, inventory.ranges, seen.nodes, self._server()),
             created={key: policy.created for key in policies if (policy := index.policy(key)) is not None},
             refused=self.intake.errors,
             cluster_nodes=dict(inventory.nodes),

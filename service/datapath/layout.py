@@ -158,6 +158,13 @@ def cluster_value(flag: ClusterFlag) -> bytes:
     return struct.pack("=I", flag)
 
 
+def parse_cluster(key: bytes, value: bytes) -> tuple[IPv4Network, int]:
+    """(network, flag)."""
+    length, address = struct.unpack("=I4s", key)
+    (flag,) = struct.unpack("=I", value)
+    return IPv4Network((address, length)), flag
+
+
 def way_value(token: int, kind: WayKind, ifindex: int, own_mac: bytes, gateway_mac: bytes) -> bytes:
     """`token` as `Token.packed`: the kernel keeps the higher one (rule W2). MACs are NO_MAC for WayKind.LOCAL."""
     return struct.pack("=QII6s6s4x", token, kind, ifindex, own_mac, gateway_mac)

@@ -16,7 +16,7 @@ from typing import Self
 
 from service.datapath import layout, loader
 from service.datapath.desired import LocalUplink, Rows
-from service.datapath.layout import COUNTER_NAMES, MapName, SelectedState
+from service.datapath.layout import COUNTER_NAMES, ClusterFlag, MapName, SelectedState
 from service.datapath.loader import LoadedDatapath
 from service.datapath.worker_pool import WorkerPool
 from service.model.drop import DropReason
@@ -68,6 +68,8 @@ class Inheritance:
     ways: Rows
     """Where floating IPs were."""
     rule_sets: tuple[RuleSet, ...]
+    exempt: tuple[IPv4Network, ...] = ()
+    """What was never steered, but for pod and service ranges: other nodes' addresses, above all."""
 
 
 class NodeDatapath:
@@ -168,7 +170,9 @@ class NodeDatapath:
         for key, hint in self._loaded.map(MapName.WAY_HINTS).items().items():
             way = layout.way_under_hint(ways.get(key), hint)
             ways |= {key: way} if way is not None else {}
-        return Inheritance(steered, devices, endpoints, ways, tuple(rule_sets.values()))
+        cluster = [layout.parse_cluster(*row) for row in self._loaded.map(MapName.CLUSTER).items().items()]
+        exempt = tuple(network for network, flag in cluster if flag == ClusterFlag.NODE)
+        return Inheritance(steered, devices, endpoints, ways, tuple(rule_sets.values()), exempt)
 
     async def refresh_uplinks(self) -> bool:
         """Read the uplinks again, and attach to those that have not our programs yet: `uplinks` are those that have.

@@ -528,6 +528,17 @@ async def test_an_inherited_way_stands_at_the_start_and_not_for_ever(
         await until(lambda: site.way_kind() is None)
 
 
+async def test_w12_a_node_that_a_former_agent_knew_is_in_the_cluster_at_the_start_and_not_for_ever(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.agent.agent._INHERITANCE_NS", SECOND)
+    row = layout.cluster_key(IPv4Network("192.168.1.77/32"))
+    site.datapath.left = replace(NOTHING_INHERITED, exempt=(IPv4Network("192.168.1.77/32"),))
+    async with site.running():
+        await until(lambda: row in site.datapath.content.get(MapName.CLUSTER, {}))
+        await until(lambda: row not in site.datapath.content[MapName.CLUSTER])
+
+
 async def test_a_newly_selected_pods_device_is_looked_for_at_once(tmp_path: Path) -> None:
     """Unasked it would be looked for each five seconds."""
     site = Site(tmp_path, 1, free_ports())
