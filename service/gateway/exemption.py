@@ -44,7 +44,7 @@ class Insiders:
         found |= {IPv4Network(address): "floating IP" for address in self.floating_ips}
         found |= {IPv4Network(address): "node" for address in dict.fromkeys(self.nodes)}
         found |= dict.fromkeys(self.ranges.nodes, "node")
-        found |= dict.fromkeys(self.servers, "API server")
+        found |= dict.fromkeys((*self.ranges.servers, *self.servers), "API server")
         return found | dict.fromkeys(self.ranges.services, "services") | dict.fromkeys(self.ranges.pods, "pods")
 
     @property

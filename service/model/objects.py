@@ -29,6 +29,8 @@ class Kind(StrEnum):
     """The cluster's own word on a node; only of Kubernetes."""
     SERVICE_RANGE = "ServiceCIDR"
     """Where service addresses come from; only of Kubernetes."""
+    API_SERVERS = "EndpointSlice"
+    """Where the API servers are; only of Kubernetes, and no other slice than theirs."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -153,9 +155,17 @@ class ServiceRange:
     networks: tuple[IPv4Network, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ApiServers:
+    """What the service `kubernetes` leads to: the API servers, which need not be nodes."""
+
+    key: ObjectKey
+    addresses: tuple[IPv4Address, ...]
+
+
 # A change carries whole objects, never differences, and changes of one key come in order. So the last one counts, and
 # one that is heard twice does no harm.
-Object = NetworkGateway | EgressPolicy | Namespace | Pod | ClusterNode | ServiceRange
+Object = NetworkGateway | EgressPolicy | Namespace | Pod | ClusterNode | ServiceRange | ApiServers
 
 
 @dataclass(frozen=True, slots=True)

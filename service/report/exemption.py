@@ -12,7 +12,7 @@ from service.policy.index import PolicyIndex
 from service.policy.rule_set import make_rule_set
 
 NOTHING_EXEMPT = Exempted()
-_RULE = "pods, services, nodes, floating IPs and the API server are never steered, nor what is no host's"
+_RULE = "pods, services, nodes, floating IPs and API servers are never steered, nor what is no host's"
 
 
 class PolicyExemptions:

@@ -114,7 +114,7 @@ def _decode_body(document: dict[str, Any], kind: Kind, metadata: _Metadata, read
             return Namespace(metadata.key, metadata.labels)
         case Kind.POD:
             return _decode_pod(document, metadata, reader)
-        case Kind.NODE | Kind.CLUSTER_NODE | Kind.SERVICE_RANGE:
+        case Kind.NODE | Kind.CLUSTER_NODE | Kind.SERVICE_RANGE | Kind.API_SERVERS:
             return None  # not among the kinds that are read
 
 

@@ -9,7 +9,9 @@ from service.gateway.exemption import Exempted, ExemptionMemo, ExemptRanges, Ins
 from service.model.cluster_range import ClusterRanges
 
 PODS, SERVICES = IPv4Network("10.244.0.0/16"), IPv4Network("10.96.0.0/16")
-RANGES = ClusterRanges((PODS,), (SERVICES,), (IPv4Network("192.168.1.11/32"),))
+RANGES = ClusterRanges(
+    (PODS,), (SERVICES,), (IPv4Network("192.168.1.11/32"),), servers=(IPv4Network("203.0.113.10/32"),)
+)
 NODE, FLOATING_IP, SERVER = IPv4Address("192.168.1.21"), IPv4Address("192.168.1.100"), IPv4Address("203.0.113.9")
 
 
@@ -31,6 +33,7 @@ def test_each_kind_of_exemption_is_told_as_what_it_is() -> None:
         "192.168.1.22/32": "node",
         "192.168.1.100/32": "floating IP",
         "203.0.113.9/32": "API server",
+        "203.0.113.10/32": "API server",
     }
 
 
