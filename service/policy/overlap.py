@@ -6,9 +6,10 @@ destination that it lists and does not exclude goes by another policy. It follow
 alone, of which real clusters have a handful, however many pods and policies.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
+from ipaddress import IPv4Network
 
 from service.model.objects import EgressPolicy, ObjectKey
 from service.policy.prefix import Prefix, decider, prefixes_of
@@ -34,77 +35,119 @@ NO_OVERLAP = Overlap()
 
 
 @dataclass(slots=True)
-class _Open:
-    """One prefix of a combination, while what lies within it is looked at."""
+class _Area:
+    """One prefix of a combination, with what lies within it."""
 
     prefix: Prefix
+    end: int = 0
+    """Place of the first prefix behind those that lie within it."""
     covered: int = 0
     """Addresses within it that longer prefixes take."""
-    deciders: dict[str, None] = field(default_factory=dict)
+    winner: int | None = None
+    """Who decides for the others; None where there are none, or nobody does."""
 
 
 def find_overlaps(policies: Sequence[EgressPolicy]) -> dict[ObjectKey, Overlap]:
     """Return the overlapped ones of the policies that one pod has, given in precedence order.
 
-    The work is that of sorting their destinations; of a policy with exclusions, a look at each prefix within its own.
+    The work is that of sorting their destinations, and a look at what lies within those of each set of exclusions.
     """
     if len(policies) < 2:
         return {}
+    areas = _areas(prefixes_of(policies))
+    listed: list[list[int]] = [[] for _ in policies]
+    for place, area in enumerate(areas):
+        for owner in area.prefix.owners:
+            listed[owner].append(place)
+    names = [policy.key.name for policy in policies]
     by: list[dict[str, None]] = [{} for _ in policies]
-    decides = [False] * len(policies)
-    excluding = {position for position, policy in enumerate(policies) if policy.excluded}
-    for closed, within in _closed(prefixes_of(policies)):
-        winner = decider(within) if closed.covered < closed.prefix.size else None
-        if winner is not None:
-            decides[winner] = True
-            name = {policies[winner].key.name: None}
-            closed.deciders |= name
-            for position in _not_silent(within, excluding):
-                by[position] = _few(by[position] | name)
-        closed.deciders = _few(closed.deciders)
-        for owner in closed.prefix.owners:
-            if owner not in excluding:
-                by[owner] = _few(by[owner] | closed.deciders)
+    for members in _alike(policies):
+        places = sorted({place for member in members for place in listed[member]})
+        _collect(areas, places, members, names, by)
+    decides = {area.winner for area in areas}
     found = {}
-    for policy, names, is_deciding in zip(policies, by, decides, strict=True):
-        others = [name for name in names if name != policy.key.name]
+    for position, policy in enumerate(policies):
+        others = [name for name in by[position] if name != names[position]]
         if others:
-            found[policy.key] = Overlap(tuple(others[:NAMES_MAX]), len(others) > NAMES_MAX, not is_deciding)
+            found[policy.key] = Overlap(tuple(others[:NAMES_MAX]), len(others) > NAMES_MAX, position not in decides)
     return found
 
 
-def _not_silent(within: Sequence[Prefix], excluding: set[int]) -> set[int]:
-    """Which of the policies with exclusions list the addresses of the last prefix and do not exclude them."""
-    listing: set[int] = set()
-    for prefix in within if excluding else ():
-        listing.difference_update(prefix.excluders)
-        listing.update(owner for owner in prefix.owners if owner in excluding)
-    return listing
-
-
-def _closed(prefixes: Sequence[Prefix]) -> Iterator[tuple[_Open, Sequence[Prefix]]]:
-    """Yield each prefix when all that lie within it have been yielded; what they say has come up to it by then.
-
-    With it those that it lies in, the longest last, which is itself.
-    """
-    within: list[_Open] = []
+def _areas(prefixes: Sequence[Prefix]) -> list[_Area]:
+    """In the order given, which is each before those within it."""
+    areas = [_Area(prefix) for prefix in prefixes]
+    within: list[_Area] = []
     path: list[Prefix] = []
-    for prefix in prefixes:
-        while path and path[-1].end <= prefix.first:
-            yield from _close(within, path)
-        within.append(_Open(prefix))
-        path.append(prefix)
+
+    def close(place: int) -> None:
+        area = within.pop()
+        area.end = place
+        if area.covered < area.prefix.size:
+            area.winner = decider(path)
+        path.pop()
+        if within:
+            within[-1].covered += area.prefix.size
+
+    for place, area in enumerate(areas):
+        while path and path[-1].end <= area.prefix.first:
+            close(place)
+        within.append(area)
+        path.append(area.prefix)
     while path:
-        yield from _close(within, path)
+        close(len(areas))
+    return areas
 
 
-def _close(within: list[_Open], path: list[Prefix]) -> Iterator[tuple[_Open, Sequence[Prefix]]]:
-    closed = within.pop()
-    yield closed, path
-    path.pop()
-    if within:
-        within[-1].covered += closed.prefix.size
-        within[-1].deciders |= closed.deciders
+def _alike(policies: Sequence[EgressPolicy]) -> Iterable[frozenset[int]]:
+    """Positions of policies that exclude the same: of what lies within a destination, the same goes up to each."""
+    found: dict[tuple[IPv4Network, ...], list[int]] = {}
+    for position, policy in enumerate(policies):
+        found.setdefault(policy.excluded, []).append(position)
+    return map(frozenset, found.values())
+
+
+def _collect(
+    areas: Sequence[_Area],
+    places: Sequence[int],
+    members: frozenset[int],
+    names: Sequence[str],
+    by: list[dict[str, None]],
+) -> None:
+    """Note for each of `members`, which exclude the same, who decides within its destinations, which are `places`."""
+    done = 0
+    for place in places:
+        # What lies within another one has been looked at with that.
+        if place >= done:
+            done = areas[place].end
+            _collect_within(areas, place, members, names, by)
+
+
+def _collect_within(
+    areas: Sequence[_Area], top: int, members: frozenset[int], names: Sequence[str], by: list[dict[str, None]]
+) -> None:
+    deciders: dict[int, dict[str, None]] = {}
+    within: list[int] = []
+
+    def close() -> None:
+        place = within.pop()
+        area, found = areas[place], deciders.pop(place)
+        if area.winner is not None:
+            found[names[area.winner]] = None
+        found = _few(found)
+        for owner in area.prefix.owners:
+            if owner in members:
+                by[owner] = _few(by[owner] | found)
+        # What they exclude is not their business, but where they name it again.
+        if within and members.isdisjoint(area.prefix.excluders):
+            deciders[within[-1]] |= found
+
+    for place in range(top, areas[top].end):
+        while within and areas[within[-1]].end <= place:
+            close()
+        within.append(place)
+        deciders[place] = {}
+    while within:
+        close()
 
 
 def _few(names: dict[str, None]) -> dict[str, None]:

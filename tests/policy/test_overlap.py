@@ -202,7 +202,7 @@ def test_a_pod_more_of_a_known_combination_is_no_work_and_no_news() -> None:
     assert index.of(policies[1].key) == NO_OVERLAP
 
 
-@pytest.mark.parametrize("shape", ["equal", "nested", "apart", "two levels"])
+@pytest.mark.parametrize("shape", ["equal", "nested", "apart", "two levels", "excluding", "excluding apart"])
 def test_the_work_for_a_thousand_policies_of_one_pod_grows_with_them_and_not_with_their_pairs(shape: str) -> None:
     """Each shape but one has 250,000 pairs and more."""
     few, many = _work(shape, 250), _work(shape, 1000)
@@ -211,7 +211,10 @@ def test_the_work_for_a_thousand_policies_of_one_pod_grows_with_them_and_not_wit
 
 def _work(shape: str, count: int) -> int:
     """Lines of the module that are run, and names that are kept."""
-    policies = [policy(f"p{index:04}", to=_destinations(shape, index)) for index in range(count)]
+    policies = [
+        policy(f"p{index:04}", to=_destinations(shape, index), excluded=_exclusions(shape, index))
+        for index in range(count)
+    ]
     lines = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Callable[..., object] | None:
@@ -236,7 +239,19 @@ def _destinations(shape: str, index: int) -> tuple[str, ...]:
             return ("8.0.0.0/8",)
         case "nested":
             return tuple(str(IPv4Network((0x08080808, length), strict=False)) for length in range(8, 32, 3))
-        case "apart":
+        case "excluding":
+            return ("0.0.0.0/0", f"8.{index // 256}.{index % 256}.0/24")
+        case "apart" | "excluding apart":
             return tuple(f"{8 + part}.{index // 256}.{index % 256}.0/24" for part in range(8))
         case _:
             return ("8.0.0.0/8",) if index % 2 else (f"8.{index // 256}.{index % 256}.0/24",)
+
+
+def _exclusions(shape: str, index: int) -> tuple[str, ...]:
+    match shape:
+        case "excluding":
+            return ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
+        case "excluding apart":
+            return (f"8.{index // 256}.{index % 256}.8/32",)
+        case _:
+            return ()
