@@ -68,8 +68,12 @@ class Inheritance:
     ways: Rows
     """Where floating IPs were."""
     rule_sets: tuple[RuleSet, ...]
-    exempt: tuple[IPv4Network, ...] = ()
-    """What was never steered, but for pod and service ranges: other nodes' addresses, above all."""
+    exempt: tuple[IPv4Address, ...] = ()
+    """Single addresses that were never steered: other nodes', above all."""
+
+
+def _is_host(network: IPv4Network, flag: int) -> bool:
+    return flag == ClusterFlag.NODE and network.prefixlen == network.max_prefixlen
 
 
 class NodeDatapath:
@@ -171,7 +175,8 @@ class NodeDatapath:
             way = layout.way_under_hint(ways.get(key), hint)
             ways |= {key: way} if way is not None else {}
         cluster = [layout.parse_cluster(*row) for row in self._loaded.map(MapName.CLUSTER).items().items()]
-        exempt = tuple(network for network, flag in cluster if flag == ClusterFlag.NODE)
+        # No networks: releases that took whole subnets of nodes for in-cluster have left those.
+        exempt = tuple(network[0] for network, flag in cluster if _is_host(network, flag))
         return Inheritance(steered, devices, endpoints, ways, tuple(rule_sets.values()), exempt)
 
     async def refresh_uplinks(self) -> bool:

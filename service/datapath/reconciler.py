@@ -47,7 +47,7 @@ class Reconciler:
         self._inherited_endpoints: Rows = {}
         self._inherited_ways: Rows = {}
         self._inherited_rule_sets: tuple[RuleSet, ...] = ()
-        self._inherited_exempt: tuple[IPv4Network, ...] = ()
+        self._inherited_exempt: tuple[IPv4Address, ...] = ()
         self._ranges = settings.datapath.ranges
         """The cluster's own ranges; they may change at any time."""
         self._peers = _configured_peers(settings)
@@ -137,7 +137,7 @@ class Reconciler:
         self._endpoints.pop((node, pod_ip), None)
 
     def inherit(
-        self, endpoints: Rows, ways: Rows, rule_sets: tuple[RuleSet, ...], exempt: tuple[IPv4Network, ...] = ()
+        self, endpoints: Rows, ways: Rows, rule_sets: tuple[RuleSet, ...], exempt: tuple[IPv4Address, ...] = ()
     ) -> None:
         """Go on with what a former agent knew until gossip and peers have told it again."""
         self._inherited_endpoints, self._inherited_rule_sets = dict(endpoints), rule_sets

@@ -34,12 +34,12 @@ class Insiders:
     floating_ips: tuple[IPv4Address, ...] = ()
     server: IPv4Address | None = None
     """The API server, where its address is known; in a pod that is mostly its service's."""
-    inherited: tuple[IPv4Network, ...] = ()
-    """What was exempt for a former process that knew more."""
+    inherited: tuple[IPv4Address, ...] = ()
+    """Addresses that were exempt for a former process, which knew more."""
 
     def exemptions(self) -> Exemptions:
         """Everything that is never steered."""
-        found = dict.fromkeys(self.inherited, "node") | dict.fromkeys(NEVER_STEERED, "no host")
+        found = {IPv4Network(address): "node" for address in self.inherited} | dict.fromkeys(NEVER_STEERED, "no host")
         # A pod reaches a floating IP of this cluster as it would without a policy.
         found |= {IPv4Network(address): "floating IP" for address in self.floating_ips}
         found |= {IPv4Network(address): "node" for address in dict.fromkeys(self.nodes)}

@@ -533,7 +533,7 @@ async def test_w12_a_node_that_a_former_agent_knew_is_in_the_cluster_at_the_star
 ) -> None:
     monkeypatch.setattr("service.agent.agent._INHERITANCE_NS", SECOND)
     row = layout.cluster_key(IPv4Network("192.168.1.77/32"))
-    site.datapath.left = replace(NOTHING_INHERITED, exempt=(IPv4Network("192.168.1.77/32"),))
+    site.datapath.left = replace(NOTHING_INHERITED, exempt=(IPv4Address("192.168.1.77"),))
     async with site.running():
         await until(lambda: row in site.datapath.content.get(MapName.CLUSTER, {}))
         await until(lambda: row not in site.datapath.content[MapName.CLUSTER])

@@ -199,7 +199,7 @@ def test_w12_nodes_are_known_before_gossip_has_told_of_them() -> None:
     settings = Settings(node="worker1", gossip=GossipSettings(seeds=("192.168.1.5", "192.168.1.6:9640")))
     known = Reconciler(settings, PolicyIndex(pod_cidrs_known=True))
     known.learn_uplinks((UPLINK,))
-    known.inherit({}, {}, (), (IPv4Network("192.168.1.22/32"),))
+    known.inherit({}, {}, (), (IPv4Address("192.168.1.22"),))
     assert exempt(known) == {"192.168.1.5", "192.168.1.6", "192.168.1.21", "192.168.1.22"}
     known.disinherit()
     assert exempt(known) == {"192.168.1.5", "192.168.1.6", "192.168.1.21"}

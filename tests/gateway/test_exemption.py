@@ -23,7 +23,7 @@ def exempted(*destinations: str, insiders: Insiders = INSIDERS) -> Exempted:
 
 
 def test_each_kind_of_exemption_is_told_as_what_it_is() -> None:
-    known = Insiders(RANGES, (NODE, NODE), (FLOATING_IP,), SERVER, (IPv4Network("192.168.1.22/32"),)).exemptions()
+    known = Insiders(RANGES, (NODE, NODE), (FLOATING_IP,), SERVER, (IPv4Address("192.168.1.22"),)).exemptions()
     told = {str(network): label for network, label in known.items() if label != "no host"}
     assert told == {
         str(PODS): "pods",
