@@ -91,10 +91,13 @@ def test_w12_a_server_in_the_nodes_subnet_sees_the_floating_ip_from_every_node_a
     site: Site, server: Witness, tmp_path: Path
 ) -> None:
     pods = [f"alice/frontend-{node.name}" for node in site.lab.plan.nodes]
-    with everywhere(site), site.captured(tmp_path / "frames") as leaks:
-        for pod in pods:
-            site.wait("to be steered", lambda pod=pod: server.sees(site, pod, SERVER, timeout_s=0.3) == FIRST)
-            assert [server.sees(site, pod, SERVER, proto) for proto in PROTOCOLS] == [FIRST] * 3
+    with everywhere(site):
+        site.wait(
+            "all to be steered", lambda: all(server.sees(site, pod, SERVER, timeout_s=0.3) == FIRST for pod in pods)
+        )
+        with site.captured(tmp_path / "frames") as leaks:
+            seen = {(pod, proto): server.sees(site, pod, SERVER, proto) for pod in pods for proto in PROTOCOLS}
+    assert set(seen.values()) == {FIRST}, seen
     assert leaks() == [], "and the bare address of no pod"
     holder = site.lab.node(str(site.holder(FIRST)))
     told = subprocess.run(
