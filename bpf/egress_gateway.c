@@ -47,7 +47,7 @@ BPF_TABLE_PINNED("lru_percpu_hash", struct drop_key, struct tally, drops, 8192, 
 BPF_TABLE_PINNED("percpu_array", u32, u64, counters, COUNTERS, PIN_DIR "/counters");
 BPF_TABLE_PINNED("lpm_trie", struct rule_key, struct rule_value, rules, 262144, PIN_DIR "/rules",
                  BPF_F_NO_PREALLOC);
-BPF_TABLE_PINNED("lpm_trie", struct cluster_key, u32, cluster, 4096, PIN_DIR "/cluster", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("lpm_trie", struct cluster_key, u32, cluster, 16384, PIN_DIR "/cluster", BPF_F_NO_PREALLOC);
 
 static inline void count(u32 which)
 {

@@ -117,8 +117,8 @@ class DatapathSettings(_Section, frozen=True):
     service_cidrs: tuple[str, ...] = ()
     """Service ranges; empty: those of the ServiceCIDR objects, with `source: kubernetes`."""
     node_cidrs: tuple[str, ...] = ()
-    """Further in-cluster destinations never touched, such as hosts that are no members. The subnets of members are
-    always among them."""
+    """Further in-cluster destinations that are never steered: hosts that are no members, a load balancer before the API
+    servers, or the nodes' whole subnet. Nodes' own addresses are always among them, and no other host's (W12)."""
     mark: Annotated[int, Meta(ge=1, le=0x80000000)] = 0x1000
     """The one mark bit (rule W6): exactly one bit, and not one that the CNI or kube-proxy uses."""
     route_table: Annotated[int, Meta(ge=1, le=0x7FFFFFFF)] = 9640

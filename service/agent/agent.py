@@ -259,7 +259,7 @@ class Agent:
         for pod_ip, rule_set in inherited.steered.items():
             self._reconciler.steering.adopt(pod_ip, rule_set, now_ns=boot_ns())
         self._reconciler.learn_devices(inherited.devices)
-        self._reconciler.inherit(inherited.endpoints, inherited.ways, inherited.rule_sets)
+        self._reconciler.inherit(inherited.endpoints, inherited.ways, inherited.rule_sets, inherited.exempt)
 
     # -- what it says --
 

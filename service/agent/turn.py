@@ -108,8 +108,9 @@ class Turn:
         # Whoever writes ways so often hears where addresses are: hints of the segment need not last (W2).
         beat = {MapName.AGENT_BEAT: layout.beat_rows(now_ns)}
         self._datapath.write(reconciler.rows(maps) | beat)
+        self._upkeep.note_exempt(reconciler.cluster_networks())
         self._neighbours.confirm(lambda endpoint: reconciler.is_served(endpoint, maps))
-        if reconciler.steering.to_clear():
+        if reconciler.steering.to_clear() or self._upkeep.is_clearing_due:
             self._upkeep.clearing_wanted.set()
         if deadline_ns is not None:
             asyncio.get_running_loop().call_later((deadline_ns - now_ns) / 1e9 + 0.001, self._dirty.set)

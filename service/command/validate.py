@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from service.model.cluster_range import ClusterRanges
     from service.model.errors import ObjectError
     from service.model.objects import EgressPolicy, NetworkGateway, Object, ObjectKey
     from service.sources.schema import Schemas
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="DIR|FILE...")
 @click.option("--crds", metavar="DIR", type=click.Path(path_type=Path), help="Other definitions than this version's.")
-def validate(paths: tuple[Path, ...], crds: Path | None) -> None:
+@click.option("--config", metavar="FILE", help="Settings, for the cluster's own ranges, which are never steered.")
+def validate(paths: tuple[Path, ...], crds: Path | None, config: str | None) -> None:
     """Check manifests as a folder source and the API server would, and warn of what does not do what it seems to.
 
     Exit status: 0 every object is taken, perhaps with warnings, 1 one is refused.
@@ -34,7 +36,7 @@ def validate(paths: tuple[Path, ...], crds: Path | None) -> None:
         good, bad = _judge_folder(path, schemas) if path.is_dir() else _judge_file(path, schemas)
         objects.extend(good)
         errors.extend(bad)
-    warnings = [*_warnings(objects)]
+    warnings = [*_warnings(objects, _ranges(config))]
     for error in errors:
         click.echo(str(error))
     for warning in warnings:
@@ -65,7 +67,14 @@ def _judge_file(path: Path, schemas: "Schemas") -> "tuple[tuple[Object, ...], li
         return objects, [replace(error, origin=named.get(error.origin, error.origin)) for error in errors]
 
 
-def _warnings(objects: "list[Object]") -> Iterator[str]:
+def _ranges(config: str | None) -> "ClusterRanges":
+    from service.model.cluster_range import ClusterRanges
+    from service.settings import load_settings
+
+    return load_settings(config).datapath.ranges if config else ClusterRanges()
+
+
+def _warnings(objects: "list[Object]", ranges: "ClusterRanges") -> Iterator[str]:
     """What is wrong between objects, each of which is good by itself."""
     from service.model.objects import EgressPolicy, NetworkGateway
 
@@ -79,6 +88,7 @@ def _warnings(objects: "list[Object]") -> Iterator[str]:
     if policies and gateway is None:
         yield "no AnthosNetworkGateway is among these objects: whether it lists the policies' addresses is not checked"
     yield from _policy_warnings(policies, gateway)
+    yield from _destination_warnings(policies, gateway, ranges)
 
 
 def _policy_warnings(policies: "list[EgressPolicy]", gateway: "NetworkGateway | None") -> Iterator[str]:
@@ -97,3 +107,22 @@ def _policy_warnings(policies: "list[EgressPolicy]", gateway: "NetworkGateway | 
                 yield f"EgressNATPolicy {key.name}: {verdict.reason}: {verdict.message}"
     for name, by in sorted(shadows(in_force).items()):
         yield f"EgressNATPolicy {name}: decides nothing: all its pods and destinations go by {', '.join(by)}"
+
+
+def _destination_warnings(
+    policies: "list[EgressPolicy]", gateway: "NetworkGateway | None", ranges: "ClusterRanges"
+) -> Iterator[str]:
+    """Destinations that are never steered (rule W12), as far as files know them, and exclusions that do nothing."""
+    from service.gateway.exemption import ExemptRanges, Insiders
+    from service.policy.shadow import idle_exclusions
+    from service.report.exemption import exempt_message, exempt_reason, exempted_of
+
+    listed = gateway.floating_ips if gateway else ()
+    known = ExemptRanges(Insiders(ranges, floating_ips=listed).exemptions())
+    for policy in policies:
+        exempted = exempted_of(policy, known)
+        if message := exempt_message(exempted):
+            yield f"EgressNATPolicy {policy.key}: {exempt_reason(exempted)}: {message}"
+        for network in idle_exclusions(policy):
+            told = f"excludedCIDRs: {network} lies in none of destinationCIDRs, and does nothing"
+            yield f"EgressNATPolicy {policy.key}: {told}"

@@ -101,6 +101,7 @@ class Controller:
             electors=lambda: self._office.book.known.members,
             silent=self._electors.silent_s,
             problems=self._office.problems,
+            server=lambda: self._source.server_address() if self._source is not None else None,
             clock=boot_ns,
         )
         self._leader = Leader(self._cluster, self._knowledge, self._recorder, clock=boot_ns)

@@ -13,6 +13,7 @@ from service.model.lease import Elector, HeldBy
 from service.model.object_event import ObjectEvent
 from service.model.validity import LEADER_SILENT, Loss
 from service.report.absence import Absence, find_absence
+from service.report.exemption import PolicyExemptions
 from service.report.facts import Facts, Sightings
 from service.sources.intake import Intake
 from service.sources.timestamp import timestamp_from_ns
@@ -22,7 +23,8 @@ from service.wire.cluster_view import ClusterView
 class Knowledge:
     """Reads, and changes nothing. `electors` are the members of the electorate as it is known here.
 
-    `silent` names those of them that are not seen to vote, `problems` what is wrong with the object that names them.
+    `silent` names those of them that are not seen to vote, `problems` what is wrong with the object that names them;
+    `server` is the API server's address, where it is known.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Knowledge:
         electors: Callable[[], Sequence[Elector]],
         silent: Callable[[], Iterable[str]],
         problems: Callable[[], Iterable[ObjectEvent]],
+        server: Callable[[], IPv4Address | None],
         clock: Callable[[], int],
     ) -> None:
         self.intake = intake
@@ -42,8 +45,10 @@ class Knowledge:
         self._electors = electors
         self._silent = silent
         self._problems = problems
+        self._server = server
         self._clock = clock
         self._started_ns = clock()
+        self._exemptions = PolicyExemptions()
 
     def gaps(self) -> list[str]:
         """What is not known and without which nobody can lead; empty where this process could."""
@@ -150,6 +155,7 @@ class Knowledge:
             conflicts=self.cluster.conflicts(),
             gateway=index.gateway(),
             policies=policies,
+            exempted=self._exemptions.of(index, inventory.ranges, seen.nodes, self._server()),
             created={key: policy.created for key in policies if (policy := index.policy(key)) is not None},
             refused=self.intake.errors,
             cluster_nodes=dict(inventory.nodes),

@@ -13,12 +13,6 @@ from service.policy.rule_set import RuleSet
 
 Rows = dict[bytes, bytes]
 
-NEVER_STEERED = tuple(
-    IPv4Network(cidr)
-    for cidr in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4", "255.255.255.255/32")
-)
-"""Destinations with no meaning beyond the node's own link, whatever a policy for 0.0.0.0/0 says (RFC 6890)."""
-
 
 @dataclass(frozen=True, slots=True)
 class LocalUplink:
@@ -42,12 +36,11 @@ def uplink_for(uplinks: Sequence[LocalUplink], floating_ip: IPv4Address) -> Loca
     return next((uplink for uplink in uplinks if floating_ip in uplink.address.network), None)
 
 
-def cluster_rows(pods: Iterable[IPv4Network], services: Iterable[IPv4Network], nodes: Iterable[IPv4Network]) -> Rows:
-    """In-cluster destinations (rule W12). Where one range is listed twice, pods win over services over nodes."""
+def cluster_rows(pods: Iterable[IPv4Network], services: Iterable[IPv4Network], others: Iterable[IPv4Network]) -> Rows:
+    """What is never steered (rule W12). Where one range is listed twice, pods win over services over all others."""
     rows = {}
     for networks, flag in (
-        (NEVER_STEERED, ClusterFlag.NODE),
-        (nodes, ClusterFlag.NODE),
+        (others, ClusterFlag.NODE),
         (services, ClusterFlag.SERVICE),
         (pods, ClusterFlag.POD),
     ):

@@ -84,6 +84,14 @@ class SelectedState(IntEnum):
     """No policy selects it: classified, and left alone (W11)."""
 
 
+class RuleAction(IntEnum):
+    """What is done with packets to a destination."""
+
+    STEER = 1
+    EXCLUDED = 2
+    """Left alone, within a wider destination that is steered."""
+
+
 class ClusterFlag(IntEnum):
     """Why a destination is never steered; a service's may be, after DNAT."""
 
@@ -140,9 +148,11 @@ def rule_key(rule_set: int, destination: IPv4Network) -> bytes:
     )
 
 
-def rule_value(floating_ip: IPv4Address) -> bytes:
-    """Which address packets to that destination get."""
-    return struct.pack("=4sI", floating_ip.packed, 1)
+def rule_value(floating_ip: IPv4Address | None) -> bytes:
+    """Which address packets to that destination get; None: they are left alone (rule W14)."""
+    if floating_ip is None:
+        return struct.pack("=4sI", bytes(4), RuleAction.EXCLUDED)
+    return struct.pack("=4sI", floating_ip.packed, RuleAction.STEER)
 
 
 def cluster_key(network: IPv4Network) -> bytes:
@@ -153,6 +163,13 @@ def cluster_key(network: IPv4Network) -> bytes:
 def cluster_value(flag: ClusterFlag) -> bytes:
     """Why it is in the cluster."""
     return struct.pack("=I", flag)
+
+
+def parse_cluster(key: bytes, value: bytes) -> tuple[IPv4Network, int]:
+    """(network, flag)."""
+    length, address = struct.unpack("=I4s", key)
+    (flag,) = struct.unpack("=I", value)
+    return IPv4Network((address, length)), flag
 
 
 def way_value(token: int, kind: WayKind, ifindex: int, own_mac: bytes, gateway_mac: bytes) -> bytes:
@@ -209,6 +226,12 @@ def parse_rule_key(key: bytes) -> tuple[int, IPv4Network]:
     """(rule set, destination)."""
     length, high, low, address = struct.unpack("=III4s", key)
     return high << 32 | low, IPv4Network((address, length - 64))
+
+
+def parse_rule_value(value: bytes) -> IPv4Address | None:
+    """The floating IP; None where the destination is excluded."""
+    address, action = struct.unpack("=4sI", value)
+    return IPv4Address(address) if action == RuleAction.STEER else None
 
 
 def parse_selected(key: bytes, value: bytes) -> tuple[IPv4Address, int, int, int]:

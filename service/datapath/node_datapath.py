@@ -17,7 +17,7 @@ from typing import Self
 from service.datapath import layout, loader
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.hook_book import HookBook, Newcomers
-from service.datapath.layout import COUNTER_NAMES, MapName, SelectedState
+from service.datapath.layout import COUNTER_NAMES, ClusterFlag, MapName, SelectedState
 from service.datapath.loader import LoadedDatapath
 from service.datapath.worker_pool import WorkerPool
 from service.model.drop import DropReason
@@ -72,6 +72,12 @@ class Inheritance:
     ways: Rows
     """Where floating IPs were."""
     rule_sets: tuple[RuleSet, ...]
+    exempt: tuple[IPv4Address, ...] = ()
+    """Single addresses that were never steered: other nodes', above all."""
+
+
+def _is_host(network: IPv4Network, flag: int) -> bool:
+    return flag == ClusterFlag.NODE and network.prefixlen == network.max_prefixlen
 
 
 class NodeDatapath:
@@ -161,10 +167,10 @@ class NodeDatapath:
 
     def inherited(self) -> "Inheritance":
         """What the pinned maps of a former agent contain. Blocking: for the start only."""
-        entries: dict[int, list[tuple[IPv4Network, IPv4Address]]] = {}
+        entries: dict[int, list[tuple[IPv4Network, IPv4Address | None]]] = {}
         for key, value in self._loaded.map(MapName.RULES).items().items():
             rule_set, network = layout.parse_rule_key(key)
-            entries.setdefault(rule_set, []).append((network, IPv4Address(value[:4])))
+            entries.setdefault(rule_set, []).append((network, layout.parse_rule_value(value)))
         rule_sets = {identity: RuleSet(identity, tuple(sorted(rows))) for identity, rows in entries.items()}
         steered, devices = {}, {}
         for key, value in self._loaded.map(MapName.SELECTED).items().items():
@@ -183,7 +189,10 @@ class NodeDatapath:
         for key, hint in self._loaded.map(MapName.WAY_HINTS).items().items():
             way = layout.way_under_hint(ways.get(key), hint)
             ways |= {key: way} if way is not None else {}
-        return Inheritance(steered, devices, endpoints, ways, tuple(rule_sets.values()))
+        cluster = [layout.parse_cluster(*row) for row in self._loaded.map(MapName.CLUSTER).items().items()]
+        # No networks: releases that took whole subnets of nodes for in-cluster have left those.
+        exempt = tuple(network[0] for network, flag in cluster if _is_host(network, flag))
+        return Inheritance(steered, devices, endpoints, ways, tuple(rule_sets.values()), exempt)
 
     async def refresh_uplinks(self) -> bool:
         """Read the uplinks again, and attach to those that have not our programs yet: `uplinks` are those that have.

@@ -10,6 +10,7 @@ from service.datapath.desired import LocalUplink, Rows
 from service.datapath.layout import MapName, SelectedState
 from service.datapath.shortage import Shortage, shortages
 from service.datapath.steering import Audience, Clearing, Phase, Steering
+from service.gateway.exemption import ExemptionMemo, Insiders
 from service.gateway.validation import address_fault
 from service.model.assignment import Assignment, Location
 from service.model.cluster_range import ClusterRanges
@@ -21,6 +22,7 @@ from service.network.unclassified import Named, named_sets
 from service.policy.index import PolicyIndex
 from service.policy.rule_set import RuleSet, Selection
 from service.settings import Settings
+from service.wire.cluster_view import parse_seeds
 
 
 class Reconciler:
@@ -52,8 +54,11 @@ class Reconciler:
         self._inherited_endpoints: Rows = {}
         self._inherited_ways: Rows = {}
         self._inherited_rule_sets: tuple[RuleSet, ...] = ()
+        self._inherited_exempt: tuple[IPv4Address, ...] = ()
         self._ranges = settings.datapath.ranges
         """The cluster's own ranges; they may change at any time."""
+        self._peers = _configured_peers(settings)
+        self._exempt = ExemptionMemo()
 
     # -- what is known --
 
@@ -146,16 +151,18 @@ class Reconciler:
         """Its node has withdrawn it, or has gone."""
         self._endpoints.pop((node, pod_ip), None)
 
-    def inherit(self, endpoints: Rows, ways: Rows, rule_sets: tuple[RuleSet, ...]) -> None:
+    def inherit(
+        self, endpoints: Rows, ways: Rows, rule_sets: tuple[RuleSet, ...], exempt: tuple[IPv4Address, ...] = ()
+    ) -> None:
         """Go on with what a former agent knew, after `learn_devices`, until gossip and peers have told it again."""
         self._classification.inherit(self._devices)
         self._inherited_endpoints, self._inherited_rule_sets = dict(endpoints), rule_sets
-        self._inherited_ways = dict(ways)
+        self._inherited_ways, self._inherited_exempt = dict(ways), exempt
 
     def disinherit(self) -> None:
         """Whoever has not announced its pods again by now does not need them."""
         self._inherited_endpoints, self._inherited_rule_sets = {}, ()
-        self._inherited_ways = {}
+        self._inherited_ways, self._inherited_exempt = {}, ()
 
     def learn_held(self, held: frozenset[IPv4Address]) -> bool:
         """Take what this node has leased. False where nothing is new."""
@@ -178,8 +185,7 @@ class Reconciler:
 
     def cluster_networks(self) -> tuple[IPv4Network, ...]:
         """Every range that is never steered, sorted, each once: in-cluster ones, and those of the own link."""
-        networks = {*desired.NEVER_STEERED, *self._ranges.pods, *self._ranges.services, *self._node_networks()}
-        return tuple(sorted(networks))
+        return tuple(sorted(self._exempt.of(self._insiders())))
 
     def floating_ips(self) -> tuple[IPv4Address, ...]:
         """Every floating IP of the spec or the leader's table, and what is still leased here: the fence knows them all.
@@ -231,7 +237,7 @@ class Reconciler:
         rule_sets = {selection.rule_set.id: selection.rule_set for selection in selections.values()}
         return Destinations(
             {pod_ip: selection.rule_set.id for pod_ip, selection in selections.items()},
-            {name: [network for network, _ in rule_set.entries] for name, rule_set in rule_sets.items()},
+            {name: rule_set.steered for name, rule_set in rule_sets.items()},
         )
 
     def audience(self, selection: Selection) -> Audience:
@@ -239,7 +245,7 @@ class Reconciler:
         up = {node.name: None for node in self._nodes if node.state is NodeState.UP}
         holders: dict[str, None] = {}
         successors: dict[str, None] = {}
-        for floating_ip in dict.fromkeys(address for _, address in selection.rule_set.entries):
+        for floating_ip in selection.rule_set.addresses():
             holder = self.holder_of(floating_ip)
             if holder is not None and holder in up:
                 holders[holder] = None
@@ -330,7 +336,7 @@ class Reconciler:
             if endpoint.rule_set in whole:
                 endpoints |= desired.remote_endpoint_rows(endpoint, segments.get(node, ()), self._uplinks)
         return {
-            MapName.CLUSTER: desired.cluster_rows(self._ranges.pods, self._ranges.services, self._node_networks()),
+            MapName.CLUSTER: self._cluster_rows(),
             MapName.FLOATING_IPS: desired.floating_ip_rows(self.floating_ips(), self._uplinks),
             MapName.MEMBERS: desired.member_rows(segments, self._uplinks, node=self._node),
             MapName.WAYS: self._inherited_ways
@@ -367,10 +373,21 @@ class Reconciler:
         listed = gateway.floating_ips if gateway else ()
         return {floating_ip: location for floating_ip, location in self._locations.items() if floating_ip in listed}
 
-    def _node_networks(self) -> tuple[IPv4Network, ...]:
-        """Ranges of nodes: configured, of Node objects, and the subnets of all members (rule W12)."""
-        found: dict[IPv4Network, None] = dict.fromkeys(self._ranges.nodes)
-        for node in self._nodes:
-            found |= dict.fromkeys(segment.network for segment in node.segments)
-        found |= dict.fromkeys(uplink.address.network for uplink in self._uplinks)
-        return tuple(found)
+    def _cluster_rows(self) -> Rows:
+        insiders = self._insiders()
+        # What an address of a service is translated to may be outside: which one it is, is only known after that (W4).
+        services = (*self._ranges.services, *insiders.servers)
+        return desired.cluster_rows(self._ranges.pods, services, self._exempt.of(insiders))
+
+    def _insiders(self) -> Insiders:
+        """What is never steered follows from this (rule W12)."""
+        nodes = [*self._peers, *(uplink.address.ip for uplink in self._uplinks)]
+        nodes += [segment.address for segments in self._segments.values() for segment in segments]
+        return Insiders(self._ranges, tuple(nodes), tuple(self._listed()), self._server, self._inherited_exempt)
+
+
+def _configured_peers(settings: Settings) -> tuple[IPv4Address, ...]:
+    """Nodes that are known before gossip has told of any: flows to them must not begin as flows to the outside."""
+    seeds = parse_seeds(settings.gossip.seeds, settings.ports.gossip)
+    hosts = [seed.host for seed in seeds] + [elector.host for elector in settings.electorate.members]
+    return tuple(map(IPv4Address, hosts))

@@ -69,7 +69,7 @@ def _pods_without(
         yield from (IPv4Address(key[:4]) for key in keys)
     elif name in (MapName.WAYS, MapName.FLOATING_IPS):
         lost = {IPv4Address(key) for key in keys}
-        yield from (pod for pod, rule_set in pods if any(address in lost for _, address in rule_set.entries))
+        yield from (pod for pod, rule_set in pods if not lost.isdisjoint(rule_set.addresses()))
     elif name == MapName.RULES:
         partial = {layout.parse_rule_key(key)[0] for key in keys}
         yield from (pod for pod, rule_set in pods if rule_set.id in partial)

@@ -5,10 +5,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
+from service.datapath.layout import MapName
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
+from service.gateway.exemption import unchanged
 from service.model.errors import TransientError
 
 _log = logging.getLogger(__name__)
@@ -58,12 +60,31 @@ class Upkeep:
         self._pod_came = asyncio.Event()
         self.devices_wanted = asyncio.Event()
         self.clearing_wanted = asyncio.Event()
+        self._exempt: tuple[IPv4Network, ...] | None = None
+        """What is never steered now; None: not known yet."""
+        self._tracked_exempt: tuple[IPv4Network, ...] | None = None
+        """What was never steered when connection tracking was last in step with it."""
+
+    @property
+    def is_clearing_due(self) -> bool:
+        """Connections are tracked that began while their destination was steered and is not, or the reverse."""
+        return self._exempt != self._tracked_exempt
+
+    def note_exempt(self, networks: tuple[IPv4Network, ...]) -> None:
+        """What is never steered from now on; its rows are on their way."""
+        if self._tracked_exempt is None:
+            self._tracked_exempt = networks
+        self._exempt = networks
 
     async def clear_connections(self) -> None:
         """Delete connection-tracking entries of pods whose selection is changing (rule W10)."""
         while True:
             await self.clearing_wanted.wait()
             self.clearing_wanted.clear()
+            if not await self._forget_exempt():
+                await asyncio.sleep(_RETRY_S)
+                self.clearing_wanted.set()
+                continue
             turn = self._reconciler.to_clear(self._datapath.pool)
             for start in range(0, len(turn), _CLEARED_PODS):
                 part = turn[start : start + _CLEARED_PODS]
@@ -74,10 +95,26 @@ class Upkeep:
                 self._reconciler.steering.cleared(part, now_ns=self._clock())
                 self._changed()
 
-    async def _forget(self, pod_ips: list[IPv4Address]) -> bool:
-        """Their connections to the outside; False where the kernel did not do it all."""
+    async def _forget_exempt(self) -> bool:
+        """Connections to what is steered now and was not, or the reverse (rule W12); True where nothing is to be done.
+
+        Their entries have the source of then: one would have a steered packet dropped, the other one would let it leave
+        with the bare pod address.
+        """
+        now, before = self._exempt, self._tracked_exempt
+        if now is None or before is None or now == before or not self._datapath.pool.is_settled(MapName.CLUSTER):
+            return True
+        # Their whole difference: what changed back meanwhile need not be cleared.
+        if not await self._forget(list(self._reconciler.local_selections()), unchanged(before, now)):
+            return False
+        self._tracked_exempt = now
+        return True
+
+    async def _forget(self, pod_ips: list[IPv4Address], keep: tuple[IPv4Network, ...] | None = None) -> bool:
+        """Their connections to the outside, or to all but `keep`; False where the kernel did not do it all."""
+        kept = self._reconciler.cluster_networks() if keep is None else keep
         try:
-            await self._datapath.conntrack.forget(pod_ips, self._reconciler.cluster_networks())
+            await self._datapath.conntrack.forget(pod_ips, kept)
         except TransientError as error:
             _log.warning("connection tracking: %s; trying again", error)
             return False

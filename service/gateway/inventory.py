@@ -1,4 +1,5 @@
-"""What the cluster says of itself: Node and ServiceCIDR objects, and pods whose address lies in no known range. Pure.
+"""What the cluster says of itself: Node and ServiceCIDR objects, where its API servers are, and pods whose address lies
+in no known range. Pure.
 
 Configured ranges win over those of objects: whoever writes them down knows why.
 """
@@ -10,7 +11,7 @@ from types import MappingProxyType
 
 from service.model.cluster_range import ClusterRanges
 from service.model.gateway_node import GatewayNode, NodeState
-from service.model.objects import Change, ClusterNode, Delete, Kind, ObjectKey, Pod, ServiceRange, Upsert
+from service.model.objects import ApiServers, Change, ClusterNode, Delete, Kind, ObjectKey, Pod, ServiceRange, Upsert
 
 
 class Inventory:
@@ -20,6 +21,7 @@ class Inventory:
         self._configured = configured
         self._nodes: dict[str, ClusterNode] = {}
         self._services: dict[ObjectKey, ServiceRange] = {}
+        self._servers: dict[ObjectKey, ApiServers] = {}
         self._pods: dict[ObjectKey, IPv4Address] = {}
         """Address of every pod that has one."""
         self._strays: dict[ObjectKey, IPv4Address] = {}
@@ -86,6 +88,9 @@ class Inventory:
             case ServiceRange():
                 self._services[item.key] = item
                 return True
+            case ApiServers():
+                self._servers[item.key] = item
+                return True
             case Pod():
                 self._put_pod(item)
         return False
@@ -103,6 +108,8 @@ class Inventory:
                 return self._nodes.pop(key.name, None) is not None
             case Kind.SERVICE_RANGE:
                 return self._services.pop(key, None) is not None
+            case Kind.API_SERVERS:
+                return self._servers.pop(key, None) is not None
             case Kind.POD:
                 self._pods.pop(key, None)
                 self._strays.pop(key, None)
@@ -125,6 +132,7 @@ class Inventory:
     def _present_ranges(self) -> ClusterRanges:
         pods = (network for node in self._nodes.values() for network in node.pod_ranges)
         services = (network for item in self._services.values() for network in item.networks)
+        servers = (IPv4Network(address) for item in self._servers.values() for address in item.addresses)
         hosts = (IPv4Network(address) for node in self._nodes.values() for address in node.addresses)
         return ClusterRanges(
             # All or nothing: what is configured does not mix with what objects say.
@@ -132,6 +140,7 @@ class Inventory:
             services=_sorted(self._configured.services or services),
             # Whatever is configured: a node is in the cluster, wherever its address lies.
             nodes=_sorted((*self._configured.nodes, *hosts)),
+            servers=_sorted(servers),
         )
 
     def _look_at(self, key: ObjectKey, address: IPv4Address) -> None:

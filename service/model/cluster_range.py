@@ -11,3 +11,5 @@ class ClusterRanges:
     pods: tuple[IPv4Network, ...] = ()
     services: tuple[IPv4Network, ...] = ()
     nodes: tuple[IPv4Network, ...] = ()
+    servers: tuple[IPv4Network, ...] = ()
+    """The API servers, by their own word."""

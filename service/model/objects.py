@@ -31,6 +31,8 @@ class Kind(StrEnum):
     """Where service addresses come from; only of Kubernetes."""
     CONFIG_MAP = "ConfigMap"
     """Who grants leases, as the API server has it. No source delivers it; Events may be about it."""
+    API_SERVERS = "EndpointSlice"
+    """Where the API servers are; only of Kubernetes, and no other slice than theirs."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -101,6 +103,8 @@ class EgressPolicy:
     created: str = ""
     """RFC 3339 time of creation, UTC, fixed width, so that text order is age order; ties go by name."""
     generation: int = 0
+    excluded: tuple[IPv4Network, ...] = ()
+    """Destinations that this policy leaves alone (rule W14); what another policy names stays that one's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +157,17 @@ class ServiceRange:
     networks: tuple[IPv4Network, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ApiServers:
+    """What the service `kubernetes` leads to: the API servers, which need not be nodes."""
+
+    key: ObjectKey
+    addresses: tuple[IPv4Address, ...]
+
+
 # A change carries whole objects, never differences, and changes of one key come in order. So the last one counts, and
 # one that is heard twice does no harm.
-Object = NetworkGateway | EgressPolicy | Namespace | Pod | ClusterNode | ServiceRange
+Object = NetworkGateway | EgressPolicy | Namespace | Pod | ClusterNode | ServiceRange | ApiServers
 
 
 @dataclass(frozen=True, slots=True)

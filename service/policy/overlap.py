@@ -1,21 +1,23 @@
 """Which policies decide in another's place, for pods that both select. Pure and incremental.
 
-The rule is the datapath's (`rule_set`): of a pod's policies the longest prefix counts, of equal prefixes the older
-policy's. A policy is overlapped where, for some pod of its own, a destination that it lists goes by another policy. It
-follows from the combination of policies alone, of which real clusters have a handful, however many pods and policies.
+The rule is the datapath's (`prefix`): of a pod's policies the longest prefix counts, of equal prefixes the older
+policy's, and what a policy excludes is not its business. A policy is overlapped where, for some pod of its own, a
+destination that it lists and does not exclude goes by another policy. It follows from the combination of policies
+alone, of which real clusters have a handful, however many pods and policies.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
+from ipaddress import IPv4Network
 
 from service.model.objects import EgressPolicy, ObjectKey
+from service.policy.prefix import Prefix, decider, prefixes_of
 
 NAMES_MAX = 3
 """So many of the others are named; that there are more is said."""
 _KEPT = NAMES_MAX + 2
 """Of each prefix: one of them may be the policy itself, and one says that there are more."""
-_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,69 +35,119 @@ NO_OVERLAP = Overlap()
 
 
 @dataclass(slots=True)
-class _Prefix:
-    """One destination of a combination, while what lies within it is looked at."""
+class _Area:
+    """One prefix of a combination, with what lies within it."""
 
-    first: int
-    size: int
-    owners: list[int]
-    """Positions of the policies that list it; the first of them is the oldest."""
+    prefix: Prefix
+    end: int = 0
+    """Place of the first prefix behind those that lie within it."""
     covered: int = 0
     """Addresses within it that longer prefixes take."""
-    deciders: dict[str, None] = field(default_factory=dict)
+    winner: int | None = None
+    """Who decides for the others; None where there are none, or nobody does."""
 
 
 def find_overlaps(policies: Sequence[EgressPolicy]) -> dict[ObjectKey, Overlap]:
     """Return the overlapped ones of the policies that one pod has, given in precedence order.
 
-    The work is that of sorting their destinations.
+    The work is that of sorting their destinations, and a look at what lies within those of each set of exclusions.
     """
     if len(policies) < 2:
         return {}
+    areas = _areas(prefixes_of(policies))
+    listed: list[list[int]] = [[] for _ in policies]
+    for place, area in enumerate(areas):
+        for owner in area.prefix.owners:
+            listed[owner].append(place)
+    names = [policy.key.name for policy in policies]
     by: list[dict[str, None]] = [{} for _ in policies]
-    decides = [False] * len(policies)
-    for prefix in _closed(_prefixes(policies)):
-        if prefix.covered < prefix.size:
-            winner = prefix.owners[0]
-            decides[winner] = True
-            prefix.deciders[policies[winner].key.name] = None
-        prefix.deciders = _few(prefix.deciders)
-        for owner in prefix.owners:
-            by[owner] = _few(by[owner] | prefix.deciders)
+    for members in _alike(policies):
+        places = sorted({place for member in members for place in listed[member]})
+        _collect(areas, places, members, names, by)
+    decides = {area.winner for area in areas}
     found = {}
-    for policy, names, is_deciding in zip(policies, by, decides, strict=True):
-        others = [name for name in names if name != policy.key.name]
+    for position, policy in enumerate(policies):
+        others = [name for name in by[position] if name != names[position]]
         if others:
-            found[policy.key] = Overlap(tuple(others[:NAMES_MAX]), len(others) > NAMES_MAX, not is_deciding)
+            found[policy.key] = Overlap(tuple(others[:NAMES_MAX]), len(others) > NAMES_MAX, position not in decides)
     return found
 
 
-def _prefixes(policies: Sequence[EgressPolicy]) -> list[_Prefix]:
-    """Every destination once, each before those that lie within it."""
-    owners: dict[tuple[int, int], list[int]] = {}
+def _areas(prefixes: Sequence[Prefix]) -> list[_Area]:
+    """In the order given, which is each before those within it."""
+    areas = [_Area(prefix) for prefix in prefixes]
+    within: list[_Area] = []
+    path: list[Prefix] = []
+
+    def close(place: int) -> None:
+        area = within.pop()
+        area.end = place
+        if area.covered < area.prefix.size:
+            area.winner = decider(path)
+        path.pop()
+        if within:
+            within[-1].covered += area.prefix.size
+
+    for place, area in enumerate(areas):
+        while path and path[-1].end <= area.prefix.first:
+            close(place)
+        within.append(area)
+        path.append(area.prefix)
+    while path:
+        close(len(areas))
+    return areas
+
+
+def _alike(policies: Sequence[EgressPolicy]) -> Iterable[frozenset[int]]:
+    """Positions of policies that exclude the same: of what lies within a destination, the same goes up to each."""
+    found: dict[tuple[IPv4Network, ...], list[int]] = {}
     for position, policy in enumerate(policies):
-        for network in policy.destinations:
-            owners.setdefault((int(network.network_address), network.prefixlen), []).append(position)
-    return [_Prefix(first, 1 << (_BITS - length), listed) for (first, length), listed in sorted(owners.items())]
+        found.setdefault(policy.excluded, []).append(position)
+    return map(frozenset, found.values())
 
 
-def _closed(prefixes: Sequence[_Prefix]) -> Iterator[_Prefix]:
-    """Yield each prefix when all that lie within it have been yielded; what they say has come up to it by then."""
-    within: list[_Prefix] = []
-    for prefix in prefixes:
-        while within and within[-1].first + within[-1].size <= prefix.first:
-            yield from _close(within)
-        within.append(prefix)
+def _collect(
+    areas: Sequence[_Area],
+    places: Sequence[int],
+    members: frozenset[int],
+    names: Sequence[str],
+    by: list[dict[str, None]],
+) -> None:
+    """Note for each of `members`, which exclude the same, who decides within its destinations, which are `places`."""
+    done = 0
+    for place in places:
+        # What lies within another one has been looked at with that.
+        if place >= done:
+            done = areas[place].end
+            _collect_within(areas, place, members, names, by)
+
+
+def _collect_within(
+    areas: Sequence[_Area], top: int, members: frozenset[int], names: Sequence[str], by: list[dict[str, None]]
+) -> None:
+    deciders: dict[int, dict[str, None]] = {}
+    within: list[int] = []
+
+    def close() -> None:
+        place = within.pop()
+        area, found = areas[place], deciders.pop(place)
+        if area.winner is not None:
+            found[names[area.winner]] = None
+        found = _few(found)
+        for owner in area.prefix.owners:
+            if owner in members:
+                by[owner] = _few(by[owner] | found)
+        # What they exclude is not their business, but where they name it again.
+        if within and members.isdisjoint(area.prefix.excluders):
+            deciders[within[-1]] |= found
+
+    for place in range(top, areas[top].end):
+        while within and areas[within[-1]].end <= place:
+            close()
+        within.append(place)
+        deciders[place] = {}
     while within:
-        yield from _close(within)
-
-
-def _close(within: list[_Prefix]) -> Iterator[_Prefix]:
-    prefix = within.pop()
-    yield prefix
-    if within:
-        within[-1].covered += prefix.size
-        within[-1].deciders |= prefix.deciders
+        close()
 
 
 def _few(names: dict[str, None]) -> dict[str, None]:

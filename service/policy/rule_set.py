@@ -5,11 +5,15 @@ comes, goes or changes leaves it, and the datapath rows of the pod, alone.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, summarize_address_range
+from itertools import pairwise
 
 from service.model.objects import EgressPolicy, Pod
+from service.policy.prefix import Prefix, decider, prefixes_of
+
+Entries = tuple[tuple[IPv4Network, IPv4Address | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +22,19 @@ class RuleSet:
 
     id: int
     """64-bit hash of the entries, never 0."""
-    entries: tuple[tuple[IPv4Network, IPv4Address], ...]
-    """Sorted by prefix, each prefix once: equal unions have equal entries, hence one name."""
+    entries: Entries
+    """Sorted by prefix, each prefix once: equal unions have equal entries, hence one name. No address: the destination
+    is excluded, and lies within one that is not (rule W14)."""
+    steered: tuple[IPv4Network, ...] = field(init=False, repr=False, compare=False)
+    """All destinations that get an address; they may overlap."""
+
+    def __post_init__(self) -> None:
+        # Made once: for each turn of an agent it would be too much work.
+        object.__setattr__(self, "steered", _steered(self.entries))
+
+    def addresses(self) -> tuple[IPv4Address, ...]:
+        """Every floating IP of the set once, in the order of the entries."""
+        return tuple(dict.fromkeys(address for _, address in self.entries if address is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +49,78 @@ class Selection:
 
 
 def policy_content(policy: EgressPolicy) -> int:
-    """Name a policy by what it sends where: (name, egressSourceIP, sorted CIDRs), as 64 bits, never 0.
+    """Name a policy by what it sends where: (name, egressSourceIP, sorted CIDRs, and those excluded), as 64 bits,
+    never 0.
 
     Selectors and age are left out: they decide which pods and in what order, which the announcing node says itself.
     """
     cidrs = ",".join(str(network) for network in sorted(policy.destinations))
-    return _content_hash("policy", (policy.key.name, str(policy.egress_source_ip), cidrs))
+    parts: tuple[str, ...] = (policy.key.name, str(policy.egress_source_ip), cidrs)
+    # Without exclusions the name is that of releases which know none.
+    if policy.excluded:
+        parts += (",".join(str(network) for network in sorted(policy.excluded)),)
+    return _content_hash("policy", parts)
 
 
 def make_rule_set(policies: Sequence[EgressPolicy]) -> RuleSet:
-    """Unite the policies, given in precedence order: of equal prefixes, the older policy's counts."""
+    """Unite the policies, given in precedence order: of equal prefixes, the older policy's counts (rule W14)."""
+    entries = _with_exclusions(policies) if any(policy.excluded for policy in policies) else _union(policies)
+    parts = tuple(f"{network}>{address or 'excluded'}" for network, address in entries)
+    return RuleSet(_content_hash("rule-set", parts), entries)
+
+
+def _union(policies: Sequence[EgressPolicy]) -> Entries:
     chosen: dict[IPv4Network, IPv4Address] = {}
     for policy in policies:
         for network in policy.destinations:
             chosen.setdefault(network, policy.egress_source_ip)
-    entries = tuple(sorted(chosen.items()))
-    return RuleSet(_content_hash("rule-set", tuple(f"{network}>{address}" for network, address in entries)), entries)
+    return tuple(sorted(chosen.items()))
+
+
+def _with_exclusions(policies: Sequence[EgressPolicy]) -> Entries:
+    """Of each prefix what holds for the addresses that lie in no longer one."""
+    entries: list[tuple[IPv4Network, IPv4Address | None]] = []
+    within: list[Prefix] = []
+    steering: list[bool] = []
+    for prefix in prefixes_of(policies):
+        while within and within[-1].end <= prefix.first:
+            within.pop()
+            steering.pop()
+        within.append(prefix)
+        position = decider(within)
+        # An exclusion in what nobody steers anyway needs no row.
+        if position is not None or any(steering[-1:]):
+            address = policies[position].egress_source_ip if position is not None else None
+            entries.append((IPv4Network((prefix.first, prefix.length)), address))
+        steering.append(position is not None)
+    return tuple(entries)
+
+
+def _steered(entries: Entries) -> tuple[IPv4Network, ...]:
+    if all(address is not None for _, address in entries):
+        return tuple(network for network, _ in entries)
+    found: list[IPv4Network] = []
+    for first, end in _spans(entries):
+        found += summarize_address_range(IPv4Address(first), IPv4Address(end - 1))
+    return tuple(found)
+
+
+def _spans(entries: Entries) -> Iterator[tuple[int, int]]:
+    """[first, end) of addresses for which the longest prefix is no exclusion, in order."""
+    return ((place, end) for (place, is_steered), (end, _) in pairwise(_edges(entries)) if is_steered and place < end)
+
+
+def _edges(entries: Entries) -> Iterator[tuple[int, bool]]:
+    """From which address on the longest prefix is another one, and whether that is no exclusion."""
+    within = [(1 << 32, False)]
+    for network, address in entries:
+        first = int(network.network_address)
+        while within[-1][0] <= first:
+            yield within.pop()[0], within[-1][1]
+        yield first, address is not None
+        within.append((first + network.num_addresses, address is not None))
+    while len(within) > 1:
+        yield within.pop()[0], within[-1][1]
 
 
 def _content_hash(kind: str, parts: Sequence[str]) -> int:

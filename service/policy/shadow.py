@@ -19,10 +19,15 @@ def shadows(policies: Sequence[EgressPolicy]) -> dict[str, tuple[str, ...]]:
     for place, policy in enumerate(ordered):
         older = [other for other in ordered[:place] if _takes_its_pods(other, policy)]
         younger = [other for other in ordered[place + 1 :] if _takes_its_pods(other, policy)]
-        if all(_is_taken(network, older, younger) for network in policy.destinations):
+        if all(_is_taken(network, policy, older, younger) for network in policy.destinations):
             deciding = [other for other in (*older, *younger) if _is_near(other, policy)]
             found[policy.key.name] = tuple(sorted(other.key.name for other in deciding))
-    return found
+    return {name: others for name, others in found.items() if others}
+
+
+def idle_exclusions(policy: EgressPolicy) -> tuple[IPv4Network, ...]:
+    """What a policy excludes that lies in none of its destinations: it does nothing (rule W14)."""
+    return tuple(hole for hole in policy.excluded if not any(map(hole.subnet_of, policy.destinations)))
 
 
 def _takes_its_pods(other: EgressPolicy, policy: EgressPolicy) -> bool:
@@ -41,17 +46,28 @@ def _asks_no_more(selector: LabelSelector, of: LabelSelector) -> bool:
     return labels.issuperset(selector.match_labels) and expressions.issuperset(selector.match_expressions)
 
 
-def _is_taken(network: IPv4Network, older: Sequence[EgressPolicy], younger: Sequence[EgressPolicy]) -> bool:
-    """Whether others decide for all of a destination: the same one of an older policy, or longer ones of any."""
-    if any(network in other.destinations for other in older):
+def _is_taken(
+    network: IPv4Network, policy: EgressPolicy, older: Sequence[EgressPolicy], younger: Sequence[EgressPolicy]
+) -> bool:
+    """Whether others decide for all of a destination: the same one of an older policy, or longer ones of any.
+
+    For what the policy itself excludes there is nothing to decide. Of the others only destinations count of which they
+    exclude nothing.
+    """
+    if any(network in _unbroken(other) for other in older):
         return True
     longer = [
         inner
-        for other in (*older, *younger)
-        for inner in other.destinations
+        for networks in (policy.excluded, *(_unbroken(other) for other in (*older, *younger)))
+        for inner in networks
         if inner.prefixlen > network.prefixlen and inner.subnet_of(network)
     ]
     return network in collapse_addresses(longer)
+
+
+def _unbroken(policy: EgressPolicy) -> list[IPv4Network]:
+    excluded = policy.excluded
+    return [one for one in policy.destinations if not any(hole.subnet_of(one) for hole in excluded)]
 
 
 def _is_near(other: EgressPolicy, policy: EgressPolicy) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
+from service.gateway.exemption import Exempted
 from service.gateway.row import MemberMetadata
 from service.gossip.member import Member
 from service.model.assignment import Assignment
@@ -45,6 +46,8 @@ class Facts(Sightings):
     gateway: NetworkGateway | None = None
     """The one in force."""
     policies: Mapping[ObjectKey, PolicyState] = field(default_factory=dict)
+    exempted: Mapping[ObjectKey, Exempted] = field(default_factory=dict)
+    """What of each policy's destinations is never steered."""
     created: Mapping[ObjectKey, str] = field(default_factory=dict)
     """When each policy was created, as the source delivered it: tells one from its namesake of before."""
     refused: tuple[ObjectError, ...] = ()

@@ -8,6 +8,7 @@ from service.model.object_event import ObjectEvent
 from service.model.objects import GATEWAY_NAME, GATEWAY_NAMESPACE, Kind, ObjectKey
 from service.policy.acceptance import PolicyReason, PolicyState
 from service.report.absence import find_absence
+from service.report.exemption import NOTHING_EXEMPT, exempt_message, exempt_reason
 from service.report.facts import Facts
 from service.report.gateway import gateway_problems, gateway_status, refused_gateway_status
 from service.report.node import node_status
@@ -22,7 +23,7 @@ def object_status(facts: Facts) -> dict[ObjectKey, dict[str, Any]]:
     """The status of every object, without term and times."""
     refused = _refused(facts.refused)
     # Holders also where gossip thinks the node dead: its lease lives, and a node under a planned restart forwards on.
-    statuses = {key: _policy_status(facts, state, refused.pop(key, "")) for key, state in facts.policies.items()}
+    statuses = {key: _policy_status(facts, key, state, refused.pop(key, "")) for key, state in facts.policies.items()}
     for key, message in refused.items():
         if key.kind is Kind.POLICY:
             statuses[key] = refused_policy_status(message)
@@ -45,6 +46,9 @@ def object_problems(facts: Facts) -> list[ObjectEvent]:
             problems.append(ObjectEvent(key, PolicyReason.UNKNOWN_EGRESS_IP, message, "Judge", True))
         if state.accepted and (message := shadow_message(state.overlap)):
             problems.append(ObjectEvent(key, "Shadowed", message, "Judge", True))
+        exempted = facts.exempted.get(key, NOTHING_EXEMPT)
+        if state.accepted and exempted.is_whole:
+            problems.append(ObjectEvent(key, exempt_reason(exempted), exempt_message(exempted), "Judge", True))
     problems += [
         ObjectEvent(GATEWAY, problem.reason, problem.message, "Assign", True, subject=problem.subject)
         for problem in gateway_problems(facts)
@@ -62,10 +66,11 @@ def _unplaced(facts: Facts, state: PolicyState) -> str:
     return f"egressSourceIP {row.floating_ip} is not assigned to a node, so matching packets are dropped: {row.reason}"
 
 
-def _policy_status(facts: Facts, state: PolicyState, refused: str) -> dict[str, Any]:
+def _policy_status(facts: Facts, key: ObjectKey, state: PolicyState, refused: str) -> dict[str, Any]:
     held = facts.holders.get(state.egress_source_ip)
     absence = find_absence(state.egress_source_ip, facts, facts.conflicts)
-    return policy_status(state, held.node if held else None, absence, _unplaced(facts, state), refused)
+    exempted = facts.exempted.get(key, NOTHING_EXEMPT)
+    return policy_status(state, held.node if held else None, absence, _unplaced(facts, state), refused, exempted)
 
 
 def _refused(errors: Iterable[ObjectError]) -> dict[ObjectKey, str]:

@@ -1,17 +1,24 @@
-"""What is true of a policy now: whether it is in force, whether its packets leave, and what others decide of it."""
+"""What is true of a policy now: whether it is in force, its packets leave, what others decide of it, what is exempt."""
 
 from typing import Any
 
+from service.gateway.exemption import Exempted
 from service.policy.acceptance import PolicyReason, PolicyState
 from service.policy.overlap import Overlap
 from service.report.absence import Absence
 from service.report.condition import condition
+from service.report.exemption import NOTHING_EXEMPT, exempt_message, exempt_reason
 
 _RULE = "of two policies of a pod the longer prefix counts, of equal ones the older policy's"
 
 
 def policy_status(
-    state: PolicyState, holder: str | None, absence: Absence | None, unplaced: str, refused: str
+    state: PolicyState,
+    holder: str | None,
+    absence: Absence | None,
+    unplaced: str,
+    refused: str,
+    exempted: Exempted = NOTHING_EXEMPT,
 ) -> dict[str, Any]:
     """The status of an accepted or refused policy, without term and times.
 
@@ -26,7 +33,7 @@ def policy_status(
         _ready(state, holder, absence),
     ]
     if state.accepted:
-        conditions.append(_overlapped(state.overlap))
+        conditions += [_overlapped(state.overlap), _exempt(exempted)]
     if refused:
         conditions.append(condition("Outdated", "InvalidObject", f"the last good version is in force: {refused}"))
     status = {"accepted": state.accepted, "matchedPods": state.matched_pods, "conditions": conditions}
@@ -64,6 +71,11 @@ def _overlapped(overlap: Overlap) -> dict[str, str]:
     names = _names(overlap)
     message = f"for some of its pods, other policies decide for all or some of its destinations: {names}; {_RULE}"
     return condition("Overlapped", "PartlyOverlapped", message)
+
+
+def _exempt(exempted: Exempted) -> dict[str, str]:
+    message = exempt_message(exempted)
+    return condition("Exempt", exempt_reason(exempted), message, is_true=bool(message))
 
 
 def _names(overlap: Overlap) -> str:

@@ -6,7 +6,7 @@ not returned at all: half a policy is worse than the last good one.
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from service.model.errors import ObjectError
@@ -114,7 +114,7 @@ def _decode_body(document: dict[str, Any], kind: Kind, metadata: _Metadata, read
             return Namespace(metadata.key, metadata.labels)
         case Kind.POD:
             return _decode_pod(document, metadata, reader)
-        case Kind.NODE | Kind.CLUSTER_NODE | Kind.SERVICE_RANGE | Kind.CONFIG_MAP:
+        case Kind.NODE | Kind.CLUSTER_NODE | Kind.SERVICE_RANGE | Kind.CONFIG_MAP | Kind.API_SERVERS:
             return None  # not among the kinds that are read
 
 
@@ -225,25 +225,39 @@ def _decode_gateway(document: dict[str, Any], metadata: _Metadata, reader: Field
 
 
 def _decode_policy(document: dict[str, Any], metadata: _Metadata, reader: FieldReader) -> EgressPolicy | None:
-    spec = _decode_spec(document, reader, known=("egress", "destinationCIDRs", "egressSourceIP"))
+    spec = _decode_spec(document, reader, known=("egress", "destinationCIDRs", "excludedCIDRs", "egressSourceIP"))
     if spec is None:
         return None
-    rules, networks, source_ip = [], [], None
+    rules, source_ip = [], None
+    destinations: tuple[IPv4Network, ...] = ()
     if reader.require(spec, "egress", "spec", "at least one rule"):
         for index, item in enumerate(reader.sequence(spec["egress"], "spec.egress", "rules", minimum=1) or ()):
             rules.append(decode_rule(item, f"spec.egress[{index}]", reader))
     if reader.require(spec, "destinationCIDRs", "spec", "at least one CIDR"):
-        path = "spec.destinationCIDRs"
-        for index, item in enumerate(reader.sequence(spec["destinationCIDRs"], path, "CIDRs", minimum=1) or ()):
-            network = reader.network(item, f"{path}[{index}]")
-            if network is not None:
-                networks.append((f"{path}[{index}]", network))
+        destinations = _decode_networks(spec, "destinationCIDRs", reader, minimum=1)
+    # Null is as good as absent to who applies it, and so to the API server.
+    excluded = _decode_networks(spec, "excludedCIDRs", reader) if spec.get("excludedCIDRs") is not None else ()
+    for network in (network for network in excluded if network in destinations):
+        reader.refuse("spec.excludedCIDRs", f"{network} is in destinationCIDRs, too; remove it from one of the two")
     if reader.require(spec, "egressSourceIP", "spec", "one of the floating IPs"):
         source_ip = reader.source_address(spec["egressSourceIP"], "spec.egressSourceIP")
-    destinations = tuple(sorted(reader.unique(networks)))
     if source_ip is None:
         return None
-    return EgressPolicy(metadata.key, tuple(rules), destinations, source_ip, metadata.created, metadata.generation)
+    return EgressPolicy(
+        metadata.key, tuple(rules), destinations, source_ip, metadata.created, metadata.generation, excluded
+    )
+
+
+def _decode_networks(
+    spec: dict[str, Any], name: str, reader: FieldReader, *, minimum: int = 0
+) -> tuple[IPv4Network, ...]:
+    """Sorted, each once."""
+    path, networks = f"spec.{name}", []
+    for index, item in enumerate(reader.sequence(spec[name], path, "CIDRs", minimum=minimum) or ()):
+        network = reader.network(item, f"{path}[{index}]")
+        if network is not None:
+            networks.append((f"{path}[{index}]", network))
+    return tuple(sorted(reader.unique(networks)))
 
 
 def _decode_pod(document: dict[str, Any], metadata: _Metadata, reader: FieldReader) -> Pod:

@@ -184,6 +184,19 @@ async def test_a_pod_under_a_new_policy_has_its_connections_cleared(tmp_path: Pa
 
 
 @in_virtual_time
+async def test_w12_connections_to_a_node_that_has_left_are_forgotten(tmp_path: Path) -> None:
+    """From then on it is steered like any other host."""
+    site = Site(tmp_path)
+    site.know(*OBJECTS[:2])
+    await site.turn.take()
+    assert not site.upkeep.clearing_wanted.is_set()
+    site.cluster.nodes = site.cluster.nodes[:1]
+    await site.turn.take()
+    assert site.upkeep.is_clearing_due
+    assert site.upkeep.clearing_wanted.is_set()
+
+
+@in_virtual_time
 async def test_a_turn_that_failed_is_taken_again_and_none_is_taken_for_nothing(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.know(*OBJECTS)

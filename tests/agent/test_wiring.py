@@ -126,9 +126,10 @@ class Site:
                 with suppress(asyncio.CancelledError):
                     await task
 
-    def select(self) -> None:
+    def select(self, *excluded: str) -> None:
         """Write the policy that selects the pod."""
-        (self.manifests / "policy.yaml").write_text(POLICY, encoding="ascii")
+        text = f"{POLICY}  excludedCIDRs: [{', '.join(excluded)}]\n"
+        (self.manifests / "policy.yaml").write_text(text, encoding="ascii")
 
     def hold(self, counter: int = 1, *, lasts_ns: int = 60 * SECOND) -> None:
         self.keeper.send(
@@ -526,6 +527,31 @@ async def test_an_inherited_way_stands_at_the_start_and_not_for_ever(
     async with site.running():
         await until(lambda: site.way_kind() == WayKind.L2)
         await until(lambda: site.way_kind() is None)
+
+
+async def test_w12_a_node_that_a_former_agent_knew_is_in_the_cluster_at_the_start_and_not_for_ever(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.agent.agent._INHERITANCE_NS", SECOND)
+    row = layout.cluster_key(IPv4Network("192.168.1.77/32"))
+    site.datapath.left = replace(NOTHING_INHERITED, exempt=(IPv4Address("192.168.1.77"),))
+    async with site.running():
+        await until(lambda: row in site.datapath.content.get(MapName.CLUSTER, {}))
+        await until(lambda: row not in site.datapath.content[MapName.CLUSTER])
+
+
+async def test_w14_an_exclusion_that_is_written_into_a_policy_comes_into_the_map_of_rules(site: Site) -> None:
+    def rules() -> dict[IPv4Network, IPv4Address | None]:
+        content = site.datapath.content.get(MapName.RULES, {})
+        return {layout.parse_rule_key(key)[1]: layout.parse_rule_value(value) for key, value in content.items()}
+
+    wide, hole = IPv4Network("8.8.8.0/24"), IPv4Network("8.8.8.8/32")
+    async with site.running():
+        site.select()
+        await until(lambda: rules() == {wide: FLOATING_IP})
+        site.select(str(hole))
+        await until(lambda: rules().get(hole, FLOATING_IP) is None)
+        assert rules()[wide] == FLOATING_IP
 
 
 async def test_a_newly_selected_pods_device_is_looked_for_at_once(tmp_path: Path) -> None:

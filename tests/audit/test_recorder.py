@@ -265,6 +265,9 @@ def test_policies_are_accepted_changed_refused_and_deleted(leader: Leader) -> No
     batch(Upsert(policy("9.9.9.0/24", generation=3)))(state())
     assert leader.outbox.records[-1].generation == 3
     assert leader.kinds() == ["policy-changed"]
+    excluding = replace(policy("9.9.9.0/24", generation=4), excluded=(IPv4Network("9.9.9.9/32"),))
+    batch(Upsert(excluding))(state())
+    assert leader.kinds() == ["policy-changed"]
     batch()(state(accepted=False))
     assert leader.outbox.records[-1].detail == {"egressSourceIP": str(IP), "reason": "EgressIPConflict"}
     assert leader.kinds() == ["policy-refused"]

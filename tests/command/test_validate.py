@@ -72,8 +72,20 @@ def test_definitions_that_are_not_there_are_wrong_use(tmp_path: Path) -> None:
             "EgressNATPolicy b: decides nothing: all its pods and destinations go by a",
         ),
         ((policy("a"),), "no AnthosNetworkGateway is among these objects"),
+        (
+            (LISTING, policy("a", excludedCIDRs=["9.9.9.9/32"])),
+            "EgressNATPolicy a: excludedCIDRs: 9.9.9.9/32 lies in none of destinationCIDRs, and does nothing",
+        ),
+        (
+            (LISTING, policy("a", destinationCIDRs=["192.168.1.0/24"])),
+            "EgressNATPolicy a: PartlyExempt: of destinationCIDRs these are exempt: 192.168.1.100/32 (floating IP)",
+        ),
+        (
+            (LISTING, policy("a", excludedCIDRs=["8.8.8.0/25", "8.8.8.128/25"])),
+            "EgressNATPolicy a: AllExcluded: nothing is steered",
+        ),
     ],
-    ids=["unknown-address", "double", "shadow", "no-gateway"],
+    ids=["unknown-address", "double", "shadow", "no-gateway", "idle-exclusion", "exempt", "all-excluded"],
 )
 def test_what_does_not_do_what_it_seems_to_is_warned_of(
     tmp_path: Path, documents: tuple[dict[str, Any], ...], warning: str
@@ -84,6 +96,16 @@ def test_what_does_not_do_what_it_seems_to_is_warned_of(
     (line,) = done.stdout.splitlines()
     assert line.startswith(f"warning: {warning}")
     assert done.stderr.endswith(", 0 errors, 1 warnings\n")
+
+
+def test_w12_with_the_settings_the_clusters_ranges_are_known(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("node: a\ndatapath: {pod_cidrs: [10.244.0.0/16]}\n", encoding="utf-8")
+    path = write(tmp_path / "a.yaml", LISTING, policy("a", destinationCIDRs=["10.244.7.0/24"]))
+    assert invoke("validate", path).stdout == ""
+    told = invoke("validate", path, "--config", config).stdout
+    assert told.startswith("warning: EgressNATPolicy a: AllExempt: nothing is steered: all of destinationCIDRs is")
+    assert "10.244.0.0/16 (pods)" in told
 
 
 def test_warnings_are_of_all_that_is_given_together(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ class Site:
         self.now_ns = 0
         self.silent: tuple[str, ...] = ()
         self.problems: tuple[ObjectEvent, ...] = ()
+        self.server: IPv4Address | None = None
         self.cluster = Cluster((node("worker1", 1), node("worker2", 2)), {"worker1": member("worker1")})
         self.intake = Intake(DatapathSettings(pod_cidrs=("10.244.0.0/16",)))
         self.table = HolderTable(lease_ns=300 * MS)
@@ -36,6 +37,7 @@ class Site:
             electors=lambda: ELECTORS,
             silent=lambda: self.silent,
             problems=lambda: self.problems,
+            server=lambda: self.server,
             clock=lambda: self.now_ns,
         )
 

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from service.controller.controller import Controller
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.errors import OperatorError
 from service.settings import HttpSettings, Settings
+from service.sources.manifests.source import ManifestsSource
 from service.wire.envelope import Envelope
 from tests.controller.elector import HOST, LoopbackElector, settings_of
 from tests.disk import HangingDisk, RefusingDisk
@@ -120,6 +122,15 @@ async def test_a_controller_without_electors_reads_its_objects_and_leads_nobody(
         assert "no majority of electors answers" in found["floatingIPs"]["192.0.2.100"]["why"]
         assert found["objects"]["synced"] is True
         assert not controller.is_leading
+
+
+async def test_w12_a_controller_knows_the_api_servers_address_by_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = IPv4Address("203.0.113.9")
+    monkeypatch.setattr(ManifestsSource, "server_address", lambda source: server)
+    async with running(settings_of(tmp_path)) as controller:
+        await until(lambda: controller._knowledge._server() == server)
 
 
 async def test_a_controller_names_the_electors_that_do_not_answer_it_and_since_when(tmp_path: Path) -> None:

@@ -75,6 +75,18 @@ def test_facts_are_of_the_moment_at_which_they_were_made() -> None:
     assert facts.gateway.floating_ips == (A, B)
 
 
+def test_w12_facts_tell_which_policies_name_what_is_never_steered() -> None:
+    site = known()
+    site.server = IPv4Address("203.0.113.9")
+    site.intake.take((Upsert(policy("egress", to=("203.0.113.0/24",))), Upsert(policy("other"))))
+    facts = site.knowledge.facts(7)
+    assert facts is not None
+    assert {key.name: exempted.parts for key, exempted in facts.exempted.items()} == {
+        "egress": ("203.0.113.9/32 (API server)",),
+        "other": (),
+    }
+
+
 def test_facts_tell_how_old_a_policy_is_and_what_gossip_says() -> None:
     site = known()
     site.intake.take((Upsert(policy("egress", created="2024-05-05T00:00:00.000000000Z")),))

@@ -27,12 +27,16 @@ OTHER_SERVER = IPv4Address("203.0.113.8")
 ROUTER = IPv4Address("192.168.1.1")
 POD_NETWORK = IPv4Network("10.244.0.0/16")
 SERVICE_NETWORK = IPv4Network("10.96.0.0/12")
-NODE_NETWORK = IPv4Network("192.168.1.0/24")
+OWN_ADDRESS = IPv4Address("192.168.1.2")
+NEIGHBOUR_NODE = IPv4Address("192.168.1.22")
+NEIGHBOUR = IPv4Address("192.168.1.50")
+"""A host of the nodes' subnet that is no node."""
 
 NODE_A_MAC = packet.mac("02:00:00:00:0a:01")
 HOLDER_MAC = packet.mac("02:00:00:00:0c:01")
 ROUTER_MAC = packet.mac("02:00:00:00:0e:01")
 STRANGER_MAC = packet.mac("02:00:00:00:0f:01")
+NEIGHBOUR_MAC = packet.mac("02:00:00:00:50:01")
 
 MARK = 0x1000
 RULE_SET = 0x1122334455667788
@@ -43,7 +47,6 @@ TOKEN = 7
 
 NEW, ESTABLISHED, POD_FIN, REMOTE_FIN, CLOSING = range(5)
 """`enum binding_state`."""
-RULE_EXCLUDED = 2
 
 
 def boot_ns() -> int:
@@ -149,7 +152,8 @@ class Node:
         self.map(MapName.CONFIG).update(struct.pack("=I", 0), layout.config_value(MARK, EGW.ifindex, EGW.mac))
         self.in_cluster(POD_NETWORK, ClusterFlag.POD)
         self.in_cluster(SERVICE_NETWORK, ClusterFlag.SERVICE)
-        self.in_cluster(NODE_NETWORK, ClusterFlag.NODE)
+        for address in (OWN_ADDRESS, NEIGHBOUR_NODE):
+            self.in_cluster(IPv4Network(address), ClusterFlag.NODE)
         self.floating_ip(FLOATING_IP)
 
     def in_cluster(self, network: IPv4Network, flag: ClusterFlag) -> None:
@@ -176,7 +180,7 @@ class Node:
 
     def exclude(self, destination: str) -> None:
         key = layout.rule_key(RULE_SET, IPv4Network(destination))
-        self.map(MapName.RULES).update(key, struct.pack("=4xI", RULE_EXCLUDED))
+        self.map(MapName.RULES).update(key, layout.rule_value(None))
 
     def select(
         self, pod: IPv4Address = POD, *, state: SelectedState = SelectedState.STEER, device: Device = POD_DEVICE

@@ -107,6 +107,8 @@ class StandInDatapath(NodeDatapath):
         self.nftables = self  # type: ignore[assignment]
         self.conntrack = self  # type: ignore[assignment]
         self.calls: list[tuple[object, ...]] = []
+        self.kept: tuple[IPv4Network, ...] = ()
+        """What the last `forget` was to leave alone."""
         self.failing: dict[str, int] = {}
         self.content: dict[str, Rows] = {}
         """As last wished for."""
@@ -174,6 +176,7 @@ class StandInDatapath(NodeDatapath):
 
     async def forget(self, pod_ips: Iterable[IPv4Address], cluster: Iterable[IPv4Network]) -> int:
         """Of `conntrack`."""
+        self.kept = tuple(cluster)
         self._call("forget", *pod_ips)
         return 0
 

@@ -45,10 +45,10 @@ def test_the_fence_knows_addresses_of_other_segments_too() -> None:
 
 def test_destinations_beyond_the_cluster_are_told_from_those_inside() -> None:
     pods, services = IPv4Network("10.244.0.0/16"), IPv4Network("10.96.0.0/16")
-    rows = desired.cluster_rows([pods], [services], [IPv4Network("192.168.1.0/24"), pods])
+    rows = desired.cluster_rows([pods], [services], [IPv4Network("192.168.1.21/32"), pods])
     assert rows[layout.cluster_key(pods)] == layout.cluster_value(ClusterFlag.POD)
     assert rows[layout.cluster_key(services)] == layout.cluster_value(ClusterFlag.SERVICE)
-    assert rows[layout.cluster_key(IPv4Network("224.0.0.0/4"))] == layout.cluster_value(ClusterFlag.NODE)
+    assert rows[layout.cluster_key(IPv4Network("192.168.1.21/32"))] == layout.cluster_value(ClusterFlag.NODE)
 
 
 def test_gratuitous_arp_is_believed_of_members_only_and_not_of_oneself() -> None:

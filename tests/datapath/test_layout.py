@@ -120,6 +120,13 @@ def test_a_rule_steers() -> None:
     assert (address, action) == (ADDRESS.packed, defines("RULE")["STEER"])
 
 
+def test_w14_an_exclusion_is_told_from_an_address() -> None:
+    value = layout.rule_value(None)
+    assert struct.unpack("=4sI", value) == (bytes(4), defines("RULE")["EXCLUDED"])
+    assert layout.parse_rule_value(value) is None
+    assert layout.parse_rule_value(layout.rule_value(ADDRESS)) == ADDRESS
+
+
 def test_the_rule_set_counts_as_64_bits_of_every_prefix() -> None:
     prefixlen, high, low, network = struct.unpack("=III4s", layout.rule_key(0x1122334455667788, NETWORK))
     assert (prefixlen, high, low) == (64 + 8, 0x11223344, 0x55667788)

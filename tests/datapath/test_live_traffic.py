@@ -24,8 +24,11 @@ from tests.datapath.node import (
     FLOWS,
     HOLDER_MAC,
     MARK,
+    NEIGHBOUR,
+    NEIGHBOUR_MAC,
     NODE_A_MAC,
     OTHER_FLOATING_IP,
+    OWN_ADDRESS,
     POD,
     ROUTER,
     ROUTER_MAC,
@@ -107,7 +110,7 @@ def attached(
 ) -> Iterator[None]:
     """On each kind of hook the programs do the same (rule W13)."""
     for command in (
-        f"ip addr add 192.168.1.2/24 dev {UPLINK.name}",
+        f"ip addr add {OWN_ADDRESS}/24 dev {UPLINK.name}",
         f"ip route add default via {ROUTER}",
         f"ip neigh replace {ROUTER} lladdr {ROUTER_MAC.hex(':')} dev {UPLINK.name} nud permanent",
     ):
@@ -151,6 +154,16 @@ def from_uplink(wires: Wires, frame: bytes) -> None:
     wires.send(f"{UPLINK.name}-wire", frame)
 
 
+@contextmanager
+def neighbour(node: Node, entry: str = "") -> Iterator[None]:
+    """The host of the segment in the node's neighbour table, as `ip neigh` has it; not there at all where empty."""
+    namespace, place = node.programs.namespace, f"{NEIGHBOUR} dev {UPLINK.name}"
+    if entry:
+        namespace.command("ip", "neigh", "replace", *f"{place} {entry}".split())
+    yield
+    namespace.command("ip", "neigh", "del", *place.split())
+
+
 def reach_egw(wires: Wires, datagram: bytes) -> None:
     wires.send(EGW.name, packet.ethernet(bytes(6), EGW.mac, packet.IPV4, datagram), mark=MARK)
 
@@ -173,6 +186,47 @@ def test_a_translated_packet_leaves_by_the_floating_ips_uplink_to_the_router(
     [frame] = wires.leaving(UPLINK)
     assert (frame.destination, frame.source) == (ROUTER_MAC, UPLINK.mac)
     assert (frame.ip.source, frame.ip.destination, frame.ip.ttl) == (FLOATING_IP, SERVER, 63)
+    assert frame.ip.is_sound()
+
+
+@each_protocol
+def test_w12_a_translated_packet_for_a_host_of_the_segment_goes_to_it_and_not_to_the_router(
+    gateway: Node, wires: Wires, flow: Flow
+) -> None:
+    with neighbour(gateway, f"lladdr {NEIGHBOUR_MAC.hex(':')} nud permanent"):
+        from_uplink(wires, flow.to(NEIGHBOUR).steered())
+        [frame] = wires.leaving(UPLINK)
+    assert (frame.destination, frame.source) == (NEIGHBOUR_MAC, UPLINK.mac)
+    assert (frame.ip.source, frame.ip.destination, frame.ip.ttl) == (FLOATING_IP, NEIGHBOUR, 63)
+    assert frame.ip.is_sound()
+
+
+def test_w12_an_unknown_host_of_the_segment_is_asked_for_from_the_nodes_own_address_and_then_gets_what_waited(
+    gateway: Node, wires: Wires
+) -> None:
+    """The floating IP is no address of the node: it never asks by it (rule G1), nor sends to the router meanwhile."""
+    with neighbour(gateway):
+        from_uplink(wires, TCP_FLOW.to(NEIGHBOUR).steered())
+        [question] = wires.leaving(UPLINK)
+        assert (question.arp.sender_ip, question.arp.target_ip) == (OWN_ADDRESS, NEIGHBOUR)
+        answer = packet.arp(2, NEIGHBOUR_MAC, NEIGHBOUR, UPLINK.mac, OWN_ADDRESS)
+        from_uplink(wires, packet.ethernet(UPLINK.mac, NEIGHBOUR_MAC, packet.ARP, answer))
+        [frame] = wires.leaving(UPLINK)
+    assert (frame.destination, frame.ip.source, frame.ip.destination) == (NEIGHBOUR_MAC, FLOATING_IP, NEIGHBOUR)
+
+
+@each_protocol
+def test_w12_the_reply_of_a_host_of_the_segment_goes_to_the_pods_node(gateway: Node, wires: Wires, flow: Flow) -> None:
+    question = packet.arp(1, NEIGHBOUR_MAC, NEIGHBOUR, bytes(6), FLOATING_IP)
+    from_uplink(wires, packet.ethernet(packet.BROADCAST, NEIGHBOUR_MAC, packet.ARP, question))
+    [answer] = wires.leaving(UPLINK)
+    assert (answer.destination, answer.arp.sender_mac) == (NEIGHBOUR_MAC, UPLINK.mac)
+    with neighbour(gateway, f"lladdr {NEIGHBOUR_MAC.hex(':')} nud permanent"):
+        from_uplink(wires, flow.to(NEIGHBOUR).steered())
+        wires.leaving(UPLINK)
+    from_uplink(wires, UPLINK.mac + NEIGHBOUR_MAC + flow.to(NEIGHBOUR).reply()[12:])
+    [frame] = wires.leaving(UPLINK)
+    assert (frame.destination, frame.ip.source, frame.ip.destination) == (NODE_A_MAC, NEIGHBOUR, POD)
     assert frame.ip.is_sound()
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from service.datapath import layout
-from service.datapath.layout import MapName, WayKind
+from service.datapath.layout import ClusterFlag, MapName, WayKind
 from service.datapath.node_datapath import STEERING_DEVICE, NodeDatapath, uninstall
 from service.model.errors import OperatorError, TransientError
 from service.network.destinations import NOTHING
@@ -444,6 +444,19 @@ async def test_without_any_uplink_the_steering_device_is_kept_and_nothing_ends(t
     assert site.datapath.egw_ifindex == site.netlink.steering_index
 
 
+def leave(site: Site, content: dict[str, dict[bytes, bytes]]) -> None:
+    """What a former agent had in its maps."""
+
+    class Left:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def items(self) -> dict[bytes, bytes]:
+            return content.get(self.name, {})
+
+    site.datapath._loaded.map = Left  # type: ignore[assignment, method-assign]
+
+
 async def test_w2_a_restarted_agent_goes_on_with_where_an_address_went_while_there_was_none(tmp_path: Path) -> None:
     site = Site(tmp_path)
     told, heard = (layout.way_value(7, WayKind.L2, 2, bytes(6), bytes((2, 0, 0, 0, 0, one))) for one in (1, 2))
@@ -458,21 +471,34 @@ async def test_w2_a_restarted_agent_goes_on_with_where_an_address_went_while_the
             fourth: bytes(8) + heard[8:] + (1).to_bytes(8, "little"),
         },
     }
-
-    class Left:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def items(self) -> dict[bytes, bytes]:
-            return content.get(self.name, {})
-
-    site.datapath._loaded.map = Left  # type: ignore[assignment, method-assign]
+    leave(site, content)
     assert site.datapath.inherited().ways == {
         first: heard,
         second: told,
         third: told,
         fourth: bytes(8) + heard[8:],
     }
+
+
+async def test_what_a_former_agent_excluded_and_never_steered_is_known_again(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    wide, hole, node, pods = map(IPv4Network, ("8.8.8.0/24", "8.8.8.8/32", "192.168.1.22/32", "10.244.0.0/16"))
+    address = IPv4Address("192.168.1.100")
+    content: dict[str, dict[bytes, bytes]] = {
+        MapName.RULES: {
+            layout.rule_key(5, wide): layout.rule_value(address),
+            layout.rule_key(5, hole): layout.rule_value(None),
+        },
+        MapName.CLUSTER: {
+            layout.cluster_key(node): layout.cluster_value(ClusterFlag.NODE),
+            layout.cluster_key(pods): layout.cluster_value(ClusterFlag.POD),
+            layout.cluster_key(IPv4Network("192.168.1.0/24")): layout.cluster_value(ClusterFlag.NODE),
+        },
+    }
+    leave(site, content)
+    found = site.datapath.inherited()
+    assert [rule_set.entries for rule_set in found.rule_sets] == [((wide, address), (hole, None))]
+    assert found.exempt == (node[0],), "ranges are of the objects, and a subnet is of an earlier release"
 
 
 async def test_a1_every_address_of_every_interface_is_known(tmp_path: Path) -> None:

@@ -8,13 +8,12 @@ from service.datapath.layout import ClusterFlag, SelectedState
 from service.model.drop import DropReason
 from service.network.unclassified import CLASSIFIED_PRIORITY
 from tests.datapath import packet
-from tests.datapath.node import MARK, OTHER_POD, SERVER, TCP_FLOW, UDP_FLOW, Flow, Node
+from tests.datapath.node import MARK, NEIGHBOUR, NEIGHBOUR_NODE, OTHER_POD, SERVER, TCP_FLOW, UDP_FLOW, Flow, Node
 from tests.datapath.program import EGW, POD_DEVICE, SHOT, UNSPEC, UPLINK_2, Device, Outcome
 
 pytestmark = pytest.mark.bpf
 
 SERVICE = IPv4Address("10.96.0.10")
-NEIGHBOUR_NODE = IPv4Address("192.168.1.3")
 
 
 @pytest.fixture
@@ -68,6 +67,12 @@ def test_an_in_cluster_destination_is_untouched_even_under_a_rule_for_everything
     pod_node: Node, address: IPv4Address
 ) -> None:
     assert is_untouched(leave_pod(pod_node, TCP_FLOW.to(address)))
+
+
+def test_w12_a_host_of_the_nodes_subnet_that_is_no_node_is_marked_like_any_other(pod_node: Node) -> None:
+    assert leave_pod(pod_node, TCP_FLOW.to(NEIGHBOUR)).mark == MARK
+    pod_node.in_cluster(IPv4Network(f"{NEIGHBOUR}/32"), ClusterFlag.NODE)
+    assert is_untouched(leave_pod(pod_node, TCP_FLOW.to(NEIGHBOUR)))
 
 
 def test_a_service_address_is_marked_because_its_endpoint_may_be_outside(node: Node) -> None:

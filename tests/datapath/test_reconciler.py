@@ -8,7 +8,7 @@ import pytest
 from service.datapath import layout
 from service.datapath.classification import SETTLED_NS
 from service.datapath.desired import LocalUplink, Rows
-from service.datapath.layout import MapName, SelectedState, WayKind
+from service.datapath.layout import ClusterFlag, MapName, SelectedState, WayKind
 from service.datapath.reconciler import Reconciler
 from service.datapath.steering import Phase
 from service.model.assignment import Assignment, Location
@@ -29,7 +29,7 @@ from service.model.objects import (
 )
 from service.policy.index import PolicyIndex
 from service.policy.rule_set import RuleSet
-from service.settings import DatapathSettings, Settings
+from service.settings import DatapathSettings, GossipSettings, Settings
 from tests.datapath.stand_in import StandInPool
 
 FLOATING_IP, SECOND_IP = IPv4Address("192.168.1.100"), IPv4Address("192.168.1.101")
@@ -161,8 +161,49 @@ def test_a_node_tells_nobody_of_pods_it_serves_itself() -> None:
     assert layout.endpoint_key(POD_IP, 9) in rows(known)[MapName.ENDPOINTS]
 
 
-def test_subnets_of_members_are_in_the_cluster() -> None:
-    assert NETWORK in reconciler().cluster_networks()
+def exempt(known: Reconciler) -> set[str]:
+    """Single addresses that the programs never steer and netfilter leaves alone, which must be the same ones."""
+    hosts = {network for network in known.cluster_networks() if network.prefixlen == 32}
+    written = {layout.parse_cluster(*row)[0] for row in rows(known)[MapName.CLUSTER].items()}
+    assert written == set(known.cluster_networks())
+    return {str(network.network_address) for network in hosts} - {"255.255.255.255"}
+
+
+def test_w12_of_the_nodes_subnet_only_their_own_addresses_and_floating_ips_are_in_the_cluster() -> None:
+    """A server in the nodes' subnet was not steered, without a word."""
+    known = reconciler(FLOATING_IP, SECOND_IP)
+    assert exempt(known) == {"192.168.1.21", "192.168.1.22", "192.168.1.100", "192.168.1.101"}
+    assert not any(IPv4Address("192.168.1.50") in network for network in known.cluster_networks())
+
+
+def test_w12_a_node_that_has_left_and_an_address_that_is_no_floating_ip_any_more_are_like_any_host() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known = reconciler(FLOATING_IP, SECOND_IP, index=index)
+    known.learn_members((node("worker1", 21, UPLINK.mac),), {})
+    index.apply(objects(FLOATING_IP)[:1])
+    assert exempt(known) == {"192.168.1.21", "192.168.1.100"}
+
+
+def test_w12_the_api_server_is_never_steered_by_its_address_or_by_its_services() -> None:
+    """In a pod it is known by its service's address: what that is translated to is judged after that."""
+    known = reconciler()
+    for address in ("203.0.113.9", "10.96.0.1"):
+        known.learn_server(IPv4Address(address))
+        assert address in exempt(known)
+        row = layout.cluster_key(IPv4Network(address))
+        assert rows(known)[MapName.CLUSTER][row] == layout.cluster_value(ClusterFlag.SERVICE)
+
+
+def test_w12_nodes_are_known_before_gossip_has_told_of_them() -> None:
+    """By the settings, and of what a former agent knew until that has had its time: no flow to a node may begin as one
+    to the outside."""
+    settings = Settings(node="worker1", gossip=GossipSettings(seeds=("192.168.1.5", "192.168.1.6:9640")))
+    known = Reconciler(settings, PolicyIndex(pod_cidrs_known=True))
+    known.learn_uplinks((UPLINK,))
+    known.inherit({}, {}, (), (IPv4Address("192.168.1.22"),))
+    assert exempt(known) == {"192.168.1.5", "192.168.1.6", "192.168.1.21", "192.168.1.22"}
+    known.disinherit()
+    assert exempt(known) == {"192.168.1.5", "192.168.1.6", "192.168.1.21"}
 
 
 def test_a_floating_ip_that_was_removed_has_no_way_and_is_behind_the_fence_only_while_it_is_leased_here() -> None:
@@ -205,6 +246,24 @@ def test_what_the_leader_still_assigns_stays_behind_the_fence() -> None:
 def test_netfilter_leaves_alone_what_the_programs_never_steer() -> None:
     """Seen end to end: under a policy for 0.0.0.0/0 the guard dropped 169.254.169.254, which nothing had marked."""
     assert IPv4Network("169.254.0.0/16") in reconciler().cluster_networks()
+
+
+def test_w14_what_a_policy_excludes_is_neither_guarded_by_netfilter_nor_steered_by_the_programs() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
+    wide, hole = IPv4Network("9.9.9.0/24"), IPv4Network("9.9.9.9/32")
+    gateway, _, _, old = objects(FLOATING_IP, SECOND_IP)
+    policy = replace(old.object, destinations=(wide,), excluded=(hole,))
+    index.apply([gateway, Upsert(policy)])
+    steering(known, maps)
+    rule_set = known.local_selections()[POD_IP].rule_set.id
+    assert maps.rows[MapName.RULES] == {
+        layout.rule_key(rule_set, wide): layout.rule_value(FLOATING_IP),
+        layout.rule_key(rule_set, hole): layout.rule_value(None),
+    }
+    assert set(known.destinations().sets[rule_set]) == set(wide.address_exclude(hole))
+    known.learn_location(Location(FLOATING_IP, "worker2", TOKEN))
+    assert known.audience(known.local_selections()[POD_IP]).holders == ("worker2",)
 
 
 def steering(known: Reconciler, maps: StandInPool) -> dict[IPv4Address, Phase]:

@@ -315,6 +315,44 @@ async def test_many_pods_are_cleared_in_pieces_and_those_that_are_done_are_not_c
     assert site.reconciler.steering.to_clear() == ()
 
 
+NODES, SERVER = (IPv4Network("192.168.1.21/32"),), IPv4Network("192.168.1.50/32")
+
+
+@in_virtual_time
+async def test_w12_connections_to_what_comes_into_the_cluster_or_leaves_it_are_forgotten_and_no_others(
+    tmp_path: Path,
+) -> None:
+    """Those to a host that is steered from now on would go on with the node's address in connection tracking."""
+    site = Site(tmp_path)
+    site.datapath.failing["forget"] = 1
+    async with site.running(site.upkeep.clear_connections):
+        site.upkeep.note_exempt((*NODES, SERVER))
+        assert not site.upkeep.is_clearing_due
+        site.upkeep.note_exempt(NODES)
+        assert site.upkeep.is_clearing_due
+        site.upkeep.clearing_wanted.set()
+        await asyncio.sleep(1)
+    assert site.datapath.named("forget") == [(POD,)] * 2
+    assert set(site.datapath.kept) == set(IPv4Network("0.0.0.0/0").address_exclude(SERVER))
+    assert not site.upkeep.is_clearing_due
+
+
+@in_virtual_time
+async def test_w12_they_are_forgotten_once_the_rows_are_in_the_kernel(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.datapath.pool.stuck = {MapName.CLUSTER}
+    async with site.running(site.upkeep.clear_connections):
+        site.upkeep.note_exempt(NODES)
+        site.upkeep.note_exempt((*NODES, SERVER))
+        site.upkeep.clearing_wanted.set()
+        await asyncio.sleep(1)
+        assert (site.datapath.named("forget"), site.upkeep.is_clearing_due) == ([], True)
+        site.datapath.pool.release(MapName.CLUSTER)
+        site.upkeep.clearing_wanted.set()
+        await asyncio.sleep(1)
+        assert (site.datapath.named("forget"), site.upkeep.is_clearing_due) == ([(POD,)], False)
+
+
 @in_virtual_time
 async def test_c1_whoever_waits_for_rows_is_looked_at_when_some_are_written(tmp_path: Path) -> None:
     site = Site(tmp_path)

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv4Network
 from service.gateway.inventory import Inventory
 from service.model.cluster_range import ClusterRanges
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState
-from service.model.objects import ClusterNode, Delete, Kind, ObjectKey, Pod, ServiceRange, Upsert
+from service.model.objects import ApiServers, ClusterNode, Delete, Kind, ObjectKey, Pod, ServiceRange, Upsert
 
 
 def node(name: str, number: int, **fields: bool) -> ClusterNode:
@@ -47,6 +47,15 @@ def test_service_ranges_come_and_go_with_their_objects() -> None:
     assert inventory.ranges.services == networks("10.96.0.0/16", "10.97.0.0/16")
     inventory.apply([Delete(extra.key)])
     assert inventory.ranges.services == networks("10.96.0.0/16")
+
+
+def test_w12_api_servers_are_known_by_their_own_word_and_go_with_it() -> None:
+    key = ObjectKey(Kind.API_SERVERS, "default", "kubernetes")
+    inventory = inventory_of(ApiServers(key, (IPv4Address("203.0.113.9"), IPv4Address("192.168.1.2"))))
+    assert inventory.ranges.servers == networks("192.168.1.2/32", "203.0.113.9/32")
+    assert inventory.ranges.nodes == ()
+    inventory.apply([Delete(key)])
+    assert inventory.ranges.servers == ()
 
 
 def test_configured_ranges_win_but_a_node_is_always_in_the_cluster() -> None:

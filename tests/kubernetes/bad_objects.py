@@ -39,6 +39,7 @@ def _expression(**fields: Any) -> dict[str, Any]:
 
 _USED = "192.168.1.100"
 _FIP, _SOURCE, _CIDR = "spec.floatingIPs[0]", "spec.egressSourceIP", "spec.destinationCIDRs[0]"
+_EXCLUDED = "spec.excludedCIDRs[0]"
 _EXPRESSION = "spec.egress[0].podSelector.matchExpressions[0]"
 _NO_HOST = "no host can have this address"
 
@@ -126,6 +127,18 @@ POLICIES = (
     Bad("a range", _CIDR, "not a CIDR", policy(destinationCIDRs=["8.8.8.0-8.8.8.9"])),
     Bad("an IPv6 network", _CIDR, "only IPv4", policy(destinationCIDRs=["2001:db8::/32"])),
     Bad("a name", _CIDR, "such as 8.8.8.0/24", policy(destinationCIDRs=["dns.example"])),
+    Bad("an exclusion without length", _EXCLUDED, "write 8.8.8.8/32", policy(excludedCIDRs=["8.8.8.8"])),
+    Bad("host bits in an exclusion", _EXCLUDED, "host bits are set", policy(excludedCIDRs=["8.8.8.9/31"])),
+    Bad("an excluded IPv6 network", _EXCLUDED, "only IPv4", policy(excludedCIDRs=["2001:db8::/32"])),
+    Bad("exclusions as text", "spec.excludedCIDRs", "array", policy(excludedCIDRs="8.8.8.8/32")),
+    Bad("an exclusion twice", "spec.excludedCIDRs", "duplicate", policy(excludedCIDRs=["8.8.8.8/32"] * 2)),
+    Bad("a destination excluded", "spec", "remove it from one of the two", policy(excludedCIDRs=["8.8.8.0/24"])),
+    Bad(
+        "too many exclusions",
+        "spec.excludedCIDRs",
+        "64",
+        policy(destinationCIDRs=["8.0.0.0/8"], excludedCIDRs=[f"8.8.{index}.0/24" for index in range(65)]),
+    ),
     Bad("a destination twice", "spec.destinationCIDRs", "duplicate", policy(destinationCIDRs=["8.8.8.0/24"] * 2)),
     Bad("no source field", _SOURCE, "Required", policy(egressSourceIP=...)),
     Bad("a source list", _SOURCE, "string", policy(egressSourceIP=["192.168.1.100"])),

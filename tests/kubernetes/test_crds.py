@@ -50,6 +50,12 @@ def test_the_users_own_objects_are_accepted(kubectl: Kubectl) -> None:
         gateway({"floatingIPs": [f"10.1.{index}.1" for index in range(200)]}),
         policy("good-all", egress=[{"podSelector": {}}], destinationCIDRs=["0.0.0.0/0"]),
         policy("good-host", destinationCIDRs=["8.8.8.8/32", "10.0.0.0/8"]),
+        policy("good-exclusions", destinationCIDRs=["0.0.0.0/0"], excludedCIDRs=["10.0.0.0/8", "8.8.8.8/32"]),
+        policy(
+            "good-most",
+            destinationCIDRs=[f"8.8.{index}.0/24" for index in range(256)],
+            excludedCIDRs=[f"8.8.{index}.1/32" for index in range(64)],
+        ),
         policy("good-empty-value", egress=[{"podSelector": {"matchLabels": {"example.org/tier": ""}}}]),
         policy(
             "good-expressions",

@@ -84,6 +84,9 @@ async def test_ranges_seeds_and_roles_come_from_the_cluster_and_follow_it(kubect
         assert inventory.ranges.pods == networks("10.244.11.0/24", "10.244.21.0/24")
         assert inventory.nodes["c1"].role is NodeRole.CONTROL_PLANE
         assert inventory.addresses() == (IPv4Address("192.168.1.21"),)
+        advertised = kubectl("get", "endpointslice", "kubernetes", "-o", "jsonpath={.endpoints[*].addresses[*]}")
+        assert inventory.ranges.servers == networks(*sorted(advertised.split()))
+        assert inventory.ranges.servers
         await asyncio.to_thread(kubectl.apply, node("w2", 22))
         await until(lambda: IPv4Network("10.244.22.0/24") in inventory.ranges.pods)
         await asyncio.to_thread(report, kubectl, "w1", "192.168.1.31")

@@ -100,6 +100,7 @@ async def test_nobody_reads_more_than_it_follows(account: str, installation: Ins
     assert followed - {"events"} == FOLLOWED[account] | {"pods", "namespaces", "nodes", "servicecidrs"}
     # Secrets, the keyring among them, come by the kubelet and not by these credentials.
     named = {Right(verb, "", "configmaps", NAMESPACE, OBJECT_NAME) for verb in READING}
+    named |= {Right(verb, "discovery.k8s.io", "endpointslices", "default", "kubernetes") for verb in READING}
     if account == "controller":
         named.add(Right("get", "coordination.k8s.io", "leases", NAMESPACE, VALIDITY_NAME))
     assert {right for right in rights if right.name} == named

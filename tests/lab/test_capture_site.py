@@ -28,7 +28,9 @@ def test_pods_services_and_nodes_are_in_the_cluster_and_the_outside_is_not() -> 
     inside = [*(pod.ip for pod in PLAN.pods), *(node.address(segment) for node in PLAN.nodes for segment in (0, 1))]
     assert len(inside) == 10
     assert all(map(is_in_cluster, [*inside, IPv4Address("10.96.0.1")]))
+    assert is_in_cluster(IPv4Address("192.168.1.100")), "a pod reaches a floating IP as without a policy"
     assert not is_in_cluster(IPv4Address("8.8.8.8"))
+    assert not is_in_cluster(IPv4Address("192.168.1.50")), "a host of the segment that is no member (W12)"
     assert all(any(pod.ip in network for network in SITE.pod_cidrs) for pod in PLAN.pods)
 
 

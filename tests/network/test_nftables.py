@@ -13,8 +13,10 @@ from service.model.errors import OperatorError, TransientError
 from service.network.destinations import NOTHING, PART, Destinations
 from service.network.netlink import Netlink
 from service.network.nftables import Nftables, NftConfig, ruleset
+from service.policy.rule_set import make_rule_set
 from tests.datapath import packet
 from tests.network.namespace import Namespace, namespaces
+from tests.policy.objects import policy
 
 MARK = 0x1000
 TABLE = 9640
@@ -30,6 +32,7 @@ CONFIG = NftConfig(
     pods=(IPv4Network("10.244.0.0/16"),),
     uplinks=("up0",),
 )
+EXCLUDING = make_rule_set([policy(to=("203.0.113.0/24",), excluded=(f"{ELSEWHERE}/32",))])
 CANDIDATES = f"""
 table ip tc_stand_in {{
   chain candidates {{
@@ -260,6 +263,24 @@ async def test_a_selected_pod_without_its_program_is_dropped_and_counted(site: S
         send(site.pod, b"leak", (SERVER, 53))
         send(site.pod, b"allowed", (ELSEWHERE, 53))
         assert [seen.payload for seen in uplink.until(b"allowed")] == [b"allowed"]
+    assert (await nftables.counters())["guard_unmarked"] == 1
+
+
+@pytest.mark.root
+async def test_w14_what_a_policy_excludes_is_neither_kept_marked_nor_guarded(site: Site) -> None:
+    """Right inside of what is steered: left to the CNI, as without a policy."""
+    nftables = await protect(steer=False)
+    await nftables.replace_steer(to(*EXCLUDING.steered))
+    with site.node.capture("egw0") as steered, site.node.capture("up0") as uplink:
+        send(site.pod, b"service elsewhere", ("10.96.0.2", 80))
+        send(site.pod, b"service outside", ("10.96.0.1", 80))
+        assert [seen.payload for seen in steered.until(b"service outside")] == [b"service outside"]
+        assert [(seen.source, seen.destination) for seen in uplink.until(b"service elsewhere")] == [(NODE, ELSEWHERE)]
+    site.node.run("nft delete table ip tc_stand_in")
+    with site.node.capture("up0") as uplink:
+        send(site.pod, b"leak", (SERVER, 53))
+        send(site.pod, b"excluded", (ELSEWHERE, 53))
+        assert [(seen.source, seen.payload) for seen in uplink.until(b"excluded")] == [(NODE, b"excluded")]
     assert (await nftables.counters())["guard_unmarked"] == 1
 
 

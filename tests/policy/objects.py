@@ -58,13 +58,21 @@ def policy(
     *,
     ip: str = "192.168.1.100",
     to: Sequence[str] = ("8.8.8.0/24",),
+    excluded: Sequence[str] = (),
     pods: LabelSelector = EVERYTHING,
     namespaces: LabelSelector = EVERYTHING,
     rules: Sequence[EgressRule] | None = None,
     created: str = "2024-01-01T00:00:00.000000000Z",
 ) -> EgressPolicy:
     chosen = tuple(rules) if rules is not None else (EgressRule(namespaces, pods),)
-    return EgressPolicy(policy_key(name), chosen, tuple(map(IPv4Network, to)), IPv4Address(ip), created)
+    return EgressPolicy(
+        policy_key(name),
+        chosen,
+        tuple(map(IPv4Network, to)),
+        IPv4Address(ip),
+        created,
+        excluded=tuple(map(IPv4Network, excluded)),
+    )
 
 
 def gateway(*ips: str) -> NetworkGateway:

@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 from hypothesis import given, settings
@@ -51,6 +51,17 @@ def example() -> PolicyIndex:
         pod("web", "10.0.0.4", namespace="z", role="frontend"),
         EXAMPLE,
     )
+
+
+def test_w14_an_exclusion_changes_the_rules_of_its_own_pods_and_of_no_others() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    mine, other = policy("mine", pods=selector({"app": "a"})), policy("other", ip="192.168.1.101", to=("9.9.9.0/24",))
+    index.apply(map(Upsert, (mine, other, pod("a", "10.0.0.1", app="a"), pod("b", "10.0.0.2", app="b"))))
+    delta = index.apply([Upsert(policy("mine", pods=selector({"app": "a"}), excluded=("8.8.8.8/32",)))])
+    assert list(delta.selections) == [pod_key("a")]
+    changed = delta.selections[pod_key("a")]
+    assert changed is not None
+    assert (IPv4Network("8.8.8.8/32"), None) in changed.rule_set.entries
 
 
 def test_the_example_selects_alices_and_pauls_frontends(example: PolicyIndex) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from types import FrameType
 
@@ -55,15 +56,32 @@ def test_of_many_others_a_few_are_named_and_that_there_are_more_is_said() -> Non
     assert overlap_of("a-wide", wide, *others) == Overlap(("p0", "p1", "p2"), has_more=True)
 
 
+def test_w14_what_a_policy_excludes_is_nobodys_overlap_of_it() -> None:
+    wide = policy("wide", to=("8.0.0.0/8",), excluded=("8.8.0.0/16",))
+    inner = policy("inner", to=("8.8.8.0/24",), created=NEW)
+    assert overlap_of("wide", wide, inner) == NO_OVERLAP
+    assert overlap_of("wide", policy("wide", to=("8.0.0.0/8",)), inner) == Overlap(("inner",))
+
+
+def test_w14_an_older_policy_that_excludes_a_destination_leaves_it_to_the_younger() -> None:
+    older = policy("older", to=("8.8.8.0/24",), excluded=("8.8.8.0/25",), created=OLD)
+    younger = policy("younger", to=("8.8.8.0/24",), created=NEW)
+    assert overlap_of("younger", older, younger) == Overlap(("older",))
+    assert overlap_of("older", older, younger) == NO_OVERLAP
+
+
 NETWORKS = st.builds(
     lambda address, length: str(IPv4Network((address, length), strict=False)),
     st.integers(0x08080800, 0x0808080F),
     st.integers(27, 32),
 )
 POLICIES = st.builds(
-    lambda name, to, created: policy(name, ip=f"192.168.1.{ord(name)}", to=to, created=created),
+    lambda name, to, excluded, created: policy(
+        name, ip=f"192.168.1.{ord(name)}", to=to, excluded=sorted(set(excluded) - set(to)), created=created
+    ),
     st.sampled_from("pqrstu"),
     st.lists(NETWORKS, min_size=1, max_size=4, unique=True),
+    st.one_of(st.just([]), st.lists(NETWORKS, max_size=3)),
     st.sampled_from([OLD, NEW]),
 )
 
@@ -72,11 +90,23 @@ def model(policies: Sequence[EgressPolicy]) -> dict[ObjectKey, tuple[set[str], b
     """Who decides for each address, by asking for each."""
     found = {}
     for one in policies:
-        deciders = {decider(policies, address) for network in one.destinations for address in network}
+        deciders = {
+            decider(policies, address)
+            for network in one.destinations
+            for address in network
+            if is_steered_by(one, address)
+        }
         others = deciders - {one.key.name}
         if others:
             found[one.key] = (others, one.key.name not in deciders)
     return found
+
+
+def is_steered_by(one: EgressPolicy, address: IPv4Address) -> bool:
+    """By itself: the longest of its own prefixes is a destination."""
+    prefixes = [(to.prefixlen, True) for to in one.destinations if address in to]
+    prefixes += [(to.prefixlen, False) for to in one.excluded if address in to]
+    return max(prefixes, default=(0, False))[1]
 
 
 def decider(policies: Sequence[EgressPolicy], address: IPv4Address) -> str:
@@ -106,7 +136,7 @@ def labelled(name: str, ip: str, labels: Sequence[str]) -> Pod:
 def choosing(one: EgressPolicy) -> EgressPolicy:
     """Selects the pods that have its name as a label."""
     narrowed = policy("x", pods=selector({f"k{one.key.name}": "1"})).rules
-    return EgressPolicy(one.key, narrowed, one.destinations, one.egress_source_ip, one.created)
+    return replace(one, rules=narrowed)
 
 
 PODS = st.builds(
@@ -172,7 +202,7 @@ def test_a_pod_more_of_a_known_combination_is_no_work_and_no_news() -> None:
     assert index.of(policies[1].key) == NO_OVERLAP
 
 
-@pytest.mark.parametrize("shape", ["equal", "nested", "apart", "two levels"])
+@pytest.mark.parametrize("shape", ["equal", "nested", "apart", "two levels", "excluding", "excluding apart"])
 def test_the_work_for_a_thousand_policies_of_one_pod_grows_with_them_and_not_with_their_pairs(shape: str) -> None:
     """Each shape but one has 250,000 pairs and more."""
     few, many = _work(shape, 250), _work(shape, 1000)
@@ -181,7 +211,10 @@ def test_the_work_for_a_thousand_policies_of_one_pod_grows_with_them_and_not_wit
 
 def _work(shape: str, count: int) -> int:
     """Lines of the module that are run, and names that are kept."""
-    policies = [policy(f"p{index:04}", to=_destinations(shape, index)) for index in range(count)]
+    policies = [
+        policy(f"p{index:04}", to=_destinations(shape, index), excluded=_exclusions(shape, index))
+        for index in range(count)
+    ]
     lines = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Callable[..., object] | None:
@@ -206,7 +239,19 @@ def _destinations(shape: str, index: int) -> tuple[str, ...]:
             return ("8.0.0.0/8",)
         case "nested":
             return tuple(str(IPv4Network((0x08080808, length), strict=False)) for length in range(8, 32, 3))
-        case "apart":
+        case "excluding":
+            return ("0.0.0.0/0", f"8.{index // 256}.{index % 256}.0/24")
+        case "apart" | "excluding apart":
             return tuple(f"{8 + part}.{index // 256}.{index % 256}.0/24" for part in range(8))
         case _:
             return ("8.0.0.0/8",) if index % 2 else (f"8.{index // 256}.{index % 256}.0/24",)
+
+
+def _exclusions(shape: str, index: int) -> tuple[str, ...]:
+    match shape:
+        case "excluding":
+            return ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
+        case "excluding apart":
+            return (f"8.{index // 256}.{index % 256}.8/32",)
+        case _:
+            return ()

@@ -1,5 +1,6 @@
 """Policies that decide nothing, compared with what a pod's rule set would be."""
 
+from collections.abc import Iterable
 from ipaddress import IPv4Network
 
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from service.model.objects import EgressPolicy, EgressRule, LabelSelector, Operator, Requirement
 from service.policy.acceptance import precedence
 from service.policy.rule_set import make_rule_set
-from service.policy.shadow import shadows
+from service.policy.shadow import idle_exclusions, shadows
 from tests.policy.objects import policy
 
 ALL = EgressRule(LabelSelector(), LabelSelector())
@@ -17,10 +18,18 @@ WEB_OF_SHOP = EgressRule(LabelSelector((("kubernetes.io/metadata.name", "shop"),
 SOME = EgressRule(LabelSelector(), LabelSelector((), (Requirement("tier", Operator.IN, ("db", "web")),)))
 
 
-def made(name: str, *cidrs: str, rules: tuple[EgressRule, ...] = (ALL,), age: int = 0, ip: str = "") -> EgressPolicy:
+def made(
+    name: str,
+    *cidrs: str,
+    excluded: Iterable[str] = (),
+    rules: tuple[EgressRule, ...] = (ALL,),
+    age: int = 0,
+    ip: str = "",
+) -> EgressPolicy:
     networks = tuple(sorted(IPv4Network(cidr) for cidr in cidrs))
+    holes = tuple(sorted(IPv4Network(cidr) for cidr in excluded))
     base = policy(name, ip=ip or f"192.0.2.{ord(name[-1])}")
-    return EgressPolicy(base.key, rules, networks, base.egress_source_ip, f"2024-01-0{age + 1}T00:00:00Z", 1)
+    return EgressPolicy(base.key, rules, networks, base.egress_source_ip, f"2024-01-0{age + 1}T00:00:00Z", 1, holes)
 
 
 def test_the_same_destination_of_an_older_policy_with_wider_rules_leaves_nothing() -> None:
@@ -54,7 +63,32 @@ def test_policies_apart_are_not_shadows_of_each_other() -> None:
     assert shadows([]) == {}
 
 
+def test_w14_what_the_other_excludes_is_left() -> None:
+    other = made("a", "8.8.8.0/24", excluded=["8.8.8.0/25"])
+    assert shadows([other, made("b", "8.8.8.0/24", age=1)]) == {}
+    assert shadows([other, made("b", "8.8.8.0/24", excluded=["8.8.8.0/25", "8.8.8.128/25"], age=1)]) == {"b": ("a",)}
+
+
+def test_w14_an_exclusion_outside_all_destinations_does_nothing() -> None:
+    found = idle_exclusions(made("a", "8.8.8.0/24", excluded=["8.8.8.8/32", "8.8.0.0/16", "9.9.9.9/32"]))
+    assert found == (IPv4Network("8.8.0.0/16"), IPv4Network("9.9.9.9/32"))
+
+
 CIDRS = st.sets(st.sampled_from(["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "0.0.0.0/2", "64.0.0.0/2", "128.0.0.0/2"]))
+
+
+@given(
+    st.lists(
+        st.tuples(CIDRS.filter(bool), CIDRS, st.integers(0, 3)),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_w14_with_exclusions_nobody_is_named_who_decides_anything(
+    drawn: list[tuple[set[str], set[str], int]],
+) -> None:
+    policies = [made(f"p{n}", *to, excluded=out - to, age=age) for n, (to, out, age) in enumerate(drawn)]
+    assert not deciding(policies) & set(shadows(policies))
 
 
 @given(st.lists(st.tuples(CIDRS.filter(bool), st.integers(0, 3)), min_size=1, max_size=4))
@@ -62,12 +96,16 @@ def test_of_policies_with_the_same_pods_those_are_named_that_no_address_goes_by(
     drawn: list[tuple[set[str], int]],
 ) -> None:
     policies = [made(f"p{index}", *cidrs, age=age) for index, (cidrs, age) in enumerate(drawn)]
+    assert set(shadows(policies)) == {one.key.name for one in policies} - deciding(policies)
+
+
+def deciding(policies: list[EgressPolicy]) -> set[str]:
+    """Names of policies by which some address goes."""
     entries = make_rule_set(sorted(policies, key=precedence)).entries
-    deciding = set()
+    found = set()
     for eighth in range(8):
         address = IPv4Network((eighth << 29, 32))
         matching = [entry for entry in entries if address.subnet_of(entry[0])]
         if matching:
-            deciding.add(max(matching, key=lambda entry: entry[0].prefixlen)[1])
-    silent = {one.key.name for one in policies if one.egress_source_ip not in deciding}
-    assert set(shadows(policies)) == silent
+            found.add(max(matching, key=lambda entry: entry[0].prefixlen)[1])
+    return {one.key.name for one in policies if one.egress_source_ip in found}

@@ -11,6 +11,7 @@ from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
 from service.model.lease import HeldBy, Stamp, Token
 from service.model.object_event import ObjectEvent
 from service.model.objects import Change, NetworkGateway, Synced, Upsert
+from service.report.exemption import PolicyExemptions
 from service.report.facts import Facts, Sightings
 from service.report.objects import GATEWAY
 from service.settings import DatapathSettings
@@ -84,6 +85,7 @@ class Site:
             conflicts=dict(self.conflicts),
             gateway=index.gateway(),
             policies=dict(index.policy_states()),
+            exempted=PolicyExemptions().of(index, inventory.ranges, seen.nodes, None),
             created={key: policy.created for key in index.policy_states() if (policy := index.policy(key))},
             refused=self.intake.errors,
             cluster_nodes=dict(inventory.nodes),

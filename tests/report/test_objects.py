@@ -68,6 +68,28 @@ def test_a_policy_that_others_shadow_wholly_is_told_by_an_event_and_one_that_the
     assert not problems(site)
 
 
+def test_w12_a_policy_that_names_what_is_never_steered_says_so_and_one_that_does_nothing_is_an_event() -> None:
+    site = two_held()
+    key = policy("egress").key
+
+    def exempt(*destinations: str, excluded: tuple[str, ...] = ()) -> tuple[str, str]:
+        site.take(Upsert(policy("egress", ip=FIRST, to=destinations, excluded=excluded)))
+        found = status(site, key)["conditions"][3]
+        return found["reason"], found["message"]
+
+    assert exempt("192.168.1.50/32") == ("NothingExempt", "")
+    reason, message = exempt("192.168.1.0/24")
+    assert reason == "PartlyExempt"
+    assert "192.168.1.1/32 (node), 192.168.1.2/32 (node), 192.168.1.100/32 (floating IP) and 1 more;" in message
+    assert not problems(site)
+    assert exempt("0.0.0.0/0") == ("NothingExempt", ""), "by that everybody means what is outside"
+    assert exempt("192.168.1.0/24", excluded=("192.168.1.0/25",)) == ("NothingExempt", "")
+    assert exempt("192.168.1.2/32")[0] == "AllExempt"
+    assert set(problems(site)) == {(key, "AllExempt")}
+    assert exempt("8.8.8.0/24", excluded=("8.8.8.0/25", "8.8.8.128/25"))[0] == "AllExcluded"
+    assert set(problems(site)) == {(key, "AllExcluded")}
+
+
 def test_removing_a_floating_ip_that_a_policy_uses_is_told_on_both() -> None:
     site = two_held()
     site.take(Upsert(policy("egress", ip=FIRST)))
@@ -89,6 +111,7 @@ def test_an_object_of_the_api_server_that_cannot_be_used_is_told_with_its_field(
         "Accepted",
         "Ready",
         "Overlapped",
+        "Exempt",
         "Outdated",
     ]
     assert status(site, bad)["accepted"] is True

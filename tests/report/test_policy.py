@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from service.gateway.exemption import Exempted
 from service.policy.acceptance import PolicyState
 from service.policy.overlap import NO_OVERLAP, Overlap
 from service.report.absence import Absence
@@ -54,8 +55,27 @@ def test_who_decides_in_its_place_is_named_and_how_much() -> None:
     assert shadow_message(Overlap(("a",))) == shadow_message(NO_OVERLAP) == ""
 
 
-def test_of_a_refused_policy_nothing_is_overlapped() -> None:
-    assert "Overlapped" not in conditions(policy_status(state("EgressIPConflict"), None, NOWHERE, "", ""))
+@pytest.mark.parametrize(
+    ("exempted", "status", "reason", "words"),
+    [
+        (Exempted(), "False", "NothingExempt", ""),
+        (Exempted(("192.168.1.21/32 (node)",)), "True", "PartlyExempt", "these are exempt: 192.168.1.21/32 (node);"),
+        (Exempted(("10.244.0.0/16 (pods)",), 2, is_whole=True), "True", "AllExempt", "(pods) and 2 more;"),
+        (Exempted(is_whole=True), "True", "AllExcluded", "excludedCIDRs covers all"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_w12_what_is_never_steered_is_told_and_how_much(
+    exempted: Exempted, status: str, reason: str, words: str
+) -> None:
+    found = policy_status(state(), "worker1", None, "", "", exempted)
+    assert conditions(found)["Exempt"] == (status, reason)
+    assert words in found["conditions"][3]["message"]
+
+
+def test_of_a_refused_policy_nothing_is_overlapped_or_exempt() -> None:
+    found = conditions(policy_status(state("EgressIPConflict"), None, NOWHERE, "", "", Exempted(is_whole=True)))
+    assert not found.keys() & {"Overlapped", "Exempt"}
 
 
 def test_a_policy_that_could_never_be_used_is_neither_accepted_nor_ready() -> None:

@@ -79,6 +79,16 @@ def test_the_example_policy_is_read_as_written() -> None:
     )
 
 
+def test_w14_exclusions_are_read_in_order_and_none_is_the_same_as_an_empty_list() -> None:
+    document = changed(POLICY_DOCUMENT, "spec.excludedCIDRs", ["8.8.8.128/25", "8.8.8.8/32"])
+    found = decode(document, origin="f").object
+    assert isinstance(found, EgressPolicy)
+    assert found.excluded == (IPv4Network("8.8.8.8/32"), IPv4Network("8.8.8.128/25"))
+    for nothing in ([], None):
+        document = changed(POLICY_DOCUMENT, "spec.excludedCIDRs", nothing)
+        assert decode(document, origin="f").object == decode(POLICY_DOCUMENT, origin="f").object
+
+
 def test_match_expressions_are_read() -> None:
     expressions = [
         {"key": "tier", "operator": "In", "values": ["b", "a", "b"]},
@@ -239,6 +249,12 @@ BAD_POLICIES = [
     ("spec.destinationCIDRs.0", "internet", "spec.destinationCIDRs[0]"),
     ("spec.destinationCIDRs.0", 8, "spec.destinationCIDRs[0]"),
     ("spec.destinationCIDRs", ["8.8.8.0/24", "9.9.9.0/24", "8.8.8.0/24"], "spec.destinationCIDRs[2]"),
+    ("spec.excludedCIDRs", "8.8.8.8/32", "spec.excludedCIDRs"),
+    ("spec.excludedCIDRs", ["8.8.8.8"], "spec.excludedCIDRs[0]"),
+    ("spec.excludedCIDRs", ["8.8.8.8/32", "8.8.8.9/31"], "spec.excludedCIDRs[1]"),
+    ("spec.excludedCIDRs", ["2001:db8::/32"], "spec.excludedCIDRs[0]"),
+    ("spec.excludedCIDRs", ["8.8.8.8/32", "8.8.8.8/32"], "spec.excludedCIDRs[1]"),
+    ("spec.excludedCIDRs", ["8.8.8.0/24"], "spec.excludedCIDRs"),
     ("spec.egressSourceIP", DELETE, "spec.egressSourceIP"),
     ("spec.egressSourceIP", "", "spec.egressSourceIP"),
     ("spec.egressSourceIP", ["192.168.1.100"], "spec.egressSourceIP"),

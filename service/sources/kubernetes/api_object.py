@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from service.model.gateway_node import NodeRole
-from service.model.objects import API_VERSION, ClusterNode, Kind, Namespace, ObjectKey, Pod, ServiceRange
+from service.model.objects import API_VERSION, ApiServers, ClusterNode, Kind, Namespace, ObjectKey, Pod, ServiceRange
 from service.sources.kubernetes.resource import Item
 from service.sources.object_decoder import Decoded, decode
 
@@ -134,8 +134,18 @@ class _Range(msgspec.Struct):
     spec: _RangeSpec = _RangeSpec()
 
 
+class _Endpoint(msgspec.Struct, frozen=True):
+    addresses: list[str] | None = None
+
+
+class _Slice(msgspec.Struct):
+    metadata: _Metadata
+    endpoints: list[_Endpoint] | None = None
+
+
 _node_decoder = msgspec.json.Decoder(_Node)
 _range_decoder = msgspec.json.Decoder(_Range)
+_slice_decoder = msgspec.json.Decoder(_Slice)
 _CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
 _SHUTDOWN = "node is shutting down"
 """What a kubelet says in its Ready condition from the moment it delays a shutdown; it has no reason of its own."""
@@ -166,6 +176,14 @@ def decode_service_range(raw: msgspec.Raw) -> Item[ServiceRange]:
     found = _range_decoder.decode(raw)
     key = ObjectKey(Kind.SERVICE_RANGE, "", found.metadata.name)
     return Item(key.name, ServiceRange(key, _networks(found.spec.cidrs or [])))
+
+
+def decode_api_servers(raw: msgspec.Raw) -> Item[ApiServers]:
+    """Read the EndpointSlice of the service `kubernetes`. Also what is not ready: it may be at any time."""
+    found = _slice_decoder.decode(raw)
+    key = ObjectKey(Kind.API_SERVERS, found.metadata.namespace, found.metadata.name)
+    addresses = (_address(text) for endpoint in found.endpoints or () for text in endpoint.addresses or ())
+    return Item(str(key), ApiServers(key, tuple(dict.fromkeys(one for one in addresses if one is not None))))
 
 
 def _networks(texts: list[str]) -> tuple[IPv4Network, ...]:

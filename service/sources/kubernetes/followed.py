@@ -10,6 +10,7 @@ from typing import Any
 from service.model.objects import GATEWAY_NAMESPACE, Kind
 from service.sources.kubernetes.api_object import (
     ClusterSwitch,
+    decode_api_servers,
     decode_cluster,
     decode_cluster_node,
     decode_namespace,
@@ -23,6 +24,8 @@ from service.sources.kubernetes.resource import Resource
 
 _SERVICE_RANGES = "/apis/networking.k8s.io/v1/servicecidrs"
 """From Kubernetes 1.33 on; older servers do not know them."""
+_API_SERVERS = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+"""The one that the API servers themselves keep, by the name of their service."""
 
 
 def followed_resources(node: str | None) -> dict[Kind, Resource[Any]]:
@@ -34,6 +37,7 @@ def followed_resources(node: str | None) -> dict[Kind, Resource[Any]]:
         Kind.POD: Resource("/api/v1/pods", decode_pod, "" if node is None else f"spec.nodeName={node}"),
         Kind.CLUSTER_NODE: Resource("/api/v1/nodes", decode_cluster_node),
         Kind.SERVICE_RANGE: Resource(_SERVICE_RANGES, decode_service_range, is_optional=True),
+        Kind.API_SERVERS: Resource(_API_SERVERS, decode_api_servers, "metadata.name=kubernetes", is_optional=True),
     }
     if node is None:
         resources[Kind.NODE] = _own(Kind.NODE, GATEWAY_NAMESPACE)

@@ -11,6 +11,7 @@ from typing import Any
 
 from service.model.errors import ObjectError
 from service.model.objects import (
+    ApiServers,
     Change,
     ClusterNode,
     Delete,
@@ -29,7 +30,7 @@ from service.sources.kubernetes.custom_resource import is_custom
 from service.sources.kubernetes.gateway_mirror import is_cluster_gateway
 from service.sources.kubernetes.resource import Difference
 
-Told = Pod | Namespace | ClusterNode | ServiceRange | ApiObject
+Told = Pod | Namespace | ClusterNode | ServiceRange | ApiServers | ApiObject
 """What reflectors keep of an object; of ours the whole, since status and the mirror need what is not in the spec."""
 
 

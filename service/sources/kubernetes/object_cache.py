@@ -18,6 +18,7 @@ import msgspec
 
 from service.host.durable_file import replace_durably
 from service.model.objects import (
+    ApiServers,
     Change,
     ClusterNode,
     Delete,
@@ -54,6 +55,8 @@ class _Document(msgspec.Struct):
     pods: list[Pod]
     nodes: list[ClusterNode]
     ranges: list[ServiceRange]
+    servers: list[ApiServers] = []
+    """Absent in files of releases that did not ask for them."""
 
 
 _KINDS: dict[str, type[Object]] = {
@@ -63,6 +66,7 @@ _KINDS: dict[str, type[Object]] = {
     "pods": Pod,
     "nodes": ClusterNode,
     "ranges": ServiceRange,
+    "servers": ApiServers,
 }
 
 

@@ -141,13 +141,16 @@ class Reflector(Generic[V]):
                     self._note_following()
                 await self._watch()
             except ApiError as error:
-                if error.status == 404 and self._resource.is_optional:
-                    await self._wait_for_kind()
+                if error.status in (403, 404) and self._resource.is_optional:
+                    await self._wait_for_kind(error)
                 else:
                     await self._back_off(error)
 
-    async def _wait_for_kind(self) -> None:
+    async def _wait_for_kind(self, error: ApiError) -> None:
         self._version = ""
+        # A right that is lacking can be granted; that a kind is unknown is no trouble.
+        if error.status == 403:
+            self._tell(error)
         if self._known or not self.lists:
             gone = tuple(self._known)
             self._known.clear()
@@ -299,12 +302,15 @@ class Reflector(Generic[V]):
         timing = self._timing
         if error.status == 410:
             self._version = ""
-        if error.reason != self.trouble:
-            _log.warning("%s: %s%s", self._resource.path, error, _hint(error))
-            self.trouble = error.reason
+        self._tell(error)
         delay_s = min(timing.backoff_max_s, timing.backoff_min_s * 2 ** min(self._failures, 16))
         self._failures += 1
         await asyncio.sleep(max(delay_s * random.uniform(0.5, 1), min(error.retry_after_s, timing.backoff_max_s)))
+
+    def _tell(self, error: ApiError) -> None:
+        if error.reason != self.trouble:
+            _log.warning("%s: %s%s", self._resource.path, error, _hint(error))
+            self.trouble = error.reason
 
 
 def _hint(error: ApiError) -> str:

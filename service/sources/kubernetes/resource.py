@@ -29,7 +29,7 @@ class Resource(Generic[V]):
     """Raises msgspec.MsgspecError or ValueError where it is no such object at all."""
     field_selector: str = ""
     is_optional: bool = False
-    """The cluster may not know such a kind at all; then there are none of it."""
+    """The cluster may not know such a kind at all, or not let us read it; then there are none of it for us."""
 
 
 @dataclass(frozen=True, slots=True)

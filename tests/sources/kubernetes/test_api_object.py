@@ -9,7 +9,12 @@ import pytest
 
 from service.model.gateway_node import NodeRole
 from service.model.objects import ClusterNode
-from service.sources.kubernetes.api_object import decode_cluster_node, decode_pod, decode_service_range
+from service.sources.kubernetes.api_object import (
+    decode_api_servers,
+    decode_cluster_node,
+    decode_pod,
+    decode_service_range,
+)
 
 
 def raw(document: dict[str, Any]) -> msgspec.Raw:
@@ -62,6 +67,23 @@ def test_cordoned_and_shutting_down_are_told_from_merely_not_ready() -> None:
 def test_a_heartbeat_is_no_news() -> None:
     first = read(conditions=[ready("True", lastHeartbeatTime="2026-11-26T10:00:00Z")], images=[1])
     assert first == read(conditions=[ready("True", lastHeartbeatTime="2026-11-26T10:05:00Z")], images=[2])
+
+
+def test_w12_api_servers_are_read_whether_ready_or_not_and_each_once() -> None:
+    document = {
+        "metadata": {"name": "kubernetes", "namespace": "default"},
+        "addressType": "IPv4",
+        "endpoints": [
+            {"addresses": ["203.0.113.9"], "conditions": {"ready": True}},
+            {"addresses": ["203.0.113.10", "203.0.113.9"], "conditions": {"ready": False}},
+            {"addresses": ["fd00::1"]},
+            {},
+        ],
+    }
+    item = decode_api_servers(raw(document))
+    assert (item.identity, item.value.key.namespace) == ("default/kubernetes", "default")
+    assert item.value.addresses == (IPv4Address("203.0.113.9"), IPv4Address("203.0.113.10"))
+    assert decode_api_servers(raw({"metadata": {"name": "a"}, "endpoints": None})).value.addresses == ()
 
 
 def test_a_service_range_is_read_without_its_ipv6_part() -> None:

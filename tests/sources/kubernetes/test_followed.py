@@ -25,10 +25,18 @@ def test_a_controller_reads_everything() -> None:
 
 
 @pytest.mark.parametrize("node", ["worker1", None])
-def test_only_what_old_clusters_do_not_know_may_be_missing(node: str | None) -> None:
+def test_only_what_one_can_do_without_may_be_missing(node: str | None) -> None:
     found = followed_resources(node)
-    assert [kind for kind, resource in found.items() if resource.is_optional] == [Kind.SERVICE_RANGE]
+    optional = [kind for kind, resource in found.items() if resource.is_optional]
+    assert optional == [Kind.SERVICE_RANGE, Kind.API_SERVERS]
     assert followed_switches().is_optional
+
+
+@pytest.mark.parametrize("node", ["worker1", None])
+def test_w12_of_all_services_only_the_api_servers_endpoints_are_read(node: str | None) -> None:
+    found = followed_resources(node)[Kind.API_SERVERS]
+    assert found.path == "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+    assert found.field_selector == "metadata.name=kubernetes"
 
 
 @pytest.mark.parametrize("node", ["worker1", None])

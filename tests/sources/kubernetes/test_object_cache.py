@@ -8,6 +8,7 @@ import pytest
 
 from service.model.gateway_node import NodeRole
 from service.model.objects import (
+    ApiServers,
     ClusterNode,
     Delete,
     EgressRule,
@@ -39,6 +40,7 @@ OBJECTS: tuple[Object, ...] = (
         is_ready=False,
     ),
     ServiceRange(ObjectKey(Kind.SERVICE_RANGE, "", "kubernetes"), (IPv4Network("10.96.0.0/16"),)),
+    ApiServers(ObjectKey(Kind.API_SERVERS, "default", "kubernetes"), (IPv4Address("203.0.113.9"),)),
 )
 GOOD = encode(OBJECTS, owner="c/w1", written_ns=5)
 

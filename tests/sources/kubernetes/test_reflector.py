@@ -55,10 +55,13 @@ async def api() -> AsyncIterator[FakeApiServer]:
 
 
 @asynccontextmanager
-async def following(api: FakeApiServer, timing: ReflectorTiming = QUICK) -> AsyncIterator[Follower]:
+async def following(
+    api: FakeApiServer, timing: ReflectorTiming = QUICK, *, is_optional: bool = False
+) -> AsyncIterator[Follower]:
     follower = Follower()
     async with connect() as client, asyncio.TaskGroup() as group:
-        follower.reflector = Reflector(client, Resource("/api/v1/pods", decode_pod), follower.deliver, timing=timing)
+        resource = Resource("/api/v1/pods", decode_pod, is_optional=is_optional)
+        follower.reflector = Reflector(client, resource, follower.deliver, timing=timing)
         task = group.create_task(follower.reflector.run())
         yield follower
         task.cancel()
@@ -196,6 +199,21 @@ async def test_a_refusal_is_waited_out(api: FakeApiServer, code: int) -> None:
     async with following(api) as seen:
         await until(lambda: seen.knows("a"))
     assert len(api.lists) == 5
+
+
+@pytest.mark.parametrize(("code", "trouble"), [(403, "Refused"), (404, "")])
+async def test_what_one_can_do_without_holds_up_nobody_and_a_right_that_is_lacking_is_told(
+    api: FakeApiServer, code: int, trouble: str
+) -> None:
+    """An update that brings the image before the rights must not stop an agent."""
+    await api.put(pod("a"))
+    api.refusals = [refusal(code, "Refused")]
+    timing = ReflectorTiming(absent_s=0.4)
+    async with following(api, timing, is_optional=True) as seen:
+        await until(lambda: seen.is_listed)
+        assert (seen.pods, seen.reflector.trouble) == ({}, trouble)
+        await until(lambda: seen.knows("a"))
+        assert seen.reflector.trouble == ""
 
 
 async def test_a_list_that_is_no_list_is_waited_out(api: FakeApiServer) -> None:
