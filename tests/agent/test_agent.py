@@ -300,7 +300,7 @@ async def test_w11_a_pod_that_is_cut_off_for_want_of_our_program_at_its_device_i
 ) -> None:
     settings, datapath = site_of(tmp_path)
     settings = msgspec.structs.replace(settings, datapath=DatapathSettings(pod_cidrs=("10.0.0.0/16",)))
-    datapath.devices, datapath._unattached = {IPv4Address("10.0.0.1"): 7}, {7}
+    datapath.devices, datapath.waiting = {IPv4Address("10.0.0.1"): 7}, {7}
     async with running(settings, datapath) as (agent, _):
         await until(
             lambda: any("10.0.0.1: our program cannot be attached" in one for one in agent.status()["troubles"])

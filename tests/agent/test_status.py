@@ -20,7 +20,7 @@ from service.model.keeper_message import ElectorateRecord, HeldLease, LeaseRepor
 from service.model.lease import Stamp, Token
 from service.network.hook import HookKind
 from tests.agent.site import FLOATING_IP, SECOND
-from tests.agent.test_wiring import NODE, Site, free_ports, until
+from tests.agent.whole_agent import NODE, Site, free_ports, until
 from tests.datapath.stand_in import UPLINK
 
 OWN, OTHER = IPv4Address("192.168.1.100"), IPv4Address("192.168.1.101")

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -137,7 +137,7 @@ async def test_w11_a_pod_that_comes_while_links_come_and_go_is_looked_for_within
 async def test_c3_pods_that_come_by_the_hundred_wait_as_long_as_a_look_takes(tmp_path: Path) -> None:
     site = Site(tmp_path)
 
-    async def look() -> None:
+    async def look(occupied: Collection[int] = ()) -> None:
         looks.append(now_ns())
         await asyncio.sleep(0.2)
 
@@ -196,7 +196,7 @@ async def test_w11_a_pod_that_is_cut_off_for_want_of_a_device_is_told_once_it_is
         site.datapath.devices = {POD: 7}
         await asyncio.sleep(1)
         assert site.upkeep.troubles() == []
-        site.datapath._unattached = {7}
+        site.datapath.waiting = {7}
         (trouble,) = site.upkeep.troubles()
         assert trouble.startswith("pods 10.0.0.1: our program cannot be attached")
 
