@@ -6,6 +6,7 @@ map by its id, which needs CAP_SYS_ADMIN, and an agent in a pod does not have th
 """
 
 import os
+import re
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from service.model.errors import OperatorError
 PROGRAMS = ("pod_ingress", "steer_egress", "steer_ingress", "uplink_ingress", "uplink_egress")
 _SOURCE = Path(__file__).resolve().parent.parent.parent / "bpf"
 _BPFFS_MAGIC = 0xCAFE4A11
+_OWN_HEADER = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 
 class LoadedDatapath:
@@ -117,9 +119,14 @@ def _compile(pin_dir: Path, headers: Path) -> Any:
         ) from error
     flags = [f"-I{_SOURCE}", f'-DPIN_DIR="{pin_dir}"', "-Wno-unused-function"]
     try:
-        return BPF(text=(_SOURCE / "egress_gateway.c").read_bytes(), cflags=flags)
+        return BPF(text=_flattened(_SOURCE / "egress_gateway.c").encode(), cflags=flags)
     except Exception as error:
         raise OperatorError(f"BCC could not compile {_SOURCE / 'egress_gateway.c'}: {error}") from error
+
+
+def _flattened(path: Path) -> str:
+    """A source with its own headers put in their places: BCC rewrites map accesses in the main text alone."""
+    return _OWN_HEADER.sub(lambda found: _flattened(path.with_name(found[1])), path.read_text(encoding="ascii"))
 
 
 def _ensure_bpffs(folder: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.datapath.layout import BlockKind, WayKind
 from service.datapath.loader import LoadedDatapath, load_datapath
 from tests.datapath.node import Node
 from tests.datapath.program import Namespace, Programs
@@ -51,9 +52,27 @@ def node(loaded: LoadedDatapath, namespace: Namespace) -> Node:
 
 
 @pytest.fixture
-def gateway(node: Node) -> Node:
-    """The node holds FLOATING_IP, and node A has announced POD to it."""
-    node.hold()
+def pod_node(node: Node) -> Node:
+    """The node of POD, with two blocks of ports and a way to the holder."""
     node.rule()
-    node.announce()
+    node.select()
+    node.own()
+    node.way()
     return node
+
+
+@pytest.fixture
+def holder(node: Node) -> Node:
+    """The node holds FLOATING_IP, and the blocks of the pod's node are node A's."""
+    node.hold()
+    node.assign()
+    return node
+
+
+@pytest.fixture
+def own_holder(pod_node: Node) -> Node:
+    """Holder and the pod's node in one."""
+    pod_node.hold()
+    pod_node.way(WayKind.LOCAL)
+    pod_node.assign(kind=BlockKind.LOCAL, member=0)
+    return pod_node

@@ -28,7 +28,7 @@ _MAP_CREATE, _PROG_TEST_RUN, _INFO_BY_FD = 0, 10, 15
 _CLONE_NEWNET = 0x40000000
 _LPM_TRIE, _NO_PREALLOC = 11, 1
 _CONTEXT_BYTES = 192
-_MARK_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT = 8, 36, 40
+_MARK_AT, _PRIORITY_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT = 8, 32, 36, 40
 _FRAME_BYTES_MAX = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,6 +55,7 @@ class Outcome:
     verdict: int
     frame: bytes
     mark: int
+    priority: int = 0
 
 
 class Namespace:
@@ -130,10 +131,11 @@ def native_code_bytes(fd: int) -> int:
     return int(info.jited_prog_len)
 
 
-def run_program(fd: int, frame: bytes, *, ifindex: int, mark: int = 0) -> Outcome:
+def run_program(fd: int, frame: bytes, *, ifindex: int, mark: int = 0, priority: int = 0) -> Outcome:
     """In the calling thread's network namespace. Raises OSError where the kernel refuses the frame itself."""
     context = bytearray(_CONTEXT_BYTES)
-    for at, value in ((_MARK_AT, mark), (_INGRESS_IFINDEX_AT, ifindex), (_IFINDEX_AT, ifindex)):
+    fields = ((_MARK_AT, mark), (_PRIORITY_AT, priority), (_INGRESS_IFINDEX_AT, ifindex), (_IFINDEX_AT, ifindex))
+    for at, value in fields:
         context[at : at + 4] = value.to_bytes(4, sys.byteorder)
     data_in = ctypes.create_string_buffer(frame, len(frame))
     data_out = ctypes.create_string_buffer(_FRAME_BYTES_MAX)
@@ -154,7 +156,8 @@ def run_program(fd: int, frame: bytes, *, ifindex: int, mark: int = 0) -> Outcom
     _bpf(_PROG_TEST_RUN, attributes)
     verdict = ctypes.c_int32(attributes.retval).value
     mark_out = int.from_bytes(context_out.raw[_MARK_AT : _MARK_AT + 4], sys.byteorder)
-    return Outcome(verdict, data_out.raw[: attributes.data_size_out], mark_out)
+    priority_out = int.from_bytes(context_out.raw[_PRIORITY_AT : _PRIORITY_AT + 4], sys.byteorder)
+    return Outcome(verdict, data_out.raw[: attributes.data_size_out], mark_out, priority_out)
 
 
 class Programs:
@@ -164,9 +167,13 @@ class Programs:
         self.namespace = namespace
         self.descriptors = descriptors
 
-    def run(self, name: str, frame: bytes, *, device: Device = UPLINK, mark: int = 0) -> Outcome:
+    def run(
+        self, name: str, frame: bytes, *, device: Device = UPLINK, mark: int = 0, priority: int = 0
+    ) -> Outcome:
         descriptor = self.descriptors[name]
-        return self.namespace.call(lambda: run_program(descriptor, frame, ifindex=device.ifindex, mark=mark))
+        return self.namespace.call(
+            lambda: run_program(descriptor, frame, ifindex=device.ifindex, mark=mark, priority=priority)
+        )
 
 
 class _TestRun(ctypes.Structure):

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/* The holder of a floating IP: it checks and forwards, without state of any flow or pod (rules H1, H2). */
+#pragma once
+
+#define ECHO_REPLY_TTL 64
+#define ETHERNET_FAMILY_IPV4 2 /* AF_INET */
+
+/* Whose packet it is, by the port of this side: source port, ICMP id, or the port that an error of a pod quotes. */
+static inline u32 port_of_sender(struct __sk_buff *skb, const struct packet *packet, __be16 *port)
+{
+    struct packet quoted = {};
+    u32 reason;
+
+    if (!is_error(packet)) {
+        *port = packet->source_port;
+        if (packet->protocol == PROTOCOL_ICMP && packet->icmp_type != ICMP_ECHO_REQUEST)
+            return DROP_UNSUPPORTED_PROTOCOL;
+        return DROP_NONE;
+    }
+    reason = load_quoted(skb, packet, &quoted);
+    if (reason == DROP_NONE && quoted.destination != packet->source)
+        return DROP_MALFORMED;
+    *port = quoted.protocol == PROTOCOL_ICMP ? quoted.source_port : quoted.destination_port;
+    return reason;
+}
+
+/* The same for what comes from outside. */
+static inline u32 port_of_receiver(struct __sk_buff *skb, const struct packet *packet, __be16 *port)
+{
+    struct packet quoted = {};
+    u32 reason;
+
+    if (!is_error(packet)) {
+        *port = packet->protocol == PROTOCOL_ICMP ? packet->source_port : packet->destination_port;
+        if (packet->protocol == PROTOCOL_ICMP && packet->icmp_type != ICMP_ECHO_REPLY)
+            return DROP_UNSUPPORTED_PROTOCOL;
+        return DROP_NONE;
+    }
+    reason = load_quoted(skb, packet, &quoted);
+    if (reason == DROP_NONE && quoted.source != packet->destination)
+        return DROP_MALFORMED;
+    *port = quoted.source_port;
+    return reason;
+}
+
+/* By the route of this node, out of the floating IP's own uplink and no other device. The kernel's neighbour code is safe
+ * here: the packet has no route of its own to fall back to (rule G7). */
+static inline int send_outside(struct __sk_buff *skb, const struct packet *packet, u32 ifindex)
+{
+    struct bpf_fib_lookup route = {
+        .family = ETHERNET_FAMILY_IPV4,
+        .l4_protocol = packet->protocol,
+        .ifindex = ifindex,
+        .ipv4_src = packet->source,
+        .ipv4_dst = packet->destination,
+    };
+    __be32 floating_ip = packet->source;
+    long found;
+
+    /* A packet of many segments is as big as one of them, and those fitted the pod's device, as the way here did. */
+    route.tot_len = skb->gso_segs > 1 ? 0 : packet->length;
+    found = bpf_fib_lookup(skb, &route, sizeof(route), BPF_FIB_LOOKUP_OUTPUT);
+    if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+        return drop(skb, DROP_TOO_BIG, floating_ip);
+    if ((found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH) || route.ifindex != ifindex)
+        return drop(skb, DROP_NO_ROUTE, floating_ip);
+    count(COUNT_FORWARDED);
+    if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
+        return redirect_neigh(ifindex, NULL, 0, 0);
+    if (write_macs(skb, route.dmac, route.smac) < 0)
+        return drop(skb, DROP_MALFORMED, floating_ip);
+    return bpf_redirect(ifindex, 0);
+}
+
+static inline int refuse_block(struct __sk_buff *skb, __be32 floating_ip, __be16 port, u32 member)
+{
+    struct refused_key key = {
+        .floating_ip = floating_ip,
+        .block = (u32)(bpf_ntohs(port) - FIRST_PORT) / BLOCK_PORTS,
+        .member = member,
+    };
+    u64 now_ns = flow_clock_ns();
+
+    if (bpf_ntohs(port) >= FIRST_PORT)
+        refused_blocks.update(&key, &now_ns);
+    return drop(skb, DROP_WRONG_BLOCK, floating_ip);
+}
+
+/* What members send from a floating IP that is held here; `is_own` is from a pod of this node (rule H1). */
+static inline int forward(struct __sk_buff *skb, const struct packet *packet, int is_own, const struct config *settings)
+{
+    __be32 floating_ip = packet->source;
+    struct floating_ip *floating = floating_ips.lookup(&floating_ip);
+    u32 member = is_own ? 0 : sender_number(skb);
+    struct block *block;
+    __be16 port = 0;
+    u32 reason = DROP_NONE;
+    u64 now_ns;
+    u32 ifindex;
+
+    if (!is_own && !member)
+        return drop(skb, DROP_WRONG_NODE, floating_ip);
+    if (!floating || !floating->ifindex)
+        return drop(skb, DROP_NO_GATEWAY, floating_ip);
+    ifindex = floating->ifindex;
+    /* This node's forwarding has counted the hop of its own pod's packet (rule X3). */
+    if (!is_own && packet->ttl <= 1)
+        return drop(skb, DROP_TTL_EXPIRED, floating_ip);
+    if (packet->fragment == FRAGMENT_LATER) {
+        if (recall_fragment(packet, STAGE_OUT) != member + 1)
+            reason = DROP_FRAGMENT;
+    } else {
+        reason = port_of_sender(skb, packet, &port);
+    }
+    if (reason != DROP_NONE)
+        return drop(skb, reason, floating_ip);
+    if (packet->fragment != FRAGMENT_LATER) {
+        block = find_block(floating_ip, port);
+        if (!block || (is_own ? block->kind != BLOCK_LOCAL : block->kind != BLOCK_L2 || block->member != member))
+            return refuse_block(skb, floating_ip, port, member);
+        now_ns = flow_clock_ns();
+        if (now_ns > block->seen_ns + SECOND_NS)
+            block->seen_ns = now_ns;
+        remember_fragment(packet, STAGE_OUT, member + 1);
+    }
+    if (!is_own && write_ttl(skb, packet->ttl - 1) < 0)
+        return drop(skb, DROP_MALFORMED, floating_ip);
+    skb->mark = skb->mark | settings->mark;
+    return send_outside(skb, packet, ifindex);
+}
+
+/* Ping of the floating IP itself: answered here, because no interface has the address (rule G1). */
+static inline int answer_echo(struct __sk_buff *skb, const struct packet *packet, const struct config *settings)
+{
+    u8 macs[2 * MAC_BYTES];
+    u8 reply = ICMP_ECHO_REPLY;
+    __be32 addresses[2] = {packet->destination, packet->source};
+
+    if (bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)) < 0)
+        return TC_ACT_SHOT;
+    if (bpf_l4_csum_replace(skb, packet->l4 + 2, bpf_htons(ICMP_ECHO_REQUEST << 8), 0, 2) < 0 ||
+        bpf_skb_store_bytes(skb, ETHERNET_BYTES + 12, addresses, sizeof(addresses), 0) < 0 ||
+        bpf_skb_store_bytes(skb, packet->l4, &reply, 1, 0) < 0 || write_ttl(skb, ECHO_REPLY_TTL) < 0 ||
+        write_macs(skb, macs + MAC_BYTES, macs) < 0)
+        return TC_ACT_SHOT;
+    skb->mark = skb->mark | settings->mark;
+    count(COUNT_ECHO_ANSWERED);
+    return bpf_redirect(skb->ifindex, 0);
+}
+
+/* What came for a floating IP that is held here goes to the node of its block, the destination as it is (rule H2).
+ * `is_own`: this node itself sent it, so there is no hop to count. */
+static inline int return_to_node(struct __sk_buff *skb, const struct packet *packet, int is_own,
+                                 const struct config *settings)
+{
+    __be32 floating_ip = packet->destination;
+    struct block *block;
+    __be16 port = 0;
+    u32 reason = DROP_NONE;
+    u32 ifindex;
+
+    if (packet->fragment == FRAGMENT_LATER) {
+        port = recall_fragment(packet, STAGE_BACK);
+        reason = port ? DROP_NONE : DROP_FRAGMENT;
+    } else {
+        reason = port_of_receiver(skb, packet, &port);
+    }
+    if (reason != DROP_NONE)
+        return drop(skb, reason, floating_ip);
+    block = find_block(floating_ip, port);
+    if (!block)
+        return drop(skb, DROP_NO_FLOW, floating_ip);
+    remember_fragment(packet, STAGE_BACK, port);
+    if (block->kind == BLOCK_LOCAL)
+        return deliver(skb, packet, settings);
+    if (block->kind != BLOCK_L2)
+        return drop(skb, DROP_NO_TRANSPORT, floating_ip);
+    if (!is_own && packet->ttl <= 1)
+        return drop(skb, DROP_TTL_EXPIRED, floating_ip);
+    ifindex = block->ifindex;
+    if ((!is_own && write_ttl(skb, packet->ttl - 1) < 0) || write_macs(skb, block->mac, block->own_mac) < 0)
+        return drop(skb, DROP_MALFORMED, floating_ip);
+    skb->mark = skb->mark | settings->mark;
+    count(COUNT_RETURNED);
+    return bpf_redirect(ifindex, 0);
+}
+
+/* What came for a floating IP. Nothing of it ever reaches the stack but what a flow of this node waits for. */
+static inline int take_floating(struct __sk_buff *skb, const struct ipv4 *ip, int is_own, const struct config *settings)
+{
+    __be32 floating_ip = ip->destination;
+    int is_held = is_lease_live(floating_ip);
+    struct packet packet = {};
+    u32 reason;
+
+    /* Sent on by its holder, for a flow of this node. */
+    if (!is_held && (is_own || !sender_number(skb)))
+        return drop(skb, DROP_LEASE_EXPIRED_INGRESS, floating_ip);
+    reason = load_packet(skb, ip, &packet);
+    if (reason != DROP_NONE)
+        return drop(skb, reason, floating_ip);
+    if (!is_held)
+        return deliver(skb, &packet, settings);
+    if (packet.protocol == PROTOCOL_ICMP && packet.icmp_type == ICMP_ECHO_REQUEST &&
+        packet.fragment != FRAGMENT_LATER)
+        return is_own ? drop(skb, DROP_UNSUPPORTED_PROTOCOL, floating_ip) : answer_echo(skb, &packet, settings);
+    return return_to_node(skb, &packet, is_own, settings);
+}
+
+static inline int is_from_holder(struct __sk_buff *skb, __be32 floating_ip)
+{
+    struct way *way = find_way(floating_ip);
+    u8 source[MAC_BYTES];
+
+    return way && way->kind == WAY_L2 && way->ifindex == skb->ifindex &&
+           bpf_skb_load_bytes(skb, MAC_BYTES, source, MAC_BYTES) == 0 && same_mac(source, way->gateway_mac);
+}
+
+/* What came from a floating IP. `is_own`: with our mark, by steer_egress of this node (rule H4). */
+static inline int take_from_floating(struct __sk_buff *skb, const struct ipv4 *ip, int is_own,
+                                     const struct config *settings)
+{
+    __be32 floating_ip = ip->source;
+    struct packet packet = {};
+    u32 reason;
+
+    if (!is_lease_live(floating_ip)) {
+        /* From its holder, or by a router, it is ordinary traffic: a pod of another node talks to an address of this one.
+         * From another member it was steered to a node that is the holder no more. */
+        if (!is_own && (!sender_number(skb) || is_from_holder(skb, floating_ip)))
+            return TC_ACT_UNSPEC;
+        return drop(skb, DROP_LEASE_EXPIRED_INGRESS, floating_ip);
+    }
+    reason = load_packet(skb, ip, &packet);
+    if (reason != DROP_NONE)
+        return drop(skb, reason, floating_ip);
+    return forward(skb, &packet, is_own, settings);
+}
