@@ -271,7 +271,6 @@ _Static_assert(sizeof(struct tally) == 16, "tally");
 enum counter {
     COUNT_MARKED,
     COUNT_STEERED,
-    COUNT_TRANSLATED,
     COUNT_FORWARDED,
     COUNT_RETURNED,
     COUNT_REVERSED,

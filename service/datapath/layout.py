@@ -133,7 +133,6 @@ class BlockKind(IntEnum):
 COUNTER_NAMES = (
     "marked",
     "steered",
-    "translated",
     "forwarded",
     "returned",
     "reversed",
