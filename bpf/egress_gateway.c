@@ -38,8 +38,8 @@ static long (*redirect_neigh)(u32 ifindex, void *next_hop, int next_hop_bytes, u
 #include "arp.h"
 #include "fence.h"
 
-/* Whether a pod's packet is of a flow, ended ones included: those are dropped at egw0 and not here, where the pod would
- * get no answer. An ended flow's new SYN is a new connection's. */
+/* Whether a pod's packet is of a flow, ended ones included: those are dropped at egw0. With a new SYN an ended flow gives
+ * way to a new connection, which takes the new verdict (rule E2). */
 static inline int is_of_flow(struct __sk_buff *skb, const struct ipv4 *ip, const struct selected_value *row)
 {
     struct packet packet = {};
@@ -59,7 +59,13 @@ static inline int is_of_flow(struct __sk_buff *skb, const struct ipv4 *ip, const
     flow = find_flow(&key);
     if (!flow || flow->pod != row->pod || is_flow_over(flow, flow_clock_ns()))
         return 0;
-    return !flow->is_ended || packet.protocol != PROTOCOL_TCP || !is_opening(&packet);
+    if (flow->is_ended && packet.protocol == PROTOCOL_TCP && is_opening(&packet)) {
+        struct flow former = *flow;
+
+        remove_flow(&key, &former);
+        return 0;
+    }
+    return 1;
 }
 
 /* A selected pod's packet from its own device. */
@@ -160,6 +166,7 @@ int uplink_ingress(struct __sk_buff *skb)
     struct ipv4 ip;
     u32 zero = 0;
     int is_own;
+    int is_in;
 
     if (is_tagged(skb))
         return TC_ACT_UNSPEC;
@@ -174,11 +181,13 @@ int uplink_ingress(struct __sk_buff *skb)
     if (is_own)
         skb->mark = skb->mark & ~settings->mark;
     /* A pod of this node to a floating IP that others hold goes out to it; to one that is held here, in by it. */
-    if (floating_ips.lookup(&ip.destination) && (!is_own || is_lease_live(ip.destination)))
-        return take_floating(skb, &ip, 0, settings);
-    if (floating_ips.lookup(&ip.source))
-        return take_from_floating(skb, &ip, is_own, settings);
-    return TC_ACT_UNSPEC;
+    is_in = floating_ips.lookup(&ip.destination) && (!is_own || is_lease_live(ip.destination));
+    if (!is_in && !floating_ips.lookup(&ip.source))
+        return TC_ACT_UNSPEC;
+    /* A priority without a VLAN: what is made of the frame has none. */
+    if (skb->vlan_present && bpf_skb_vlan_pop(skb) < 0)
+        return drop(skb, DROP_MALFORMED, 0);
+    return is_in ? take_floating(skb, &ip, 0, settings) : take_from_floating(skb, &ip, is_own, settings);
 }
 
 int uplink_egress(struct __sk_buff *skb)

@@ -62,10 +62,13 @@ static inline int send_outside(struct __sk_buff *skb, const struct packet *packe
     found = bpf_fib_lookup(skb, &route, sizeof(route), BPF_FIB_LOOKUP_OUTPUT);
     if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
         return drop(skb, DROP_TOO_BIG, floating_ip);
-    if ((found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH) || route.ifindex != ifindex)
+    /* On a device that does not forward the kernel looks for no route here, but on the slower way it does. */
+    if ((found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH &&
+         found != BPF_FIB_LKUP_RET_FWD_DISABLED) ||
+        route.ifindex != ifindex)
         return drop(skb, DROP_NO_ROUTE, floating_ip);
     count(COUNT_FORWARDED);
-    if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
+    if (found != BPF_FIB_LKUP_RET_SUCCESS)
         return redirect_neigh(ifindex, NULL, 0, 0);
     if (write_macs(skb, route.dmac, route.smac) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
@@ -76,7 +79,7 @@ static inline int refuse_block(struct __sk_buff *skb, __be32 floating_ip, __be16
 {
     struct refused_key key = {
         .floating_ip = floating_ip,
-        .block = (u32)(bpf_ntohs(port) - FIRST_PORT) / BLOCK_PORTS,
+        .block = (u32)(bpf_ntohs(port) - FIRST_PORT) / PORTS_PER_BLOCK,
         .member = member,
     };
     u64 now_ns = flow_clock_ns();

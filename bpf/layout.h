@@ -106,13 +106,13 @@ _Static_assert(sizeof(struct member_key) == 12, "member_key");
 
 /* Ports (and ICMP ids) from FIRST_PORT on, in blocks (rule Q1). */
 #define FIRST_PORT 1024
-#define BLOCK_PORTS 64
+#define PORTS_PER_BLOCK 64
 #define BLOCKS 1008
-#define BLOCK_WORDS 16
+#define OWN_WORDS 16
 
 /* floating IP -> the blocks from which this node may take ports for new flows, a bit for each (rule Q3). */
 struct own_blocks {
-    __u64 bits[BLOCK_WORDS];
+    __u64 bits[OWN_WORDS];
 };
 _Static_assert(sizeof(struct own_blocks) == 128, "own_blocks");
 

@@ -5,7 +5,7 @@
  * Ports that just closed keep their bit, so they come last: when no bit is left, each port is looked at. */
 #pragma once
 
-#define WORD_STEPS 64 /* BLOCK_WORDS, and some for ports that were taken though the word of their block was lost */
+#define WORD_STEPS 64 /* OWN_WORDS, and some for ports that were taken though the word of their block was lost */
 #define PORT_STEPS 64 /* one block */
 #define SEARCH_PAUSE_NS 50000000ULL /* after a search that found nothing, so that a pod cannot burn a CPU with SYNs */
 #define MIRROR_SETTLES_NS SECOND_NS /* a mirror is made before its flow */
@@ -95,7 +95,7 @@ static inline u64 own_word(const struct own_blocks *own, u64 index)
 {
     /* The barrier keeps the compiler from dropping the comparison that the verifier wants to see. */
     asm volatile("" : "+r"(index));
-    return index < BLOCK_WORDS ? own->bits[index] : 0;
+    return index < OWN_WORDS ? own->bits[index] : 0;
 }
 
 static inline void mark_hint(struct hint_key *key, u64 bit)
@@ -113,7 +113,7 @@ static inline int search_hints(struct mirror_key *key, struct mirror *mirror, co
                                struct own_blocks *own, u64 seed)
 {
     u32 start = start_of(key, seed);
-    u32 index = start >> 12 & (BLOCK_WORDS - 1);
+    u32 index = start >> 12 & (OWN_WORDS - 1);
     struct hint_key full_key = hint_of(key, 0);
     struct hint_key hint_key = hint_of(key, 0);
     u32 step;
@@ -128,8 +128,8 @@ static inline int search_hints(struct mirror_key *key, struct mirror *mirror, co
         hint = port_hints.lookup(&full_key);
         left = own_word(own, index) & ~(hint ? *hint : 0);
         if (left == 0) {
-            index = (index + 1) & (BLOCK_WORDS - 1);
-            if (index == (start >> 12 & (BLOCK_WORDS - 1)))
+            index = (index + 1) & (OWN_WORDS - 1);
+            if (index == (start >> 12 & (OWN_WORDS - 1)))
                 return -1;
             continue;
         }
@@ -142,7 +142,7 @@ static inline int search_hints(struct mirror_key *key, struct mirror *mirror, co
             continue;
         }
         bit = first_clear(word, start & 63);
-        key->nat_port = bpf_htons(FIRST_PORT + hint_key.block * BLOCK_PORTS + bit);
+        key->nat_port = bpf_htons(FIRST_PORT + hint_key.block * PORTS_PER_BLOCK + bit);
         mark_hint(&hint_key, 1ULL << bit);
         if (claim(key, mirror, flow) == 0)
             return 0;
@@ -153,14 +153,14 @@ static inline int search_hints(struct mirror_key *key, struct mirror *mirror, co
 /* The own block that follows a place in the order of numbers, from the first one on after the last. */
 static inline u32 own_block_from(const struct own_blocks *own, u32 place)
 {
-    u32 index = place >> 6 & (BLOCK_WORDS - 1);
+    u32 index = place >> 6 & (OWN_WORDS - 1);
     u64 later = own_word(own, index) & (~0ULL << (place & 63));
     u32 step;
 
-    for (step = 0; step <= BLOCK_WORDS; step++) {
+    for (step = 0; step <= OWN_WORDS; step++) {
         if (later)
             return index * 64 + first_clear(~later, 0);
-        index = (index + 1) & (BLOCK_WORDS - 1);
+        index = (index + 1) & (OWN_WORDS - 1);
         later = own_word(own, index);
     }
     return NO_BLOCK;
@@ -180,7 +180,7 @@ static inline int search_ports(struct mirror_key *key, struct mirror *mirror, co
     for (step = 0; step < PORT_STEPS; step++) {
         int judgement;
 
-        key->nat_port = bpf_htons(FIRST_PORT + block * BLOCK_PORTS + step);
+        key->nat_port = bpf_htons(FIRST_PORT + block * PORTS_PER_BLOCK + step);
         judgement = judge_port(key, now_ns);
         if (judgement == PORT_TAKEN)
             continue;
@@ -199,7 +199,7 @@ static inline int keep_port(struct mirror_key *key, struct mirror *mirror, const
                             struct own_blocks *own)
 {
     u32 offset = (u32)bpf_ntohs(flow->pod_port) - FIRST_PORT;
-    u32 block = offset / BLOCK_PORTS;
+    u32 block = offset / PORTS_PER_BLOCK;
     struct hint_key hint_key = hint_of(key, block);
 
     if (bpf_ntohs(flow->pod_port) < FIRST_PORT || !(own_word(own, block / 64) >> (block % 64) & 1))
@@ -207,7 +207,7 @@ static inline int keep_port(struct mirror_key *key, struct mirror *mirror, const
     key->nat_port = flow->pod_port;
     if (claim(key, mirror, flow) != 0)
         return -1;
-    mark_hint(&hint_key, 1ULL << (offset % BLOCK_PORTS));
+    mark_hint(&hint_key, 1ULL << (offset % PORTS_PER_BLOCK));
     return 0;
 }
 

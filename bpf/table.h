@@ -194,17 +194,17 @@ static inline void remove_flow(struct flow_key *key, const struct flow *flow)
     struct mirror_key mirror_key = mirror_of(key, flow);
     struct mirror *mirror = find_mirror(&mirror_key);
     u16 offset = bpf_ntohs(mirror_key.nat_port) - FIRST_PORT;
-    struct hint_key hint = hint_of(&mirror_key, offset / BLOCK_PORTS);
-    struct hint_key full = hint_of(&mirror_key, FULL_BLOCKS + offset / BLOCK_PORTS / 64);
+    struct hint_key hint = hint_of(&mirror_key, offset / PORTS_PER_BLOCK);
+    struct hint_key full = hint_of(&mirror_key, FULL_BLOCKS + offset / PORTS_PER_BLOCK / 64);
     u64 *word = port_hints.lookup(&hint);
     u64 *full_word = port_hints.lookup(&full);
 
     count_flow(key->pod_ip, flow->pod, 0);
     if (mirror && names(mirror, key)) {
         if (word)
-            *word &= ~(1ULL << (offset % BLOCK_PORTS));
+            *word &= ~(1ULL << (offset % PORTS_PER_BLOCK));
         if (full_word)
-            *full_word &= ~(1ULL << (offset / BLOCK_PORTS % 64));
+            *full_word &= ~(1ULL << (offset / PORTS_PER_BLOCK % 64));
         if (key->protocol != PROTOCOL_TCP) {
             mirrors_datagram.delete(&mirror_key);
         } else {

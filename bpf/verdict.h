@@ -101,7 +101,7 @@ static inline u32 sender_number(struct __sk_buff *skb)
 static inline struct block *find_block(__be32 floating_ip, __be16 port)
 {
     u16 number = bpf_ntohs(port);
-    struct block_key key = {.floating_ip = floating_ip, .block = (u32)(number - FIRST_PORT) / BLOCK_PORTS};
+    struct block_key key = {.floating_ip = floating_ip, .block = (u32)(number - FIRST_PORT) / PORTS_PER_BLOCK};
 
     if (number < FIRST_PORT)
         return NULL;

@@ -91,7 +91,7 @@ MAP_SHAPES = {
     MapName.COUNTS: MapShape(_PERCPU_ARRAY, 4, 8),
 }
 
-FIRST_PORT, BLOCK_PORTS, BLOCKS = 1024, 64, 1008
+FIRST_PORT, PORTS_PER_BLOCK, BLOCKS = 1024, 64, 1008
 """Ports, and ICMP ids, in blocks (rule Q1)."""
 
 FLOW_PRIORITY = 0x45470001
@@ -227,7 +227,7 @@ def member_value(number: int) -> bytes:
 
 def block_of(port: int) -> int:
     """The block that a port lies in."""
-    return (port - FIRST_PORT) // BLOCK_PORTS
+    return (port - FIRST_PORT) // PORTS_PER_BLOCK
 
 
 def own_blocks_value(blocks: Sequence[int]) -> bytes:

@@ -9,8 +9,8 @@ import pytest
 
 from service.datapath.layout import BlockKind, WayKind
 from service.datapath.loader import LoadedDatapath, load_datapath
-from tests.datapath.node import Node
-from tests.datapath.program import Namespace, Programs
+from tests.datapath.node import NODE, ROUTER, Node
+from tests.datapath.program import UPLINK, Namespace, Programs
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,11 @@ def loaded(bpffs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lo
 
 @pytest.fixture(scope="session")
 def namespace() -> Iterator[Namespace]:
+    """With a route to the outside by the uplink, whose next hop is not resolved."""
     with Namespace() as inhabited:
+        inhabited.command("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+        inhabited.command("ip", "addr", "add", str(NODE), "dev", UPLINK.name)
+        inhabited.command("ip", "route", "add", "default", "via", str(ROUTER))
         yield inhabited
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 from service.datapath import layout
@@ -29,6 +29,7 @@ OTHER_POD = IPv4Address("10.244.1.11")
 SERVER = IPv4Address("203.0.113.7")
 OTHER_SERVER = IPv4Address("203.0.113.8")
 ROUTER = IPv4Address("192.168.1.1")
+NODE = IPv4Interface("192.168.1.2/24")
 POD_NETWORK = IPv4Network("10.244.0.0/16")
 SERVICE_NETWORK = IPv4Network("10.96.0.0/12")
 NODE_NETWORK = IPv4Network("192.168.1.0/24")
@@ -404,8 +405,8 @@ def egw_frame(datagram: bytes) -> bytes:
 
 
 def ports_of(block: int) -> range:
-    first = layout.FIRST_PORT + block * layout.BLOCK_PORTS
-    return range(first, first + layout.BLOCK_PORTS)
+    first = layout.FIRST_PORT + block * layout.PORTS_PER_BLOCK
+    return range(first, first + layout.PORTS_PER_BLOCK)
 
 
 def _flow_key(flow: Flow) -> bytes:

@@ -5,12 +5,12 @@ import errno
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from service.datapath import bpf_map
-from service.datapath.layout import WayKind
 from service.datapath.loader import LoadedDatapath
 from service.model.drop import DropReason
 from service.network.arp import ArpPacket
@@ -22,14 +22,15 @@ from tests.datapath.node import (
     FLOWS,
     HOLDER_MAC,
     MARK,
+    NODE,
     NODE_A_MAC,
     OTHER_FLOATING_IP,
-    POD,
     ROUTER,
     ROUTER_MAC,
     SERVER,
     STRANGER_MAC,
     TCP_FLOW,
+    UDP_FLOW,
     Flow,
     Node,
     from_outside,
@@ -102,8 +103,6 @@ def _open(name: str) -> socket.socket:
 @pytest.fixture(scope="module")
 def attached(namespace: Namespace, loaded: LoadedDatapath, bpffs: Path) -> Iterator[None]:
     for command in (
-        f"ip addr add 192.168.1.2/24 dev {UPLINK.name}",
-        f"ip route add default via {ROUTER}",
         f"ip neigh replace {ROUTER} lladdr {ROUTER_MAC.hex(':')} dev {UPLINK.name} nud permanent",
         f"tc qdisc add dev {EGW.name} clsact",
         f"tc qdisc add dev {UPLINK.name} clsact",
@@ -118,7 +117,7 @@ def attached(namespace: Namespace, loaded: LoadedDatapath, bpffs: Path) -> Itera
     for command in (
         f"tc qdisc del dev {EGW.name} clsact",
         f"tc qdisc del dev {UPLINK.name} clsact",
-        f"ip addr flush dev {UPLINK.name}",
+        f"ip neigh del {ROUTER} dev {UPLINK.name}",
     ):
         namespace.command(*command.split())
 
@@ -138,19 +137,18 @@ def reach_egw(wires: Wires, datagram: bytes) -> None:
     wires.send(EGW.name, packet.ethernet(bytes(6), EGW.mac, packet.IPV4, datagram), mark=MARK)
 
 
-def test_a_steered_packet_leaves_by_the_uplink_of_its_way(node: Node, wires: Wires) -> None:
-    node.rule()
-    node.select()
-    node.way()
+def test_w1_a_steered_packet_leaves_by_the_uplink_of_its_way_from_the_floating_ip(
+    pod_node: Node, wires: Wires
+) -> None:
     reach_egw(wires, TCP_FLOW.outbound())
     [frame] = wires.leaving(UPLINK)
-    assert (frame.destination, frame.source) == (HOLDER_MAC, UPLINK.mac)
-    assert frame.payload == TCP_FLOW.outbound()
+    assert (frame.destination, frame.source, frame.ip.source) == (HOLDER_MAC, UPLINK.mac, FLOATING_IP)
+    assert frame.ip.is_sound()
 
 
 @each_protocol
-def test_a_translated_packet_leaves_by_the_floating_ips_uplink_to_the_router(
-    gateway: Node, wires: Wires, flow: Flow
+def test_h1_a_members_packet_leaves_by_the_floating_ips_uplink_to_the_router(
+    holder: Node, wires: Wires, flow: Flow
 ) -> None:
     from_uplink(wires, flow.steered())
     [frame] = wires.leaving(UPLINK)
@@ -159,41 +157,98 @@ def test_a_translated_packet_leaves_by_the_floating_ips_uplink_to_the_router(
     assert frame.ip.is_sound()
 
 
-def test_a_reply_leaves_by_the_interface_the_flow_came_in_on(gateway: Node, wires: Wires) -> None:
-    gateway.announce(device=UPLINK_2)
-    came_in = UPLINK_2.mac + TCP_FLOW.steered()[6:]
-    gateway.uplink_ingress(came_in, device=UPLINK_2)
+def test_g7_a_next_hop_that_is_not_resolved_is_asked_for_and_then_gets_the_packet(holder: Node, wires: Wires) -> None:
+    """It waits in the kernel, and the fence lets it out because it has our mark and the lease lives."""
+    with unresolved(holder.programs.namespace):
+        from_uplink(wires, TCP_FLOW.steered())
+        [question] = wires.leaving(UPLINK)
+        assert (question.kind, question.arp.target_ip) == (packet.ARP, ROUTER)
+        answer_for_router(wires)
+        frames = [frame for frame in wires.leaving(UPLINK) if frame.kind == packet.IPV4]
+    assert [(frame.destination, frame.ip.source) for frame in frames] == [(ROUTER_MAC, FLOATING_IP)]
+
+
+def test_g2_a_packet_that_waited_for_its_neighbour_does_not_leave_after_the_lease(holder: Node, wires: Wires) -> None:
+    with unresolved(holder.programs.namespace):
+        from_uplink(wires, TCP_FLOW.steered())
+        wires.leaving(UPLINK)
+        holder.end_lease()
+        answer_for_router(wires)
+        assert [frame for frame in wires.leaving(UPLINK) if frame.kind == packet.IPV4] == []
+    assert holder.drops() == {(FLOATING_IP, DropReason.LEASE_EXPIRED_EGRESS): 1}
+
+
+@contextmanager
+def unresolved(namespace: Namespace) -> Iterator[None]:
+    namespace.command("ip", "neigh", "del", str(ROUTER), "dev", UPLINK.name)
+    try:
+        yield
+    finally:
+        permanent = f"{ROUTER} lladdr {ROUTER_MAC.hex(':')} dev {UPLINK.name} nud permanent"
+        namespace.command("ip", "neigh", "replace", *permanent.split())
+
+
+def answer_for_router(wires: Wires) -> None:
+    answer = packet.arp(2, ROUTER_MAC, ROUTER, UPLINK.mac, NODE.ip)
+    from_uplink(wires, packet.ethernet(UPLINK.mac, ROUTER_MAC, packet.ARP, answer))
+
+
+def test_h2_a_reply_leaves_to_the_node_of_its_block(holder: Node, wires: Wires) -> None:
     from_uplink(wires, TCP_FLOW.reply())
-    [frame] = wires.leaving(UPLINK_2)
-    assert (frame.destination, frame.ip.destination) == (NODE_A_MAC, POD)
-
-
-def test_a_local_pods_packet_goes_through_the_steering_device_and_out_of_the_uplink(
-    gateway: Node, wires: Wires
-) -> None:
-    gateway.select()
-    gateway.way(WayKind.LOCAL)
-    gateway.announce(device=EGW)
-    reach_egw(wires, TCP_FLOW.outbound())
     [frame] = wires.leaving(UPLINK)
-    assert (frame.destination, frame.ip.source) == (ROUTER_MAC, FLOATING_IP)
+    assert (frame.destination, frame.source, frame.ip.destination) == (NODE_A_MAC, UPLINK.mac, FLOATING_IP)
 
 
-def test_a_question_is_answered_where_it_was_asked(gateway: Node, wires: Wires) -> None:
+def test_h4_a_packet_of_the_holders_own_pod_goes_in_by_the_uplink_and_out_again(
+    own_holder: Node, wires: Wires
+) -> None:
+    reach_egw(wires, TCP_FLOW.outbound(ttl=63))
+    [frame] = wires.leaving(UPLINK)
+    assert (frame.destination, frame.ip.source, frame.ip.ttl) == (ROUTER_MAC, FLOATING_IP, 63)
+    assert frame.ip.is_sound()
+
+
+def test_h5_a_tagged_frame_is_not_for_this_device(holder: Node, wires: Wires) -> None:
+    """The kernel has taken the tag out of the frame when the program sees it. VLAN 0 is no VLAN."""
+    from_uplink(wires, packet.tagged(TCP_FLOW.steered(), (packet.VLAN, 7)))
+    assert wires.leaving(UPLINK) == []
+    from_uplink(wires, packet.tagged(TCP_FLOW.steered(), (packet.VLAN, 0)))
+    assert [frame.ip.source for frame in wires.leaving(UPLINK)] == [FLOATING_IP]
+    assert holder.drops() == {}
+
+
+def test_h2_the_node_itself_finds_what_it_holds(holder: Node, wires: Wires) -> None:
+    """Its own question is answered by its own program, and its packet goes to the node of the block."""
+    neighbour = (str(FLOATING_IP), "dev", UPLINK.name)
+    holder.programs.namespace.call(say, (str(FLOATING_IP), UDP_FLOW.pod_port))
+    try:
+        frames = wires.leaving(UPLINK)
+    finally:
+        holder.programs.namespace.command("ip", "neigh", "del", *neighbour)
+    assert [(frame.destination, frame.kind) for frame in frames] == [(NODE_A_MAC, packet.IPV4)]
+    assert frames[0].ip.destination == FLOATING_IP
+
+
+def say(address: tuple[str, int]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as speaker:
+        speaker.sendto(b"hello", address)
+
+
+def test_a_question_is_answered_where_it_was_asked(holder: Node, wires: Wires) -> None:
     question = packet.arp(1, ROUTER_MAC, ROUTER, bytes(6), FLOATING_IP)
     from_uplink(wires, packet.ethernet(packet.BROADCAST, ROUTER_MAC, packet.ARP, question))
     [frame] = wires.leaving(UPLINK)
     assert (frame.destination, frame.arp.sender_mac, frame.arp.sender_ip) == (ROUTER_MAC, UPLINK.mac, FLOATING_IP)
 
 
-def test_a2_who_asks_as_an_address_held_here_is_heard_and_not_answered(gateway: Node, wires: Wires) -> None:
+def test_a2_who_asks_as_an_address_held_here_is_heard_and_not_answered(holder: Node, wires: Wires) -> None:
     """Not by the host's proxy ARP either, which has a route to what is asked for: the fence is before it."""
-    gateway.floating_ip(OTHER_FLOATING_IP)
+    holder.floating_ip(OTHER_FLOATING_IP)
     question = packet.arp(1, STRANGER_MAC, FLOATING_IP, bytes(6), OTHER_FLOATING_IP)
-    namespace = gateway.programs.namespace
+    namespace = holder.programs.namespace
     proxy_arp = f"net.ipv4.conf.{UPLINK.name}.proxy_arp"
     namespace.command("ip", "route", "add", str(OTHER_FLOATING_IP), "dev", UPLINK_2.name)
-    namespace.command("sysctl", "-q", "-w", f"{proxy_arp}=1", "net.ipv4.ip_forward=1")
+    namespace.command("sysctl", "-q", "-w", f"{proxy_arp}=1")
     try:
         heard = namespace.call(
             asyncio.run, _heard_of(packet.ethernet(packet.BROADCAST, STRANGER_MAC, packet.ARP, question))
@@ -202,7 +257,7 @@ def test_a2_who_asks_as_an_address_held_here_is_heard_and_not_answered(gateway: 
         time.sleep(1)
         assert wires.leaving(UPLINK) == []
     finally:
-        namespace.command("sysctl", "-q", "-w", f"{proxy_arp}=0", "net.ipv4.ip_forward=0")
+        namespace.command("sysctl", "-q", "-w", f"{proxy_arp}=0")
         namespace.command("ip", "route", "del", str(OTHER_FLOATING_IP), "dev", UPLINK_2.name)
     assert [(packet.sender, packet.sender_mac) for packet in heard] == [(FLOATING_IP, STRANGER_MAC)]
 
@@ -218,7 +273,7 @@ async def _heard_of(frame: bytes) -> list[ArpPacket]:
         return [await asyncio.wait_for(heard.get(), 5)]
 
 
-def test_a_ping_is_answered_where_it_came_from(gateway: Node, wires: Wires) -> None:
+def test_a_ping_is_answered_where_it_came_from(holder: Node, wires: Wires) -> None:
     request = packet.ipv4(SERVER, FLOATING_IP, packet.ICMP, packet.echo(packet.ECHO_REQUEST, 9))
     from_uplink(wires, from_outside(request))
     [frame] = wires.leaving(UPLINK)
@@ -226,9 +281,8 @@ def test_a_ping_is_answered_where_it_came_from(gateway: Node, wires: Wires) -> N
 
 
 @pytest.mark.parametrize("ask", ["arp", "ping", "packet", "reply"])
-def test_after_the_lease_nothing_comes_out_whatever_goes_in(gateway: Node, wires: Wires, ask: str) -> None:
-    gateway.send(ECHO_FLOW)
-    gateway.end_lease()
+def test_after_the_lease_nothing_comes_out_whatever_goes_in(holder: Node, wires: Wires, ask: str) -> None:
+    holder.end_lease()
     question = packet.arp(1, ROUTER_MAC, ROUTER, bytes(6), FLOATING_IP)
     request = packet.ipv4(SERVER, FLOATING_IP, packet.ICMP, packet.echo(packet.ECHO_REQUEST, 9))
     frames = {
@@ -242,35 +296,31 @@ def test_after_the_lease_nothing_comes_out_whatever_goes_in(gateway: Node, wires
 
 
 @pytest.mark.parametrize("is_held", [True, False], ids=["held", "over"])
-def test_the_fence_holds_for_whatever_the_host_itself_sends(gateway: Node, wires: Wires, is_held: bool) -> None:
+def test_h3_the_fence_holds_for_whatever_the_host_itself_sends(holder: Node, wires: Wires, is_held: bool) -> None:
+    """The host announces what it holds, and says nothing else in its name."""
     if not is_held:
-        gateway.end_lease()
+        holder.end_lease()
     segment = packet.ipv4(FLOATING_IP, SERVER, packet.TCP, packet.tcp(FLOATING_IP, SERVER, (1, 2)))
     announcement = packet.arp(1, UPLINK.mac, FLOATING_IP, bytes(6), FLOATING_IP)
     wires.send(UPLINK.name, packet.ethernet(ROUTER_MAC, UPLINK.mac, packet.IPV4, segment))
     wires.send(UPLINK.name, packet.ethernet(packet.BROADCAST, UPLINK.mac, packet.ARP, announcement))
-    assert len(wires.leaving(UPLINK)) == (2 if is_held else 0)
+    assert [frame.kind for frame in wires.leaving(UPLINK)] == ([packet.ARP] if is_held else [])
 
 
-def test_an_unannounced_pods_packet_is_not_forwarded_by_the_host(gateway: Node, wires: Wires) -> None:
-    """Even where the host routes (rule G3)."""
-    gateway.withdraw()
-    gateway.programs.namespace.command("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
-    from_uplink(wires, TCP_FLOW.steered())
-    gateway.programs.namespace.command("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
+@pytest.mark.parametrize("frame", [TCP_FLOW.steered(80), TCP_FLOW.steered(source_mac=STRANGER_MAC)])
+def test_h1_what_is_refused_is_not_forwarded_by_the_host(holder: Node, wires: Wires, frame: bytes) -> None:
+    from_uplink(wires, frame)
     assert wires.leaving(UPLINK) == []
 
 
 @pytest.mark.parametrize("length", [14, 15, 20, 33])
-def test_an_ipv4_frame_without_a_whole_header_goes_nowhere(gateway: Node, wires: Wires, length: int) -> None:
+def test_an_ipv4_frame_without_a_whole_header_goes_nowhere(holder: Node, wires: Wires, length: int) -> None:
     """The kernel's test runs refuse such frames; a wire does not."""
-    gateway.select()
-    gateway.way()
     wires.send(EGW.name, packet.ethernet(bytes(6), EGW.mac, packet.IPV4, TCP_FLOW.outbound())[:length])
     from_uplink(wires, TCP_FLOW.steered()[:length])
     from_uplink(wires, TCP_FLOW.reply()[:length])
     assert wires.leaving(UPLINK) == []
-    assert gateway.drops() == {(None, DropReason.MALFORMED): 1}
+    assert holder.drops() == {(None, DropReason.MALFORMED): 1}
 
 
 def test_the_steering_device_lets_nothing_through_to_its_other_end(node: Node, wires: Wires) -> None:

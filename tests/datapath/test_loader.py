@@ -19,7 +19,7 @@ from tests.datapath.program import create_map
 pytestmark = pytest.mark.bpf
 
 HASH, LRU_HASH = 1, 9
-MISFITS = {MapName.WAYS: (HASH, 4, 40), MapName.ENDPOINTS: (HASH, 12, 16), MapName.MEMBERS: (LRU_HASH, 12, 4)}
+MISFITS = {MapName.WAYS: (HASH, 4, 40), MapName.SELECTED: (HASH, 12, 16), MapName.MEMBERS: (LRU_HASH, 12, 4)}
 """Type, key and value size: each differs from the map's real shape in one."""
 FLOATING_IP = IPv4Address("192.168.1.100")
 LEASE = layout.lease_value(5, 6)

@@ -4,10 +4,21 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from service.datapath.layout import ClusterFlag, SelectedState
+from service.datapath.layout import FLOW_PRIORITY, ClusterFlag, SelectedState
 from service.model.drop import DropReason
 from tests.datapath import packet
-from tests.datapath.node import MARK, OTHER_POD, SERVER, TCP_FLOW, UDP_FLOW, Flow, Node
+from tests.datapath.node import (
+    FLOATING_IP,
+    MARK,
+    OTHER_POD,
+    POD,
+    POD_NUMBER,
+    SERVER,
+    TCP_FLOW,
+    UDP_FLOW,
+    Flow,
+    Node,
+)
 from tests.datapath.program import EGW, POD_DEVICE, SHOT, UNSPEC, Device, Outcome
 
 pytestmark = pytest.mark.bpf
@@ -16,15 +27,8 @@ SERVICE = IPv4Address("10.96.0.10")
 NEIGHBOUR_NODE = IPv4Address("192.168.1.3")
 
 
-@pytest.fixture
-def pod_node(node: Node) -> Node:
-    node.rule()
-    node.select()
-    return node
-
-
-def leave_pod(node: Node, flow: Flow = TCP_FLOW, *, device: Device = POD_DEVICE, mark: int = 0) -> Outcome:
-    frame = packet.ethernet(POD_DEVICE.mac, b"\x02pod\0\1", packet.IPV4, flow.outbound())
+def leave_pod(node: Node, flow: Flow = TCP_FLOW, *, device: Device = POD_DEVICE, mark: int = 0, **fields: int) -> Outcome:
+    frame = packet.ethernet(POD_DEVICE.mac, b"\x02pod\0\1", packet.IPV4, flow.outbound(**fields))
     outcome = node.programs.run("pod_ingress", frame, device=device, mark=mark)
     assert outcome.frame == frame, "selection never rewrites"
     return outcome
@@ -136,3 +140,68 @@ def test_while_its_selection_changes_a_pod_may_still_talk_inside_the_cluster(nod
     node.rule()
     node.select(state=SelectedState.CHANGING)
     assert is_untouched(leave_pod(node, TCP_FLOW.to(OTHER_POD)))
+
+
+# ---- packets of live flows ----
+
+
+def test_d1_a_packet_of_a_live_flow_says_so_to_netfilter(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    outcome = leave_pod(pod_node, flags=packet.ACK)
+    assert (outcome.verdict, outcome.mark, outcome.priority) == (UNSPEC, MARK, FLOW_PRIORITY)
+
+
+def test_d1_a_packet_that_no_flow_knows_does_not(pod_node: Node) -> None:
+    assert leave_pod(pod_node).priority == 0
+    pod_node.send(TCP_FLOW)
+    pod_node.end(TCP_FLOW)
+    assert leave_pod(pod_node, flags=packet.ACK).priority == 0
+
+
+@pytest.mark.parametrize("pod", [POD, OTHER_POD], ids=["selected", "unselected"])
+def test_d1_a_pod_cannot_say_it_itself(pod_node: Node, pod: IPv4Address) -> None:
+    datagram = Flow(packet.TCP, pod=pod).outbound()
+    assert pod_node.leave_pod(datagram, priority=FLOW_PRIORITY).priority == 0
+    assert pod_node.leave_pod(datagram, priority=6).priority == 6
+
+
+def test_d1_a_flow_of_a_former_pod_is_not_the_new_ones(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    pod_node.select(number=POD_NUMBER + 1)
+    assert leave_pod(pod_node, flags=packet.ACK).priority == 0
+
+
+def test_e2_a_flow_that_no_rule_names_any_more_still_goes_to_egw0(pod_node: Node) -> None:
+    """Where it is ended: it would leave with the bare pod address otherwise."""
+    pod_node.send(TCP_FLOW)
+    pod_node.select(rule_set=1)
+    assert leave_pod(pod_node, flags=packet.ACK).mark == MARK
+    pod_node.send(TCP_FLOW, flags=packet.ACK)
+    assert leave_pod(pod_node, flags=packet.ACK).mark == MARK
+
+
+def test_e2_a_new_connection_on_the_port_of_an_ended_flow_takes_the_new_verdict(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    pod_node.select(rule_set=1)
+    pod_node.send(TCP_FLOW, flags=packet.ACK)
+    assert leave_pod(pod_node).mark == 0
+    assert leave_pod(pod_node, flags=packet.ACK).mark == 0, "that is the new connection's now"
+
+
+# ---- what no pod may say ----
+
+
+FORGED = {
+    "ip": packet.ethernet(POD_DEVICE.mac, b"\x02pod\0\1", packet.IPV4, TCP_FLOW.translated()),
+    "arp": packet.ethernet(
+        packet.BROADCAST, b"\x02pod\0\1", packet.ARP, packet.arp(1, b"\x02pod\0\1", FLOATING_IP, bytes(6), FLOATING_IP)
+    ),
+}
+
+
+@pytest.mark.parametrize("frame", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize("tags", [[], [(packet.VLAN, 0)], [(packet.QINQ, 3), (packet.VLAN, 5)]])
+def test_h3_no_pod_speaks_for_a_floating_ip(node: Node, frame: bytes, tags: list[tuple[int, int]]) -> None:
+    outcome = node.programs.run("pod_ingress", packet.tagged(frame, *tags), device=POD_DEVICE)
+    assert outcome.verdict == SHOT
+    assert node.drops() == {(FLOATING_IP, DropReason.FORGED_SOURCE): 1}
