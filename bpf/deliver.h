@@ -14,7 +14,7 @@ static inline int to_pod(struct __sk_buff *skb, const struct config *settings, _
     return bpf_redirect(settings->egw_ifindex, BPF_F_INGRESS);
 }
 
-/* The live flow that a mirror names, if its pod is still the one that made it (rules T2, Q4). */
+/* The live flow that a mirror names, if its pod is still the one that made it (rules B2, Q4). */
 static inline struct flow *live_flow(struct mirror_key *mirror_key, struct flow_key *key, u64 now_ns)
 {
     struct mirror *mirror = find_mirror(mirror_key);

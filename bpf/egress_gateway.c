@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
 /* The datapath. Five programs:
  *   pod_ingress     tc ingress of each pod's device      marks candidates (rules W3, W4, W8, D1)
- *   steer_egress    tc egress of egw0                    judges, translates, sends to the holder (rules E1, T1, W1)
+ *   steer_egress    tc egress of egw0                    judges, translates, sends to the holder (rules E1, B1, W1)
  *   steer_ingress   tc ingress of egw0                   replies of live flows, on to netfilter (rule D2)
  *   uplink_ingress  tc ingress of each uplink            holder: checks and forwards (rules H1, H2); pod's node: replies
  *   uplink_egress   tc egress of each uplink             the fence (rules G2, H3)
@@ -38,9 +38,9 @@ static long (*redirect_neigh)(u32 ifindex, void *next_hop, int next_hop_bytes, u
 #include "arp.h"
 #include "fence.h"
 
-/* Whether a pod's packet is of a flow, ended ones included: those are dropped at egw0. With a new SYN an ended flow gives
- * way to a new connection, which takes the new verdict (rule E2). */
-static inline int is_of_flow(struct __sk_buff *skb, const struct ipv4 *ip, const struct selected_value *row)
+/* What the packet's flow, if there is one, says to netfilter: 0, or a priority. Ended flows are dropped at egw0, and TCP
+ * is reset before. With a new SYN an ended flow gives way to a new connection, which takes the new verdict (rule E2). */
+static inline u32 flow_priority(struct __sk_buff *skb, const struct ipv4 *ip, const struct selected_value *row)
 {
     struct packet packet = {};
     struct packet quoted = {};
@@ -59,25 +59,28 @@ static inline int is_of_flow(struct __sk_buff *skb, const struct ipv4 *ip, const
     flow = find_flow(&key);
     if (!flow || flow->pod != row->pod || is_flow_over(flow, flow_clock_ns()))
         return 0;
-    if (flow->is_ended && packet.protocol == PROTOCOL_TCP && is_opening(&packet)) {
+    if (flow->rule_set != row->rule_set)
+        judge_again(&key, flow, row);
+    if (!flow->is_ended || packet.protocol != PROTOCOL_TCP)
+        return FLOW_PRIORITY;
+    if (is_opening(&packet)) {
         struct flow former = *flow;
 
         remove_flow(&key, &former);
         return 0;
     }
-    return 1;
+    return packet.tcp_flags & TCP_RST ? FLOW_PRIORITY : ENDED_PRIORITY;
 }
 
 /* A selected pod's packet from its own device. */
 static inline int mark_candidate(struct __sk_buff *skb, const struct ipv4 *ip, const struct selected_value *row,
                                  const struct config *settings)
 {
+    u32 priority = row->state == SELECTED_CHANGING ? 0 : flow_priority(skb, ip, row);
     u32 place;
 
-    if (row->state == SELECTED_CHANGING && find_rule(row->rule_set, ip->destination) && !cluster_flags(ip->destination))
-        return drop(skb, DROP_ENDPOINT_PENDING, 0);
-    if (is_of_flow(skb, ip, row)) {
-        skb->priority = FLOW_PRIORITY;
+    if (priority) {
+        skb->priority = priority;
     } else {
         place = cluster_flags(ip->destination);
         /* A service address may be translated to an outside one: only after DNAT is it known (rule W4). */
@@ -105,7 +108,7 @@ int pod_ingress(struct __sk_buff *skb)
     if (!settings)
         return TC_ACT_UNSPEC;
     /* A pod may set it too: only this program says that a packet is of a flow. */
-    if (skb->priority == FLOW_PRIORITY)
+    if (skb->priority == FLOW_PRIORITY || skb->priority == ENDED_PRIORITY)
         skb->priority = 0;
     if (skb->protocol == bpf_htons(ETHERTYPE_IPV4) && !is_tagged(skb) && load_ipv4(skb, &ip)) {
         key.pod_ip = ip.source;

@@ -75,6 +75,14 @@ static inline int send_outside(struct __sk_buff *skb, const struct packet *packe
     return bpf_redirect(ifindex, 0);
 }
 
+/* The stack never forwards a packet at the end of its hops: it tells the sender, in this node's own name. To a floating
+ * IP that is held here, which the sender may be, that goes by uplink_egress (rule H2). */
+static inline int expire(struct __sk_buff *skb, __be32 floating_ip)
+{
+    drop(skb, DROP_TTL_EXPIRED, floating_ip);
+    return TC_ACT_UNSPEC;
+}
+
 static inline int refuse_block(struct __sk_buff *skb, __be32 floating_ip, __be16 port, u32 member)
 {
     struct refused_key key = {
@@ -106,9 +114,6 @@ static inline int forward(struct __sk_buff *skb, const struct packet *packet, in
     if (!floating || !floating->ifindex)
         return drop(skb, DROP_NO_GATEWAY, floating_ip);
     ifindex = floating->ifindex;
-    /* This node's forwarding has counted the hop of its own pod's packet (rule X3). */
-    if (!is_own && packet->ttl <= 1)
-        return drop(skb, DROP_TTL_EXPIRED, floating_ip);
     if (packet->fragment == FRAGMENT_LATER) {
         if (recall_fragment(packet, STAGE_OUT) != member + 1)
             reason = DROP_FRAGMENT;
@@ -126,6 +131,9 @@ static inline int forward(struct __sk_buff *skb, const struct packet *packet, in
             block->seen_ns = now_ns;
         remember_fragment(packet, STAGE_OUT, member + 1);
     }
+    /* This node's forwarding has counted the hop of its own pod's packet (rule X3). */
+    if (!is_own && packet->ttl <= 1)
+        return expire(skb, floating_ip);
     if (!is_own && write_ttl(skb, packet->ttl - 1) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
     skb->mark = skb->mark | settings->mark;
@@ -179,7 +187,7 @@ static inline int return_to_node(struct __sk_buff *skb, const struct packet *pac
     if (block->kind != BLOCK_L2)
         return drop(skb, DROP_NO_TRANSPORT, floating_ip);
     if (!is_own && packet->ttl <= 1)
-        return drop(skb, DROP_TTL_EXPIRED, floating_ip);
+        return expire(skb, floating_ip);
     ifindex = block->ifindex;
     if ((!is_own && write_ttl(skb, packet->ttl - 1) < 0) || write_macs(skb, block->mac, block->own_mac) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);

@@ -22,7 +22,7 @@ struct selected_key {
 struct selected_value {
     __u64 rule_set;
     __u32 state;
-    __u32 pod; /* another number for another pod UID or device: nobody inherits a flow (rule T2) */
+    __u32 pod; /* another number for another pod UID or device: nobody inherits a flow (rule B2) */
 };
 #define SELECTED_STEER 1
 #define SELECTED_PENDING 2  /* marked, and dropped at egw0 */
@@ -142,7 +142,7 @@ struct refused_key {
 };
 _Static_assert(sizeof(struct refused_key) == 12, "refused_key");
 
-/* Lifetimes and quota by rule set; the row of rule set 0 is the node's settings (rules T3, T4). */
+/* Lifetimes and quota by rule set; the row of rule set 0 is the node's settings (rules B3, B4). */
 struct limits {
     __u32 tcp_open_s;
     __u32 tcp_new_s;
@@ -164,7 +164,7 @@ struct flow_settings {
 };
 _Static_assert(sizeof(struct flow_settings) == 16, "flow_settings");
 
-/* A flow as it is at egw0, after DNAT (rule T1). ICMP echo: the id is the pod's port, and there is no remote port. */
+/* A flow as it is at egw0, after DNAT (rule B1). ICMP echo: the id is the pod's port, and there is no remote port. */
 struct flow_key {
     __be32 pod_ip;
     __be32 remote_ip;
@@ -180,7 +180,7 @@ struct flow {
     __u32 pod;      /* the row's number when the flow was made */
     __u32 ifindex;  /* where it came in from */
     __be32 floating_ip;
-    __u32 acked;    /* the pod's last ACK, in host order: the only sequence at which a RST is believed (rule T3) */
+    __u32 acked;    /* the pod's last ACK, in host order: the only sequence at which a RST is believed (rule B3) */
     __be16 nat_port;
     __u8 state;
     __u8 is_ended; /* another verdict: drops both ways (rule E2) */
@@ -256,6 +256,7 @@ _Static_assert(sizeof(struct fragment) == 16, "fragment");
 /* pod_ingress writes it into skb->priority of a live flow's packet, and netfilter reads it before it asks connection
  * tracking for the direction (rule D1). */
 #define FLOW_PRIORITY 0x45470001
+#define ENDED_PRIORITY 0x45470002 /* of an ended TCP flow: netfilter answers with a reset (rule E2) */
 
 struct drop_key {
     __be32 floating_ip; /* 0 where none is known yet */

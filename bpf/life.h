@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
-/* Life of a flow (rule T3): states and lifetimes (RFC 5382 REQ-5, RFC 4787 REQ-5, RFC 5508 REQ-1, RFC 7857). */
+/* Life of a flow (rule B3): states and lifetimes (RFC 5382 REQ-5, RFC 4787 REQ-5, RFC 5508 REQ-1, RFC 7857). */
 #pragma once
 
 #define SECOND_NS 1000000000ULL
@@ -79,7 +79,7 @@ static inline __u8 next_flow_state(__u8 state, const struct packet *packet, int 
     return from_pod ? state : FLOW_ESTABLISHED;
 }
 
-/* Answered and not closing: what must never be evicted (rule T5). */
+/* Answered and not closing: what must never be evicted (rule B5). */
 static inline int is_open_tcp(__u8 protocol, __u8 state)
 {
     return protocol == PROTOCOL_TCP && state != FLOW_NEW && state != FLOW_CLOSING;

@@ -26,7 +26,7 @@ BPF_TABLE_PINNED("hash", __be32, struct own_blocks, own_blocks, 4096, PIN_DIR "/
 BPF_TABLE_PINNED("hash", struct block_key, struct block, blocks, 524288, PIN_DIR "/blocks", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lru_hash", struct refused_key, u64, refused_blocks, 1024, PIN_DIR "/refused_blocks");
 
-/* Flows and their mirrors (rule T5). What evicts nothing has answered, open TCP alone. */
+/* Flows and their mirrors (rule B5). What evicts nothing has answered, open TCP alone. */
 BPF_TABLE_PINNED("hash", struct flow_key, struct flow, flows_open, OPEN_FLOWS, PIN_DIR "/flows_open");
 BPF_TABLE_PINNED("lru_hash", struct flow_key, struct flow, flows_young, YOUNG_FLOWS, PIN_DIR "/flows_young");
 BPF_TABLE_PINNED("lru_hash", struct flow_key, struct flow, flows_datagram, DATAGRAM_FLOWS, PIN_DIR "/flows_datagram");

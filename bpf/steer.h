@@ -38,7 +38,7 @@ static inline struct flow_key flow_of_quoted(const struct packet *quoted)
     return key;
 }
 
-/* Make a flow under a rule of its pod, with a port of this node (rules T1, T4, D4, Q4). Returns a drop reason. */
+/* Make a flow under a rule of its pod, with a port of this node (rules B1, B4, D4, Q4). Returns a drop reason. */
 static inline u32 make_flow(struct __sk_buff *skb, const struct packet *packet, struct flow_key *key,
                             const struct selected_value *row, u64 now_ns, struct nat *nat)
 {

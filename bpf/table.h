@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
-/* The table of flows and its mirror: three places of each (rule T5). An entry that moves is in the new place before it
+/* The table of flows and its mirror: three places of each (rule B5). An entry that moves is in the new place before it
  * leaves the old one; who misses it in both looks again in the first. */
 #pragma once
 

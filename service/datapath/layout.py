@@ -97,6 +97,9 @@ FIRST_PORT, PORTS_PER_BLOCK, BLOCKS = 1024, 64, 1008
 FLOW_PRIORITY = 0x45470001
 """In `meta priority` of a packet of a live flow, before netfilter asks connection tracking (rule D1)."""
 
+ENDED_PRIORITY = 0x45470002
+"""Of a segment of an ended TCP flow, which netfilter answers with a reset (rule E2)."""
+
 
 class SelectedState(IntEnum):
     """What is done with packets of a selected pod."""
@@ -159,7 +162,7 @@ def selected_key(pod_ip: IPv4Address, ifindex: int) -> bytes:
 
 
 def selected_value(rule_set: int, state: SelectedState, pod: int = 0) -> bytes:
-    """Under which rules the pod is, and what is done with it now. `pod`: another number for another UID or device (T2)."""
+    """Under which rules the pod is, and what is done with it now. `pod`: another number for another UID or device (B2)."""
     return struct.pack("=QII", rule_set, state, pod)
 
 
@@ -256,7 +259,7 @@ def flow_settings_value(seed: int, ephemeral: range, *, is_seeding: bool) -> byt
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Lifetimes, in seconds, and flows per pod (rules T3, T4); 0 is the default of bpf/life.h."""
+    """Lifetimes, in seconds, and flows per pod (rules B3, B4); 0 is the default of bpf/life.h."""
 
     tcp_open_s: int = 0
     tcp_new_s: int = 0

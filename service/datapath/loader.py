@@ -152,7 +152,13 @@ def _is_bpffs(path: Path) -> bool:
 
 
 def _drop_misfits(folder: Path) -> None:
-    """Unpin maps whose shape is not this version's: a changed layout without a new number would overrun memory."""
+    """Unpin maps that this version has not, and those whose shape is not its own, which would overrun memory.
+
+    What keeps its name and shape is kept (rule U1). A keeper of another version has its fence open already.
+    """
+    for path in folder.iterdir():
+        if path.name not in MAP_SHAPES:
+            path.unlink()
     for name, shape in MAP_SHAPES.items():
         path = folder / name
         try:

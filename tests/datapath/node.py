@@ -76,7 +76,9 @@ class Flow:
     def remote_port(self) -> int:
         return 0 if self.protocol == ICMP else self.server_port
 
-    def l4(self, source: IPv4Address, destination: IPv4Address, ports: tuple[int, int], flags: int, **tcp: int) -> bytes:
+    def l4(
+        self, source: IPv4Address, destination: IPv4Address, ports: tuple[int, int], flags: int, **tcp: int
+    ) -> bytes:
         if self.protocol == TCP:
             return packet.tcp(source, destination, ports, flags, b"" if flags & SYN else b"segment", **tcp)
         return packet.udp(source, destination, ports)
@@ -89,7 +91,9 @@ class Flow:
             payload = self.l4(self.pod, self.server, (self.pod_port, self.server_port), flags, **tcp)
         return packet.ipv4(self.pod, self.server, self.protocol, payload, ttl=ttl, options=options)
 
-    def translated(self, nat_port: int | None = None, *, floating_ip: IPv4Address = FLOATING_IP, **fields: int) -> bytes:
+    def translated(
+        self, nat_port: int | None = None, *, floating_ip: IPv4Address = FLOATING_IP, **fields: int
+    ) -> bytes:
         """The same as node A sends it to the holder."""
         outer = replace(self, pod=floating_ip, pod_port=self.pod_port if nat_port is None else nat_port)
         return outer.outbound(**fields)
@@ -184,6 +188,7 @@ class Node:
         value = struct.pack("=QII6s6sI", 0, member, device.ifindex, device.mac, mac, kind)
         for block in blocks:
             self.map(MapName.BLOCKS).update(layout.block_key(floating_ip, block), value)
+
     def in_cluster(self, network: IPv4Network, flag: ClusterFlag) -> None:
         self.map(MapName.CLUSTER).update(layout.cluster_key(network), layout.cluster_value(flag))
 
@@ -266,7 +271,9 @@ class Node:
         assert outcome.verdict == REDIRECT, self.drops()
         return packet.read(outcome.frame).ip.ports[0]
 
-    def answer(self, flow: Flow, nat_port: int | None = None, *, flags: int = SYN | packet.ACK, **fields: int) -> Outcome:
+    def answer(
+        self, flow: Flow, nat_port: int | None = None, *, flags: int = SYN | packet.ACK, **fields: int
+    ) -> Outcome:
         """The server's packet, sent on by the holder to this node."""
         return self.uplink_ingress(flow.reply(nat_port, flags=flags, source_mac=HOLDER_MAC, **fields))
 

@@ -167,9 +167,7 @@ class Programs:
         self.namespace = namespace
         self.descriptors = descriptors
 
-    def run(
-        self, name: str, frame: bytes, *, device: Device = UPLINK, mark: int = 0, priority: int = 0
-    ) -> Outcome:
+    def run(self, name: str, frame: bytes, *, device: Device = UPLINK, mark: int = 0, priority: int = 0) -> Outcome:
         descriptor = self.descriptors[name]
         return self.namespace.call(
             lambda: run_program(descriptor, frame, ifindex=device.ifindex, mark=mark, priority=priority)

@@ -1,4 +1,4 @@
-"""Life of a flow: states, how long each lives, where it is kept, and with what it ends (rules T2-T5, D4, E1, E2)."""
+"""Life of a flow: states, how long each lives, where it is kept, and with what it ends (rules B2-B5, D4, E1, E2)."""
 
 import dataclasses
 
@@ -57,7 +57,7 @@ def life_s(node: Node, flow: Flow) -> int:
 
 
 @each_protocol
-def test_t3_a_flow_is_new_until_it_is_answered(pod_node: Node, flow: Flow) -> None:
+def test_b3_a_flow_is_new_until_it_is_answered(pod_node: Node, flow: Flow) -> None:
     pod_node.send(flow)
     pod_node.send(flow)
     assert pod_node.state(flow) == NEW
@@ -70,7 +70,7 @@ def test_t3_a_flow_is_new_until_it_is_answered(pod_node: Node, flow: Flow) -> No
     [(TCP_FLOW, 240, 7440), (UDP_FLOW, 120, 300), (ECHO_FLOW, 60, 60)],
     ids=FLOWS,
 )
-def test_t3_every_state_has_its_lifetime(pod_node: Node, flow: Flow, new_s: int, open_s: int) -> None:
+def test_b3_every_state_has_its_lifetime(pod_node: Node, flow: Flow, new_s: int, open_s: int) -> None:
     pod_node.send(flow)
     assert life_s(pod_node, flow) == new_s
     pod_node.answer(flow)
@@ -78,7 +78,7 @@ def test_t3_every_state_has_its_lifetime(pod_node: Node, flow: Flow, new_s: int,
 
 
 @pytest.mark.parametrize("rule_set", [0, RULE_SET], ids=["settings", "policy"])
-def test_t3_lifetimes_are_set_by_settings_and_by_policy(pod_node: Node, rule_set: int) -> None:
+def test_b3_lifetimes_are_set_by_settings_and_by_policy(pod_node: Node, rule_set: int) -> None:
     pod_node.limit(rule_set, tcp_open_s=100, udp_s=200)
     for flow in (TCP_FLOW, UDP_FLOW):
         pod_node.send(flow)
@@ -134,26 +134,26 @@ def test_c21_the_pods_rst_leaves_240_seconds(opened: Node) -> None:
     assert (opened.state(TCP_FLOW), life_s(opened, TCP_FLOW)) == (CLOSING, WAIT_S)
 
 
-def test_t3_the_remotes_rst_counts_where_its_sequence_is_the_pods_last_ack(opened: Node) -> None:
+def test_b3_the_remotes_rst_counts_where_its_sequence_is_the_pods_last_ack(opened: Node) -> None:
     opened.send(TCP_FLOW, flags=ACK, acked=0xFFFF0000)
     assert opened.answer(TCP_FLOW, flags=RST, sequence=0xFFFF0000).verdict == REDIRECT
     assert opened.state(TCP_FLOW) == CLOSING
 
 
 @pytest.mark.parametrize("sequence", [ACKED - 1, ACKED + 1, 0])
-def test_t3_a_forged_rst_of_the_remote_shortens_and_refreshes_nothing(opened: Node, sequence: int) -> None:
+def test_b3_a_forged_rst_of_the_remote_shortens_and_refreshes_nothing(opened: Node, sequence: int) -> None:
     before = opened.flow(TCP_FLOW)
     assert opened.answer(TCP_FLOW, flags=RST, sequence=sequence).verdict == REDIRECT, "the pod judges it for itself"
     assert opened.flow(TCP_FLOW) == before
 
 
-def test_t3_a_refused_connection_is_over(pod_node: Node) -> None:
+def test_b3_a_refused_connection_is_over(pod_node: Node) -> None:
     pod_node.send(TCP_FLOW)
     pod_node.answer(TCP_FLOW, flags=RST | ACK, sequence=0)
     assert pod_node.state(TCP_FLOW) == CLOSING
 
 
-def test_t3_a_forged_rst_does_not_answer_a_syn(pod_node: Node) -> None:
+def test_b3_a_forged_rst_does_not_answer_a_syn(pod_node: Node) -> None:
     pod_node.send(TCP_FLOW)
     pod_node.answer(TCP_FLOW, flags=RST | ACK, sequence=5)
     assert pod_node.state(TCP_FLOW) == NEW
@@ -212,7 +212,7 @@ def test_d4_a_bare_ack_makes_a_flow_only_until_flows_of_before_are_known(pod_nod
     assert pod_node.steer(bare_ack(TCP_FLOW)).verdict == REDIRECT
 
 
-def test_t4_a_pod_has_no_more_flows_than_its_quota_and_open_ones_go_on(pod_node: Node) -> None:
+def test_b4_a_pod_has_no_more_flows_than_its_quota_and_open_ones_go_on(pod_node: Node) -> None:
     pod_node.limit(flows_per_pod=2)
     flows = [dataclasses.replace(TCP_FLOW, pod_port=POD_PORT + number) for number in range(3)]
     assert [pod_node.send(flow).verdict for flow in flows] == [REDIRECT, REDIRECT, SHOT]
@@ -220,14 +220,14 @@ def test_t4_a_pod_has_no_more_flows_than_its_quota_and_open_ones_go_on(pod_node:
     assert pod_node.send(flows[0], flags=ACK).verdict == REDIRECT
 
 
-def test_t4_a_quota_is_the_policys_where_it_has_one(pod_node: Node) -> None:
+def test_b4_a_quota_is_the_policys_where_it_has_one(pod_node: Node) -> None:
     pod_node.limit(flows_per_pod=100)
     pod_node.limit(RULE_SET, flows_per_pod=1)
     assert pod_node.send(TCP_FLOW).verdict == REDIRECT
     assert pod_node.send(UDP_FLOW).verdict == SHOT
 
 
-def test_t4_what_was_evicted_or_swept_is_not_counted_against_the_pod(pod_node: Node) -> None:
+def test_b4_what_was_evicted_or_swept_is_not_counted_against_the_pod(pod_node: Node) -> None:
     pod_node.limit(flows_per_pod=1)
     pod_node.send(UDP_FLOW)
     pod_node.forget(UDP_FLOW)
@@ -240,7 +240,7 @@ def test_t4_what_was_evicted_or_swept_is_not_counted_against_the_pod(pod_node: N
 # ---- where it is kept ----
 
 
-def test_t5_a_tcp_flow_is_kept_from_eviction_as_soon_as_it_is_answered_and_until_it_closes(pod_node: Node) -> None:
+def test_b5_a_tcp_flow_is_kept_from_eviction_as_soon_as_it_is_answered_and_until_it_closes(pod_node: Node) -> None:
     pod_node.send(TCP_FLOW)
     places = [pod_node.place(TCP_FLOW)]
     pod_node.answer(TCP_FLOW)
@@ -251,7 +251,7 @@ def test_t5_a_tcp_flow_is_kept_from_eviction_as_soon_as_it_is_answered_and_until
     assert pod_node.owner(TCP_FLOW) == (POD, POD_PORT)
 
 
-def test_t5_a_flood_of_unanswered_flows_evicts_no_open_one(opened: Node) -> None:
+def test_b5_a_flood_of_unanswered_flows_evicts_no_open_one(opened: Node) -> None:
     """As many as there is room for, and more."""
     room = 65536
     opened.occupy(TCP_FLOW.to(FLOATING_IP), range(1, 65536), state=NEW)
@@ -263,7 +263,7 @@ def test_t5_a_flood_of_unanswered_flows_evicts_no_open_one(opened: Node) -> None
 
 
 @each_protocol
-def test_t2_a_reply_to_a_pod_that_was_withdrawn_is_dropped(pod_node: Node, flow: Flow) -> None:
+def test_b2_a_reply_to_a_pod_that_was_withdrawn_is_dropped(pod_node: Node, flow: Flow) -> None:
     pod_node.send(flow)
     pod_node.withdraw()
     assert pod_node.answer(flow).verdict == SHOT
@@ -271,7 +271,7 @@ def test_t2_a_reply_to_a_pod_that_was_withdrawn_is_dropped(pod_node: Node, flow:
 
 
 @each_protocol
-def test_t2_nobody_inherits_a_flow(pod_node: Node, flow: Flow) -> None:
+def test_b2_nobody_inherits_a_flow(pod_node: Node, flow: Flow) -> None:
     """Another pod has the address: it gets no reply to the former one, and its own packets start anew."""
     pod_node.send(flow)
     pod_node.select(number=POD_NUMBER + 1)

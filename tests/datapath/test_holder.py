@@ -106,8 +106,8 @@ def test_h1_after_the_lease_a_members_packet_is_dropped_and_counted(holder: Node
     assert holder.drops() == {(FLOATING_IP, DropReason.LEASE_EXPIRED_INGRESS): 1}
 
 
-def test_h1_a_packet_at_the_end_of_its_hops_is_dropped_and_counted(holder: Node) -> None:
-    assert holder.forward(TCP_FLOW, ttl=1).verdict == SHOT
+def test_x3_a_packet_at_the_end_of_its_hops_goes_no_further_and_is_counted(holder: Node) -> None:
+    assert holder.forward(TCP_FLOW, ttl=1).verdict == UNSPEC, "the stack tells the sender"
     assert holder.drops() == {(FLOATING_IP, DropReason.TTL_EXPIRED): 1}
 
 
@@ -237,8 +237,8 @@ def test_h2_after_the_lease_nothing_is_sent_on(holder: Node) -> None:
     assert holder.drops() == {(FLOATING_IP, DropReason.LEASE_EXPIRED_INGRESS): 1}
 
 
-def test_h2_a_reply_at_the_end_of_its_hops_is_dropped_and_counted(holder: Node) -> None:
-    assert holder.come_back(TCP_FLOW, ttl=1).verdict == SHOT
+def test_x3_a_reply_at_the_end_of_its_hops_goes_no_further_and_is_counted(holder: Node) -> None:
+    assert holder.come_back(TCP_FLOW, ttl=1).verdict == UNSPEC
     assert holder.drops() == {(FLOATING_IP, DropReason.TTL_EXPIRED): 1}
 
 

@@ -21,7 +21,6 @@ from tests.datapath.node import (
     SERVER,
     TCP_FLOW,
     UDP_FLOW,
-    Flow,
     Node,
     from_outside,
 )
@@ -127,7 +126,10 @@ def test_what_is_ours_is_dropped_and_counted_when_cut_behind_its_ip_header(busy:
 def test_half_a_tcp_header_is_dropped_and_makes_no_flow(pod_node: Node, l4_bytes: int) -> None:
     assert pod_node.steer(TCP_FLOW.outbound()[: 20 + l4_bytes]).verdict == SHOT
     assert pod_node.uplink_ingress(TCP_FLOW.reply(source_mac=HOLDER_MAC)[: HEADER_BYTES + l4_bytes]).verdict == SHOT
-    assert set(pod_node.drops().items()) == {((None, DropReason.MALFORMED), 1), ((FLOATING_IP, DropReason.MALFORMED), 1)}
+    assert set(pod_node.drops().items()) == {
+        ((None, DropReason.MALFORMED), 1),
+        ((FLOATING_IP, DropReason.MALFORMED), 1),
+    }
     assert pod_node.flow(TCP_FLOW) is None
 
 

@@ -24,7 +24,7 @@ from tests.datapath.node import (
     Node,
     from_outside,
 )
-from tests.datapath.program import EGW, REDIRECT, SHOT, UPLINK, Outcome
+from tests.datapath.program import EGW, REDIRECT, SHOT, UNSPEC, UPLINK, Outcome
 
 pytestmark = pytest.mark.bpf
 each_protocol = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
@@ -126,7 +126,7 @@ def test_options_in_the_quoted_header_are_stepped_over(pod_node: Node, flow: Flo
     assert frame.ip.quoted.ports == (flow.pod_port, flow.remote_port)
 
 
-def test_t3_an_error_neither_refreshes_nor_changes_the_flow(pod_node: Node) -> None:
+def test_b3_an_error_neither_refreshes_nor_changes_the_flow(pod_node: Node) -> None:
     sent = packet.read(pod_node.send(TCP_FLOW).frame).payload
     pod_node.age(TCP_FLOW, 30)
     aged = pod_node.flow(TCP_FLOW)
@@ -167,8 +167,8 @@ def test_h2_an_error_after_the_lease_is_dropped_and_counted(holder: Node) -> Non
     assert holder.drops() == {(FLOATING_IP, DropReason.LEASE_EXPIRED_INGRESS): 1}
 
 
-def test_h2_an_error_at_the_end_of_its_hops_is_dropped_and_counted(holder: Node) -> None:
-    assert receive(holder, error_about(TCP_FLOW.translated(), ttl=1))[0].verdict == SHOT
+def test_x3_an_error_at_the_end_of_its_hops_goes_no_further_and_is_counted(holder: Node) -> None:
+    assert receive(holder, error_about(TCP_FLOW.translated(), ttl=1))[0].verdict == UNSPEC
     assert holder.drops() == {(FLOATING_IP, DropReason.TTL_EXPIRED): 1}
 
 

@@ -120,7 +120,9 @@ def test_counter_names_are_in_the_order_of_the_enum() -> None:
     assert tuple(name.lower() for name in names) == layout.COUNTER_NAMES
 
 
-@pytest.mark.parametrize(("prefix", "enum"), [("SELECTED", SelectedState), ("CLUSTER", ClusterFlag), ("WAY", WayKind), ("BLOCK", BlockKind)])
+@pytest.mark.parametrize(
+    ("prefix", "enum"), [("SELECTED", SelectedState), ("CLUSTER", ClusterFlag), ("WAY", WayKind), ("BLOCK", BlockKind)]
+)
 def test_states_and_kinds_have_the_same_numbers(prefix: str, enum: type[IntEnum]) -> None:
     assert defines(prefix) == members(enum)
 
@@ -147,7 +149,11 @@ def test_a_selected_row_is_read_as_it_was_written() -> None:
 
 def test_own_blocks_have_a_bit_each() -> None:
     words = struct.unpack("=16Q", layout.own_blocks_value([0, 65, 1007]))
-    assert [index * 64 + bit for index, word in enumerate(words) for bit in range(64) if word >> bit & 1] == [0, 65, 1007]
+    assert [index * 64 + bit for index, word in enumerate(words) for bit in range(64) if word >> bit & 1] == [
+        0,
+        65,
+        1007,
+    ]
 
 
 def test_a_flow_is_read_as_the_kernel_writes_it() -> None:
@@ -160,7 +166,10 @@ def test_a_flow_is_read_as_the_kernel_writes_it() -> None:
 
 
 def test_the_numbers_of_blocks_and_priority_are_the_kernels() -> None:
-    numbers = [int(re.findall(rf"#define {name} (\w+)", LAYOUT_H)[0], 0) for name in ("FIRST_PORT", "PORTS_PER_BLOCK", "BLOCKS")]
+    numbers = [
+        int(re.findall(rf"#define {name} (\w+)", LAYOUT_H)[0], 0)
+        for name in ("FIRST_PORT", "PORTS_PER_BLOCK", "BLOCKS")
+    ]
     assert numbers == [layout.FIRST_PORT, layout.PORTS_PER_BLOCK, layout.BLOCKS]
     assert int(re.findall(r"#define FLOW_PRIORITY (\w+)", LAYOUT_H)[0], 0) == layout.FLOW_PRIORITY
 

@@ -137,9 +137,7 @@ def reach_egw(wires: Wires, datagram: bytes) -> None:
     wires.send(EGW.name, packet.ethernet(bytes(6), EGW.mac, packet.IPV4, datagram), mark=MARK)
 
 
-def test_w1_a_steered_packet_leaves_by_the_uplink_of_its_way_from_the_floating_ip(
-    pod_node: Node, wires: Wires
-) -> None:
+def test_w1_a_steered_packet_leaves_by_the_uplink_of_its_way_from_the_floating_ip(pod_node: Node, wires: Wires) -> None:
     reach_egw(wires, TCP_FLOW.outbound())
     [frame] = wires.leaving(UPLINK)
     assert (frame.destination, frame.source, frame.ip.source) == (HOLDER_MAC, UPLINK.mac, FLOATING_IP)
@@ -199,13 +197,31 @@ def test_h2_a_reply_leaves_to_the_node_of_its_block(holder: Node, wires: Wires) 
     assert (frame.destination, frame.source, frame.ip.destination) == (NODE_A_MAC, UPLINK.mac, FLOATING_IP)
 
 
-def test_h4_a_packet_of_the_holders_own_pod_goes_in_by_the_uplink_and_out_again(
-    own_holder: Node, wires: Wires
-) -> None:
+def test_h4_a_packet_of_the_holders_own_pod_goes_in_by_the_uplink_and_out_again(own_holder: Node, wires: Wires) -> None:
     reach_egw(wires, TCP_FLOW.outbound(ttl=63))
     [frame] = wires.leaving(UPLINK)
     assert (frame.destination, frame.ip.source, frame.ip.ttl) == (ROUTER_MAC, FLOATING_IP, 63)
     assert frame.ip.is_sound()
+
+
+@pytest.mark.parametrize("ttl", [1, 0])
+def test_h2_a_packet_at_the_end_of_its_hops_comes_back_to_its_node_as_an_error(
+    holder: Node, wires: Wires, ttl: int
+) -> None:
+    """traceroute sees the holder: its stack tells the floating IP, and that goes to the node of the block."""
+    from_uplink(wires, UDP_FLOW.steered(ttl=ttl))
+    frames = [frame for frame in wires.leaving(UPLINK) if frame.kind == packet.IPV4]
+    holder.programs.namespace.command("ip", "neigh", "flush", str(FLOATING_IP))
+    assert [(frame.destination, frame.ip.source, frame.ip.destination) for frame in frames] == [
+        (NODE_A_MAC, NODE.ip, FLOATING_IP)
+    ]
+    assert (frames[0].ip.icmp_type, frames[0].ip.quoted.ports) == (packet.TIME_EXCEEDED, (UDP_FLOW.pod_port, 443))
+
+
+def test_h2_a_reply_at_the_end_of_its_hops_is_told_to_the_remote(holder: Node, wires: Wires) -> None:
+    from_uplink(wires, UDP_FLOW.reply(ttl=1))
+    frames = [frame for frame in wires.leaving(UPLINK) if frame.kind == packet.IPV4]
+    assert [(frame.ip.destination, frame.ip.icmp_type) for frame in frames] == [(SERVER, packet.TIME_EXCEEDED)]
 
 
 def test_h5_a_tagged_frame_is_not_for_this_device(holder: Node, wires: Wires) -> None:

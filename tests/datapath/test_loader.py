@@ -110,6 +110,13 @@ def test_a_pin_of_another_shape_is_replaced_and_not_reused(restarted: LoadedData
     assert restarted.map(name).items() == {}
 
 
+def test_u1_maps_that_only_a_former_version_had_go(bpf_dir: str, run_dir: str) -> None:
+    pin_folder(bpf_dir).mkdir(parents=True)
+    pin_misfit(pin_folder(bpf_dir) / "reverse_bindings", HASH, 16, 24)
+    with load_datapath(bpf_dir, run_dir) as loaded:
+        assert sorted(path.name for path in loaded.pin_dir.iterdir()) == sorted(MAP_SHAPES)
+
+
 def test_what_is_pinned_but_is_no_map_is_replaced(restarted: LoadedDatapath) -> None:
     assert shape_of(restarted.map(MapName.SELECTED)) == MAP_SHAPES[MapName.SELECTED]
 

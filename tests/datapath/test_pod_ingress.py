@@ -4,7 +4,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from service.datapath.layout import FLOW_PRIORITY, ClusterFlag, SelectedState
+from service.datapath.layout import ENDED_PRIORITY, FLOW_PRIORITY, ClusterFlag, SelectedState
 from service.model.drop import DropReason
 from tests.datapath import packet
 from tests.datapath.node import (
@@ -27,7 +27,9 @@ SERVICE = IPv4Address("10.96.0.10")
 NEIGHBOUR_NODE = IPv4Address("192.168.1.3")
 
 
-def leave_pod(node: Node, flow: Flow = TCP_FLOW, *, device: Device = POD_DEVICE, mark: int = 0, **fields: int) -> Outcome:
+def leave_pod(
+    node: Node, flow: Flow = TCP_FLOW, *, device: Device = POD_DEVICE, mark: int = 0, **fields: int
+) -> Outcome:
     frame = packet.ethernet(POD_DEVICE.mac, b"\x02pod\0\1", packet.IPV4, flow.outbound(**fields))
     outcome = node.programs.run("pod_ingress", frame, device=device, mark=mark)
     assert outcome.frame == frame, "selection never rewrites"
@@ -162,6 +164,7 @@ def test_d1_a_packet_that_no_flow_knows_does_not(pod_node: Node) -> None:
 def test_d1_a_pod_cannot_say_it_itself(pod_node: Node, pod: IPv4Address) -> None:
     datagram = Flow(packet.TCP, pod=pod).outbound()
     assert pod_node.leave_pod(datagram, priority=FLOW_PRIORITY).priority == 0
+    assert pod_node.leave_pod(datagram, priority=ENDED_PRIORITY).priority == 0
     assert pod_node.leave_pod(datagram, priority=6).priority == 6
 
 
@@ -178,6 +181,15 @@ def test_e2_a_flow_that_no_rule_names_any_more_still_goes_to_egw0(pod_node: Node
     assert leave_pod(pod_node, flags=packet.ACK).mark == MARK
     pod_node.send(TCP_FLOW, flags=packet.ACK)
     assert leave_pod(pod_node, flags=packet.ACK).mark == MARK
+
+
+def test_e2_a_segment_of_an_ended_flow_asks_netfilter_for_a_reset(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    pod_node.send(UDP_FLOW)
+    pod_node.select(rule_set=1)
+    assert leave_pod(pod_node, flags=packet.ACK).priority == ENDED_PRIORITY
+    assert leave_pod(pod_node, flags=packet.RST).priority == FLOW_PRIORITY, "a reset is not answered"
+    assert leave_pod(pod_node, UDP_FLOW).priority == FLOW_PRIORITY
 
 
 def test_e2_a_new_connection_on_the_port_of_an_ended_flow_takes_the_new_verdict(pod_node: Node) -> None:

@@ -110,15 +110,15 @@ def test_c12_nothing_is_refused_while_a_port_is_free_and_then_everything(pod_nod
     assert pod_node.send(flows[-1].to(OTHER_SERVER)).verdict == REDIRECT, "another destination has ports of its own"
 
 
-def test_c12_a_full_floating_ip_is_used_to_its_last_port(pod_node: Node) -> None:
-    """Every second block of all, whose ports were all taken and whose hints are right; one port of them is free."""
+def test_q4_block_after_block_is_filled(pod_node: Node) -> None:
+    """So the words of hints are few, however many blocks there are."""
     blocks = list(range(0, 1008, 2))
     pod_node.own(blocks)
-    flows = flows_like(UDP_FLOW, len(blocks) * 64 // 32)
+    flows = flows_like(UDP_FLOW, 1000)
     ports = [pod_node.sent_port(flow) for flow in flows]
     assert len(set(ports)) == len(flows)
     assert {(port - 1024) // 64 % 2 for port in ports} == {0}
-    assert len({(port - 1024) // 64 for port in ports}) == len(flows) // 64 + (len(flows) % 64 > 0), "block after block"
+    assert len({(port - 1024) // 64 for port in ports}) == len(flows) // 64 + (len(flows) % 64 > 0)
 
 
 def test_q4_the_search_does_not_need_its_hints(pod_node: Node) -> None:
@@ -160,19 +160,17 @@ def test_q4_a_port_that_just_closed_comes_last(pod_node: Node) -> None:
 
 
 def test_q4_the_start_of_the_search_is_another_one_after_a_reboot(pod_node: Node) -> None:
+    """A remote may still know the ports of before."""
     flow = dataclasses.replace(TCP_FLOW, pod_port=10)
     pod_node.own(range(0, 1008, 3))
-    before = pod_node.sent_port(flow)
-    seen = set()
-    for seed in range(5):
-        pod_node.forget(flow)
-        pod_node.forget_mirror(flow, seen and max(seen) or before)
-        pod_node.forget_hints()
+    ports = []
+    for seed in range(4):
         pod_node.flow_settings(seed=seed * 7919)
-        seen = {pod_node.sent_port(flow)}
-        if seen != {before}:
-            return
-    raise AssertionError(f"always {before}")
+        ports.append(pod_node.sent_port(flow))
+        pod_node.forget(flow)
+        pod_node.forget_mirror(flow, ports[-1])
+        pod_node.forget_hints()
+    assert len(set(ports)) > 2
 
 
 def test_q6_without_a_block_of_the_floating_ip_a_new_flow_is_dropped_and_counted(pod_node: Node) -> None:
@@ -212,5 +210,3 @@ def test_no_flow_is_moved_to_a_well_known_port(pod_node: Node) -> None:
     pod_node.own([0])
     flow = dataclasses.replace(TCP_FLOW, pod_port=80)
     assert pod_node.sent_port(flow) in range(1024, 1088)
-
-

@@ -1,4 +1,4 @@
-"""What comes back, on the pod's node: taken from a member, for a live flow, and handed to netfilter by egw0 (H2, D2)."""
+"""What comes back, on the pod's node: taken from a member, for a live flow, to netfilter by egw0 (H2, D2)."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Translation on the pod's node, outwards: address, port and every checksum they are part of (C27-C30)."""
+"""Translation on the pod's node, outwards: address, port and every checksum they are part of (C29, C30)."""
 
 import dataclasses
 

@@ -85,7 +85,7 @@ def test_drops_are_counted_per_packet(pod_node: Node) -> None:
     assert pod_node.drops() == {(FLOATING_IP, DropReason.NO_GATEWAY): 3}
 
 
-def test_t1_a_flow_is_not_made_by_what_its_node_may_not_send(pod_node: Node) -> None:
+def test_b1_a_flow_is_not_made_by_what_its_node_may_not_send(pod_node: Node) -> None:
     pod_node.exclude("203.0.113.0/24")
     pod_node.send(TCP_FLOW)
     assert pod_node.flow(TCP_FLOW) is None
