@@ -133,10 +133,13 @@ int steer_egress(struct __sk_buff *skb)
     struct selected_key key = {};
     struct selected_value *row;
     struct ipv4 ip;
+    struct config *settings;
     __be32 floating_ip = 0;
+    u32 zero = 0;
     u32 reason;
 
-    if (skb->protocol != bpf_htons(ETHERTYPE_IPV4) || !load_ipv4(skb, &ip))
+    settings = config.lookup(&zero);
+    if (!settings || skb->protocol != bpf_htons(ETHERTYPE_IPV4) || !load_ipv4(skb, &ip))
         return drop(skb, DROP_MALFORMED, 0);
     key.pod_ip = ip.source;
     row = selected.lookup(&key);
@@ -145,7 +148,7 @@ int steer_egress(struct __sk_buff *skb)
     if (row->state != SELECTED_STEER)
         return drop(skb, DROP_ENDPOINT_PENDING, 0);
     reason = translate_outwards(skb, &ip, row, &floating_ip);
-    return reason == DROP_NONE ? send_to_holder(skb, floating_ip) : drop(skb, reason, floating_ip);
+    return reason == DROP_NONE ? send_to_holder(skb, floating_ip, settings) : drop(skb, reason, floating_ip);
 }
 
 /* Only what uplink_ingress of this node has found to be of a live flow carries our mark. Without it comes what somebody on
@@ -201,12 +204,17 @@ int uplink_egress(struct __sk_buff *skb)
     __be32 source;
     int is_ours;
 
-    if (skb->protocol == bpf_htons(ETHERTYPE_ARP) && !skb->vlan_present)
-        return fence_arp(skb);
     settings = config.lookup(&zero);
     is_ours = settings && (skb->mark & settings->mark) != 0;
-    if (is_ours)
+    if (is_ours) {
         skb->mark = skb->mark & ~settings->mark;
+        if (skb->cb[0] == JUST_JUDGED) {
+            skb->cb[0] = 0;
+            return TC_ACT_UNSPEC;
+        }
+    }
+    if (skb->protocol == bpf_htons(ETHERTYPE_ARP) && !skb->vlan_present)
+        return fence_arp(skb);
     if (skb->protocol == bpf_htons(ETHERTYPE_IPV4) && load_ipv4(skb, &ip)) {
         if (floating_ips.lookup(&ip.source))
             return fence_packet(skb, ip.source, is_ours && !skb->vlan_present);

@@ -45,7 +45,8 @@ static inline u32 port_of_receiver(struct __sk_buff *skb, const struct packet *p
 
 /* By the route of this node, out of the floating IP's own uplink and no other device. The kernel's neighbour code is safe
  * here: the packet has no route of its own to fall back to (rule G7). */
-static inline int send_outside(struct __sk_buff *skb, const struct packet *packet, u32 ifindex)
+static inline int send_outside(struct __sk_buff *skb, const struct packet *packet, u32 ifindex,
+                               const struct config *settings)
 {
     struct bpf_fib_lookup route = {
         .family = ETHERNET_FAMILY_IPV4,
@@ -68,11 +69,14 @@ static inline int send_outside(struct __sk_buff *skb, const struct packet *packe
         route.ifindex != ifindex)
         return drop(skb, DROP_NO_ROUTE, floating_ip);
     count(COUNT_FORWARDED);
-    if (found != BPF_FIB_LKUP_RET_SUCCESS)
+    if (found != BPF_FIB_LKUP_RET_SUCCESS) {
+        skb->mark = skb->mark | settings->mark;
+        skb->cb[0] = 0;
         return redirect_neigh(ifindex, NULL, 0, 0);
+    }
     if (write_macs(skb, route.dmac, route.smac) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
-    return bpf_redirect(ifindex, 0);
+    return send_judged(skb, ifindex, settings);
 }
 
 /* The stack never forwards a packet at the end of its hops: it tells the sender, in this node's own name. To a floating
@@ -136,8 +140,7 @@ static inline int forward(struct __sk_buff *skb, const struct packet *packet, in
         return expire(skb, floating_ip);
     if (!is_own && write_ttl(skb, packet->ttl - 1) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
-    skb->mark = skb->mark | settings->mark;
-    return send_outside(skb, packet, ifindex);
+    return send_outside(skb, packet, ifindex, settings);
 }
 
 /* Ping of the floating IP itself: answered here, because no interface has the address (rule G1). */
@@ -154,9 +157,8 @@ static inline int answer_echo(struct __sk_buff *skb, const struct packet *packet
         bpf_skb_store_bytes(skb, packet->l4, &reply, 1, 0) < 0 || write_ttl(skb, ECHO_REPLY_TTL) < 0 ||
         write_macs(skb, macs + MAC_BYTES, macs) < 0)
         return TC_ACT_SHOT;
-    skb->mark = skb->mark | settings->mark;
     count(COUNT_ECHO_ANSWERED);
-    return bpf_redirect(skb->ifindex, 0);
+    return send_judged(skb, skb->ifindex, settings);
 }
 
 /* What came for a floating IP that is held here goes to the node of its block, the destination as it is (rule H2).
@@ -191,9 +193,8 @@ static inline int return_to_node(struct __sk_buff *skb, const struct packet *pac
     ifindex = block->ifindex;
     if ((!is_own && write_ttl(skb, packet->ttl - 1) < 0) || write_macs(skb, block->mac, block->own_mac) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
-    skb->mark = skb->mark | settings->mark;
     count(COUNT_RETURNED);
-    return bpf_redirect(ifindex, 0);
+    return send_judged(skb, ifindex, settings);
 }
 
 /* What came for a floating IP. Nothing of it ever reaches the stack but what a flow of this node waits for. */

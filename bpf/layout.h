@@ -283,3 +283,8 @@ enum counter {
     COUNT_OPEN_FLOWS_FULL,
     COUNTERS,
 };
+
+/* In skb->cb[0], beside our mark, of a packet that a program of ours has just judged and sends by bpf_redirect: the fence
+ * follows in the same breath and need not judge it again. What goes to the kernel's neighbour code, where it may wait, has
+ * the mark alone. */
+#define JUST_JUDGED 0x45470003

@@ -44,6 +44,18 @@ static inline void read_ports(const u8 *header, struct packet *packet)
     packet->destination_port = *(__be16 *)&header[2];
 }
 
+/* The beginning of the transport header: directly where the IP header has no options and both lie together. */
+static inline int load_l4(struct __sk_buff *skb, u32 at, u8 *header, u32 bytes)
+{
+    u8 *data = frame_start(skb);
+
+    if (at == ETHERNET_BYTES + IPV4_BYTES && (void *)data + ETHERNET_BYTES + IPV4_BYTES + bytes <= frame_end(skb)) {
+        __builtin_memcpy(header, data + ETHERNET_BYTES + IPV4_BYTES, bytes);
+        return 0;
+    }
+    return bpf_skb_load_bytes(skb, at, header, bytes);
+}
+
 static inline void read_tcp(const u8 *header, struct packet *packet)
 {
     packet->sequence = bpf_ntohl(*(__be32 *)&header[4]);
@@ -74,10 +86,10 @@ static inline u32 load_packet(struct __sk_buff *skb, const struct ipv4 *ip, stru
     if (ip->fragment & bpf_htons(0x2000))
         packet->fragment = FRAGMENT_FIRST;
     if (ip->protocol == PROTOCOL_TCP) {
-        if (bpf_skb_load_bytes(skb, packet->l4, header, TCP_BYTES) < 0)
+        if (load_l4(skb, packet->l4, header, TCP_BYTES) < 0)
             return DROP_MALFORMED;
         read_tcp(header, packet);
-    } else if (bpf_skb_load_bytes(skb, packet->l4, header, ICMP_BYTES) < 0) {
+    } else if (load_l4(skb, packet->l4, header, ICMP_BYTES) < 0) {
         return DROP_MALFORMED;
     }
     read_ports(header, packet);

@@ -211,7 +211,7 @@ static inline u32 translate_outwards(struct __sk_buff *skb, const struct ipv4 *i
 
 /* To the holder (rule W1). With our mark: the fence takes it off what our programs made, and so does the uplink's
  * ingress where the holder is this node (rules H3, H4). */
-static inline int send_to_holder(struct __sk_buff *skb, __be32 floating_ip)
+static inline int send_to_holder(struct __sk_buff *skb, __be32 floating_ip, const struct config *settings)
 {
     struct way *way = find_way(floating_ip);
     struct floating_ip *floating;
@@ -227,6 +227,7 @@ static inline int send_to_holder(struct __sk_buff *skb, __be32 floating_ip)
         ifindex = floating->ifindex;
         if (write_macs(skb, floating->mac, floating->mac) < 0)
             return drop(skb, DROP_MALFORMED, floating_ip);
+        skb->mark = skb->mark | settings->mark;
         count(COUNT_STEERED);
         return bpf_redirect(ifindex, BPF_F_INGRESS);
     }
@@ -235,5 +236,5 @@ static inline int send_to_holder(struct __sk_buff *skb, __be32 floating_ip)
     if (write_macs(skb, way->gateway_mac, way->own_mac) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
     count(COUNT_STEERED);
-    return bpf_redirect(ifindex, 0);
+    return send_judged(skb, ifindex, settings);
 }

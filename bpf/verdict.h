@@ -107,3 +107,11 @@ static inline struct block *find_block(__be32 floating_ip, __be16 port)
         return NULL;
     return blocks.lookup(&key);
 }
+
+/* Out of an uplink, past its fence: this is where it was judged. */
+static inline int send_judged(struct __sk_buff *skb, u32 ifindex, const struct config *settings)
+{
+    skb->mark = skb->mark | settings->mark;
+    skb->cb[0] = JUST_JUDGED;
+    return bpf_redirect(ifindex, 0);
+}

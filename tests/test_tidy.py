@@ -49,6 +49,7 @@ FAMILIES = {
             "steer",
             "uplink_arp",
             "uplink_egress",
+            "walk",
         )
     },
 }

@@ -152,13 +152,13 @@ class Node:
 
     # ---- what the agent and the keeper write ----
 
-    def configure(self) -> None:
+    def configure(self, *, egw: Device = EGW, uplink: Device = UPLINK) -> None:
         """Settings, cluster networks, one floating IP with this node's interface on its segment."""
-        self.map(MapName.CONFIG).update(struct.pack("=I", 0), layout.config_value(MARK, EGW.ifindex, EGW.mac))
+        self.map(MapName.CONFIG).update(struct.pack("=I", 0), layout.config_value(MARK, egw.ifindex, egw.mac))
         self.in_cluster(POD_NETWORK, ClusterFlag.POD)
         self.in_cluster(SERVICE_NETWORK, ClusterFlag.SERVICE)
         self.in_cluster(NODE_NETWORK, ClusterFlag.NODE)
-        self.floating_ip(FLOATING_IP)
+        self.floating_ip(FLOATING_IP, uplink)
         self.member(NODE_A_MAC, NODE_A)
         self.member(HOLDER_MAC, HOLDER)
         self.flow_settings()
@@ -240,8 +240,9 @@ class Node:
         floating_ip: IPv4Address = FLOATING_IP,
         gateway_mac: bytes = HOLDER_MAC,
         token: int = TOKEN,
+        device: Device = UPLINK,
     ) -> None:
-        value = struct.pack("=QII6s6s4x", token, kind, UPLINK.ifindex, UPLINK.mac, gateway_mac)
+        value = struct.pack("=QII6s6s4x", token, kind, device.ifindex, device.mac, gateway_mac)
         self.map(MapName.WAYS).update(floating_ip.packed, value)
 
     def member(self, mac: bytes, number: int = NODE_A, device: Device = UPLINK) -> None:

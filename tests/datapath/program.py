@@ -28,7 +28,7 @@ _MAP_CREATE, _PROG_TEST_RUN, _INFO_BY_FD = 0, 10, 15
 _CLONE_NEWNET = 0x40000000
 _LPM_TRIE, _NO_PREALLOC = 11, 1
 _CONTEXT_BYTES = 192
-_MARK_AT, _PRIORITY_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT = 8, 32, 36, 40
+_MARK_AT, _PRIORITY_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT, _CB_AT = 8, 32, 36, 40, 48
 _FRAME_BYTES_MAX = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -131,11 +131,11 @@ def native_code_bytes(fd: int) -> int:
     return int(info.jited_prog_len)
 
 
-def run_program(fd: int, frame: bytes, *, ifindex: int, mark: int = 0, priority: int = 0) -> Outcome:
+def run_program(fd: int, frame: bytes, *, ifindex: int, mark: int = 0, priority: int = 0, cb: int = 0) -> Outcome:
     """In the calling thread's network namespace. Raises OSError where the kernel refuses the frame itself."""
     context = bytearray(_CONTEXT_BYTES)
-    fields = ((_MARK_AT, mark), (_PRIORITY_AT, priority), (_INGRESS_IFINDEX_AT, ifindex), (_IFINDEX_AT, ifindex))
-    for at, value in fields:
+    fields = {_MARK_AT: mark, _PRIORITY_AT: priority, _INGRESS_IFINDEX_AT: ifindex, _IFINDEX_AT: ifindex, _CB_AT: cb}
+    for at, value in fields.items():
         context[at : at + 4] = value.to_bytes(4, sys.byteorder)
     data_in = ctypes.create_string_buffer(frame, len(frame))
     data_out = ctypes.create_string_buffer(_FRAME_BYTES_MAX)
@@ -167,10 +167,10 @@ class Programs:
         self.namespace = namespace
         self.descriptors = descriptors
 
-    def run(self, name: str, frame: bytes, *, device: Device = UPLINK, mark: int = 0, priority: int = 0) -> Outcome:
+    def run(self, name: str, frame: bytes, *, device: Device = UPLINK, mark: int = 0, priority: int = 0, cb: int = 0) -> Outcome:
         descriptor = self.descriptors[name]
         return self.namespace.call(
-            lambda: run_program(descriptor, frame, ifindex=device.ifindex, mark=mark, priority=priority)
+            lambda: run_program(descriptor, frame, ifindex=device.ifindex, mark=mark, priority=priority, cb=cb)
         )
 
 

@@ -24,6 +24,9 @@ from tests.datapath.program import SHOT, UNSPEC, UPLINK, UPLINK_2, Device, Outco
 
 pytestmark = pytest.mark.bpf
 
+JUST_JUDGED = 0x45470003
+"""In skb->cb[0] (bpf/layout.h)."""
+
 
 def translated(source=FLOATING_IP) -> bytes:
     segment = packet.tcp(source, SERVER, (40000, 443))
@@ -97,6 +100,15 @@ def test_h3_without_the_lease_it_leaves_to_the_holder_that_the_way_names(pod_nod
     assert leave(pod_node, translated()).verdict == SHOT
     assert leave(pod_node, HOLDER_MAC + translated()[6:], mark=0).verdict == SHOT
     assert leave(pod_node, HOLDER_MAC + translated()[6:], UPLINK_2).verdict == SHOT
+
+
+def test_h3_what_was_judged_a_moment_ago_is_not_judged_again(pod_node: Node) -> None:
+    """By the word that bpf_redirect carries along; without our mark it says nothing."""
+    run = pod_node.programs.run
+    outcome = run("uplink_egress", translated(), mark=MARK, cb=JUST_JUDGED)
+    assert (outcome.verdict, outcome.mark) == (UNSPEC, 0)
+    assert run("uplink_egress", translated(), cb=JUST_JUDGED).verdict == SHOT
+    assert run("uplink_egress", translated(), mark=MARK, cb=JUST_JUDGED + 1).verdict == SHOT
 
 
 def test_h3_a_hint_is_a_way_while_it_is_in_force(pod_node: Node) -> None:
