@@ -86,9 +86,9 @@ static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *pa
     flow = live_flow(&mirror, &key, now_ns);
     if (!flow)
         return DROP_NO_FLOW;
-    if (flow->is_ended)
+    if (flow->is_ended && flow->is_ended != ENDED_RESET)
         return DROP_FLOW_ENDED;
-    if (!is_stray_reset(flow, packet))
+    if (!flow->is_ended && !is_stray_reset(flow, packet))
         advance_flow(&key, flow, packet, 0, now_ns);
     remember_fragment(packet, STAGE_DELIVER, key.pod_ip);
     return translate(skb, packet, 0, key.pod_ip, key.pod_port) < 0 ? DROP_MALFORMED : DROP_NONE;

@@ -69,7 +69,10 @@ static inline u32 flow_priority(struct __sk_buff *skb, const struct ipv4 *ip, co
         remove_flow(&key, &former);
         return 0;
     }
-    return packet.tcp_flags & TCP_RST ? FLOW_PRIORITY : ENDED_PRIORITY;
+    if (packet.tcp_flags & TCP_RST)
+        return FLOW_PRIORITY;
+    flow->is_ended = ENDED_RESET;
+    return ENDED_PRIORITY;
 }
 
 /* A selected pod's packet from its own device. */

@@ -185,6 +185,7 @@ struct flow {
     __u8 state;
     __u8 is_ended; /* another verdict: drops both ways (rule E2) */
 };
+#define ENDED_RESET 2 /* in is_ended: the pod was told, so what the remote sends its stack answers with a reset */
 _Static_assert(sizeof(struct flow_key) == 16, "flow_key");
 _Static_assert(sizeof(struct flow) == 40, "flow");
 

@@ -137,7 +137,8 @@ static inline u32 follow_flow(struct __sk_buff *skb, const struct packet *packet
             judge_again(&key, flow, row);
         if (!flow->is_ended && !keeps_port(&key, flow, now_ns))
             flow->is_ended = 1;
-        if (!flow->is_ended) {
+        /* The pod's stack has no socket any more, and tells the remote so. */
+        if (!flow->is_ended || (flow->is_ended == ENDED_RESET && (packet->tcp_flags & TCP_RST))) {
             advance_flow(&key, flow, packet, 1, now_ns);
             return DROP_NONE;
         }

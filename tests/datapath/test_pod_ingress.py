@@ -19,7 +19,7 @@ from tests.datapath.node import (
     Flow,
     Node,
 )
-from tests.datapath.program import EGW, POD_DEVICE, SHOT, UNSPEC, Device, Outcome
+from tests.datapath.program import EGW, POD_DEVICE, REDIRECT, SHOT, UNSPEC, Device, Outcome
 
 pytestmark = pytest.mark.bpf
 
@@ -190,6 +190,20 @@ def test_e2_a_segment_of_an_ended_flow_asks_netfilter_for_a_reset(pod_node: Node
     assert leave_pod(pod_node, flags=packet.ACK).priority == ENDED_PRIORITY
     assert leave_pod(pod_node, flags=packet.RST).priority == FLOW_PRIORITY, "a reset is not answered"
     assert leave_pod(pod_node, UDP_FLOW).priority == FLOW_PRIORITY
+
+
+def test_e2_when_the_pod_was_told_its_stack_tells_the_remote(pod_node: Node) -> None:
+    """By the flow that has ended: with the address and port that the remote knows."""
+    pod_node.send(TCP_FLOW)
+    pod_node.answer(TCP_FLOW)
+    pod_node.select(rule_set=1)
+    assert pod_node.answer(TCP_FLOW, flags=packet.ACK).verdict == SHOT
+    assert pod_node.send(TCP_FLOW, flags=packet.RST).verdict == SHOT
+    leave_pod(pod_node, flags=packet.ACK)
+    assert pod_node.answer(TCP_FLOW, flags=packet.ACK).verdict == REDIRECT
+    assert pod_node.send(TCP_FLOW, flags=packet.ACK).verdict == SHOT
+    reset = packet.read(pod_node.send(TCP_FLOW, flags=packet.RST).frame).ip
+    assert (reset.source, reset.ports[0]) == (FLOATING_IP, TCP_FLOW.pod_port)
 
 
 def test_e2_a_new_connection_on_the_port_of_an_ended_flow_takes_the_new_verdict(pod_node: Node) -> None:
