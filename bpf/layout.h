@@ -109,6 +109,7 @@ _Static_assert(sizeof(struct member_key) == 12, "member_key");
 #define PORTS_PER_BLOCK 64
 #define BLOCKS 1008
 #define OWN_WORDS 16
+#define OWN_BITS 1024
 
 /* floating IP -> the blocks from which this node may take ports for new flows, a bit for each (rule Q3). */
 struct own_blocks {
@@ -208,8 +209,8 @@ _Static_assert(sizeof(struct mirror_key) == 16, "mirror_key");
 _Static_assert(sizeof(struct mirror) == 16, "mirror");
 
 /* {floating IP, block, remote} -> a bit for each port that is probably taken, or was until lately. Block FULL_BLOCKS + i:
- * a bit for each of the 64 blocks from 64 * i on that has no clear bit. NO_BLOCK: when a search last found nothing, in ns.
- * Only hints: what decides is the mirror (rule Q4). */
+ * a bit for each of the 64 blocks from 64 * i on that has no clear bit. NO_BLOCK: when a search of the ports themselves
+ * last found nothing, in ns, and in the lowest ten bits the block that the next one begins with. Only hints: what decides is the mirror (rule Q4). */
 struct hint_key {
     __be32 remote_ip;
     __be32 floating_ip;

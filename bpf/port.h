@@ -6,7 +6,7 @@
 #pragma once
 
 #define WORD_STEPS 64 /* OWN_WORDS, and some for ports that were taken though the word of their block was lost */
-#define PORT_STEPS 64 /* one block */
+#define SEARCHED_BLOCKS 4
 #define SEARCH_PAUSE_NS 50000000ULL /* after a search that found nothing, so that a pod cannot burn a CPU with SYNs */
 #define MIRROR_SETTLES_NS SECOND_NS /* a mirror is made before its flow */
 
@@ -166,30 +166,39 @@ static inline u32 own_block_from(const struct own_blocks *own, u32 place)
     return NO_BLOCK;
 }
 
-/* No bit is clear: look at the ports themselves, a block at a time, for one whose flow is over; else one that is closed.
- * `in_vain` keeps the time of the last search that found nothing; the next one looks at another block. */
-static inline int search_ports(struct mirror_key *key, struct mirror *mirror, const struct flow_key *flow,
-                               struct own_blocks *own, u64 now_ns)
+/* In one block, whose bits say nothing any more: a port whose flow is over; else one that is closed goes into `closed`. */
+static inline int search_block(struct mirror_key *key, struct mirror *mirror, const struct flow_key *flow, u32 block,
+                               __be16 *closed, u64 now_ns)
 {
-    u32 block = own_block_from(own, bpf_get_prandom_u32());
-    __be16 closed = 0;
     u32 step;
 
-    if (block == NO_BLOCK)
-        return -1;
-    for (step = 0; step < PORT_STEPS; step++) {
+    for (step = 0; step < PORTS_PER_BLOCK; step++) {
         int judgement;
 
         key->nat_port = bpf_htons(FIRST_PORT + block * PORTS_PER_BLOCK + step);
         judgement = judge_port(key, now_ns);
-        if (judgement == PORT_TAKEN)
-            continue;
-        if (judgement == PORT_CLOSED) {
-            closed = key->nat_port;
-            continue;
-        }
-        if (take_over(key, mirror, flow) == 0)
+        if (judgement == PORT_CLOSED)
+            *closed = key->nat_port;
+        if (judgement == PORT_ABANDONED && take_over(key, mirror, flow) == 0)
             return 0;
+    }
+    return -1;
+}
+
+/* No bit is clear: look at the ports themselves, some blocks at a time, from where the last search in vain ended. */
+static inline int search_ports(struct mirror_key *key, struct mirror *mirror, const struct flow_key *flow,
+                               struct own_blocks *own, u64 now_ns, u32 *block)
+{
+    __be16 closed = 0;
+    u32 round;
+
+    for (round = 0; round < SEARCHED_BLOCKS; round++) {
+        *block = own_block_from(own, *block);
+        if (*block >= BLOCKS)
+            return -1;
+        if (search_block(key, mirror, flow, *block, &closed, now_ns) == 0)
+            return 0;
+        *block = *block + 1;
     }
     key->nat_port = closed;
     return closed ? take_over(key, mirror, flow) : -1;
@@ -218,17 +227,21 @@ static inline u32 reserve_port(struct mirror_key *key, const struct flow_key *fl
     __be32 floating_ip = key->floating_ip;
     struct own_blocks *own = own_blocks.lookup(&floating_ip);
     struct hint_key in_vain = hint_of(key, NO_BLOCK);
-    u64 *failed_ns;
+    u64 *last;
+    u64 ended;
+    u32 block;
 
     if (!own)
         return DROP_NO_PORTS;
     if (keep_port(key, &mirror, flow, own) == 0 || search_hints(key, &mirror, flow, own, seed) == 0)
         return DROP_NONE;
-    failed_ns = port_hints.lookup(&in_vain);
-    if (failed_ns && now_ns < *failed_ns + SEARCH_PAUSE_NS)
+    last = port_hints.lookup(&in_vain);
+    if (last && now_ns < *last + SEARCH_PAUSE_NS)
         return DROP_PORTS_EXHAUSTED;
-    if (search_ports(key, &mirror, flow, own, now_ns) == 0)
+    block = last ? *last & (OWN_BITS - 1) : 0;
+    if (search_ports(key, &mirror, flow, own, now_ns, &block) == 0)
         return DROP_NONE;
-    port_hints.update(&in_vain, &now_ns);
+    ended = (now_ns & ~(OWN_BITS - 1ULL)) | (block & (OWN_BITS - 1));
+    port_hints.update(&in_vain, &ended);
     return DROP_PORTS_EXHAUSTED;
 }

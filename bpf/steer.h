@@ -7,6 +7,15 @@ struct nat {
     __be16 port;
 };
 
+/* What is known of the packet at hand. Not on the stack, where the verifier would follow each value of each field through
+ * the searches for a port, more steps than it has. A program is not interrupted by another one on its CPU. */
+struct scratch {
+    struct packet packet;
+    struct nat nat;
+    struct flow_key key;
+};
+BPF_TABLE("percpu_array", u32, struct scratch, scratches, 1);
+
 static inline struct flow_key flow_from_pod(const struct packet *packet)
 {
     struct flow_key key = {
@@ -124,22 +133,21 @@ static inline void judge_again(const struct flow_key *key, struct flow *flow, co
 
 /* The address and port of a packet's flow, which is made where there is none. Returns a drop reason. */
 static inline u32 follow_flow(struct __sk_buff *skb, const struct packet *packet, const struct selected_value *row,
-                              struct nat *nat)
+                              struct flow_key *key, struct nat *nat)
 {
-    struct flow_key key = flow_from_pod(packet);
     u64 now_ns = flow_clock_ns();
-    struct flow *flow = find_flow(&key);
+    struct flow *flow = find_flow(key);
 
     if (flow && flow->pod == row->pod && !is_flow_over(flow, now_ns)) {
         nat->floating_ip = flow->floating_ip;
         nat->port = flow->nat_port;
         if (flow->rule_set != row->rule_set)
-            judge_again(&key, flow, row);
-        if (!flow->is_ended && !keeps_port(&key, flow, now_ns))
+            judge_again(key, flow, row);
+        if (!flow->is_ended && !keeps_port(key, flow, now_ns))
             flow->is_ended = 1;
         /* The pod's stack has no socket any more, and tells the remote so. */
         if (!flow->is_ended || (flow->is_ended == ENDED_RESET && (packet->tcp_flags & TCP_RST))) {
-            advance_flow(&key, flow, packet, 1, now_ns);
+            advance_flow(key, flow, packet, 1, now_ns);
             return DROP_NONE;
         }
         if (!is_opening(packet) || packet->protocol != PROTOCOL_TCP) {
@@ -150,9 +158,9 @@ static inline u32 follow_flow(struct __sk_buff *skb, const struct packet *packet
     if (flow) {
         struct flow former = *flow;
 
-        remove_flow(&key, &former);
+        remove_flow(key, &former);
     }
-    return make_flow(skb, packet, &key, row, now_ns, nat);
+    return make_flow(skb, packet, key, row, now_ns, nat);
 }
 
 /* A pod's ICMP error about what came for a flow of its own (rule H2): outer source and quoted destination become what
@@ -185,29 +193,38 @@ static inline u32 translate_error(struct __sk_buff *skb, const struct packet *er
 static inline u32 translate_outwards(struct __sk_buff *skb, const struct ipv4 *ip, const struct selected_value *row,
                                      __be32 *floating_ip)
 {
-    struct packet packet = {};
-    struct nat nat = {};
-    u32 reason = load_packet(skb, ip, &packet);
+    u32 zero = 0;
+    struct scratch *scratch = scratches.lookup(&zero);
+    struct packet *packet;
+    struct nat *nat;
+    u32 reason;
 
+    if (!scratch)
+        return DROP_MALFORMED;
+    __builtin_memset(scratch, 0, sizeof(*scratch));
+    packet = &scratch->packet;
+    nat = &scratch->nat;
+    reason = load_packet(skb, ip, packet);
     if (reason != DROP_NONE)
         return reason;
-    if (packet.fragment == FRAGMENT_LATER) {
-        *floating_ip = recall_fragment(&packet, STAGE_STEER);
+    if (packet->fragment == FRAGMENT_LATER) {
+        *floating_ip = recall_fragment(packet, STAGE_STEER);
         if (!*floating_ip)
             return DROP_FRAGMENT;
         return write_address(skb, 1, *floating_ip) < 0 ? DROP_MALFORMED : DROP_NONE;
     }
-    if (is_error(&packet)) {
-        reason = translate_error(skb, &packet, row, &nat);
-        *floating_ip = nat.floating_ip;
+    if (is_error(packet)) {
+        reason = translate_error(skb, packet, row, nat);
+        *floating_ip = nat->floating_ip;
         return reason;
     }
-    reason = follow_flow(skb, &packet, row, &nat);
-    *floating_ip = nat.floating_ip;
+    scratch->key = flow_from_pod(packet);
+    reason = follow_flow(skb, packet, row, &scratch->key, nat);
+    *floating_ip = nat->floating_ip;
     if (reason != DROP_NONE)
         return reason;
-    remember_fragment(&packet, STAGE_STEER, nat.floating_ip);
-    return translate(skb, &packet, 1, nat.floating_ip, nat.port) < 0 ? DROP_MALFORMED : DROP_NONE;
+    remember_fragment(packet, STAGE_STEER, nat->floating_ip);
+    return translate(skb, packet, 1, nat->floating_ip, nat->port) < 0 ? DROP_MALFORMED : DROP_NONE;
 }
 
 /* To the holder (rule W1). With our mark: the fence takes it off what our programs made, and so does the uplink's

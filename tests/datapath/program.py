@@ -30,6 +30,8 @@ _LPM_TRIE, _NO_PREALLOC = 11, 1
 _CONTEXT_BYTES = 192
 _MARK_AT, _PRIORITY_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT, _CB_AT = 8, 32, 36, 40, 48
 _FRAME_BYTES_MAX = 4096
+_VERIFIED_AT = 216
+"""`verified_insns` in `struct bpf_prog_info`."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 Result = TypeVar("Result")
@@ -131,6 +133,13 @@ def native_code_bytes(fd: int) -> int:
     return int(info.jited_prog_len)
 
 
+def verified_steps(fd: int) -> int:
+    """How many instructions the verifier walked through; it gives up at a million."""
+    info = ctypes.create_string_buffer(_VERIFIED_AT + 4)
+    _bpf(_INFO_BY_FD, _ObjectInfo(bpf_fd=fd, info_len=len(info), info=ctypes.addressof(info)))
+    return int.from_bytes(info.raw[_VERIFIED_AT:], sys.byteorder)
+
+
 def run_program(fd: int, frame: bytes, *, ifindex: int, mark: int = 0, priority: int = 0, cb: int = 0) -> Outcome:
     """In the calling thread's network namespace. Raises OSError where the kernel refuses the frame itself."""
     context = bytearray(_CONTEXT_BYTES)
@@ -167,7 +176,9 @@ class Programs:
         self.namespace = namespace
         self.descriptors = descriptors
 
-    def run(self, name: str, frame: bytes, *, device: Device = UPLINK, mark: int = 0, priority: int = 0, cb: int = 0) -> Outcome:
+    def run(
+        self, name: str, frame: bytes, *, device: Device = UPLINK, mark: int = 0, priority: int = 0, cb: int = 0
+    ) -> Outcome:
         descriptor = self.descriptors[name]
         return self.namespace.call(
             lambda: run_program(descriptor, frame, ifindex=device.ifindex, mark=mark, priority=priority, cb=cb)

@@ -114,7 +114,9 @@ def _wire(places: dict[str, Place]) -> None:
 def _steer(place: Place) -> None:
     """The steering device and its rules, as service/network/steering_device.py makes them."""
     mac_text = EGW_DEVICE.mac.hex(":")
-    add = f"ip link add {EGW_DEVICE.name} index {EGW_DEVICE.ifindex} address {mac_text} type vxlan external dstport 9643"
+    add = (
+        f"ip link add {EGW_DEVICE.name} index {EGW_DEVICE.ifindex} address {mac_text} type vxlan external dstport 9643"
+    )
     for command in (
         add,
         f"ip link set {EGW_DEVICE.name} arp off up mtu 1500",

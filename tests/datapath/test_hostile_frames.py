@@ -25,7 +25,17 @@ from tests.datapath.node import (
     from_outside,
 )
 from tests.datapath.packet import ETHERNET_BYTES
-from tests.datapath.program import EGW, POD_DEVICE, REDIRECT, SHOT, UNSPEC, UPLINK, Outcome, native_code_bytes
+from tests.datapath.program import (
+    EGW,
+    POD_DEVICE,
+    REDIRECT,
+    SHOT,
+    UNSPEC,
+    UPLINK,
+    Outcome,
+    native_code_bytes,
+    verified_steps,
+)
 
 pytestmark = pytest.mark.bpf
 
@@ -79,6 +89,12 @@ def run(node: Node, program: str, frame: bytes) -> Outcome | None:
 def test_the_program_runs_as_machine_code(node: Node, program: str) -> None:
     """The interpreter is several times slower: a figure measured with it says nothing."""
     assert native_code_bytes(node.programs.descriptors[program]) > 0
+
+
+@each_program
+def test_the_verifier_has_room_left(node: Node, program: str) -> None:
+    """Another compiler or kernel needs other steps for the same program."""
+    assert 0 < verified_steps(node.programs.descriptors[program]) < 400_000
 
 
 @each_program

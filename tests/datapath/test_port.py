@@ -1,6 +1,7 @@
 """Ports of new flows: from blocks of this node, the pod's own where it can be, none refused while one is free (Q3, Q4)."""
 
 import dataclasses
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -137,6 +138,26 @@ def test_q4_a_port_whose_flow_is_over_is_found_when_no_other_is_left(pod_node: N
     pod_node.end(flows[30])
     assert pod_node.sent_port(flows[-1]) == ports[30]
     assert pod_node.owner(flows[-1], ports[30]) == (POD, flows[-1].pod_port)
+
+
+def test_q4_however_many_blocks_there_are_each_is_looked_at_in_turn(pod_node: Node) -> None:
+    """Some with each new flow, and no more often than every 50 ms: nobody burns a CPU with what is refused."""
+    blocks = [1, 2, 63, 64, 200, 500, 600, 700, 1000, 1007]
+    pod_node.own(blocks)
+    flows = flows_like(UDP_FLOW, len(blocks) * 64 + 1)
+    for flow in flows[:-1]:
+        pod_node.send(flow)
+    for flow in (flows[3], flows[300], flows[620]):
+        pod_node.end(flow)
+        free = pod_node.flow(flow).nat_port
+        tries = 0
+        while pod_node.send(flows[-1]).verdict != REDIRECT:
+            tries += 1
+            assert tries < 4
+            assert pod_node.send(flows[-1]).verdict == SHOT, "at once again"
+            time.sleep(0.06)
+        assert pod_node.flow(flows[-1]).nat_port == free
+        flows[-1] = dataclasses.replace(flows[-1], pod_port=flows[-1].pod_port + 1)
 
 
 def test_q4_a_reservation_without_its_flow_is_found_too(pod_node: Node) -> None:
