@@ -9,7 +9,10 @@
 #define TCP_CLOSING_S 240
 #define UDP_S 300
 #define UDP_NEW_S 120
+#define DNS_S 10 /* one question and one answer from a port that is not used again (RFC 4787 REQ-5a lets it be short) */
+#define DNS_PORT 53
 #define ICMP_S 60
+#define ENDED_S 240 /* of silence, after another verdict */
 #define FLOWS_PER_POD 32768
 
 enum flow_state {
@@ -21,8 +24,9 @@ enum flow_state {
 };
 
 /* `limits` may be absent; 0 in it means the default. */
-static inline __u32 flow_life_s(__u8 protocol, __u8 state, const struct limits *limits)
+static inline __u32 flow_life_s(const struct flow_key *key, __u8 state, const struct limits *limits)
 {
+    __u8 protocol = key->protocol;
     __u32 set = 0;
 
     if (protocol == PROTOCOL_TCP) {
@@ -33,6 +37,8 @@ static inline __u32 flow_life_s(__u8 protocol, __u8 state, const struct limits *
         return limits && limits->tcp_open_s ? limits->tcp_open_s : TCP_OPEN_S;
     }
     if (protocol == PROTOCOL_UDP) {
+        if (key->remote_port == bpf_htons(DNS_PORT))
+            return DNS_S;
         if (state == FLOW_NEW)
             return limits && limits->udp_new_s ? limits->udp_new_s : UDP_NEW_S;
         return limits && limits->udp_s ? limits->udp_s : UDP_S;

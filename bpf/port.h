@@ -8,6 +8,7 @@
 #define WORD_STEPS 64 /* OWN_WORDS, and some for ports that were taken though the word of their block was lost */
 #define SEARCHED_BLOCKS 4
 #define SEARCH_PAUSE_NS 50000000ULL /* after a search that found nothing, so that a pod cannot burn a CPU with SYNs */
+#define TIME_WAIT_NS (60 * SECOND_NS) /* of most remotes: for so long a closed port comes last */
 #define MIRROR_SETTLES_NS SECOND_NS /* a mirror is made before its flow */
 
 /* Make a mirror where there is none; 0 where it is made, or names this flow already. */
@@ -56,7 +57,9 @@ static inline int judge_port(struct mirror_key *key, u64 now_ns)
         return now_ns > made_ns + MIRROR_SETTLES_NS ? PORT_ABANDONED : PORT_TAKEN;
     if (is_flow_over(flow, now_ns))
         return PORT_ABANDONED;
-    return key->protocol == PROTOCOL_TCP && flow->state == FLOW_CLOSING ? PORT_CLOSED : PORT_TAKEN;
+    if (key->protocol != PROTOCOL_TCP || flow->state != FLOW_CLOSING)
+        return PORT_TAKEN;
+    return now_ns > flow->last_ns + TIME_WAIT_NS ? PORT_ABANDONED : PORT_CLOSED;
 }
 
 /* Take a port over from a flow that is over. Two CPUs may try: who does not find its mirror afterwards has lost. */
@@ -185,7 +188,8 @@ static inline int search_block(struct mirror_key *key, struct mirror *mirror, co
     return -1;
 }
 
-/* No bit is clear: look at the ports themselves, some blocks at a time, from where the last search in vain ended. */
+/* No bit is clear: look at the ports themselves, some blocks at a time, from where the last search ended. In each block
+ * one that is over goes before one that is closed. */
 static inline int search_ports(struct mirror_key *key, struct mirror *mirror, const struct flow_key *flow,
                                struct own_blocks *own, u64 now_ns, u32 *block)
 {
@@ -199,9 +203,11 @@ static inline int search_ports(struct mirror_key *key, struct mirror *mirror, co
         if (search_block(key, mirror, flow, *block, &closed, now_ns) == 0)
             return 0;
         *block = *block + 1;
+        key->nat_port = closed;
+        if (closed && take_over(key, mirror, flow) == 0)
+            return 0;
     }
-    key->nat_port = closed;
-    return closed ? take_over(key, mirror, flow) : -1;
+    return -1;
 }
 
 static inline int keep_port(struct mirror_key *key, struct mirror *mirror, const struct flow_key *flow,
@@ -230,6 +236,7 @@ static inline u32 reserve_port(struct mirror_key *key, const struct flow_key *fl
     u64 *last;
     u64 ended;
     u32 block;
+    u32 reason;
 
     if (!own)
         return DROP_NO_PORTS;
@@ -239,9 +246,10 @@ static inline u32 reserve_port(struct mirror_key *key, const struct flow_key *fl
     if (last && now_ns < *last + SEARCH_PAUSE_NS)
         return DROP_PORTS_EXHAUSTED;
     block = last ? *last & (OWN_BITS - 1) : 0;
-    if (search_ports(key, &mirror, flow, own, now_ns, &block) == 0)
-        return DROP_NONE;
-    ended = (now_ns & ~(OWN_BITS - 1ULL)) | (block & (OWN_BITS - 1));
+    reason = search_ports(key, &mirror, flow, own, now_ns, &block) == 0 ? DROP_NONE : DROP_PORTS_EXHAUSTED;
+    ended = block & (OWN_BITS - 1);
+    if (reason != DROP_NONE)
+        ended |= now_ns & ~(OWN_BITS - 1ULL);
     port_hints.update(&in_vain, &ended);
-    return DROP_PORTS_EXHAUSTED;
+    return reason;
 }

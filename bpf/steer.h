@@ -80,7 +80,7 @@ static inline u32 make_flow(struct __sk_buff *skb, const struct packet *packet, 
     nat->floating_ip = rule->floating_ip;
     if (is_over_quota(key->pod_ip, row->pod, own))
         return DROP_QUOTA;
-    fresh.life_s = flow_life_s(key->protocol, FLOW_NEW, own);
+    fresh.life_s = flow_life_s(key, FLOW_NEW, own);
     mirror = mirror_of(key, &fresh);
     reason = reserve_port(&mirror, key, settings->seed, now_ns);
     if (reason != DROP_NONE)
@@ -127,8 +127,11 @@ static inline void judge_again(const struct flow_key *key, struct flow *flow, co
     struct rule_value *rule = find_rule(row->rule_set, key->remote_ip);
 
     flow->rule_set = row->rule_set;
-    if (!rule || rule->floating_ip != flow->floating_ip)
-        flow->is_ended = 1;
+    if (rule && rule->floating_ip == flow->floating_ip)
+        return;
+    flow->is_ended = 1;
+    if (flow->life_s > ENDED_S)
+        flow->life_s = ENDED_S;
 }
 
 /* The address and port of a packet's flow, which is made where there is none. Returns a drop reason. */

@@ -136,7 +136,7 @@ static inline void advance_flow(struct flow_key *key, struct flow *flow, const s
         own = limits.lookup(&rule_set);
     }
     flow->state = state;
-    flow->life_s = flow_life_s(key->protocol, state, own);
+    flow->life_s = flow_life_s(key, state, own);
     if (is_open_tcp(key->protocol, state) && !is_open_tcp(key->protocol, former))
         move_to_open(key, flow);
     else if (!is_open_tcp(key->protocol, state) && is_open_tcp(key->protocol, former))

@@ -162,7 +162,7 @@ def selected_key(pod_ip: IPv4Address, ifindex: int) -> bytes:
 
 
 def selected_value(rule_set: int, state: SelectedState, pod: int = 0) -> bytes:
-    """Under which rules the pod is, and what is done with it now. `pod`: another number for another UID or device (B2)."""
+    """Its rules, what is done with it now, and its number: another one for another UID or device (B2)."""
     return struct.pack("=QII", rule_set, state, pod)
 
 

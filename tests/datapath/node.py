@@ -1,8 +1,8 @@
 """One node under test: its maps filled in the words of the datapath, its counters, drops and flows read back.
 
-The cast: POD is selected by RULES for 0.0.0.0/0 through FLOATING_IP; SERVER is outside. As the pod's node the node under
-test has POD on POD_DEVICE and sends to the holder at HOLDER_MAC, a member. As the holder it has the lease, and node A is
-the member that the pod's block of ports belongs to. The programs run with the devices of `program.DEVICES`.
+The cast: POD is selected for 0.0.0.0/0 through FLOATING_IP; SERVER is outside. As the pod's node the one under test has
+POD on POD_DEVICE and sends to the holder at HOLDER_MAC, a member. As the holder it has the lease, and node A is the
+member that the pod's block of ports belongs to. The programs run with the devices of `program.DEVICES`.
 """
 
 import struct
@@ -361,7 +361,8 @@ class Node:
         return None
 
     def forget_mirror(self, flow: Flow, nat_port: int | None = None) -> None:
-        assert any([self.map(name).delete(mirror_key(flow, nat_port)) for name in MIRROR_MAPS])
+        deleted = [self.map(name).delete(mirror_key(flow, nat_port)) for name in MIRROR_MAPS]
+        assert any(deleted)
 
     def hints(self) -> dict[bytes, int]:
         content = self.map(MapName.PORT_HINTS).items()

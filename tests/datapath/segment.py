@@ -27,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 ADDRESSES = {"a": "192.168.1.11", "b": "192.168.1.12", "c": "192.168.1.13", "router": str(ROUTER)}
 MEMBERS = {"a": 1, "b": 2, "c": 3}
-BLOCKS = range(0, 32)
+BLOCKS = range(32)
 TABLE = 9640
 
 

@@ -77,6 +77,14 @@ def test_b3_every_state_has_its_lifetime(pod_node: Node, flow: Flow, new_s: int,
     assert life_s(pod_node, flow) == open_s
 
 
+def test_c23_a_question_of_dns_does_not_hold_its_port_for_minutes(pod_node: Node) -> None:
+    """A thousand a minute to one resolver would take all ports of a node."""
+    question = dataclasses.replace(UDP_FLOW, server_port=53)
+    pod_node.send(question)
+    pod_node.answer(question)
+    assert life_s(pod_node, question) == 10
+
+
 @pytest.mark.parametrize("rule_set", [0, RULE_SET], ids=["settings", "policy"])
 def test_b3_lifetimes_are_set_by_settings_and_by_policy(pod_node: Node, rule_set: int) -> None:
     pod_node.limit(rule_set, tcp_open_s=100, udp_s=200)
@@ -334,6 +342,7 @@ def test_e2_what_keeps_talking_stays_ended(opened: Node) -> None:
     opened.age(TCP_FLOW, 100)
     opened.send(TCP_FLOW, flags=ACK)
     assert opened.flow(TCP_FLOW).is_ended
-    opened.age(TCP_FLOW, 7400)
+    opened.age(TCP_FLOW, 200)
     assert opened.send(TCP_FLOW, flags=ACK).verdict == SHOT
     assert opened.drops() == {(FLOATING_IP, DropReason.FLOW_ENDED): 3}
+    assert life_s(opened, TCP_FLOW) == WAIT_S

@@ -1,4 +1,4 @@
-"""The holder: it checks whose block a packet is of and forwards, without state of any flow or pod (rules H1, H2, Q3)."""
+"""The holder: it checks whose block a packet is of and forwards, with no state of flows or pods (rules H1, H2, Q3)."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -67,7 +67,7 @@ FRAMES = {
 
 @pytest.fixture
 def busy(pod_node: Node) -> Node:
-    """The pod's node, with one flow of each protocol open, and the holder of a floating IP that others have blocks of."""
+    """The pod's node, with one flow of each protocol open, and holder of an address that others have blocks of."""
     pod_node.hold()
     pod_node.assign()
     for flow in FLOWS.values():

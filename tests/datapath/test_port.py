@@ -1,4 +1,4 @@
-"""Ports of new flows: from blocks of this node, the pod's own where it can be, none refused while one is free (Q3, Q4)."""
+"""Ports of new flows: of this node, the pod's own where it can be, none refused while one is free (Q3, Q4)."""
 
 import dataclasses
 import time
@@ -178,6 +178,16 @@ def test_q4_a_port_that_just_closed_comes_last(pod_node: Node) -> None:
     last = pod_node.sent_port(flows[63])
     assert last not in ports, "there was another one"
     assert pod_node.sent_port(flows[64]) == ports[5]
+
+
+def test_q4_of_closed_ports_one_that_is_past_time_wait_goes_first(pod_node: Node) -> None:
+    pod_node.own(OWN_BLOCKS[:1])
+    flows = flows_like(TCP_FLOW, 65)
+    ports = [pod_node.sent_port(flow) for flow in flows[:-1]]
+    for closed in (flows[5], flows[40], flows[60]):
+        pod_node.send(closed, flags=packet.RST)
+    pod_node.age(flows[40], 61)
+    assert pod_node.sent_port(flows[-1]) == ports[40]
 
 
 def test_q4_the_start_of_the_search_is_another_one_after_a_reboot(pod_node: Node) -> None:
