@@ -43,40 +43,65 @@ static inline u32 port_of_receiver(struct __sk_buff *skb, const struct packet *p
     return reason;
 }
 
-/* By the route of this node, out of the floating IP's own uplink and no other device. The kernel's neighbour code is safe
- * here: the packet has no route of its own to fall back to (rule G7). */
+/* The kernel's own neighbour code: it asks for a next hop that is not resolved, and asks again for one that it has not
+ * heard of for long, which a look at its tables alone would not. Safe here: the packet has no route of its own to fall
+ * back to (rule G7). It may wait there, so the fence judges it again. */
+static inline int send_by_neighbour(struct __sk_buff *skb, u32 ifindex, const struct config *settings)
+{
+    skb->mark = skb->mark | settings->mark;
+    skb->cb[0] = 0;
+    return redirect_neigh(ifindex, NULL, 0, 0);
+}
+
+/* A packet of many segments is cut to the size of those that came: as big as the pod's device takes, like the uplink's. */
+static inline int is_too_big(struct __sk_buff *skb, const struct packet *packet, u16 mtu)
+{
+    return skb->gso_segs <= 1 && mtu && packet->length > mtu;
+}
+
+/* By the route of this node, out of the floating IP's own uplink and no other device. What was found holds for half a
+ * second, and with the first packet of each the kernel looks after the neighbour. */
 static inline int send_outside(struct __sk_buff *skb, const struct packet *packet, u32 ifindex,
                                const struct config *settings)
 {
+    struct next_hop_key key = {.destination = packet->destination, .ifindex = ifindex};
     struct bpf_fib_lookup route = {
         .family = ETHERNET_FAMILY_IPV4,
         .l4_protocol = packet->protocol,
+        .tot_len = 1, /* so that the answer has the route's MTU in its place */
         .ifindex = ifindex,
         .ipv4_src = packet->source,
         .ipv4_dst = packet->destination,
     };
-    __be32 floating_ip = packet->source;
-    long found;
+    struct next_hop *known = next_hops.lookup(&key);
+    struct next_hop found = {.until_ns = flow_clock_ns()};
+    long answer;
 
-    /* A packet of many segments is as big as one of them, and those fitted the pod's device, as the way here did. */
-    route.tot_len = skb->gso_segs > 1 ? 0 : packet->length;
-    found = bpf_fib_lookup(skb, &route, sizeof(route), BPF_FIB_LOOKUP_OUTPUT);
-    if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-        return drop(skb, DROP_TOO_BIG, floating_ip);
-    /* On a device that does not forward the kernel looks for no route here, but on the slower way it does. */
-    if ((found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH &&
-         found != BPF_FIB_LKUP_RET_FWD_DISABLED) ||
-        route.ifindex != ifindex)
-        return drop(skb, DROP_NO_ROUTE, floating_ip);
-    count(COUNT_FORWARDED);
-    if (found != BPF_FIB_LKUP_RET_SUCCESS) {
-        skb->mark = skb->mark | settings->mark;
-        skb->cb[0] = 0;
-        return redirect_neigh(ifindex, NULL, 0, 0);
+    if (known && found.until_ns < known->until_ns) {
+        if (is_too_big(skb, packet, known->mtu))
+            return drop(skb, DROP_TOO_BIG, packet->source);
+        if (write_macs(skb, known->mac, known->own_mac) < 0)
+            return drop(skb, DROP_MALFORMED, packet->source);
+        count(COUNT_FORWARDED);
+        return send_judged(skb, ifindex, settings);
     }
-    if (write_macs(skb, route.dmac, route.smac) < 0)
-        return drop(skb, DROP_MALFORMED, floating_ip);
-    return send_judged(skb, ifindex, settings);
+    answer = bpf_fib_lookup(skb, &route, sizeof(route), BPF_FIB_LOOKUP_OUTPUT);
+    /* On a device that does not forward the kernel looks for no route here, but on the slower way it does. */
+    if ((answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH &&
+         answer != BPF_FIB_LKUP_RET_FWD_DISABLED) ||
+        route.ifindex != ifindex)
+        return drop(skb, DROP_NO_ROUTE, packet->source);
+    if (answer == BPF_FIB_LKUP_RET_SUCCESS) {
+        if (is_too_big(skb, packet, route.tot_len))
+            return drop(skb, DROP_TOO_BIG, packet->source);
+        found.until_ns += NEXT_HOP_NS;
+        found.mtu = route.tot_len;
+        copy_mac(found.mac, route.dmac);
+        copy_mac(found.own_mac, route.smac);
+        next_hops.update(&key, &found);
+    }
+    count(COUNT_FORWARDED);
+    return send_by_neighbour(skb, ifindex, settings);
 }
 
 /* The stack never forwards a packet at the end of its hops: it tells the sender, in this node's own name. To a floating

@@ -235,6 +235,22 @@ struct pod_load {
 _Static_assert(sizeof(struct pod_key) == 8, "pod_key");
 _Static_assert(sizeof(struct pod_load) == 16, "pod_load");
 
+/* {destination, uplink} -> the next hop, for half a second (rule H1). */
+struct next_hop_key {
+    __be32 destination;
+    __u32 ifindex;
+};
+struct next_hop {
+    __u64 until_ns; /* CLOCK_MONOTONIC */
+    __u8 mac[MAC_BYTES];
+    __u8 own_mac[MAC_BYTES];
+    __u16 mtu;
+    __u16 _pad;
+};
+#define NEXT_HOP_NS 500000000ULL
+_Static_assert(sizeof(struct next_hop_key) == 8, "next_hop_key");
+_Static_assert(sizeof(struct next_hop) == 24, "next_hop");
+
 /* First fragments, so that the later ones follow. `stage` tells the steps of one node apart. */
 struct fragment_key {
     __be32 source;

@@ -24,6 +24,7 @@ BPF_TABLE_PINNED("hash", __be32, struct lease, lease_deadlines, 4096, PIN_DIR "/
 BPF_TABLE_PINNED("hash", struct member_key, u32, members, 16384, PIN_DIR "/members");
 BPF_TABLE_PINNED("hash", __be32, struct own_blocks, own_blocks, 4096, PIN_DIR "/own_blocks", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct block_key, struct block, blocks, 524288, PIN_DIR "/blocks", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("lru_hash", struct next_hop_key, struct next_hop, next_hops, 16384, PIN_DIR "/next_hops");
 BPF_TABLE_PINNED("lru_hash", struct refused_key, u64, refused_blocks, 1024, PIN_DIR "/refused_blocks");
 
 /* Flows and their mirrors (rule B5). What evicts nothing has answered, open TCP alone. */

@@ -36,6 +36,7 @@ class MapName:
     MEMBERS = "members"
     OWN_BLOCKS = "own_blocks"
     BLOCKS = "blocks"
+    NEXT_HOPS = "next_hops"
     REFUSED_BLOCKS = "refused_blocks"
     FLOWS_OPEN = "flows_open"
     FLOWS_YOUNG = "flows_young"
@@ -76,6 +77,7 @@ MAP_SHAPES = {
     MapName.MEMBERS: MapShape(_HASH, 12, 4),
     MapName.OWN_BLOCKS: MapShape(_HASH, 4, 128),
     MapName.BLOCKS: MapShape(_HASH, 8, 32),
+    MapName.NEXT_HOPS: MapShape(_LRU_HASH, 8, 24),
     MapName.REFUSED_BLOCKS: MapShape(_LRU_HASH, 12, 8),
     MapName.FLOWS_OPEN: MapShape(_HASH, 16, 40),
     MapName.FLOWS_YOUNG: MapShape(_LRU_HASH, 16, 40),

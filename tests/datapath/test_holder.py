@@ -1,6 +1,7 @@
 """The holder: it checks whose block a packet is of and forwards, with no state of flows or pods (rules H1, H2, Q3)."""
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
@@ -139,11 +140,14 @@ def test_c7_another_uplinks_route_is_not_taken(holder: Node) -> None:
 
 
 def test_c31_what_is_bigger_than_the_routes_mtu_is_dropped_and_counted(holder: Node) -> None:
-    with route(holder, f"203.0.113.0/24 via 192.168.1.1 dev {UPLINK.name} mtu lock 600"):
-        datagram = packet.udp(FLOATING_IP, SERVER, (POD_PORT, 1), bytes(700))
-        frame = from_outside(packet.ipv4(FLOATING_IP, SERVER, packet.UDP, datagram), NODE_A_MAC)
+    """From the first packet on, and when the next hop is known."""
+    datagram = packet.udp(FLOATING_IP, SERVER, (POD_PORT, 1), bytes(700))
+    frame = from_outside(packet.ipv4(FLOATING_IP, SERVER, packet.UDP, datagram), NODE_A_MAC)
+    with route(holder, f"203.0.113.0/24 via 192.168.1.1 dev {UPLINK.name} mtu lock 600"), neighbour(holder, ROUTER_MAC):
         assert holder.uplink_ingress(frame).verdict == SHOT
-    assert holder.drops() == {(FLOATING_IP, DropReason.TOO_BIG): 1}
+        assert holder.forward(TCP_FLOW).verdict == REDIRECT
+        assert holder.uplink_ingress(frame).verdict == SHOT
+    assert holder.drops() == {(FLOATING_IP, DropReason.TOO_BIG): 2}
 
 
 def test_h1_a_device_that_does_not_forward_does_not_hinder_a_holder(holder: Node) -> None:
@@ -155,14 +159,27 @@ def test_h1_a_device_that_does_not_forward_does_not_hinder_a_holder(holder: Node
         namespace.command("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 
 
-def test_h1_a_resolved_neighbours_mac_is_written_at_once(holder: Node) -> None:
-    neighbour = f"192.168.1.1 lladdr {ROUTER_MAC.hex(':')} dev {UPLINK.name}".split()
-    holder.programs.namespace.command("ip", "neigh", "replace", *neighbour, "nud", "permanent")
+def test_h1_a_next_hop_is_written_at_once_for_half_a_second_and_then_asked_for_again(holder: Node) -> None:
+    """The first packet goes by the kernel's neighbour code, which looks after the entry."""
+    with neighbour(holder, ROUTER_MAC):
+        frames = [packet.read(holder.forward(TCP_FLOW).frame) for _ in range(2)]
+        assert [frame.destination for frame in frames] == [UPLINK.mac, ROUTER_MAC]
+        assert frames[1].source == UPLINK.mac
+    with neighbour(holder, STRANGER_MAC):
+        assert packet.read(holder.forward(TCP_FLOW).frame).destination == ROUTER_MAC
+        time.sleep(0.55)
+        frames = [packet.read(holder.forward(TCP_FLOW).frame) for _ in range(2)]
+        assert [frame.destination for frame in frames] == [UPLINK.mac, STRANGER_MAC]
+
+
+@contextmanager
+def neighbour(node: Node, mac: bytes) -> Iterator[None]:
+    entry = f"192.168.1.1 lladdr {mac.hex(':')} dev {UPLINK.name}".split()
+    node.programs.namespace.command("ip", "neigh", "replace", *entry, "nud", "permanent")
     try:
-        frame = packet.read(holder.forward(TCP_FLOW).frame)
+        yield
     finally:
-        holder.programs.namespace.command("ip", "neigh", "del", *neighbour)
-    assert (frame.destination, frame.source) == (ROUTER_MAC, UPLINK.mac)
+        node.programs.namespace.command("ip", "neigh", "del", *entry)
 
 
 @pytest.mark.parametrize("protocol", [packet.SCTP, 47], ids=["sctp", "gre"])

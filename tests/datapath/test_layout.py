@@ -58,6 +58,7 @@ MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
     MapName.LIMITS: (8, "limits"),
     MapName.OWN_BLOCKS: (4, "own_blocks"),
     MapName.BLOCKS: ("block_key", "block"),
+    MapName.NEXT_HOPS: ("next_hop_key", "next_hop"),
     MapName.REFUSED_BLOCKS: ("refused_key", 8),
     MapName.FLOWS_OPEN: ("flow_key", "flow"),
     MapName.FLOWS_YOUNG: ("flow_key", "flow"),
