@@ -106,6 +106,7 @@ int pod_ingress(struct __sk_buff *skb)
     struct ipv4 ip;
     u32 zero = 0;
     __be32 source;
+    __be16 type;
     struct config *settings = config.lookup(&zero);
 
     if (!settings)
@@ -125,7 +126,7 @@ int pod_ingress(struct __sk_buff *skb)
             return drop(skb, DROP_UNKNOWN_DEVICE, 0);
     }
     /* No pod speaks in the name of a floating IP (rules H3, H5). */
-    source = claimed_source(skb);
+    source = claimed_source(skb, &type);
     if (source && floating_ips.lookup(&source))
         return drop(skb, DROP_FORGED_SOURCE, source);
     return TC_ACT_UNSPEC;
@@ -199,35 +200,29 @@ int uplink_ingress(struct __sk_buff *skb)
     return is_in ? take_floating(skb, &ip, 0, settings) : take_from_floating(skb, &ip, is_own, settings);
 }
 
+/* Our mark stays: a device below this one, of a VLAN or a macvlan, may have a fence too. */
 int uplink_egress(struct __sk_buff *skb)
 {
     struct config *settings;
     struct ipv4 ip;
     u32 zero = 0;
-    __be32 source;
     int is_ours;
 
     settings = config.lookup(&zero);
     is_ours = settings && (skb->mark & settings->mark) != 0;
-    if (is_ours) {
-        skb->mark = skb->mark & ~settings->mark;
-        if (skb->cb[0] == JUST_JUDGED) {
-            skb->cb[0] = 0;
-            return TC_ACT_UNSPEC;
-        }
-    }
-    if (skb->protocol == bpf_htons(ETHERTYPE_ARP) && !skb->vlan_present)
-        return fence_arp(skb);
-    if (skb->protocol == bpf_htons(ETHERTYPE_IPV4) && load_ipv4(skb, &ip)) {
-        if (floating_ips.lookup(&ip.source))
-            return fence_packet(skb, ip.source, is_ours && !skb->vlan_present);
-        if (!is_ours && settings && !skb->vlan_present && floating_ips.lookup(&ip.destination) &&
-            is_lease_live(ip.destination))
-            return take_floating(skb, &ip, 1, settings);
+    if (is_ours && skb->cb[0] == JUST_JUDGED) {
+        skb->cb[0] = 0;
         return TC_ACT_UNSPEC;
     }
-    source = claimed_source(skb);
-    if (source && floating_ips.lookup(&source))
-        return drop(skb, DROP_FORGED_SOURCE, source);
+    if (skb->vlan_present || is_vlan(skb->protocol))
+        return fence_tagged(skb, is_ours);
+    if (skb->protocol == bpf_htons(ETHERTYPE_ARP))
+        return fence_arp(skb);
+    if (skb->protocol != bpf_htons(ETHERTYPE_IPV4) || !load_ipv4(skb, &ip))
+        return TC_ACT_UNSPEC;
+    if (floating_ips.lookup(&ip.source))
+        return fence_packet(skb, ip.source, is_ours);
+    if (!is_ours && settings && floating_ips.lookup(&ip.destination) && is_lease_live(ip.destination))
+        return take_floating(skb, &ip, 1, settings);
     return TC_ACT_UNSPEC;
 }

@@ -2,13 +2,14 @@
 /* The fence: towards anybody but members only the holder speaks for a floating IP (rules G2, H3). */
 #pragma once
 
-/* To the holder that the way names; a member without the lease drops it. */
+/* To the holder that the way names; a member without the lease drops it. By whatever uplink: it may be the one below the
+ * way's, of a VLAN or a macvlan. */
 static inline int is_on_the_way(struct __sk_buff *skb, __be32 floating_ip)
 {
     struct way *way = find_way(floating_ip);
     u8 destination[MAC_BYTES];
 
-    return way && way->kind == WAY_L2 && way->ifindex == skb->ifindex &&
+    return way && way->kind == WAY_L2 &&
            bpf_skb_load_bytes(skb, 0, destination, MAC_BYTES) == 0 && same_mac(destination, way->gateway_mac);
 }
 
@@ -41,4 +42,17 @@ static inline int fence_arp(struct __sk_buff *skb)
         arp.sender_ip == 0 || !is_lease_live(address))
         return TC_ACT_UNSPEC;
     return answer_arp(skb, &arp, floating, BPF_F_INGRESS);
+}
+
+/* With tags: what a VLAN device above this one sends, or what nobody should (rule H5). Judged like all else. */
+static inline int fence_tagged(struct __sk_buff *skb, int is_ours)
+{
+    __be16 type;
+    __be32 source = claimed_source(skb, &type);
+
+    if (!source || !floating_ips.lookup(&source))
+        return TC_ACT_UNSPEC;
+    if (type != bpf_htons(ETHERTYPE_ARP))
+        return fence_packet(skb, source, is_ours);
+    return is_lease_live(source) ? TC_ACT_UNSPEC : drop(skb, DROP_LEASE_EXPIRED_EGRESS, source);
 }

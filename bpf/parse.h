@@ -126,24 +126,25 @@ static inline int is_tagged(struct __sk_buff *skb)
     return skb->vlan_present && (skb->vlan_tci & VLAN_ID_BITS);
 }
 
-/* Whom an IPv4 packet or ARP message says it is from, looked for behind up to two tags in the frame (rule H5); 0: none. */
-static inline __be32 claimed_source(struct __sk_buff *skb)
+/* Whom an IPv4 packet or ARP message says it is from, looked for behind up to two tags in the frame (rule H5), and which
+ * of both it is; 0: neither. */
+static inline __be32 claimed_source(struct __sk_buff *skb, __be16 *type)
 {
-    __be16 type = skb->protocol;
     u32 at = ETHERNET_BYTES;
     __be32 source = 0;
     u32 tags;
 
+    *type = skb->protocol;
     for (tags = 0; tags < 2; tags++) {
-        if (!is_vlan(type))
+        if (!is_vlan(*type))
             break;
-        if (bpf_skb_load_bytes(skb, at + 2, &type, sizeof(type)) < 0)
+        if (bpf_skb_load_bytes(skb, at + 2, type, sizeof(*type)) < 0)
             return 0;
         at += VLAN_BYTES;
     }
-    if (type == bpf_htons(ETHERTYPE_IPV4))
+    if (*type == bpf_htons(ETHERTYPE_IPV4))
         at += 12;
-    else if (type == bpf_htons(ETHERTYPE_ARP))
+    else if (*type == bpf_htons(ETHERTYPE_ARP))
         at += 14;
     else
         return 0;

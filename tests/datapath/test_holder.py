@@ -312,7 +312,7 @@ def test_h2_the_holders_own_packet_to_what_it_holds_goes_to_the_node_of_the_bloc
 
 def test_h2_a_reply_on_its_way_to_a_node_is_not_judged_again(holder: Node) -> None:
     outcome = leave(holder, TCP_FLOW.reply()[14:], mark=MARK)
-    assert (outcome.verdict, outcome.mark) == (UNSPEC, 0)
+    assert outcome.verdict == UNSPEC
 
 
 def test_h2_the_holders_own_question_for_what_it_holds_is_answered(holder: Node) -> None:

@@ -100,19 +100,21 @@ def _open(name: str) -> socket.socket:
     return opened
 
 
-@pytest.fixture(scope="module")
-def attached(namespace: Namespace, loaded: LoadedDatapath, bpffs: Path) -> Iterator[None]:
-    for command in (
-        f"ip neigh replace {ROUTER} lladdr {ROUTER_MAC.hex(':')} dev {UPLINK.name} nud permanent",
-        f"tc qdisc add dev {EGW.name} clsact",
-        f"tc qdisc add dev {UPLINK.name} clsact",
-    ):
-        namespace.command(*command.split())
-    for name, (device, direction) in ATTACHED.items():
+def attach(namespace: Namespace, loaded: LoadedDatapath, bpffs: Path, places: dict[str, tuple[str, str]]) -> None:
+    for device in {device for device, _ in places.values()}:
+        namespace.command("tc", "qdisc", "add", "dev", device, "clsact")
+    for name, (device, direction) in places.items():
         path = bpffs / name
         bpf_map.pin(loaded.programs[name], str(path))
         namespace.command("tc", "filter", "add", "dev", device, direction, "bpf", "da", "pinned", str(path))
         path.unlink()
+
+
+@pytest.fixture(scope="module")
+def attached(namespace: Namespace, loaded: LoadedDatapath, bpffs: Path) -> Iterator[None]:
+    permanent = f"ip neigh replace {ROUTER} lladdr {ROUTER_MAC.hex(':')} dev {UPLINK.name} nud permanent"
+    namespace.command(*permanent.split())
+    attach(namespace, loaded, bpffs, ATTACHED)
     yield
     for command in (
         f"tc qdisc del dev {EGW.name} clsact",
@@ -231,6 +233,47 @@ def test_h5_a_tagged_frame_is_not_for_this_device(holder: Node, wires: Wires) ->
     from_uplink(wires, packet.tagged(TCP_FLOW.steered(), (packet.VLAN, 0)))
     assert [frame.ip.source for frame in wires.leaving(UPLINK)] == [FLOATING_IP]
     assert holder.drops() == {}
+
+
+UPPER = Device("upper", 70, packet.mac("02:00:00:00:0b:70"))
+
+
+@pytest.fixture
+def upper(attached: None, namespace: Namespace, loaded: LoadedDatapath, bpffs: Path) -> Iterator[Device]:
+    """An uplink above the other one; both have a fence. A macvlan, because not every kernel has VLANs."""
+    make = f"ip link add link {UPLINK.name} name {UPPER.name} index {UPPER.ifindex} address {UPPER.mac.hex(':')}"
+    neighbour = f"ip neigh add {SERVER} lladdr {ROUTER_MAC.hex(':')} dev {UPPER.name} nud permanent"
+    namespace.command(*make.split(), *"type macvlan mode bridge".split())
+    namespace.command("ip", "link", "set", UPPER.name, "addrgenmode", "none", "up")
+    namespace.command("ip", "route", "add", str(SERVER), "dev", UPPER.name)
+    namespace.command(*neighbour.split())
+    names = ("uplink_ingress", "uplink_egress")
+    attach(namespace, loaded, bpffs, {name: (UPPER.name, ATTACHED[name][1]) for name in names})
+    yield UPPER
+    namespace.command("ip", "link", "del", UPPER.name)
+
+
+def test_h3_what_the_holder_sends_passes_the_fence_of_the_device_below_too(
+    node: Node, wires: Wires, upper: Device
+) -> None:
+    node.floating_ip(FLOATING_IP, upper)
+    node.member(NODE_A_MAC, device=upper)
+    node.hold()
+    node.assign(device=upper)
+    for frame in (TCP_FLOW.steered(), TCP_FLOW.steered(), TCP_FLOW.reply()):
+        from_uplink(wires, upper.mac + frame[6:])
+    heads = [(frame.destination, frame.ip.source, frame.ip.destination) for frame in wires.leaving(UPLINK)]
+    out, back = (ROUTER_MAC, FLOATING_IP, SERVER), (NODE_A_MAC, SERVER, FLOATING_IP)
+    assert heads == [out, out, back]
+    assert node.drops() == {}
+
+
+def test_h3_what_goes_to_the_holder_passes_the_fence_of_the_device_below_too(
+    pod_node: Node, wires: Wires, upper: Device
+) -> None:
+    pod_node.way(device=upper)
+    reach_egw(wires, TCP_FLOW.outbound())
+    assert [(frame.destination, frame.ip.source) for frame in wires.leaving(UPLINK)] == [(HOLDER_MAC, FLOATING_IP)]
 
 
 def test_h2_the_node_itself_finds_what_it_holds(holder: Node, wires: Wires) -> None:
