@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from service.datapath import bpf_map
+from service.datapath import bpf_map, layout
 from service.datapath.layout import WayKind
 from service.datapath.loader import load_datapath
 from tests.datapath.node import FLOATING_IP, MARK, POD, ROUTER, SERVER, Node
@@ -128,6 +128,26 @@ def _steer(place: Place) -> None:
         place.command(command)
 
 
+NETFILTER = f"""
+table ip egressgw {{
+  chain after_dstnat {{
+    type filter hook prerouting priority -90
+    meta mark & {MARK} == 0 return
+    meta priority {layout.ENDED_PRIORITY} meta l4proto tcp reject with tcp reset
+    meta priority {layout.FLOW_PRIORITY} return
+    ct direction reply meta mark set meta mark & {0xFFFFFFFF ^ MARK}
+  }}
+}}
+"""
+"""What the programs tell netfilter, and what it makes of it (rules D1, E2)."""
+
+
+def _filter(place: Place) -> None:
+    words = ["ip", "netns", "exec", place.name, "nft", "-f", "-"]
+    done = subprocess.run(words, input=NETFILTER, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 ATTACHED = {
     "pod_ingress": (POD_SIDE.name, "ingress"),
     "steer_egress": (EGW_DEVICE.name, "egress"),
@@ -175,6 +195,7 @@ def build(bpffs: Path, run: Path) -> Iterator[Segment]:
             stack.callback(subprocess.run, ["ip", "netns", "del", place.name], check=True, timeout=20)
         _wire(places)
         _steer(places["a"])
+        _filter(places["a"])
         nodes = {}
         for name in MEMBERS:
             loaded = stack.enter_context(load_datapath(str(bpffs / name), str(run / name)))

@@ -243,7 +243,7 @@ def upper(attached: None, namespace: Namespace, loaded: LoadedDatapath, bpffs: P
     """An uplink above the other one; both have a fence. A macvlan, because not every kernel has VLANs."""
     make = f"ip link add link {UPLINK.name} name {UPPER.name} index {UPPER.ifindex} address {UPPER.mac.hex(':')}"
     neighbour = f"ip neigh add {SERVER} lladdr {ROUTER_MAC.hex(':')} dev {UPPER.name} nud permanent"
-    namespace.command(*make.split(), *"type macvlan mode bridge".split())
+    namespace.command(*make.split(), *["type", "macvlan", "mode", "bridge"])
     namespace.command("ip", "link", "set", UPPER.name, "addrgenmode", "none", "up")
     namespace.command("ip", "route", "add", str(SERVER), "dev", UPPER.name)
     namespace.command(*neighbour.split())

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.datapath.node import FLOATING_IP, SERVER
-from tests.datapath.segment import ADDRESSES, BLOCKS, Segment, build
+from tests.datapath.node import FLOATING_IP, RULE_SET, SERVER
+from tests.datapath.segment import ADDRESSES, BLOCKS, POD_SIDE, Segment, build
 
 pytestmark = [pytest.mark.bpf, pytest.mark.root]
 
@@ -172,3 +173,47 @@ def teller(client: socket.socket) -> str:
     _, ancillary, _, _ = client.recvmsg(100, 1000, socket.MSG_ERRQUEUE)
     [(_, _, data)] = ancillary
     return socket.inet_ntoa(data[16 + 4 : 16 + 8])
+
+
+def forget_connections(segment: Segment) -> None:
+    """Whatever the pod's node tracked is gone."""
+    segment.places["a"].call(flush_conntrack)
+
+
+def flush_conntrack() -> None:
+    """IPCTNL_MSG_CT_DELETE of subsystem NFNL_SUBSYS_CTNETLINK without a tuple: all of them (nfnetlink_conntrack.h)."""
+    request, acknowledge, delete = 1, 4, 1 << 8 | 2
+    message = struct.pack("=IHHII", 20, delete, request | acknowledge, 1, 0) + struct.pack(">BBH", socket.AF_INET, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
+        netlink.send(message)
+        assert struct.unpack_from("=i", netlink.recv(4096), 16) == (0,)
+
+
+def test_d1_a_connection_goes_on_when_conntrack_forgot_it_and_the_server_speaks_first(segment: Segment) -> None:
+    """Connection tracking then takes the server for the one that opened it, and the pod's answers for replies."""
+    with listening(segment) as server:
+        client, accepted, peer = connected(segment, server)
+        with closing(client), closing(accepted):
+            transfer(client, accepted, 1000)
+            forget_connections(segment)
+            transfer(accepted, client, 100_000)
+            transfer(client, accepted, 100_000)
+            assert accepted.getpeername() == peer
+
+
+def test_e2_a_connection_that_its_policy_names_no_more_is_reset_at_both_ends(segment: Segment) -> None:
+    node = segment.nodes["a"]
+    with listening(segment) as server:
+        client, accepted, _ = connected(segment, server)
+        with closing(client), closing(accepted):
+            transfer(client, accepted, 1000)
+            node.select(device=POD_SIDE, rule_set=RULE_SET + 1)
+            try:
+                client.send(b"anybody?")
+                with pytest.raises(ConnectionResetError):
+                    client.recv(1)
+                accepted.send(b"gone?")
+                with pytest.raises(ConnectionResetError):
+                    accepted.recv(1)
+            finally:
+                node.select(device=POD_SIDE)
