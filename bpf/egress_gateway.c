@@ -175,6 +175,7 @@ int uplink_ingress(struct __sk_buff *skb)
     struct config *settings;
     struct ipv4 ip;
     u32 zero = 0;
+    struct floating_ip *floating;
     int is_own;
     int is_in;
 
@@ -192,12 +193,15 @@ int uplink_ingress(struct __sk_buff *skb)
         skb->mark = skb->mark & ~settings->mark;
     /* A pod of this node to a floating IP that others hold goes out to it; to one that is held here, in by it. */
     is_in = floating_ips.lookup(&ip.destination) && (!is_own || is_lease_live(ip.destination));
-    if (!is_in && !floating_ips.lookup(&ip.source))
+    floating = is_in ? NULL : floating_ips.lookup(&ip.source);
+    if (!is_in && !floating)
         return TC_ACT_UNSPEC;
     /* A priority without a VLAN: what is made of the frame has none. */
     if (skb->vlan_present && bpf_skb_vlan_pop(skb) < 0)
         return drop(skb, DROP_MALFORMED, 0);
-    return is_in ? take_floating(skb, &ip, 0, settings) : take_from_floating(skb, &ip, is_own, settings);
+    if (!floating)
+        return take_floating(skb, &ip, 0, settings);
+    return take_from_floating(skb, &ip, floating, is_own, settings);
 }
 
 /* Our mark stays: a device below this one, of a VLAN or a macvlan, may have a fence too. */

@@ -61,7 +61,7 @@ static inline int is_too_big(struct __sk_buff *skb, const struct packet *packet,
 
 /* By the route of this node, out of the floating IP's own uplink and no other device. What was found holds for half a
  * second, and with the first packet of each the kernel looks after the neighbour. */
-static inline int send_outside(struct __sk_buff *skb, const struct packet *packet, u32 ifindex,
+static inline int send_outside(struct __sk_buff *skb, const struct packet *packet, u32 ifindex, u64 now_ns,
                                const struct config *settings)
 {
     struct next_hop_key key = {.destination = packet->destination, .ifindex = ifindex};
@@ -74,10 +74,10 @@ static inline int send_outside(struct __sk_buff *skb, const struct packet *packe
         .ipv4_dst = packet->destination,
     };
     struct next_hop *known = next_hops.lookup(&key);
-    struct next_hop found = {.until_ns = flow_clock_ns()};
+    struct next_hop found = {.until_ns = now_ns + NEXT_HOP_NS};
     long answer;
 
-    if (known && found.until_ns < known->until_ns) {
+    if (known && now_ns < known->until_ns) {
         if (is_too_big(skb, packet, known->mtu))
             return drop(skb, DROP_TOO_BIG, packet->source);
         if (write_macs(skb, known->mac, known->own_mac) < 0)
@@ -94,7 +94,6 @@ static inline int send_outside(struct __sk_buff *skb, const struct packet *packe
     if (answer == BPF_FIB_LKUP_RET_SUCCESS) {
         if (is_too_big(skb, packet, route.tot_len))
             return drop(skb, DROP_TOO_BIG, packet->source);
-        found.until_ns += NEXT_HOP_NS;
         found.mtu = route.tot_len;
         copy_mac(found.mac, route.dmac);
         copy_mac(found.own_mac, route.smac);
@@ -127,20 +126,20 @@ static inline int refuse_block(struct __sk_buff *skb, __be32 floating_ip, __be16
 }
 
 /* What members send from a floating IP that is held here; `is_own` is from a pod of this node (rule H1). */
-static inline int forward(struct __sk_buff *skb, const struct packet *packet, int is_own, const struct config *settings)
+static inline int forward(struct __sk_buff *skb, const struct packet *packet, const struct floating_ip *floating,
+                          int is_own, const struct config *settings)
 {
     __be32 floating_ip = packet->source;
-    struct floating_ip *floating = floating_ips.lookup(&floating_ip);
     u32 member = is_own ? 0 : sender_number(skb);
     struct block *block;
     __be16 port = 0;
     u32 reason = DROP_NONE;
-    u64 now_ns;
+    u64 now_ns = flow_clock_ns();
     u32 ifindex;
 
     if (!is_own && !member)
         return drop(skb, DROP_WRONG_NODE, floating_ip);
-    if (!floating || !floating->ifindex)
+    if (!floating->ifindex)
         return drop(skb, DROP_NO_GATEWAY, floating_ip);
     ifindex = floating->ifindex;
     if (packet->fragment == FRAGMENT_LATER) {
@@ -155,7 +154,6 @@ static inline int forward(struct __sk_buff *skb, const struct packet *packet, in
         block = find_block(floating_ip, port);
         if (!block || (is_own ? block->kind != BLOCK_LOCAL : block->kind != BLOCK_L2 || block->member != member))
             return refuse_block(skb, floating_ip, port, member);
-        now_ns = flow_clock_ns();
         if (now_ns > block->seen_ns + SECOND_NS)
             block->seen_ns = now_ns;
         remember_fragment(packet, STAGE_OUT, member + 1);
@@ -165,7 +163,7 @@ static inline int forward(struct __sk_buff *skb, const struct packet *packet, in
         return expire(skb, floating_ip);
     if (!is_own && write_ttl(skb, packet->ttl - 1) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
-    return send_outside(skb, packet, ifindex, settings);
+    return send_outside(skb, packet, ifindex, now_ns, settings);
 }
 
 /* Ping of the floating IP itself: answered here, because no interface has the address (rule G1). */
@@ -254,8 +252,8 @@ static inline int is_from_holder(struct __sk_buff *skb, __be32 floating_ip)
 }
 
 /* What came from a floating IP. `is_own`: with our mark, by steer_egress of this node (rule H4). */
-static inline int take_from_floating(struct __sk_buff *skb, const struct ipv4 *ip, int is_own,
-                                     const struct config *settings)
+static inline int take_from_floating(struct __sk_buff *skb, const struct ipv4 *ip, const struct floating_ip *floating,
+                                     int is_own, const struct config *settings)
 {
     __be32 floating_ip = ip->source;
     struct packet packet = {};
@@ -271,5 +269,5 @@ static inline int take_from_floating(struct __sk_buff *skb, const struct ipv4 *i
     reason = load_packet(skb, ip, &packet);
     if (reason != DROP_NONE)
         return drop(skb, reason, floating_ip);
-    return forward(skb, &packet, is_own, settings);
+    return forward(skb, &packet, floating, is_own, settings);
 }
