@@ -172,7 +172,8 @@ static inline int is_over_quota(__be32 pod_ip, u32 pod, const struct limits *own
 
     if (spare)
         allowed += *spare;
-    return load && load->made - load->ended >= allowed;
+    /* Signed: more may have ended than were made here, such as those that the agent wrote. */
+    return load && (s64)(load->made - load->ended) >= (s64)allowed;
 }
 
 static inline struct hint_key hint_of(const struct mirror_key *key, u16 block)

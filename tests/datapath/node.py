@@ -337,6 +337,28 @@ class Node:
         assert present is not None
         self.map(place).update(_flow_key(flow), _flow_value(replace(present, **fields)))
 
+    def plant_ended(self, flow: Flow) -> None:
+        """What the agent writes of a connection that is older than the pod's selection: it has no port."""
+        row = FlowRow(
+            pod=flow.pod,
+            pod_port=flow.pod_port,
+            remote=flow.server,
+            remote_port=flow.remote_port,
+            protocol=flow.protocol,
+            floating_ip=IPv4Address(0),
+            nat_port=0,
+            rule_set=RULE_SET,
+            last_ns=time.monotonic_ns(),
+            life_s=240,
+            pod_number=POD_NUMBER,
+            state=ESTABLISHED,
+            is_ended=True,
+            acked=0,
+            ifindex=0,
+        )
+        name = MapName.FLOWS_YOUNG if flow.protocol == TCP else MapName.FLOWS_DATAGRAM
+        self.map(name).update(_flow_key(flow), _flow_value(row))
+
     def age(self, flow: Flow, seconds: float) -> None:
         """Make the last packet of a flow that much older."""
         present = self.flow(flow)

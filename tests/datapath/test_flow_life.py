@@ -14,8 +14,10 @@ from tests.datapath.node import (
     FLOATING_IP,
     FLOWS,
     HOLDER_MAC,
+    MARK,
     NEW,
     OTHER_FLOATING_IP,
+    OTHER_SERVER,
     POD,
     POD_FIN,
     POD_NUMBER,
@@ -346,3 +348,23 @@ def test_e2_what_keeps_talking_stays_ended(opened: Node) -> None:
     assert opened.send(TCP_FLOW, flags=ACK).verdict == SHOT
     assert opened.drops() == {(FLOATING_IP, DropReason.FLOW_ENDED): 3}
     assert life_s(opened, TCP_FLOW) == WAIT_S
+
+
+@each_protocol
+def test_e3_a_connection_older_than_the_selection_neither_leaves_bare_nor_by_the_floating_ip(
+    pod_node: Node, flow: Flow
+) -> None:
+    """Until its entry in connection tracking is gone, and after: what opens a new one is steered."""
+    pod_node.plant_ended(flow)
+    assert pod_node.leave_pod(flow.outbound(flags=ACK)).mark == MARK
+    assert pod_node.send(flow, flags=ACK).verdict == SHOT
+    assert [reason for _, reason in pod_node.drops()] == [DropReason.FLOW_ENDED]
+    pod_node.forget(flow)
+    assert pod_node.sent_port(flow, flags=SYN) == POD_PORT
+
+
+def test_b4_ended_flows_that_the_agent_wrote_do_not_count_against_the_pod(pod_node: Node) -> None:
+    pod_node.plant_ended(TCP_FLOW)
+    pod_node.plant_ended(TCP_FLOW.to(OTHER_SERVER))
+    for flow in (TCP_FLOW, TCP_FLOW.to(OTHER_SERVER), UDP_FLOW):
+        assert pod_node.send(flow).verdict == REDIRECT
