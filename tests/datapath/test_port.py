@@ -1,6 +1,7 @@
 """Ports of new flows: of this node, the pod's own where it can be, none refused while one is free (Q3, Q4)."""
 
 import dataclasses
+import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ from tests.datapath.node import (
     CLOSING,
     FLOATING_IP,
     FLOWS,
+    HOLDER_MAC,
     MARK,
     OTHER_POD,
     OTHER_SERVER,
@@ -26,7 +28,7 @@ from tests.datapath.node import (
     egw_frame,
     ports_of,
 )
-from tests.datapath.program import REDIRECT, SHOT, run_program
+from tests.datapath.program import REDIRECT, SHOT, UPLINK, run_program
 
 pytestmark = pytest.mark.bpf
 each_protocol = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
@@ -87,6 +89,34 @@ def test_c10_two_cpus_never_share_a_port(pod_node: Node) -> None:
     assert len(set(settled)) == len(flows)
     assert all(pod_node.owner(flow, port) == (POD, flow.pod_port) for flow, port in zip(flows, settled, strict=True))
     assert [ports[flow.pod_port] for flow in flows] == [{port} for port in settled]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_c10_flows_that_open_and_close_side_by_side_never_share_a_port(pod_node: Node, seed: int) -> None:
+    """Two CPUs with packets of either side of more flows than there are ports; afterwards each port names one flow."""
+    pod_node.own(OWN_BLOCKS[:1])
+    flows = flows_like(TCP_FLOW, 90)
+    steer, uplink = (pod_node.programs.descriptors[name] for name in ("steer_egress", "uplink_ingress"))
+
+    def storm(number: int) -> None:
+        chance = random.Random(seed * 2 + number)
+        for _ in range(3000):
+            flow = chance.choice(flows)
+            if chance.random() < 0.6:
+                flags = chance.choice([packet.SYN, packet.SYN, packet.ACK, packet.RST, packet.FIN | packet.ACK])
+                run_program(steer, egw_frame(flow.outbound(flags=flags)), ifindex=1, mark=MARK)
+            else:
+                reply = flow.reply(chance.choice(OWN_PORTS[:64]), flags=packet.ACK, source_mac=HOLDER_MAC)
+                pod_node.programs.namespace.call(lambda frame=reply: run_program(uplink, frame, ifindex=UPLINK.ifindex))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(storm, range(2)))
+    present = {flow: row for flow in flows if (row := pod_node.flow(flow)) is not None}
+    owners = {flow: pod_node.owner(flow, row.nat_port) for flow, row in present.items()}
+    named = [row.nat_port for flow, row in present.items() if owners[flow] == (POD, flow.pod_port)]
+    assert len(named) == len(set(named)) > 32
+    lost = [flow for flow in present if owners[flow] != (POD, flow.pod_port)]
+    assert all(present[flow].state == CLOSING or present[flow].is_ended for flow in lost), "their ports were taken over"
 
 
 def test_c13_one_port_serves_any_number_of_destinations(pod_node: Node) -> None:
