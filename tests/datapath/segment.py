@@ -6,6 +6,7 @@ checksums that it is to complete, fragments of the kernel's own.
 """
 
 import ctypes
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +45,7 @@ class Place:
     """A network namespace by name."""
 
     def __init__(self, name: str) -> None:
-        self.name = f"egwt-{name}"
+        self.name = f"egwt{os.getpid()}-{name}"
 
     def command(self, text: str) -> str:
         words = ["ip", "netns", "exec", self.name, *text.split()]
