@@ -23,10 +23,10 @@ struct selected_key {
 struct selected_value {
     __u64 rule_set;
     __u32 state;
-    __u32 _pad;
+    __u32 pod; /* another number for another pod UID or device: nobody inherits a flow (rule B2) */
 };
 #define SELECTED_STEER 1
-#define SELECTED_PENDING 2  /* marked, and dropped at egw0: what is left to wait for is the gateway */
+#define SELECTED_PENDING 2  /* marked, and dropped at egw0 */
 #define SELECTED_CHANGING 3 /* dropped before netfilter, so that no connection-tracking entry is made (rule W10) */
 #define SELECTED_NOT 4      /* classified, and left alone */
 _Static_assert(sizeof(struct selected_key) == 8, "selected_key");
@@ -102,20 +102,7 @@ struct lease {
 };
 _Static_assert(sizeof(struct lease) == 16, "lease");
 
-/* Pods this node may translate for (rule G4), by the interface their packets come in on. */
-struct endpoint_key {
-    __be32 pod_ip;
-    __u32 ifindex;
-};
-struct endpoint {
-    __u64 rule_set;
-    __u8 node_mac[MAC_BYTES];
-    __u16 _pad;
-};
-_Static_assert(sizeof(struct endpoint_key) == 8, "endpoint_key");
-_Static_assert(sizeof(struct endpoint) == 16, "endpoint");
-
-/* MACs of members per interface: whose gratuitous ARP is believed (rule W2). */
+/* MACs of members per interface -> the member's number on this node, never 0 (rules W2, H1). */
 struct member_key {
     __u32 ifindex;
     __u8 mac[MAC_BYTES];
@@ -123,8 +110,69 @@ struct member_key {
 };
 _Static_assert(sizeof(struct member_key) == 12, "member_key");
 
-/* NAT bindings: two entries a flow. The reverse entry is the reservation of the port. ICMP echo: the id is the port. */
-struct binding_key {
+/* Ports (and ICMP ids) from FIRST_PORT on, in blocks (rule Q1). */
+#define FIRST_PORT 1024
+#define PORTS_PER_BLOCK 64
+#define BLOCKS 1008
+#define OWN_WORDS 16
+#define OWN_BITS 1024
+
+/* floating IP -> the blocks from which this node may take ports for new flows, a bit for each (rule Q3). */
+struct own_blocks {
+    __u64 bits[OWN_WORDS];
+};
+_Static_assert(sizeof(struct own_blocks) == 128, "own_blocks");
+
+/* On the holder and its successor: which member a block of a floating IP belongs to, and how that one is reached. */
+struct block_key {
+    __be32 floating_ip;
+    __u32 block;
+};
+struct block {
+    __u64 seen_ns; /* CLOCK_MONOTONIC; the kernel writes it, when a packet of the block goes out (rule Q5) */
+    __u32 member;
+    __u32 ifindex;
+    __u8 own_mac[MAC_BYTES];
+    __u8 mac[MAC_BYTES];
+    __u32 kind;
+};
+#define BLOCK_L2 1
+#define BLOCK_LOCAL 2
+_Static_assert(sizeof(struct block_key) == 8, "block_key");
+_Static_assert(sizeof(struct block) == 32, "block");
+
+/* A packet of a member whose block this was not: the agent tells it (rule Q3). */
+struct refused_key {
+    __be32 floating_ip;
+    __u32 block;
+    __u32 member;
+};
+_Static_assert(sizeof(struct refused_key) == 12, "refused_key");
+
+/* Lifetimes and quota by rule set; the row of rule set 0 is the node's settings (rules B3, B4). */
+struct limits {
+    __u32 tcp_open_s;
+    __u32 tcp_new_s;
+    __u32 tcp_closing_s;
+    __u32 udp_s;
+    __u32 udp_new_s;
+    __u32 icmp_s;
+    __u32 flows_per_pod;
+    __u32 _pad;
+};
+_Static_assert(sizeof(struct limits) == 32, "limits");
+
+/* What is asked only where a flow is made. */
+struct flow_settings {
+    __u64 seed;              /* of where the search for a port starts: another one after a reboot (rule Q4) */
+    __u16 ephemeral_first;   /* host order (rule D4) */
+    __u16 ephemeral_last;
+    __u32 is_seeding;        /* flows of before this map are still missing: any segment but FIN and RST makes one */
+};
+_Static_assert(sizeof(struct flow_settings) == 16, "flow_settings");
+
+/* A flow as it is at egw0, after DNAT (rule B1). ICMP echo: the id is the pod's port, and there is no remote port. */
+struct flow_key {
     __be32 pod_ip;
     __be32 remote_ip;
     __be16 pod_port;
@@ -132,31 +180,107 @@ struct binding_key {
     __u8 protocol;
     __u8 _pad[3];
 };
-struct binding {
+struct flow {
+    __u64 rule_set; /* under which it was judged (rule E1) */
+    __u64 last_ns;  /* CLOCK_MONOTONIC, coarse: of the last packet either way */
+    __u32 life_s;   /* without a packet, in its present state */
+    __u32 pod;      /* the row's number when the flow was made */
+    __u32 ifindex;  /* where it came in from */
     __be32 floating_ip;
+    __u32 acked;    /* the pod's last ACK, in host order: the only sequence at which a RST is believed (rule B3) */
     __be16 nat_port;
+    __u8 state;
+    __u8 is_ended; /* another verdict: drops both ways (rule E2) */
+};
+#define ENDED_RESET 2 /* in is_ended: the pod was told, so what the remote sends its stack answers with a reset */
+_Static_assert(sizeof(struct flow_key) == 16, "flow_key");
+_Static_assert(sizeof(struct flow) == 40, "flow");
+
+/* The mirror of a flow, for replies: the reservation of its NAT port. It names the flow (rule Q4). */
+struct mirror_key {
+    __be32 remote_ip;
+    __be32 floating_ip;
+    __be16 remote_port;
+    __be16 nat_port;
+    __u8 protocol;
+    __u8 _pad[3];
+};
+struct mirror {
+    __u64 made_ns;
+    __be32 pod_ip;
+    __be16 pod_port;
     __u16 _pad;
 };
-struct reverse_key {
+_Static_assert(sizeof(struct mirror_key) == 16, "mirror_key");
+_Static_assert(sizeof(struct mirror) == 16, "mirror");
+
+/* {floating IP, block, remote} -> a bit for each port that is probably taken, or was until lately. Block FULL_BLOCKS + i:
+ * a bit for each of the 64 blocks from 64 * i on that has no clear bit. NO_BLOCK: when a search of the ports themselves
+ * last found nothing, in ns, and in the lowest ten bits the block that the next one begins with. Only hints: what decides is the mirror (rule Q4). */
+struct hint_key {
     __be32 remote_ip;
     __be32 floating_ip;
     __be16 remote_port;
-    __be16 nat_port;
+    __u16 block;
     __u8 protocol;
     __u8 _pad[3];
 };
-struct reverse_binding {
-    __u64 last_ns; /* CLOCK_BOOTTIME of the last packet either way */
+#define FULL_BLOCKS 0x8000
+#define NO_BLOCK 0xffff
+_Static_assert(sizeof(struct hint_key) == 16, "hint_key");
+
+/* Flows of a pod: what the program made, and ended. What the LRUs evict and the agent sweeps is in pod_spares. */
+struct pod_key {
     __be32 pod_ip;
-    __u32 ifindex; /* where the pod's packets come from */
-    __be16 pod_port;
-    __u8 state;
-    __u8 _pad[5];
+    __u32 pod;
 };
-_Static_assert(sizeof(struct binding_key) == 16, "binding_key");
-_Static_assert(sizeof(struct binding) == 8, "binding");
-_Static_assert(sizeof(struct reverse_key) == 16, "reverse_key");
-_Static_assert(sizeof(struct reverse_binding) == 24, "reverse_binding");
+struct pod_load {
+    __u64 made;
+    __u64 ended;
+};
+_Static_assert(sizeof(struct pod_key) == 8, "pod_key");
+_Static_assert(sizeof(struct pod_load) == 16, "pod_load");
+
+/* {destination, uplink} -> the next hop, for half a second (rule H1). */
+struct next_hop_key {
+    __be32 destination;
+    __u32 ifindex;
+};
+struct next_hop {
+    __u64 until_ns; /* CLOCK_MONOTONIC */
+    __u8 mac[MAC_BYTES];
+    __u8 own_mac[MAC_BYTES];
+    __u16 mtu;
+    __u16 _pad;
+};
+#define NEXT_HOP_NS 500000000ULL
+_Static_assert(sizeof(struct next_hop_key) == 8, "next_hop_key");
+_Static_assert(sizeof(struct next_hop) == 24, "next_hop");
+
+/* First fragments, so that the later ones follow. `stage` tells the steps of one node apart. */
+struct fragment_key {
+    __be32 source;
+    __be32 destination;
+    __be16 id;
+    __u8 protocol;
+    __u8 stage;
+};
+#define STAGE_STEER 1   /* value: the floating IP */
+#define STAGE_OUT 2     /* value: the member */
+#define STAGE_BACK 3    /* value: the block */
+#define STAGE_DELIVER 4 /* value: the pod */
+struct fragment {
+    __u64 until_ns;
+    __u32 value;
+    __u32 _pad;
+};
+_Static_assert(sizeof(struct fragment_key) == 12, "fragment_key");
+_Static_assert(sizeof(struct fragment) == 16, "fragment");
+
+/* pod_ingress writes it into skb->priority of a live flow's packet, and netfilter reads it before it asks connection
+ * tracking for the direction (rule D1). */
+#define FLOW_PRIORITY 0x45470001
+#define ENDED_PRIORITY 0x45470002 /* of an ended TCP flow: netfilter answers with a reset (rule E2) */
 
 struct drop_key {
     __be32 floating_ip; /* 0 where none is known yet */
@@ -172,11 +296,19 @@ _Static_assert(sizeof(struct tally) == 16, "tally");
 enum counter {
     COUNT_MARKED,
     COUNT_STEERED,
-    COUNT_TRANSLATED,
+    COUNT_FORWARDED,
+    COUNT_RETURNED,
     COUNT_REVERSED,
     COUNT_ARP_ANSWERED,
     COUNT_ECHO_ANSWERED,
     COUNT_WAY_LEARNED,
-    COUNT_BINDINGS_CREATED,
+    COUNT_FLOWS_MADE,
+    COUNT_FLOWS_ENDED,
+    COUNT_OPEN_FLOWS_FULL,
     COUNTERS,
 };
+
+/* In skb->cb[0], beside our mark, of a packet that a program of ours has just judged and sends by bpf_redirect: the fence
+ * follows in the same breath and need not judge it again. What goes to the kernel's neighbour code, where it may wait, has
+ * the mark alone. */
+#define JUST_JUDGED 0x45470003

@@ -4,12 +4,17 @@
 
 #define ETHERTYPE_IPV4 0x0800
 #define ETHERTYPE_ARP 0x0806
+#define ETHERTYPE_VLAN 0x8100
+#define ETHERTYPE_QINQ 0x88a8
 #define ETHERNET_BYTES 14
+#define VLAN_BYTES 4
+#define VLAN_ID_BITS 0x0fff
 
 #define PROTOCOL_ICMP 1
 #define PROTOCOL_TCP 6
 #define PROTOCOL_UDP 17
 
+#define IPV4_BYTES 20 /* without options */
 #define ICMP_BYTES 8
 #define ICMP_ECHO_REPLY 0
 #define ICMP_UNREACHABLE 3 /* code 4: fragmentation needed, which path MTU discovery lives on */
@@ -55,33 +60,48 @@ struct arp {
 #define ARP_REQUEST 1
 #define ARP_REPLY 2
 
+#define FRAGMENT_FIRST 1
+#define FRAGMENT_LATER 2
+
 /* What NAT needs of a packet. */
-struct flow {
+struct packet {
     __be32 source;
     __be32 destination;
     __be16 source_port; /* ICMP echo: the id */
     __be16 destination_port; /* ICMP echo: 0 */
+    __be16 id;
+    __u16 length; /* of the IP packet, host order */
     __u8 protocol;
     __u8 ttl;
     __u8 tcp_flags;
     __u8 icmp_type;
+    __u8 fragment;  /* 0, or FRAGMENT_* */
+    __u8 has_data;  /* TCP: anything behind the header */
+    __u16 _pad;
+    __u32 sequence; /* TCP, host order */
+    __u32 acked;
     __u32 l4; /* offset of the transport header in the frame */
 };
-
-static inline int is_fragment(const struct ipv4 *ip)
-{
-    return (ip->fragment & bpf_htons(0x3fff)) != 0; /* more fragments, or an offset */
-}
 
 static inline int is_icmp_error(__u8 type)
 {
     return type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED;
 }
 
+static inline int is_error(const struct packet *packet)
+{
+    return packet->protocol == PROTOCOL_ICMP && packet->fragment != FRAGMENT_LATER && is_icmp_error(packet->icmp_type);
+}
+
 static inline int is_ipv4_arp(const struct arp *arp)
 {
     return arp->hardware == bpf_htons(1) && arp->protocol == bpf_htons(ETHERTYPE_IPV4) &&
            arp->hardware_bytes == MAC_BYTES && arp->protocol_bytes == 4;
+}
+
+static inline int is_vlan(__be16 type)
+{
+    return type == bpf_htons(ETHERTYPE_VLAN) || type == bpf_htons(ETHERTYPE_QINQ);
 }
 
 static inline int same_mac(const __u8 *left, const __u8 *right)
@@ -97,26 +117,40 @@ static inline void copy_mac(__u8 *to, const __u8 *from)
 }
 
 /* Where the port that NAT rewrites lies; `is_source` for SNAT, else for reverse SNAT. */
-static inline __u32 port_offset(const struct flow *flow, int is_source)
+static inline __u32 port_offset(const struct packet *packet, int is_source)
 {
-    if (flow->protocol == PROTOCOL_ICMP)
-        return flow->l4 + 4;
-    return flow->l4 + (is_source ? 0 : 2);
+    if (packet->protocol == PROTOCOL_ICMP)
+        return packet->l4 + 4;
+    return packet->l4 + (is_source ? 0 : 2);
 }
 
-static inline __u32 checksum_offset(const struct flow *flow)
+static inline __u32 checksum_offset(const struct packet *packet)
 {
-    if (flow->protocol == PROTOCOL_TCP)
-        return flow->l4 + 16;
-    if (flow->protocol == PROTOCOL_UDP)
-        return flow->l4 + 6;
-    return flow->l4 + 2;
+    if (packet->protocol == PROTOCOL_TCP)
+        return packet->l4 + 16;
+    if (packet->protocol == PROTOCOL_UDP)
+        return packet->l4 + 6;
+    return packet->l4 + 2;
 }
 
 /* BPF_F_* flags for the transport checksum: ICMPv4 has no pseudo header, a zero UDP checksum stays zero (RFC 768). */
-static inline __u64 checksum_flags(const struct flow *flow)
+static inline __u64 checksum_flags(const struct packet *packet)
 {
-    if (flow->protocol == PROTOCOL_UDP)
+    if (packet->protocol == PROTOCOL_UDP)
         return BPF_F_MARK_MANGLED_0;
     return 0;
+}
+
+/* A checksum after one 32-bit word under it changed (RFC 1624). All in network order. */
+static inline __u16 adjusted_checksum(__u16 checksum, __u32 from, __u32 to)
+{
+    __u32 sum = (__u16)~checksum;
+
+    sum += (__u16)~(from & 0xffff);
+    sum += (__u16)~(from >> 16);
+    sum += to & 0xffff;
+    sum += to >> 16;
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return (__u16)~sum;
 }

@@ -36,17 +36,21 @@ FAMILIES = {
     **{
         f"tests/datapath/test_{name}.py": "bpf/egress_gateway.c"
         for name in (
-            "binding_life",
+            "flow_life",
+            "fragment",
+            "holder",
             "hostile_frames",
             "icmp_error",
             "live_traffic",
             "pod_ingress",
+            "port",
             "reverse_snat",
             "snat",
             "steer",
             "unclassified",
             "uplink_arp",
             "uplink_egress",
+            "walk",
         )
     },
 }

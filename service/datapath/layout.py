@@ -4,6 +4,7 @@ Addresses are in network byte order (as `IPv4Address.packed`), everything else i
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network
@@ -27,6 +28,8 @@ class MapName:
     """Names of the pinned maps."""
 
     CONFIG = "config"
+    FLOW_SETTINGS = "flow_settings"
+    LIMITS = "limits"
     SELECTED = "selected"
     RULES = "rules"
     CLUSTER = "cluster"
@@ -35,12 +38,23 @@ class MapName:
     AGENT_BEAT = "agent_beat"
     FLOATING_IPS = "floating_ips"
     LEASE_DEADLINES = "lease_deadlines"
-    ENDPOINTS = "endpoints"
     MEMBERS = "members"
-    BINDINGS = "bindings"
-    REVERSE_BINDINGS = "reverse_bindings"
+    OWN_BLOCKS = "own_blocks"
+    BLOCKS = "blocks"
+    NEXT_HOPS = "next_hops"
+    REFUSED_BLOCKS = "refused_blocks"
+    FLOWS_OPEN = "flows_open"
+    FLOWS_YOUNG = "flows_young"
+    FLOWS_DATAGRAM = "flows_datagram"
+    MIRRORS_OPEN = "mirrors_open"
+    MIRRORS_YOUNG = "mirrors_young"
+    MIRRORS_DATAGRAM = "mirrors_datagram"
+    PORT_HINTS = "port_hints"
+    POD_LOADS = "pod_loads"
+    POD_SPARES = "pod_spares"
+    FRAGMENTS = "fragments"
     DROPS = "drops"
-    COUNTERS = "counters"
+    COUNTS = "counts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,8 @@ class MapShape:
 _HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LRU_PERCPU_HASH, _LPM_TRIE = 1, 2, 6, 9, 10, 11
 MAP_SHAPES = {
     MapName.CONFIG: MapShape(_ARRAY, 4, 16),
+    MapName.FLOW_SETTINGS: MapShape(_ARRAY, 4, 16),
+    MapName.LIMITS: MapShape(_HASH, 8, 32),
     MapName.SELECTED: MapShape(_HASH, 8, 16),
     MapName.RULES: MapShape(_LPM_TRIE, 16, 8),
     MapName.CLUSTER: MapShape(_LPM_TRIE, 8, 4),
@@ -63,13 +79,33 @@ MAP_SHAPES = {
     MapName.AGENT_BEAT: MapShape(_ARRAY, 4, 8),
     MapName.FLOATING_IPS: MapShape(_HASH, 4, 12),
     MapName.LEASE_DEADLINES: MapShape(_HASH, 4, 16),
-    MapName.ENDPOINTS: MapShape(_HASH, 8, 16),
     MapName.MEMBERS: MapShape(_HASH, 12, 4),
-    MapName.BINDINGS: MapShape(_LRU_HASH, 16, 8),
-    MapName.REVERSE_BINDINGS: MapShape(_LRU_HASH, 16, 24),
+    MapName.OWN_BLOCKS: MapShape(_HASH, 4, 128),
+    MapName.BLOCKS: MapShape(_HASH, 8, 32),
+    MapName.NEXT_HOPS: MapShape(_LRU_HASH, 8, 24),
+    MapName.REFUSED_BLOCKS: MapShape(_LRU_HASH, 12, 8),
+    MapName.FLOWS_OPEN: MapShape(_HASH, 16, 40),
+    MapName.FLOWS_YOUNG: MapShape(_LRU_HASH, 16, 40),
+    MapName.FLOWS_DATAGRAM: MapShape(_LRU_HASH, 16, 40),
+    MapName.MIRRORS_OPEN: MapShape(_HASH, 16, 16),
+    MapName.MIRRORS_YOUNG: MapShape(_LRU_HASH, 16, 16),
+    MapName.MIRRORS_DATAGRAM: MapShape(_LRU_HASH, 16, 16),
+    MapName.PORT_HINTS: MapShape(_LRU_HASH, 16, 8),
+    MapName.POD_LOADS: MapShape(_HASH, 8, 16),
+    MapName.POD_SPARES: MapShape(_HASH, 8, 8),
+    MapName.FRAGMENTS: MapShape(_LRU_HASH, 12, 16),
     MapName.DROPS: MapShape(_LRU_PERCPU_HASH, 8, 16),
-    MapName.COUNTERS: MapShape(_PERCPU_ARRAY, 4, 8),
+    MapName.COUNTS: MapShape(_PERCPU_ARRAY, 4, 8),
 }
+
+FIRST_PORT, PORTS_PER_BLOCK, BLOCKS = 1024, 64, 1008
+"""Ports, and ICMP ids, in blocks (rule Q1)."""
+
+FLOW_PRIORITY = 0x45470001
+"""In `meta priority` of a packet of a live flow, before netfilter asks connection tracking (rule D1)."""
+
+ENDED_PRIORITY = 0x45470002
+"""Of a segment of an ended TCP flow, which netfilter answers with a reset (rule E2)."""
 
 
 class SelectedState(IntEnum):
@@ -77,7 +113,7 @@ class SelectedState(IntEnum):
 
     STEER = 1
     PENDING = 2
-    """Holder and successor have not acknowledged the pod: marked, then dropped at the steering device."""
+    """Marked, then dropped at the steering device."""
     CHANGING = 3
     """Its selection is changing: dropped before netfilter, so that no connection-tracking entry is made (W10)."""
     NOT = 4
@@ -107,15 +143,25 @@ class WayKind(IntEnum):
     LOCAL = 2
 
 
+class BlockKind(IntEnum):
+    """How the holder reaches the member that a block of ports belongs to."""
+
+    L2 = 1
+    LOCAL = 2
+
+
 COUNTER_NAMES = (
     "marked",
     "steered",
-    "translated",
+    "forwarded",
+    "returned",
     "reversed",
     "arp_answered",
     "echo_answered",
     "way_learned",
-    "bindings_created",
+    "flows_made",
+    "flows_ended",
+    "open_flows_full",
 )
 """In the order of `enum counter`."""
 
@@ -132,9 +178,9 @@ def selected_key(pod_ip: IPv4Address, ifindex: int) -> bytes:
     return struct.pack("=4sI", pod_ip.packed, ifindex)
 
 
-def selected_value(rule_set: int, state: SelectedState) -> bytes:
-    """Under which rules the pod is, and what is done with it now."""
-    return struct.pack("=QI4x", rule_set, state)
+def selected_value(rule_set: int, state: SelectedState, pod: int = 0) -> bytes:
+    """Its rules, what is done with it now, and its number: another one for another UID or device (B2)."""
+    return struct.pack("=QII", rule_set, state, pod)
 
 
 def rule_key(rule_set: int, destination: IPv4Network) -> bytes:
@@ -198,28 +244,107 @@ def lease_value(deadline_ns: int, token: int) -> bytes:
     return struct.pack("=QQ", deadline_ns, token)
 
 
-def endpoint_key(pod_ip: IPv4Address, ifindex: int) -> bytes:
-    """`ifindex`: by which interface the pod's packets come here."""
-    return struct.pack("=4sI", pod_ip.packed, ifindex)
-
-
-def parse_endpoint_key(key: bytes) -> tuple[IPv4Address, int]:
-    """(pod IP, ifindex)."""
-    address, ifindex = struct.unpack("=4sI", key)
-    return IPv4Address(address), ifindex
-
-
-def endpoint_value(rule_set: int, node_mac: bytes) -> bytes:
-    """Under which rules the pod is judged here, and from which MAC its packets must come (rule G4)."""
-    return struct.pack("=Q6s2x", rule_set, node_mac)
-
-
 def member_key(ifindex: int, mac: bytes) -> bytes:
     """A member's MAC as it is seen on one of our interfaces."""
     return struct.pack("=I6s2x", ifindex, mac)
 
 
-MEMBER_VALUE = struct.pack("=I", 1)
+def member_value(number: int) -> bytes:
+    """The member's number on this node, never 0."""
+    return struct.pack("=I", number)
+
+
+def block_of(port: int) -> int:
+    """The block that a port lies in."""
+    return (port - FIRST_PORT) // PORTS_PER_BLOCK
+
+
+def own_blocks_value(blocks: Sequence[int]) -> bytes:
+    """The blocks of a floating IP from which this node may take ports for new flows (rule Q3); each once."""
+    words = [0] * 16
+    for block in blocks:
+        words[block // 64] |= 1 << block % 64
+    return struct.pack("=16Q", *words)
+
+
+def block_key(floating_ip: IPv4Address, block: int) -> bytes:
+    """One block of one floating IP."""
+    return struct.pack("=4sI", floating_ip.packed, block)
+
+
+def block_value(kind: BlockKind, member: int, ifindex: int, own_mac: bytes, mac: bytes, *, seen_ns: int) -> bytes:
+    """Whose a block is, and how that member is reached. `seen_ns`: CLOCK_MONOTONIC, and the kernel writes it (rule Q5),
+    so a row that replaces another one keeps its value, or says now."""
+    return struct.pack("=QII6s6sI", seen_ns, member, ifindex, own_mac, mac, kind)
+
+
+def flow_settings_value(seed: int, ephemeral: range, *, is_seeding: bool) -> bytes:
+    """What is asked where a flow is made (rules Q4, D4)."""
+    return struct.pack("=QHHI", seed, ephemeral.start, ephemeral.stop - 1, is_seeding)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Lifetimes, in seconds, and flows per pod (rules B3, B4); 0 is the default of bpf/life.h."""
+
+    tcp_open_s: int = 0
+    tcp_new_s: int = 0
+    tcp_closing_s: int = 0
+    udp_s: int = 0
+    udp_new_s: int = 0
+    icmp_s: int = 0
+    flows_per_pod: int = 0
+
+    def packed(self) -> bytes:
+        """The row of a rule set; that of rule set 0 is for those that have none."""
+        lives = (self.tcp_open_s, self.tcp_new_s, self.tcp_closing_s, self.udp_s, self.udp_new_s, self.icmp_s)
+        return struct.pack("=7I4x", *lives, self.flows_per_pod)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRow:
+    """One flow of the table, as the kernel keeps it."""
+
+    pod: IPv4Address
+    pod_port: int
+    remote: IPv4Address
+    remote_port: int
+    protocol: int
+    floating_ip: IPv4Address
+    nat_port: int
+    rule_set: int
+    last_ns: int
+    life_s: int
+    pod_number: int
+    state: int
+    is_ended: bool
+    acked: int
+    ifindex: int
+
+
+def parse_flow(key: bytes, value: bytes) -> FlowRow:
+    """`last_ns` is CLOCK_MONOTONIC."""
+    pod, remote, pod_port, remote_port, protocol = struct.unpack("=4s4s2s2sB3x", key)
+    rule_set, last_ns, life_s, number, ifindex, address, acked, nat_port, state, is_ended = struct.unpack(
+        "=QQIII4sI2sBB", value
+    )
+    return FlowRow(
+        pod=IPv4Address(pod),
+        pod_port=int.from_bytes(pod_port, "big"),
+        remote=IPv4Address(remote),
+        remote_port=int.from_bytes(remote_port, "big"),
+        protocol=protocol,
+        floating_ip=IPv4Address(address),
+        nat_port=int.from_bytes(nat_port, "big"),
+        rule_set=rule_set,
+        last_ns=last_ns,
+        life_s=life_s,
+        pod_number=number,
+        state=state,
+        is_ended=bool(is_ended),
+        acked=acked,
+        ifindex=ifindex,
+    )
 
 
 def parse_rule_key(key: bytes) -> tuple[int, IPv4Network]:
@@ -237,7 +362,7 @@ def parse_rule_value(value: bytes) -> IPv4Address | None:
 def parse_selected(key: bytes, value: bytes) -> tuple[IPv4Address, int, int, int]:
     """(pod IP, ifindex, rule set, state)."""
     address, ifindex = struct.unpack("=4sI", key)
-    rule_set, state = struct.unpack("=QI4x", value)
+    rule_set, state, _pod = struct.unpack("=QII", value)
     return IPv4Address(address), ifindex, rule_set, state
 
 

@@ -6,6 +6,7 @@ map by its id, which needs CAP_SYS_ADMIN, and an agent in a pod does not have th
 """
 
 import os
+import re
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from service.network.bpf_call import open_object
 PROGRAMS = ("pod_ingress", "steer_egress", "steer_ingress", "uplink_ingress", "uplink_egress")
 _SOURCE = Path(__file__).resolve().parent.parent.parent / "bpf"
 _BPFFS_MAGIC = 0xCAFE4A11
+_OWN_HEADER = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 
 class LoadedDatapath:
@@ -123,9 +125,14 @@ def _compile(pin_dir: Path, headers: Path) -> Any:
         ) from error
     flags = [f"-I{_SOURCE}", f'-DPIN_DIR="{pin_dir}"', "-Wno-unused-function"]
     try:
-        return BPF(text=(_SOURCE / "egress_gateway.c").read_bytes(), cflags=flags)
+        return BPF(text=_flattened(_SOURCE / "egress_gateway.c").encode(), cflags=flags)
     except Exception as error:
         raise OperatorError(f"BCC could not compile {_SOURCE / 'egress_gateway.c'}: {error}") from error
+
+
+def _flattened(path: Path) -> str:
+    """A source with its own headers put in their places: BCC rewrites map accesses in the main text alone."""
+    return _OWN_HEADER.sub(lambda found: _flattened(path.with_name(found[1])), path.read_text(encoding="ascii"))
 
 
 def _ensure_bpffs(folder: Path) -> None:
@@ -151,7 +158,13 @@ def _is_bpffs(path: Path) -> bool:
 
 
 def _drop_misfits(folder: Path) -> None:
-    """Unpin maps whose shape is not this version's: a changed layout without a new number would overrun memory."""
+    """Unpin maps that this version has not, and those whose shape is not its own, which would overrun memory.
+
+    What keeps its name and shape is kept (rule U1). A keeper of another version has its fence open already.
+    """
+    for path in folder.iterdir():
+        if path.name not in MAP_SHAPES:
+            path.unlink()
     for name, shape in MAP_SHAPES.items():
         path = folder / name
         try:

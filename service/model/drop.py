@@ -10,7 +10,7 @@ class DropReason(IntEnum):
     NO_GATEWAY = 1
     """Selected, but no row says which node holds the floating IP."""
     ENDPOINT_PENDING = 2
-    """Selected, but holder and successor have not yet acknowledged the pod, or its selection is changing."""
+    """Selected, but not served yet, or its selection is changing."""
     UNKNOWN_DEVICE = 3
     """A selected pod's address on a device that is not known to be that pod's."""
     NOT_SELECTED = 4
@@ -21,18 +21,30 @@ class DropReason(IntEnum):
     """To or for a floating IP whose lease is over on this node."""
     LEASE_EXPIRED_EGRESS = 7
     """From a floating IP whose lease is over on this node: the fence."""
-    UNKNOWN_ENDPOINT = 8
-    """Arrived from another node's pod that was not announced to this gateway."""
     WRONG_NODE = 9
-    """A steered frame from a MAC that is not that of the pod's node."""
-    NO_BINDING = 10
-    """A reply to a floating IP for which no NAT binding exists."""
+    """From a floating IP that is held here, but not from a member's MAC."""
+    NO_FLOW = 10
+    """To a floating IP, and no live flow waits for it."""
     PORTS_EXHAUSTED = 11
-    """No free source port for this destination."""
+    """All ports of this node's blocks are taken towards this destination."""
     UNSUPPORTED_PROTOCOL = 12
     FRAGMENT = 13
     MALFORMED = 14
     TTL_EXPIRED = 15
     NO_STATE = 16
-    """A FIN or RST without a binding; it must not create one."""
+    """A segment that no flow knows and that may not make one."""
     MAP_FULL = 17
+    NO_PORTS = 18
+    """This node has no block of ports of the floating IP."""
+    WRONG_BLOCK = 19
+    """From a member whose block of ports this was not."""
+    QUOTA = 20
+    """A new flow of a pod that has as many as it may have."""
+    FLOW_ENDED = 21
+    """Of a flow that a change of policy, or the loss of its port, has ended."""
+    FORGED_SOURCE = 22
+    """In the name of a floating IP, and not made by this datapath."""
+    NO_ROUTE = 23
+    """The holder has no route by the floating IP's uplink."""
+    TOO_BIG = 24
+    """Bigger than the route's MTU."""

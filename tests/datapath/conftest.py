@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from service.datapath.layout import BlockKind, WayKind
 from service.datapath.loader import LoadedDatapath, load_datapath
-from tests.datapath.node import Node
-from tests.datapath.program import Namespace, Programs
+from tests.datapath.node import NODE, ROUTER, Node
+from tests.datapath.program import UPLINK, Namespace, Programs
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +32,11 @@ def loaded(bpffs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lo
 
 @pytest.fixture(scope="session")
 def namespace() -> Iterator[Namespace]:
+    """With a route to the outside by the uplink, whose next hop is not resolved."""
     with Namespace() as inhabited:
+        inhabited.command("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+        inhabited.command("ip", "addr", "add", str(NODE), "dev", UPLINK.name)
+        inhabited.command("ip", "route", "add", "default", "via", str(ROUTER))
         yield inhabited
 
 
@@ -51,9 +56,27 @@ def node(loaded: LoadedDatapath, namespace: Namespace) -> Node:
 
 
 @pytest.fixture
-def gateway(node: Node) -> Node:
-    """The node holds FLOATING_IP, and node A has announced POD to it."""
-    node.hold()
+def pod_node(node: Node) -> Node:
+    """The node of POD, with two blocks of ports and a way to the holder."""
     node.rule()
-    node.announce()
+    node.select()
+    node.own()
+    node.way()
     return node
+
+
+@pytest.fixture
+def holder(node: Node) -> Node:
+    """The node holds FLOATING_IP, and the blocks of the pod's node are node A's."""
+    node.hold()
+    node.assign()
+    return node
+
+
+@pytest.fixture
+def own_holder(pod_node: Node) -> Node:
+    """Holder and the pod's node in one."""
+    pod_node.hold()
+    pod_node.way(WayKind.LOCAL)
+    pod_node.assign(kind=BlockKind.LOCAL, member=0)
+    return pod_node

@@ -14,6 +14,8 @@ FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 MORE_FRAGMENTS, DONT_FRAGMENT = 0x2000, 0x4000
 BROADCAST = b"\xff" * 6
 ETHERNET_BYTES = 14
+SEQUENCE, ACKED = 1000, 2000
+VLAN, QINQ = 0x8100, 0x88A8
 ECHO_REPLY, UNREACHABLE, REDIRECT, ECHO_REQUEST, TIME_EXCEEDED = 0, 3, 5, 8, 11
 
 
@@ -38,6 +40,11 @@ def ethernet(destination: bytes, source: bytes, kind: int, payload: bytes) -> by
     return destination + source + kind.to_bytes(2, "big") + payload
 
 
+def tagged(frame: bytes, *tags: tuple[int, int]) -> bytes:
+    """The frame behind VLAN tags: (type, VLAN), the outermost first."""
+    return frame[:12] + b"".join(struct.pack(">HH", *tag) for tag in tags) + frame[12:]
+
+
 def ipv4(
     source: IPv4Address,
     destination: IPv4Address,
@@ -47,6 +54,7 @@ def ipv4(
     ttl: int = 64,
     fragment: int = DONT_FRAGMENT,
     options: bytes = b"",
+    identification: int = 0x1234,
 ) -> bytes:
     """`fragment` is the whole flags and offset field; `options` a multiple of four bytes."""
     words = 5 + len(options) // 4
@@ -55,7 +63,7 @@ def ipv4(
         0x40 | words,
         0,
         words * 4 + len(payload),
-        0x1234,
+        identification,
         fragment,
         ttl,
         protocol,
@@ -77,8 +85,11 @@ def tcp(
     ports: tuple[int, int],
     flags: int = SYN,
     payload: bytes = b"",
+    *,
+    sequence: int = SEQUENCE,
+    acked: int = ACKED,
 ) -> bytes:
-    segment = struct.pack(">HHIIBBHHH", *ports, 1000, 2000, 5 << 4, flags, 65535, 0, 0) + payload
+    segment = struct.pack(">HHIIBBHHH", *ports, sequence, acked, 5 << 4, flags, 65535, 0, 0) + payload
     pseudo = _pseudo_header(source.packed, destination.packed, TCP, len(segment))
     return segment[:16] + checksum(pseudo + segment).to_bytes(2, "big") + segment[18:]
 

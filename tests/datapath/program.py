@@ -28,8 +28,10 @@ _MAP_CREATE, _PROG_TEST_RUN, _INFO_BY_FD = 0, 10, 15
 _CLONE_NEWNET = 0x40000000
 _LPM_TRIE, _NO_PREALLOC = 11, 1
 _CONTEXT_BYTES = 192
-_MARK_AT, _PRIORITY_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT = 8, 32, 36, 40
+_MARK_AT, _PRIORITY_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT, _CB_AT = 8, 32, 36, 40, 48
 _FRAME_BYTES_MAX = 4096
+_VERIFIED_AT = 216
+"""`verified_insns` in `struct bpf_prog_info`."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 Result = TypeVar("Result")
@@ -131,13 +133,29 @@ def native_code_bytes(fd: int) -> int:
     return int(info.jited_prog_len)
 
 
-def run_program(fd: int, frame: bytes, *, ifindex: int, came_in: int = 0, mark: int = 0) -> Outcome:
+def verified_steps(fd: int) -> int:
+    """How many instructions the verifier walked through; it gives up at a million."""
+    info = ctypes.create_string_buffer(_VERIFIED_AT + 4)
+    _bpf(_INFO_BY_FD, _ObjectInfo(bpf_fd=fd, info_len=len(info), info=ctypes.addressof(info)))
+    return int.from_bytes(info.raw[_VERIFIED_AT:], sys.byteorder)
+
+
+def run_program(
+    fd: int, frame: bytes, *, ifindex: int, came_in: int = 0, mark: int = 0, priority: int = 0, cb: int = 0
+) -> Outcome:
     """In the calling thread's network namespace. Raises OSError where the kernel refuses the frame itself.
 
     `came_in`: the device it came in by, where it has been redirected to another since.
     """
     context = bytearray(_CONTEXT_BYTES)
-    for at, value in ((_MARK_AT, mark), (_INGRESS_IFINDEX_AT, came_in or ifindex), (_IFINDEX_AT, ifindex)):
+    fields = {
+        _MARK_AT: mark,
+        _PRIORITY_AT: priority,
+        _INGRESS_IFINDEX_AT: came_in or ifindex,
+        _IFINDEX_AT: ifindex,
+        _CB_AT: cb,
+    }
+    for at, value in fields.items():
         context[at : at + 4] = value.to_bytes(4, sys.byteorder)
     data_in = ctypes.create_string_buffer(frame, len(frame))
     data_out = ctypes.create_string_buffer(_FRAME_BYTES_MAX)
@@ -157,10 +175,10 @@ def run_program(fd: int, frame: bytes, *, ifindex: int, came_in: int = 0, mark: 
     )
     _bpf(_PROG_TEST_RUN, attributes)
     verdict = ctypes.c_int32(attributes.retval).value
-    mark_out, priority = (
+    mark_out, priority_out = (
         int.from_bytes(context_out.raw[at : at + 4], sys.byteorder) for at in (_MARK_AT, _PRIORITY_AT)
     )
-    return Outcome(verdict, data_out.raw[: attributes.data_size_out], mark_out, priority)
+    return Outcome(verdict, data_out.raw[: attributes.data_size_out], mark_out, priority_out)
 
 
 class Programs:
@@ -171,11 +189,21 @@ class Programs:
         self.descriptors = descriptors
 
     def run(
-        self, name: str, frame: bytes, *, device: Device = UPLINK, came_in: Device | None = None, mark: int = 0
+        self,
+        name: str,
+        frame: bytes,
+        *,
+        device: Device = UPLINK,
+        came_in: Device | None = None,
+        mark: int = 0,
+        priority: int = 0,
+        cb: int = 0,
     ) -> Outcome:
         descriptor, origin = self.descriptors[name], (came_in or device).ifindex
         return self.namespace.call(
-            lambda: run_program(descriptor, frame, ifindex=device.ifindex, came_in=origin, mark=mark)
+            lambda: run_program(
+                descriptor, frame, ifindex=device.ifindex, came_in=origin, mark=mark, priority=priority, cb=cb
+            )
         )
 
 

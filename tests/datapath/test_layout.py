@@ -10,7 +10,7 @@ import pytest
 
 from service.datapath import layout
 from service.datapath.bpf_map import MapInfo, map_info
-from service.datapath.layout import MAP_SHAPES, ClusterFlag, MapName, MapShape, SelectedState, WayKind
+from service.datapath.layout import MAP_SHAPES, BlockKind, ClusterFlag, MapName, MapShape, SelectedState, WayKind
 from service.datapath.loader import LoadedDatapath
 from service.model.drop import DropReason
 from service.network.unclassified import CLASSIFIED_PRIORITY
@@ -18,7 +18,7 @@ from service.network.unclassified import CLASSIFIED_PRIORITY
 BPF = Path(__file__).parents[2] / "bpf"
 LAYOUT_H = (BPF / "layout.h").read_text(encoding="ascii")
 DROP_H = (BPF / "drop.h").read_text(encoding="ascii")
-SOURCE = (BPF / "egress_gateway.c").read_text(encoding="ascii")
+SOURCE = (BPF / "maps.h").read_text(encoding="ascii")
 
 ADDRESS = IPv4Address("10.0.0.1")
 NETWORK = IPv4Network("10.0.0.0/8")
@@ -37,8 +37,11 @@ PACKED = {
     "way": layout.way_value(1, WayKind.L2, 2, MAC, MAC),
     "floating_ip": layout.floating_ip_value(2, MAC),
     "lease": layout.lease_value(1, 2),
-    "endpoint_key": layout.endpoint_key(ADDRESS, 2),
-    "endpoint": layout.endpoint_value(1, MAC),
+    "own_blocks": layout.own_blocks_value([0, 1007]),
+    "block_key": layout.block_key(ADDRESS, 1007),
+    "block": layout.block_value(BlockKind.L2, 1, 2, MAC, MAC, seen_ns=3),
+    "flow_settings": layout.flow_settings_value(1, range(32768, 61000), is_seeding=True),
+    "limits": layout.Limits(tcp_open_s=7440).packed(),
     "member_key": layout.member_key(2, MAC),
 }
 MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
@@ -51,12 +54,25 @@ MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
     MapName.AGENT_BEAT: (4, 8),
     MapName.FLOATING_IPS: (4, "floating_ip"),
     MapName.LEASE_DEADLINES: (4, "lease"),
-    MapName.ENDPOINTS: ("endpoint_key", "endpoint"),
     MapName.MEMBERS: ("member_key", 4),
-    MapName.BINDINGS: ("binding_key", "binding"),
-    MapName.REVERSE_BINDINGS: ("reverse_key", "reverse_binding"),
+    MapName.FLOW_SETTINGS: (4, "flow_settings"),
+    MapName.LIMITS: (8, "limits"),
+    MapName.OWN_BLOCKS: (4, "own_blocks"),
+    MapName.BLOCKS: ("block_key", "block"),
+    MapName.NEXT_HOPS: ("next_hop_key", "next_hop"),
+    MapName.REFUSED_BLOCKS: ("refused_key", 8),
+    MapName.FLOWS_OPEN: ("flow_key", "flow"),
+    MapName.FLOWS_YOUNG: ("flow_key", "flow"),
+    MapName.FLOWS_DATAGRAM: ("flow_key", "flow"),
+    MapName.MIRRORS_OPEN: ("mirror_key", "mirror"),
+    MapName.MIRRORS_YOUNG: ("mirror_key", "mirror"),
+    MapName.MIRRORS_DATAGRAM: ("mirror_key", "mirror"),
+    MapName.PORT_HINTS: ("hint_key", 8),
+    MapName.POD_LOADS: ("pod_key", "pod_load"),
+    MapName.POD_SPARES: ("pod_key", 8),
+    MapName.FRAGMENTS: ("fragment_key", "fragment"),
     MapName.DROPS: ("drop_key", "tally"),
-    MapName.COUNTERS: (4, 8),
+    MapName.COUNTS: (4, 8),
 }
 """Key and value: a struct of bpf/layout.h, or the bytes of a plain integer or address."""
 
@@ -106,7 +122,9 @@ def test_counter_names_are_in_the_order_of_the_enum() -> None:
     assert tuple(name.lower() for name in names) == layout.COUNTER_NAMES
 
 
-@pytest.mark.parametrize(("prefix", "enum"), [("SELECTED", SelectedState), ("CLUSTER", ClusterFlag), ("WAY", WayKind)])
+@pytest.mark.parametrize(
+    ("prefix", "enum"), [("SELECTED", SelectedState), ("CLUSTER", ClusterFlag), ("WAY", WayKind), ("BLOCK", BlockKind)]
+)
 def test_states_and_kinds_have_the_same_numbers(prefix: str, enum: type[IntEnum]) -> None:
     assert defines(prefix) == members(enum)
 
@@ -142,12 +160,35 @@ def test_a_selected_row_is_read_as_it_was_written() -> None:
     assert layout.parse_selected(key, value) == (ADDRESS, 7, 2**64 - 1, SelectedState.PENDING)
 
 
-def test_an_endpoint_key_is_read_as_it_was_written() -> None:
-    assert layout.parse_endpoint_key(layout.endpoint_key(ADDRESS, 7)) == (ADDRESS, 7)
+def test_own_blocks_have_a_bit_each() -> None:
+    words = struct.unpack("=16Q", layout.own_blocks_value([0, 65, 1007]))
+    assert [index * 64 + bit for index, word in enumerate(words) for bit in range(64) if word >> bit & 1] == [
+        0,
+        65,
+        1007,
+    ]
+
+
+def test_a_flow_is_read_as_the_kernel_writes_it() -> None:
+    key = ADDRESS.packed + IPv4Address("203.0.113.7").packed + struct.pack(">HHB3x", 40000, 443, 6)
+    value = struct.pack("=QQIII4sI2sBB", 9, 8, 7, 6, 5, ADDRESS.packed, 4, (1024).to_bytes(2, "big"), 1, 1)
+    row = layout.parse_flow(key, value)
+    assert (row.pod, row.pod_port, row.remote_port, row.protocol) == (ADDRESS, 40000, 443, 6)
+    assert (row.rule_set, row.last_ns, row.life_s, row.pod_number, row.ifindex) == (9, 8, 7, 6, 5)
+    assert (row.nat_port, row.acked, row.state, row.is_ended) == (1024, 4, 1, True)
+
+
+def test_the_numbers_of_blocks_and_priority_are_the_kernels() -> None:
+    numbers = [
+        int(re.findall(rf"#define {name} (\w+)", LAYOUT_H)[0], 0)
+        for name in ("FIRST_PORT", "PORTS_PER_BLOCK", "BLOCKS")
+    ]
+    assert numbers == [layout.FIRST_PORT, layout.PORTS_PER_BLOCK, layout.BLOCKS]
+    assert int(re.findall(r"#define FLOW_PRIORITY (\w+)", LAYOUT_H)[0], 0) == layout.FLOW_PRIORITY
 
 
 def test_tallies_are_summed_over_cpus() -> None:
-    key = struct.pack("=4sI", ADDRESS.packed, DropReason.NO_BINDING)
+    key = struct.pack("=4sI", ADDRESS.packed, DropReason.NO_FLOW)
     value = struct.pack("=QQQQ", 1, 60, 2, 120)
-    assert layout.parse_drop(key, value) == (ADDRESS, DropReason.NO_BINDING, 3, 180)
+    assert layout.parse_drop(key, value) == (ADDRESS, DropReason.NO_FLOW, 3, 180)
     assert layout.parse_counter(struct.pack("=QQQ", 1, 2, 3)) == 6

@@ -20,7 +20,7 @@ from tests.datapath.program import create_map
 pytestmark = pytest.mark.bpf
 
 HASH, LRU_HASH = 1, 9
-MISFITS = {MapName.WAYS: (HASH, 4, 40), MapName.ENDPOINTS: (HASH, 12, 16), MapName.MEMBERS: (LRU_HASH, 12, 4)}
+MISFITS = {MapName.WAYS: (HASH, 4, 40), MapName.SELECTED: (HASH, 12, 16), MapName.MEMBERS: (LRU_HASH, 12, 4)}
 """Type, key and value size: each differs from the map's real shape in one."""
 FLOATING_IP = IPv4Address("192.168.1.100")
 LEASE = layout.lease_value(5, 6)
@@ -109,6 +109,13 @@ def test_a_restart_finds_the_maps_with_their_content(restarted: LoadedDatapath) 
 def test_a_pin_of_another_shape_is_replaced_and_not_reused(restarted: LoadedDatapath, name: str) -> None:
     assert shape_of(restarted.map(name)) == MAP_SHAPES[name]
     assert restarted.map(name).items() == {}
+
+
+def test_u1_maps_that_only_a_former_version_had_go(bpf_dir: str, run_dir: str) -> None:
+    pin_folder(bpf_dir).mkdir(parents=True)
+    pin_misfit(pin_folder(bpf_dir) / "reverse_bindings", HASH, 16, 24)
+    with load_datapath(bpf_dir, run_dir) as loaded:
+        assert sorted(path.name for path in loaded.pin_dir.iterdir()) == sorted(MAP_SHAPES)
 
 
 def test_what_is_pinned_but_is_no_map_is_replaced(restarted: LoadedDatapath) -> None:

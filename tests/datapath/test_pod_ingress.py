@@ -4,23 +4,29 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from service.datapath.layout import ClusterFlag, SelectedState
+from service.datapath.layout import ENDED_PRIORITY, FLOW_PRIORITY, ClusterFlag, SelectedState
 from service.model.drop import DropReason
 from service.network.unclassified import CLASSIFIED_PRIORITY
 from tests.datapath import packet
-from tests.datapath.node import MARK, NEIGHBOUR, NEIGHBOUR_NODE, OTHER_POD, SERVER, TCP_FLOW, UDP_FLOW, Flow, Node
-from tests.datapath.program import EGW, POD_DEVICE, SHOT, UNSPEC, UPLINK_2, Device, Outcome
+from tests.datapath.node import (
+    FLOATING_IP,
+    MARK,
+    NEIGHBOUR,
+    NEIGHBOUR_NODE,
+    OTHER_POD,
+    POD,
+    POD_NUMBER,
+    SERVER,
+    TCP_FLOW,
+    UDP_FLOW,
+    Flow,
+    Node,
+)
+from tests.datapath.program import EGW, POD_DEVICE, REDIRECT, SHOT, UNSPEC, UPLINK_2, Device, Outcome
 
 pytestmark = pytest.mark.bpf
 
 SERVICE = IPv4Address("10.96.0.10")
-
-
-@pytest.fixture
-def pod_node(node: Node) -> Node:
-    node.rule()
-    node.select()
-    return node
 
 
 def leave_pod(
@@ -30,8 +36,9 @@ def leave_pod(
     device: Device = POD_DEVICE,
     came_in: Device | None = None,
     mark: int = 0,
+    **fields: int,
 ) -> Outcome:
-    frame = packet.ethernet(POD_DEVICE.mac, b"\x02pod\0\1", packet.IPV4, flow.outbound())
+    frame = packet.ethernet(POD_DEVICE.mac, b"\x02pod\0\1", packet.IPV4, flow.outbound(**fields))
     outcome = node.programs.run("pod_ingress", frame, device=device, came_in=came_in, mark=mark)
     assert outcome.frame == frame, "selection never rewrites"
     return outcome
@@ -177,3 +184,92 @@ def test_w11_an_address_that_nobody_has_classified_or_behind_another_device_is_n
     assert leave_pod(node, Flow(packet.TCP, pod=IPv4Address("10.244.1.77"))).priority == 0
     assert leave_pod(node, elsewhere, device=EGW).priority == 0
     assert leave_pod(node, Flow(packet.TCP, pod=OTHER_POD), device=EGW).priority == 0
+
+
+# ---- packets of live flows ----
+
+
+def test_d1_a_packet_of_a_live_flow_says_so_to_netfilter(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    outcome = leave_pod(pod_node, flags=packet.ACK)
+    assert (outcome.verdict, outcome.mark, outcome.priority) == (UNSPEC, MARK, FLOW_PRIORITY)
+
+
+def test_d1_a_packet_that_no_flow_knows_does_not(pod_node: Node) -> None:
+    assert leave_pod(pod_node).priority == 0
+    pod_node.send(TCP_FLOW)
+    pod_node.end(TCP_FLOW)
+    assert leave_pod(pod_node, flags=packet.ACK).priority == 0
+
+
+@pytest.mark.parametrize("pod", [POD, OTHER_POD], ids=["selected", "unselected"])
+def test_d1_a_pod_cannot_say_it_itself(pod_node: Node, pod: IPv4Address) -> None:
+    datagram = Flow(packet.TCP, pod=pod).outbound()
+    assert pod_node.leave_pod(datagram, priority=FLOW_PRIORITY).priority == 0
+    assert pod_node.leave_pod(datagram, priority=ENDED_PRIORITY).priority == 0
+    assert pod_node.leave_pod(datagram, priority=6).priority == 6
+
+
+def test_d1_a_flow_of_a_former_pod_is_not_the_new_ones(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    pod_node.select(number=POD_NUMBER + 1)
+    assert leave_pod(pod_node, flags=packet.ACK).priority == 0
+
+
+def test_e2_a_flow_that_no_rule_names_any_more_still_goes_to_egw0(pod_node: Node) -> None:
+    """Where it is ended: it would leave with the bare pod address otherwise."""
+    pod_node.send(TCP_FLOW)
+    pod_node.select(rule_set=1)
+    assert leave_pod(pod_node, flags=packet.ACK).mark == MARK
+    pod_node.send(TCP_FLOW, flags=packet.ACK)
+    assert leave_pod(pod_node, flags=packet.ACK).mark == MARK
+
+
+def test_e2_a_segment_of_an_ended_flow_asks_netfilter_for_a_reset(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    pod_node.send(UDP_FLOW)
+    pod_node.select(rule_set=1)
+    assert leave_pod(pod_node, flags=packet.ACK).priority == ENDED_PRIORITY
+    assert leave_pod(pod_node, flags=packet.RST).priority == FLOW_PRIORITY, "a reset is not answered"
+    assert leave_pod(pod_node, UDP_FLOW).priority == FLOW_PRIORITY
+
+
+def test_e2_when_the_pod_was_told_its_stack_tells_the_remote(pod_node: Node) -> None:
+    """By the flow that has ended: with the address and port that the remote knows."""
+    pod_node.send(TCP_FLOW)
+    pod_node.answer(TCP_FLOW)
+    pod_node.select(rule_set=1)
+    assert pod_node.answer(TCP_FLOW, flags=packet.ACK).verdict == SHOT
+    assert pod_node.send(TCP_FLOW, flags=packet.RST).verdict == SHOT
+    leave_pod(pod_node, flags=packet.ACK)
+    assert pod_node.answer(TCP_FLOW, flags=packet.ACK).verdict == REDIRECT
+    assert pod_node.send(TCP_FLOW, flags=packet.ACK).verdict == SHOT
+    reset = packet.read(pod_node.send(TCP_FLOW, flags=packet.RST).frame).ip
+    assert (reset.source, reset.ports[0]) == (FLOATING_IP, TCP_FLOW.pod_port)
+
+
+def test_e2_a_new_connection_on_the_port_of_an_ended_flow_takes_the_new_verdict(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    pod_node.select(rule_set=1)
+    pod_node.send(TCP_FLOW, flags=packet.ACK)
+    assert leave_pod(pod_node).mark == 0
+    assert leave_pod(pod_node, flags=packet.ACK).mark == 0, "that is the new connection's now"
+
+
+# ---- what no pod may say ----
+
+
+FORGED = {
+    "ip": packet.ethernet(POD_DEVICE.mac, b"\x02pod\0\1", packet.IPV4, TCP_FLOW.translated()),
+    "arp": packet.ethernet(
+        packet.BROADCAST, b"\x02pod\0\1", packet.ARP, packet.arp(1, b"\x02pod\0\1", FLOATING_IP, bytes(6), FLOATING_IP)
+    ),
+}
+
+
+@pytest.mark.parametrize("frame", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize("tags", [[], [(packet.VLAN, 0)], [(packet.QINQ, 3), (packet.VLAN, 5)]])
+def test_h3_no_pod_speaks_for_a_floating_ip(node: Node, frame: bytes, tags: list[tuple[int, int]]) -> None:
+    outcome = node.programs.run("pod_ingress", packet.tagged(frame, *tags), device=POD_DEVICE)
+    assert outcome.verdict == SHOT
+    assert node.drops() == {(FLOATING_IP, DropReason.FORGED_SOURCE): 1}

@@ -1,4 +1,6 @@
-"""The gateway from the outside: replies go to their pod's node and nothing for a floating IP reaches the stack (G1)."""
+"""What comes back, on the pod's node: taken from a member, for a live flow, to netfilter by egw0 (H2, D2)."""
+
+import dataclasses
 
 import pytest
 
@@ -8,204 +10,109 @@ from tests.datapath.node import (
     ECHO_FLOW,
     FLOATING_IP,
     FLOWS,
-    NODE_A_MAC,
-    OTHER_POD,
+    HOLDER_MAC,
+    MARK,
     OTHER_SERVER,
     POD,
     ROUTER_MAC,
     SERVER,
-    STRANGER_MAC,
     TCP_FLOW,
     UDP_FLOW,
-    Binding,
     Flow,
     Node,
-    boot_ns,
     from_outside,
 )
-from tests.datapath.program import REDIRECT, SHOT, UPLINK
+from tests.datapath.program import EGW, REDIRECT, SHOT, UNSPEC, UPLINK_2
 
 pytestmark = pytest.mark.bpf
 each_protocol = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
 
 
 @each_protocol
-def test_a_reply_gets_the_pods_address_and_port_back(gateway: Node, flow: Flow) -> None:
-    gateway.occupy(flow, [flow.pod_port])
-    port = packet.read(gateway.send(flow).frame).ip.ports[0]
-    outcome = gateway.answer(flow, port)
-    before, after = packet.read(flow.reply(port)).ip, packet.read(outcome.frame).ip
-    assert outcome.verdict == REDIRECT
-    assert (after.source, after.destination) == (SERVER, POD)
-    assert after.ports == ((flow.pod_port, 0) if flow is ECHO_FLOW else (flow.server_port, flow.pod_port))
-    assert after.payload == before.payload
-    assert after.is_sound()
-
-
-@each_protocol
-def test_a_reply_goes_to_the_mac_of_the_pods_node(gateway: Node, flow: Flow) -> None:
-    gateway.send(flow)
-    frame = packet.read(gateway.answer(flow).frame)
-    assert (frame.destination, frame.source) == (NODE_A_MAC, UPLINK.mac)
-    assert gateway.counters()["reversed"] == 1
-
-
-def test_a_replys_hop_is_counted_once(gateway: Node) -> None:
-    gateway.send(TCP_FLOW)
-    assert packet.read(gateway.answer(TCP_FLOW, ttl=50).frame).ip.ttl == 49
-
-
-def test_a_reply_at_the_end_of_its_hops_is_dropped_and_not_counted_as_delivered(gateway: Node) -> None:
-    gateway.send(TCP_FLOW)
-    assert gateway.answer(TCP_FLOW, ttl=1).verdict == SHOT
-    assert gateway.drops() == {(FLOATING_IP, DropReason.TTL_EXPIRED): 1}
-    assert "reversed" not in gateway.counters()
-
-
-def test_a_udp_reply_without_a_checksum_gets_none(gateway: Node) -> None:
-    gateway.send(UDP_FLOW)
-    datagram = packet.udp(SERVER, FLOATING_IP, (UDP_FLOW.server_port, UDP_FLOW.pod_port), has_checksum=False)
-    outcome = gateway.uplink_ingress(from_outside(packet.ipv4(SERVER, FLOATING_IP, packet.UDP, datagram)))
-    after = packet.read(outcome.frame).ip
-    assert (after.destination, after.l4_checksum) == (POD, 0)
-    assert after.is_header_sound()
-
-
-@each_protocol
-def test_a_reply_without_a_binding_is_dropped_and_counted_and_never_reaches_the_stack(
-    gateway: Node, flow: Flow
-) -> None:
-    assert gateway.answer(flow).verdict == SHOT
-    assert gateway.drops() == {(FLOATING_IP, DropReason.NO_BINDING): 1}
-
-
-def test_another_servers_packet_finds_no_way_through_a_flows_port(gateway: Node) -> None:
-    gateway.send(TCP_FLOW)
-    assert gateway.answer(TCP_FLOW.to(OTHER_SERVER)).verdict == SHOT
-    assert gateway.drops() == {(FLOATING_IP, DropReason.NO_BINDING): 1}
-
-
-def test_after_the_lease_replies_are_dropped_and_counted(gateway: Node) -> None:
-    gateway.send(TCP_FLOW)
-    gateway.end_lease()
-    assert gateway.answer(TCP_FLOW).verdict == SHOT
-    assert gateway.drops() == {(FLOATING_IP, DropReason.LEASE_EXPIRED_INGRESS): 1}
-
-
-def test_a_reply_to_a_pod_that_was_withdrawn_is_dropped_and_counted(gateway: Node) -> None:
-    gateway.send(TCP_FLOW)
-    gateway.withdraw()
-    assert gateway.answer(TCP_FLOW).verdict == SHOT
-    assert gateway.drops() == {(FLOATING_IP, DropReason.UNKNOWN_ENDPOINT): 1}
-
-
-def test_a_reply_follows_its_pod_to_the_mac_it_was_last_announced_with(gateway: Node) -> None:
-    gateway.send(TCP_FLOW)
-    gateway.announce(node_mac=STRANGER_MAC)
-    assert packet.read(gateway.answer(TCP_FLOW).frame).destination == STRANGER_MAC
-
-
-@pytest.mark.parametrize("fragment", [packet.MORE_FRAGMENTS, 100], ids=["first", "later"])
-def test_a_fragment_of_a_reply_is_dropped_and_counted(gateway: Node, fragment: int) -> None:
-    gateway.send(UDP_FLOW)
-    payload = packet.udp(SERVER, FLOATING_IP, (UDP_FLOW.server_port, UDP_FLOW.pod_port))
-    frame = from_outside(packet.ipv4(SERVER, FLOATING_IP, packet.UDP, payload, fragment=fragment))
-    assert gateway.uplink_ingress(frame).verdict == SHOT
-    assert gateway.drops() == {(FLOATING_IP, DropReason.FRAGMENT): 1}
-
-
-def test_a_protocol_without_ports_is_dropped_and_counted(gateway: Node) -> None:
-    frame = from_outside(packet.ipv4(SERVER, FLOATING_IP, packet.SCTP, bytes(32)))
-    assert gateway.uplink_ingress(frame).verdict == SHOT
-    assert gateway.drops() == {(FLOATING_IP, DropReason.UNSUPPORTED_PROTOCOL): 1}
-
-
-def test_an_icmp_redirect_is_dropped_and_counted(gateway: Node) -> None:
-    gateway.send(TCP_FLOW)
-    message = packet.icmp(packet.REDIRECT, 1, bytes(4), TCP_FLOW.outbound())
-    assert gateway.uplink_ingress(from_outside(packet.ipv4(SERVER, FLOATING_IP, 1, message))).verdict == SHOT
-    assert gateway.drops() == {(FLOATING_IP, DropReason.UNSUPPORTED_PROTOCOL): 1}
-
-
-# ---- ping of the floating IP itself ----
-
-
-def ping(gateway: Node, *, ttl: int = 64) -> tuple[int, packet.Frame]:
-    request = packet.ipv4(SERVER, FLOATING_IP, packet.ICMP, packet.echo(packet.ECHO_REQUEST, 77), ttl=ttl)
-    outcome = gateway.uplink_ingress(from_outside(request))
-    return outcome.verdict, packet.read(outcome.frame)
-
-
-def test_a_ping_of_the_floating_ip_is_answered(gateway: Node) -> None:
-    verdict, frame = ping(gateway)
-    assert verdict == REDIRECT
-    assert (frame.destination, frame.source) == (ROUTER_MAC, UPLINK.mac)
-    assert (frame.ip.source, frame.ip.destination) == (FLOATING_IP, SERVER)
-    assert (frame.ip.icmp_type, frame.ip.ports[0], frame.ip.payload) == (packet.ECHO_REPLY, 77, b"are you there?")
-    assert gateway.counters() == {"echo_answered": 1}
-
-
-def test_the_answer_to_a_ping_has_right_checksums(gateway: Node) -> None:
-    assert ping(gateway)[1].ip.is_sound()
-
-
-def test_the_answer_to_a_ping_can_travel_as_far_as_any_packet(gateway: Node) -> None:
-    frame = ping(gateway, ttl=2)[1]
-    assert frame.ip.ttl == 64
+def test_a_reply_gets_the_pods_address_and_port_back(pod_node: Node, flow: Flow) -> None:
+    moved = dataclasses.replace(flow, pod_port=33000)
+    port = pod_node.sent_port(moved)
+    outcome = pod_node.answer(moved, port)
+    frame = packet.read(outcome.frame)
+    own_port = frame.ip.ports[0 if flow.protocol == packet.ICMP else 1]
+    assert (outcome.verdict, frame.ip.source, frame.ip.destination, own_port) == (REDIRECT, SERVER, POD, 33000)
     assert frame.ip.is_sound()
-
-
-def test_after_the_lease_a_ping_is_not_answered(gateway: Node) -> None:
-    gateway.end_lease()
-    assert ping(gateway)[0] == SHOT
-    assert gateway.drops() == {(FLOATING_IP, DropReason.LEASE_EXPIRED_INGRESS): 1}
-
-
-# ---- lost entries ----
+    assert pod_node.counters()["reversed"] == 1
 
 
 @each_protocol
-def test_a_reply_recreates_a_lost_forward_entry(gateway: Node, flow: Flow) -> None:
-    gateway.occupy(flow, [flow.pod_port])
-    port = packet.read(gateway.send(flow).frame).ip.ports[0]
-    gateway.forget_binding(flow)
-    gateway.answer(flow, port)
-    assert gateway.binding(flow) == Binding(FLOATING_IP, port)
-    assert packet.read(gateway.send(flow, flags=packet.ACK).frame).ip.ports[0] == port
+def test_d2_a_reply_goes_to_egw0_with_our_mark_and_its_hop_uncounted(pod_node: Node, flow: Flow) -> None:
+    pod_node.send(flow)
+    outcome = pod_node.answer(flow, ttl=60)
+    frame = packet.read(outcome.frame)
+    assert (frame.destination, frame.source, outcome.mark, frame.ip.ttl) == (EGW.mac, EGW.mac, MARK, 60)
 
 
-def test_a_pods_packet_recreates_a_lost_forward_entry(gateway: Node) -> None:
-    gateway.send(TCP_FLOW)
-    gateway.forget_binding(TCP_FLOW)
-    assert packet.read(gateway.send(TCP_FLOW, flags=packet.ACK).frame).ip.ports[0] == TCP_FLOW.pod_port
-    assert gateway.binding(TCP_FLOW) == Binding(FLOATING_IP, TCP_FLOW.pod_port)
+def test_d2_egw0_passes_what_has_our_mark_and_takes_it_off(pod_node: Node) -> None:
+    frame = packet.ethernet(EGW.mac, EGW.mac, packet.IPV4, TCP_FLOW.reply()[14:])
+    outcome = pod_node.programs.run("steer_ingress", frame, device=EGW, mark=MARK | 4)
+    assert (outcome.verdict, outcome.mark, outcome.frame) == (UNSPEC, 4, frame)
+
+
+def test_d2_nothing_else_enters_by_egw0(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    frame = packet.ethernet(EGW.mac, EGW.mac, packet.IPV4, TCP_FLOW.reply()[14:])
+    assert pod_node.programs.run("steer_ingress", frame, device=EGW).verdict == SHOT
+    assert pod_node.drops() == {(None, DropReason.NO_TRANSPORT): 1}
+
+
+def test_c29_a_udp_reply_without_a_checksum_gets_none(pod_node: Node) -> None:
+    pod_node.send(UDP_FLOW)
+    ports = (UDP_FLOW.server_port, UDP_FLOW.pod_port)
+    datagram = packet.udp(SERVER, FLOATING_IP, ports, has_checksum=False)
+    frame = from_outside(packet.ipv4(SERVER, FLOATING_IP, packet.UDP, datagram), HOLDER_MAC)
+    after = packet.read(pod_node.uplink_ingress(frame).frame).ip
+    assert (after.l4_checksum, after.destination) == (0, POD)
 
 
 @each_protocol
-def test_a_pods_packet_recreates_a_lost_reverse_entry_on_the_same_port(gateway: Node, flow: Flow) -> None:
-    """The server knows the flow by its translated port: another one would end the connection."""
-    gateway.occupy(flow, [flow.pod_port])
-    port = packet.read(gateway.send(flow).frame).ip.ports[0]
-    gateway.forget_reverse(flow, port)
-    assert packet.read(gateway.send(flow, flags=packet.ACK).frame).ip.ports[0] == port
-    assert packet.read(gateway.answer(flow, port).frame).ip.destination == POD
+def test_c32_a_reply_that_no_flow_waits_for_is_dropped_and_counted(pod_node: Node, flow: Flow) -> None:
+    assert pod_node.answer(flow).verdict == SHOT
+    assert pod_node.drops() == {(FLOATING_IP, DropReason.NO_FLOW): 1}
 
 
-def test_a_binding_whose_port_went_to_another_pod_gets_a_new_port(gateway: Node) -> None:
-    gateway.send(TCP_FLOW)
-    gateway.forget_reverse(TCP_FLOW)
-    gateway.occupy(TCP_FLOW, [TCP_FLOW.pod_port])
-    port = packet.read(gateway.send(TCP_FLOW, flags=packet.ACK).frame).ip.ports[0]
-    taken = gateway.reverse(TCP_FLOW)
-    assert port != TCP_FLOW.pod_port
-    assert taken is not None
-    assert taken.pod == OTHER_POD
+def test_another_servers_packet_finds_no_way_through_a_flows_port(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    assert pod_node.answer(TCP_FLOW.to(OTHER_SERVER)).verdict == SHOT
+    assert pod_node.answer(dataclasses.replace(TCP_FLOW, server_port=22)).verdict == SHOT
 
 
-def test_a_reply_refreshes_the_binding(gateway: Node) -> None:
-    gateway.send(UDP_FLOW)
-    gateway.age(UDP_FLOW, 40)
-    gateway.answer(UDP_FLOW)
-    present = gateway.reverse(UDP_FLOW)
-    assert present is not None
-    assert boot_ns() - present.last_ns < 20 * 10**9
+def test_h2_a_reply_from_nobodys_mac_is_dropped_and_counted(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    assert pod_node.uplink_ingress(TCP_FLOW.reply(source_mac=ROUTER_MAC)).verdict == SHOT
+    assert pod_node.drops() == {(FLOATING_IP, DropReason.LEASE_EXPIRED_INGRESS): 1}
+
+
+def test_h2_a_member_is_known_by_its_uplink(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    frame = UPLINK_2.mac + TCP_FLOW.reply(source_mac=HOLDER_MAC)[6:]
+    assert pod_node.uplink_ingress(frame, device=UPLINK_2).verdict == SHOT
+
+
+def test_r1_a_reply_of_any_member_is_taken_because_the_holder_may_be_a_new_one(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    new_holder = packet.mac("02:00:00:00:0c:09")
+    pod_node.member(new_holder, 9)
+    assert pod_node.uplink_ingress(TCP_FLOW.reply(source_mac=new_holder)).verdict == REDIRECT
+
+
+def test_c18_a_lost_reservation_comes_back_with_the_pods_next_packet(pod_node: Node) -> None:
+    pod_node.send(UDP_FLOW)
+    pod_node.forget_mirror(UDP_FLOW)
+    assert pod_node.answer(UDP_FLOW).verdict == SHOT
+    pod_node.send(UDP_FLOW)
+    assert pod_node.answer(UDP_FLOW).verdict == REDIRECT
+
+
+@pytest.mark.parametrize("kind", [packet.REDIRECT, packet.ECHO_REQUEST], ids=["redirect", "ping"])
+def test_an_icmp_message_that_no_flow_waits_for_is_dropped(pod_node: Node, kind: int) -> None:
+    pod_node.send(ECHO_FLOW)
+    message = packet.icmp(kind, 0, ECHO_FLOW.pod_port.to_bytes(2, "big") + bytes(2), bytes(28))
+    frame = from_outside(packet.ipv4(SERVER, FLOATING_IP, packet.ICMP, message), HOLDER_MAC)
+    assert pod_node.uplink_ingress(frame).verdict == SHOT
+    assert pod_node.drops() == {(FLOATING_IP, DropReason.UNSUPPORTED_PROTOCOL): 1}

@@ -49,53 +49,53 @@ def hear(node: Node, frame: bytes, device: Device = UPLINK) -> None:
 
 
 @both_destinations
-def test_while_the_lease_lives_a_request_is_answered(gateway: Node, destination: bytes) -> None:
-    outcome = gateway.uplink_ingress(who_has(destination=destination))
+def test_while_the_lease_lives_a_request_is_answered(holder: Node, destination: bytes) -> None:
+    outcome = holder.uplink_ingress(who_has(destination=destination))
     frame = packet.read(outcome.frame)
     assert outcome.verdict == REDIRECT
     assert (frame.destination, frame.source) == (ROUTER_MAC, UPLINK.mac)
     assert frame.arp == packet.ArpMessage(REPLY, UPLINK.mac, FLOATING_IP, ROUTER_MAC, ROUTER)
-    assert gateway.counters() == {"arp_answered": 1}
+    assert holder.counters() == {"arp_answered": 1}
 
 
 @both_destinations
-def test_after_the_lease_a_request_is_swallowed(gateway: Node, destination: bytes) -> None:
-    gateway.end_lease()
-    assert gateway.uplink_ingress(who_has(destination=destination)).verdict == SHOT
-    assert gateway.counters() == {}
+def test_after_the_lease_a_request_is_swallowed(holder: Node, destination: bytes) -> None:
+    holder.end_lease()
+    assert holder.uplink_ingress(who_has(destination=destination)).verdict == SHOT
+    assert holder.counters() == {}
 
 
 def test_a_node_that_never_held_the_lease_swallows_requests(node: Node) -> None:
     assert node.uplink_ingress(who_has()).verdict == SHOT
 
 
-def test_a_lease_answers_for_its_own_floating_ip_only(gateway: Node) -> None:
-    gateway.floating_ip(OTHER_FLOATING_IP)
-    assert gateway.uplink_ingress(who_has(OTHER_FLOATING_IP)).verdict == SHOT
+def test_a_lease_answers_for_its_own_floating_ip_only(holder: Node) -> None:
+    holder.floating_ip(OTHER_FLOATING_IP)
+    assert holder.uplink_ingress(who_has(OTHER_FLOATING_IP)).verdict == SHOT
 
 
-def test_a_request_on_another_interface_is_not_answered(gateway: Node) -> None:
-    assert gateway.uplink_ingress(who_has(), device=UPLINK_2).verdict == SHOT
+def test_a_request_on_another_interface_is_not_answered(holder: Node) -> None:
+    assert holder.uplink_ingress(who_has(), device=UPLINK_2).verdict == SHOT
 
 
-def test_a_probe_for_a_conflict_is_answered(gateway: Node) -> None:
+def test_a_probe_for_a_conflict_is_answered(holder: Node) -> None:
     """RFC 5227: the sender has no address yet."""
-    outcome = gateway.uplink_ingress(who_has(sender=NOBODY))
+    outcome = holder.uplink_ingress(who_has(sender=NOBODY))
     assert outcome.verdict == REDIRECT
     assert packet.read(outcome.frame).arp.target_ip == NOBODY
 
 
-def test_requests_for_other_addresses_are_the_hosts(gateway: Node) -> None:
-    hear(gateway, who_has(ROUTER))
+def test_requests_for_other_addresses_are_the_hosts(holder: Node) -> None:
+    hear(holder, who_has(ROUTER))
 
 
-def test_the_holders_own_questions_are_let_through(gateway: Node) -> None:
-    hear(gateway, who_has(ROUTER, sender=FLOATING_IP))
+def test_the_holders_own_questions_are_let_through(holder: Node) -> None:
+    hear(holder, who_has(ROUTER, sender=FLOATING_IP))
 
 
-def test_a_reply_to_somebody_elses_question_is_not_answered(gateway: Node) -> None:
+def test_a_reply_to_somebody_elses_question_is_not_answered(holder: Node) -> None:
     message = packet.arp(REPLY, ROUTER_MAC, ROUTER, UPLINK.mac, FLOATING_IP)
-    hear(gateway, packet.ethernet(UPLINK.mac, ROUTER_MAC, packet.ARP, message))
+    hear(holder, packet.ethernet(UPLINK.mac, ROUTER_MAC, packet.ARP, message))
 
 
 # ---- learning ----
@@ -168,14 +168,14 @@ def test_a_strangers_announcement_moves_nothing(node: Node) -> None:
 
 
 def test_a_member_is_known_by_interface(node: Node) -> None:
-    node.member(NODE_A_MAC, UPLINK_2)
+    node.member(STRANGER_MAC, device=UPLINK_2)
     node.way(gateway_mac=HOLDER_MAC)
-    hear(node, announcement(NODE_A_MAC))
+    hear(node, announcement(STRANGER_MAC))
     assert node.hint_mac() is None
 
 
 def test_an_announcement_on_a_segment_that_is_not_the_floating_ips_moves_nothing(node: Node) -> None:
-    node.member(NODE_A_MAC, UPLINK_2)
+    node.member(NODE_A_MAC, device=UPLINK_2)
     node.way(gateway_mac=HOLDER_MAC)
     hear(node, announcement(NODE_A_MAC), UPLINK_2)
     assert node.hint_mac() is None

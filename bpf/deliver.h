@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/* The pod's node, inwards: what the holder sends here for a floating IP is of a live flow, or is dropped (rule H2). */
+#pragma once
+
+/* To the pod by the stack, as its request went: netfilter must see both directions. By the steering device: the main
+ * table may route the remote by another uplink, and a strict rp_filter would drop the reply here. Our mark is what
+ * steer_ingress takes it for (rule D2). */
+static inline int to_pod(struct __sk_buff *skb, const struct config *settings, __be32 floating_ip)
+{
+    if (write_macs(skb, settings->egw_mac, settings->egw_mac) < 0)
+        return drop(skb, DROP_MALFORMED, floating_ip);
+    skb->mark = skb->mark | settings->mark;
+    count(COUNT_REVERSED);
+    return bpf_redirect(settings->egw_ifindex, BPF_F_INGRESS);
+}
+
+/* The live flow that a mirror names, if its pod is still the one that made it (rules B2, Q4). */
+static inline struct flow *live_flow(struct mirror_key *mirror_key, struct flow_key *key, u64 now_ns)
+{
+    struct mirror *mirror = find_mirror(mirror_key);
+    struct selected_key row_key = {};
+    struct selected_value *row;
+    struct flow *flow;
+
+    if (!mirror)
+        return NULL;
+    *key = flow_of(mirror_key, mirror);
+    row_key.pod_ip = key->pod_ip;
+    row = selected.lookup(&row_key);
+    flow = find_flow(key);
+    if (!row || !flow || flow->pod != row->pod || is_flow_over(flow, now_ns) ||
+        flow->floating_ip != mirror_key->floating_ip || flow->nat_port != mirror_key->nat_port)
+        return NULL;
+    if (flow->rule_set != row->rule_set)
+        judge_again(key, flow, row);
+    return flow;
+}
+
+/* An ICMP error about a packet of a flow (RFC 5508 REQ-4). It proves nothing of the flow's life, since anybody may send
+ * one: the flow is neither refreshed nor changed. */
+static inline u32 translate_error_back(struct __sk_buff *skb, const struct packet *error)
+{
+    struct packet quoted = {};
+    struct mirror_key mirror = {.floating_ip = error->destination};
+    struct flow_key key = {};
+    struct flow *flow;
+    u32 reason = load_quoted(skb, error, &quoted);
+
+    if (reason == DROP_NONE && quoted.source != error->destination)
+        reason = DROP_MALFORMED;
+    if (reason != DROP_NONE)
+        return reason;
+    mirror.remote_ip = quoted.destination;
+    mirror.remote_port = quoted.destination_port;
+    mirror.nat_port = quoted.source_port;
+    mirror.protocol = quoted.protocol;
+    flow = live_flow(&mirror, &key, flow_clock_ns());
+    if (!flow)
+        return DROP_NO_FLOW;
+    if (flow->is_ended)
+        return DROP_FLOW_ENDED;
+    if (translate_quoted(skb, error, &quoted, 1, key.pod_ip, key.pod_port) < 0 || write_address(skb, 0, key.pod_ip) < 0)
+        return DROP_MALFORMED;
+    return DROP_NONE;
+}
+
+static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *packet)
+{
+    struct mirror_key mirror = {
+        .remote_ip = packet->source,
+        .floating_ip = packet->destination,
+        .remote_port = packet->source_port,
+        .nat_port = packet->destination_port,
+        .protocol = packet->protocol,
+    };
+    u64 now_ns = flow_clock_ns();
+    struct flow_key key = {};
+    struct flow *flow;
+
+    if (packet->protocol == PROTOCOL_ICMP) {
+        if (packet->icmp_type != ICMP_ECHO_REPLY)
+            return DROP_UNSUPPORTED_PROTOCOL;
+        mirror.nat_port = packet->source_port;
+        mirror.remote_port = 0;
+    }
+    flow = live_flow(&mirror, &key, now_ns);
+    if (!flow)
+        return DROP_NO_FLOW;
+    if (flow->is_ended && flow->is_ended != ENDED_RESET)
+        return DROP_FLOW_ENDED;
+    if (!flow->is_ended && !is_stray_reset(flow, packet))
+        advance_flow(&key, flow, packet, 0, now_ns);
+    remember_fragment(packet, STAGE_DELIVER, key.pod_ip);
+    return translate(skb, packet, 0, key.pod_ip, key.pod_port) < 0 ? DROP_MALFORMED : DROP_NONE;
+}
+
+static inline int deliver(struct __sk_buff *skb, const struct packet *packet, const struct config *settings)
+{
+    __be32 floating_ip = packet->destination;
+    u32 reason;
+
+    if (packet->fragment == FRAGMENT_LATER) {
+        __be32 pod_ip = recall_fragment(packet, STAGE_DELIVER);
+
+        reason = !pod_ip ? DROP_FRAGMENT : write_address(skb, 0, pod_ip) < 0 ? DROP_MALFORMED : DROP_NONE;
+    } else if (is_error(packet)) {
+        reason = translate_error_back(skb, packet);
+    } else {
+        reason = translate_reply(skb, packet);
+    }
+    return reason == DROP_NONE ? to_pod(skb, settings, floating_ip) : drop(skb, reason, floating_ip);
+}

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/* The holder of a floating IP: it checks and forwards, without state of any flow or pod (rules H1, H2). */
+#pragma once
+
+#define ECHO_REPLY_TTL 64
+#define ETHERNET_FAMILY_IPV4 2 /* AF_INET */
+
+/* Whose packet it is, by the port of this side: source port, ICMP id, or the port that an error of a pod quotes. */
+static inline u32 port_of_sender(struct __sk_buff *skb, const struct packet *packet, __be16 *port)
+{
+    struct packet quoted = {};
+    u32 reason;
+
+    if (!is_error(packet)) {
+        *port = packet->source_port;
+        if (packet->protocol == PROTOCOL_ICMP && packet->icmp_type != ICMP_ECHO_REQUEST)
+            return DROP_UNSUPPORTED_PROTOCOL;
+        return DROP_NONE;
+    }
+    reason = load_quoted(skb, packet, &quoted);
+    if (reason == DROP_NONE && quoted.destination != packet->source)
+        return DROP_MALFORMED;
+    *port = quoted.protocol == PROTOCOL_ICMP ? quoted.source_port : quoted.destination_port;
+    return reason;
+}
+
+/* The same for what comes from outside. */
+static inline u32 port_of_receiver(struct __sk_buff *skb, const struct packet *packet, __be16 *port)
+{
+    struct packet quoted = {};
+    u32 reason;
+
+    if (!is_error(packet)) {
+        *port = packet->protocol == PROTOCOL_ICMP ? packet->source_port : packet->destination_port;
+        if (packet->protocol == PROTOCOL_ICMP && packet->icmp_type != ICMP_ECHO_REPLY)
+            return DROP_UNSUPPORTED_PROTOCOL;
+        return DROP_NONE;
+    }
+    reason = load_quoted(skb, packet, &quoted);
+    if (reason == DROP_NONE && quoted.source != packet->destination)
+        return DROP_MALFORMED;
+    *port = quoted.source_port;
+    return reason;
+}
+
+/* The kernel's own neighbour code: it asks for a next hop that is not resolved, and asks again for one that it has not
+ * heard of for long, which a look at its tables alone would not. Safe here: the packet has no route of its own to fall
+ * back to (rule G7). It may wait there, so the fence judges it again. */
+static inline int send_by_neighbour(struct __sk_buff *skb, u32 ifindex, const struct config *settings)
+{
+    skb->mark = skb->mark | settings->mark;
+    skb->cb[0] = 0;
+    return redirect_neigh(ifindex, NULL, 0, 0);
+}
+
+/* A packet of many segments is cut to the size of those that came: as big as the pod's device takes, like the uplink's. */
+static inline int is_too_big(struct __sk_buff *skb, const struct packet *packet, u16 mtu)
+{
+    return skb->gso_segs <= 1 && mtu && packet->length > mtu;
+}
+
+/* By the route of this node, out of the floating IP's own uplink and no other device. What was found holds for half a
+ * second, and with the first packet of each the kernel looks after the neighbour. */
+static inline int send_outside(struct __sk_buff *skb, const struct packet *packet, u32 ifindex, u64 now_ns,
+                               const struct config *settings)
+{
+    struct next_hop_key key = {.destination = packet->destination, .ifindex = ifindex};
+    struct bpf_fib_lookup route = {
+        .family = ETHERNET_FAMILY_IPV4,
+        .l4_protocol = packet->protocol,
+        .tot_len = 1, /* so that the answer has the route's MTU in its place */
+        .ifindex = ifindex,
+        .ipv4_src = packet->source,
+        .ipv4_dst = packet->destination,
+    };
+    struct next_hop *known = next_hops.lookup(&key);
+    struct next_hop found = {.until_ns = now_ns + NEXT_HOP_NS};
+    long answer;
+
+    if (known && now_ns < known->until_ns) {
+        if (is_too_big(skb, packet, known->mtu))
+            return drop(skb, DROP_TOO_BIG, packet->source);
+        if (write_macs(skb, known->mac, known->own_mac) < 0)
+            return drop(skb, DROP_MALFORMED, packet->source);
+        count(COUNT_FORWARDED);
+        return send_judged(skb, ifindex, settings);
+    }
+    answer = bpf_fib_lookup(skb, &route, sizeof(route), BPF_FIB_LOOKUP_OUTPUT);
+    /* On a device that does not forward the kernel looks for no route here, but on the slower way it does. */
+    if ((answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH &&
+         answer != BPF_FIB_LKUP_RET_FWD_DISABLED) ||
+        route.ifindex != ifindex)
+        return drop(skb, DROP_NO_ROUTE, packet->source);
+    if (answer == BPF_FIB_LKUP_RET_SUCCESS) {
+        if (is_too_big(skb, packet, route.tot_len))
+            return drop(skb, DROP_TOO_BIG, packet->source);
+        found.mtu = route.tot_len;
+        copy_mac(found.mac, route.dmac);
+        copy_mac(found.own_mac, route.smac);
+        next_hops.update(&key, &found);
+    }
+    count(COUNT_FORWARDED);
+    return send_by_neighbour(skb, ifindex, settings);
+}
+
+/* The stack never forwards a packet at the end of its hops: it tells the sender, in this node's own name. To a floating
+ * IP that is held here, which the sender may be, that goes by uplink_egress (rule H2). */
+static inline int expire(struct __sk_buff *skb, __be32 floating_ip)
+{
+    drop(skb, DROP_TTL_EXPIRED, floating_ip);
+    return TC_ACT_UNSPEC;
+}
+
+static inline int refuse_block(struct __sk_buff *skb, __be32 floating_ip, __be16 port, u32 member)
+{
+    struct refused_key key = {
+        .floating_ip = floating_ip,
+        .block = (u32)(bpf_ntohs(port) - FIRST_PORT) / PORTS_PER_BLOCK,
+        .member = member,
+    };
+    u64 now_ns = flow_clock_ns();
+
+    if (bpf_ntohs(port) >= FIRST_PORT)
+        refused_blocks.update(&key, &now_ns);
+    return drop(skb, DROP_WRONG_BLOCK, floating_ip);
+}
+
+/* What members send from a floating IP that is held here; `is_own` is from a pod of this node (rule H1). */
+static inline int forward(struct __sk_buff *skb, const struct packet *packet, const struct floating_ip *floating,
+                          int is_own, const struct config *settings)
+{
+    __be32 floating_ip = packet->source;
+    u32 member = is_own ? 0 : sender_number(skb);
+    struct block *block;
+    __be16 port = 0;
+    u32 reason = DROP_NONE;
+    u64 now_ns = flow_clock_ns();
+    u32 ifindex;
+
+    if (!is_own && !member)
+        return drop(skb, DROP_WRONG_NODE, floating_ip);
+    if (!floating->ifindex)
+        return drop(skb, DROP_NO_GATEWAY, floating_ip);
+    ifindex = floating->ifindex;
+    if (packet->fragment == FRAGMENT_LATER) {
+        if (recall_fragment(packet, STAGE_OUT) != member + 1)
+            reason = DROP_FRAGMENT;
+    } else {
+        reason = port_of_sender(skb, packet, &port);
+    }
+    if (reason != DROP_NONE)
+        return drop(skb, reason, floating_ip);
+    if (packet->fragment != FRAGMENT_LATER) {
+        block = find_block(floating_ip, port);
+        if (!block || (is_own ? block->kind != BLOCK_LOCAL : block->kind != BLOCK_L2 || block->member != member))
+            return refuse_block(skb, floating_ip, port, member);
+        if (now_ns > block->seen_ns + SECOND_NS)
+            block->seen_ns = now_ns;
+        remember_fragment(packet, STAGE_OUT, member + 1);
+    }
+    /* This node's forwarding has counted the hop of its own pod's packet (rule X3). */
+    if (!is_own && packet->ttl <= 1)
+        return expire(skb, floating_ip);
+    if (!is_own && write_ttl(skb, packet->ttl - 1) < 0)
+        return drop(skb, DROP_MALFORMED, floating_ip);
+    return send_outside(skb, packet, ifindex, now_ns, settings);
+}
+
+/* Ping of the floating IP itself: answered here, because no interface has the address (rule G1). */
+static inline int answer_echo(struct __sk_buff *skb, const struct packet *packet, const struct config *settings)
+{
+    u8 macs[2 * MAC_BYTES];
+    u8 reply = ICMP_ECHO_REPLY;
+    __be32 addresses[2] = {packet->destination, packet->source};
+
+    if (bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)) < 0)
+        return TC_ACT_SHOT;
+    if (bpf_l4_csum_replace(skb, packet->l4 + 2, bpf_htons(ICMP_ECHO_REQUEST << 8), 0, 2) < 0 ||
+        bpf_skb_store_bytes(skb, ETHERNET_BYTES + 12, addresses, sizeof(addresses), 0) < 0 ||
+        bpf_skb_store_bytes(skb, packet->l4, &reply, 1, 0) < 0 || write_ttl(skb, ECHO_REPLY_TTL) < 0 ||
+        write_macs(skb, macs + MAC_BYTES, macs) < 0)
+        return TC_ACT_SHOT;
+    count(COUNT_ECHO_ANSWERED);
+    return send_judged(skb, skb->ifindex, settings);
+}
+
+/* What came for a floating IP that is held here goes to the node of its block, the destination as it is (rule H2).
+ * `is_own`: this node itself sent it, so there is no hop to count. */
+static inline int return_to_node(struct __sk_buff *skb, const struct packet *packet, int is_own,
+                                 const struct config *settings)
+{
+    __be32 floating_ip = packet->destination;
+    struct block *block;
+    __be16 port = 0;
+    u32 reason = DROP_NONE;
+    u32 ifindex;
+
+    if (packet->fragment == FRAGMENT_LATER) {
+        port = recall_fragment(packet, STAGE_BACK);
+        reason = port ? DROP_NONE : DROP_FRAGMENT;
+    } else {
+        reason = port_of_receiver(skb, packet, &port);
+    }
+    if (reason != DROP_NONE)
+        return drop(skb, reason, floating_ip);
+    block = find_block(floating_ip, port);
+    if (!block)
+        return drop(skb, DROP_NO_FLOW, floating_ip);
+    remember_fragment(packet, STAGE_BACK, port);
+    if (block->kind == BLOCK_LOCAL)
+        return deliver(skb, packet, settings);
+    if (block->kind != BLOCK_L2)
+        return drop(skb, DROP_NO_TRANSPORT, floating_ip);
+    if (!is_own && packet->ttl <= 1)
+        return expire(skb, floating_ip);
+    ifindex = block->ifindex;
+    if ((!is_own && write_ttl(skb, packet->ttl - 1) < 0) || write_macs(skb, block->mac, block->own_mac) < 0)
+        return drop(skb, DROP_MALFORMED, floating_ip);
+    count(COUNT_RETURNED);
+    return send_judged(skb, ifindex, settings);
+}
+
+/* What came for a floating IP. Nothing of it ever reaches the stack but what a flow of this node waits for. */
+static inline int take_floating(struct __sk_buff *skb, const struct ipv4 *ip, int is_own, const struct config *settings)
+{
+    __be32 floating_ip = ip->destination;
+    int is_held = is_lease_live(floating_ip);
+    struct packet packet = {};
+    u32 reason;
+
+    /* Sent on by its holder, for a flow of this node. */
+    if (!is_held && (is_own || !sender_number(skb)))
+        return drop(skb, DROP_LEASE_EXPIRED_INGRESS, floating_ip);
+    reason = load_packet(skb, ip, &packet);
+    if (reason != DROP_NONE)
+        return drop(skb, reason, floating_ip);
+    if (!is_held)
+        return deliver(skb, &packet, settings);
+    if (packet.protocol == PROTOCOL_ICMP && packet.icmp_type == ICMP_ECHO_REQUEST &&
+        packet.fragment != FRAGMENT_LATER)
+        return is_own ? drop(skb, DROP_UNSUPPORTED_PROTOCOL, floating_ip) : answer_echo(skb, &packet, settings);
+    return return_to_node(skb, &packet, is_own, settings);
+}
+
+static inline int is_from_holder(struct __sk_buff *skb, __be32 floating_ip)
+{
+    struct way *way = find_way(floating_ip);
+    u8 source[MAC_BYTES];
+
+    return way && way->kind == WAY_L2 && way->ifindex == skb->ifindex &&
+           bpf_skb_load_bytes(skb, MAC_BYTES, source, MAC_BYTES) == 0 && same_mac(source, way->gateway_mac);
+}
+
+/* What came from a floating IP. `is_own`: with our mark, by steer_egress of this node (rule H4). */
+static inline int take_from_floating(struct __sk_buff *skb, const struct ipv4 *ip, const struct floating_ip *floating,
+                                     int is_own, const struct config *settings)
+{
+    __be32 floating_ip = ip->source;
+    struct packet packet = {};
+    u32 reason;
+
+    if (!is_lease_live(floating_ip)) {
+        /* From its holder, or by a router, it is ordinary traffic: a pod of another node talks to an address of this one.
+         * From another member it was steered to a node that is the holder no more. */
+        if (!is_own && (!sender_number(skb) || is_from_holder(skb, floating_ip)))
+            return TC_ACT_UNSPEC;
+        return drop(skb, DROP_LEASE_EXPIRED_INGRESS, floating_ip);
+    }
+    reason = load_packet(skb, ip, &packet);
+    if (reason != DROP_NONE)
+        return drop(skb, reason, floating_ip);
+    return forward(skb, &packet, floating, is_own, settings);
+}

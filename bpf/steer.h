@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/* The pod's node, outwards: whose flow a packet is, what the flow's address and port are, and the way to the holder. */
+#pragma once
+
+struct nat {
+    __be32 floating_ip;
+    __be16 port;
+};
+
+/* What is known of the packet at hand. Not on the stack, where the verifier would follow each value of each field through
+ * the searches for a port, more steps than it has. A program is not interrupted by another one on its CPU. */
+struct scratch {
+    struct packet packet;
+    struct nat nat;
+    struct flow_key key;
+};
+BPF_TABLE("percpu_array", u32, struct scratch, scratches, 1);
+
+static inline struct flow_key flow_from_pod(const struct packet *packet)
+{
+    struct flow_key key = {
+        .pod_ip = packet->source,
+        .remote_ip = packet->destination,
+        .pod_port = packet->source_port,
+        .remote_port = packet->destination_port,
+        .protocol = packet->protocol,
+    };
+
+    return key;
+}
+
+/* The flow that a pod's ICMP error is about: what it quotes came from the remote. */
+static inline struct flow_key flow_of_quoted(const struct packet *quoted)
+{
+    struct flow_key key = {
+        .pod_ip = quoted->destination,
+        .remote_ip = quoted->source,
+        .pod_port = quoted->destination_port,
+        .remote_port = quoted->source_port,
+        .protocol = quoted->protocol,
+    };
+
+    if (quoted->protocol == PROTOCOL_ICMP) {
+        key.pod_port = quoted->source_port;
+        key.remote_port = 0;
+    }
+    return key;
+}
+
+/* Make a flow under a rule of its pod, with a port of this node (rules B1, B4, D4, Q4). Returns a drop reason. */
+static inline u32 make_flow(struct __sk_buff *skb, const struct packet *packet, struct flow_key *key,
+                            const struct selected_value *row, u64 now_ns, struct nat *nat)
+{
+    struct rule_value *rule = find_rule(row->rule_set, key->remote_ip);
+    u32 zero = 0;
+    struct flow_settings *settings = flow_settings.lookup(&zero);
+    u64 rule_set = row->rule_set;
+    struct limits *own = limits.lookup(&rule_set);
+    struct flow fresh = {
+        .rule_set = rule_set,
+        .last_ns = now_ns,
+        .pod = row->pod,
+        .ifindex = skb->ingress_ifindex,
+        .state = FLOW_NEW,
+    };
+    struct mirror_key mirror = {};
+    struct flow *present;
+    int is_made;
+    u32 reason;
+
+    if (!rule)
+        return DROP_NOT_SELECTED;
+    if (!settings || !may_make_flow(packet, settings))
+        return DROP_NO_STATE;
+    if (!own) {
+        rule_set = 0;
+        own = limits.lookup(&rule_set);
+    }
+    fresh.floating_ip = rule->floating_ip;
+    nat->floating_ip = rule->floating_ip;
+    if (is_over_quota(key->pod_ip, row->pod, own))
+        return DROP_QUOTA;
+    fresh.life_s = flow_life_s(key, FLOW_NEW, own);
+    mirror = mirror_of(key, &fresh);
+    reason = reserve_port(&mirror, key, settings->seed, now_ns);
+    if (reason != DROP_NONE)
+        return reason;
+    fresh.nat_port = mirror.nat_port;
+    is_made = key->protocol == PROTOCOL_TCP ? flows_young.insert(key, &fresh) == 0
+                                            : flows_datagram.insert(key, &fresh) == 0;
+    nat->port = fresh.nat_port;
+    if (is_made) {
+        count_flow(key->pod_ip, row->pod, 1);
+        return DROP_NONE;
+    }
+    /* Another CPU has made the same flow with another port: that one it is. */
+    present = find_flow(key);
+    if (!present)
+        return DROP_MAP_FULL;
+    if (present->nat_port != fresh.nat_port || present->floating_ip != fresh.floating_ip) {
+        if (key->protocol == PROTOCOL_TCP)
+            mirrors_young.delete(&mirror);
+        else
+            mirrors_datagram.delete(&mirror);
+    }
+    nat->floating_ip = present->floating_ip;
+    nat->port = present->nat_port;
+    return DROP_NONE;
+}
+
+/* Whether the reservation of a flow still names it (rule Q4); made again where it was only evicted. */
+static inline int keeps_port(struct flow_key *key, const struct flow *flow, u64 now_ns)
+{
+    struct mirror_key mirror_key = mirror_of(key, flow);
+    struct mirror again = {.made_ns = now_ns, .pod_ip = key->pod_ip, .pod_port = key->pod_port};
+    struct mirror *mirror = find_mirror(&mirror_key);
+
+    if (mirror)
+        return names(mirror, key);
+    return claim(&mirror_key, &again, key) == 0;
+}
+
+/* Another rule set: judged anew. Where the floating IP is the same, nothing else happens (rule E1); else the flow has
+ * ended, and drops both ways (rule E2). */
+static inline void judge_again(const struct flow_key *key, struct flow *flow, const struct selected_value *row)
+{
+    struct rule_value *rule = find_rule(row->rule_set, key->remote_ip);
+
+    flow->rule_set = row->rule_set;
+    if (rule && rule->floating_ip == flow->floating_ip)
+        return;
+    flow->is_ended = 1;
+    if (flow->life_s > ENDED_S)
+        flow->life_s = ENDED_S;
+}
+
+/* The address and port of a packet's flow, which is made where there is none. Returns a drop reason. */
+static inline u32 follow_flow(struct __sk_buff *skb, const struct packet *packet, const struct selected_value *row,
+                              struct flow_key *key, struct nat *nat)
+{
+    u64 now_ns = flow_clock_ns();
+    struct flow *flow = find_flow(key);
+
+    if (flow && flow->pod == row->pod && !is_flow_over(flow, now_ns)) {
+        nat->floating_ip = flow->floating_ip;
+        nat->port = flow->nat_port;
+        if (flow->rule_set != row->rule_set)
+            judge_again(key, flow, row);
+        if (!flow->is_ended && !keeps_port(key, flow, now_ns))
+            flow->is_ended = 1;
+        /* The pod's stack has no socket any more, and tells the remote so. */
+        if (!flow->is_ended || (flow->is_ended == ENDED_RESET && (packet->tcp_flags & TCP_RST))) {
+            advance_flow(key, flow, packet, 1, now_ns);
+            return DROP_NONE;
+        }
+        if (!is_opening(packet) || packet->protocol != PROTOCOL_TCP) {
+            flow->last_ns = now_ns;
+            return DROP_FLOW_ENDED;
+        }
+    }
+    if (flow) {
+        struct flow former = *flow;
+
+        remove_flow(key, &former);
+    }
+    return make_flow(skb, packet, key, row, now_ns, nat);
+}
+
+/* A pod's ICMP error about what came for a flow of its own (rule H2): outer source and quoted destination become what
+ * the remote knows. Anybody's, so the flow is neither refreshed nor changed. */
+static inline u32 translate_error(struct __sk_buff *skb, const struct packet *error, const struct selected_value *row,
+                                  struct nat *nat)
+{
+    struct packet quoted = {};
+    u32 reason = load_quoted(skb, error, &quoted);
+    struct flow_key key;
+    struct flow *flow;
+
+    if (reason != DROP_NONE)
+        return reason;
+    if (quoted.destination != error->source)
+        return DROP_MALFORMED;
+    key = flow_of_quoted(&quoted);
+    flow = find_flow(&key);
+    if (!flow || flow->is_ended || flow->pod != row->pod || is_flow_over(flow, flow_clock_ns()))
+        return DROP_NO_FLOW;
+    nat->floating_ip = flow->floating_ip;
+    nat->port = flow->nat_port;
+    if (translate_quoted(skb, error, &quoted, 0, nat->floating_ip, nat->port) < 0 ||
+        write_address(skb, 1, nat->floating_ip) < 0)
+        return DROP_MALFORMED;
+    return DROP_NONE;
+}
+
+/* Translate a pod's packet; `floating_ip` is known afterwards where there is one. Returns a drop reason. */
+static inline u32 translate_outwards(struct __sk_buff *skb, const struct ipv4 *ip, const struct selected_value *row,
+                                     __be32 *floating_ip)
+{
+    u32 zero = 0;
+    struct scratch *scratch = scratches.lookup(&zero);
+    struct packet *packet;
+    struct nat *nat;
+    u32 reason;
+
+    if (!scratch)
+        return DROP_MALFORMED;
+    __builtin_memset(scratch, 0, sizeof(*scratch));
+    packet = &scratch->packet;
+    nat = &scratch->nat;
+    reason = load_packet(skb, ip, packet);
+    if (reason != DROP_NONE)
+        return reason;
+    if (packet->fragment == FRAGMENT_LATER) {
+        *floating_ip = recall_fragment(packet, STAGE_STEER);
+        if (!*floating_ip)
+            return DROP_FRAGMENT;
+        return write_address(skb, 1, *floating_ip) < 0 ? DROP_MALFORMED : DROP_NONE;
+    }
+    if (is_error(packet)) {
+        reason = translate_error(skb, packet, row, nat);
+        *floating_ip = nat->floating_ip;
+        return reason;
+    }
+    scratch->key = flow_from_pod(packet);
+    reason = follow_flow(skb, packet, row, &scratch->key, nat);
+    *floating_ip = nat->floating_ip;
+    if (reason != DROP_NONE)
+        return reason;
+    remember_fragment(packet, STAGE_STEER, nat->floating_ip);
+    return translate(skb, packet, 1, nat->floating_ip, nat->port) < 0 ? DROP_MALFORMED : DROP_NONE;
+}
+
+/* To the holder (rule W1). With our mark: the fence takes it off what our programs made, and so does the uplink's
+ * ingress where the holder is this node (rules H3, H4). */
+static inline int send_to_holder(struct __sk_buff *skb, __be32 floating_ip, const struct config *settings)
+{
+    struct way *way = find_way(floating_ip);
+    struct floating_ip *floating;
+    u32 ifindex;
+
+    if (!way)
+        return drop(skb, DROP_NO_GATEWAY, floating_ip);
+    ifindex = way->ifindex;
+    if (way->kind == WAY_LOCAL) {
+        floating = floating_ips.lookup(&floating_ip);
+        if (!floating || !floating->ifindex)
+            return drop(skb, DROP_NO_GATEWAY, floating_ip);
+        ifindex = floating->ifindex;
+        if (write_macs(skb, floating->mac, floating->mac) < 0)
+            return drop(skb, DROP_MALFORMED, floating_ip);
+        skb->mark = skb->mark | settings->mark;
+        count(COUNT_STEERED);
+        return bpf_redirect(ifindex, BPF_F_INGRESS);
+    }
+    if (way->kind != WAY_L2)
+        return drop(skb, DROP_NO_TRANSPORT, floating_ip);
+    if (write_macs(skb, way->gateway_mac, way->own_mac) < 0)
+        return drop(skb, DROP_MALFORMED, floating_ip);
+    count(COUNT_STEERED);
+    return send_judged(skb, ifindex, settings);
+}

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/* What is asked of the rows that agent and keeper write, and how a packet that goes nowhere is counted. */
+#pragma once
+
+static inline void count(u32 which)
+{
+    u64 *value = counts.lookup(&which);
+
+    if (value)
+        *value += 1;
+}
+
+static inline int drop(struct __sk_buff *skb, u32 reason, __be32 floating_ip)
+{
+    struct drop_key key = {.floating_ip = floating_ip, .reason = reason};
+    struct tally *tally = drops.lookup(&key);
+
+    if (tally) {
+        tally->packets += 1;
+        tally->bytes += skb->len;
+    } else {
+        struct tally first = {.packets = 1, .bytes = skb->len};
+
+        drops.update(&key, &first);
+    }
+    return TC_ACT_SHOT;
+}
+
+/* The precise clock: the coarse one is a jiffy late (rule G2). */
+static inline int is_lease_live(__be32 floating_ip)
+{
+    struct lease *lease = lease_deadlines.lookup(&floating_ip);
+
+    return lease && bpf_ktime_get_boot_ns() < lease->deadline_ns;
+}
+
+static inline int is_agent_away(u64 now_ns)
+{
+    u32 zero = 0;
+    u64 *beat_ns = agent_beat.lookup(&zero);
+
+    return !beat_ns || now_ns > *beat_ns + AGENT_AWAY_NS;
+}
+
+/* Whether a hint stands in for the authenticated way now: never for a newer one, nor for long while there is an agent to
+ * hear the authenticated word (rule W2). */
+static inline int is_hint_in_force(const struct way_hint *hint, u64 token)
+{
+    u64 now_ns = bpf_ktime_get_boot_ns();
+
+    if (hint->way.token != token || hint->until_ns == 0)
+        return 0;
+    return now_ns < hint->until_ns || is_agent_away(now_ns);
+}
+
+/* The way to the holder as it is now (rules W1, W2). */
+static inline struct way *find_way(__be32 floating_ip)
+{
+    struct way *way = ways.lookup(&floating_ip);
+    struct way_hint *hint = way_hints.lookup(&floating_ip);
+
+    if (hint && is_hint_in_force(hint, way ? way->token : 0) && !is_lease_live(floating_ip))
+        return &hint->way;
+    return way;
+}
+
+static inline struct rule_value *find_rule(u64 rule_set, __be32 destination)
+{
+    struct rule_key key = {
+        .prefixlen = RULE_SET_BITS + 32,
+        .rule_set_high = rule_set >> 32,
+        .rule_set_low = (u32)rule_set,
+        .destination = destination,
+    };
+    struct rule_value *rule = rules.lookup(&key);
+
+    return rule && rule->action == RULE_STEER ? rule : NULL;
+}
+
+static inline u32 cluster_flags(__be32 address)
+{
+    struct cluster_key key = {.prefixlen = 32, .address = address};
+    u32 *flags = cluster.lookup(&key);
+
+    return flags ? *flags : 0;
+}
+
+/* The number of the member whose MAC a frame came from; 0 where it is nobody's. */
+static inline u32 sender_number(struct __sk_buff *skb)
+{
+    struct member_key key = {.ifindex = skb->ifindex};
+    u32 *number;
+
+    if (bpf_skb_load_bytes(skb, MAC_BYTES, key.mac, MAC_BYTES) < 0)
+        return 0;
+    number = members.lookup(&key);
+    return number ? *number : 0;
+}
+
+/* The row of a port's block; NULL for a port below all blocks too. */
+static inline struct block *find_block(__be32 floating_ip, __be16 port)
+{
+    u16 number = bpf_ntohs(port);
+    struct block_key key = {.floating_ip = floating_ip, .block = (u32)(number - FIRST_PORT) / PORTS_PER_BLOCK};
+
+    if (number < FIRST_PORT)
+        return NULL;
+    return blocks.lookup(&key);
+}
+
+/* Out of an uplink, past its fence: this is where it was judged. */
+static inline int send_judged(struct __sk_buff *skb, u32 ifindex, const struct config *settings)
+{
+    skb->mark = skb->mark | settings->mark;
+    skb->cb[0] = JUST_JUDGED;
+    return bpf_redirect(ifindex, 0);
+}

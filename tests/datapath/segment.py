@@ -1,0 +1,209 @@
+"""A small cluster of real stacks: a pod, its node, two gateways and a router with the server behind it, on one segment.
+
+Each is a network namespace; the nodes have the datapath attached as the agent does it, each with maps of its own. What
+agent, keeper and leader write, the tests write. Packets are those of real sockets: segments that the device is to cut,
+checksums that it is to complete, fragments of the kernel's own.
+"""
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from service.datapath import bpf_map, layout
+from service.datapath.layout import WayKind
+from service.datapath.loader import load_datapath
+from tests.datapath.node import FLOATING_IP, MARK, POD, ROUTER, SERVER, Node
+from tests.datapath.packet import mac
+from tests.datapath.program import Device, Namespace, Programs
+
+Result = TypeVar("Result")
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+ADDRESSES = {"a": "192.168.1.11", "b": "192.168.1.12", "c": "192.168.1.13", "router": str(ROUTER)}
+MEMBERS = {"a": 1, "b": 2, "c": 3}
+BLOCKS = range(32)
+TABLE = 9640
+
+
+def uplink(name: str) -> Device:
+    number = 10 + list(ADDRESSES).index(name)
+    return Device("eth0", number, mac(f"02:00:00:00:10:{number:02x}"))
+
+
+POD_SIDE = Device("pod0", 50, mac("02:00:00:00:10:50"))
+EGW_DEVICE = Device("egw0", 60, mac("02:00:00:00:10:60"))
+
+
+class Place:
+    """A network namespace by name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = f"egwt{os.getpid()}-{name}"
+
+    def command(self, text: str) -> str:
+        words = ["ip", "netns", "exec", self.name, *text.split()]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+        assert done.returncode == 0, f"{text}: {done.stderr}"
+        return done.stdout
+
+    def call(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Do this inside, in a thread of its own."""
+
+        def inside() -> Result:
+            with open(f"/run/netns/{self.name}", "rb") as netns:
+                assert _libc.setns(netns.fileno(), _CLONE_NEWNET) == 0
+            return function(*arguments)
+
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(inside).result(timeout=60)
+
+
+@dataclass
+class Segment:
+    """The places, and the maps of the nodes."""
+
+    places: dict[str, Place]
+    nodes: dict[str, Node]
+
+    def hold(self, name: str) -> None:
+        """This gateway has the lease, nobody else, and the pod's node knows the way there."""
+        for other in ("b", "c"):
+            self.nodes[other].end_lease()
+        self.nodes[name].hold()
+        self.nodes["a"].way(WayKind.L2, gateway_mac=uplink(name).mac, device=uplink("a"))
+        announce = f"ip neigh replace {FLOATING_IP} lladdr {uplink(name).mac.hex(':')} dev eth0 nud reachable"
+        self.places["router"].command(announce)
+
+
+def _wire(places: dict[str, Place]) -> None:
+    """Everybody on one bridge; the pod behind its node."""
+    switch = places["switch"]
+    switch.command("ip link add br0 type bridge")
+    switch.command("ip link set br0 up")
+    for name, address in ADDRESSES.items():
+        device = uplink(name)
+        port = f"port-{name}"
+        make = f"ip link add eth0 index {device.ifindex} address {device.mac.hex(':')} type veth"
+        places[name].command(f"{make} peer name {port} netns {switch.name}")
+        switch.command(f"ip link set {port} master br0 up")
+        places[name].command(f"ip addr add {address}/24 dev eth0")
+        places[name].command("ip link set eth0 up")
+        places[name].command("ip link set lo up")
+        places[name].command("sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0")
+        if name != "router":
+            places[name].command(f"ip route add default via {ROUTER}")
+    places["router"].command(f"ip addr add {SERVER}/32 dev lo")
+    node, pod = places["a"], places["pod"]
+    peer = f"peer name eth0 netns {pod.name}"
+    node.command(f"ip link add {POD_SIDE.name} index {POD_SIDE.ifindex} type veth {peer}")
+    node.command(f"ip link set {POD_SIDE.name} address {POD_SIDE.mac.hex(':')} up")
+    node.command(f"ip route add {POD} dev {POD_SIDE.name}")
+    pod.command(f"ip addr add {POD}/32 dev eth0")
+    pod.command("ip link set eth0 up")
+    pod.command("ip link set lo up")
+    pod.command(f"ip route add {ADDRESSES['a']} dev eth0")
+    pod.command(f"ip route add default via {ADDRESSES['a']} onlink dev eth0")
+
+
+def _steer(place: Place) -> None:
+    """The steering device and its rules, as service/network/steering_device.py makes them."""
+    mac_text = EGW_DEVICE.mac.hex(":")
+    add = (
+        f"ip link add {EGW_DEVICE.name} index {EGW_DEVICE.ifindex} address {mac_text} type vxlan external dstport 9643"
+    )
+    for command in (
+        add,
+        f"ip link set {EGW_DEVICE.name} arp off up mtu 1500",
+        f"ip rule add pref 96 iif lo fwmark {MARK}/{MARK} lookup main",
+        f"ip rule add pref 97 fwmark {MARK}/{MARK} lookup {TABLE}",
+        f"ip route add default via 169.254.99.1 dev {EGW_DEVICE.name} onlink table {TABLE}",
+        f"sysctl -q -w net.ipv4.conf.{EGW_DEVICE.name}.rp_filter=0 net.ipv4.conf.all.rp_filter=0",
+    ):
+        place.command(command)
+
+
+NETFILTER = f"""
+table ip egressgw {{
+  chain after_dstnat {{
+    type filter hook prerouting priority -90
+    meta mark & {MARK} == 0 return
+    meta priority {layout.ENDED_PRIORITY} meta l4proto tcp reject with tcp reset
+    meta priority {layout.FLOW_PRIORITY} return
+    ct direction reply meta mark set meta mark & {0xFFFFFFFF ^ MARK}
+  }}
+}}
+"""
+"""What the programs tell netfilter, and what it makes of it (rules D1, E2)."""
+
+
+def _filter(place: Place) -> None:
+    words = ["ip", "netns", "exec", place.name, "nft", "-f", "-"]
+    done = subprocess.run(words, input=NETFILTER, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+ATTACHED = {
+    "pod_ingress": (POD_SIDE.name, "ingress"),
+    "steer_egress": (EGW_DEVICE.name, "egress"),
+    "steer_ingress": (EGW_DEVICE.name, "ingress"),
+    "uplink_ingress": ("eth0", "ingress"),
+    "uplink_egress": ("eth0", "egress"),
+}
+
+
+def _attach(place: Place, programs: dict[str, int], bpffs: Path, names: tuple[str, ...]) -> None:
+    for device in {ATTACHED[name][0] for name in names}:
+        place.command(f"tc qdisc add dev {device} clsact")
+    for name in names:
+        device, direction = ATTACHED[name]
+        path = bpffs / f"{place.name}-{name}"
+        bpf_map.pin(programs[name], str(path))
+        # Not by `ip netns exec`, whose own mounts hide the pin.
+        words = f"nsenter --net=/run/netns/{place.name} tc filter add dev {device} {direction} bpf da pinned {path}"
+        subprocess.run(words.split(), check=True, timeout=20)
+        path.unlink()
+
+
+def _fill(nodes: dict[str, Node]) -> None:
+    for name, node in nodes.items():
+        node.configure(egw=EGW_DEVICE, uplink=uplink(name))
+        for member, number in MEMBERS.items():
+            node.member(uplink(member).mac, number, uplink(name))
+        node.hold(for_s=-1)
+    for name in ("b", "c"):
+        nodes[name].assign(BLOCKS, mac=uplink("a").mac, device=uplink(name))
+    node = nodes["a"]
+    node.rule()
+    node.select(device=POD_SIDE)
+    node.own(BLOCKS)
+
+
+@contextmanager
+def build(bpffs: Path, run: Path) -> Iterator[Segment]:
+    """Everything, and nothing of it left afterwards."""
+    names = ("pod", "a", "b", "c", "router", "switch")
+    places = {name: Place(name) for name in names}
+    with ExitStack() as stack:
+        for place in places.values():
+            subprocess.run(["ip", "netns", "add", place.name], check=True, timeout=20)
+            stack.callback(subprocess.run, ["ip", "netns", "del", place.name], check=True, timeout=20)
+        _wire(places)
+        _steer(places["a"])
+        _filter(places["a"])
+        nodes = {}
+        for name in MEMBERS:
+            loaded = stack.enter_context(load_datapath(str(bpffs / name), str(run / name)))
+            nodes[name] = Node(loaded, Programs(Namespace(), loaded.programs))
+            mine = tuple(ATTACHED) if name == "a" else ("uplink_ingress", "uplink_egress")
+            _attach(places[name], loaded.programs, bpffs, mine)
+        _fill(nodes)
+        segment = Segment(places, nodes)
+        segment.hold("b")
+        yield segment

@@ -1,0 +1,219 @@
+"""Whole walks between real stacks: what the pod and the server see, and what survives a change of gateway (R1)."""
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.datapath.node import FLOATING_IP, RULE_SET, SERVER
+from tests.datapath.segment import ADDRESSES, BLOCKS, POD_SIDE, Segment, build
+
+pytestmark = [pytest.mark.bpf, pytest.mark.root]
+
+IP_RECVERR = 11
+BYTES = 3_000_000
+PORT = 8080
+TIMEOUT_S = 10
+FIRST, LAST = 1024, 1024 + 64 * len(BLOCKS) - 1
+
+
+@pytest.fixture(scope="module")
+def segment(bpffs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Segment]:
+    with build(bpffs, tmp_path_factory.mktemp("segment")) as built:
+        yield built
+
+
+@pytest.fixture(autouse=True)
+def held(segment: Segment) -> None:
+    segment.hold("b")
+
+
+def opened(segment: Segment, place: str, kind: int) -> socket.socket:
+    made = segment.places[place].call(socket.socket, socket.AF_INET, kind)
+    made.settimeout(TIMEOUT_S)
+    return made
+
+
+def listening(segment: Segment) -> socket.socket:
+    server = opened(segment, "router", socket.SOCK_STREAM)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind((str(SERVER), PORT))
+    server.listen(5)
+    return server
+
+
+def connected(segment: Segment, server: socket.socket) -> tuple[socket.socket, socket.socket, tuple[str, int]]:
+    """The pod's end, the server's end, and whom the server sees."""
+    client = opened(segment, "pod", socket.SOCK_STREAM)
+    client.connect(server.getsockname())
+    accepted, peer = server.accept()
+    accepted.settimeout(TIMEOUT_S)
+    return client, accepted, peer
+
+
+def received(end: socket.socket, count: int) -> int:
+    total = 0
+    while total < count:
+        data = end.recv(65536)
+        assert data, f"closed after {total} bytes"
+        total += len(data)
+    return total
+
+
+def transfer(source: socket.socket, sink: socket.socket, count: int = BYTES) -> None:
+    """Bytes of a known pattern; the stacks check every checksum on the way."""
+    thread = threading.Thread(target=source.sendall, args=(bytes(count),))
+    thread.start()
+    assert received(sink, count) == count
+    thread.join(TIMEOUT_S)
+
+
+def test_the_server_sees_the_floating_ip_and_a_port_of_the_pods_node(segment: Segment) -> None:
+    with listening(segment) as server:
+        client, accepted, peer = connected(segment, server)
+        with closing(client), closing(accepted):
+            assert peer[0] == str(FLOATING_IP)
+            assert FIRST <= peer[1] <= LAST
+
+
+@pytest.mark.parametrize("is_upload", [True, False], ids=["upload", "download"])
+def test_c29_bulk_goes_through_whoever_completes_the_checksums(segment: Segment, is_upload: bool) -> None:
+    with listening(segment) as server:
+        client, accepted, _ = connected(segment, server)
+        with closing(client), closing(accepted):
+            transfer(*((client, accepted) if is_upload else (accepted, client)))
+
+
+@pytest.mark.parametrize("is_upload", [True, False], ids=["upload", "download"])
+def test_r1_a_connection_survives_a_change_of_gateway_whoever_speaks(segment: Segment, is_upload: bool) -> None:
+    """The new one was told nothing of it: only the way moves."""
+    with listening(segment) as server:
+        client, accepted, _ = connected(segment, server)
+        with closing(client), closing(accepted):
+            ends = (client, accepted) if is_upload else (accepted, client)
+            transfer(*ends, 100_000)
+            for gateway in ("c", "b", "c"):
+                segment.hold(gateway)
+                transfer(*ends, 100_000)
+    assert segment.nodes["c"].counters()["forwarded"] > 0
+
+
+def test_r1_an_idle_connection_is_spoken_to_first_through_the_new_gateway(segment: Segment) -> None:
+    with listening(segment) as server:
+        client, accepted, _ = connected(segment, server)
+        with closing(client), closing(accepted):
+            transfer(client, accepted, 1000)
+            segment.hold("c")
+            transfer(accepted, client, 1000)
+
+
+@pytest.mark.parametrize("size", [1, 1472, 4000, 30000])
+def test_c28_datagrams_of_any_size_go_both_ways(segment: Segment, size: int) -> None:
+    """Those that do not fit are cut by the stacks."""
+    server, client = (opened(segment, place, socket.SOCK_DGRAM) for place in ("router", "pod"))
+    with closing(server), closing(client):
+        server.bind((str(SERVER), PORT))
+        client.sendto(bytes(size), (str(SERVER), PORT))
+        data, peer = server.recvfrom(65536)
+        assert (len(data), peer[0]) == (size, str(FLOATING_IP))
+        server.sendto(bytes(size), peer)
+        assert len(client.recv(65536)) == size
+
+
+@pytest.mark.parametrize("size", [56, 4000])
+def test_a_pod_pings_the_server(segment: Segment, size: int) -> None:
+    segment.places["pod"].command(f"ping -c 2 -i 0.2 -W 2 -s {size} {SERVER}")
+
+
+def test_c25_a_closed_port_is_told_to_the_pod(segment: Segment) -> None:
+    client = opened(segment, "pod", socket.SOCK_DGRAM)
+    with closing(client):
+        client.connect((str(SERVER), 9))
+        client.send(b"anybody?")
+        with pytest.raises(ConnectionRefusedError):
+            client.recv(10)
+
+
+def test_c26_a_pod_tells_the_server_that_a_port_is_closed(segment: Segment) -> None:
+    server, client = (opened(segment, place, socket.SOCK_DGRAM) for place in ("router", "pod"))
+    with closing(server):
+        server.bind((str(SERVER), PORT))
+        with closing(client):
+            client.sendto(b"hello", (str(SERVER), PORT))
+            _, peer = server.recvfrom(10)
+        server.connect(peer)
+        server.send(b"gone?")
+        with pytest.raises(ConnectionRefusedError):
+            server.recv(10)
+
+
+def test_h2_traceroute_shows_the_nodes_on_the_way(segment: Segment) -> None:
+    """Its own node, then the holder, then the server."""
+    client = opened(segment, "pod", socket.SOCK_DGRAM)
+    with closing(client):
+        client.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        client.connect((str(SERVER), 33434))
+        seen = []
+        for ttl in (1, 2, 3):
+            client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+            client.send(b"where?")
+            seen.append(teller(client))
+    assert seen == [ADDRESSES["a"], ADDRESSES["b"], str(SERVER)]
+
+
+def teller(client: socket.socket) -> str:
+    """Who sent the ICMP error that is next in the queue of a socket (ip(7), IP_RECVERR)."""
+    with contextlib.suppress(OSError):
+        client.recv(100)
+    _, ancillary, _, _ = client.recvmsg(100, 1000, socket.MSG_ERRQUEUE)
+    [(_, _, data)] = ancillary
+    return socket.inet_ntoa(data[16 + 4 : 16 + 8])
+
+
+def forget_connections(segment: Segment) -> None:
+    """Whatever the pod's node tracked is gone."""
+    segment.places["a"].call(flush_conntrack)
+
+
+def flush_conntrack() -> None:
+    """IPCTNL_MSG_CT_DELETE of subsystem NFNL_SUBSYS_CTNETLINK without a tuple: all of them (nfnetlink_conntrack.h)."""
+    request, acknowledge, delete = 1, 4, 1 << 8 | 2
+    message = struct.pack("=IHHII", 20, delete, request | acknowledge, 1, 0) + struct.pack(">BBH", socket.AF_INET, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
+        netlink.send(message)
+        assert struct.unpack_from("=i", netlink.recv(4096), 16) == (0,)
+
+
+def test_d1_a_connection_goes_on_when_conntrack_forgot_it_and_the_server_speaks_first(segment: Segment) -> None:
+    """Connection tracking then takes the server for the one that opened it, and the pod's answers for replies."""
+    with listening(segment) as server:
+        client, accepted, peer = connected(segment, server)
+        with closing(client), closing(accepted):
+            transfer(client, accepted, 1000)
+            forget_connections(segment)
+            transfer(accepted, client, 100_000)
+            transfer(client, accepted, 100_000)
+            assert accepted.getpeername() == peer
+
+
+def test_e2_a_connection_that_its_policy_names_no_more_is_reset_at_both_ends(segment: Segment) -> None:
+    node = segment.nodes["a"]
+    with listening(segment) as server:
+        client, accepted, _ = connected(segment, server)
+        with closing(client), closing(accepted):
+            transfer(client, accepted, 1000)
+            node.select(device=POD_SIDE, rule_set=RULE_SET + 1)
+            try:
+                client.send(b"anybody?")
+                with pytest.raises(ConnectionResetError):
+                    client.recv(1)
+                accepted.send(b"gone?")
+                with pytest.raises(ConnectionResetError):
+                    accepted.recv(1)
+            finally:
+                node.select(device=POD_SIDE)
