@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from service.datapath import bpf_map, layout
+from service.datapath import layout
 from service.datapath.layout import WayKind
 from service.datapath.loader import load_datapath
+from service.network import bpf_call
 from tests.datapath.node import FLOATING_IP, MARK, POD, ROUTER, SERVER, Node
 from tests.datapath.packet import mac
 from tests.datapath.program import Device, Namespace, Programs
@@ -164,7 +165,7 @@ def _attach(place: Place, programs: dict[str, int], bpffs: Path, names: tuple[st
     for name in names:
         device, direction = ATTACHED[name]
         path = bpffs / f"{place.name}-{name}"
-        bpf_map.pin(programs[name], str(path))
+        bpf_call.pin(programs[name], str(path))
         # Not by `ip netns exec`, whose own mounts hide the pin.
         words = f"nsenter --net=/run/netns/{place.name} tc filter add dev {device} {direction} bpf da pinned {path}"
         subprocess.run(words.split(), check=True, timeout=20)

@@ -14,7 +14,6 @@ from tests.datapath.node import (
     NEIGHBOUR,
     NEIGHBOUR_NODE,
     OTHER_POD,
-    POD,
     POD_NUMBER,
     SERVER,
     TCP_FLOW,
@@ -196,24 +195,24 @@ def test_d1_a_packet_of_a_live_flow_says_so_to_netfilter(pod_node: Node) -> None
 
 
 def test_d1_a_packet_that_no_flow_knows_does_not(pod_node: Node) -> None:
-    assert leave_pod(pod_node).priority == 0
+    assert leave_pod(pod_node).priority == CLASSIFIED_PRIORITY
     pod_node.send(TCP_FLOW)
     pod_node.end(TCP_FLOW)
-    assert leave_pod(pod_node, flags=packet.ACK).priority == 0
+    assert leave_pod(pod_node, flags=packet.ACK).priority == CLASSIFIED_PRIORITY
 
 
-@pytest.mark.parametrize("pod", [POD, OTHER_POD], ids=["selected", "unselected"])
-def test_d1_a_pod_cannot_say_it_itself(pod_node: Node, pod: IPv4Address) -> None:
-    datagram = Flow(packet.TCP, pod=pod).outbound()
-    assert pod_node.leave_pod(datagram, priority=FLOW_PRIORITY).priority == 0
-    assert pod_node.leave_pod(datagram, priority=ENDED_PRIORITY).priority == 0
-    assert pod_node.leave_pod(datagram, priority=6).priority == 6
+@pytest.mark.parametrize("priority", [FLOW_PRIORITY, ENDED_PRIORITY, CLASSIFIED_PRIORITY])
+def test_d1_w11_a_pod_cannot_say_it_itself(pod_node: Node, priority: int) -> None:
+    known, unknown = Flow(packet.TCP).outbound(), Flow(packet.TCP, pod=OTHER_POD).outbound()
+    assert pod_node.leave_pod(known, priority=priority).priority == CLASSIFIED_PRIORITY
+    assert pod_node.leave_pod(unknown, priority=priority).priority == 0
+    assert pod_node.leave_pod(unknown, priority=6).priority == 6
 
 
 def test_d1_a_flow_of_a_former_pod_is_not_the_new_ones(pod_node: Node) -> None:
     pod_node.send(TCP_FLOW)
     pod_node.select(number=POD_NUMBER + 1)
-    assert leave_pod(pod_node, flags=packet.ACK).priority == 0
+    assert leave_pod(pod_node, flags=packet.ACK).priority == CLASSIFIED_PRIORITY
 
 
 def test_e2_a_flow_that_no_rule_names_any_more_still_goes_to_egw0(pod_node: Node) -> None:
