@@ -1,0 +1,89 @@
+"""What the leader knows of one gateway of one floating IP: its session, what it has, and what it has yet to hear."""
+
+from service.model.lease import Stamp
+from service.model.machine import Address
+from service.port_block.block import NEVER_GIVEN, Row, Times
+from service.port_block.message import Entry, Table, entries_of
+from service.port_block.parts import Parts
+
+
+class GatewayView:
+    """One (floating IP, gateway) of one leader's term. Until it is read, nothing is sent to it but that it be read."""
+
+    def __init__(self, name: str, address: Address, times: Times, *, now_ns: int) -> None:
+        self.name = name
+        self.address = address
+        self._times = times
+        self.edition = (0, 0)
+        """Session and edition of the table that was heard last."""
+        self.asked_ns = self.checked_ns = now_ns
+        self.holds = False
+        """It had the lease when it opened the session; it opens another when that changes."""
+        self.is_whole = False
+        self.known: dict[int, Stamp] = {}
+        self.pending: dict[int, None] = {}
+        """Blocks whose row it does not have."""
+        self.releases: dict[int, Row] = {}
+        """What it is asked to take from a node that is Down, if it has seen nothing of it (Q5)."""
+        self.due_ns = now_ns
+        self._wait_ns = times.resend_ns
+        self._parts: Parts[Entry] = Parts()
+        self._start_id: int | None = None
+
+    def meet(self, start_id: int, now_ns: int) -> None:
+        """It speaks. Sessions of another process than before are not to be compared: a reboot sets its clock back."""
+        if start_id != self._start_id:
+            self._start_id = start_id
+            self.close(now_ns)
+
+    def take_table(self, table: Table) -> list[Entry] | None:
+        """Take a part of its answer. Returns the rows, and opens the session, with the last one."""
+        edition = (table.session, table.edition)
+        if table.parts == 0 and edition == self.edition:
+            self.checked_ns = self.asked_ns
+            return None
+        rows = tuple(entries_of(table.names, table.rows))
+        whole = self._parts.add(edition, table.part, table.parts, rows)
+        if whole is None:
+            return None
+        if table.session != self.edition[0]:
+            self.pending, self.releases = {}, {}
+        self.edition, self.checked_ns = edition, self.asked_ns
+        self.holds, self.is_whole = table.holds, table.is_whole
+        self.known = {entry.block: entry.row.stamp for entry in whole}
+        return whole
+
+    @property
+    def session(self) -> int | None:
+        """None until the whole table was heard."""
+        return self.edition[0] or None
+
+    def close(self, now_ns: int) -> None:
+        """Its session is over: it has to be read again."""
+        self.edition, self.holds = (0, 0), False
+        self.pending, self.releases = {}, {}
+        self.due_ns, self._wait_ns = now_ns, self._times.resend_ns
+        self._parts = Parts()
+
+    def want(self, block: int, row: Row, now_ns: int) -> None:
+        """The leader's row of a block: to be sent, unless it is there."""
+        self.releases.pop(block, None)
+        if self.known.get(block, NEVER_GIVEN.stamp) == row.stamp:
+            self.pending.pop(block, None)
+        elif self.session is not None:
+            self.pending[block] = None
+            self.wake(now_ns)
+
+    def wake(self, now_ns: int) -> None:
+        """Something is new: send at once, and patience begins anew."""
+        self.due_ns, self._wait_ns = now_ns, self._times.resend_ns
+
+    def again(self, now_ns: int) -> None:
+        """It was sent to; when it does not answer, once more."""
+        self.due_ns = now_ns + self._wait_ns
+        self._wait_ns = min(2 * self._wait_ns, self._times.resend_ns_max)
+
+    def entry(self, block: int, row: Row) -> Entry:
+        """The row as it is sent: in place of what the gateway has, and by a holder only where nothing moves (Q5)."""
+        after = self.known.get(block, NEVER_GIVEN.stamp)
+        return Entry(block, row, after, if_idle=row.is_resting and self.holds)
