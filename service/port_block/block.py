@@ -75,6 +75,8 @@ class Times:
     """How often a successor asks for that word."""
     resend_ns: int = 100 * _MS
     """When to send again what was not acknowledged; each time it takes twice as long."""
+    push_ns: int = 5 * _MS
+    """As `resend_ns`, of an owner: its word may be ahead of the leader's at a gateway by less than this."""
     resend_ns_max: int = 2 * _SECOND
     ask_ns: int = 200 * _MS
     """How often an owner that is short asks."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from service.model.errors import InvariantError, PeerError
-from service.model.lease import TERM_MAX, Stamp
+from service.model.lease import TERM_MAX, Stamp, Token
 from service.model.machine import Address, Send, Source
-from service.port_block.block import TIMES, Members, Row, Times
+from service.port_block.block import NEVER_GIVEN, TIMES, Members, Row, Times
 from service.port_block.gateway_table import GatewayTable, Kernel
 from service.port_block.message import (
     POLLED_MAX,
@@ -44,9 +44,9 @@ POLLS_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class SetOwner:
-    """The kernel is to take packets of the block from this node alone; from none where it is None.
+    """The kernel is to take packets of the block from the row's owner alone; from none where it has none.
 
-    In force before any `Send` behind it leaves (Q3). The stamp is stored beside it, for the next process.
+    In force before any `Send` behind it leaves (Q3). The row is stored, for the next process; NEVER_GIVEN is none.
     """
 
     floating_ip: IPv4Address
@@ -54,8 +54,23 @@ class SetOwner:
     row: Row
 
 
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The kernel is to go by its rows of the address while the lease is of this tenure, and by none under another (R3).
+
+    So rows that are old when this node comes to hold the address count for nothing, though its agent may be late, or
+    dead. Stored in the kernel, for the next process.
+    """
+
+    floating_ip: IPv4Address
+    tenure: Token
+
+
+Output = Send | SetOwner | Trust
+
+
 class GatewayBlocks:
-    """Follows the machine contract, on CLOCK_BOOTTIME. Outputs: Send, SetOwner."""
+    """Follows the machine contract, on CLOCK_BOOTTIME. Outputs: Send, SetOwner, Trust."""
 
     def __init__(self, kernel: Kernel, *, now_ns: int, times: Times = TIMES) -> None:
         self._kernel = kernel
@@ -71,14 +86,24 @@ class GatewayBlocks:
         """When each question left, by its number."""
         self._next_poll_ns = now_ns
         self._corrected: dict[tuple[str, IPv4Address, int], int] = {}
-        self._outputs: list[Send | SetOwner] = []
+        self._outputs: list[Output] = []
 
     # Inputs
 
-    def restore(self, floating_ip: IPv4Address, rows: Iterable[tuple[int, Row]], *, now_ns: int) -> None:
+    def restore(
+        self, floating_ip: IPv4Address, rows: Iterable[tuple[int, Row]], trusted: Token | None, *, now_ns: int
+    ) -> None:
         """What the kernel has from an earlier process of this boot. Before anything else is told."""
         self._pass(now_ns)
-        self._table(floating_ip).rows.update(rows)
+        table = GatewayTable(floating_ip, self._kernel, self._times, self, now_ns=now_ns)
+        table.restore(rows, trusted)
+        self._tables[floating_ip] = table
+        table.observe(now_ns)
+
+    def observe(self, floating_ip: IPv4Address, *, now_ns: int) -> None:
+        """The lease of the address has come or gone, as the keeper says: look at once."""
+        self._pass(now_ns)
+        self._table(floating_ip)
 
     def serve(self, floating_ips: Collection[IPv4Address], *, now_ns: int) -> None:
         """The addresses that this node holds or stands by for. Rows of others are kept for as long as they are spoken
@@ -91,8 +116,8 @@ class GatewayBlocks:
         """It is no floating IP any more; its rows end in the kernel."""
         self._pass(now_ns)
         table = self._tables.pop(floating_ip, None)
-        for block, row in table.rows.items() if table is not None else ():
-            self._outputs.append(SetOwner(floating_ip, block, Row(None, row.stamp)))
+        for block in table.rows if table is not None else ():
+            self._outputs.append(SetOwner(floating_ip, block, NEVER_GIVEN))
 
     def set_members(self, members: Members, *, now_ns: int) -> None:
         """Where to tell an owner that its packet was dropped."""
@@ -150,7 +175,7 @@ class GatewayBlocks:
         """When to ask next."""
         return self._next_poll_ns if self._served and self._leader is not None else None
 
-    def drain(self) -> list[Send | SetOwner]:
+    def drain(self) -> list[Output]:
         """The outputs since the last call, in order, and forget them."""
         outputs, self._outputs = self._outputs, []
         return outputs
@@ -237,8 +262,13 @@ class GatewayBlocks:
             if floating_ip in self._tables and self._table(floating_ip).term == message.term:
                 self._table(floating_ip).take_whole(asked_ns, self._now_ns)
 
-    def _on_change(self, floating_ip: IPv4Address, block: int, row: Row) -> None:
+    def set_owner(self, floating_ip: IPv4Address, block: int, row: Row) -> None:
+        """Called by a table."""
         self._outputs.append(SetOwner(floating_ip, block, row))
+
+    def trust(self, floating_ip: IPv4Address, tenure: Token) -> None:
+        """Called by a table."""
+        self._outputs.append(Trust(floating_ip, tenure))
 
     def _correct(self, to: Address, floating_ip: IPv4Address, blocks: list[int]) -> None:
         table = self._table(floating_ip)
@@ -251,7 +281,7 @@ class GatewayBlocks:
     def _table(self, floating_ip: IPv4Address) -> GatewayTable:
         table = self._tables.get(floating_ip)
         if table is None:
-            table = GatewayTable(floating_ip, self._kernel, self._times, self._on_change, now_ns=self._now_ns)
+            table = GatewayTable(floating_ip, self._kernel, self._times, self, now_ns=self._now_ns)
             self._tables[floating_ip] = table
         table.observe(self._now_ns)
         return table

@@ -5,7 +5,7 @@ session of every leader before it, and so does a new tenure of the lease (Q7). A
 holder has confirmed before, to a gateway that does not know them (R3).
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 from typing import Protocol
 
@@ -13,7 +13,15 @@ from service.model.lease import Token
 from service.port_block.block import NEVER_GIVEN, Row, Times
 from service.port_block.message import Entry
 
-OnChange = Callable[[IPv4Address, int, Row], None]
+
+class Changes(Protocol):
+    """What is to be written to the kernel before anybody is told."""
+
+    def set_owner(self, floating_ip: IPv4Address, block: int, row: Row) -> None:
+        """The block is this node's, or nobody's."""
+
+    def trust(self, floating_ip: IPv4Address, tenure: Token) -> None:
+        """The rows count under this tenure of the lease."""
 
 
 class Kernel(Protocol):
@@ -30,11 +38,10 @@ class GatewayTable:
     """Rows, session and tenure of one floating IP."""
 
     def __init__(
-        self, floating_ip: IPv4Address, kernel: Kernel, times: Times, on_change: OnChange, *, now_ns: int
+        self, floating_ip: IPv4Address, kernel: Kernel, times: Times, changes: Changes, *, now_ns: int
     ) -> None:
-        """`on_change` is told of each row that is new: the kernel has to know before anybody is told."""
         self.floating_ip = floating_ip
-        self._on_change = on_change
+        self._changes = changes
         self._kernel = kernel
         self._times = times
         self.rows: dict[int, Row] = {}
@@ -61,6 +68,20 @@ class GatewayTable:
         self.tenure = tenure
         self._watched_ns = now_ns
         self._open_session()
+        if tenure is not None:
+            self._begin(tenure)
+
+    def _begin(self, tenure: Token) -> None:
+        """A row that was true once may be another's by now. Unless all are here, none of them counts (R3)."""
+        for block in [] if self._is_whole else sorted(self.rows):
+            del self.rows[block]
+            self._changes.set_owner(self.floating_ip, block, NEVER_GIVEN)
+        self._changes.trust(self.floating_ip, tenure)
+
+    def restore(self, rows: Iterable[tuple[int, Row]], tenure: Token | None) -> None:
+        """What an earlier process had in the kernel, and the tenure that it vouched for."""
+        self.rows.update(rows)
+        self.tenure = tenure
 
     @property
     def holds(self) -> bool:
@@ -121,7 +142,7 @@ class GatewayTable:
     def _set(self, block: int, row: Row) -> None:
         self.rows[block] = row
         self.edition += 1
-        self._on_change(self.floating_ip, block, row)
+        self._changes.set_owner(self.floating_ip, block, row)
 
     def _open_session(self) -> None:
         self.session += 1

@@ -302,7 +302,6 @@ class LeaderBlocks:
         holder = table.holder
         if holder is None or self._now_ns < table.release_due_ns:
             return
-        table.release_due_ns = self._now_ns + self._times.release_ns
         lost = [name for name, _ in table.owners() if self._is_lost(name)]
         blocks = [block for name in lost for block in table.by_owner[name]]
         blocks = [block for block in blocks if block not in holder.releases and block not in holder.pending]
@@ -310,6 +309,7 @@ class LeaderBlocks:
             row = Row(None, self._next_stamp(), is_resting=True)
             holder.releases.update(dict.fromkeys(blocks, row))
             holder.wake(self._now_ns)
+            table.release_due_ns = self._now_ns + self._times.release_ns
 
     def _is_lost(self, name: str) -> bool:
         view = self._owners.get(name)

@@ -35,7 +35,7 @@ class Pushes:
     def wake(self, floating_ip: IPv4Address, now_ns: int) -> None:
         """Something is new: push at once, and patience begins anew."""
         self._due_ns[floating_ip] = now_ns
-        self._wait_ns[floating_ip] = self._times.resend_ns
+        self._wait_ns[floating_ip] = self._times.push_ns
 
     def forget(self, floating_ip: IPv4Address) -> None:
         """No more of this address."""
@@ -61,8 +61,8 @@ class Pushes:
 
     def again(self, floating_ip: IPv4Address, holding: Holding, *, is_open: bool, now_ns: int) -> None:
         """Set the time of the next look."""
-        wait_ns = self._wait_ns.get(floating_ip, self._times.resend_ns)
-        self._wait_ns[floating_ip] = min(2 * wait_ns, self._times.resend_ns_max) if is_open else self._times.resend_ns
+        wait_ns = self._wait_ns.get(floating_ip, self._times.push_ns)
+        self._wait_ns[floating_ip] = min(2 * wait_ns, self._times.resend_ns_max) if is_open else self._times.push_ns
         due_ns = now_ns + (wait_ns if is_open else self._times.confirm_ns // 4)
         # A block may become usable by time alone (Q3).
         settled = [one.since_ns + self._times.settle_ns for one in holding.blocks.values()]

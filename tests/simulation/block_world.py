@@ -17,8 +17,8 @@ from typing import Any
 
 from service.model.lease import Stamp, Token
 from service.model.machine import Address, Source
-from service.port_block.block import Row, Times
-from service.port_block.gateway import GatewayBlocks, SetOwner
+from service.port_block.block import NEVER_GIVEN, Row, Times
+from service.port_block.gateway import GatewayBlocks, SetOwner, Trust
 from service.port_block.leader import LeaderBlocks
 from service.port_block.message import Receiver, receiver_of
 from service.port_block.owner import EndFlows, OwnerBlocks, Store, Usable
@@ -27,7 +27,7 @@ from tests.simulation.world import MS, SECOND, Clock, Node, World
 
 PORT = 9641
 IPS = (IPv4Address("192.0.2.100"), IPv4Address("192.0.2.101"))
-BLOCKS = 6
+BLOCKS = 8
 TIMES = Times(
     down_ns=6 * SECOND,
     rest_ns=6 * SECOND,
@@ -51,6 +51,8 @@ class HostKernel:
 
     owners: dict[tuple[IPv4Address, int], Row] = field(default_factory=dict)
     """As gateway: whose each block is."""
+    trusted: dict[IPv4Address, Token] = field(default_factory=dict)
+    """As gateway: under which tenure the rows count."""
     packets: dict[tuple[IPv4Address, int], int] = field(default_factory=dict)
     """As gateway: when a packet of the block was last taken, in true time."""
     usable: dict[IPv4Address, tuple[int, ...]] = field(default_factory=dict)
@@ -122,7 +124,8 @@ class KernelView:
 class BlockWorld:
     """Faults are methods of `net`, of this, and of `BlockChaos`."""
 
-    def __init__(self, seed: int, *, agents: int = 5, is_new: bool = True) -> None:
+    def __init__(self, seed: int, *, agents: int = 5, is_new: bool = True, blocks: int = BLOCKS) -> None:
+        self.blocks = blocks
         self.net = World(seed)
         self.random = random.Random(f"{seed}/blocks")
         self.net.on_output = self._execute
@@ -188,7 +191,7 @@ class BlockWorld:
         for floating_ip in IPS:
             if floating_ip in self.leases:
                 rows = [(b, row) for (ip, b), row in kernel.owners.items() if ip == floating_ip]
-                gateway.restore(floating_ip, rows, now_ns=now_ns)
+                gateway.restore(floating_ip, rows, kernel.trusted.get(floating_ip), now_ns=now_ns)
             own = [(b, *one) for (ip, b), one in kernel.own.items() if ip == floating_ip]
             owner.restore(floating_ip, own, now_ns=now_ns)
         self._inform(name)
@@ -273,7 +276,8 @@ class BlockWorld:
             controller = self.net.nodes[name].machine
             assert isinstance(controller, Controller)
             now_ns = self.local_ns(name)
-            controller.leader = LeaderBlocks(term=term, now_ns=now_ns, times=TIMES, blocks=BLOCKS, quota=BLOCKS // 2)
+            quota = max(1, self.blocks // 2)
+            controller.leader = LeaderBlocks(term=term, now_ns=now_ns, times=TIMES, blocks=self.blocks, quota=quota)
             self._renew(name)
             self._inform_leader()
 
@@ -311,6 +315,7 @@ class BlockWorld:
             self.ways[name][floating_ip] = (holder, successor)
             agent.owner.set_way(floating_ip, holder, successor, now_ns=now_ns)
             served += [floating_ip] if name in (holder, successor) else []
+            agent.gateway.observe(floating_ip, now_ns=now_ns)
         for machine in (agent.owner, agent.gateway):
             machine.set_members(members, now_ns=now_ns)
             machine.set_leader(address, term_max=term, now_ns=now_ns)
@@ -337,7 +342,9 @@ class BlockWorld:
 
     def _seems_up(self, observer: str, name: str) -> bool:
         cuts = self.net.cuts
-        return name not in self.slandered and self.is_running(name) and not ({(observer, name), (name, observer)} & cuts)
+        return (
+            name not in self.slandered and self.is_running(name) and not ({(observer, name), (name, observer)} & cuts)
+        )
 
     # The datapath
 
@@ -360,7 +367,8 @@ class BlockWorld:
             return
         key, kernel = (floating_ip, block), self.kernels[gateway]
         row = kernel.owners.get(key)
-        if row is None or row.owner != name:
+        is_trusted = kernel.trusted.get(floating_ip) == self.leases[floating_ip][1]
+        if row is None or row.owner != name or not is_trusted:
             self.refused += 1
             if self.is_running(gateway):
                 node = self.net.nodes[gateway]
@@ -408,10 +416,16 @@ class BlockWorld:
         kernel = self.kernels[name]
         if isinstance(output, SetOwner):
             kernel.owners[(output.floating_ip, output.block)] = output.row
+            if output.row == NEVER_GIVEN:
+                del kernel.owners[(output.floating_ip, output.block)]
+        elif isinstance(output, Trust):
+            kernel.trusted[output.floating_ip] = output.tenure
         elif isinstance(output, Usable):
             kernel.usable[output.floating_ip] = output.blocks
         elif isinstance(output, EndFlows):
             kernel.flows.pop((output.floating_ip, output.block), None)
+            # It was taken: what follows is not the node's own word.
+            kernel.own.pop((output.floating_ip, output.block), None)
         elif isinstance(output, Store):
             self._store(name, kernel, output)
 
@@ -420,10 +434,10 @@ class BlockWorld:
         if output.stamp is not None:
             kernel.own[key] = (output.stamp, output.contact_ns)
             return
+        usable = kernel.usable.get(output.floating_ip, ())
+        kernel.usable[output.floating_ip] = tuple(block for block in usable if block != output.block)
         if kernel.own.pop(key, None) is not None:
             assert key not in kernel.flows, f"{name} lets go of {key} with a flow in it"
-            usable = kernel.usable.get(output.floating_ip, ())
-            kernel.usable[output.floating_ip] = tuple(block for block in usable if block != output.block)
             self.let_go[(name, *key)] = self.net.now_ns
 
     # Running
