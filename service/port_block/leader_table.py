@@ -73,11 +73,6 @@ class LeaderTable:
             view.want(block, row, now_ns)
         return former
 
-    def merge(self, block: int, row: Row, now_ns: int) -> None:
-        """What somebody else has of a block; nothing happens where it is not newer."""
-        if row.stamp > self.row(block).stamp:
-            self.set(block, row, now_ns)
-
     def count(self, owner: str) -> int:
         """How many blocks a node has."""
         return len(self.by_owner.get(owner, ()))

@@ -1,5 +1,6 @@
 """The leader's side as a whole: it reads before it changes, and says nothing when it leads no more."""
 
+import itertools
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -107,6 +108,24 @@ def test_q7_else_each_member_has_to_say_what_it_has() -> None:
     moved = of(BlockMoved, site.later(SECOND))
     assert moved
     assert all(one.block != 0 for one in moved if one.row.owner == A), "it is B's"
+
+
+def test_q1_whatever_the_order_in_which_rows_are_heard_the_highest_stamp_counts() -> None:
+    def by_holder(site: Site) -> None:
+        site.table(HOLDER, Entry(0, Row(A, Stamp(4, 9))), Entry(1, Row(None, Stamp(4, 3))))
+
+    def by_successor(site: Site) -> None:
+        site.table(NEXT, Entry(0, Row(B, Stamp(3, 20))), Entry(1, Row(B, Stamp(4, 1))))
+
+    def by_owner(site: Site) -> None:
+        site.holdings(B, HeldRow(NUMBER, 0, 4, 10), HeldRow(NUMBER, 1, 4, 2))
+
+    for order in itertools.permutations((by_holder, by_successor, by_owner)):
+        site = Site(demand=())
+        site.later()
+        for hear in order:
+            hear(site)
+        assert site.leader.rows(IP) == {0: Row(B, Stamp(4, 10)), 1: Row(None, Stamp(4, 3))}
 
 
 def test_q7_a_member_that_is_down_and_was_not_heard_is_waited_for() -> None:

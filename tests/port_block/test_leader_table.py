@@ -1,7 +1,5 @@
 """One leader's table of one address."""
 
-import itertools
-
 from service.model.lease import Stamp
 from service.port_block.block import TIMES, Row
 from service.port_block.gateway_view import GatewayView
@@ -19,16 +17,6 @@ def opened(one: LeaderTable, *, holds: bool) -> GatewayView:
     view.take_table(Table(1, 7, 1, 0, 1, int(IP), holds, False, (), ()))
     one.open(view, 0)
     return view
-
-
-def test_q1_whatever_the_order_in_which_rows_are_heard_the_highest_stamp_counts() -> None:
-    rows = [Row("a", Stamp(1, 9)), Row("b", Stamp(2, 1)), Row(None, Stamp(2, 2)), Row("c", Stamp(1, 10))]
-    for order in itertools.permutations(rows):
-        one = table()
-        for row in order:
-            one.merge(0, row, 0)
-        assert one.row(0) == Row(None, Stamp(2, 2))
-        assert list(one.owners()) == []
 
 
 def test_blocks_that_lay_longest_are_given_first_and_those_that_rest_not_at_all() -> None:

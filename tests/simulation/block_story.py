@@ -4,7 +4,7 @@ There is one block of one address, five nodes and exact clocks. Everybody knows 
 story says otherwise. Nodes send packets when told to; the world judges each that a gateway takes.
 """
 
-from tests.simulation.block_world import IPS, BlockWorld
+from tests.simulation.block_world import IPS, Agent, BlockWorld
 from tests.simulation.world import MS, SECOND, Clock, Link
 
 IP = IPS[0]
@@ -18,6 +18,8 @@ class BlockStory(BlockWorld):
     def __init__(self, *, is_new: bool = True) -> None:
         super().__init__(1, is_new=is_new, blocks=1)
         self.uninformed: dict[str, None] = {}
+        self.unasking: dict[str, None] = {}
+        """Gateways that do not ask whether they are whole."""
         self.give_lease(IP, HOLDER, NEXT)
         self.barred[SECOND_LEADER] = None
         self._each(50 * MS, self.elect)
@@ -32,6 +34,12 @@ class BlockStory(BlockWorld):
             if name not in self.uninformed:
                 self._inform(name)
         self._inform_leader()
+
+    def _inform(self, name: str) -> None:
+        super()._inform(name)
+        machine = self.net.nodes[name].machine
+        if name in getattr(self, "unasking", {}) and isinstance(machine, Agent):
+            machine.gateway.serve((), now_ns=self.local_ns(name))
 
     def run(self, seconds: float) -> None:
         self.net.run_for(int(seconds * SECOND))

@@ -152,6 +152,8 @@ class BlockWorld:
         self.barred: dict[str, None] = {}
         """Controllers that cannot renew."""
         self.is_new = is_new
+        self.new_in_term = 1
+        """Whose leader takes the addresses for new ones."""
         self.accepted = self.refused = self.moved = 0
         self._tokens = 0
         self._starts = 0
@@ -334,7 +336,7 @@ class BlockWorld:
         members = {one: LeaderMember(self.net.nodes[one].address, self._seems_up(name, one)) for one in self.kernels}
         members |= {one: LeaderMember(address, False) for one, address in self.departed.items()}
         leader.set_members(members, now_ns=now_ns)
-        is_new = self.is_new and self.leading[1] == 1
+        is_new = self.is_new and self.leading[1] == self.new_in_term
         ways = {ip: Way(self.leases[ip][0], self.successors[ip], is_new) for ip in IPS}
         leader.set_floating_ips(ways, now_ns=now_ns)
         leader.set_demand(self.demand, now_ns=now_ns)

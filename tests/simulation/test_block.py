@@ -17,15 +17,17 @@ from service.model.lease import Stamp, Token
 from service.port_block.block import Row
 from service.port_block.gateway import GatewayBlocks
 from service.port_block.gateway_table import GatewayTable
+from service.port_block.gateway_view import GatewayView
 from service.port_block.leader import LeaderBlocks
 from service.port_block.leader_table import LeaderTable
 from service.port_block.message import Entry, Grant
 from service.port_block.owned_block import OwnedBlock
 from service.port_block.owner_view import OwnerView
+from service.port_block.push import Pushes
 from tests.simulation.block_chaos import BlockChaos
 from tests.simulation.block_story import FAR, FIRST, HOLDER, IP, NEXT, SECOND_LEADER, A, B, BlockStory
 from tests.simulation.block_world import TIMES, BlockWorld, InvariantViolated
-from tests.simulation.world import MS
+from tests.simulation.world import MS, SECOND, Link
 
 SEEDS_THAT_FAILED = (3, 5, 12, 17, 22, 25, 27, 29, 33, 36)
 """Histories that broke an earlier version; kept although later changes may have made other histories of them."""
@@ -55,7 +57,7 @@ def test_q2_a_pods_node_has_ports_within_milliseconds_of_its_binding() -> None:
     world._inform_leader()
     began_ns = world.net.now_ns
     assert world.net.run_for(900 * MS, condition=lambda: world.is_usable(A))
-    assert world.net.now_ns - began_ns < 5 * MS
+    assert world.net.now_ns - began_ns < 10 * MS
     assert world.send(A)
 
 
@@ -110,6 +112,29 @@ def test_r3_a_holder_that_does_not_listen_to_owners_forwards_nothing(monkeypatch
     assert not world.send(A)
 
 
+def with_much_loss() -> bool:
+    world = BlockStory()
+    world.net.link = Link(loss=0.5)
+    world.run(1)
+    world.bind(A)
+    world.run(8)
+    return world.is_usable(A)
+
+
+def test_q1_what_is_lost_is_sent_again() -> None:
+    assert with_much_loss()
+
+
+@pytest.mark.parametrize("sender", [GatewayView, OwnerView, Pushes])
+def test_q1_without_sending_again_a_node_never_gets_its_ports(monkeypatch: Patch, sender: type) -> None:
+    """Rule Q1 dropped."""
+    if sender is Pushes:
+        monkeypatch.setattr(Pushes, "again", lambda self, floating_ip, *rest, **more: self.forget(floating_ip))
+    else:
+        monkeypatch.setattr(sender, "again", lambda self, now_ns: setattr(self, "due_ns", 1 << 62))
+    assert not with_much_loss()
+
+
 def test_q5_a_block_that_is_given_back_serves_another_node_at_once() -> None:
     world = BlockStory()
     world.given_to(A)
@@ -140,8 +165,7 @@ def taken_by_time() -> BlockStory:
     world.sever(A)
     world.uninformed[A] = None
     world.bind(B)
-    world.run(14)
-    assert world.is_usable(B)
+    assert world.net.run_for(20 * SECOND, condition=lambda: world.is_usable(B))
     world.send(B)
     return world
 
@@ -263,7 +287,8 @@ def fresh_holder_and_fresh_leader(*, is_a_up: bool) -> None:
     world.uninformed[A] = None
     if not is_a_up:
         world.kill(A)
-    world.succeed(FAR, NEXT)
+    world.sever(FIRST)
+    world.succeed(FAR, B)
     world.change_leader()
     world.bind(B)
     world.run(2)
@@ -297,6 +322,7 @@ def power_failure() -> None:
     world.given_to(A)
     world.run(13)
     world.send(A)
+    world.sever(FIRST)
     for name in (NEXT, A, HOLDER):
         world.reboot(name)
         world.restart(name)
@@ -323,7 +349,8 @@ def late_grant() -> None:
     world = BlockStory()
     world.give_lease(IP, HOLDER, FAR)
     world.run(1)
-    world.sever(FIRST, HOLDER)
+    world.sever(FIRST, HOLDER, NEXT)
+    world.sever(A, SECOND_LEADER, NEXT)
     for name in (FAR, A):
         world.slow_down(FIRST, name, 3)
     world.bind(A)
@@ -361,6 +388,7 @@ def two_leaders() -> None:
     """The first has lost its lease and not noticed. FAR, which the second cannot reach, comes to hold."""
     world = BlockStory()
     world.run(1)
+    world.sever(A, SECOND_LEADER, NEXT)
     world.change_leader()
     first = world.net.nodes[FIRST].machine.leader  # type: ignore[attr-defined]
     world.given_to(B)
@@ -394,14 +422,16 @@ def successor_that_missed_a_row(*, seconds: float) -> None:
     world.run(1)
     world.sever(NEXT)
     world.bind(A)
+    world._inform_leader()
     world.net.run_for(int(seconds * 1000) * MS, condition=lambda: world.is_usable(A))
     if world.is_usable(A):
         world.send(A)
     world.sever(A)
+    world.sever(FIRST)
     world.join(NEXT, B, SECOND_LEADER)
-    world.succeed(NEXT, FAR)
-    world.change_leader()
+    world.succeed(NEXT, B)
     world.bind(B)
+    world.change_leader()
     world.run(2)
     if world.is_usable(B):
         world.send(B)
@@ -424,9 +454,7 @@ def test_q8_a_successor_that_counts_on_an_old_word_hides_a_block_in_use(monkeypa
 
 def test_q3_an_owner_that_does_not_wait_for_the_successor_uses_a_block_that_it_lacks(monkeypatch: Patch) -> None:
     """Rule Q3 dropped."""
-    monkeypatch.setattr(
-        OwnedBlock, "is_usable", lambda self, holder, times, now_ns: self.contact_ns is not None
-    )
+    monkeypatch.setattr(OwnedBlock, "is_usable", lambda self, holder, times, now_ns: self.contact_ns is not None)
     breaks(lambda: successor_that_missed_a_row(seconds=0.05))
 
 
@@ -442,10 +470,11 @@ def former_successor_takes_over() -> None:
     if world.is_usable(A):
         world.send(A)
     world.sever(A)
+    world.sever(FIRST)
     world.join(NEXT, B, SECOND_LEADER)
-    world.succeed(NEXT, FAR)
-    world.change_leader()
+    world.succeed(NEXT, B)
     world.bind(B)
+    world.change_leader()
     world.run(2)
     if world.is_usable(B):
         world.send(B)
@@ -472,6 +501,7 @@ def row_that_nobody_confirmed() -> None:
     world = BlockStory()
     world.run(1)
     world.sever(FIRST, HOLDER, NEXT)
+    world.sever(A, HOLDER, NEXT)
     world.bind(A)
     world.run(0.2)
     world.demand[IP] = {}
@@ -503,14 +533,15 @@ def told_between_read_and_grant() -> None:
     world = BlockStory()
     world.given_to(A)
     world.sever(A)
-    world.succeed(FAR, NEXT)
-    world.is_new = True
-    world.leading = ("", 0)
-    world.change_leader_wrongly()
-    world.run(0.3)
+    world.sever(FIRST)
+    world.unasking[FAR] = None
+    world.succeed(FAR, B)
+    world.new_in_term = 2
+    world.demand[IP] = {}
+    world.change_leader()
     world.join(A, FAR)
-    world.run(0.6)
-    world.send(A)
+    world.run(0.3)
+    assert world.send(A)
     world.sever(A)
     world.bind(B)
     world.run(2)
