@@ -1,8 +1,8 @@
 """Which node may use which ports of a floating IP: blocks of 64, leased by the leader (docs/port-blocks.md).
 
 What it decides. `leader` says which node has which block, calls blocks back, and takes them from nodes that are Down.
-`owner` says which blocks new flows of its node may use, asks for more and gives back. `gateway` says whose each block is
-in its kernel, as holder or successor. The rest are their parts.
+`owner` says which blocks new flows of its node may use, asks for more and gives back. `gateway` says whose each block
+is in its kernel, as holder or successor. The rest are their parts.
 
 Invariants, in true time, whatever is lost, late, doubled, cut off, paused, restarted or rebooted:
 - One gateway takes packets of a block from one node.

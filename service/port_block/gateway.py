@@ -189,13 +189,12 @@ class GatewayBlocks:
 
     def _poll(self, floating_ips: tuple[IPv4Address, ...]) -> None:
         assert self._leader is not None
-        for floating_ip in floating_ips:
-            self._table(floating_ip)
+        sessions = tuple(self._table(floating_ip).session for floating_ip in floating_ips)
         self._poll_sequence += 1
         self._polled[self._poll_sequence] = self._now_ns
         if len(self._polled) > POLLS_MAX:
             del self._polled[next(iter(self._polled))]
-        poll = Poll(self._poll_sequence, tuple(int(one) for one in floating_ips))
+        poll = Poll(self._poll_sequence, tuple(int(one) for one in floating_ips), sessions)
         self._send(self._leader, Receiver.LEADER, poll)
 
     def _is_new(self, message: Read | Grant | Push | Whole) -> bool:

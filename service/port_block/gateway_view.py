@@ -28,13 +28,6 @@ class GatewayView:
         self.due_ns = now_ns
         self._wait_ns = times.resend_ns
         self._parts: Parts[Entry] = Parts()
-        self._start_id: int | None = None
-
-    def meet(self, start_id: int, now_ns: int) -> None:
-        """It speaks. Sessions of another process than before are not to be compared: a reboot sets its clock back."""
-        if start_id != self._start_id:
-            self._start_id = start_id
-            self.close(now_ns)
 
     def take_table(self, table: Table) -> list[Entry] | None:
         """Take a part of its answer. Returns the rows, and opens the session, with the last one."""
@@ -59,7 +52,10 @@ class GatewayView:
         return self.edition[0] or None
 
     def close(self, now_ns: int) -> None:
-        """Its session is over: it has to be read again."""
+        """Its session is over, or it is another process: it has to be read again.
+
+        Nothing is kept: sessions of two processes are not to be compared, as a reboot sets the clock back.
+        """
         self.edition, self.holds = (0, 0), False
         self.pending, self.releases = {}, {}
         self.due_ns, self._wait_ns = now_ns, self._times.resend_ns

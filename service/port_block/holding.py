@@ -21,6 +21,8 @@ class Holding:
         """Let go of; the leader has not said yet that it knows."""
         self.holder = ""
         self.successor = ""
+        self.way_ns = 0
+        """Since when these two: a holder that is new is asked anew, also where it had a block as successor (R3)."""
         self.wanted = 0
         """How many blocks it needs in all; not above what it has where it is not short."""
         self.live: Collection[int] = ()

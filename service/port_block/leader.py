@@ -5,7 +5,6 @@ before this one, and each member. A block is given away only where the table is 
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from service.model.errors import InvariantError, PeerError
@@ -36,24 +35,13 @@ from service.port_block.message import (
     entries_of,
 )
 from service.port_block.owner_view import OwnerView
+from service.port_block.unanswered import Sent, Unanswered
 from service.port_block.way import BlockMoved, LeaderMember, Way
 
-UNANSWERED_MAX = 16_384
-"""Grants that may still be acknowledged; what a forgotten one said is sent again."""
 SENT_ROWS_MAX = 8 * ROWS_MAX
 """Rows that are sent to one peer at once; the rest follows when they are acknowledged."""
 WISH_ASKS = 4
 """A wish is over when its node has not asked again for so many intervals."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """One Grant: to whom, of what, and in which session."""
-
-    receiver: str
-    floating_ip: IPv4Address
-    session: int
-    entries: tuple[Entry, ...]
 
 
 class LeaderBlocks:
@@ -73,8 +61,7 @@ class LeaderBlocks:
         self._tables: dict[IPv4Address, LeaderTable] = {}
         self._changed: dict[IPv4Address, None] = {}
         """Of which something has happened since it was looked at."""
-        self._sequence = now_ns
-        self._unanswered: dict[int, _Sent] = {}
+        self._unanswered = Unanswered(now_ns)
         self._outputs: list[Send | BlockMoved] = []
 
     # Inputs
@@ -131,21 +118,30 @@ class LeaderBlocks:
             raise PeerError("port blocks: not for a leader")
         self._pass(now_ns)
         owner = self._owners.get(source.node)
-        if owner is not None:
-            owner.meet(source.start_id, now_ns)
+        if owner is None or owner.retired(source.start_id):
+            return
+        if source.start_id != owner.start_id:
+            self._begin(owner, source.start_id)
         match message:
-            case Table():
+            case Table() if message.term == self.term:
                 self._take_table(source, message)
-            case Holdings() if owner is not None and message.term == self.term:
+            case Holdings() if message.term == self.term:
                 self._take_holdings(owner, message)
             case Ack():
-                self._take_ack(source, message)
-            case Ask() if owner is not None:
+                self._take_ack(source, owner, message)
+            case Ask():
                 self._take_ask(owner, message)
-            case Return() if owner is not None:
+            case Return():
                 self._take_return(owner, message)
             case Poll():
                 self._take_poll(source, message)
+
+    def _begin(self, owner: OwnerView, start_id: int) -> None:
+        owner.begin(start_id, self._now_ns)
+        for table in self._tables.values():
+            view = table.gateways.get(owner.name)
+            if view is not None:
+                view.close(self._now_ns)
 
     def advance(self, *, now_ns: int) -> None:
         """Read, give, take back, call back, and send again what was not acknowledged."""
@@ -209,9 +205,8 @@ class LeaderBlocks:
         floating_ip = IPv4Address(message.floating_ip)
         table = self._tables.get(floating_ip)
         view = table.gateways.get(source.node) if table is not None else None
-        if table is None or view is None or message.term != self.term:
+        if table is None or view is None:
             return
-        view.meet(source.start_id, self._now_ns)
         entries = view.take_table(message)
         if entries is None:
             return
@@ -338,10 +333,16 @@ class LeaderBlocks:
 
     def _take_poll(self, source: Source, message: Poll) -> None:
         whole = []
-        for number in message.floating_ips:
+        for number, session in zip(message.floating_ips, message.sessions, strict=True):
             table = self._tables.get(IPv4Address(number))
             view = table.gateways.get(source.node) if table is not None else None
-            if table is not None and view is not None and table.is_complete and view.session and not view.pending:
+            if table is None or view is None or view.session is None:
+                continue
+            if view.session != session:
+                # It holds anew, and may have struck the rows that it was known to have (R3).
+                view.close(self._now_ns)
+                self._change(IPv4Address(number))
+            elif table.is_complete and not view.pending:
                 whole.append(number)
         if whole:
             self._send(source.address, Receiver.GATEWAY, Whole(self.term, message.sequence, tuple(whole)))
@@ -365,10 +366,11 @@ class LeaderBlocks:
             view.asked_ns = now_ns
             read = Read(self.term, int(floating_ip), *view.edition)
             self._send(view.address, Receiver.GATEWAY, read)
-        if view.session is not None:
+        # What was read may be old while not all was read: it is passed on to nobody (Q7).
+        if view.session is not None and table.is_complete:
             rows = [(block, table.row(block)) for block in view.pending] + list(view.releases.items())
             entries = [view.entry(block, row) for block, row in rows[:SENT_ROWS_MAX]]
-            self._grant(view.name, view.address, floating_ip, table, entries, session=view.session)
+            self._grant(Receiver.GATEWAY, view, floating_ip, table, entries, session=view.session)
 
     def _speak_to_owner(self, owner: OwnerView) -> None:
         now_ns = self._now_ns
@@ -384,40 +386,36 @@ class LeaderBlocks:
             table = self._tables.get(floating_ip)
             if table is None:
                 del owner.pending[(floating_ip, block)]
-                continue
-            by_address.setdefault(floating_ip, []).append(Entry(block, table.row(block)))
+            elif table.is_complete and owner.start_id is not None:
+                by_address.setdefault(floating_ip, []).append(Entry(block, table.row(block)))
         for floating_ip, entries in by_address.items():
-            self._grant(owner.name, owner.address, floating_ip, self._tables[floating_ip], entries, session=0)
+            session = owner.start_id or 0
+            self._grant(Receiver.OWNER, owner, floating_ip, self._tables[floating_ip], entries, session=session)
 
     def _grant(
         self,
-        name: str,
-        address: Address,
+        receiver: Receiver,
+        view: GatewayView | OwnerView,
         floating_ip: IPv4Address,
         table: LeaderTable,
         entries: Iterable[Entry],
         *,
         session: int,
     ) -> None:
-        receiver = Receiver.GATEWAY if session else Receiver.OWNER
         for names, rows in cut(entries):
             if not rows:
                 continue
-            self._sequence += 1
-            self._unanswered[self._sequence] = _Sent(name, floating_ip, session, tuple(entries_of(names, rows)))
-            if len(self._unanswered) > UNANSWERED_MAX:
-                del self._unanswered[next(iter(self._unanswered))]
-            head = (self.term, self._sequence, session, int(floating_ip), table.successor)
-            self._send(address, receiver, Grant(*head, names, rows))
+            sent = Sent(receiver, view.name, floating_ip, session, tuple(entries_of(names, rows)))
+            head = (self.term, self._unanswered.add(sent), session, int(floating_ip), table.successor)
+            self._send(view.address, receiver, Grant(*head, names, rows))
 
-    def _take_ack(self, source: Source, message: Ack) -> None:
-        sent = self._unanswered.get(message.sequence)
+    def _take_ack(self, source: Source, owner: OwnerView, message: Ack) -> None:
+        sent = self._unanswered.of(message.sequence, source.node)
         table = self._tables.get(sent.floating_ip) if sent is not None else None
-        if sent is None or table is None or sent.receiver != source.node:
+        if sent is None or table is None:
             return
-        if sent.session == 0:
-            owner = self._owners.get(source.node)
-            if owner is not None:
+        if sent.receiver is Receiver.OWNER:
+            if sent.session == owner.start_id and message.taken:
                 self._heard(owner, table, sent)
             return
         view = table.gateways.get(source.node)
@@ -429,7 +427,7 @@ class LeaderBlocks:
         elif len(message.taken) == len(sent.entries):
             self._take_answers(sent, table, view, message)
 
-    def _heard(self, owner: OwnerView, table: LeaderTable, sent: _Sent) -> None:
+    def _heard(self, owner: OwnerView, table: LeaderTable, sent: Sent) -> None:
         for entry in sent.entries:
             key = (sent.floating_ip, entry.block)
             if entry.row.owner == owner.name:
@@ -439,7 +437,7 @@ class LeaderBlocks:
             if table.row(entry.block).stamp == entry.row.stamp:
                 owner.pending.pop(key, None)
 
-    def _take_answers(self, sent: _Sent, table: LeaderTable, view: GatewayView, message: Ack) -> None:
+    def _take_answers(self, sent: Sent, table: LeaderTable, view: GatewayView, message: Ack) -> None:
         others = {entry.block: entry for entry in entries_of(message.names, message.rows)}
         for entry, is_taken in zip(sent.entries, message.taken, strict=True):
             if is_taken:

@@ -25,10 +25,10 @@ _ROW_BYTES = 26
 """A row at its longest."""
 ROWS_MAX = _ROWS_BYTES // _ROW_BYTES
 PARTS_MAX = 512
-POLLED_MAX = 200
+POLLED_MAX = 75
 """Floating IPs that one poll asks about."""
 
-Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Count = Annotated[int, Meta(ge=0)]
 AddressNumber = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
 BlockNumber = Annotated[int, Meta(ge=0, lt=BLOCKS)]
 Term = Annotated[int, Meta(ge=0, le=TERM_MAX)]
@@ -40,6 +40,7 @@ Part = Annotated[int, Meta(ge=0, lt=PARTS_MAX)]
 Parts = Annotated[int, Meta(ge=0, le=PARTS_MAX)]
 Blocks = Annotated[int, Meta(ge=0, le=BLOCKS)]
 Addresses = Annotated[tuple[AddressNumber, ...], Meta(max_length=POLLED_MAX)]
+Sessions = Annotated[tuple[Count, ...], Meta(max_length=POLLED_MAX)]
 
 
 class Receiver(Enum):
@@ -122,7 +123,7 @@ class Grant(msgspec.Struct, frozen=True, array_like=True, tag=4):
     term: Term
     sequence: Count
     session: Count
-    """Of the gateway, as it answered; 0 to an owner."""
+    """Of the gateway, as it answered; to an owner the start id of its process, so that no later one takes it."""
     floating_ip: AddressNumber
     successor: Name
     """Whose acknowledgement an owner has to wait for; empty where there is none."""
@@ -172,10 +173,11 @@ class Recall(msgspec.Struct, frozen=True, array_like=True, tag=9):
 
 
 class Poll(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """Gateway to leader: do I have every row of these?"""
+    """Gateway to leader: do I have every row of these, in these sessions?"""
 
     sequence: Count
     floating_ips: Addresses
+    sessions: Sessions
 
 
 class Whole(msgspec.Struct, frozen=True, array_like=True, tag=11):
@@ -232,6 +234,8 @@ def _check(message: Message) -> None:
         case Holdings() | Push() | Return():
             if len({(row.floating_ip, row.block) for row in message.rows}) != len(message.rows):
                 raise PeerError("port blocks: a block is named twice")
+    if isinstance(message, Poll) and len(message.sessions) != len(message.floating_ips):
+        raise PeerError("port blocks: a session for each floating IP")
     if isinstance(message, Push) and len({row.floating_ip for row in message.rows}) != 1:
         raise PeerError("port blocks: a push is of one floating IP")
     if isinstance(message, Table | Holdings) and message.part >= max(1, message.parts):

@@ -79,9 +79,9 @@ Output = Send | Usable | EndFlows | Store
 class OwnerBlocks:
     """Follows the machine contract, on CLOCK_BOOTTIME. Outputs: Send, Usable, EndFlows, Store."""
 
-    def __init__(self, node: str, *, remembers_since_ns: int, now_ns: int, times: Times = TIMES) -> None:
+    def __init__(self, node: str, start_id: int, *, remembers_since_ns: int, now_ns: int, times: Times = TIMES) -> None:
         """`remembers_since_ns` is when the store was made that `restore` is read from; never later than any block."""
-        self._name = node
+        self._name, self._start_id = node, start_id
         self._remembers_since_ns = remembers_since_ns
         self._times = times
         self._now_ns = now_ns
@@ -125,7 +125,7 @@ class OwnerBlocks:
         self._pass(now_ns)
         holding = self._holding(floating_ip)
         if (holding.holder, holding.successor) != (holder, successor):
-            holding.holder, holding.successor = holder, successor
+            holding.holder, holding.successor, holding.way_ns = holder, successor, now_ns
             self._pushes.wake(floating_ip, now_ns)
             self._changed(floating_ip)
 
@@ -172,14 +172,15 @@ class OwnerBlocks:
         match message:
             case Read() if self._is_believed(message.term):
                 self._answer(source, message)
-            case Grant() if self._is_believed(message.term):
+            # What was said to an earlier process may have been given back by it.
+            case Grant() if message.session == self._start_id and self._is_believed(message.term):
                 self._take_grant(source, message)
             case Recall() if self._is_believed(message.term):
                 self._call_back(message)
             case Ack():
                 self._take_ack(source, message)
             case Correction():
-                self._take_correction(message)
+                self._take_correction(source, message)
 
     def advance(self, *, now_ns: int) -> None:
         """Push, ask and give back again what was not answered."""
@@ -259,14 +260,16 @@ class OwnerBlocks:
     # The gateways' word
 
     def _take_ack(self, source: Source, message: Ack) -> None:
-        for question, block, stamp in self._pushes.answered(message.sequence, source.node, message.taken):
+        for question, block, stamp, is_taken in self._pushes.answered(message.sequence, source.node, message.taken):
             one = self._holding(question.floating_ip).blocks.get(block)
-            if one is not None and one.stamp == stamp:
+            if one is not None and one.stamp == stamp and not is_taken:
+                one.acknowledged_by.pop(source.node, None)
+            elif one is not None and one.stamp == stamp:
                 one.acknowledge(source.node, holds=message.holds, sent_ns=question.sent_ns)
                 self._store(question.floating_ip, block)
         self._tell(IPv4Address(message.floating_ip))
 
-    def _take_correction(self, message: Correction) -> None:
+    def _take_correction(self, source: Source, message: Correction) -> None:
         floating_ip = IPv4Address(message.floating_ip)
         holding = self._holding(floating_ip)
         for entry in entries_of(message.names, message.rows):
@@ -275,6 +278,7 @@ class OwnerBlocks:
                 self._lose(floating_ip, entry.block, entry.row.stamp)
             if one is not None and one.stamp > entry.row.stamp:
                 # It knows less than this node does, and drops its packets (R3).
+                one.acknowledged_by.pop(source.node, None)
                 self._pushes.wake(floating_ip, self._now_ns)
         self._changed(floating_ip)
 

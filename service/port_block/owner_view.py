@@ -1,5 +1,6 @@
 """What the leader knows of one member as an owner: what it has, since when it is Down, and what it has yet to hear."""
 
+from collections import deque
 from ipaddress import IPv4Address
 
 from service.model.lease import Stamp
@@ -8,6 +9,8 @@ from service.port_block.block import Row, Times
 from service.port_block.message import HeldRow, Holdings
 from service.port_block.parts import Parts
 
+RETIRED_MAX = 16
+"""Former processes of one member whose late words are known for what they are."""
 Key = tuple[IPv4Address, int]
 
 
@@ -26,6 +29,7 @@ class OwnerView:
         self._remembers_from_ns = now_ns
         """From when on that is all that it may have had within the times of Q5."""
         self.start_id: int | None = None
+        self._retired: deque[int] = deque(maxlen=RETIRED_MAX)
         self.edition = 0
         self.asked_ns = self.checked_ns = now_ns
         self.known: dict[Key, Stamp] = {}
@@ -34,13 +38,16 @@ class OwnerView:
         self._wait_ns = times.resend_ns
         self._parts: Parts[HeldRow] = Parts()
 
-    def meet(self, start_id: int, now_ns: int) -> None:
-        """It speaks. Another process than before may have forgotten what that one knew."""
-        if start_id == self.start_id:
-            return
+    def retired(self, start_id: int) -> bool:
+        """Whether this is a process that another has followed: what it said, and comes late, is not true any more."""
+        return start_id in self._retired
+
+    def begin(self, start_id: int, now_ns: int) -> None:
+        """Another process speaks than before. It may have forgotten what that one knew."""
         if self.start_id is not None:
-            self.is_read, self.edition, self._parts = False, 0, Parts()
-            self.wake(now_ns)
+            self._retired.append(self.start_id)
+        self.is_read, self.edition, self._parts = False, 0, Parts()
+        self.wake(now_ns)
         self.start_id = start_id
 
     def take_holdings(self, holdings: Holdings, now_ns: int) -> list[HeldRow] | None:

@@ -56,8 +56,13 @@ class Pushes:
             block
             for block, one in sorted(holding.blocks.items())
             if gateway not in one.acknowledged_by
-            or (gateway == holding.holder and now_ns - (one.contact_ns or 0) >= self._times.confirm_ns)
+            or (gateway == holding.holder and self._is_stale(one.contact_ns, holding, now_ns))
         ]
+
+    def _is_stale(self, contact_ns: int | None, holding: Holding, now_ns: int) -> bool:
+        if contact_ns is None or contact_ns < holding.way_ns:
+            return True
+        return now_ns - contact_ns >= self._times.confirm_ns
 
     def again(self, floating_ip: IPv4Address, holding: Holding, *, is_open: bool, now_ns: int) -> None:
         """Set the time of the next look."""
@@ -76,11 +81,12 @@ class Pushes:
             del self._questions[next(iter(self._questions))]
         return self._sequence
 
-    def answered(self, sequence: int, gateway: str, taken: tuple[bool, ...]) -> Iterator[tuple[Question, int, Stamp]]:
-        """The blocks that an answer says yes to. One from somebody else, or of another length, is none."""
+    def answered(
+        self, sequence: int, gateway: str, taken: tuple[bool, ...]
+    ) -> Iterator[tuple[Question, int, Stamp, bool]]:
+        """What an answer says of each block. One from somebody else, or of another length, is none."""
         question = self._questions.get(sequence)
         if question is None or question.gateway != gateway or len(taken) != len(question.blocks):
             return
         for (block, stamp), is_taken in zip(question.blocks, taken, strict=True):
-            if is_taken:
-                yield question, block, stamp
+            yield question, block, stamp, is_taken

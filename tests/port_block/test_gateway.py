@@ -128,10 +128,10 @@ def test_q8_a_successor_asks_the_leader_ten_times_a_second() -> None:
     machine.set_leader(LEADER, term_max=9, now_ns=SECOND)
     machine.serve([IP], now_ns=SECOND)
     assert machine.deadline_ns() == SECOND
-    read(machine, 5)
+    session = read(machine, 5).session
     machine.advance(now_ns=SECOND)
     (poll,) = of(Poll, told(machine))
-    assert poll.floating_ips == (NUMBER,)
+    assert (poll.floating_ips, poll.sessions) == ((NUMBER,), (session,))
     assert machine.deadline_ns() == SECOND + 100 * MS
     say(machine, GATEWAY, "controller", Whole(5, poll.sequence, (NUMBER,)), now_ns=SECOND + 50 * MS)
     kernel.token = Token(1, 1, 1)

@@ -43,11 +43,9 @@ def test_q5_a_holder_lets_a_block_rest_only_where_nothing_moves() -> None:
 
 def test_another_process_is_read_anew_though_its_clock_was_set_back() -> None:
     one = view()
-    one.meet(1, 0)
     one.take_table(answer(700))
-    one.meet(1, 0)
     assert one.session == 700
-    one.meet(2, 0)
+    one.close(0)
     assert one.session is None
     one.take_table(answer(5))
     assert one.session == 5

@@ -161,12 +161,13 @@ def test_q2_the_base_goes_at_once_to_owner_holder_and_successor_of_a_new_address
     site.later()
     site.table(NEXT)
     site.table(HOLDER)
+    site.holdings(A)
     outputs = site.later()
     moved = of(BlockMoved, outputs)
     assert [(one.block, one.row.owner) for one in moved] == [(block, A) for block in range(64)]
     assert {one.row.stamp for one in moved} == {Stamp(5, 1)}
     grants = of(Grant, outputs)
-    assert sorted(one.session for one in grants) == [0, 0, 7, 7, 7, 7]
+    assert sorted(one.session for one in grants) == [1, 1, 7, 7, 7, 7]
     assert {one.successor for one in grants} == {NEXT}
 
 
@@ -174,14 +175,14 @@ def test_what_is_not_acknowledged_is_said_again_and_what_is_is_not() -> None:
     site = complete()
     grants = of(Grant, site.later(SECOND))
     for grant in grants:
-        site.taken(A if grant.session == 0 else HOLDER, grant)
+        site.taken(A if grant.session == 1 else HOLDER, grant)
     again = of(Grant, site.later(SECOND))
     assert {one.session for one in again} == {7}, "the successor alone has not answered"
 
 
 def test_q7_a_gateway_whose_session_is_over_is_read_again() -> None:
     site = complete()
-    grant = next(one for one in of(Grant, site.later(SECOND)) if one.session)
+    grant = next(one for one in of(Grant, site.later(SECOND)) if one.session == 7)
     outputs = say(site.leader, LEADER, HOLDER, Ack(grant.sequence, 8, NUMBER, True, ()), now_ns=site.now_ns)
     outputs += site.later()
     assert [one.floating_ip for one in of(Read, outputs)].count(NUMBER) == 1
@@ -192,12 +193,12 @@ def test_q7_a_leader_whose_lease_is_over_is_silent() -> None:
     site.leader.set_leading_until(site.now_ns + 100 * MS, now_ns=site.now_ns)
     assert site.later(SECOND) == []
     assert site.leader.deadline_ns() is None
-    assert say(site.leader, LEADER, HOLDER, Poll(1, (NUMBER,)), now_ns=site.now_ns) == []
+    assert say(site.leader, LEADER, HOLDER, Poll(1, (NUMBER,), (7,)), now_ns=site.now_ns) == []
 
 
 def test_q7_a_block_that_turns_out_to_be_in_use_stays_its_owners() -> None:
     site = complete()
-    grant = next(one for one in of(Grant, site.later(SECOND)) if one.session)
+    grant = next(one for one in of(Grant, site.later(SECOND)) if one.session == 7)
     used = Entry(grant.rows[0].block, Row(B, Stamp(4, 9)))
     names, rows = cut([used])[0]
     taken = (False,) + (True,) * (len(grant.rows) - 1)
@@ -209,12 +210,20 @@ def test_q7_a_block_that_turns_out_to_be_in_use_stays_its_owners() -> None:
 
 def test_q8_a_gateway_that_has_all_rows_is_told_so_and_one_that_lacks_any_is_not() -> None:
     site = complete()
-    assert of(Whole, say(site.leader, LEADER, NEXT, Poll(3, (NUMBER, 99)), now_ns=site.now_ns)) == []
+    assert of(Whole, say(site.leader, LEADER, NEXT, Poll(3, (NUMBER, 99), (7, 7)), now_ns=site.now_ns)) == []
     site.later(100 * MS)
-    (word,) = say(site.leader, LEADER, NEXT, Poll(3, (NUMBER, 99)), now_ns=site.now_ns)
+    (word,) = say(site.leader, LEADER, NEXT, Poll(3, (NUMBER, 99), (7, 7)), now_ns=site.now_ns)
     assert word == Whole(5, 3, (NUMBER,))
     site.later(SECOND)
-    assert of(Whole, say(site.leader, LEADER, NEXT, Poll(4, (NUMBER,)), now_ns=site.now_ns)) == []
+    assert of(Whole, say(site.leader, LEADER, NEXT, Poll(4, (NUMBER,), (7,)), now_ns=site.now_ns)) == []
+
+
+def test_q8_a_gateway_in_another_session_is_not_told_so_and_is_read_again() -> None:
+    site = complete(demand=())
+    site.later(SECOND)
+    outputs = say(site.leader, LEADER, HOLDER, Poll(3, (NUMBER,), (8,)), now_ns=site.now_ns) + site.later()
+    assert of(Whole, outputs) == []
+    assert [one.floating_ip for one in of(Read, outputs)].count(NUMBER) == 1
 
 
 def test_q5_what_an_owner_let_go_of_is_free_at_once() -> None:

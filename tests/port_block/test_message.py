@@ -36,7 +36,7 @@ from service.port_block.message import (
     receiver_of,
 )
 
-LARGE = (1 << 63) - 1
+LARGE = (1 << 64) - 1
 TOP = (1 << 24) - 1
 HELD = tuple(HeldRow(0xFFFFFFFF, BLOCKS - 1 - index, TOP, TOP, True) for index in range(ROWS_MAX))
 ENTRIES = [
@@ -54,7 +54,7 @@ MESSAGES: tuple[Message, ...] = (
     Ask(0xFFFFFFFF, BLOCKS),
     Return(HELD),
     Recall(TOP, 0xFFFFFFFF, BLOCKS),
-    Poll(LARGE, (0xFFFFFFFF,) * POLLED_MAX),
+    Poll(LARGE, (0xFFFFFFFF,) * POLLED_MAX, (LARGE,) * POLLED_MAX),
     Whole(TOP, LARGE, (0xFFFFFFFF,) * POLLED_MAX),
     Correction(0xFFFFFFFF, NAMES, ROWS),
 )
@@ -104,6 +104,7 @@ def wire(block: int = 1, owner: int | None = 0, **rest: bool) -> WireRow:
         Correction(1, ("a" * 254,), ()),
         Correction(1, ("a",), tuple(wire(block) for block in range(ROWS_MAX + 1))),
         Push(1, ()),
+        Poll(1, (1, 2), (1,)),
         Push(1, (HeldRow(1, 1, 1, 1), HeldRow(2, 1, 1, 1))),
         Return((HeldRow(1, 1, 1, 1), HeldRow(1, 1, 1, 2))),
         Return((HeldRow(1, 1, TOP + 1, 1),)),

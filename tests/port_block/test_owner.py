@@ -32,7 +32,7 @@ ME, B, NEXT = "node0", "node1", "node2"
 
 
 def owner(successor: str = "") -> OwnerBlocks:
-    machine = OwnerBlocks(ME, remembers_since_ns=0, now_ns=SECOND)
+    machine = OwnerBlocks(ME, 5, remembers_since_ns=0, now_ns=SECOND)
     machine.set_members(HOSTS, now_ns=SECOND)
     machine.set_leader(LEADER, term_max=9, now_ns=SECOND)
     machine.set_way(IP, B, successor, now_ns=SECOND)
@@ -41,10 +41,10 @@ def owner(successor: str = "") -> OwnerBlocks:
 
 
 def grant(
-    machine: OwnerBlocks, *blocks: int, name: str | None = ME, version: int = 1, now_ns: int = SECOND
+    machine: OwnerBlocks, *blocks: int, name: str | None = ME, version: int = 1, now_ns: int = SECOND, session: int = 5
 ) -> list[object]:
     rows = [Entry(block, Row(name, Stamp(5, version))) for block in blocks]
-    return say(machine, OWNER, "controller", Grant(5, 1, 0, NUMBER, "", *cut(rows)[0]), now_ns=now_ns)
+    return say(machine, OWNER, "controller", Grant(5, 1, session, NUMBER, "", *cut(rows)[0]), now_ns=now_ns)
 
 
 def answer(
@@ -128,9 +128,14 @@ def test_q3_a_newer_row_of_a_gateway_ends_the_flows_and_an_older_one_is_answered
         Store(IP, 3, None, None),
         Usable(IP, (4,)),
     ]
+    machine.advance(now_ns=2 * SECOND)
+    machine.drain()
     older = Correction(NUMBER, *cut([Entry(4, Row("node3", Stamp(4, 9)))])[0])
-    assert say(machine, OWNER, B, older, now_ns=2 * SECOND) == []
-    assert machine.deadline_ns() == 2 * SECOND
+    say(machine, OWNER, B, older, now_ns=2 * SECOND)
+    machine.advance(now_ns=2 * SECOND)
+    (push,) = of(Push, told(machine))
+    assert [(row.block, row.is_acknowledged) for row in push.rows] == [(4, True)]
+    answer(machine, push, now_ns=2 * SECOND)
     assert machine.usable(IP) == (4,)
 
 
@@ -192,6 +197,11 @@ def test_a_new_process_goes_on_with_what_was_stored() -> None:
     assert Usable(IP, (3,)) in answer(machine, push)
 
 
+def test_q5_what_was_said_to_an_earlier_process_is_not_taken() -> None:
+    machine = owner()
+    assert grant(machine, 3, session=4) == []
+
+
 def test_q6_without_a_leader_nothing_ends() -> None:
     machine = with_blocks(3)
     machine.set_leader(None, term_max=9, now_ns=2 * SECOND)
@@ -215,7 +225,7 @@ def test_what_peers_make_up_has_a_bound() -> None:
     with pytest.raises(PeerError):
         machine.receive(source("controller"), encode(OWNER, Correction(HOLDINGS_MAX, (), ())), now_ns=SECOND)
     with pytest.raises(PeerError):
-        machine.receive(source("controller"), encode(OWNER, Poll(1, ())), now_ns=SECOND)
+        machine.receive(source("controller"), encode(OWNER, Poll(1, (), ())), now_ns=SECOND)
 
 
 def test_questions_that_are_never_answered_are_forgotten() -> None:

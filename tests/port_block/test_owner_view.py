@@ -34,12 +34,13 @@ def test_q7_a_member_that_does_not_answer_is_waited_for_until_it_was_down_for_48
 
 def test_another_process_has_to_be_read_again() -> None:
     one = view()
-    one.meet(1, 0)
+    one.begin(1, 0)
     one.take_holdings(Holdings(1, 5, DAY_NS, 0, 1, ()), 0)
-    one.meet(1, 0)
     assert one.is_read
-    one.meet(2, 0)
+    one.begin(2, 0)
     assert not one.is_read
+    assert one.retired(1)
+    assert not one.retired(2)
 
 
 def test_a_row_is_told_to_its_owner_and_to_whoever_thinks_it_is_its_own() -> None:

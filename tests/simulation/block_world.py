@@ -187,9 +187,10 @@ class BlockWorld:
     def _run_agent(self, name: str, address: Address, clock: Clock) -> None:
         now_ns = clock.read(self.net.now_ns)
         kernel = self.kernels[name]
-        owner = OwnerBlocks(name, remembers_since_ns=kernel.made_ns, now_ns=now_ns, times=TIMES)
+        start_id = self._start()
+        owner = OwnerBlocks(name, start_id, remembers_since_ns=kernel.made_ns, now_ns=now_ns, times=TIMES)
         gateway = GatewayBlocks(KernelView(self, name), now_ns=now_ns, times=TIMES)
-        node = self.net.add(name, address, Agent(owner, gateway), clock=clock, start_id=self._start())
+        node = self.net.add(name, address, Agent(owner, gateway), clock=clock, start_id=start_id)
         for floating_ip in IPS:
             if floating_ip in self.leases:
                 rows = [(b, row) for (ip, b), row in kernel.owners.items() if ip == floating_ip]
