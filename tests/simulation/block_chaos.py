@@ -1,6 +1,7 @@
 """One seeded history of faults for port blocks, and the search for a seed that breaks a mutated rule."""
 
 from collections.abc import Callable
+from ipaddress import IPv4Address
 
 from service.port_block.block import base_blocks
 from tests.simulation.block_world import BLOCKS, IPS, TIMES, BlockWorld, InvariantViolated
@@ -76,7 +77,7 @@ class BlockChaos:
         With all at once no leader lives long enough for a block to be taken, rest and be given again.
         """
         rare = (self.reboot, self.kill_leader, self.depose, self.rename, self.slander, self.pause)
-        common = (self.cut, self.isolate, self.kill, self.fail_over, self.move_far, self.lose)
+        common = (self.cut, self.isolate, self.kill, self.fail_over, self.move_far, self.flap, self.lose)
         usual = (self.want, self.bind, self.leave_long, self.come_and_go, self.mend)
         return (*self._some(rare), *self._some(common), *self._some(common), *usual, *usual, *usual)
 
@@ -164,6 +165,18 @@ class BlockChaos:
     def move_far(self) -> None:
         """Two gateways are lost at once: the address goes to a node that never was a successor."""
         self.world.fail_over(self.random.choice(IPS), to=self.random.choice(self.agents))
+
+    def flap(self) -> None:
+        """The lease goes to the successor and comes back, sooner than some hear of it."""
+        floating_ip = self.random.choice(IPS)
+        holder = self.world.leases[floating_ip][0]
+        self.world.fail_over(floating_ip)
+        span_ns = self.random.choice((1, 50, 300, 1500)) * MS
+        self.world.net.after(span_ns, lambda: self._flap_back(floating_ip, holder))
+
+    def _flap_back(self, floating_ip: IPv4Address, holder: str) -> None:
+        if holder in self.world.kernels and not self.world.net.nodes[holder].stopped:
+            self.world.fail_over(floating_ip, to=holder)
 
     def depose(self) -> None:
         """The leader's renewals stop, and it goes on for as long as its lease lives."""
