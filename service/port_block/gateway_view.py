@@ -1,5 +1,7 @@
 """What the leader knows of one gateway of one floating IP: its session, what it has, and what it has yet to hear."""
 
+from collections.abc import Callable
+
 from service.model.lease import Stamp
 from service.model.machine import Address
 from service.port_block.block import NEVER_GIVEN, Row, Times
@@ -20,7 +22,10 @@ class GatewayView:
         self.holds = False
         """It had the lease when it opened the session; it opens another when that changes."""
         self.is_whole = False
+        self.rows: dict[int, Row] = {}
+        """As it was read."""
         self.known: dict[int, Stamp] = {}
+        """What it has by now, as it acknowledged."""
         self.pending: dict[int, None] = {}
         """Blocks whose row it does not have."""
         self.releases: dict[int, Row] = {}
@@ -29,22 +34,23 @@ class GatewayView:
         self._wait_ns = times.resend_ns
         self._parts: Parts[Entry] = Parts()
 
-    def take_table(self, table: Table) -> list[Entry] | None:
-        """Take a part of its answer. Returns the rows, and opens the session, with the last one."""
+    def take_table(self, table: Table) -> bool:
+        """Take a part of its answer. The last one opens the session; says whether it was that."""
         edition = (table.session, table.edition)
         if table.parts == 0 and edition == self.edition:
             self.checked_ns = self.asked_ns
-            return None
+            return False
         rows = tuple(entries_of(table.names, table.rows))
         whole = self._parts.add(edition, table.part, table.parts, rows)
         if whole is None:
-            return None
+            return False
         if table.session != self.edition[0]:
             self.pending, self.releases = {}, {}
         self.edition, self.checked_ns = edition, self.asked_ns
         self.holds, self.is_whole = table.holds, table.is_whole
-        self.known = {entry.block: entry.row.stamp for entry in whole}
-        return whole
+        self.rows = {entry.block: entry.row for entry in whole}
+        self.known = {block: row.stamp for block, row in self.rows.items()}
+        return True
 
     @property
     def session(self) -> int | None:
@@ -73,6 +79,26 @@ class GatewayView:
     def wake(self, now_ns: int) -> None:
         """Something is new: send at once, and patience begins anew."""
         self.due_ns, self._wait_ns = now_ns, self._times.resend_ns
+
+    def is_due(self, now_ns: int) -> bool:
+        """Whether there is something to say to it now."""
+        return now_ns >= self.due_ns and not (self._is_checked(now_ns) and not self.pending and not self.releases)
+
+    def asks(self, now_ns: int) -> bool:
+        """It is spoken to now. Whether it is to be read, too: it was not, or not for long."""
+        self.again(now_ns)
+        if self._is_checked(now_ns):
+            return False
+        self.asked_ns = now_ns
+        return True
+
+    def _is_checked(self, now_ns: int) -> bool:
+        return self.session is not None and now_ns - self.checked_ns < self._times.confirm_ns
+
+    def entries(self, row_of: Callable[[int], Row], count: int) -> list[Entry]:
+        """What to send: rows that it lacks, then what it is asked to take."""
+        rows = [(block, row_of(block)) for block in self.pending] + list(self.releases.items())
+        return [self.entry(block, row) for block, row in rows[:count]]
 
     def again(self, now_ns: int) -> None:
         """It was sent to; when it does not answer, once more."""

@@ -12,6 +12,7 @@ from service.model.lease import VERSION_MAX, Stamp
 from service.model.machine import Address, Send, Source
 from service.port_block.allotment import allot
 from service.port_block.block import BLOCKS, TIMES, Row, Times, base_blocks
+from service.port_block.evidence import Judge, Judgement, Witness, judge, merge
 from service.port_block.gateway_view import GatewayView
 from service.port_block.leader_table import LeaderTable, Wish
 from service.port_block.message import (
@@ -207,28 +208,61 @@ class LeaderBlocks:
         view = table.gateways.get(source.node) if table is not None else None
         if table is None or view is None:
             return
-        entries = view.take_table(message)
-        if entries is None:
+        if not view.take_table(message):
             return
-        for entry in entries:
-            self._merge(floating_ip, table, entry.block, entry.row)
-        table.open(view, self._now_ns)
+        if table.is_complete:
+            self._weigh(floating_ip, table, view)
+            table.open(view, self._now_ns)
         self._change(floating_ip)
 
     def _take_holdings(self, owner: OwnerView, message: Holdings) -> None:
-        rows = owner.take_holdings(message, self._now_ns)
-        if rows is None:
+        if not owner.take_holdings(message, self._now_ns):
             return
-        for held in rows:
-            table = self._tables.get(IPv4Address(held.floating_ip))
-            if table is not None:
-                row = Row(owner.name, Stamp(held.term, held.version))
-                self._merge(IPv4Address(held.floating_ip), table, held.block, row)
-        self._learn(owner)
-        # A table may have waited for this member alone.
         for floating_ip, table in self._tables.items():
-            if not table.is_complete:
+            if table.is_complete:
+                self._hear(floating_ip, table, owner, judge)
+            else:
+                # It may have waited for this member alone.
                 self._change(floating_ip)
+        self._learn(owner)
+        self._tick_ns = self._now_ns
+
+    def _complete(self, floating_ip: IPv4Address, table: LeaderTable, holder: GatewayView) -> None:
+        """Make the table of what was read: what the holder has, and what the members say."""
+        table.is_complete = True
+        for block, row in sorted(holder.rows.items()):
+            verdict = merge(table.rows.get(block), row, Witness.HOLDER, term=self.term)
+            self._settle(floating_ip, table, block, row, verdict)
+        for owner in self._owners.values():
+            self._hear(floating_ip, table, owner, judge if holder.is_whole else merge)
+        for view in table.gateways.values():
+            self._weigh(floating_ip, table, view)
+            table.open(view, self._now_ns)
+        for owner in self._owners.values():
+            self._learn(owner)
+
+    def _hear(self, floating_ip: IPv4Address, table: LeaderTable, owner: OwnerView, weigh: Judge) -> None:
+        for (other_ip, block), stamp in list(owner.known.items()):
+            if other_ip == floating_ip and block < self._blocks:
+                row = Row(owner.name, stamp)
+                verdict = weigh(table.rows.get(block), row, Witness.OWNER, term=self.term)
+                self._settle(floating_ip, table, block, row, verdict)
+
+    def _weigh(self, floating_ip: IPv4Address, table: LeaderTable, view: GatewayView) -> None:
+        witness = Witness.HOLDER if view.holds else Witness.GATEWAY
+        for block, row in sorted(view.rows.items()):
+            verdict = judge(table.rows.get(block), row, witness, term=self.term)
+            self._settle(floating_ip, table, block, row, verdict)
+
+    def _settle(self, floating_ip: IPv4Address, table: LeaderTable, block: int, row: Row, verdict: Judgement) -> None:
+        match verdict:
+            case Judgement.TAKE:
+                self._set(floating_ip, table, block, row)
+            case Judgement.RESTAMP:
+                own = table.row(block)
+                self._set(floating_ip, table, block, own._replace(stamp=self._next_stamp()))
+            case Judgement.YIELD:
+                self._set(floating_ip, table, block, Row(row.owner, self._next_stamp()))
 
     def _learn(self, owner: OwnerView) -> None:
         """Whatever concerns an owner and it does not know is to be sent."""
@@ -239,10 +273,6 @@ class LeaderBlocks:
         for floating_ip, block in keys:
             if floating_ip in self._tables:
                 owner.want((floating_ip, block), self._tables[floating_ip].row(block), self._now_ns)
-
-    def _merge(self, floating_ip: IPv4Address, table: LeaderTable, block: int, row: Row) -> None:
-        if row.stamp > table.row(block).stamp and block < self._blocks:
-            self._set(floating_ip, table, block, row)
 
     def _set(self, floating_ip: IPv4Address, table: LeaderTable, block: int, row: Row) -> None:
         former = table.set(block, row, self._now_ns)
@@ -256,8 +286,9 @@ class LeaderBlocks:
 
     def _work(self, floating_ip: IPv4Address, table: LeaderTable, *, is_recalling: bool) -> None:
         now_ns = self._now_ns
-        if not table.is_complete:
-            table.is_complete = self._knows_all(table)
+        holder = table.holder
+        if not table.is_complete and holder is not None and self._knows_all(table):
+            self._complete(floating_ip, table, holder)
         if not table.is_complete:
             return
         self._release(table)
@@ -357,29 +388,19 @@ class LeaderBlocks:
             self._speak_to_owner(owner)
 
     def _speak_to_gateway(self, floating_ip: IPv4Address, table: LeaderTable, view: GatewayView) -> None:
-        now_ns = self._now_ns
-        is_checked = view.session is not None and now_ns - view.checked_ns < self._times.confirm_ns
-        if now_ns < view.due_ns or (is_checked and not view.pending and not view.releases):
+        if not view.is_due(self._now_ns):
             return
-        view.again(now_ns)
-        if not is_checked:
-            view.asked_ns = now_ns
-            read = Read(self.term, int(floating_ip), *view.edition)
-            self._send(view.address, Receiver.GATEWAY, read)
+        if view.asks(self._now_ns):
+            self._send(view.address, Receiver.GATEWAY, Read(self.term, int(floating_ip), *view.edition))
         # What was read may be old while not all was read: it is passed on to nobody (Q7).
         if view.session is not None and table.is_complete:
-            rows = [(block, table.row(block)) for block in view.pending] + list(view.releases.items())
-            entries = [view.entry(block, row) for block, row in rows[:SENT_ROWS_MAX]]
+            entries = view.entries(table.row, SENT_ROWS_MAX)
             self._grant(Receiver.GATEWAY, view, floating_ip, table, entries, session=view.session)
 
     def _speak_to_owner(self, owner: OwnerView) -> None:
-        now_ns = self._now_ns
-        is_checked = owner.is_read and now_ns - owner.checked_ns < self._times.confirm_ns
-        if now_ns < owner.due_ns or (is_checked and not owner.pending):
+        if not owner.is_due(self._now_ns):
             return
-        owner.again(now_ns)
-        if not is_checked:
-            owner.asked_ns = now_ns
+        if owner.asks(self._now_ns):
             self._send(owner.address, Receiver.OWNER, Read(self.term, 0, 0, owner.edition))
         by_address: dict[IPv4Address, list[Entry]] = {}
         for floating_ip, block in list(owner.pending)[:SENT_ROWS_MAX]:
@@ -457,14 +478,12 @@ class LeaderBlocks:
         if released is not None and released.stamp == entry.row.stamp:
             # In use, or changed meanwhile. It is asked again while its node is Down.
             del view.releases[block]
-        elif entry.row.stamp == table.row(block).stamp and other.owner is not None and view.holds:
-            one = table.rows[block]
-            is_in_use = entry.if_idle and not is_late
-            is_told = is_late and not one.is_confirmed and other.owner not in (one.row.owner, one.former)
-            if is_in_use or is_told:
-                # A holder takes its packets from a node that was not known to have it: that one keeps it (Q7).
-                self._set(floating_ip, table, block, Row(other.owner, self._next_stamp()))
-        self._merge(floating_ip, table, block, other)
+        one = table.rows.get(block)
+        verdict = judge(one, other, Witness.HOLDER if view.holds else Witness.GATEWAY, term=self.term)
+        if one is not None and one.row.stamp == entry.row.stamp and entry.if_idle and not is_late and view.holds:
+            # Its owner sends: the block does not rest.
+            verdict = Judgement.YIELD if other.owner is not None else verdict
+        self._settle(floating_ip, table, block, other, verdict)
 
     def _change(self, floating_ip: IPv4Address) -> None:
         self._changed[floating_ip] = None

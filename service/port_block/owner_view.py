@@ -50,18 +50,18 @@ class OwnerView:
         self.wake(now_ns)
         self.start_id = start_id
 
-    def take_holdings(self, holdings: Holdings, now_ns: int) -> list[HeldRow] | None:
-        """Take a part of its answer. Returns all that it has with the last one."""
+    def take_holdings(self, holdings: Holdings, now_ns: int) -> bool:
+        """Take a part of its answer; says whether it was the last one."""
         if holdings.parts == 0 and holdings.edition == self.edition:
             self.checked_ns = self.asked_ns
-            return None
+            return False
         rows = self._parts.add((holdings.edition,), holdings.part, holdings.parts, holdings.rows)
         if rows is not None:
             self.is_read, self.edition, self.checked_ns = True, holdings.edition, self.asked_ns
             forgotten_ns = self._times.down_ns + self._times.rest_ns - holdings.age_ns
             self._remembers_from_ns = now_ns + forgotten_ns
             self.known = {(IPv4Address(one.floating_ip), one.block): Stamp(one.term, one.version) for one in rows}
-        return rows
+        return rows is not None
 
     def is_settled(self, now_ns: int) -> bool:
         """Whether it can have no block unheard of: it said so, and did not forget; or its time is over (Q5)."""
@@ -80,6 +80,21 @@ class OwnerView:
     def wake(self, now_ns: int) -> None:
         """Something is new: send at once, and patience begins anew."""
         self.due_ns, self._wait_ns = now_ns, self._times.resend_ns
+
+    def is_due(self, now_ns: int) -> bool:
+        """Whether there is something to say to it now."""
+        return now_ns >= self.due_ns and not (self._is_checked(now_ns) and not self.pending)
+
+    def asks(self, now_ns: int) -> bool:
+        """It is spoken to now. Whether it is to be read, too: it was not, or not for long."""
+        self.again(now_ns)
+        if self._is_checked(now_ns):
+            return False
+        self.asked_ns = now_ns
+        return True
+
+    def _is_checked(self, now_ns: int) -> bool:
+        return self.is_read and now_ns - self.checked_ns < self._times.confirm_ns
 
     def again(self, now_ns: int) -> None:
         """It was sent to; when it does not answer, once more."""

@@ -114,17 +114,19 @@ def test_q1_whatever_the_order_in_which_rows_are_heard_the_highest_stamp_counts(
     def by_holder(site: Site) -> None:
         site.table(HOLDER, Entry(0, Row(A, Stamp(4, 9))), Entry(1, Row(None, Stamp(4, 3))))
 
-    def by_successor(site: Site) -> None:
-        site.table(NEXT, Entry(0, Row(B, Stamp(3, 20))), Entry(1, Row(B, Stamp(4, 1))))
-
     def by_owner(site: Site) -> None:
         site.holdings(B, HeldRow(NUMBER, 0, 4, 10), HeldRow(NUMBER, 1, 4, 2))
 
-    for order in itertools.permutations((by_holder, by_successor, by_owner)):
+    def by_others(site: Site) -> None:
+        for node in (HOLDER, NEXT, A):
+            site.holdings(node)
+
+    for order in itertools.permutations((by_holder, by_owner, by_others)):
         site = Site(demand=())
         site.later()
         for hear in order:
             hear(site)
+        site.later(100 * MS)
         assert site.leader.rows(IP) == {0: Row(B, Stamp(4, 10)), 1: Row(None, Stamp(4, 3))}
 
 
