@@ -62,7 +62,7 @@ def judge(one: LeaderRow | None, other: Row, witness: Witness, *, term: int) -> 
 def _of_holder(one: LeaderRow | None, other: Row) -> Judgement:
     if one is None:
         return Judgement.TAKE
-    if other.owner == one.row.owner or other.owner == one.former or one.is_confirmed:
+    if other.owner == one.row.owner or other.stamp <= one.superseded or one.is_confirmed:
         return Judgement.RESTAMP if other.stamp > one.row.stamp else Judgement.KEEP
     return Judgement.YIELD
 

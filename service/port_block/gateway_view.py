@@ -22,6 +22,8 @@ class GatewayView:
         self.holds = False
         """It had the lease when it opened the session; it opens another when that changes."""
         self.is_whole = False
+        self.opened_ns = now_ns
+        """When it was first read in this session."""
         self.rows: dict[int, Row] = {}
         """As it was read."""
         self.known: dict[int, Stamp] = {}
@@ -34,7 +36,7 @@ class GatewayView:
         self._wait_ns = times.resend_ns
         self._parts: Parts[Entry] = Parts()
 
-    def take_table(self, table: Table) -> bool:
+    def take_table(self, table: Table, now_ns: int) -> bool:
         """Take a part of its answer. The last one opens the session; says whether it was that."""
         edition = (table.session, table.edition)
         if table.parts == 0 and edition == self.edition:
@@ -46,6 +48,7 @@ class GatewayView:
             return False
         if table.session != self.edition[0]:
             self.pending, self.releases = {}, {}
+            self.opened_ns = now_ns
         self.edition, self.checked_ns = edition, self.asked_ns
         self.holds, self.is_whole = table.holds, table.is_whole
         self.rows = {entry.block: entry.row for entry in whole}

@@ -76,18 +76,14 @@ class LeaderBlocks:
         """Every node that may have a block. One that is left out counts as Down for good."""
         self._pass(now_ns)
         for name, member in sorted(members.items()):
-            view = self._owners.get(name)
-            if view is None:
-                view = self._owners[name] = OwnerView(name, member.address, self._times, now_ns=now_ns)
-                self._learn(view)
-            if member.is_up and view.down_ns is not None:
-                view.wake(now_ns)
-            view.address = member.address
-            view.down_ns = None if member.is_up else (now_ns if view.down_ns is None else view.down_ns)
-        self._members = len(members)
+            if name not in self._owners:
+                self._owners[name] = OwnerView(name, member.address, self._times, now_ns=now_ns)
+                self._learn(self._owners[name])
+            self._owners[name].see(member.address, is_up=member.is_up, now_ns=now_ns)
         for name, view in self._owners.items():
-            if name not in members and view.down_ns is None:
-                view.down_ns = now_ns
+            if name not in members:
+                view.see(view.address, is_up=False, now_ns=now_ns)
+        self._members = len(members)
 
     def set_floating_ips(self, ways: Mapping[IPv4Address, Way], *, now_ns: int) -> None:
         """Every floating IP and where it is. The members must be known."""
@@ -99,8 +95,7 @@ class LeaderBlocks:
             if table is None:
                 quiet_until_ns = now_ns if way.is_new else self._began_ns + self._times.settle_ns
                 table = LeaderTable(blocks=self._blocks, rest_ns=self._times.rest_ns, quiet_until_ns=quiet_until_ns)
-                table.is_new = way.is_new
-                self._tables[floating_ip] = table
+                self._tables[floating_ip], table.is_new = table, way.is_new
             self._set_way(floating_ip, table, way)
 
     def set_demand(self, demand: Mapping[IPv4Address, Collection[str]], *, now_ns: int) -> None:
@@ -208,7 +203,7 @@ class LeaderBlocks:
         view = table.gateways.get(source.node) if table is not None else None
         if table is None or view is None:
             return
-        if not view.take_table(message):
+        if not view.take_table(message, self._now_ns):
             return
         if table.is_complete:
             self._weigh(floating_ip, table, view)
@@ -321,7 +316,7 @@ class LeaderBlocks:
         # A whole holder has every row that was ever confirmed (Q8). Else each member has to say what it has.
         if holder.is_whole or table.is_new:
             return True
-        return all(view.is_settled(self._now_ns) for view in self._owners.values())
+        return all(view.is_settled(holder.opened_ns, self._now_ns) for view in self._owners.values())
 
     def _release(self, table: LeaderTable) -> None:
         """Ask the holder to take the blocks of whoever is Down for long, where it sees no packet of them (Q5)."""
@@ -359,6 +354,7 @@ class LeaderBlocks:
             owner.known[key] = stamp
             if row.stamp < stamp or row == Row(owner.name, stamp):
                 self._set(floating_ip, table, held.block, Row(None, self._next_stamp()))
+                table.rows[held.block].superseded = max(table.rows[held.block].superseded, stamp)
             owner.want(key, table.row(held.block), self._now_ns)
             self._change(floating_ip)
 

@@ -17,8 +17,8 @@ class LeaderRow:
     """A row, and what the leader knows of it besides."""
 
     row: Row
-    former: str | None = None
-    """Whose the block was before this row."""
+    superseded: Stamp = NEVER_GIVEN.stamp
+    """The newest row of the block that was true before, or was given back: whoever has that one is merely late."""
     is_confirmed: bool = False
     """A gateway that holds has it: it may be in use from then on."""
     rests_until_ns: int = 0
@@ -68,7 +68,9 @@ class LeaderTable:
         if row.owner is not None:
             self.by_owner.setdefault(row.owner, {})[block] = None
         rests_until_ns = now_ns + self._rest_ns if row.is_resting else 0
-        self.rows[block] = LeaderRow(row, former, rests_until_ns=rests_until_ns)
+        before = self.rows.get(block)
+        superseded = NEVER_GIVEN.stamp if before is None else max(before.superseded, before.row.stamp)
+        self.rows[block] = LeaderRow(row, superseded, rests_until_ns=rests_until_ns)
         for view in self.gateways.values():
             view.want(block, row, now_ns)
         return former

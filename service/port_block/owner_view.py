@@ -38,6 +38,15 @@ class OwnerView:
         self._wait_ns = times.resend_ns
         self._parts: Parts[HeldRow] = Parts()
 
+    def see(self, address: Address, *, is_up: bool, now_ns: int) -> None:
+        """What gossip says of it."""
+        self.address = address
+        if is_up and self.down_ns is not None:
+            self.down_ns = None
+            self.wake(now_ns)
+        elif not is_up and self.down_ns is None:
+            self.down_ns = now_ns
+
     def retired(self, start_id: int) -> bool:
         """Whether this is a process that another has followed: what it said, and comes late, is not true any more."""
         return start_id in self._retired
@@ -63,11 +72,15 @@ class OwnerView:
             self.known = {(IPv4Address(one.floating_ip), one.block): Stamp(one.term, one.version) for one in rows}
         return rows is not None
 
-    def is_settled(self, now_ns: int) -> bool:
-        """Whether it can have no block unheard of: it said so, and did not forget; or its time is over (Q5)."""
+    def is_settled(self, held_ns: int, now_ns: int) -> bool:
+        """Whether it has no block unheard of: it said so, and did not forget; or its time is over (Q5).
+
+        That is counted from when the present holder was read: an earlier one may have taken its packets, unheard of.
+        """
         if self.is_read and now_ns >= self._remembers_from_ns:
             return True
-        return self.down_ns is not None and now_ns - self.down_ns >= self._times.down_ns + self._times.rest_ns
+        since_ns = max(held_ns, self.down_ns or 0)
+        return self.down_ns is not None and now_ns - since_ns >= self._times.down_ns + self._times.rest_ns
 
     def want(self, key: Key, row: Row, now_ns: int) -> None:
         """A row that concerns it: to be sent, unless it knows."""

@@ -41,3 +41,9 @@ def test_q1_while_the_table_is_made_the_highest_stamp_counts() -> None:
     one = LeaderRow(Row("b", OLD))
     assert merge(one, Row("a", NEW), OWNER, term=TERM) is TAKE
     assert merge(one, Row("a", Stamp(5, 1)), OWNER, term=TERM) is KEEP
+
+
+def test_q7_a_holder_that_is_merely_late_is_not_yielded_to() -> None:
+    one = LeaderRow(Row("b", Stamp(6, 2)), superseded=NEW)
+    assert judge(one, Row("a", NEW), HOLDER, term=TERM) is KEEP
+    assert judge(one, Row("a", Stamp(5, 10)), HOLDER, term=TERM) is YIELD

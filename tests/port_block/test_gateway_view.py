@@ -24,7 +24,7 @@ def test_nothing_is_pending_for_a_gateway_that_was_not_read() -> None:
 
 def test_a_row_is_sent_in_place_of_what_the_gateway_has() -> None:
     one = view()
-    assert one.take_table(answer(7)) is not None
+    assert one.take_table(answer(7), 0)
     one.want(3, Row("a", Stamp(1, 4)), 0)
     assert list(one.pending) == []
     row = Row("b", Stamp(2, 1))
@@ -34,8 +34,8 @@ def test_a_row_is_sent_in_place_of_what_the_gateway_has() -> None:
 
 def test_q5_a_holder_lets_a_block_rest_only_where_nothing_moves() -> None:
     one, other = view(), view()
-    one.take_table(answer(7))
-    other.take_table(answer(7, holds=False))
+    one.take_table(answer(7), 0)
+    other.take_table(answer(7, holds=False), 0)
     resting = Row(None, Stamp(2, 1), is_resting=True)
     assert one.entry(3, resting).if_idle
     assert not other.entry(3, resting).if_idle
@@ -43,11 +43,11 @@ def test_q5_a_holder_lets_a_block_rest_only_where_nothing_moves() -> None:
 
 def test_another_process_is_read_anew_though_its_clock_was_set_back() -> None:
     one = view()
-    one.take_table(answer(700))
+    one.take_table(answer(700), 0)
     assert one.session == 700
     one.close(0)
     assert one.session is None
-    one.take_table(answer(5))
+    one.take_table(answer(5), 0)
     assert one.session == 5
 
 
