@@ -320,16 +320,10 @@ class LeaderBlocks:
 
     def _release(self, table: LeaderTable) -> None:
         """Ask the holder to take the blocks of whoever is Down for long, where it sees no packet of them (Q5)."""
-        holder = table.holder
-        if holder is None or self._now_ns < table.release_due_ns:
+        if self._now_ns < table.release_due_ns:
             return
-        lost = [name for name, _ in table.owners() if self._is_lost(name)]
-        blocks = [block for name in lost for block in table.by_owner[name]]
-        blocks = [block for block in blocks if block not in holder.releases and block not in holder.pending]
-        if blocks:
-            row = Row(None, self._next_stamp(), is_resting=True)
-            holder.releases.update(dict.fromkeys(blocks, row))
-            holder.wake(self._now_ns)
+        if blocks := table.unreleased([name for name, _ in table.owners() if self._is_lost(name)]):
+            table.release(blocks, Row(None, self._next_stamp(), is_resting=True), self._now_ns)
             table.release_due_ns = self._now_ns + self._times.release_ns
 
     def _is_lost(self, name: str) -> bool:

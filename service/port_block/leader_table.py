@@ -4,7 +4,7 @@ The table merges what is read: of two rows of one block the higher stamp counts.
 in use that it does not know of (Q7); only then does it give any away.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from service.model.lease import Stamp
@@ -119,6 +119,20 @@ class LeaderTable:
             # This one had it as its owner's until now, and may have said so to the owner a moment ago (Q9).
             one.rests_until_ns = now_ns + self._rest_ns
         return False
+
+    def unreleased(self, names: Collection[str]) -> list[int]:
+        """The blocks of these nodes that the holder has as theirs, and was not asked to take yet."""
+        holder = self.holder
+        if holder is None:
+            return []
+        blocks = [block for name in names for block in self.by_owner[name]]
+        return [block for block in blocks if block not in holder.releases and block not in holder.pending]
+
+    def release(self, blocks: Collection[int], row: Row, now_ns: int) -> None:
+        """Ask the holder to take them. They are their owners' until it has."""
+        if self.holder is not None:
+            self.holder.releases.update(dict.fromkeys(blocks, row))
+            self.holder.wake(now_ns)
 
     def owners(self) -> Iterator[tuple[str, int]]:
         """Who has how many, by name."""
