@@ -211,15 +211,15 @@ class GatewayBlocks:
         table = self._table(IPv4Address(message.floating_ip))
         table.read_by(message.term)
         if (message.session, message.edition) == (table.session, table.edition):
-            self._answer(source, table, 0, 0, cut(())[0])
+            self._answer(source, message, table, 0, 0, cut(())[0])
             return
         batches = cut(Entry(block, row) for block, row in sorted(table.rows.items()))
         for part, batch in enumerate(batches):
-            self._answer(source, table, part, len(batches), batch)
+            self._answer(source, message, table, part, len(batches), batch)
 
-    def _answer(self, source: Source, table: GatewayTable, part: int, parts: int, batch: Batch) -> None:
-        number = int(table.floating_ip)
-        head = (table.term, table.session, table.edition, part, parts, number, table.holds, table.is_whole)
+    def _answer(self, source: Source, message: Read, table: GatewayTable, part: int, parts: int, batch: Batch) -> None:
+        edition = (table.term, message.sequence, table.session, table.edition)
+        head = (*edition, part, parts, message.floating_ip, table.holds, table.is_whole)
         self._send(source.address, Receiver.LEADER, Table(*head, *batch))
 
     def _take_grant(self, source: Source, message: Grant) -> None:

@@ -53,7 +53,7 @@ class LeaderBlocks:
     ) -> None:
         """`quota` is the most blocks that one node may have of one floating IP."""
         self.term = term
-        self._version = 0
+        self._version = self._reads = 0
         self._times, self._blocks, self._quota = times, blocks, quota
         self._began_ns = self._now_ns = self._tick_ns = self._recall_ns = now_ns
         self._leads_until_ns = now_ns
@@ -114,14 +114,20 @@ class LeaderBlocks:
             raise PeerError("port blocks: not for a leader")
         self._pass(now_ns)
         owner = self._owners.get(source.node)
-        if owner is None or owner.retired(source.start_id):
+        if owner is None:
             return
-        if source.start_id != owner.start_id:
-            self._begin(owner, source.start_id)
+        if isinstance(message, Table | Holdings):
+            if message.term != self.term:
+                return
+            if owner.is_followed_by(source.start_id, message.sequence):
+                self._begin(owner, source.start_id)
+        if not owner.is_current(source.start_id):
+            owner.doubt(now_ns)
+            return
         match message:
-            case Table() if message.term == self.term:
+            case Table():
                 self._take_table(source, message)
-            case Holdings() if message.term == self.term:
+            case Holdings():
                 self._take_holdings(owner, message)
             case Ack():
                 self._take_ack(source, owner, message)
@@ -381,7 +387,9 @@ class LeaderBlocks:
         if not view.is_due(self._now_ns):
             return
         if view.asks(self._now_ns):
-            self._send(view.address, Receiver.GATEWAY, Read(self.term, int(floating_ip), *view.edition))
+            self._send(
+                view.address, Receiver.GATEWAY, Read(self.term, self._next_read(), int(floating_ip), *view.edition)
+            )
         # What was read may be old while not all was read: it is passed on to nobody (Q7).
         if view.session is not None and table.is_complete:
             entries = view.entries(table.row, SENT_ROWS_MAX)
@@ -391,7 +399,7 @@ class LeaderBlocks:
         if not owner.is_due(self._now_ns):
             return
         if owner.asks(self._now_ns):
-            self._send(owner.address, Receiver.OWNER, Read(self.term, 0, 0, owner.edition))
+            self._send(owner.address, Receiver.OWNER, Read(self.term, self._next_read(), 0, 0, owner.edition))
         by_address: dict[IPv4Address, list[Entry]] = {}
         for floating_ip, block in list(owner.pending)[:SENT_ROWS_MAX]:
             table = self._tables.get(floating_ip)
@@ -427,7 +435,7 @@ class LeaderBlocks:
             return
         if sent.receiver is Receiver.OWNER:
             if sent.session == owner.start_id and message.taken:
-                self._heard(owner, table, sent)
+                owner.hear(sent.floating_ip, sent.entries, table.row)
             return
         view = table.gateways.get(source.node)
         if view is None or view.session != sent.session:
@@ -437,16 +445,6 @@ class LeaderBlocks:
             self._change(sent.floating_ip)
         elif len(message.taken) == len(sent.entries):
             self._take_answers(sent, table, view, message)
-
-    def _heard(self, owner: OwnerView, table: LeaderTable, sent: Sent) -> None:
-        for entry in sent.entries:
-            key = (sent.floating_ip, entry.block)
-            if entry.row.owner == owner.name:
-                owner.known[key] = entry.row.stamp
-            else:
-                owner.known.pop(key, None)
-            if table.row(entry.block).stamp == entry.row.stamp:
-                owner.pending.pop(key, None)
 
     def _take_answers(self, sent: Sent, table: LeaderTable, view: GatewayView, message: Ack) -> None:
         others = {entry.block: entry for entry in entries_of(message.names, message.rows)}
@@ -482,6 +480,10 @@ class LeaderBlocks:
     @property
     def _leads(self) -> bool:
         return self._now_ns < self._leads_until_ns
+
+    def _next_read(self) -> int:
+        self._reads += 1
+        return self._reads
 
     def _next_stamp(self) -> Stamp:
         self._version += 1

@@ -84,6 +84,7 @@ class Read(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Leader to gateway, of one floating IP; to owner, of all that it has (then the address is 0)."""
 
     term: Term
+    sequence: Count
     floating_ip: AddressNumber
     session: Count
     edition: Count
@@ -94,6 +95,8 @@ class Table(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """A gateway's answer, in as many parts as it takes; those of one session and edition belong together."""
 
     term: Term
+    sequence: Count
+    """Of the Read."""
     session: Count
     edition: Count
     part: Part
@@ -109,6 +112,7 @@ class Holdings(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """An owner's answer, likewise."""
 
     term: Term
+    sequence: Count
     edition: Count
     age_ns: Count
     """For how long the owner has remembered what it has: a reboot makes it forget (Q7)."""

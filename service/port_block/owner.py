@@ -220,7 +220,7 @@ class OwnerBlocks:
         return True
 
     def _answer(self, source: Source, message: Read) -> None:
-        head = (self._term, self._edition, self._now_ns - self._remembers_since_ns)
+        head = (self._term, message.sequence, self._edition, self._now_ns - self._remembers_since_ns)
         if message.edition == self._edition:
             self._send(source.address, Receiver.LEADER, Holdings(*head, 0, 0, ()))
             return

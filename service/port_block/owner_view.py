@@ -1,16 +1,14 @@
 """What the leader knows of one member as an owner: what it has, since when it is Down, and what it has yet to hear."""
 
-from collections import deque
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
 from service.model.lease import Stamp
 from service.model.machine import Address
 from service.port_block.block import Row, Times
-from service.port_block.message import HeldRow, Holdings
+from service.port_block.message import Entry, HeldRow, Holdings
 from service.port_block.parts import Parts
 
-RETIRED_MAX = 16
-"""Former processes of one member whose late words are known for what they are."""
 Key = tuple[IPv4Address, int]
 
 
@@ -29,7 +27,8 @@ class OwnerView:
         self._remembers_from_ns = now_ns
         """From when on that is all that it may have had within the times of Q5."""
         self.start_id: int | None = None
-        self._retired: deque[int] = deque(maxlen=RETIRED_MAX)
+        self._answered = 0
+        """The highest number of a Read that was answered."""
         self.edition = 0
         self.asked_ns = self.checked_ns = now_ns
         self.known: dict[Key, Stamp] = {}
@@ -47,17 +46,41 @@ class OwnerView:
         elif not is_up and self.down_ns is None:
             self.down_ns = now_ns
 
-    def retired(self, start_id: int) -> bool:
-        """Whether this is a process that another has followed: what it said, and comes late, is not true any more."""
-        return start_id in self._retired
+    def is_followed_by(self, start_id: int, sequence: int) -> bool:
+        """Whether an answer to a Read of this number shows that another process runs now than the one that is known.
+
+        Start ids have no order, and words of a process that is dead may come late; but it answers no later Read.
+        """
+        is_later = sequence > self._answered
+        self._answered = max(self._answered, sequence)
+        return is_later and start_id != self.start_id
 
     def begin(self, start_id: int, now_ns: int) -> None:
-        """Another process speaks than before. It may have forgotten what that one knew."""
-        if self.start_id is not None:
-            self._retired.append(self.start_id)
+        """Another process runs than before. It may have forgotten what that one knew."""
         self.is_read, self.edition, self._parts = False, 0, Parts()
-        self.wake(now_ns)
         self.start_id = start_id
+        self.wake(now_ns)
+
+    def is_current(self, start_id: int) -> bool:
+        """Whether this is the process that runs, as far as is known. What another says is not taken (Q5)."""
+        return start_id == self.start_id
+
+    def hear(self, floating_ip: IPv4Address, entries: Iterable[Entry], row_of: Callable[[int], Row]) -> None:
+        """It has heard these rows; those that are still true need not be sent again."""
+        for entry in entries:
+            key = (floating_ip, entry.block)
+            if entry.row.owner == self.name:
+                self.known[key] = entry.row.stamp
+            else:
+                self.known.pop(key, None)
+            if row_of(entry.block).stamp == entry.row.stamp:
+                self.pending.pop(key, None)
+
+    def doubt(self, now_ns: int) -> None:
+        """A process speaks that is not the one that is known: read again, to see which of them lives."""
+        if self._is_checked(now_ns):
+            self.checked_ns = now_ns - self._times.confirm_ns
+            self.wake(now_ns)
 
     def take_holdings(self, holdings: Holdings, now_ns: int) -> bool:
         """Take a part of its answer; says whether it was the last one."""

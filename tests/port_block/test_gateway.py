@@ -38,7 +38,7 @@ def gateway(kernel: FakeKernel | None = None) -> GatewayBlocks:
 
 
 def read(machine: GatewayBlocks, term: int, now_ns: int = SECOND) -> Table:
-    (table,) = say(machine, GATEWAY, "controller", Read(term, NUMBER, 0, 0), now_ns=now_ns)
+    (table,) = say(machine, GATEWAY, "controller", Read(term, 1, NUMBER, 0, 0), now_ns=now_ns)
     assert isinstance(table, Table)
     return table
 
@@ -78,7 +78,7 @@ def test_q7_a_tenure_that_ended_unnoticed_has_ended_the_session() -> None:
 def test_q1_a_term_above_what_the_electors_have_on_disk_is_not_believed() -> None:
     machine = gateway()
     machine.set_leader(LEADER, term_max=5, now_ns=SECOND)
-    assert say(machine, GATEWAY, "controller", Read(6, NUMBER, 0, 0), now_ns=SECOND) == []
+    assert say(machine, GATEWAY, "controller", Read(6, 1, NUMBER, 0, 0), now_ns=SECOND) == []
     push = Push(1, (HeldRow(NUMBER, 3, 6, 1, True),))
     (ack,) = of(Ack, say(machine, GATEWAY, "node1", push, now_ns=SECOND))
     assert ack.taken == (False,)
@@ -114,10 +114,10 @@ def test_a_leader_that_has_the_table_already_is_told_so_in_one_datagram() -> Non
     machine = gateway()
     machine.restore(IP, [(block, Row("node1", Stamp(1, 1))) for block in range(200)], Token(1, 1, 1), now_ns=SECOND)
     assert told(machine) == []
-    tables = say(machine, GATEWAY, "controller", Read(5, NUMBER, 0, 0), now_ns=SECOND)
+    tables = say(machine, GATEWAY, "controller", Read(5, 1, NUMBER, 0, 0), now_ns=SECOND)
     assert [table.part for table in tables] == list(range(tables[0].parts))
     assert sum(len(table.rows) for table in tables) == 200
-    known = Read(5, NUMBER, tables[0].session, tables[0].edition)
+    known = Read(5, 1, NUMBER, tables[0].session, tables[0].edition)
     (table,) = say(machine, GATEWAY, "controller", known, now_ns=SECOND)
     assert (table.parts, table.rows) == (0, ())
 

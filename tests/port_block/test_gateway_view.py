@@ -13,7 +13,7 @@ def view() -> GatewayView:
 
 def answer(session: int, *, parts: int = 1, holds: bool = True) -> Table:
     batch = cut([Entry(3, Row("a", Stamp(1, 4)))])[0] if parts else ((), ())
-    return Table(1, session, 2, 0, parts, int(IP), holds, False, *batch)
+    return Table(1, 1, session, 2, 0, parts, int(IP), holds, False, *batch)
 
 
 def test_nothing_is_pending_for_a_gateway_that_was_not_read() -> None:

@@ -55,11 +55,11 @@ class Site:
 
     def table(self, node: str, *entries: Entry, session: int = 7, whole: bool = False) -> list[Any]:
         batch = cut(entries)[0]
-        table = Table(5, session, 1, 0, 1, NUMBER, node == HOLDER, whole, *batch)
+        table = Table(5, 9, session, 1, 0, 1, NUMBER, node == HOLDER, whole, *batch)
         return say(self.leader, LEADER, node, table, now_ns=self.now_ns)
 
     def holdings(self, node: str, *rows: HeldRow, age_ns: int = DAY_NS) -> None:
-        say(self.leader, LEADER, node, Holdings(5, 1, age_ns, 0, 1, rows), now_ns=self.now_ns)
+        say(self.leader, LEADER, node, Holdings(5, 9, 1, age_ns, 0, 1, rows), now_ns=self.now_ns)
 
     def later(self, span_ns: int = 0) -> list[Any]:
         self.now_ns += span_ns
@@ -256,6 +256,7 @@ def test_q5_the_blocks_of_a_node_that_is_down_are_its_own_until_the_holder_has_t
 def test_q2_a_node_that_is_short_gets_more_and_one_without_pods_is_asked_to_give_back() -> None:
     site = complete(demand=(A,))
     site.later(SECOND)
+    site.holdings(A)
     site.holdings(B, HeldRow(NUMBER, 1000, 4, 1))
     say(site.leader, LEADER, A, Ask(NUMBER, 80), now_ns=site.now_ns)
     outputs = site.later(100 * MS) + site.later(SECOND)
@@ -273,7 +274,7 @@ def test_q2_what_nodes_lack_of_their_base_is_told() -> None:
     leader.set_members(members, now_ns=SECOND)
     leader.set_floating_ips({IP: Way(HOLDER, "", True)}, now_ns=SECOND)
     leader.set_demand({IP: (A, B)}, now_ns=SECOND)
-    table = Table(6, 7, 1, 0, 1, NUMBER, True, False, (), ())
+    table = Table(6, 9, 7, 1, 0, 1, NUMBER, True, False, (), ())
     say(leader, LEADER, HOLDER, table, now_ns=SECOND)
     leader.advance(now_ns=SECOND)
     assert leader.shortages() == {IP: {B: 1}}

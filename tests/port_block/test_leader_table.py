@@ -14,7 +14,7 @@ def table() -> LeaderTable:
 
 def opened(one: LeaderTable, *, holds: bool) -> GatewayView:
     view = one.gateways["node1"] = GatewayView("node1", HOSTS["node1"], TIMES, now_ns=0)
-    view.take_table(Table(1, 7, 1, 0, 1, int(IP), holds, False, (), ()), 0)
+    view.take_table(Table(1, 1, 7, 1, 0, 1, int(IP), holds, False, (), ()), 0)
     one.open(view, 0)
     return view
 

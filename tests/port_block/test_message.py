@@ -45,9 +45,9 @@ ENTRIES = [
 ]
 NAMES, ROWS = max(cut(ENTRIES), key=lambda batch: len(batch[0]))
 MESSAGES: tuple[Message, ...] = (
-    Read(TOP, 0xFFFFFFFF, LARGE, LARGE),
-    Table(TOP, LARGE, LARGE, 500, 501, 0xFFFFFFFF, True, True, NAMES, ROWS),
-    Holdings(TOP, LARGE, LARGE, 1, 2, HELD),
+    Read(TOP, LARGE, 0xFFFFFFFF, LARGE, LARGE),
+    Table(TOP, LARGE, LARGE, LARGE, 500, 501, 0xFFFFFFFF, True, True, NAMES, ROWS),
+    Holdings(TOP, LARGE, LARGE, LARGE, 1, 2, HELD),
     Grant(TOP, LARGE, LARGE, 0xFFFFFFFF, "s" * 100, NAMES, ROWS),
     Push(LARGE, HELD),
     Ack(LARGE, LARGE, 0xFFFFFFFF, True, (True,) * ROWS_MAX, NAMES, ROWS),
@@ -108,7 +108,7 @@ def wire(block: int = 1, owner: int | None = 0, **rest: bool) -> WireRow:
         Push(1, (HeldRow(1, 1, 1, 1), HeldRow(2, 1, 1, 1))),
         Return((HeldRow(1, 1, 1, 1), HeldRow(1, 1, 1, 2))),
         Return((HeldRow(1, 1, TOP + 1, 1),)),
-        Holdings(1, 1, 0, 2, 2, ()),
+        Holdings(1, 1, 1, 0, 2, 2, ()),
         Ask(1, BLOCKS + 1),
     ],
 )

@@ -172,19 +172,19 @@ def test_a_node_that_is_short_gives_nothing_back() -> None:
 
 def test_q1_a_leader_of_a_former_term_is_not_listened_to_nor_one_above_the_electors() -> None:
     machine = owner()
-    say(machine, OWNER, "controller", Read(6, 0, 0, 0), now_ns=SECOND)
+    say(machine, OWNER, "controller", Read(6, 1, 0, 0, 0), now_ns=SECOND)
     assert grant(machine, 3) == []
-    assert say(machine, OWNER, "controller", Read(10, 0, 0, 0), now_ns=SECOND) == []
+    assert say(machine, OWNER, "controller", Read(10, 1, 0, 0, 0), now_ns=SECOND) == []
 
 
 def test_q7_it_says_what_it_has_and_for_how_long_it_remembers() -> None:
     machine = owner()
     for first in range(0, 100, 25):
         grant(machine, *range(first, first + 25))
-    answers = say(machine, OWNER, "controller", Read(5, 0, 0, 0), now_ns=9 * SECOND)
+    answers = say(machine, OWNER, "controller", Read(5, 1, 0, 0, 0), now_ns=9 * SECOND)
     assert all(isinstance(one, Holdings) and one.age_ns == 9 * SECOND for one in answers)
     assert [row.block for one in answers for row in one.rows] == list(range(100))
-    known = Read(5, 0, 0, answers[0].edition)
+    known = Read(5, 1, 0, 0, answers[0].edition)
     assert [one.parts for one in say(machine, OWNER, "controller", known, now_ns=9 * SECOND)] == [0]
 
 

@@ -301,7 +301,7 @@ def test_q5_the_word_of_a_former_process_is_not_taken_for_its_nodes() -> None:
 
 def test_q5_a_leader_that_takes_it_gives_a_block_in_use_away(monkeypatch: Patch) -> None:
     """Rule Q5 dropped."""
-    monkeypatch.setattr(OwnerView, "retired", lambda self, start_id: False)
+    monkeypatch.setattr(OwnerView, "is_current", lambda self, start_id: True)
     breaks(word_of_a_former_process)
 
 
