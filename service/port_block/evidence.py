@@ -46,9 +46,10 @@ def judge(one: LeaderRow | None, other: Row, witness: Witness, *, term: int) -> 
     own = NEVER_GIVEN if one is None else one.row
     if other.stamp == own.stamp:
         return Judgement.KEEP
-    if other.stamp.term == term:
-        # Said in this term, and its acknowledgement was lost.
-        return Judgement.TAKE if other.stamp > own.stamp else Judgement.KEEP
+    if other.stamp.term == term and other.stamp > own.stamp:
+        # The holder took the block as it was asked to (Q5), and its acknowledgement was lost. Where it holds no more,
+        # another may have taken packets of the block since.
+        return Judgement.TAKE if witness is Witness.HOLDER else Judgement.RESTAMP
     if witness is Witness.HOLDER and other.owner is not None:
         return _of_holder(one, other)
     if other.stamp < own.stamp:

@@ -159,7 +159,11 @@ class LeaderBlocks:
         self._changed = {}
         for floating_ip in looked_at:
             self._work(floating_ip, self._tables[floating_ip], is_recalling=is_recalling)
-        self._speak()
+        for floating_ip, table in self._tables.items():
+            for view in table.gateways.values():
+                self._speak_to_gateway(floating_ip, table, view)
+        for owner in self._owners.values():
+            self._speak_to_owner(owner)
 
     def deadline_ns(self) -> int | None:
         """When `advance` has something to do next; None when leadership is over."""
@@ -375,13 +379,6 @@ class LeaderBlocks:
             self._send(source.address, Receiver.GATEWAY, Whole(self.term, message.sequence, tuple(whole)))
 
     # Sending
-
-    def _speak(self) -> None:
-        for floating_ip, table in self._tables.items():
-            for view in table.gateways.values():
-                self._speak_to_gateway(floating_ip, table, view)
-        for owner in self._owners.values():
-            self._speak_to_owner(owner)
 
     def _speak_to_gateway(self, floating_ip: IPv4Address, table: LeaderTable, view: GatewayView) -> None:
         if not view.is_due(self._now_ns):

@@ -23,7 +23,7 @@ OWNER, HOLDER, GATEWAY = Witness.OWNER, Witness.HOLDER, Witness.GATEWAY
         (Row("b", OLD), Row("a", NEW), {OWNER: RESTAMP, HOLDER: YIELD, GATEWAY: RESTAMP}),
         (Row("b", NEW), Row("a", OLD), {OWNER: KEEP, HOLDER: YIELD, GATEWAY: KEEP}),
         (Row("b", OLD), Row(None, NEW), {HOLDER: RESTAMP, GATEWAY: RESTAMP}),
-        (Row("b", Stamp(6, 1)), Row(None, Stamp(6, 2), is_resting=True), {HOLDER: TAKE, GATEWAY: TAKE}),
+        (Row("b", Stamp(6, 1)), Row(None, Stamp(6, 2), is_resting=True), {HOLDER: TAKE, GATEWAY: RESTAMP}),
     ],
 )
 def test_q7_a_stamp_alone_proves_nothing(own: Row | None, other: Row, expected: dict[Witness, Judgement]) -> None:
