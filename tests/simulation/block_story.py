@@ -4,7 +4,11 @@ There is one block of one address, five nodes and exact clocks. Everybody knows 
 story says otherwise. Nodes send packets when told to; the world judges each that a gateway takes.
 """
 
-from tests.simulation.block_world import IPS, Agent, BlockWorld
+from collections.abc import Callable
+
+import pytest
+
+from tests.simulation.block_world import IPS, Agent, BlockWorld, InvariantViolated
 from tests.simulation.world import MS, SECOND, Clock, Link
 
 IP = IPS[0]
@@ -95,3 +99,9 @@ class BlockStory(BlockWorld):
         """Datagrams from one to the other take so long from now on."""
         span_ns = int(seconds * SECOND)
         self.net.links[(source, target)] = Link(delay_ns_min=span_ns, delay_ns_max=span_ns)
+
+
+def breaks(story: Callable[[], object]) -> None:
+    """Told with a rule cut, the story has two nodes use the block."""
+    with pytest.raises(InvariantViolated):
+        story()
