@@ -39,6 +39,8 @@ from service.port_block.owner_view import OwnerView
 from service.port_block.unanswered import Sent, Unanswered
 from service.port_block.way import BlockMoved, LeaderMember, Way
 
+TABLES_AT_ONCE = 8
+"""Floating IPs that are looked at in one step."""
 SENT_ROWS_MAX = 8 * ROWS_MAX
 """Rows that are sent to one peer at once; the rest follows when they are acknowledged."""
 WISH_ASKS = 4
@@ -78,7 +80,8 @@ class LeaderBlocks:
         for name, member in sorted(members.items()):
             if name not in self._owners:
                 self._owners[name] = OwnerView(name, member.address, self._times, now_ns=now_ns)
-                self._learn(self._owners[name])
+                for floating_ip, table in self._tables.items():
+                    self._learn(floating_ip, table, self._owners[name])
             self._owners[name].see(member.address, is_up=member.is_up, now_ns=now_ns)
         for name, view in self._owners.items():
             if name not in members:
@@ -150,15 +153,16 @@ class LeaderBlocks:
         self._pass(now_ns)
         if now_ns < self._tick_ns or not self._leads:
             return
-        self._tick_ns = now_ns + self._times.resend_ns
-        is_recalling = now_ns >= self._recall_ns
-        if is_recalling:
+        # What ends by time is looked for once in a while, and all else where something has happened. A few at once: the
+        # process has leases to renew meanwhile.
+        if now_ns >= self._recall_ns:
             self._recall_ns = now_ns + self._times.recall_ns
-        # What ends by time is looked for once in a while, and all else where something has happened.
-        looked_at = list(self._tables) if is_recalling else [one for one in self._changed if one in self._tables]
-        self._changed = {}
-        for floating_ip in looked_at:
-            self._work(floating_ip, self._tables[floating_ip], is_recalling=is_recalling)
+            self._changed.update(dict.fromkeys(self._tables))
+        self._tick_ns = now_ns + (self._times.push_ns if len(self._changed) > TABLES_AT_ONCE else self._times.resend_ns)
+        for floating_ip in list(self._changed)[:TABLES_AT_ONCE]:
+            del self._changed[floating_ip]
+            if floating_ip in self._tables:
+                self._work(floating_ip, self._tables[floating_ip])
         for floating_ip, table in self._tables.items():
             for view in table.gateways.values():
                 self._speak_to_gateway(floating_ip, table, view)
@@ -226,10 +230,10 @@ class LeaderBlocks:
         for floating_ip, table in self._tables.items():
             if table.is_complete:
                 self._hear(floating_ip, table, owner, judge)
+                self._learn(floating_ip, table, owner)
             else:
                 # It may have waited for this member alone.
                 self._change(floating_ip)
-        self._learn(owner)
         self._tick_ns = self._now_ns
 
     def _complete(self, floating_ip: IPv4Address, table: LeaderTable, holder: GatewayView) -> None:
@@ -244,11 +248,11 @@ class LeaderBlocks:
             self._weigh(floating_ip, table, view)
             table.open(view, self._now_ns)
         for owner in self._owners.values():
-            self._learn(owner)
+            self._learn(floating_ip, table, owner)
 
     def _hear(self, floating_ip: IPv4Address, table: LeaderTable, owner: OwnerView, weigh: Judge) -> None:
-        for (other_ip, block), stamp in list(owner.known.items()):
-            if other_ip == floating_ip and block < self._blocks:
+        for block, stamp in sorted(owner.known.get(floating_ip, {}).items()):
+            if block < self._blocks:
                 row = Row(owner.name, stamp)
                 verdict = weigh(table.rows.get(block), row, Witness.OWNER, term=self.term)
                 self._settle(floating_ip, table, block, row, verdict)
@@ -269,15 +273,10 @@ class LeaderBlocks:
             case Judgement.YIELD:
                 self._set(floating_ip, table, block, Row(row.owner, self._next_stamp()))
 
-    def _learn(self, owner: OwnerView) -> None:
+    def _learn(self, floating_ip: IPv4Address, table: LeaderTable, owner: OwnerView) -> None:
         """Whatever concerns an owner and it does not know is to be sent."""
-        owner.pending = {}
-        keys = dict.fromkeys(owner.known)
-        for floating_ip, table in self._tables.items():
-            keys.update(dict.fromkeys((floating_ip, block) for block in table.by_owner.get(owner.name, ())))
-        for floating_ip, block in keys:
-            if floating_ip in self._tables:
-                owner.want((floating_ip, block), self._tables[floating_ip].row(block), self._now_ns)
+        for block in sorted({*owner.known.get(floating_ip, ()), *table.by_owner.get(owner.name, ())}):
+            owner.want((floating_ip, block), table.row(block), self._now_ns)
 
     def _set(self, floating_ip: IPv4Address, table: LeaderTable, block: int, row: Row) -> None:
         former = table.set(block, row, self._now_ns)
@@ -289,7 +288,7 @@ class LeaderBlocks:
 
     # Deciding
 
-    def _work(self, floating_ip: IPv4Address, table: LeaderTable, *, is_recalling: bool) -> None:
+    def _work(self, floating_ip: IPv4Address, table: LeaderTable) -> None:
         now_ns = self._now_ns
         holder = table.holder
         if not table.is_complete and holder is not None and self._knows_all(table):
@@ -303,6 +302,8 @@ class LeaderBlocks:
         result = allot(table, up, base=base, quota=self._quota, now_ns=now_ns)
         table.short = result.short
         self._give(floating_ip, table, result.gifts)
+        is_recalling = now_ns >= table.recall_ns
+        table.recall_ns = now_ns + self._times.recall_ns if is_recalling else table.recall_ns
         for name, count in result.recalls.items() if is_recalling else ():
             view = self._owners.get(name)
             if view is not None and view.down_ns is None:
@@ -355,7 +356,7 @@ class LeaderBlocks:
                 continue
             key, stamp = (floating_ip, held.block), Stamp(held.term, held.version)
             row = table.row(held.block)
-            owner.known[key] = stamp
+            owner.known.setdefault(floating_ip, {})[held.block] = stamp
             if row.stamp < stamp or row == Row(owner.name, stamp):
                 self._set(floating_ip, table, held.block, Row(None, self._next_stamp()))
                 table.rows[held.block].superseded = max(table.rows[held.block].superseded, stamp)

@@ -47,7 +47,7 @@ class LeaderTable:
         self.quiet_until_ns = quiet_until_ns
         """No block is given before: a gateway that counts on the word of the leader before this one, or that was the
         successor until now, would not know of it (Q8)."""
-        self.release_due_ns = 0
+        self.release_due_ns = self.recall_ns = 0
         self.demand: tuple[str, ...] = ()
         self.wishes: dict[str, Wish] = {}
         self.short: dict[str, int] = {}

@@ -31,7 +31,8 @@ class OwnerView:
         """The highest number of a Read that was answered."""
         self.edition = 0
         self.asked_ns = self.checked_ns = now_ns
-        self.known: dict[Key, Stamp] = {}
+        self.known: dict[IPv4Address, dict[int, Stamp]] = {}
+        """What it has, by block, as it said or acknowledged."""
         self.pending: dict[Key, None] = {}
         self.due_ns = now_ns
         self._wait_ns = times.resend_ns
@@ -68,13 +69,13 @@ class OwnerView:
     def hear(self, floating_ip: IPv4Address, entries: Iterable[Entry], row_of: Callable[[int], Row]) -> None:
         """It has heard these rows; those that are still true need not be sent again."""
         for entry in entries:
-            key = (floating_ip, entry.block)
+            known = self.known.setdefault(floating_ip, {})
             if entry.row.owner == self.name:
-                self.known[key] = entry.row.stamp
+                known[entry.block] = entry.row.stamp
             else:
-                self.known.pop(key, None)
+                known.pop(entry.block, None)
             if row_of(entry.block).stamp == entry.row.stamp:
-                self.pending.pop(key, None)
+                self.pending.pop((floating_ip, entry.block), None)
 
     def doubt(self, now_ns: int) -> None:
         """A process speaks that is not the one that is known: read again, to see which of them lives."""
@@ -92,7 +93,10 @@ class OwnerView:
             self.is_read, self.edition, self.checked_ns = True, holdings.edition, self.asked_ns
             forgotten_ns = self._times.down_ns + self._times.rest_ns - holdings.age_ns
             self._remembers_from_ns = now_ns + forgotten_ns
-            self.known = {(IPv4Address(one.floating_ip), one.block): Stamp(one.term, one.version) for one in rows}
+            self.known = {}
+            for one in rows:
+                known = self.known.setdefault(IPv4Address(one.floating_ip), {})
+                known[one.block] = Stamp(one.term, one.version)
         return rows is not None
 
     def is_settled(self, held_ns: int, now_ns: int) -> bool:
@@ -107,7 +111,8 @@ class OwnerView:
 
     def want(self, key: Key, row: Row, now_ns: int) -> None:
         """A row that concerns it: to be sent, unless it knows."""
-        if self.known.get(key) == row.stamp or (row.owner != self.name and key not in self.known):
+        known = self.known.get(key[0], {}).get(key[1])
+        if known == row.stamp or (row.owner != self.name and known is None):
             self.pending.pop(key, None)
         else:
             self.pending[key] = None
