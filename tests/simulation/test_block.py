@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.model.lease import Stamp, Token
+from service.model.lease import Stamp
 from service.port_block.block import Row
 from service.port_block.gateway_table import GatewayTable
 from service.port_block.gateway_view import GatewayView
@@ -21,7 +21,7 @@ from service.port_block.owner_view import OwnerView
 from service.port_block.push import Pushes
 from tests.simulation.block_chaos import BlockChaos
 from tests.simulation.block_story import FAR, FIRST, HOLDER, IP, NEXT, SECOND_LEADER, A, B, BlockStory, breaks
-from tests.simulation.block_world import TIMES, BlockWorld, InvariantViolated
+from tests.simulation.block_world import BlockWorld, InvariantViolated
 from tests.simulation.world import MS, SECOND, Link
 
 SEEDS_THAT_FAILED = (3, 5, 12, 17, 22, 25, 27, 29, 33, 36, 2002, 2018, 2029, 2032, 2042, 2116, 3097, 3121)
@@ -332,12 +332,9 @@ def test_q9_an_owner_that_tells_of_unconfirmed_rows_uses_anothers_block(monkeypa
     breaks(row_that_nobody_confirmed)
 
 
-def test_the_world_is_sharp_it_sees_a_block_that_two_nodes_use() -> None:
+def test_the_world_sees_a_block_that_two_nodes_use() -> None:
     world = BlockStory()
     world.given_to(A)
     world.kernels[HOLDER].owners[(IP, 0)] = Row(B, Stamp(9, 9))
-    assert world.kernels[HOLDER].trusted[IP] == world.leases[IP][1] != Token(0, 0, 0)
-    world.ways[B] = world.ways[A]
     with pytest.raises(InvariantViolated):
         world.send(B)
-    assert TIMES.rest_ns > 0
