@@ -19,6 +19,7 @@ class BlockChaos:
         self.world = BlockWorld(seed)
         self.random = self.world.random
         self.names = 5
+        self.is_calm = False
         self.away: dict[str, None] = {}
         """Nodes whose absence is no passing fault."""
         prepare(self.world)
@@ -58,6 +59,7 @@ class BlockChaos:
 
     def calm(self) -> None:
         world = self.world
+        self.is_calm = True
         self.away.clear()
         self.mend()
         world.net.link = Link()
@@ -164,6 +166,8 @@ class BlockChaos:
 
     def move_far(self) -> None:
         """Two gateways are lost at once: the address goes to a node that never was a successor."""
+        if self.is_calm:
+            return
         self.world.fail_over(self.random.choice(IPS), to=self.random.choice(self.agents))
 
     def flap(self) -> None:
@@ -175,7 +179,7 @@ class BlockChaos:
         self.world.net.after(span_ns, lambda: self._flap_back(floating_ip, holder))
 
     def _flap_back(self, floating_ip: IPv4Address, holder: str) -> None:
-        if holder in self.world.kernels and not self.world.net.nodes[holder].stopped:
+        if not self.is_calm and holder in self.world.kernels and not self.world.net.nodes[holder].stopped:
             self.world.fail_over(floating_ip, to=holder)
 
     def depose(self) -> None:
