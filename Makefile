@@ -46,7 +46,7 @@ lock: setup-test  ## write requirements/*.lock anew: versions and hashes of all 
 	@.ci/lock
 
 sim: setup-test  ## the deterministic simulations alone, with more seeds (SEEDS=N)
-	EGRESSGW_LEASE_SEEDS=$${SEEDS:-1000} $(PYTHON) -m pytest tests/simulation -q --timeout 1800
+	EGRESSGW_LEASE_SEEDS=$${SEEDS:-1000} EGRESSGW_BLOCK_SEEDS=$${SEEDS:-1000} $(PYTHON) -m pytest tests/simulation -q --timeout 1800
 
 bench: setup  ## measure: failover gap, and the datapath beside plain routing and nft maps
 	$(PYTHON) -m loadtest failover --kills 10
