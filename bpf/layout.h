@@ -34,7 +34,7 @@ _Static_assert(sizeof(struct selected_value) == 16, "selected_value");
 
 /* What pod_ingress gives a packet of a classified pod as its priority, for netfilter to know it by (rule W11): no device's
  * nor bridge's name tells that there, a pod cannot set it, and forwarding overwrites it. */
-#define CLASSIFIED_PRIORITY 0x65677730
+#define CLASSIFIED_PRIORITY 0x45470004
 
 /* {rule set, destination} -> what to do. prefixlen counts the 64 bits of the rule set too. */
 struct rule_key {
@@ -140,6 +140,20 @@ struct block {
 #define BLOCK_LOCAL 2
 _Static_assert(sizeof(struct block_key) == 8, "block_key");
 _Static_assert(sizeof(struct block) == 32, "block");
+
+/* What the agent notes of its machines of blocks; no program reads it. */
+#define OWNER_NAME_BYTES 256
+struct gateway_row {
+    __u64 stamp;
+    __u64 is_resting;
+    __u8 owner[OWNER_NAME_BYTES]; /* ends with zeros; all zeros: nobody */
+};
+struct owner_row {
+    __u64 stamp;
+    __u64 contact_ns; /* CLOCK_BOOTTIME; 0: never */
+};
+_Static_assert(sizeof(struct gateway_row) == 272, "gateway_row");
+_Static_assert(sizeof(struct owner_row) == 16, "owner_row");
 
 /* A packet of a member whose block this was not: the agent tells it (rule Q3). */
 struct refused_key {

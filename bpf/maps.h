@@ -24,8 +24,16 @@ BPF_TABLE_PINNED("hash", __be32, struct lease, lease_deadlines, 4096, PIN_DIR "/
 BPF_TABLE_PINNED("hash", struct member_key, u32, members, 16384, PIN_DIR "/members");
 BPF_TABLE_PINNED("hash", __be32, struct own_blocks, own_blocks, 4096, PIN_DIR "/own_blocks", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct block_key, struct block, blocks, 524288, PIN_DIR "/blocks", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", __be32, u64, trusts, 4096, PIN_DIR "/trusts");
 BPF_TABLE_PINNED("lru_hash", struct next_hop_key, struct next_hop, next_hops, 16384, PIN_DIR "/next_hops");
 BPF_TABLE_PINNED("lru_hash", struct refused_key, u64, refused_blocks, 1024, PIN_DIR "/refused_blocks");
+
+/* Of the agent alone, for the next one of this boot: whose each block is and by which stamp (rules Q1, Q3). */
+BPF_TABLE_PINNED("hash", struct block_key, struct gateway_row, gateway_rows, 524288, PIN_DIR "/gateway_rows",
+                 BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct block_key, struct owner_row, owner_rows, 65536, PIN_DIR "/owner_rows",
+                 BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("array", u32, u64, block_memory, 1, PIN_DIR "/block_memory");
 
 /* Flows and their mirrors (rule B5). What evicts nothing has answered, open TCP alone. */
 BPF_TABLE_PINNED("hash", struct flow_key, struct flow, flows_open, OPEN_FLOWS, PIN_DIR "/flows_open");

@@ -97,13 +97,23 @@ static inline u32 sender_number(struct __sk_buff *skb)
     return number ? *number : 0;
 }
 
-/* The row of a port's block; NULL for a port below all blocks too. */
+/* Whether the rows of blocks are vouched for under the present tenure of the lease: those of a former one may be old, and
+ * the agent late, or dead (rule R3). */
+static inline int is_trusted(__be32 floating_ip)
+{
+    struct lease *lease = lease_deadlines.lookup(&floating_ip);
+    u64 *token = trusts.lookup(&floating_ip);
+
+    return lease && token && lease->token == *token;
+}
+
+/* The row of a port's block; NULL for a port below all blocks too, and where no row counts. */
 static inline struct block *find_block(__be32 floating_ip, __be16 port)
 {
     u16 number = bpf_ntohs(port);
     struct block_key key = {.floating_ip = floating_ip, .block = (u32)(number - FIRST_PORT) / PORTS_PER_BLOCK};
 
-    if (number < FIRST_PORT)
+    if (number < FIRST_PORT || !is_trusted(floating_ip))
         return NULL;
     return blocks.lookup(&key);
 }

@@ -18,6 +18,7 @@ from service.agent.heartbeat import keeper_reasons
 from service.agent.holdings import Holdings, Returns
 from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
+from service.agent.port_blocks import PortBlocks
 from service.agent.segment_watch import SegmentWatch
 from service.agent.status import agent_status
 from service.agent.turn import Turn
@@ -109,7 +110,21 @@ class Agent:
         self._cluster.add_keys("keeper", self._keeper.key_ids)
         self._electorate = ElectorateFollower(settings, changed=self._keeper.say_electorate)
         self._neighbours = Neighbours(
-            settings, self._cluster, self._reconciler, start_id=start_id, clock=boot_ns, changed=self._dirty.set
+            settings,
+            self._cluster,
+            self._reconciler,
+            start_id=start_id,
+            clock=boot_ns,
+            changed=self._dirty.set,
+            others=lambda source, payload: self._blocks.take(source, payload),
+        )
+        self._blocks = PortBlocks(
+            settings,
+            self._cluster,
+            self._reconciler,
+            start_id=start_id,
+            clock=boot_ns,
+            send=self._neighbours.socket.send,
         )
         self._refusals = self._cluster.socket.refusals, self._neighbours.socket.refusals
         self._make_holdings()
@@ -192,6 +207,7 @@ class Agent:
             keeper=self._keeper,
             electorate=self._electorate,
             neighbours=self._neighbours,
+            blocks=self._blocks,
             segment_watch=self._segment_watch,
             conflicts=self._conflicts,
             netfilter=self._netfilter,
@@ -234,6 +250,7 @@ class Agent:
             "write maps": self._datapath.pool.run,
             "gossip": self._cluster.run,
             "talk to peers": self._neighbours.pump.run,
+            "keep port blocks": self._blocks.run,
             "talk to the keeper": self._keeper.run,
             "read objects": self._follow_source,
             "follow the electorate": self._electorate.run,
@@ -257,9 +274,10 @@ class Agent:
         self._reconciler.learn_steering_device(self._datapath.egw_ifindex)
         inherited = await asyncio.to_thread(self._datapath.inherited)
         for pod_ip, rule_set in inherited.steered.items():
-            self._reconciler.steering.adopt(pod_ip, rule_set, now_ns=boot_ns())
+            self._reconciler.steering.adopt(pod_ip, rule_set)
         self._reconciler.learn_devices(inherited.devices)
-        self._reconciler.inherit(inherited.endpoints, inherited.ways, inherited.rule_sets, inherited.exempt)
+        self._reconciler.inherit(inherited.ways, inherited.rule_sets, inherited.exempt)
+        await asyncio.to_thread(self._blocks.connect, self._datapath.blocks, self._datapath.flows)
 
     # -- what it says --
 
@@ -343,7 +361,10 @@ class Agent:
         """What is leased here stays behind the fence until it is over, whoever lists it or does not any more."""
         over_ns = boot_ns() - _REPORT_SLACK_NS
         held = self._holdings.held.items()
-        if self._reconciler.learn_held(frozenset(ip for ip, lease in held if lease.deadline_ns > over_ns)):
+        leased = frozenset(ip for ip, lease in held if lease.deadline_ns > over_ns)
+        # At once: until its machine has looked, a new holder's kernel goes by no row (R3).
+        self._blocks.observe(frozenset(self._holdings.held))
+        if self._reconciler.learn_held(leased):
             self._dirty.set()
 
     def _hear_location(self, location: Location) -> None:

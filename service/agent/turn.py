@@ -9,6 +9,7 @@ from service.agent.conflicts import Conflicts
 from service.agent.heartbeat import compose_heartbeat, parts_of, unfit_reasons
 from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
+from service.agent.port_blocks import PortBlocks
 from service.agent.segment_watch import SegmentWatch
 from service.datapath import layout
 from service.datapath.layout import MapName
@@ -47,6 +48,7 @@ class Turn:
         keeper: KeeperLink,
         electorate: ElectorateFollower,
         neighbours: Neighbours,
+        blocks: PortBlocks,
         segment_watch: SegmentWatch,
         conflicts: Conflicts,
         netfilter: NetfilterDifference,
@@ -63,6 +65,7 @@ class Turn:
         self._keeper = keeper
         self._electorate = electorate
         self._neighbours = neighbours
+        self._blocks = blocks
         self._segment_watch = segment_watch
         self._conflicts = conflicts
         self._netfilter = netfilter
@@ -98,10 +101,9 @@ class Turn:
         await self._netfilter.write()
         now_ns = self._clock()
         selections = reconciler.local_selections()
-        reconciler.steering.select(selections, now_ns=now_ns)
+        reconciler.steering.select(selections)
         self._neighbours.tell(now_ns=now_ns)
-        self._neighbours.resolve()
-        deadline_ns = reconciler.steering.admit(reconciler.audience, self._neighbours.acknowledged, now_ns=now_ns)
+        self._blocks.update()
         reconciler.classify(now_ns=now_ns)
         self._upkeep.ask_for_devices()
         maps = self._datapath.pool
@@ -109,11 +111,8 @@ class Turn:
         beat = {MapName.AGENT_BEAT: layout.beat_rows(now_ns)}
         self._datapath.write(reconciler.rows(maps) | beat)
         self._upkeep.note_exempt(reconciler.cluster_networks())
-        self._neighbours.confirm(lambda endpoint: reconciler.is_served(endpoint, maps))
         if reconciler.steering.to_clear() or self._upkeep.is_clearing_due:
             self._upkeep.clearing_wanted.set()
-        if deadline_ns is not None:
-            asyncio.get_running_loop().call_later((deadline_ns - now_ns) / 1e9 + 0.001, self._dirty.set)
         await self._netfilter.guard(is_ready=self._upkeep.has_looked and maps.is_settled(MapName.SELECTED))
 
     @property

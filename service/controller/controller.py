@@ -18,6 +18,7 @@ from service.controller.elector_client import ElectorClient
 from service.controller.holders import HolderTable
 from service.controller.knowledge import Knowledge
 from service.controller.leader import Leader
+from service.controller.port_blocks import LeaderPortBlocks
 from service.controller.status import controller_status, explained
 from service.gateway.row import MemberMetadata
 from service.host import identity
@@ -105,6 +106,9 @@ class Controller:
             clock=boot_ns,
         )
         self._leader = Leader(self._cluster, self._knowledge, self._recorder, clock=boot_ns)
+        self._blocks = LeaderPortBlocks(
+            settings, self._cluster, self._knowledge, clock=boot_ns, moved=lambda moved: None
+        )
 
     async def enter(self, stack: AsyncExitStack) -> None:
         """Open everything; it closes with the stack, in reverse. Giving up leadership comes before the sockets go."""
@@ -112,6 +116,7 @@ class Controller:
         await stack.enter_async_context(self._publisher)
         await stack.enter_async_context(self._outbox)
         await stack.enter_async_context(self._cluster)
+        await stack.enter_async_context(self._blocks.socket)
         await self._electors.enter(stack)
         self._source = await stack.enter_async_context(open_source(settings, everything=True))
         self._writer = self._make_writer(self._source)
@@ -132,6 +137,7 @@ class Controller:
             "write records": self._outbox.run,
             "publish records": self._publisher.run,
             "gossip": self._cluster.run,
+            "lease port blocks": self._blocks.pump.run,
             "compete for leadership": self._electors.holder_pump.run,
             "observe leases": self._electors.observer_pump.run,
             "keep the electorate": self._office.run,
@@ -202,7 +208,9 @@ class Controller:
         if isinstance(output, OpenFence):
             if self._leader.leadership.opened(output):
                 self._dirty.set()
+            self._blocks.lead(output.token.term, output.deadline_ns)
         elif isinstance(output, CloseFence):
+            self._blocks.end()
             self._leader.leadership.closed(output)
         elif isinstance(output, Observed):
             self._recorder.observed(output.table, self._cluster.assignments())
@@ -228,6 +236,7 @@ class Controller:
             await asyncio.sleep(_COALESCE_S)
             self._dirty.clear()
             self._leader.place()
+            self._blocks.update()
 
     async def _refresh(self) -> None:
         while True:

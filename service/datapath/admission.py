@@ -1,7 +1,7 @@
 """Which rule sets and pods are in the maps: each whole, or not at all (rule C1).
 
 By half of a rule set a pod would get the address of a shorter prefix, which is a wrong one. So a set is written only
-where all of it fits, and pods are steered, and accepted of other nodes, only by sets that are whole in the kernel. And
+where all of it fits, and pods are steered only by sets that are whole in the kernel. And
 a set that nobody wants any more stays until no row in the kernel can name it. A pod of this node needs two rows, and of
 two pods that have one each, none is served.
 """
@@ -87,7 +87,7 @@ class Admission:
         return tuple(known[:room])
 
     def _retire(self, wanted: frozenset[int], maps: MapView) -> None:
-        is_settled = maps.is_settled(MapName.SELECTED) and maps.is_settled(MapName.ENDPOINTS)
+        is_settled = maps.is_settled(MapName.SELECTED)
         gone = self._rows.keys() - wanted
         # What is let go now may still be named by rows that are written with this very content.
         over = gone & self._retiring if is_settled else set[int]()

@@ -8,7 +8,7 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from service.model.errors import InvariantError
@@ -123,6 +123,47 @@ class BpfMap:
     def items(self) -> dict[bytes, bytes]:
         """All entries; see `keys`."""
         return {key: value for key in self.keys() if (value := self.lookup(key)) is not None}
+
+    def pieces(self, count: int = 4096) -> Iterator[list[tuple[bytes, bytes]]]:
+        """All entries, about `count` at a time, each piece by one system call. Hashes only, on kernels from 5.6 on.
+
+        Entries that come and go meanwhile may be missed or doubled.
+        """
+        size, place = self.info.key_size, ctypes.create_string_buffer(max(8, self.info.key_size))
+        keys, values = (ctypes.create_string_buffer(count * width) for width in (size, self._value_bytes))
+        is_first = True
+        while True:
+            start = 0 if is_first else _address(place)
+            attributes = self._batch(_address(keys), _address(values), count)
+            struct.pack_into("=QQ", attributes, 0, start, _address(place))
+            is_last = False
+            try:
+                bpf_call(_LOOKUP_BATCH, attributes)
+            except OSError as error:
+                if error.errno == errno.ENOSPC and count < self.info.max_entries:
+                    # One bucket has more than that: nothing was read, and the place is the same.
+                    count *= 2
+                    keys, values = (ctypes.create_string_buffer(count * width) for width in (size, self._value_bytes))
+                    continue
+                if error.errno != errno.ENOENT:
+                    raise
+                is_last = True
+            found = int(struct.unpack_from("=I", attributes, 32)[0])
+            yield list(
+                zip(
+                    (key for (key,) in struct.iter_unpack(f"{size}s", keys.raw[: found * size])),
+                    (
+                        one
+                        for (one,) in struct.iter_unpack(
+                            f"{self._value_bytes}s", values.raw[: found * self._value_bytes]
+                        )
+                    ),
+                    strict=True,
+                )
+            )
+            if is_last:
+                return
+            is_first = False
 
     def update_many(self, items: Sequence[tuple[bytes, bytes]]) -> int:
         """Upsert a batch and return how many were written; fewer than given means the map is full.

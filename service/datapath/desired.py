@@ -1,5 +1,6 @@
 """What the maps shall contain, computed from what is known. Pure: rows in, rows out."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -7,7 +8,6 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from service.datapath import layout
 from service.datapath.layout import ClusterFlag, WayKind
 from service.model.assignment import Location
-from service.model.endpoint import Endpoint
 from service.model.gateway_node import Segment
 from service.policy.rule_set import RuleSet
 
@@ -80,8 +80,25 @@ def way_rows(
     return rows
 
 
+def member_numbers(names: Iterable[str]) -> dict[str, int]:
+    """A number for each member, never 0: of its name, so that the next agent of this node gives it the same one.
+
+    Of two names with one number, which are one pair in 2^32, the later in order gets the next free one.
+    """
+    numbers: dict[str, int] = {}
+    taken = {0}
+    for name in sorted(names):
+        number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big")
+        while number in taken:
+            number = (number + 1) % (1 << 32)
+        taken.add(number)
+        numbers[name] = number
+    return numbers
+
+
 def member_rows(segments: Mapping[str, Sequence[Segment]], uplinks: Sequence[LocalUplink], *, node: str) -> Rows:
-    """Whose gratuitous ARP is believed, per uplink."""
+    """Whose MAC is a member's, per uplink, and which member's (rules W2, H1)."""
+    numbers = member_numbers(segments)
     rows = {}
     for name, theirs in segments.items():
         if name == node:
@@ -89,7 +106,8 @@ def member_rows(segments: Mapping[str, Sequence[Segment]], uplinks: Sequence[Loc
         for segment in theirs:
             for uplink in uplinks:
                 if uplink.address.network == segment.network:
-                    rows[layout.member_key(uplink.ifindex, segment.mac)] = layout.MEMBER_VALUE
+                    key = layout.member_key(uplink.ifindex, segment.mac)
+                    rows[key] = layout.member_value(numbers[name])
     return rows
 
 
@@ -99,22 +117,3 @@ def rule_rows(rule_set: RuleSet) -> Rows:
         layout.rule_key(rule_set.id, network): layout.rule_value(floating_ip)
         for network, floating_ip in rule_set.entries
     }
-
-
-def local_endpoint_rows(rule_sets: Mapping[IPv4Address, RuleSet], egw_ifindex: int) -> Rows:
-    """This node's own pods, for the floating IPs it holds itself."""
-    return {
-        layout.endpoint_key(pod_ip, egw_ifindex): layout.endpoint_value(rule_set.id, layout.NO_MAC)
-        for pod_ip, rule_set in rule_sets.items()
-    }
-
-
-def remote_endpoint_rows(endpoint: Endpoint, segments: Sequence[Segment], uplinks: Sequence[LocalUplink]) -> Rows:
-    """A pod of another node: accepted on each shared segment from that node's MAC there, and no other (rule G4)."""
-    rows = {}
-    for uplink in uplinks:
-        for segment in segments:
-            if segment.network == uplink.address.network and segment.mac in endpoint.macs:
-                key = layout.endpoint_key(endpoint.pod_ip, uplink.ifindex)
-                rows[key] = layout.endpoint_value(endpoint.rule_set, segment.mac)
-    return rows

@@ -3,12 +3,16 @@
 Addresses are in network byte order (as `IPv4Address.packed`), everything else in the host's.
 """
 
+import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+
+from service.model.lease import Stamp, Token
+from service.port_block.block import Row
 
 LAYOUT_VERSION = 1
 """In the path of every pin: maps of another layout are never reused."""
@@ -41,6 +45,10 @@ class MapName:
     MEMBERS = "members"
     OWN_BLOCKS = "own_blocks"
     BLOCKS = "blocks"
+    TRUSTS = "trusts"
+    GATEWAY_ROWS = "gateway_rows"
+    OWNER_ROWS = "owner_rows"
+    BLOCK_MEMORY = "block_memory"
     NEXT_HOPS = "next_hops"
     REFUSED_BLOCKS = "refused_blocks"
     FLOWS_OPEN = "flows_open"
@@ -82,6 +90,10 @@ MAP_SHAPES = {
     MapName.MEMBERS: MapShape(_HASH, 12, 4),
     MapName.OWN_BLOCKS: MapShape(_HASH, 4, 128),
     MapName.BLOCKS: MapShape(_HASH, 8, 32),
+    MapName.TRUSTS: MapShape(_HASH, 4, 8),
+    MapName.GATEWAY_ROWS: MapShape(_HASH, 8, 272),
+    MapName.OWNER_ROWS: MapShape(_HASH, 8, 16),
+    MapName.BLOCK_MEMORY: MapShape(_ARRAY, 4, 8),
     MapName.NEXT_HOPS: MapShape(_LRU_HASH, 8, 24),
     MapName.REFUSED_BLOCKS: MapShape(_LRU_HASH, 12, 8),
     MapName.FLOWS_OPEN: MapShape(_HASH, 16, 40),
@@ -100,12 +112,6 @@ MAP_SHAPES = {
 
 FIRST_PORT, PORTS_PER_BLOCK, BLOCKS = 1024, 64, 1008
 """Ports, and ICMP ids, in blocks (rule Q1)."""
-
-FLOW_PRIORITY = 0x45470001
-"""In `meta priority` of a packet of a live flow, before netfilter asks connection tracking (rule D1)."""
-
-ENDED_PRIORITY = 0x45470002
-"""Of a segment of an ended TCP flow, which netfilter answers with a reset (rule E2)."""
 
 
 class SelectedState(IntEnum):
@@ -183,6 +189,11 @@ def selected_value(rule_set: int, state: SelectedState, pod: int = 0) -> bytes:
     return struct.pack("=QII", rule_set, state, pod)
 
 
+def pod_number(uid: str, ifindex: int) -> int:
+    """What tells a pod from another one that has its address later, or its address behind another device (B2)."""
+    return int.from_bytes(hashlib.blake2b(f"{uid}/{ifindex}".encode(), digest_size=4).digest(), "big") or 1
+
+
 def rule_key(rule_set: int, destination: IPv4Network) -> bytes:
     """Longest prefix match on {rule set, destination}; the rule set always matches whole, hence 64 bits more."""
     return struct.pack(
@@ -244,6 +255,12 @@ def lease_value(deadline_ns: int, token: int) -> bytes:
     return struct.pack("=QQ", deadline_ns, token)
 
 
+def parse_lease(value: bytes) -> tuple[int, int]:
+    """(deadline, packed token)."""
+    deadline_ns, token = struct.unpack("=QQ", value)
+    return deadline_ns, token
+
+
 def member_key(ifindex: int, mac: bytes) -> bytes:
     """A member's MAC as it is seen on one of our interfaces."""
     return struct.pack("=I6s2x", ifindex, mac)
@@ -276,6 +293,54 @@ def block_value(kind: BlockKind, member: int, ifindex: int, own_mac: bytes, mac:
     """Whose a block is, and how that member is reached. `seen_ns`: CLOCK_MONOTONIC, and the kernel writes it (rule Q5),
     so a row that replaces another one keeps its value, or says now."""
     return struct.pack("=QII6s6sI", seen_ns, member, ifindex, own_mac, mac, kind)
+
+
+def seen_ns_of(block: bytes) -> int:
+    """When the kernel last saw a packet of the block (CLOCK_MONOTONIC), of its row."""
+    return int.from_bytes(block[:8], "little")
+
+
+def parse_block_key(key: bytes) -> tuple[IPv4Address, int]:
+    """(floating IP, block)."""
+    address, block = struct.unpack("=4sI", key)
+    return IPv4Address(address), block
+
+
+def parse_refused_key(key: bytes) -> tuple[IPv4Address, int, int]:
+    """(floating IP, block, number of the member)."""
+    address, block, member = struct.unpack("=4sII", key)
+    return IPv4Address(address), block, member
+
+
+def gateway_row_value(row: Row) -> bytes:
+    """Whose a block is by which word, for the next agent."""
+    owner = (row.owner or "").encode()
+    return struct.pack("=QQ256s", _packed_stamp(row.stamp), row.is_resting, owner)
+
+
+def parse_gateway_row(value: bytes) -> Row:
+    """The row."""
+    stamp, is_resting, owner = struct.unpack("=QQ256s", value)
+    return Row(owner.rstrip(b"\0").decode() or None, _stamp_of(stamp), bool(is_resting))
+
+
+def owner_row_value(stamp: Stamp, contact_ns: int | None) -> bytes:
+    """A block of this node's own, by which word, and when a holder last confirmed it (CLOCK_BOOTTIME)."""
+    return struct.pack("=QQ", _packed_stamp(stamp), contact_ns or 0)
+
+
+def parse_owner_row(value: bytes) -> tuple[Stamp, int | None]:
+    """(stamp, last contact)."""
+    stamp, contact_ns = struct.unpack("=QQ", value)
+    return _stamp_of(stamp), contact_ns or None
+
+
+def _packed_stamp(stamp: Stamp) -> int:
+    return Token(*stamp, 0).packed()
+
+
+def _stamp_of(packed: int) -> Stamp:
+    return Token.unpacked(packed).stamp
 
 
 def flow_settings_value(seed: int, ephemeral: range, *, is_seeding: bool) -> bytes:

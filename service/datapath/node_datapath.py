@@ -5,7 +5,9 @@ the order that never leaks (rule G8).
 """
 
 import asyncio
+import hashlib
 import logging
+import time
 from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -15,11 +17,15 @@ from types import TracebackType
 from typing import Self
 
 from service.datapath import layout, loader
+from service.datapath.block_maps import BlockMaps
 from service.datapath.desired import LocalUplink, Rows
+from service.datapath.flow_table import FlowTable
 from service.datapath.hook_book import HookBook, Newcomers
 from service.datapath.layout import COUNTER_NAMES, ClusterFlag, MapName, SelectedState
 from service.datapath.loader import LoadedDatapath
 from service.datapath.worker_pool import WorkerPool
+from service.host import identity
+from service.host.clock import boot_ns
 from service.model.drop import DropReason
 from service.model.errors import OperatorError, TransientError
 from service.network.attachment import Attachments
@@ -39,6 +45,8 @@ from service.settings import Settings
 _log = logging.getLogger(__name__)
 
 STEERING_DEVICE = "egw0"
+EPHEMERAL_PORTS = range(32768, 61000)
+"""From which pods open connections, as Linux has it (ip(7), ip_local_port_range)."""
 DEFAULT_MTU = 1500
 """Of the steering device while there is no uplink to take it from."""
 _DRIVEN_MAPS = (
@@ -48,11 +56,10 @@ _DRIVEN_MAPS = (
     MapName.WAYS,
     MapName.AGENT_BEAT,
     MapName.FLOATING_IPS,
-    MapName.ENDPOINTS,
     MapName.MEMBERS,
 )
 """Maps the agent fills; the keeper owns the deadlines, the kernel the rest."""
-_AWAITED_MAPS = (MapName.SELECTED, MapName.RULES, MapName.ENDPOINTS, MapName.FLOATING_IPS)
+_AWAITED_MAPS = (MapName.SELECTED, MapName.RULES, MapName.FLOATING_IPS)
 """Those on whose rows something waits (rule C1). What is written at every turn must not be among them."""
 
 
@@ -67,8 +74,6 @@ class Inheritance:
     """Local pods that are steered, with the rules they are steered by."""
     devices: dict[IPv4Address, int]
     """The devices they were behind."""
-    endpoints: Rows
-    """Pods of other nodes that are translated here."""
     ways: Rows
     """Where floating IPs were."""
     rule_sets: tuple[RuleSet, ...]
@@ -103,6 +108,8 @@ class NodeDatapath:
         self.nftables = Nftables()
         self.conntrack = Conntrack()
         self.pool: WorkerPool
+        self.flows: FlowTable
+        self.blocks: BlockMaps
         self._loaded: LoadedDatapath
 
     async def prepare(self) -> None:
@@ -131,6 +138,9 @@ class NodeDatapath:
         )
         for name in _DRIVEN_MAPS:
             await asyncio.to_thread(self.pool.adopt, name)
+        self.flows = FlowTable(self._loaded.maps, clock=boot_ns, monotonic=time.monotonic_ns)
+        self.blocks = BlockMaps(self._loaded.maps, settings.node, clock=boot_ns, monotonic=time.monotonic_ns)
+        self._loaded.map(MapName.FLOW_SETTINGS).update(bytes(4), flow_settings(identity.boot_id()))
         await self._set_up_steering()
         await self.refresh_uplinks()
         await self.attach_pod_devices()
@@ -179,11 +189,6 @@ class NodeDatapath:
                 steered[pod_ip] = rule_sets[rule_set]
             elif ifindex:
                 devices[pod_ip] = ifindex
-        endpoints = {
-            key: value
-            for key, value in self._loaded.map(MapName.ENDPOINTS).items().items()
-            if layout.parse_endpoint_key(key)[1] != self._egw_ifindex
-        }
         ways = self._loaded.map(MapName.WAYS).items()
         # Where an address went while there was no agent is known by a hint alone.
         for key, hint in self._loaded.map(MapName.WAY_HINTS).items().items():
@@ -192,7 +197,7 @@ class NodeDatapath:
         cluster = [layout.parse_cluster(*row) for row in self._loaded.map(MapName.CLUSTER).items().items()]
         # No networks: releases that took whole subnets of nodes for in-cluster have left those.
         exempt = tuple(network[0] for network, flag in cluster if _is_host(network, flag))
-        return Inheritance(steered, devices, endpoints, ways, tuple(rule_sets.values()), exempt)
+        return Inheritance(steered, devices, ways, tuple(rule_sets.values()), exempt)
 
     async def refresh_uplinks(self) -> bool:
         """Read the uplinks again, and attach to those that have not our programs yet: `uplinks` are those that have.
@@ -296,7 +301,7 @@ class NodeDatapath:
 
     def counters(self) -> dict[str, int]:
         """Packets per counter of the datapath, since the maps were made."""
-        counters = self._loaded.map(MapName.COUNTERS)
+        counters = self._loaded.map(MapName.COUNTS)
         return {
             name: layout.parse_counter(counters.lookup(index.to_bytes(4, "little")) or b"")
             for index, name in enumerate(COUNTER_NAMES)
@@ -401,6 +406,12 @@ class NodeDatapath:
             await self.nftables.apply(config)
             self._has_netfilter, self._is_netfilter_lost = True, False
         await self.nftables.replace_steer(steer)
+
+
+def flow_settings(boot_id: str) -> bytes:
+    """Where the search for a port begins, another one after a reboot (rule Q4), and what an ephemeral port is (D4)."""
+    seed = int.from_bytes(hashlib.blake2b(boot_id.encode(), digest_size=8).digest(), "big")
+    return layout.flow_settings_value(seed, EPHEMERAL_PORTS, is_seeding=False)
 
 
 def _local_uplink(interface: Interface) -> LocalUplink:

@@ -1,21 +1,21 @@
 """From what is known to what the maps of this node shall contain. Holds the knowledge, decides nothing about leases."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from service.datapath import desired, layout
 from service.datapath.admission import Admission, MapView
+from service.datapath.block_maps import Topology
 from service.datapath.classification import Classification
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.layout import MapName, SelectedState
 from service.datapath.shortage import Shortage, shortages
-from service.datapath.steering import Audience, Clearing, Phase, Steering
+from service.datapath.steering import Clearing, Phase, Steering
 from service.gateway.exemption import ExemptionMemo, Insiders
 from service.gateway.validation import address_fault
 from service.model.assignment import Assignment, Location
 from service.model.cluster_range import ClusterRanges
-from service.model.endpoint import Endpoint
-from service.model.gateway_node import GatewayNode, NodeState, Segment
+from service.model.gateway_node import GatewayNode, Segment
 from service.model.objects import Pod
 from service.network.destinations import Destinations
 from service.network.unclassified import Named, named_sets
@@ -49,9 +49,6 @@ class Reconciler:
         self._locations: dict[IPv4Address, Location] = {}
         self._held: frozenset[IPv4Address] = frozenset()
         self._devices: dict[IPv4Address, int] = {}
-        self._endpoints: dict[tuple[str, IPv4Address], Endpoint] = {}
-        """Pods of other nodes that were announced to this one, by (node, pod IP)."""
-        self._inherited_endpoints: Rows = {}
         self._inherited_ways: Rows = {}
         self._inherited_rule_sets: tuple[RuleSet, ...] = ()
         self._inherited_exempt: tuple[IPv4Address, ...] = ()
@@ -143,25 +140,15 @@ class Reconciler:
         """Say anew which devices are believed to be their pods', of pods and devices as they are known now (W11)."""
         self._classification.learn(self.local_pods().values(), self._devices, now_ns=now_ns)
 
-    def learn_endpoint(self, endpoint: Endpoint) -> None:
-        """Serve a pod of another node, which has announced it."""
-        self._endpoints[endpoint.node, endpoint.pod_ip] = endpoint
-
-    def forget_endpoint(self, node: str, pod_ip: IPv4Address) -> None:
-        """Its node has withdrawn it, or has gone."""
-        self._endpoints.pop((node, pod_ip), None)
-
-    def inherit(
-        self, endpoints: Rows, ways: Rows, rule_sets: tuple[RuleSet, ...], exempt: tuple[IPv4Address, ...] = ()
-    ) -> None:
+    def inherit(self, ways: Rows, rule_sets: tuple[RuleSet, ...], exempt: tuple[IPv4Address, ...] = ()) -> None:
         """Go on with what a former agent knew, after `learn_devices`, until gossip and peers have told it again."""
         self._classification.inherit(self._devices)
-        self._inherited_endpoints, self._inherited_rule_sets = dict(endpoints), rule_sets
+        self._inherited_rule_sets = rule_sets
         self._inherited_ways, self._inherited_exempt = dict(ways), exempt
 
     def disinherit(self) -> None:
-        """Whoever has not announced its pods again by now does not need them."""
-        self._inherited_endpoints, self._inherited_rule_sets = {}, ()
+        """What nobody has told again by now is not so any more."""
+        self._inherited_rule_sets = ()
         self._inherited_ways, self._inherited_exempt = {}, ()
 
     def learn_held(self, held: frozenset[IPv4Address]) -> bool:
@@ -240,23 +227,6 @@ class Reconciler:
             {name: rule_set.steered for name, rule_set in rule_sets.items()},
         )
 
-    def audience(self, selection: Selection) -> Audience:
-        """Who must acknowledge a pod before it is steered: holders, and successors that are up (rule G5)."""
-        up = {node.name: None for node in self._nodes if node.state is NodeState.UP}
-        holders: dict[str, None] = {}
-        successors: dict[str, None] = {}
-        for floating_ip in selection.rule_set.addresses():
-            holder = self.holder_of(floating_ip)
-            if holder is not None and holder in up:
-                holders[holder] = None
-            assignment = self._assignments.get(floating_ip)
-            for name in (assignment.holder, assignment.successor) if assignment else ():
-                if name is not None and name in up and name not in holders:
-                    successors[name] = None
-        holders.pop(self._node, None)
-        successors.pop(self._node, None)
-        return Audience(tuple(holders), tuple(successors))
-
     def holder_of(self, floating_ip: IPv4Address) -> str | None:
         """Who holds it as far as is known; before anybody did, who is assigned."""
         location = self._locations.get(floating_ip)
@@ -265,32 +235,19 @@ class Reconciler:
         assignment = self._assignments.get(floating_ip)
         return assignment.holder if assignment else None
 
-    def announced_endpoints(self) -> tuple[dict[IPv4Address, Endpoint], dict[IPv4Address, tuple[str, ...]]]:
-        """This node's endpoints and, per pod, the nodes that must know it. The sequence is the sync machine's."""
-        macs = tuple(uplink.mac for uplink in self._uplinks)
-        endpoints, targets = {}, {}
-        for pod_ip, selection in sorted(self.local_selections().items()):
-            audience = self.audience(selection)
-            endpoints[pod_ip] = Endpoint(
-                pod_ip=pod_ip,
-                pod_uid=selection.pod.uid,
-                node=self._node,
-                macs=macs,
-                rule_set=selection.rule_set.id,
-                policies=selection.policies,
-                sequence=0,
-            )
-            targets[pod_ip] = audience.holders + audience.successors
-        return endpoints, targets
+    def successor_of(self, floating_ip: IPv4Address) -> str | None:
+        """Who comes next, as the leader has said."""
+        assignment = self._assignments.get(floating_ip)
+        return assignment.successor if assignment else None
 
-    def is_resolvable(self, endpoint: Endpoint) -> bool:
-        """All policies of an announced endpoint are known here, so its packets can be judged."""
-        return self._index.rule_set(endpoint.policies) is not None
+    def topology(self) -> Topology:
+        """How members are reached, for the blocks that are theirs."""
+        segments = self.segments()
+        return Topology(self._node, self._uplinks, segments, desired.member_numbers(segments))
 
-    def is_served(self, endpoint: Endpoint, maps: MapView) -> bool:
-        """All rows of an announced endpoint are in the kernel, so its node may steer it here (rule G5)."""
-        rows = desired.remote_endpoint_rows(endpoint, self.segments().get(endpoint.node, ()), self._uplinks)
-        return endpoint.rule_set in self._admission.whole and maps.contains(MapName.ENDPOINTS, rows)
+    def egress_ips(self) -> frozenset[IPv4Address]:
+        """Floating IPs that rules of this node's pods name."""
+        return frozenset(ip for _, rule_set in self.steering.rule_sets() for ip in rule_set.addresses())
 
     def to_clear(self, maps: MapView) -> tuple[Clearing, ...]:
         """Pods whose connection-tracking entries can go now, because the rows that precede it are in the kernel (W10).
@@ -303,7 +260,7 @@ class Reconciler:
     def _is_preceded(self, clearing: Clearing, devices: Mapping[IPv4Address, int], maps: MapView) -> bool:
         whole = self._admission.whole
         rows = self.steering.rows_of(clearing.pod_ip, devices, whole)
-        if clearing.phase is Phase.SETTING:
+        if clearing.phase is not Phase.LEAVING:
             return clearing.rule_set in whole and maps.contains(MapName.SELECTED, rows)
         # Of a pod that has no row nothing is steered: it need not get one in order to leave.
         return all(
@@ -313,28 +270,15 @@ class Reconciler:
 
     def shortages(self, maps: MapView) -> tuple[Shortage, ...]:
         """What is not in the kernel for want of room, and which pods suffer; as of the last `rows`."""
-        served = tuple(self._served_pods())
+        served = self.steering.rule_sets()
         unfit = {rule_set.id: rule_set for _, rule_set in served if rule_set.id in self._admission.unfit}
         return shortages(maps.waiting(), unfit, self._admission.unfit_pods, served)
-
-    def _served_pods(self) -> Iterator[tuple[IPv4Address, RuleSet]]:
-        yield from self.steering.rule_sets().items()
-        for (_, pod_ip), endpoint in self._endpoints.items():
-            rule_set = self._index.rule_set(endpoint.policies)
-            if rule_set is not None:
-                yield pod_ip, rule_set
 
     def rows(self, maps: MapView) -> dict[str, Rows]:
         """The full content of every driven map, as far as what it depends on is in the kernel by now (rule C1)."""
         segments = self.segments()
         rules = self._admission.admit(self._wanted_rule_sets(), maps)
-        whole = self._admission.whole
-        in_force = self.steering.rule_sets()
-        local = {pod_ip: rule_set for pod_ip, rule_set in in_force.items() if rule_set.id in whole}
-        endpoints = self._inherited_endpoints | desired.local_endpoint_rows(local, self._egw_ifindex)
-        for (node, _), endpoint in sorted(self._endpoints.items()):
-            if endpoint.rule_set in whole:
-                endpoints |= desired.remote_endpoint_rows(endpoint, segments.get(node, ()), self._uplinks)
+        self.steering.switch(self._admission.whole)
         return {
             MapName.CLUSTER: self._cluster_rows(),
             MapName.FLOATING_IPS: desired.floating_ip_rows(self.floating_ips(), self._uplinks),
@@ -342,7 +286,6 @@ class Reconciler:
             MapName.WAYS: self._inherited_ways
             | desired.way_rows(self._listed_locations(), segments, self._uplinks, node=self._node),
             MapName.RULES: rules,
-            MapName.ENDPOINTS: endpoints,
             MapName.SELECTED: self._selected_rows(maps),
         }
 
@@ -364,7 +307,7 @@ class Reconciler:
 
     def _wanted_rule_sets(self) -> dict[int, RuleSet]:
         inherited = {rule_set.id: rule_set for rule_set in self._inherited_rule_sets}
-        return inherited | {rule_set.id: rule_set for _, rule_set in self._served_pods()}
+        return inherited | {rule_set.id: rule_set for _, rule_set in self.steering.rule_sets()}
 
     def _listed_locations(self) -> dict[IPv4Address, Location]:
         """A floating IP that is no longer in the spec has no holder: its packets are dropped on the pod's node and not

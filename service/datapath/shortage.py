@@ -22,7 +22,7 @@ class Shortage:
     """How many rows are not in the kernel."""
     reason: str
     pods: tuple[IPv4Address, ...]
-    """Whose packets are dropped for it, on this node or on their way through it; sorted."""
+    """Whose packets are dropped for it; sorted."""
 
     def __str__(self) -> str:
         """For a person, in one line."""
@@ -40,7 +40,7 @@ def shortages(
     unfit_pods: Collection[IPv4Address],
     rule_sets: Iterable[tuple[IPv4Address, RuleSet]],
 ) -> tuple[Shortage, ...]:
-    """One for each map and reason. `rule_sets`: of each pod that this node serves.
+    """One for each map and reason. `rule_sets`: of each pod of this node.
 
     `waiting`: by map the keys that the kernel refuses, and why; `unfit`, `unfit_pods`: what was not tried, because it
     would not fit whole.
@@ -65,7 +65,7 @@ def _of_map(name: str, keys: Mapping[bytes, str], pods: Collection[tuple[IPv4Add
 def _pods_without(
     name: str, keys: Collection[bytes], pods: Collection[tuple[IPv4Address, RuleSet]]
 ) -> Iterator[IPv4Address]:
-    if name in (MapName.SELECTED, MapName.ENDPOINTS):
+    if name == MapName.SELECTED:
         yield from (IPv4Address(key[:4]) for key in keys)
     elif name in (MapName.WAYS, MapName.FLOATING_IPS):
         lost = {IPv4Address(key) for key in keys}

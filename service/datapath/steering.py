@@ -1,49 +1,41 @@
-"""Which local pods are steered, and when: the life of a selection on the pod's node. Pure.
+"""Which local pods are steered, and by which rules: the life of a selection on the pod's node. Pure.
 
-A selection never changes under open flows (rule W10). Connection tracking remembers how a flow's source was treated:
-an entry from before a policy would masquerade a steered packet, one from its time would let an unsteered packet leave
-with the bare pod address. So a pod passes through states in which matching packets are dropped and counted before
-netfilter sees them, first with the old rules, then with the new, and each time its outside entries are deleted. And
-steering begins when the holder and a living successor have acknowledged the pod (rule G5): a packet steered earlier
-would only be dropped at the gateway.
+A pod that is newly selected has connections whose source connection tracking remembers: their packets would reach the
+steering device translated by somebody else. So it begins in a state in which matching packets are dropped and counted
+before netfilter sees them, until its outside entries are deleted (rule W10). It ends in one too, as an entry from its
+time would let an unsteered packet leave with the bare pod address. In between, an edit of its rules is one write to its
+row (rule E1): open flows go on under the rules by which they were judged, are judged anew by the next packet, and those
+whose verdict is the same feel nothing. What connection tracking knows of destinations that are named now and were not,
+or the reverse, is deleted then.
 """
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from service.datapath import layout
 from service.datapath.layout import SelectedState
+from service.gateway.exemption import unchanged
+from service.model.objects import Pod
 from service.policy.rule_set import RuleSet, Selection
-
-SUCCESSOR_PATIENCE_NS = 1_000_000_000
-"""How long a pod waits for a successor that does not acknowledge; the holder alone is then enough, because a pod that
-cannot talk now is worse off than one whose first packets after a failover are dropped."""
 
 
 class Phase(Enum):
     """How far a selected pod is."""
 
-    WITHDRAWING = "withdrawing"
-    """The former rules still stand but drop; connection tracking is to be cleared."""
     SETTING = "setting"
-    """The new rules stand but drop; connection tracking is to be cleared."""
-    PENDING = "pending"
-    """Cleared; waits for acknowledgements."""
+    """The rules stand but drop; connection tracking is to be cleared."""
     STEERING = "steering"
     LEAVING = "leaving"
     """No longer selected; the former rules drop until connection tracking is cleared, then the pod goes."""
 
 
 _STATES = {
-    Phase.WITHDRAWING: SelectedState.CHANGING,
     Phase.SETTING: SelectedState.CHANGING,
-    Phase.PENDING: SelectedState.PENDING,
     Phase.STEERING: SelectedState.STEER,
     Phase.LEAVING: SelectedState.CHANGING,
 }
-_CLEARING = (Phase.WITHDRAWING, Phase.SETTING, Phase.LEAVING)
 
 
 @dataclass(slots=True)
@@ -55,8 +47,10 @@ class SteeredPod:
     wanted: Selection | None
     """What shall be; None: not selected any more."""
     phase: Phase
-    since_ns: int
-    """Start of the phase."""
+    pod: Pod | None
+    """As it was last selected; None of one that a former agent steered, before objects are known."""
+    former: tuple[RuleSet, ...] = ()
+    """In force before, since connection tracking was last in step; in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +60,10 @@ class Clearing:
     pod_ip: IPv4Address
     phase: Phase
     rule_set: int
-
-
-@dataclass(frozen=True, slots=True)
-class Audience:
-    """Who must know a pod before it is steered."""
-
-    holders: tuple[str, ...]
-    successors: tuple[str, ...]
-    """Only those that live."""
+    keep: tuple[IPv4Network, ...] = ()
+    """Connections to here are as they should be."""
+    former: int = 0
+    """How many former rule sets it makes up for."""
 
 
 class Steering:
@@ -83,78 +72,68 @@ class Steering:
     def __init__(self) -> None:
         self._pods: dict[IPv4Address, SteeredPod] = {}
 
-    def adopt(self, pod_ip: IPv4Address, rule_set: RuleSet, *, now_ns: int) -> None:
+    def adopt(self, pod_ip: IPv4Address, rule_set: RuleSet) -> None:
         """A pod that a former agent was steering: if its rule set is still the same, nothing is interrupted."""
-        self._pods[pod_ip] = SteeredPod(rule_set, None, Phase.STEERING, now_ns)
+        self._pods[pod_ip] = SteeredPod(rule_set, None, Phase.STEERING, None)
 
-    def select(self, selections: Mapping[IPv4Address, Selection], *, now_ns: int) -> None:
+    def select(self, selections: Mapping[IPv4Address, Selection]) -> None:
         """Take the selections of this node's pods as they are now."""
         for pod_ip, selection in selections.items():
-            pod = self._pods.get(pod_ip)
-            if pod is None:
-                self._pods[pod_ip] = SteeredPod(selection.rule_set, selection, Phase.SETTING, now_ns)
-                continue
-            pod.wanted = selection
-            if pod.rule_set.id == selection.rule_set.id:
-                # Of an adopted one only that is known which had come into the kernel.
-                pod.rule_set = selection.rule_set
-            if pod.rule_set.id != selection.rule_set.id or pod.phase is Phase.LEAVING:
-                _enter(pod, Phase.WITHDRAWING, now_ns)
+            known = self._pods.get(pod_ip)
+            if known is None:
+                self._pods[pod_ip] = SteeredPod(selection.rule_set, selection, Phase.SETTING, selection.pod)
+            else:
+                _select(known, selection)
         for pod_ip, pod in self._pods.items():
             if pod_ip not in selections:
-                pod.wanted = None
-                _enter(pod, Phase.LEAVING, now_ns)
+                pod.wanted, pod.phase, pod.former = None, Phase.LEAVING, ()
+
+    def switch(self, whole: Container[int]) -> None:
+        """Let each pod go by its new rules as soon as all of these are in the kernel: `whole` names such sets (E1)."""
+        for pod in self._pods.values():
+            if pod.phase is not Phase.STEERING or pod.wanted is None:
+                continue
+            wanted = pod.wanted.rule_set
+            if wanted.id != pod.rule_set.id and wanted.id in whole:
+                pod.former += (pod.rule_set,)
+                pod.rule_set = wanted
 
     def to_clear(self) -> tuple[Clearing, ...]:
         """Pods whose connection-tracking entries must go, once the present rows are in the kernel."""
         return tuple(
-            Clearing(pod_ip, pod.phase, pod.rule_set.id) for pod_ip, pod in self._pods.items() if pod.phase in _CLEARING
+            Clearing(pod_ip, pod.phase, pod.rule_set.id, _unchanged(pod), len(pod.former))
+            for pod_ip, pod in self._pods.items()
+            if pod.phase is not Phase.STEERING or pod.former
         )
 
-    def cleared(self, done: Iterable[Clearing], *, now_ns: int) -> None:
+    def cleared(self, done: Iterable[Clearing]) -> None:
         """Their entries are deleted. A pod whose phase or rules changed meanwhile is cleared again."""
         for clearing in done:
             pod = self._pods.get(clearing.pod_ip)
             if pod is None or (pod.phase, pod.rule_set.id) != (clearing.phase, clearing.rule_set):
                 continue
+            pod.former = pod.former[clearing.former :]
             if pod.wanted is None:
                 del self._pods[clearing.pod_ip]
-            elif pod.rule_set.id != pod.wanted.rule_set.id or pod.phase is Phase.WITHDRAWING:
-                pod.rule_set = pod.wanted.rule_set
-                _enter(pod, Phase.SETTING, now_ns)
-            else:
-                _enter(pod, Phase.PENDING, now_ns)
+            elif pod.phase is Phase.SETTING:
+                pod.phase = Phase.STEERING
 
-    def admit(
-        self,
-        audience: Callable[[Selection], Audience],
-        acknowledged: Callable[[IPv4Address], Iterable[str]],
-        *,
-        now_ns: int,
-    ) -> int | None:
-        """Let pods whose audience has acknowledged begin; returns when the next one's patience ends, or None."""
-        deadline: int | None = None
+    def rule_sets(self) -> list[tuple[IPv4Address, RuleSet]]:
+        """What each pod goes by, and what it shall go by: both have to be in the kernel."""
+        found = []
         for pod_ip, pod in self._pods.items():
-            if pod.phase is not Phase.PENDING or pod.wanted is None:
-                continue
-            needed = audience(pod.wanted)
-            known = tuple(acknowledged(pod_ip))
-            patience_ns = pod.since_ns + SUCCESSOR_PATIENCE_NS
-            if not all(name in known for name in needed.holders):
-                continue
-            if all(name in known for name in needed.successors) or now_ns >= patience_ns:
-                _enter(pod, Phase.STEERING, now_ns)
-            elif deadline is None or patience_ns < deadline:
-                deadline = patience_ns
-        return deadline
-
-    def rule_sets(self) -> dict[IPv4Address, RuleSet]:
-        """Rules in force, by pod."""
-        return {pod_ip: pod.rule_set for pod_ip, pod in self._pods.items()}
+            found.append((pod_ip, pod.rule_set))
+            if pod.wanted is not None and pod.wanted.rule_set.id != pod.rule_set.id:
+                found.append((pod_ip, pod.wanted.rule_set))
+        return found
 
     def phases(self) -> dict[IPv4Address, Phase]:
         """How far each selected pod is; for status."""
         return {pod_ip: pod.phase for pod_ip, pod in self._pods.items()}
+
+    def unsettled(self) -> frozenset[IPv4Address]:
+        """Pods of which connection tracking may know flows that are judged otherwise now: theirs must stay ended."""
+        return frozenset(clearing.pod_ip for clearing in self.to_clear())
 
     def rows_of(
         self, pod_ip: IPv4Address, devices: Mapping[IPv4Address, int], whole: Container[int]
@@ -164,15 +143,39 @@ class Steering:
         Without the first, matching packets of the pod are dropped as from an unknown device: never leaked. A pod whose
         rule set is not in `whole` is not steered: by half of its rules it could get a wrong address (rule C1).
         """
-        pod = self._pods[pod_ip]
+        pod, device = self._pods[pod_ip], devices.get(pod_ip)
         state = _STATES[pod.phase] if pod.rule_set.id in whole else SelectedState.CHANGING
-        value = layout.selected_value(pod.rule_set.id, state)
+        uid = pod.pod.uid if pod.pod is not None else ""
+        value = layout.selected_value(pod.rule_set.id, state, layout.pod_number(uid, device or 0))
         rows = {layout.selected_key(pod_ip, 0): value}
-        if (device := devices.get(pod_ip)) is not None:
+        if device is not None:
             rows[layout.selected_key(pod_ip, device)] = value
         return rows
 
 
-def _enter(pod: SteeredPod, phase: Phase, now_ns: int) -> None:
-    if pod.phase is not phase:
-        pod.phase, pod.since_ns = phase, now_ns
+def _select(pod: SteeredPod, selection: Selection) -> None:
+    wanted = selection.rule_set
+    if pod.phase is Phase.LEAVING or (pod.phase is Phase.SETTING and wanted.id != pod.rule_set.id):
+        pod.rule_set, pod.phase = wanted, Phase.SETTING
+    if wanted.id == pod.rule_set.id:
+        # Of an adopted one only that is known which had come into the kernel.
+        pod.rule_set = wanted
+    pod.wanted, pod.pod = selection, selection.pod
+
+
+def _unchanged(pod: SteeredPod) -> tuple[IPv4Network, ...]:
+    """What is steered, or is not, as it was under every former rule set. Of a pod that begins or leaves: nothing."""
+    if pod.phase is not Phase.STEERING or not pod.former:
+        return ()
+    keep = unchanged(pod.former[0].steered, pod.rule_set.steered)
+    for former in pod.former[1:]:
+        also = unchanged(former.steered, pod.rule_set.steered)
+        keep = _both(keep, also)
+    return keep
+
+
+def _both(one: tuple[IPv4Network, ...], other: tuple[IPv4Network, ...]) -> tuple[IPv4Network, ...]:
+    everything = (IPv4Network("0.0.0.0/0"),)
+    # An address is in both where it is missing from neither: what is not in the one, and what is not in the other.
+    lacking = (*unchanged(one, ()), *unchanged(other, ()))
+    return unchanged(lacking, ()) if lacking else everything

@@ -3,13 +3,14 @@ change, connection tracking has to be cleared, and others flush rulesets or dele
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 
 from service.datapath.layout import MapName
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
+from service.datapath.steering import Clearing, Phase
 from service.gateway.exemption import unchanged
 from service.model.errors import TransientError
 
@@ -86,14 +87,22 @@ class Upkeep:
                 self.clearing_wanted.set()
                 continue
             turn = self._reconciler.to_clear(self._datapath.pool)
-            for start in range(0, len(turn), _CLEARED_PODS):
-                part = turn[start : start + _CLEARED_PODS]
-                if not await self._forget([clearing.pod_ip for clearing in part]):
+            for part in _parts(turn):
+                if not await self._clear(part):
                     await asyncio.sleep(_RETRY_S)
                     self.clearing_wanted.set()
                     break
-                self._reconciler.steering.cleared(part, now_ns=self._clock())
+                self._reconciler.steering.cleared(part)
                 self._changed()
+
+    async def _clear(self, part: Sequence[Clearing]) -> bool:
+        """One part, which has the same to keep."""
+        pod_ips = [clearing.pod_ip for clearing in part]
+        leaving = [clearing.pod_ip for clearing in part if clearing.phase is Phase.LEAVING]
+        if leaving:
+            # First what comes back for them ends: it would make an entry by which the pod's next packet leaves bare.
+            await self._datapath.flows.end_pods(leaving)
+        return await self._forget(pod_ips, (*self._reconciler.cluster_networks(), *part[0].keep))
 
     async def _forget_exempt(self) -> bool:
         """Connections to what is steered now and was not, or the reverse (rule W12); True where nothing is to be done.
@@ -262,6 +271,16 @@ class Upkeep:
             is_damaged = False
         self._compare_uplinks()
         return self._reconciler.learn_steering_device(self._datapath.egw_ifindex) or is_damaged
+
+
+def _parts(turn: Iterable[Clearing]) -> Iterator[tuple[Clearing, ...]]:
+    """Some at a time, and only such together as have the same to keep."""
+    by_keep: dict[tuple[IPv4Network, ...], list[Clearing]] = {}
+    for clearing in turn:
+        by_keep.setdefault(clearing.keep, []).append(clearing)
+    for several in by_keep.values():
+        for start in range(0, len(several), _CLEARED_PODS):
+            yield tuple(several[start : start + _CLEARED_PODS])
 
 
 async def _pause(began: float) -> None:

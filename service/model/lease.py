@@ -66,6 +66,11 @@ class Token(NamedTuple):
             raise InvariantError(f"token {self} does not fit its bits")
         return self.term << 40 | self.version << 16 | self.counter
 
+    @classmethod
+    def unpacked(cls, packed: int) -> "Token":
+        """The token of a u64 that `packed` gave."""
+        return cls(packed >> 40, packed >> 16 & VERSION_MAX, packed & COUNTER_MAX)
+
 
 ZERO_TOKEN = Token(0, 0, 0)
 """Below every token that is ever granted."""

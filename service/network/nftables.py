@@ -33,6 +33,7 @@ from service.network.destinations import (
     switch,
 )
 from service.network.mark_conflict import conflicting_lines
+from service.network.priority import ENDED_PRIORITY, FLOW_PRIORITY, written
 from service.network.unclassified import (
     UNCLASSIFIED,
     Named,
@@ -43,13 +44,11 @@ from service.network.unclassified import (
     parse_named,
 )
 
-GUARDS = ("late_reply", "guard_unmarked", "guard_marked", "guard_transit", "unclassified")
+GUARDS = ("guard_unmarked", "guard_marked", "unclassified")
 COUNTERS = ("steered", *GUARDS)
 """steered: packets netfilter let pass to the steering device. The others count drops.
-late_reply: come back by the steering device, of a flow that connection tracking no longer knows (W4).
 guard_unmarked: from a selected pod, for a destination of its policy, about to leave without having been marked.
 guard_marked: marked, about to leave by another device than the steering device.
-guard_transit: another node's pod passing through untranslated (G3).
 unclassified: from a pod's address and device that the agent has not told `pod_ingress` of, for a destination that some
 policy names (W11)."""
 
@@ -96,8 +95,9 @@ table ip {TABLE} {{
 
   chain after_dstnat {{
     type filter hook prerouting priority -90; policy accept;
-    iifname "{config.steering_device}" ct state new counter name late_reply drop
     meta mark & {bit} == 0 goto unmarked
+    meta priority {written(ENDED_PRIORITY)} meta l4proto tcp reject with tcp reset
+    meta priority {written(FLOW_PRIORITY)} return
     ct direction reply meta mark set meta mark & {rest} return
     ip daddr @cluster meta mark set meta mark & {rest} return
     ct status & dnat == 0 return
@@ -108,12 +108,11 @@ table ip {TABLE} {{
 {UNCLASSIFIED}
   chain guard {{
     type filter hook forward priority 200; policy accept;
-    ct direction reply return
     meta mark & {bit} == {bit} oifname "{config.steering_device}" counter name steered return
     meta mark & {bit} == {bit} counter name guard_marked drop
+    ct direction reply return
     ip daddr @cluster return
     oifname != "{config.steering_device}" ip saddr vmap @{GUARD}
-    iifname @uplinks ip saddr @pods counter name guard_transit drop
   }}
 
   chain keep_source {{

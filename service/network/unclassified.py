@@ -18,15 +18,14 @@ from service.network.destinations import (
     parse_networks,
     set_definition,
 )
+from service.network.priority import CLASSIFIED_PRIORITY, written
 
-CLASSIFIED_PRIORITY = 0x65677730
-"""As in bpf/layout.h."""
 NAMED = "named"
 """The chain that asks all sets, and the beginning of their names."""
 
 UNCLASSIFIED = f"""
   chain unmarked {{
-    meta priority {CLASSIFIED_PRIORITY >> 16:x}:{CLASSIFIED_PRIORITY & 0xFFFF:x} return
+    meta priority {written(CLASSIFIED_PRIORITY)} return
     iifname @uplinks return
     meta iifkind {{ "veth", "bridge" }} ip saddr @pods goto unclassified
   }}

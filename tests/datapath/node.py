@@ -205,6 +205,11 @@ class Node:
     def hold(self, address: IPv4Address = FLOATING_IP, *, for_s: float = 60) -> None:
         deadline_ns = boot_ns() + int(for_s * SECOND_NS)
         self.map(MapName.LEASE_DEADLINES).update(address.packed, layout.lease_value(deadline_ns, TOKEN))
+        self.trust(address)
+
+    def trust(self, address: IPv4Address = FLOATING_IP, token: int = TOKEN) -> None:
+        """The agent vouches for the rows of blocks under that tenure of the lease."""
+        self.map(MapName.TRUSTS).update(address.packed, struct.pack("=Q", token))
 
     def end_lease(self, address: IPv4Address = FLOATING_IP) -> None:
         self.hold(address, for_s=-1e-6)
@@ -435,7 +440,7 @@ class Node:
             self.map(mirrors).update(mirror_key(flow, port), value)
 
 
-_ARRAYS = (MapName.CONFIG, MapName.COUNTS, MapName.AGENT_BEAT, MapName.FLOW_SETTINGS)
+_ARRAYS = (MapName.CONFIG, MapName.COUNTS, MapName.AGENT_BEAT, MapName.FLOW_SETTINGS, MapName.BLOCK_MEMORY)
 FLOW_MAPS = (MapName.FLOWS_OPEN, MapName.FLOWS_YOUNG, MapName.FLOWS_DATAGRAM)
 MIRROR_MAPS = (MapName.MIRRORS_OPEN, MapName.MIRRORS_YOUNG, MapName.MIRRORS_DATAGRAM)
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from service.datapath import layout
 from service.datapath.layout import WayKind
 from service.datapath.loader import load_datapath
 from service.network import bpf_call
+from service.network.priority import ENDED_PRIORITY, FLOW_PRIORITY
 from tests.datapath.node import FLOATING_IP, MARK, POD, ROUTER, SERVER, Node
 from tests.datapath.packet import mac
 from tests.datapath.program import Device, Namespace, Programs
@@ -135,8 +135,8 @@ table ip egressgw {{
   chain after_dstnat {{
     type filter hook prerouting priority -90
     meta mark & {MARK} == 0 return
-    meta priority {layout.ENDED_PRIORITY} meta l4proto tcp reject with tcp reset
-    meta priority {layout.FLOW_PRIORITY} return
+    meta priority {ENDED_PRIORITY} meta l4proto tcp reject with tcp reset
+    meta priority {FLOW_PRIORITY} return
     ct direction reply meta mark set meta mark & {0xFFFFFFFF ^ MARK}
   }}
 }}

@@ -5,8 +5,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from service.datapath.layout import FLOW_PRIORITY
 from service.model.drop import DropReason
+from service.network.priority import FLOW_PRIORITY
 from tests.datapath import packet
 from tests.datapath.node import (
     ECHO_FLOW,

@@ -13,7 +13,9 @@ from service.datapath.bpf_map import MapInfo, map_info
 from service.datapath.layout import MAP_SHAPES, BlockKind, ClusterFlag, MapName, MapShape, SelectedState, WayKind
 from service.datapath.loader import LoadedDatapath
 from service.model.drop import DropReason
-from service.network.unclassified import CLASSIFIED_PRIORITY
+from service.model.lease import Stamp
+from service.network.priority import CLASSIFIED_PRIORITY, FLOW_PRIORITY
+from service.port_block.block import Row
 
 BPF = Path(__file__).parents[2] / "bpf"
 LAYOUT_H = (BPF / "layout.h").read_text(encoding="ascii")
@@ -40,6 +42,9 @@ PACKED = {
     "own_blocks": layout.own_blocks_value([0, 1007]),
     "block_key": layout.block_key(ADDRESS, 1007),
     "block": layout.block_value(BlockKind.L2, 1, 2, MAC, MAC, seen_ns=3),
+    "gateway_row": layout.gateway_row_value(Row("worker1", Stamp(1, 2))),
+    "owner_row": layout.owner_row_value(Stamp(1, 2), None),
+    "refused_key": struct.pack("=4sII", ADDRESS.packed, 1, 2),
     "flow_settings": layout.flow_settings_value(1, range(32768, 61000), is_seeding=True),
     "limits": layout.Limits(tcp_open_s=7440).packed(),
     "member_key": layout.member_key(2, MAC),
@@ -59,6 +64,10 @@ MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
     MapName.LIMITS: (8, "limits"),
     MapName.OWN_BLOCKS: (4, "own_blocks"),
     MapName.BLOCKS: ("block_key", "block"),
+    MapName.TRUSTS: (4, 8),
+    MapName.GATEWAY_ROWS: ("block_key", "gateway_row"),
+    MapName.OWNER_ROWS: ("block_key", "owner_row"),
+    MapName.BLOCK_MEMORY: (4, 8),
     MapName.NEXT_HOPS: ("next_hop_key", "next_hop"),
     MapName.REFUSED_BLOCKS: ("refused_key", 8),
     MapName.FLOWS_OPEN: ("flow_key", "flow"),
@@ -184,7 +193,7 @@ def test_the_numbers_of_blocks_and_priority_are_the_kernels() -> None:
         for name in ("FIRST_PORT", "PORTS_PER_BLOCK", "BLOCKS")
     ]
     assert numbers == [layout.FIRST_PORT, layout.PORTS_PER_BLOCK, layout.BLOCKS]
-    assert int(re.findall(r"#define FLOW_PRIORITY (\w+)", LAYOUT_H)[0], 0) == layout.FLOW_PRIORITY
+    assert int(re.findall(r"#define FLOW_PRIORITY (\w+)", LAYOUT_H)[0], 0) == FLOW_PRIORITY
 
 
 def test_tallies_are_summed_over_cpus() -> None:

@@ -4,9 +4,9 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from service.datapath.layout import ENDED_PRIORITY, FLOW_PRIORITY, ClusterFlag, SelectedState
+from service.datapath.layout import ClusterFlag, SelectedState
 from service.model.drop import DropReason
-from service.network.unclassified import CLASSIFIED_PRIORITY
+from service.network.priority import CLASSIFIED_PRIORITY, ENDED_PRIORITY, FLOW_PRIORITY
 from tests.datapath import packet
 from tests.datapath.node import (
     FLOATING_IP,

@@ -1,0 +1,224 @@
+"""The blocks of ports of this node: which it may use, and whose each is where it holds an address (port-blocks.md).
+
+Both machines begin with what the kernel remembers, so a failure that ends the task costs a fresh start and no more.
+What they say goes into the kernel before the next datagram leaves.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+from service.datapath.block_maps import BlockMaps
+from service.datapath.flow_scan import FlowScan, Remote
+from service.datapath.flow_table import FlowTable
+from service.datapath.reconciler import Reconciler
+from service.model.lease import TERM_MAX
+from service.model.machine import Address, Source
+from service.port_block.block import BLOCK_PORTS
+from service.port_block.gateway import GatewayBlocks, SetOwner, Trust
+from service.port_block.message import Receiver
+from service.port_block.owner import EndFlows, OwnerBlocks, Store, Usable
+from service.settings import Settings
+from service.wire.cluster_view import ClusterView
+from service.wire.pump import MachinePump
+
+_log = logging.getLogger(__name__)
+
+_SCAN_S = 0.5
+"""Between two looks at all flows; at least three times as long as the last one took (rule C3)."""
+_RECEIVERS = {receiver.value: receiver for receiver in (Receiver.OWNER, Receiver.GATEWAY)}
+_REFUSED_S = 0.05
+"""How often is looked for packets of blocks that are not their senders'."""
+
+
+class PortBlocks:
+    """Owns both machines and their pumps. `send` is of the state channel."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        cluster: ClusterView,
+        reconciler: Reconciler,
+        *,
+        start_id: int,
+        clock: Callable[[], int],
+        send: Callable[[Address, bytes], None],
+    ) -> None:
+        self._settings = settings
+        self._cluster = cluster
+        self._reconciler = reconciler
+        self._start_id = start_id
+        self._clock = clock
+        self._transmit = send
+        self._own = Address(settings.bind_address, settings.ports.state)
+        self._maps: BlockMaps
+        self._flows: FlowTable
+        self._owner: OwnerBlocks | None = None
+        self._gateway: GatewayBlocks | None = None
+        self._pumps: dict[Receiver, MachinePump] = {}
+        self._known: set[IPv4Address] = set()
+        self._held: frozenset[IPv4Address] = frozenset()
+        self._busiest: dict[IPv4Address, tuple[Remote, int]] = {}
+        self._scanned_ns = 0
+        self._ending: dict[IPv4Address, set[int]] = {}
+        """Blocks whose flows are to be ended before anything else is said."""
+
+    def connect(self, maps: BlockMaps, flows: FlowTable) -> None:
+        """The datapath is loaded: begin with what it remembers. Blocking: at the start only."""
+        self._maps, self._flows = maps, flows
+        self._begin()
+
+    def _begin(self) -> None:
+        now_ns = self._clock()
+        since_ns = min(now_ns, self._maps.remembers_since_ns())
+        owner = OwnerBlocks(self._settings.node, self._start_id, remembers_since_ns=since_ns, now_ns=now_ns)
+        for floating_ip, blocks in self._maps.owned().items():
+            owner.restore(floating_ip, blocks, now_ns=now_ns)
+        gateway = GatewayBlocks(self._maps, now_ns=now_ns)
+        for floating_ip, (rows, tenure) in self._maps.known().items():
+            gateway.restore(floating_ip, rows, tenure, now_ns=now_ns)
+            self._known.add(floating_ip)
+        self._known |= self._maps.owned().keys()
+        self._owner, self._gateway = owner, gateway
+        self._pumps = {
+            Receiver.OWNER: MachinePump(owner, clock=self._clock, send=self._send, handle=self._handle),
+            Receiver.GATEWAY: MachinePump(gateway, clock=self._clock, send=self._send, handle=self._handle),
+        }
+
+    async def run(self) -> None:
+        """Until cancelled. After an error everything begins with what the kernel remembers."""
+        if self._owner is None:
+            self._begin()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for receiver, pump in self._pumps.items():
+                    group.create_task(pump.run(), name=receiver.name.lower())
+                group.create_task(self._scan_for_ever(), name="scan flows")
+                group.create_task(self._tell_for_ever(), name="tell owners")
+        finally:
+            self._owner = None
+
+    def take(self, source: Source, payload: bytes) -> bool:
+        """One datagram of the state channel; False where it is for neither of these machines."""
+        pump = self._pumps.get(_RECEIVERS.get(payload[:2], Receiver.LEADER))
+        if pump is not None and self._owner is not None:
+            pump.on_datagram(source, payload)
+        return pump is not None
+
+    def update(self) -> None:
+        """Bring the machines in step with what is known: members, leader, addresses, holders and successors."""
+        owner, gateway, now_ns = self._owner, self._gateway, self._clock()
+        if owner is None or gateway is None:
+            return
+        reconciler, port = self._reconciler, self._settings.ports.state
+        addresses = {node.name: self._cluster.address_of(node.name, port) for node in reconciler.nodes}
+        members = {name: address for name, address in addresses.items() if address is not None}
+        members[self._settings.node] = self._own
+        leader = self._cluster.leader()
+        leader_address = self._cluster.address_of(leader[0], port) if leader is not None else None
+        self._maps.learn(reconciler.topology())
+        for machine in (owner, gateway):
+            machine.set_members(members, now_ns=now_ns)
+            machine.set_leader(leader_address, term_max=TERM_MAX, now_ns=now_ns)
+        self._update_addresses(owner, gateway, now_ns)
+        self._wake()
+
+    def _update_addresses(self, owner: OwnerBlocks, gateway: GatewayBlocks, now_ns: int) -> None:
+        reconciler, node = self._reconciler, self._settings.node
+        listed = frozenset(reconciler.floating_ips())
+        for floating_ip in self._known - listed:
+            owner.forget(floating_ip, now_ns=now_ns)
+            gateway.forget(floating_ip, now_ns=now_ns)
+            self._maps.forget(floating_ip)
+        self._known = set(listed)
+        served = []
+        for floating_ip in listed:
+            holder = reconciler.holder_of(floating_ip) or ""
+            successor = reconciler.successor_of(floating_ip) or ""
+            owner.set_way(floating_ip, holder, successor, now_ns=now_ns)
+            if node in (holder, successor) or floating_ip in self._held:
+                served.append(floating_ip)
+        gateway.serve(served, now_ns=now_ns)
+
+    def observe(self, held: frozenset[IPv4Address]) -> None:
+        """The keeper says what is leased here now."""
+        if self._gateway is None:
+            return
+        for floating_ip in self._held ^ held:
+            self._gateway.observe(floating_ip, now_ns=self._clock())
+        self._held = held
+        self._wake()
+
+    # -- inside --
+
+    def _wake(self) -> None:
+        for pump in self._pumps.values():
+            pump.wake()
+        self._end_flows()
+
+    def _send(self, to: Address, payload: bytes) -> None:
+        self._end_flows()
+        if to != self._own:
+            self._transmit(to, payload)
+            return
+        # A holder's pods are like any other's: its owner asks its own gateway, in the order in which it was said.
+        source = Source(self._own, self._settings.node, self._start_id)
+        asyncio.get_running_loop().call_soon(self.take, source, payload)
+
+    def _handle(self, output: object) -> None:
+        match output:
+            case SetOwner():
+                self._maps.set_owner(output.floating_ip, output.block, output.row)
+            case Trust():
+                self._maps.trust(output.floating_ip, output.tenure)
+            case Usable():
+                self._maps.use(output.floating_ip, output.blocks)
+            case Store():
+                self._maps.store(output.floating_ip, output.block, output.stamp, output.contact_ns)
+            case EndFlows():
+                self._ending.setdefault(output.floating_ip, set()).add(output.block)
+            case _:
+                raise TypeError(f"unknown output {output!r}")
+
+    def _end_flows(self) -> None:
+        """All at once: each look at the flows is one at all of them."""
+        if self._ending:
+            ending, self._ending = self._ending, {}
+            self._flows.end_blocks(ending)
+
+    async def _tell_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_REFUSED_S)
+            numbers = {number: name for name, number in (self._reconciler.topology().numbers or {}).items()}
+            for floating_ip, block, node in self._maps.refused(numbers):
+                if self._gateway is not None:
+                    self._gateway.note_foreign(floating_ip, block, node, now_ns=self._clock())
+            self._pumps[Receiver.GATEWAY].wake()
+
+    async def _scan_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            unsettled = self._reconciler.steering.unsettled()
+            scan = await self._flows.sweep(frozenset(self._reconciler.local_pods()) - unsettled)
+            self._note(scan)
+            await asyncio.sleep(max(_SCAN_S, 3 * (loop.time() - began)))
+
+    def _note(self, scan: FlowScan) -> None:
+        owner, now_ns = self._owner, self._clock()
+        if owner is None:
+            return
+        passed_s = max(0.001, (scan.begun_ns - self._scanned_ns) / 1e9)
+        busiest = scan.busiest()
+        for floating_ip in self._known:
+            usable = owner.usable(floating_ip)
+            remote, taken = busiest.get(floating_ip, (None, 0))
+            before = self._busiest.get(floating_ip)
+            grown = max(0, taken - before[1]) if before is not None and before[0] == remote else taken
+            if usable or taken:
+                owner.note_use(floating_ip, len(usable) * BLOCK_PORTS - taken, grown / passed_s, now_ns=now_ns)
+            live = scan.blocks.get(floating_ip.packed, set())
+            owner.note_scan(floating_ip, live, begun_ns=scan.begun_ns, now_ns=now_ns)
+        self._busiest, self._scanned_ns = busiest, scan.begun_ns
+        self._pumps[Receiver.OWNER].wake()

@@ -1,0 +1,138 @@
+"""Which node has which block of ports, as long as this process leads (docs/port-blocks.md).
+
+A machine per term: it reads what gateways and nodes have before it gives anything.
+"""
+
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import Any
+
+from service.controller.knowledge import Knowledge
+from service.host import identity
+from service.model.gateway_node import NodeState
+from service.model.machine import Address, Source
+from service.port_block.leader import LeaderBlocks
+from service.port_block.way import BlockMoved, LeaderMember, Way
+from service.settings import Settings
+from service.wire.cluster_view import ClusterView
+from service.wire.envelope import Envelope
+from service.wire.pump import MachinePump
+from service.wire.sealed_socket import SealedSocket
+
+
+class _PresentTerm:
+    """The machine of the term in which this process leads, if it does; what comes for another time is nobody's."""
+
+    def __init__(self) -> None:
+        self.machine: LeaderBlocks | None = None
+
+    def receive(self, source: Source, payload: bytes, *, now_ns: int) -> None:
+        if self.machine is not None:
+            self.machine.receive(source, payload, now_ns=now_ns)
+
+    def advance(self, *, now_ns: int) -> None:
+        if self.machine is not None:
+            self.machine.advance(now_ns=now_ns)
+
+    def deadline_ns(self) -> int | None:
+        return self.machine.deadline_ns() if self.machine is not None else None
+
+    def drain(self) -> list[Any]:
+        return list(self.machine.drain()) if self.machine is not None else []
+
+
+class LeaderPortBlocks:
+    """Owns the machine of each term, their socket and its pump. The socket is opened, the pump run, by the caller."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        cluster: ClusterView,
+        knowledge: Knowledge,
+        *,
+        clock: Callable[[], int],
+        moved: Callable[[BlockMoved], None],
+    ) -> None:
+        """`moved` is told of each block that has another owner from now on."""
+        self._settings = settings
+        self._cluster = cluster
+        self._knowledge = knowledge
+        self._clock = clock
+        self._moved = moved
+        self._present = _PresentTerm()
+        envelope = Envelope(
+            settings.keys,
+            cluster=settings.cluster,
+            node=settings.node,
+            start_id=identity.start_id(),
+            purpose="state",
+        )
+        self.socket = SealedSocket(
+            Address(settings.bind_address, settings.ports.state),
+            envelope,
+            bind_receiver=True,
+            on_datagram=lambda source, payload: self.pump.on_datagram(source, payload),
+        )
+        self.pump = MachinePump(self._present, clock=clock, send=self.socket.send, handle=self._handle)
+
+    def lead(self, term: int, until_ns: int) -> None:
+        """This process leads in that term until then, unless it is told again."""
+        machine, now_ns = self._present.machine, self._clock()
+        if machine is None or machine.term != term:
+            machine = self._present.machine = LeaderBlocks(term=term, now_ns=now_ns)
+            machine.set_leading_until(until_ns, now_ns=now_ns)
+            self.update()
+        else:
+            machine.set_leading_until(until_ns, now_ns=now_ns)
+        self.pump.wake()
+
+    def end(self) -> None:
+        """It leads no more."""
+        self._present.machine = None
+        self.pump.wake()
+
+    def update(self) -> None:
+        """Bring the machine in step with what is known: members, where addresses are, and which nodes need ports."""
+        machine = self._present.machine
+        if machine is None or not self._knowledge.has_caught_up():
+            return
+        now_ns = self._clock()
+        machine.set_members(self._members(), now_ns=now_ns)
+        machine.set_floating_ips(self._ways(), now_ns=now_ns)
+        machine.set_demand(self._demand(), now_ns=now_ns)
+        self.pump.wake()
+
+    def shortages(self) -> dict[IPv4Address, dict[str, int]]:
+        """How many blocks of their base nodes lack, by floating IP; empty while this process does not lead."""
+        return self._present.machine.shortages() if self._present.machine is not None else {}
+
+    def _members(self) -> dict[str, LeaderMember]:
+        port = self._settings.ports.state
+        found = {}
+        for node in self._cluster.gateway_nodes():
+            address = self._cluster.address_of(node.name, port)
+            if address is not None:
+                found[node.name] = LeaderMember(address, node.state is NodeState.UP)
+        return found
+
+    def _ways(self) -> dict[IPv4Address, Way]:
+        gateway = self._knowledge.intake.index.gateway()
+        holders, assignments = self._knowledge.holders(), self._cluster.assignments()
+        found = {}
+        for floating_ip in gateway.floating_ips if gateway is not None else ():
+            held, assigned = holders.get(floating_ip), assignments.get(floating_ip)
+            successor = (assigned.successor or "") if assigned is not None else ""
+            found[floating_ip] = Way(held.node if held is not None else "", successor)
+        return found
+
+    def _demand(self) -> dict[IPv4Address, set[str]]:
+        found: dict[IPv4Address, set[str]] = {}
+        for selection in self._knowledge.intake.index.selections().values():
+            for floating_ip in selection.rule_set.addresses():
+                found.setdefault(floating_ip, set()).add(selection.pod.node)
+        return found
+
+    def _handle(self, output: object) -> None:
+        if not isinstance(output, BlockMoved):
+            raise TypeError(f"unknown output {output!r}")
+        self._moved(output)

@@ -1,0 +1,80 @@
+"""What one look at all flows finds: which are over, which ports are in use, and how many flows each pod has. Pure."""
+
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+from service.datapath.layout import FIRST_PORT, PORTS_PER_BLOCK
+
+_KEY = struct.Struct("=4s4s2s2sB3x")
+_VALUE = struct.Struct("=QQIII4sI2sBB")
+_TCP, _CLOSING = 6, 4
+TIME_WAIT_NS = 60_000_000_000
+"""A closed port is not free before (bpf/port.h)."""
+
+
+class Remote(NamedTuple):
+    """One side of the outside, as ports are counted: each floating IP's ports are there once for each."""
+
+    floating_ip: bytes
+    address: bytes
+    port: bytes
+    protocol: int
+
+
+class Over(NamedTuple):
+    """A flow that can be taken away: its key, and the mirror's."""
+
+    key: bytes
+    mirror: bytes
+    pod_ip: bytes
+    pod_number: int
+
+
+@dataclass(slots=True)
+class FlowScan:
+    """`now_ns` and `begun_ns`: CLOCK_MONOTONIC, of the programs, and the machine's clock, both when it began."""
+
+    now_ns: int
+    begun_ns: int
+    settled: frozenset[bytes] | None = None
+    """Pods whose ended datagram flows may go; None: those of all. Connection tracking has nothing of theirs left."""
+    taken: Counter[Remote] = field(default_factory=Counter)
+    """Ports in use, by remote."""
+    blocks: dict[bytes, set[int]] = field(default_factory=dict)
+    """Blocks with a flow that lives, has ended, or is in TIME_WAIT; by floating IP."""
+    pods: Counter[tuple[bytes, int]] = field(default_factory=Counter)
+    """Flows by pod address and number."""
+    flows: int = 0
+
+    def take(self, entries: Iterable[tuple[bytes, bytes]]) -> Iterator[Over]:
+        """Count these flows, and yield those that are over."""
+        for key, value in entries:
+            pod_ip, remote_ip, _, remote_port, protocol = _KEY.unpack(key)
+            _, last_ns, life_s, number, _, floating_ip, _, nat_port, state, is_ended = _VALUE.unpack(value)
+            silent_ns = self.now_ns - last_ns
+            if silent_ns > life_s * 1_000_000_000 or (is_ended and protocol != _TCP and self._is_settled(pod_ip)):
+                mirror = struct.pack("=4s4s2s2sB3x", remote_ip, floating_ip, remote_port, nat_port, protocol)
+                yield Over(key, mirror, pod_ip, number)
+                if state != _CLOSING or silent_ns > TIME_WAIT_NS:
+                    continue
+            self.flows += 1
+            self.pods[pod_ip, number] += 1
+            self.taken[Remote(floating_ip, remote_ip, remote_port, protocol)] += 1
+            port = int.from_bytes(nat_port, "big")
+            if port >= FIRST_PORT:
+                self.blocks.setdefault(floating_ip, set()).add((port - FIRST_PORT) // PORTS_PER_BLOCK)
+
+    def _is_settled(self, pod_ip: bytes) -> bool:
+        return self.settled is None or pod_ip in self.settled
+
+    def busiest(self) -> dict[IPv4Address, tuple[Remote, int]]:
+        """Of each floating IP the remote to which most ports are taken, and how many."""
+        found: dict[bytes, tuple[Remote, int]] = {}
+        for remote, count in self.taken.items():
+            if count > found.get(remote.floating_ip, (remote, 0))[1]:
+                found[remote.floating_ip] = remote, count
+        return {IPv4Address(floating_ip): most for floating_ip, most in found.items()}

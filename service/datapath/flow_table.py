@@ -1,0 +1,123 @@
+"""The table of flows as the agent works on it: what is over goes, and what must not go on is ended (B2, B4, E2).
+
+The programs make flows and follow them; they do not see one that nobody sends on any more. All is done in pieces, in a
+thread; what several pods' flows cost is in proportion to the whole table.
+"""
+
+import asyncio
+import struct
+from collections.abc import Callable, Collection, Iterable, Mapping
+from ipaddress import IPv4Address
+
+from service.datapath import layout
+from service.datapath.bpf_map import BpfMap
+from service.datapath.flow_scan import FlowScan, Over
+from service.datapath.layout import FIRST_PORT, PORTS_PER_BLOCK, MapName
+
+_FLOWS = (MapName.FLOWS_OPEN, MapName.FLOWS_YOUNG, MapName.FLOWS_DATAGRAM)
+_MIRRORS = {
+    MapName.FLOWS_OPEN: (MapName.MIRRORS_OPEN, MapName.MIRRORS_YOUNG),
+    MapName.FLOWS_YOUNG: (MapName.MIRRORS_OPEN, MapName.MIRRORS_YOUNG),
+    MapName.FLOWS_DATAGRAM: (MapName.MIRRORS_DATAGRAM,),
+}
+_FULL_BLOCKS = 0x8000
+_ENDED_AT = 39
+"""Of `is_ended` in a flow."""
+
+
+class FlowTable:
+    """`clock` is the machines' clock, `monotonic` that of the programs."""
+
+    def __init__(self, maps: Mapping[str, BpfMap], *, clock: Callable[[], int], monotonic: Callable[[], int]) -> None:
+        self._maps = maps
+        self._clock = clock
+        self._monotonic = monotonic
+
+    async def sweep(self, settled: Collection[IPv4Address] | None) -> FlowScan:
+        """Look at every flow, and take those away that are over.
+
+        `settled`: pods whose ended flows may go, because connection tracking has nothing left of them; None: of all.
+        """
+        packed = None if settled is None else frozenset(pod_ip.packed for pod_ip in settled)
+        scan = FlowScan(self._monotonic(), self._clock(), packed)
+        await asyncio.to_thread(self._sweep, scan)
+        return scan
+
+    async def end_pods(self, pod_ips: Iterable[IPv4Address]) -> None:
+        """Take away every flow of these pods, and so what comes back for them (rule B2)."""
+        await asyncio.to_thread(self._remove_of, frozenset(pod_ip.packed for pod_ip in pod_ips))
+
+    def end_blocks(self, ending: Mapping[IPv4Address, Collection[int]]) -> None:
+        """End what flows with a port of these blocks, before this returns: they are somebody else's (rule Q3)."""
+        for name in _FLOWS:
+            table = self._maps[name]
+            for piece in table.pieces():
+                for key, value in piece:
+                    flow = layout.parse_flow(key, value)
+                    if _block_of(flow.nat_port) in ending.get(flow.floating_ip, ()) and not flow.is_ended:
+                        table.update(key, value[:_ENDED_AT] + b"\1" + value[_ENDED_AT + 1 :])
+
+    # -- in a thread --
+
+    def _sweep(self, scan: FlowScan) -> None:
+        for name in _FLOWS:
+            for piece in self._maps[name].pieces():
+                for over in scan.take(piece):
+                    self._remove(name, over)
+        self._spare(scan)
+
+    def _remove_of(self, pods: frozenset[bytes]) -> None:
+        for name in _FLOWS:
+            for piece in self._maps[name].pieces():
+                for key, value in piece:
+                    if key[:4] in pods:
+                        flow = layout.parse_flow(key, value)
+                        self._remove(name, Over(key, _mirror_key(key, value), key[:4], flow.pod_number))
+
+    def _remove(self, name: str, over: Over) -> None:
+        for mirrors in _MIRRORS[name]:
+            mirror = self._maps[mirrors].lookup(over.mirror)
+            # It may have the port of another flow by now.
+            if mirror is not None and mirror[8:14] == over.key[:4] + over.key[8:10]:
+                self._maps[mirrors].delete(over.mirror)
+        self._maps[name].delete(over.key)
+        self._clear_hints(over.mirror)
+
+    def _clear_hints(self, mirror: bytes) -> None:
+        """The port is probably free: bits are only hints, and the programs may write beside this (rule Q4)."""
+        remote_ip, floating_ip, remote_port, nat_port, protocol = struct.unpack("=4s4s2s2sB3x", mirror)
+        offset = int.from_bytes(nat_port, "big") - FIRST_PORT
+        block = offset // PORTS_PER_BLOCK
+        for number, bit in ((block, offset % PORTS_PER_BLOCK), (_FULL_BLOCKS + block // 64, block % 64)):
+            key = struct.pack("=4s4s2sHB3x", remote_ip, floating_ip, remote_port, number, protocol)
+            hints = self._maps[MapName.PORT_HINTS]
+            word = int.from_bytes(hints.lookup(key) or b"", "little")
+            if word >> bit & 1:
+                hints.update(key, (word & ~(1 << bit)).to_bytes(8, "little"))
+
+    def _spare(self, scan: FlowScan) -> None:
+        """Make up for flows that ended unseen: evicted, or swept (rule B4); forget pods that have none."""
+        loads, spares = self._maps[MapName.POD_LOADS], self._maps[MapName.POD_SPARES]
+        for key, value in loads.items().items():
+            made, ended = struct.unpack("=QQ", value)
+            (number,) = struct.unpack("=I", key[4:])
+            present = scan.pods.get((key[:4], number), 0)
+            spare = max(0, made - ended - present)
+            if spare:
+                spares.update(key, spare.to_bytes(8, "little"))
+
+
+def _block_of(port: int) -> int:
+    return (port - FIRST_PORT) // PORTS_PER_BLOCK
+
+
+def _mirror_key(key: bytes, value: bytes) -> bytes:
+    flow = layout.parse_flow(key, value)
+    return struct.pack(
+        "=4s4s2s2sB3x",
+        flow.remote.packed,
+        flow.floating_ip.packed,
+        key[10:12],
+        flow.nat_port.to_bytes(2, "big"),
+        flow.protocol,
+    )
