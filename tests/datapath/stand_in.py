@@ -1,14 +1,20 @@
 """A node's datapath that remembers what it was told, for tests of those who drive one; no kernel is touched."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from types import TracebackType
 from typing import Self
 
+from service.datapath.block_maps import BlockMaps
+from service.datapath.bpf_map import BpfMap
 from service.datapath.desired import LocalUplink, Rows
+from service.datapath.flow_table import FlowTable
+from service.datapath.layout import MAP_SHAPES
 from service.datapath.node_datapath import Inheritance, NodeDatapath
 from service.datapath.worker_pool import FULL, WorkerPool
+from service.host.clock import boot_ns
 from service.model.errors import TransientError
 from service.network.destinations import Destinations
 from service.network.link_monitor import LinkMonitor, NetworkChange
@@ -16,7 +22,7 @@ from service.network.unclassified import Named
 from service.settings import Settings
 
 UPLINK = LocalUplink(2, "eth0", b"\2\0\0\0\0\1", IPv4Interface("192.168.1.21/24"), True)
-NOTHING_INHERITED = Inheritance({}, {}, {}, {}, ())
+NOTHING_INHERITED = Inheritance({}, {}, {}, ())
 
 
 class StandInLinks(LinkMonitor):
@@ -39,6 +45,31 @@ class StandInLinks(LinkMonitor):
     async def __anext__(self) -> tuple[NetworkChange, ...]:
         await self.reports.get()
         return ()
+
+
+class StandInMap(BpfMap):
+    """A map of this process."""
+
+    def __init__(self, rows: Rows | None = None) -> None:
+        self.rows = rows if rows is not None else {}
+
+    def lookup(self, key: bytes) -> bytes | None:
+        return self.rows.get(key)
+
+    def update(self, key: bytes, value: bytes, *, flags: int = 0) -> None:
+        self.rows[key] = value
+
+    def delete(self, key: bytes) -> bool:
+        return self.rows.pop(key, None) is not None
+
+    def keys(self, *, after: bytes | None = None, count: int | None = None) -> list[bytes]:
+        return list(self.rows)
+
+    def items(self) -> dict[bytes, bytes]:
+        return dict(self.rows)
+
+    def pieces(self, count: int = 4096) -> Iterator[list[tuple[bytes, bytes]]]:
+        yield list(self.rows.items())
 
 
 class StandInPool(WorkerPool):
@@ -104,6 +135,10 @@ class StandInDatapath(NodeDatapath):
         self._uplinks = (uplink,)
         self._egw_ifindex = 9
         self.pool = StandInPool()
+        self.maps = {name: StandInMap() for name in MAP_SHAPES}
+        """Those that are driven without the pool."""
+        self.blocks = BlockMaps(self.maps, settings.node, clock=boot_ns)
+        self.flows = FlowTable(self.maps, clock=boot_ns, monotonic=time.monotonic_ns)
         self.nftables = self  # type: ignore[assignment]
         self.conntrack = self  # type: ignore[assignment]
         self.calls: list[tuple[object, ...]] = []

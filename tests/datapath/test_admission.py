@@ -141,11 +141,11 @@ class Kernel:
         """As many turns as it takes."""
         for now_ns in range(30):
             known = self.reconciler
-            known.steering.select(known.local_selections(), now_ns=now_ns)
+            known.steering.select(known.local_selections())
             content = known.rows(self.pool)
             for name in self.names:
                 self.pool.replace(name, content[name])
-            known.steering.cleared(known.to_clear(self.pool), now_ns=now_ns)
+            known.steering.cleared(known.to_clear(self.pool))
             known.steering.admit(known.audience, lambda pod_ip: (), now_ns=now_ns)
             await asyncio.sleep(0.01)
 

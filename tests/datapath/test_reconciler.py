@@ -157,7 +157,7 @@ def test_a_node_tells_nobody_of_pods_it_serves_itself() -> None:
     known = reconciler()
     known.learn_location(Location(FLOATING_IP, "worker1", TOKEN))
     assert known.audience(known.local_selections()[POD_IP]).holders == ()
-    known.steering.select(known.local_selections(), now_ns=0)
+    known.steering.select(known.local_selections())
     assert layout.endpoint_key(POD_IP, 9) in rows(known)[MapName.ENDPOINTS]
 
 
@@ -269,9 +269,9 @@ def test_w14_what_a_policy_excludes_is_neither_guarded_by_netfilter_nor_steered_
 def steering(known: Reconciler, maps: StandInPool) -> dict[IPv4Address, Phase]:
     """Run the pods of this node as far as they come."""
     for now_ns in range(8):
-        known.steering.select(known.local_selections(), now_ns=now_ns)
+        known.steering.select(known.local_selections())
         rows(known, maps)
-        known.steering.cleared(known.to_clear(maps), now_ns=now_ns)
+        known.steering.cleared(known.to_clear(maps))
         known.steering.admit(known.audience, lambda pod_ip: (), now_ns=now_ns)
     return known.steering.phases()
 
@@ -353,10 +353,10 @@ def test_w11_a_pod_that_leaves_its_policy_drops_until_its_connections_are_cleare
     known.learn_devices({POD_IP: 7})
     steering(known, maps)
     index.apply([Delete(ObjectKey(Kind.POLICY, "", "egress"))])
-    known.steering.select({}, now_ns=9)
+    known.steering.select({})
     known.classify(now_ns=9)
     assert left_alone(rows(known, maps)[MapName.SELECTED]) == {}
-    known.steering.cleared(known.to_clear(maps), now_ns=9)
+    known.steering.cleared(known.to_clear(maps))
     known.classify(now_ns=9)
     assert left_alone(rows(known, maps)[MapName.SELECTED]) == {POD_IP: 7}
 
@@ -434,8 +434,8 @@ def test_c1_rules_stay_while_a_row_in_the_kernel_can_still_name_them() -> None:
     old = dict(maps.rows[MapName.RULES])
     index.apply([Delete(ObjectKey(Kind.POLICY, "", "egress"))])
     maps.stuck = {MapName.SELECTED}
-    known.steering.select({}, now_ns=9)
-    known.steering.cleared(known.steering.to_clear(), now_ns=9)
+    known.steering.select({})
+    known.steering.cleared(known.steering.to_clear())
     assert rows(known, maps)[MapName.RULES] == old
     maps.release(MapName.SELECTED)
     assert rows(known, maps)[MapName.RULES] == {}
@@ -448,7 +448,7 @@ def test_a_pod_adopted_with_half_of_its_rules_gets_the_rest() -> None:
     whole = known.local_selections()[SECOND_POD].rule_set
     half = RuleSet(whole.id, whole.entries[:1])
     known.inherit({}, {}, (half,))
-    known.steering.adopt(SECOND_POD, half, now_ns=0)
+    known.steering.adopt(SECOND_POD, half)
     steering(known, maps)
     assert len(maps.rows[MapName.RULES]) == 1 + 3
 

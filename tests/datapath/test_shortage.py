@@ -21,7 +21,7 @@ PODS = ((ONE, RULES_OF_ONE), (TWO, RULES_OF_TWO))
     ("name", "key"),
     [
         (MapName.SELECTED, layout.selected_key(TWO, 0)),
-        (MapName.ENDPOINTS, layout.endpoint_key(TWO, 2)),
+        (MapName.SELECTED, layout.selected_key(TWO, 2)),
         (MapName.WAYS, SECOND.packed),
         (MapName.FLOATING_IPS, SECOND.packed),
         (MapName.RULES, layout.rule_key(2, DESTINATION)),

@@ -1,44 +1,38 @@
-"""The life of a selection on the pod's node (rules W10, G5)."""
+"""The life of a selection on the pod's node (rules W10, E1)."""
 
 from ipaddress import IPv4Address, IPv4Network
 
 from service.datapath import layout
 from service.datapath.layout import SelectedState
-from service.datapath.steering import SUCCESSOR_PATIENCE_NS, Audience, Phase, Steering
+from service.datapath.steering import Phase, Steering
 from service.model.objects import Kind, ObjectKey, Pod
 from service.policy.rule_set import RuleSet, Selection
 
 POD = IPv4Address("10.244.1.10")
 OTHER = IPv4Address("10.244.1.11")
 FLOATING_IP = IPv4Address("192.168.1.100")
-
-
-def rule_set(identity: int) -> RuleSet:
-    return RuleSet(identity, ((IPv4Network("8.8.8.0/24"), FLOATING_IP),))
-
-
-def selection(identity: int = 7, pod_ip: IPv4Address = POD) -> Selection:
-    pod = Pod(ObjectKey(Kind.POD, "alice", str(pod_ip)), "uid", (), "worker1", pod_ip)
-    return Selection(pod, rule_set(identity), (identity,))
-
-
 ALL = range(100)
 
 
-def audience(*holders: str, successors: tuple[str, ...] = ()) -> Audience:
-    return Audience(holders, successors)
+def rule_set(identity: int, *destinations: str) -> RuleSet:
+    networks = sorted(map(IPv4Network, destinations or ("8.8.8.0/24",)))
+    return RuleSet(identity, tuple((network, FLOATING_IP) for network in networks))
 
 
-def clear_all(steering: Steering, now_ns: int = 0) -> None:
+def selection(identity: int = 7, pod_ip: IPv4Address = POD, *destinations: str, uid: str = "uid") -> Selection:
+    pod = Pod(ObjectKey(Kind.POD, "alice", str(pod_ip)), uid, (), "worker1", pod_ip)
+    return Selection(pod, rule_set(identity, *destinations), (identity,))
+
+
+def clear_all(steering: Steering) -> None:
     while turn := steering.to_clear():
-        steering.cleared(turn, now_ns=now_ns)
+        steering.cleared(turn)
 
 
-def steered(identity: int = 7) -> Steering:
+def steered(identity: int = 7, *destinations: str) -> Steering:
     steering = Steering()
-    steering.select({POD: selection(identity)}, now_ns=0)
+    steering.select({POD: selection(identity, POD, *destinations)})
     clear_all(steering)
-    steering.admit(lambda _: audience(), lambda _: (), now_ns=0)
     assert steering.phases() == {POD: Phase.STEERING}
     return steering
 
@@ -49,93 +43,103 @@ def state_of(steering: Steering) -> tuple[int, int]:
     return identity, state
 
 
-def test_a_new_pod_drops_until_its_connections_are_cleared() -> None:
+def test_w10_a_new_pod_drops_until_its_connections_are_cleared_and_is_steered_then() -> None:
     steering = Steering()
-    steering.select({POD: selection()}, now_ns=0)
+    steering.select({POD: selection()})
     assert state_of(steering) == (7, SelectedState.CHANGING)
-    steering.cleared(steering.to_clear(), now_ns=0)
-    assert state_of(steering) == (7, SelectedState.PENDING)
+    steering.cleared(steering.to_clear())
+    assert state_of(steering) == (7, SelectedState.STEER)
 
 
-def test_a_pod_waits_for_its_holder_however_long_it_takes() -> None:
-    steering = Steering()
-    steering.select({POD: selection()}, now_ns=0)
-    clear_all(steering)
-    steering.admit(lambda _: audience("worker2"), lambda _: (), now_ns=100 * SUCCESSOR_PATIENCE_NS)
-    assert steering.phases() == {POD: Phase.PENDING}
-    steering.admit(lambda _: audience("worker2"), lambda _: ("worker2",), now_ns=100 * SUCCESSOR_PATIENCE_NS)
-    assert steering.phases() == {POD: Phase.STEERING}
-
-
-def test_a_silent_successor_delays_a_pod_only_for_its_patience() -> None:
-    steering = Steering()
-    steering.select({POD: selection()}, now_ns=0)
-    clear_all(steering)
-    needed = audience("worker2", successors=("worker3",))
-    deadline = steering.admit(lambda _: needed, lambda _: ("worker2",), now_ns=1)
-    assert deadline == SUCCESSOR_PATIENCE_NS
-    assert steering.phases() == {POD: Phase.PENDING}
-    steering.admit(lambda _: needed, lambda _: ("worker2",), now_ns=SUCCESSOR_PATIENCE_NS)
-    assert steering.phases() == {POD: Phase.STEERING}
-
-
-def test_a_steered_pod_goes_on_when_a_new_holder_has_not_acknowledged_yet() -> None:
-    steering = steered()
-    steering.admit(lambda _: audience("worker9"), lambda _: (), now_ns=5)
-    steering.select({POD: selection()}, now_ns=6)
-    assert steering.phases() == {POD: Phase.STEERING}
-
-
-def test_changed_rules_drop_under_the_old_rules_first_and_then_under_the_new() -> None:
+def test_e1_changed_rules_are_one_step_as_soon_as_they_are_whole_in_the_kernel() -> None:
     steering = steered(7)
-    steering.select({POD: selection(8)}, now_ns=1)
-    assert state_of(steering) == (7, SelectedState.CHANGING)
-    steering.cleared(steering.to_clear(), now_ns=2)
-    assert state_of(steering) == (8, SelectedState.CHANGING)
-    steering.cleared(steering.to_clear(), now_ns=3)
-    assert state_of(steering) == (8, SelectedState.PENDING)
+    steering.select({POD: selection(8)})
+    steering.switch({7})
+    assert state_of(steering) == (7, SelectedState.STEER)
+    assert [one.id for _, one in steering.rule_sets()] == [7, 8], "both have to be in the kernel for the step"
+    steering.switch({7, 8})
+    assert state_of(steering) == (8, SelectedState.STEER)
+    assert [one.id for _, one in steering.rule_sets()] == [8]
+
+
+def test_e1_connections_to_what_is_named_as_before_are_left_alone() -> None:
+    steering = steered(7, "8.8.8.0/24", "9.9.9.0/24")
+    steering.select({POD: selection(8, POD, "8.8.8.0/24", "1.1.1.0/24")})
+    assert steering.unsettled() == frozenset()
+    steering.switch(ALL)
+    assert steering.unsettled() == {POD}
+    (clearing,) = steering.to_clear()
+
+    def is_kept(address: str) -> bool:
+        return any(IPv4Address(address) in network for network in clearing.keep)
+
+    assert [is_kept(address) for address in ("8.8.8.8", "100.0.0.1")] == [True, True]
+    assert [is_kept(address) for address in ("9.9.9.9", "1.1.1.1")] == [False, False]
+    steering.cleared([clearing])
+    assert steering.to_clear() == ()
+
+
+def test_e1_two_edits_before_the_first_is_cleared_are_made_up_for_together() -> None:
+    steering = steered(7, "8.8.8.0/24")
+    for identity, named in ((8, "9.9.9.0/24"), (9, "8.8.8.0/24")):
+        steering.select({POD: selection(identity, POD, named)})
+        steering.switch(ALL)
+    (clearing,) = steering.to_clear()
+    assert not any(IPv4Address("9.9.9.9") in network for network in clearing.keep)
+    assert any(IPv4Address("1.1.1.1") in network for network in clearing.keep)
+
+
+def test_e1_an_edit_while_an_earlier_one_is_being_cleared_has_its_own_turn() -> None:
+    steering = steered(7, "8.8.8.0/24")
+    steering.select({POD: selection(8, POD, "9.9.9.0/24")})
+    steering.switch(ALL)
+    turn = steering.to_clear()
+    steering.select({POD: selection(9, POD, "1.1.1.0/24")})
+    steering.switch(ALL)
+    steering.cleared(turn)
+    assert steering.unsettled() == {POD}
 
 
 def test_a_deselected_pod_keeps_its_rules_until_its_connections_are_cleared() -> None:
     steering = steered()
-    steering.select({}, now_ns=1)
+    steering.select({})
     assert state_of(steering) == (7, SelectedState.CHANGING)
-    assert steering.rule_sets() == {POD: rule_set(7)}
-    steering.cleared(steering.to_clear(), now_ns=2)
+    assert steering.rule_sets() == [(POD, rule_set(7))]
+    steering.cleared(steering.to_clear())
     assert steering.phases() == {}
 
 
 def test_a_pod_selected_again_while_leaving_is_cleared_from_the_start() -> None:
     steering = steered()
-    steering.select({}, now_ns=1)
+    steering.select({})
     turn = steering.to_clear()
-    steering.select({POD: selection()}, now_ns=2)
-    steering.cleared(turn, now_ns=3)
-    assert steering.phases() == {POD: Phase.WITHDRAWING}
+    steering.select({POD: selection()})
+    steering.cleared(turn)
+    assert steering.phases() == {POD: Phase.SETTING}
 
 
 def test_a_clearing_that_is_out_of_date_does_not_count() -> None:
     steering = Steering()
-    steering.select({POD: selection(7)}, now_ns=0)
+    steering.select({POD: selection(7)})
     turn = steering.to_clear()
-    steering.select({POD: selection(8)}, now_ns=1)
-    steering.cleared(turn, now_ns=2)
-    assert steering.phases()[POD] is Phase.WITHDRAWING
+    steering.select({POD: selection(8)})
+    steering.cleared(turn)
+    assert steering.phases()[POD] is Phase.SETTING
 
 
 def test_a_pod_that_a_former_agent_steered_is_not_interrupted() -> None:
     steering = Steering()
-    steering.adopt(POD, rule_set(7), now_ns=0)
-    steering.select({POD: selection(7)}, now_ns=1)
+    steering.adopt(POD, rule_set(7))
+    steering.select({POD: selection(7)})
     assert steering.phases() == {POD: Phase.STEERING}
     assert steering.to_clear() == ()
 
 
 def test_a_change_of_one_pod_does_not_touch_another() -> None:
     steering = steered()
-    steering.select({POD: selection(), OTHER: selection(9, OTHER)}, now_ns=1)
+    steering.select({POD: selection(), OTHER: selection(9, OTHER)})
     assert steering.phases() == {POD: Phase.STEERING, OTHER: Phase.SETTING}
-    steering.select({POD: selection()}, now_ns=2)
+    steering.select({POD: selection()})
     assert steering.phases() == {POD: Phase.STEERING, OTHER: Phase.LEAVING}
 
 
@@ -143,6 +147,16 @@ def test_without_a_known_device_only_the_row_that_drops_strangers_is_written() -
     steering = steered()
     assert list(steering.rows_of(POD, {}, ALL)) == [layout.selected_key(POD, 0)]
     assert set(steering.rows_of(POD, {POD: 12}, ALL)) == {layout.selected_key(POD, 0), layout.selected_key(POD, 12)}
+
+
+def test_b2_another_pod_or_another_device_under_an_address_has_another_number() -> None:
+    def number(uid: str, device: int) -> bytes:
+        steering = Steering()
+        steering.select({POD: selection(uid=uid)})
+        return steering.rows_of(POD, {POD: device}, ALL)[layout.selected_key(POD, 0)][-4:]
+
+    assert number("uid", 12) == number("uid", 12)
+    assert len({number("uid", 12), number("uid", 13), number("other", 12)}) == 3
 
 
 def test_c1_a_pod_whose_rules_are_not_whole_in_the_kernel_drops() -> None:

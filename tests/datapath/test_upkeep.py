@@ -47,7 +47,7 @@ class Site:
 
     def select(self) -> None:
         """Take the selections as they are, and write."""
-        self.reconciler.steering.select(self.reconciler.local_selections(), now_ns=now_ns())
+        self.reconciler.steering.select(self.reconciler.local_selections())
         self.write()
 
     def endpoints(self) -> Rows:
