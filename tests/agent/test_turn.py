@@ -9,6 +9,7 @@ import pytest
 from service.agent.conflicts import Conflicts
 from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
+from service.agent.port_blocks import PortBlocks
 from service.agent.segment_watch import SegmentWatch
 from service.agent.turn import Turn
 from service.audit.outbox import Origin, Outbox
@@ -74,7 +75,21 @@ class Site:
             keeper=keeper,
             electorate=ElectorateFollower(settings, changed=lambda record: None),
             neighbours=Neighbours(
-                settings, self.cluster, self.reconciler, start_id=7, clock=now_ns, changed=self.dirty.set
+                settings,
+                self.cluster,
+                self.reconciler,
+                start_id=7,
+                clock=now_ns,
+                changed=self.dirty.set,
+                others=lambda source, payload: False,
+            ),
+            blocks=PortBlocks(
+                settings,
+                self.cluster,
+                self.reconciler,
+                start_id=7,
+                clock=now_ns,
+                send=lambda to, payload: None,
             ),
             segment_watch=self.segment_watch,
             conflicts=Conflicts(

@@ -76,7 +76,7 @@ def test_a_set_that_went_stays_for_one_turn_and_while_rows_that_name_it_are_not_
     admission, maps = Admission(), StandInPool()
     admit(admission, maps, rule_set(1, 2))
     assert admission.admit({}, maps) == rule_rows(rule_set(1, 2)), "rows that name it go with this very turn"
-    maps.stuck = {MapName.ENDPOINTS}
+    maps.stuck = {MapName.SELECTED}
     assert admission.admit({}, maps) == rule_rows(rule_set(1, 2))
     maps.stuck = set()
     assert admission.admit({}, maps) == {}
@@ -133,20 +133,18 @@ class Kernel:
         self.reconciler = Reconciler(Settings(node="worker1"), self.index)
         self.reconciler.learn_uplinks((UPLINK,))
         self.reconciler.learn_devices({FIRST: POD_DEVICE.ifindex, SECOND: POD_DEVICE.ifindex})
-        names = (*SMALL, MapName.ENDPOINTS)
-        self.pool = WorkerPool({name: loaded.map(name) for name in names})
-        self.names = names
+        self.names = tuple(SMALL)
+        self.pool = WorkerPool({name: loaded.map(name) for name in self.names})
 
     async def settle(self) -> None:
         """As many turns as it takes."""
-        for now_ns in range(30):
+        for _ in range(30):
             known = self.reconciler
             known.steering.select(known.local_selections())
             content = known.rows(self.pool)
             for name in self.names:
                 self.pool.replace(name, content[name])
             known.steering.cleared(known.to_clear(self.pool))
-            known.steering.admit(known.audience, lambda pod_ip: (), now_ns=now_ns)
             await asyncio.sleep(0.01)
 
     def short(self) -> dict[str, tuple[IPv4Address, ...]]:

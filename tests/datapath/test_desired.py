@@ -6,7 +6,6 @@ from service.datapath import desired, layout
 from service.datapath.desired import LocalUplink
 from service.datapath.layout import ClusterFlag, WayKind
 from service.model.assignment import Location
-from service.model.endpoint import Endpoint
 from service.model.gateway_node import Segment
 from service.model.lease import Token
 
@@ -55,14 +54,3 @@ def test_gratuitous_arp_is_believed_of_members_only_and_not_of_oneself() -> None
     own = Segment(THEIRS.network, IPv4Address("192.168.1.21"), OWN_MAC)
     rows = desired.member_rows({"worker1": [own], "worker2": [THEIRS]}, (ETH0, ETH1), node="worker1")
     assert list(rows) == [layout.member_key(2, THEIR_MAC)]
-
-
-def test_a_remote_pod_is_accepted_from_its_nodes_announced_mac_on_shared_segments_only() -> None:
-    endpoint = Endpoint(IPv4Address("10.244.2.10"), "uid", "worker2", (THEIR_MAC,), 7, (7,), 1)
-    rows = desired.remote_endpoint_rows(endpoint, [THEIRS], (ETH0, ETH1))
-    assert rows == {layout.endpoint_key(endpoint.pod_ip, 2): layout.endpoint_value(7, THEIR_MAC)}
-
-
-def test_a_pod_whose_announcement_names_another_mac_than_its_nodes_is_not_accepted() -> None:
-    endpoint = Endpoint(IPv4Address("10.244.2.10"), "uid", "worker2", (OWN_MAC,), 7, (7,), 1)
-    assert desired.remote_endpoint_rows(endpoint, [THEIRS], (ETH0,)) == {}

@@ -12,7 +12,6 @@ from service.datapath.layout import ClusterFlag, MapName, SelectedState, WayKind
 from service.datapath.reconciler import Reconciler
 from service.datapath.steering import Phase
 from service.model.assignment import Assignment, Location
-from service.model.endpoint import Endpoint
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
 from service.model.lease import Stamp, Token
 from service.model.objects import (
@@ -127,7 +126,7 @@ def test_the_word_with_the_higher_token_wins() -> None:
 def test_after_a_restart_the_way_stands_until_the_holder_is_heard_of() -> None:
     inherited = {FLOATING_IP.packed: layout.way_value(7, WayKind.L2, 2, UPLINK.mac, THEIR_MAC)}
     known = reconciler()
-    known.inherit({}, inherited, ())
+    known.inherit(inherited, ())
     assert rows(known)[MapName.WAYS] == inherited
     known.learn_location(Location(FLOATING_IP, "worker1", TOKEN))
     assert rows(known)[MapName.WAYS][FLOATING_IP.packed][8] == WayKind.LOCAL
@@ -135,30 +134,9 @@ def test_after_a_restart_the_way_stands_until_the_holder_is_heard_of() -> None:
 
 def test_what_nobody_has_confirmed_is_let_go_in_the_end() -> None:
     known = reconciler()
-    known.inherit({b"endpoint": b"row"}, {FLOATING_IP.packed: b"way"}, ())
+    known.inherit({FLOATING_IP.packed: b"way"}, ())
     known.disinherit()
     assert rows(known)[MapName.WAYS] == {}
-    assert b"endpoint" not in rows(known)[MapName.ENDPOINTS]
-
-
-def test_a_pod_must_be_known_to_the_holder_and_to_a_successor_that_is_up() -> None:
-    known = reconciler()
-    table = {FLOATING_IP: Assignment(FLOATING_IP, "worker2", "worker3", Stamp(1, 1))}
-    two = known.nodes
-    known.learn_members((*two, node("worker3", 23, b"\2\0\0\0\0\3")), table)
-    selection = known.local_selections()[POD_IP]
-    assert known.audience(selection).holders == ("worker2",)
-    assert known.audience(selection).successors == ("worker3",)
-    known.learn_members((*two, node("worker3", 23, b"\2\0\0\0\0\3", NodeState.DOWN)), table)
-    assert known.audience(selection).successors == ()
-
-
-def test_a_node_tells_nobody_of_pods_it_serves_itself() -> None:
-    known = reconciler()
-    known.learn_location(Location(FLOATING_IP, "worker1", TOKEN))
-    assert known.audience(known.local_selections()[POD_IP]).holders == ()
-    known.steering.select(known.local_selections())
-    assert layout.endpoint_key(POD_IP, 9) in rows(known)[MapName.ENDPOINTS]
 
 
 def exempt(known: Reconciler) -> set[str]:
@@ -200,7 +178,7 @@ def test_w12_nodes_are_known_before_gossip_has_told_of_them() -> None:
     settings = Settings(node="worker1", gossip=GossipSettings(seeds=("192.168.1.5", "192.168.1.6:9640")))
     known = Reconciler(settings, PolicyIndex(pod_cidrs_known=True))
     known.learn_uplinks((UPLINK,))
-    known.inherit({}, {}, (), (IPv4Address("192.168.1.22"),))
+    known.inherit({}, (), (IPv4Address("192.168.1.22"),))
     assert exempt(known) == {"192.168.1.5", "192.168.1.6", "192.168.1.21", "192.168.1.22"}
     known.disinherit()
     assert exempt(known) == {"192.168.1.5", "192.168.1.6", "192.168.1.21"}
@@ -262,17 +240,14 @@ def test_w14_what_a_policy_excludes_is_neither_guarded_by_netfilter_nor_steered_
         layout.rule_key(rule_set, hole): layout.rule_value(None),
     }
     assert set(known.destinations().sets[rule_set]) == set(wide.address_exclude(hole))
-    known.learn_location(Location(FLOATING_IP, "worker2", TOKEN))
-    assert known.audience(known.local_selections()[POD_IP]).holders == ("worker2",)
 
 
 def steering(known: Reconciler, maps: StandInPool) -> dict[IPv4Address, Phase]:
     """Run the pods of this node as far as they come."""
-    for now_ns in range(8):
+    for _ in range(8):
         known.steering.select(known.local_selections())
         rows(known, maps)
         known.steering.cleared(known.to_clear(maps))
-        known.steering.admit(known.audience, lambda pod_ip: (), now_ns=now_ns)
     return known.steering.phases()
 
 
@@ -330,7 +305,7 @@ def test_w11_an_agent_that_starts_anew_doubts_a_device_that_its_former_did_not_k
     known, maps = reconciler(index=index), StandInPool()
     with_bystander(index)
     known.learn_devices({BYSTANDER: 8})
-    known.inherit({}, {}, ())
+    known.inherit({}, ())
     known.learn_devices({BYSTANDER: 18})
     known.classify(now_ns=0)
     assert left_alone(rows(known, maps)[MapName.SELECTED]) == {}
@@ -339,7 +314,7 @@ def test_w11_an_agent_that_starts_anew_doubts_a_device_that_its_former_did_not_k
 def test_w10_a_pod_whose_device_is_doubted_has_its_connections_cleared_all_the_same() -> None:
     known, maps = reconciler(), StandInPool()
     known.learn_devices({POD_IP: 7})
-    known.inherit({}, {}, ())
+    known.inherit({}, ())
     known.learn_devices({POD_IP: 8})
     known.classify(now_ns=0)
     assert steering(known, maps) == {POD_IP: Phase.STEERING}
@@ -447,26 +422,7 @@ def test_a_pod_adopted_with_half_of_its_rules_gets_the_rest() -> None:
     index.apply(second_pod("9.0.0.0/8", "9.9.9.0/24"))
     whole = known.local_selections()[SECOND_POD].rule_set
     half = RuleSet(whole.id, whole.entries[:1])
-    known.inherit({}, {}, (half,))
+    known.inherit({}, (half,))
     known.steering.adopt(SECOND_POD, half)
     steering(known, maps)
     assert len(maps.rows[MapName.RULES]) == 1 + 3
-
-
-def test_g5_a_pod_of_another_node_is_served_when_its_rules_and_its_row_are_in_the_kernel() -> None:
-    index = PolicyIndex(pod_cidrs_known=True)
-    known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
-    selection = known.local_selections()[POD_IP]
-    endpoint = Endpoint(
-        IPv4Address("10.244.2.9"), "uid", "worker2", (THEIR_MAC,), selection.rule_set.id, selection.policies, 1
-    )
-    known.learn_endpoint(endpoint)
-    maps.stuck = {MapName.RULES}
-    assert layout.endpoint_key(endpoint.pod_ip, 2) not in rows(known, maps)[MapName.ENDPOINTS]
-    assert not known.is_served(endpoint, maps)
-    maps.release(MapName.RULES)
-    maps.stuck = {MapName.ENDPOINTS}
-    rows(known, maps)
-    assert not known.is_served(endpoint, maps)
-    maps.release(MapName.ENDPOINTS)
-    assert known.is_served(endpoint, maps)
