@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from service.datapath.block_maps import BlockMaps
 from service.datapath.flow_scan import FlowScan, Remote
@@ -71,7 +72,7 @@ class PortBlocks:
 
     def _begin(self) -> None:
         now_ns = self._clock()
-        since_ns = min(now_ns, self._maps.remembers_since_ns())
+        since_ns = min(now_ns, self._maps.remembers_since_ns(is_first=self._is_first()))
         owner = OwnerBlocks(self._settings.node, self._start_id, remembers_since_ns=since_ns, now_ns=now_ns)
         for floating_ip, blocks in self._maps.owned().items():
             owner.restore(floating_ip, blocks, now_ns=now_ns)
@@ -85,6 +86,22 @@ class PortBlocks:
             Receiver.OWNER: MachinePump(owner, clock=self._clock, send=self._send, handle=self._handle),
             Receiver.GATEWAY: MachinePump(gateway, clock=self._clock, send=self._send, handle=self._handle),
         }
+
+    def _is_first(self) -> bool:
+        """No agent with blocks was ever here: a reboot makes the kernel forget, and the disk says that there was one.
+
+        Where the disk does not let it be noted, a reboot is taken for a first start: blocks of this node that others
+        get then may be known to remotes for some minutes yet.
+        """
+        mark = Path(self._settings.state_dir) / "port-blocks"
+        if mark.exists():
+            return False
+        try:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.write_text("This node has, or had, blocks of ports (docs/port-blocks.md, Q7).\n", encoding="ascii")
+        except OSError as error:
+            _log.warning("state_dir: cannot note that this node has blocks of ports: %s", error.strerror)
+        return True
 
     async def run(self) -> None:
         """Until cancelled. After an error everything begins with what the kernel remembers."""

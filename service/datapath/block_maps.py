@@ -16,8 +16,9 @@ from service.datapath.desired import LocalUplink, uplink_for
 from service.datapath.layout import BlockKind, MapName
 from service.model.gateway_node import Segment
 from service.model.lease import Stamp, Token
-from service.port_block.block import NEVER_GIVEN, Row
+from service.port_block.block import NEVER_GIVEN, TIMES, Row
 
+_LONG_AGO_NS = TIMES.down_ns + TIMES.rest_ns + 1
 _ONLY = bytes(4)
 """Key of the only entry of an array."""
 
@@ -67,13 +68,16 @@ class BlockMaps:
 
     # -- for the next agent --
 
-    def remembers_since_ns(self) -> int:
-        """When these maps were made, or rather somewhat later (CLOCK_BOOTTIME): what is not here was not before."""
+    def remembers_since_ns(self, *, is_first: bool) -> int:
+        """Since when every block of this node would be here (CLOCK_BOOTTIME): rather too late.
+
+        `is_first`: no agent of this kind has ever run on this node, so there never was one. May be below 0 then.
+        """
         memory = self._maps[MapName.BLOCK_MEMORY]
-        found = int.from_bytes(memory.lookup(_ONLY) or b"", "little")
+        found = int.from_bytes(memory.lookup(_ONLY) or b"", "little", signed=True)
         if found == 0:
-            found = self._clock()
-            memory.update(_ONLY, found.to_bytes(8, "little"))
+            found = self._clock() - (_LONG_AGO_NS if is_first else 0)
+            memory.update(_ONLY, found.to_bytes(8, "little", signed=True))
         return found
 
     def owned(self) -> dict[IPv4Address, list[tuple[int, Stamp, int | None]]]:

@@ -11,7 +11,7 @@ from service.datapath.desired import LocalUplink, member_numbers
 from service.datapath.layout import BlockKind, MapName
 from service.model.gateway_node import Segment
 from service.model.lease import Stamp, Token
-from service.port_block.block import NEVER_GIVEN, Row
+from service.port_block.block import NEVER_GIVEN, TIMES, Row
 from tests.datapath.stand_in import StandInMap
 
 FLOATING_IP = IPv4Address("192.168.1.100")
@@ -124,9 +124,15 @@ def test_new_flows_take_ports_of_the_usable_blocks_alone(kernel: Kernel) -> None
 
 
 def test_the_memory_is_as_old_as_its_maps(kernel: Kernel) -> None:
-    assert kernel.blocks.remembers_since_ns() == 100 * SECOND
+    assert kernel.blocks.remembers_since_ns(is_first=False) == 100 * SECOND
     kernel.now_ns += SECOND
-    assert kernel.begin().remembers_since_ns() == 100 * SECOND
+    assert kernel.begin().remembers_since_ns(is_first=False) == 100 * SECOND
+
+
+def test_q7_where_there_never_was_an_agent_nothing_was_forgotten(kernel: Kernel) -> None:
+    since_ns = kernel.blocks.remembers_since_ns(is_first=True)
+    assert kernel.now_ns - since_ns > TIMES.down_ns + TIMES.rest_ns
+    assert kernel.begin().remembers_since_ns(is_first=False) == since_ns
 
 
 def test_q3_whoever_used_a_block_that_is_not_its_own_is_told_once(kernel: Kernel) -> None:

@@ -1,0 +1,217 @@
+"""Leader, pod's node and holders over sockets on loopback: a node has ports where it has pods, whoever holds."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import msgspec
+import pytest
+
+from service.agent.neighbours import Neighbours
+from service.agent.port_blocks import PortBlocks
+from service.controller.knowledge import Knowledge
+from service.controller.port_blocks import LeaderPortBlocks
+from service.datapath import layout
+from service.datapath.layout import MapName
+from service.datapath.reconciler import Reconciler
+from service.host.clock import boot_ns
+from service.model.assignment import Assignment, Location
+from service.model.lease import HeldBy, Stamp, Token
+from service.model.machine import Address
+from service.model.objects import Upsert
+from service.policy.index import PolicyIndex
+from service.port_block.block import base_blocks
+from service.port_block.way import BlockMoved
+from service.settings import PortSettings, Settings
+from tests.agent.site import FLOATING_IP, StandInCluster, free_port, node, settings_of
+from tests.datapath.stand_in import UPLINK, StandInDatapath
+from tests.policy.objects import gateway, namespace, pod, policy
+from tests.sources.kubernetes.fake_api_server import until
+
+NODES = (node("worker1", 21), node("worker2", 22), node("worker3", 23))
+HOSTS = {"worker1": "127.0.0.1", "worker2": "127.0.0.2", "worker3": "127.0.0.3", "controller1": "127.0.0.4"}
+OBJECTS = (gateway(str(FLOATING_IP)), namespace(), pod("web", "10.0.0.1", node="worker1"), policy())
+BASE = base_blocks(len(NODES))
+
+
+class Cluster(StandInCluster):
+    def leader(self) -> tuple[str, int] | None:
+        return "controller1", 7
+
+
+class Site:
+    """The address is held by worker2; worker3 stands by. The only pod is on worker1."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.moved: list[BlockMoved] = []
+        self.holder, self.successor = "worker2", "worker3"
+        self.index = PolicyIndex(pod_cidrs_known=True)
+        self.index.apply([Upsert(item) for item in OBJECTS])
+        self.nodes = {name: Node(self, name) for name in ("worker1", "worker2", "worker3")}
+        self.tokens = 0
+        self.fail_over(self.holder, self.successor)
+
+    def settings(self, name: str) -> Settings:
+        ports = msgspec.structs.replace(PortSettings(), state=self.port)
+        return msgspec.structs.replace(settings_of(self.folder, name), bind_address=HOSTS[name], ports=ports)
+
+    def cluster(self, name: str) -> Cluster:
+        found = Cluster(self.settings(name), *NODES)
+        found.addresses = {other: Address(host, self.port) for other, host in HOSTS.items()}
+        return found
+
+    def table(self) -> dict[IPv4Address, Assignment]:
+        return {FLOATING_IP: Assignment(FLOATING_IP, self.holder, self.successor, Stamp(7, 1))}
+
+    def fail_over(self, to: str, successor: str) -> None:
+        """The fence moves first; then everybody hears of it."""
+        self.tokens += 1
+        self.holder, self.successor = to, successor
+        token = Token(7, 1, self.tokens)
+        for name, one in self.nodes.items():
+            deadline_ns = boot_ns() + 600 * 10**9 if name == to else 0
+            one.maps[MapName.LEASE_DEADLINES].update(
+                FLOATING_IP.packed, layout.lease_value(deadline_ns, token.packed())
+            )
+        for one in self.nodes.values():
+            one.reconciler.learn_members(NODES, self.table())
+            one.reconciler.learn_location(Location(FLOATING_IP, to, token))
+            one.turn()
+
+    @asynccontextmanager
+    async def leading(self, term: int = 7) -> AsyncIterator[LeaderPortBlocks]:
+        """A controller leads meanwhile."""
+        held = {FLOATING_IP: HeldBy(self.holder, Token(7, 1, self.tokens))}
+        knowledge = SimpleNamespace(
+            has_caught_up=lambda: True, holders=lambda: held, intake=SimpleNamespace(index=self.index)
+        )
+        cluster = self.cluster("controller1")
+        cluster.table = self.table()
+        leader = LeaderPortBlocks(
+            self.settings("controller1"),
+            cluster,
+            cast(Knowledge, knowledge),
+            clock=boot_ns,
+            moved=self.moved.append,
+        )
+        async with leader.socket, asyncio.TaskGroup() as group:
+            task = group.create_task(leader.pump.run())
+            leader.lead(term, boot_ns() + 600 * 10**9)
+            yield leader
+            task.cancel()
+
+
+class Node:
+    def __init__(self, site: Site, name: str) -> None:
+        settings, cluster = site.settings(name), site.cluster(name)
+        own = next(one for one in NODES if one.name == name)
+        self.name = name
+        self.datapath = StandInDatapath(settings)
+        self.maps = self.datapath.maps
+        self.reconciler = Reconciler(settings, site.index)
+        self.reconciler.learn_uplinks((replace(UPLINK, mac=own.segments[0].mac),))
+        self.neighbours = Neighbours(
+            settings,
+            cluster,
+            self.reconciler,
+            start_id=sum(map(ord, name)),
+            clock=boot_ns,
+            changed=lambda: None,
+            others=lambda source, payload: self.blocks.take(source, payload),
+        )
+        self.blocks = PortBlocks(
+            settings,
+            cluster,
+            self.reconciler,
+            start_id=sum(map(ord, name)),
+            clock=boot_ns,
+            send=self.neighbours.socket.send,
+        )
+        self.blocks.connect(self.datapath.blocks, self.datapath.flows)
+
+    def turn(self) -> None:
+        self.blocks.update()
+        held = self.datapath.blocks.tenure(FLOATING_IP) is not None
+        self.blocks.observe(frozenset({FLOATING_IP} if held else ()))
+
+    def usable(self) -> int:
+        """Blocks that new flows of this node may use."""
+        return sum(byte.bit_count() for byte in self.maps[MapName.OWN_BLOCKS].lookup(FLOATING_IP.packed) or b"")
+
+    def known(self) -> int:
+        """Blocks that are somebody's in this kernel."""
+        return len(self.maps[MapName.BLOCKS].rows)
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    site = Site(tmp_path)
+    async with AsyncExitStack() as stack:
+        for one in site.nodes.values():
+            await stack.enter_async_context(one.neighbours.socket)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one.blocks.run()) for one in site.nodes.values()]
+            for one in site.nodes.values():
+                one.turn()
+            yield site
+            for task in tasks:
+                task.cancel()
+
+
+async def holds(question: Callable[[], bool]) -> None:
+    await until(question)
+
+
+async def test_q2_a_node_with_a_selected_pod_has_its_base_once_holder_and_successor_know(site: Site) -> None:
+    worker1, worker2, worker3 = site.nodes.values()
+    async with site.leading():
+        await holds(lambda: worker1.usable() == BASE)
+        assert (worker2.known(), worker3.known()) == (BASE, BASE)
+        assert (worker2.usable(), worker1.known()) == (0, 0)
+        assert {(one.former, one.row.owner) for one in site.moved} == {(None, "worker1")}
+    assert worker1.usable() == BASE, "without a leader everything goes on (Q6)"
+
+
+async def test_r1_a_successor_takes_over_without_a_leader_and_ports_go_on(site: Site) -> None:
+    worker1, _, worker3 = site.nodes.values()
+    async with site.leading():
+        await holds(lambda: worker1.usable() == BASE and worker3.known() == BASE)
+        await asyncio.sleep(0.3)  # It counts on the leader's word that it has every row (Q8).
+    site.fail_over("worker3", "worker2")
+    assert (worker1.usable(), worker3.known()) == (BASE, BASE), "at once"
+    await asyncio.sleep(1)
+    assert (worker1.usable(), worker3.known()) == (BASE, BASE)
+
+
+async def test_r3_a_holder_that_never_stood_by_learns_from_the_owners(site: Site) -> None:
+    worker1, worker2, worker3 = site.nodes.values()
+    async with site.leading():
+        await holds(lambda: worker1.usable() == BASE and worker3.known() == BASE)
+    site.fail_over("worker1", "worker2")
+    await holds(lambda: worker1.known() == BASE and worker1.usable() == BASE)
+    trust = worker1.maps[MapName.TRUSTS].lookup(FLOATING_IP.packed)
+    assert trust == Token(7, 1, site.tokens).packed().to_bytes(8, "little")
+    assert worker2.usable() == worker3.usable() == 0
+
+
+async def test_the_next_process_of_a_node_goes_on_with_what_the_kernel_remembers(site: Site) -> None:
+    worker1 = site.nodes["worker1"]
+    async with site.leading():
+        await holds(lambda: worker1.usable() == BASE)
+    again = PortBlocks(
+        site.settings("worker1"),
+        site.cluster("worker1"),
+        worker1.reconciler,
+        start_id=99,
+        clock=boot_ns,
+        send=lambda to, payload: None,
+    )
+    again.connect(worker1.datapath.blocks, worker1.datapath.flows)
+    assert worker1.usable() == BASE
