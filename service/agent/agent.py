@@ -363,7 +363,7 @@ class Agent:
         held = self._holdings.held.items()
         leased = frozenset(ip for ip, lease in held if lease.deadline_ns > over_ns)
         # At once: until its machine has looked, a new holder's kernel goes by no row (R3).
-        self._blocks.observe(frozenset(self._holdings.held))
+        self._blocks.observe({ip: lease.token for ip, lease in self._holdings.held.items()})
         if self._reconciler.learn_held(leased):
             self._dirty.set()
 

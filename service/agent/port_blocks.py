@@ -6,7 +6,7 @@ What they say goes into the kernel before the next datagram leaves.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from service.datapath.block_maps import BlockMaps
 from service.datapath.flow_scan import FlowScan, Remote
 from service.datapath.flow_table import FlowTable
 from service.datapath.reconciler import Reconciler
-from service.model.lease import TERM_MAX
+from service.host.durable_file import replace_durably
+from service.model.lease import TERM_MAX, Token
 from service.model.machine import Address, Source
 from service.port_block.block import BLOCK_PORTS
 from service.port_block.gateway import GatewayBlocks, SetOwner, Trust
@@ -59,7 +60,7 @@ class PortBlocks:
         self._gateway: GatewayBlocks | None = None
         self._pumps: dict[Receiver, MachinePump] = {}
         self._known: set[IPv4Address] = set()
-        self._held: frozenset[IPv4Address] = frozenset()
+        self._held: dict[IPv4Address, Token] = {}
         self._busiest: dict[IPv4Address, tuple[Remote, int]] = {}
         self._scanned_ns = 0
         self._ending: dict[IPv4Address, set[int]] = {}
@@ -98,7 +99,7 @@ class PortBlocks:
             return False
         try:
             mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.write_text("This node has, or had, blocks of ports (docs/port-blocks.md, Q7).\n", encoding="ascii")
+            replace_durably(mark, b"This node has, or had, blocks of ports (docs/port-blocks.md, Q7).\n")
         except OSError as error:
             _log.warning("state_dir: cannot note that this node has blocks of ports: %s", error.strerror)
         return True
@@ -158,14 +159,16 @@ class PortBlocks:
                 served.append(floating_ip)
         gateway.serve(served, now_ns=now_ns)
 
-    def observe(self, held: frozenset[IPv4Address]) -> None:
-        """The keeper says what is leased here now."""
+    def observe(self, held: Mapping[IPv4Address, Token]) -> None:
+        """The keeper says what is leased here now, and under which tokens; what is new is looked at at once."""
         if self._gateway is None:
             return
-        for floating_ip in self._held ^ held:
+        changed = {floating_ip for floating_ip, _ in self._held.items() ^ held.items()}
+        for floating_ip in changed:
             self._gateway.observe(floating_ip, now_ns=self._clock())
-        self._held = held
-        self._wake()
+        self._held = dict(held)
+        if changed:
+            self._wake()
 
     # -- inside --
 

@@ -138,8 +138,8 @@ class Node:
 
     def turn(self) -> None:
         self.blocks.update()
-        held = self.datapath.blocks.tenure(FLOATING_IP) is not None
-        self.blocks.observe(frozenset({FLOATING_IP} if held else ()))
+        tenure = self.datapath.blocks.tenure(FLOATING_IP)
+        self.blocks.observe({FLOATING_IP: tenure} if tenure is not None else {})
 
     def usable(self) -> int:
         """Blocks that new flows of this node may use."""

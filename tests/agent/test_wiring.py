@@ -9,27 +9,33 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import aiohttp
 import msgspec
 import pytest
 
 from service.agent.agent import Agent
+from service.controller.knowledge import Knowledge
+from service.controller.port_blocks import LeaderPortBlocks
 from service.datapath import layout
-from service.datapath.layout import MapName, SelectedState, WayKind
+from service.datapath.layout import BlockKind, MapName, SelectedState, WayKind
 from service.datapath.steering import Phase
 from service.electorate.follower import ElectorateFollower
 from service.gossip.event import MemberChanged
 from service.gossip.member import Member, MemberState
+from service.host import clock
 from service.model.assignment import Assignment
-from service.model.gateway_node import Hearing, NodeRole, NodeState
+from service.model.gateway_node import Hearing, NodeRole
 from service.model.keeper_message import LeaseReport
-from service.model.lease import Stamp
+from service.model.lease import HeldBy, Stamp, Token
 from service.model.machine import Address
 from service.model.objects import Change, ClusterNode, Kind, ObjectKey, Synced, Upsert
 from service.network.announcer import Announcer
 from service.network.arp import ArpPacket, ArpSender, gratuitous_arp_frames, parse_arp
 from service.network.arp_listener import ArpListener
+from service.port_block.block import base_blocks
 from service.settings import GossipSettings, KafkaSettings, Settings
 from service.sources.manifests.source import ManifestsSource
 from service.wire.cluster_view import ClusterView
@@ -210,54 +216,71 @@ async def test_a_silent_keeper_makes_the_node_unready_and_what_it_said_void(site
         assert agent.status()["keeper"]["alive"]
 
 
-async def test_g5_w2_two_agents_a_pod_waits_for_the_holder_and_follows_it_when_it_moves(tmp_path: Path) -> None:
+@asynccontextmanager
+async def leading(site: Site, cluster: ClusterView, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """A controller leads, which knows what that agent's gossip says; OTHER holds the address."""
+    host = "127.0.0.9"
+    address_of = ClusterView.address_of
+
+    def found(self: ClusterView, name: str, port: int) -> Address | None:
+        return Address(host, port) if name == "controller1" else address_of(self, name, port)
+
+    monkeypatch.setattr(ClusterView, "leader", lambda self: ("controller1", 7))
+    monkeypatch.setattr(ClusterView, "address_of", found)
+    assert site.agent is not None
+    knowledge = SimpleNamespace(
+        has_caught_up=lambda: True,
+        holders=lambda: {FLOATING_IP: HeldBy(OTHER, Token(1, 1, 1))},
+        intake=site.agent._intake,
+    )
+    settings = msgspec.structs.replace(site.settings, node="controller1", bind_address=host)
+    leader = LeaderPortBlocks(
+        settings, cluster, cast(Knowledge, knowledge), clock=clock.boot_ns, moved=lambda moved: None
+    )
+    async with leader.socket, asyncio.TaskGroup() as group:
+        tasks = [group.create_task(leader.pump.run()), group.create_task(_inform(leader))]
+        yield
+        for task in tasks:
+            task.cancel()
+
+
+async def _inform(leader: LeaderPortBlocks) -> None:
+    while True:
+        leader.lead(7, clock.boot_ns() + 60 * SECOND)
+        leader.update()
+        await asyncio.sleep(0.05)
+
+
+async def test_q3_w2_two_agents_a_pods_node_has_ports_that_the_holder_knows_and_follows_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ports = free_ports()
     one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
     two.datapath.devices = {}
-    async with one.running() as first, two.running() as second:
+    async with one.running() as first, two.running():
         await until(lambda: {node.name for node in first._cluster.gateway_nodes()} == {NODE, OTHER})
         first._cluster.publish_assignment(Assignment(FLOATING_IP, OTHER, None, Stamp(1, 1)))
         two.hold()
         await until(lambda: one.way_kind() == WayKind.L2)
         one.select()
         await until(lambda: one.state() == SelectedState.STEER)
-        assert layout.endpoint_key(POD_IP, 2) in two.datapath.content[MapName.ENDPOINTS]
+        async with leading(one, first._cluster, monkeypatch):
+            await until(lambda: one.datapath.maps[MapName.OWN_BLOCKS].rows)
+            kinds = {row[-4] for row in two.datapath.maps[MapName.BLOCKS].rows.values()}
+            assert kinds == {BlockKind.L2}
         one.hold(counter=2)
         await until(lambda: one.way_kind() == WayKind.LOCAL and two.way_kind() == WayKind.L2)
+        await until(lambda: len(one.datapath.maps[MapName.BLOCKS].rows) == base_blocks(2))
         assert first._reconciler.steering.phases() == {POD_IP: Phase.STEERING}
-        assert second._cluster.gateway_nodes()[0].state is NodeState.UP
 
 
-async def test_g5_c1_a_pod_is_confirmed_once_its_rows_are_in_the_kernel_and_waits_for_no_other(tmp_path: Path) -> None:
-    ports = free_ports()
-    one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
-    two.datapath.devices = {}
-    two.datapath.pool.stuck = {MapName.ENDPOINTS, MapName.MEMBERS}
-    async with one.running() as first, two.running():
-        two.hold()
-        await until(lambda: one.way_kind() == WayKind.L2)
-        one.select()
-        await until(lambda: one.state() == SelectedState.PENDING)
-        await asyncio.sleep(0.3)
-        assert first._reconciler.steering.phases() == {POD_IP: Phase.PENDING}
-        two.datapath.pool.release(MapName.ENDPOINTS)
-        await until(lambda: one.state() == SelectedState.STEER)
-
-
-async def test_g5_c2_a_pod_that_was_forgotten_before_it_was_confirmed_is_taken_in_again(tmp_path: Path) -> None:
-    """Whatever has lost it between the word and the kernel: its node waits, and must not wait for ever."""
-    ports = free_ports()
-    one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
-    two.datapath.devices = {}
-    two.datapath.pool.stuck = {MapName.ENDPOINTS}
-    async with one.running(), two.running() as second:
-        two.hold()
-        await until(lambda: one.way_kind() == WayKind.L2)
-        one.select()
-        await until(lambda: second._neighbours._unconfirmed)
-        second._neighbours._unconfirmed.clear()
-        two.datapath.pool.release(MapName.ENDPOINTS)
-        await until(lambda: one.state() == SelectedState.STEER)
+async def test_r3_rows_of_blocks_count_under_the_lease_that_the_keeper_says_it_has(site: Site) -> None:
+    async with site.running() as agent:
+        await until(lambda: agent._intake.is_synced)
+        for counter in (1, 2):
+            site.hold(counter)
+            token = Token(1, 1, counter).packed().to_bytes(8, "little")
+            await until(lambda: site.datapath.maps[MapName.TRUSTS].rows == {FLOATING_IP.packed: token})  # noqa: B023
 
 
 async def test_c1_a_full_map_costs_the_pods_that_find_no_room_and_status_names_them(site: Site) -> None:

@@ -15,6 +15,7 @@ from service.datapath.desired import LocalUplink
 from service.datapath.layout import MapName
 from service.host import clock
 from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, KeeperMessage, LeaseReport
+from service.model.lease import Token
 from service.settings import GossipSettings, HttpSettings, PortSettings, Settings
 from service.wire.local_socket import LocalSocket
 from tests.agent.site import FLOATING_IP, SECOND
@@ -112,9 +113,13 @@ class Site:
         (self.manifests / "policy.yaml").write_text(text, encoding="ascii")
 
     def hold(self, counter: int = 1, *, lasts_ns: int = 60 * SECOND) -> None:
+        """The keeper opens the fence, and says so."""
+        deadline_ns = clock.boot_ns() + lasts_ns
+        lease = layout.lease_value(deadline_ns, Token(1, 1, counter).packed())
+        self.datapath.maps[MapName.LEASE_DEADLINES].update(FLOATING_IP.packed, lease)
         self.keeper.send(
             LeaseReport(
-                (HeldLease(str(FLOATING_IP), 1, 1, counter, clock.boot_ns() + lasts_ns),),
+                (HeldLease(str(FLOATING_IP), 1, 1, counter, deadline_ns),),
                 elector=True,
                 voting=True,
                 scheduling="fifo",
