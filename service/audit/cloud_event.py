@@ -26,6 +26,7 @@ DIGEST_CHARS = 32
 _TYPE_PREFIX = "egressgw."
 _SECOND = 1_000_000_000
 _GROUPS = {
+    RecordKind.PORTS_MOVED: "ports.moved",
     RecordKind.LEADER_ELECTED: "leader.elected",
     RecordKind.LEADER_LOST: "leader.lost",
     RecordKind.NODE_UP: "node.up",

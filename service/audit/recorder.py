@@ -17,7 +17,7 @@ from service.model.assignment import Assignment, Location
 from service.model.audit_record import DEADLINE, HELD_AT, HELD_UNTIL, RecordKind
 from service.model.gateway_node import NodeState
 from service.model.keeper_message import HeldLease, LeaseReport
-from service.model.lease import LEADER_KEY, Token
+from service.model.lease import LEADER_KEY, Stamp, Token
 from service.model.objects import Change, Delete, EgressPolicy, Kind, NetworkGateway, ObjectKey, Upsert
 from service.policy.acceptance import PolicyState
 
@@ -310,6 +310,21 @@ class LeaderRecorder(_Recorder):
             previous=row.holder or "",
             reason="no longer in spec.floatingIPs",
             generation=self._gateway.generation if self._gateway else 0,
+        )
+
+    def ports_moved(
+        self, floating_ip: IPv4Address, ports: Iterable[range], *, owner: str, former: str, stamp: Stamp
+    ) -> None:
+        """Which node has these ports from now on; empty where nobody has, or nobody had them."""
+        self._outbox.append(
+            RecordKind.PORTS_MOVED,
+            subject=str(floating_ip),
+            holder=owner,
+            previous=former,
+            detail={
+                "ports": ", ".join(f"{one.start}-{one.stop - 1}" for one in ports),
+                "stamp": ".".join(map(str, stamp)),
+            },
         )
 
     def observed(self, table: Mapping[str, Observation], rows: Mapping[IPv4Address, Assignment]) -> None:

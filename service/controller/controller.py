@@ -107,7 +107,7 @@ class Controller:
         )
         self._leader = Leader(self._cluster, self._knowledge, self._recorder, clock=boot_ns)
         self._blocks = LeaderPortBlocks(
-            settings, self._cluster, self._knowledge, clock=boot_ns, moved=lambda moved: None
+            settings, self._cluster, self._knowledge, clock=boot_ns, recorder=self._recorder
         )
 
     async def enter(self, stack: AsyncExitStack) -> None:

@@ -3,14 +3,18 @@
 A machine per term: it reads what gateways and nodes have before it gives anything.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from typing import Any
 
+from service.audit.recorder import LeaderRecorder
 from service.controller.knowledge import Knowledge
 from service.host import identity
 from service.model.gateway_node import NodeState
+from service.model.lease import Stamp
 from service.model.machine import Address, Source
+from service.port_block.block import ports_of
 from service.port_block.leader import LeaderBlocks
 from service.port_block.way import BlockMoved, LeaderMember, Way
 from service.settings import Settings
@@ -51,14 +55,15 @@ class LeaderPortBlocks:
         knowledge: Knowledge,
         *,
         clock: Callable[[], int],
-        moved: Callable[[BlockMoved], None],
+        recorder: LeaderRecorder,
     ) -> None:
-        """`moved` is told of each block that has another owner from now on."""
         self._settings = settings
         self._cluster = cluster
         self._knowledge = knowledge
         self._clock = clock
-        self._moved = moved
+        self._recorder = recorder
+        self._moved: list[BlockMoved] = []
+        """Not yet on record: what moves together is one record."""
         self._present = _PresentTerm()
         envelope = Envelope(
             settings.keys,
@@ -135,4 +140,39 @@ class LeaderPortBlocks:
     def _handle(self, output: object) -> None:
         if not isinstance(output, BlockMoved):
             raise TypeError(f"unknown output {output!r}")
-        self._moved(output)
+        if not self._moved:
+            asyncio.get_running_loop().call_soon(self._record)
+        self._moved.append(output)
+
+    def _record(self) -> None:
+        moved, self._moved = self._moved, []
+        term = self._present.machine.term if self._present.machine is not None else 0
+        for (floating_ip, former, owner, stamp), blocks in by_move(moved).items():
+            # What an earlier leader gave is on record; this one has read it.
+            if former or stamp.term == term:
+                self._recorder.ports_moved(floating_ip, ranges_of(blocks), owner=owner, former=former, stamp=stamp)
+
+
+Move = tuple[IPv4Address, str, str, Stamp]
+"""Of a floating IP: from whom, to whom (empty: nobody), and by which word."""
+
+
+def by_move(moved: Iterable[BlockMoved]) -> dict[Move, list[int]]:
+    """The blocks of each move."""
+    found: dict[Move, list[int]] = {}
+    for one in moved:
+        key = one.floating_ip, one.former or "", one.row.owner or "", one.row.stamp
+        found.setdefault(key, []).append(one.block)
+    return found
+
+
+def ranges_of(blocks: Iterable[int]) -> list[range]:
+    """Their ports, in order; neighbours are one range."""
+    found: list[range] = []
+    for block in sorted(blocks):
+        ports = ports_of(block)
+        if found and found[-1].stop == ports.start:
+            found[-1] = range(found[-1].start, ports.stop)
+        else:
+            found.append(ports)
+    return found

@@ -33,6 +33,8 @@ class RecordKind(StrEnum):
     """The holder changed without having been asked to; the leader's account of it."""
     CONFLICT = "conflict"
     """Somebody else uses a floating IP, or two processes one node name."""
+    PORTS_MOVED = "ports-moved"
+    """Ports of a floating IP belong to another node from now on, or to none; recorded by the leader that gave them."""
     LEADER_ELECTED = "leader-elected"
     LEADER_LOST = "leader-lost"
     NODE_UP = "node-up"

@@ -1,7 +1,7 @@
 """Leader, pod's node and holders over sockets on loopback: a node has ports where it has pods, whoever holds."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -14,6 +14,8 @@ import pytest
 
 from service.agent.neighbours import Neighbours
 from service.agent.port_blocks import PortBlocks
+from service.audit.outbox import Origin, Outbox
+from service.audit.recorder import LeaderRecorder
 from service.controller.knowledge import Knowledge
 from service.controller.port_blocks import LeaderPortBlocks
 from service.datapath import layout
@@ -25,8 +27,7 @@ from service.model.lease import HeldBy, Stamp, Token
 from service.model.machine import Address
 from service.model.objects import Upsert
 from service.policy.index import PolicyIndex
-from service.port_block.block import base_blocks
-from service.port_block.way import BlockMoved
+from service.port_block.block import BLOCK_PORTS, FIRST_PORT, base_blocks
 from service.settings import PortSettings, Settings
 from tests.agent.site import FLOATING_IP, StandInCluster, free_port, node, settings_of
 from tests.datapath.stand_in import UPLINK, StandInDatapath
@@ -50,13 +51,24 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
-        self.moved: list[BlockMoved] = []
+        self.recorder = LeaderRecorder(
+            Outbox(folder / "outbox", Origin("controller1", "b"), clock=lambda: (1, 1)),
+            node="controller1",
+            lease_ns=300_000_000,
+            clock=boot_ns,
+        )
+        self.moved: list[tuple[object, ...]] = []
+        """As the record has it: ports, owner, who had them."""
+        self.recorder.ports_moved = self._note  # type: ignore[method-assign]
         self.holder, self.successor = "worker2", "worker3"
         self.index = PolicyIndex(pod_cidrs_known=True)
         self.index.apply([Upsert(item) for item in OBJECTS])
         self.nodes = {name: Node(self, name) for name in ("worker1", "worker2", "worker3")}
         self.tokens = 0
         self.fail_over(self.holder, self.successor)
+
+    def _note(self, floating_ip: IPv4Address, ports: Iterable[range], *, owner: str, former: str, stamp: Stamp) -> None:
+        self.moved.append((floating_ip, *ports, owner, former, stamp.term))
 
     def settings(self, name: str) -> Settings:
         ports = msgspec.structs.replace(PortSettings(), state=self.port)
@@ -99,7 +111,7 @@ class Site:
             cluster,
             cast(Knowledge, knowledge),
             clock=boot_ns,
-            moved=self.moved.append,
+            recorder=self.recorder,
         )
         async with leader.socket, asyncio.TaskGroup() as group:
             task = group.create_task(leader.pump.run())
@@ -175,8 +187,13 @@ async def test_q2_a_node_with_a_selected_pod_has_its_base_once_holder_and_succes
         await holds(lambda: worker1.usable() == BASE)
         assert (worker2.known(), worker3.known()) == (BASE, BASE)
         assert (worker2.usable(), worker1.known()) == (0, 0)
-        assert {(one.former, one.row.owner) for one in site.moved} == {(None, "worker1")}
+        (moved,) = site.moved
+        assert moved == (FLOATING_IP, range(FIRST_PORT, FIRST_PORT + BASE * BLOCK_PORTS), "worker1", "", 7)
     assert worker1.usable() == BASE, "without a leader everything goes on (Q6)"
+    async with site.leading(8) as leader:
+        await asyncio.sleep(1.5)
+        assert leader.shortages() == {}
+    assert len(site.moved) == 1, "what is read is no news"
 
 
 async def test_r1_a_successor_takes_over_without_a_leader_and_ports_go_on(site: Site) -> None:

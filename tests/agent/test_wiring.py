@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from service.agent.agent import Agent
+from service.audit.recorder import LeaderRecorder
 from service.controller.knowledge import Knowledge
 from service.controller.port_blocks import LeaderPortBlocks
 from service.datapath import layout
@@ -234,9 +235,8 @@ async def leading(site: Site, cluster: ClusterView, monkeypatch: pytest.MonkeyPa
         intake=site.agent._intake,
     )
     settings = msgspec.structs.replace(site.settings, node="controller1", bind_address=host)
-    leader = LeaderPortBlocks(
-        settings, cluster, cast(Knowledge, knowledge), clock=clock.boot_ns, moved=lambda moved: None
-    )
+    recorder = cast(LeaderRecorder, SimpleNamespace(ports_moved=lambda *_, **__: None))
+    leader = LeaderPortBlocks(settings, cluster, cast(Knowledge, knowledge), clock=clock.boot_ns, recorder=recorder)
     async with leader.socket, asyncio.TaskGroup() as group:
         tasks = [group.create_task(leader.pump.run()), group.create_task(_inform(leader))]
         yield

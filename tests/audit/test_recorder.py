@@ -304,6 +304,13 @@ def test_a_changed_gateway_says_what_was_before(leader: Leader) -> None:
     assert second.detail == {"before": "192.0.2.100"}
 
 
+def test_ports_that_move_say_whose_they_were_and_by_which_word(leader: Leader) -> None:
+    leader.recorder.ports_moved(IP, [range(1024, 5120), range(6000, 6064)], owner="n1", former="n2", stamp=Stamp(7, 12))
+    (record,) = leader.outbox.records
+    assert (record.kind, record.subject, record.holder, record.previous) == ("ports-moved", str(IP), "n1", "n2")
+    assert record.detail == {"ports": "1024-5119, 6000-6063", "stamp": "7.12"}
+
+
 @pytest.mark.parametrize(
     ("before", "holder", "kind"),
     [(None, "n1", "assigned"), ("n2", "n1", "assigned"), ("n2", None, "unassigned"), (None, None, "refused")],
