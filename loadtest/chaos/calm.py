@@ -28,11 +28,11 @@ _FAILED = re.compile(r" task .+: .+; .*\bagain\b")
 """The line of a task that failed (service/host/supervisor.py)."""
 _FILES_SPARE = 24
 _LEVEL_MAPS = frozenset(
-    (MapName.SELECTED, MapName.RULES, MapName.CLUSTER, MapName.FLOATING_IPS, MapName.LEASE_DEADLINES, MapName.ENDPOINTS)
+    (MapName.SELECTED, MapName.RULES, MapName.CLUSTER, MapName.FLOATING_IPS, MapName.LEASE_DEADLINES, MapName.BLOCKS)
 )
 """Maps that say what is wanted, so that the same wishes give as many entries. The others learn and forget in time."""
 _RSS_SPARE_KB = 40_000
-_OF_GATEWAYS = (f"entries of {MapName.ENDPOINTS}",)
+_OF_GATEWAYS = (f"entries of {MapName.BLOCKS}",)
 """Each node has as many as it is holder or successor of addresses, which may be others after an event."""
 
 

@@ -54,7 +54,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         "deadline-not-checked",
         "the kernel opens the fence for whoever has ever held the address",
-        "bpf/egress_gateway.c",
+        "bpf/verdict.h",
         "return lease && bpf_ktime_get_boot_ns() < lease->deadline_ns;",
         "return lease && lease->deadline_ns;",
         "stop-keeper",
@@ -74,11 +74,9 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         "drop-not-counted",
         "what a gateway drops because its lease is over is counted nowhere",
-        "bpf/egress_gateway.c",
-        "    if (!is_lease_live(floating_ip))\n"
-        "        return drop(skb, DROP_LEASE_EXPIRED_INGRESS, floating_ip);\n"
-        "    floating = ",
-        "    if (!is_lease_live(floating_ip))\n        return TC_ACT_SHOT;\n    floating = ",
+        "bpf/holder.h",
+        "        return drop(skb, DROP_LEASE_EXPIRED_INGRESS, floating_ip);\n    }\n",
+        "        return TC_ACT_SHOT;\n    }\n",
         "majority-lost",
         "1,2,3",
         frozenset((Promise.UNCOUNTED,)),
@@ -97,7 +95,7 @@ PLANTED: tuple[Planted, ...] = (
         "rows-not-deleted",
         "rows that nobody wants any more stay in the maps",
         "service/datapath/bpf_map.py",
-        '            _bpf(_MAP_DELETE, _attributes(("=i", 0, self.fd), ("=Q", 8, _address(name))))\n',
+        '            bpf_call(_MAP_DELETE, make_attributes(("=i", 0, self.fd), ("=Q", 8, _address(name))))\n',
         "            pass\n",
         "many-cidrs",
         "1",

@@ -67,17 +67,7 @@ class Controller:
         self._tasks = Supervisor(clock=boot_ns)
         self._intake = Intake(settings.datapath)
         self._table = HolderTable(lease_ns=settings.lease_profile.lease_ns)
-        self._outbox = Outbox(
-            Path(settings.state_dir) / "outbox",
-            Origin(settings.node, identity.boot_id(), settings.cluster, "controller"),
-            clock=lambda: (wall_ns(), boot_ns()),
-            context=self._term_and_epoch,
-            cap_bytes=settings.audit.cap_mib << 20,
-        )
-        self._publisher = Publisher(settings.kafka, self._outbox, node=settings.node)
-        self._recorder = LeaderRecorder(
-            self._outbox, node=settings.node, lease_ns=settings.lease_profile.lease_ns, clock=boot_ns
-        )
+        self._make_record(settings)
         self._cluster = ClusterView(
             settings,
             MemberMetadata(NodeRole.CONTROLLER, False, False, (), VERSION, identity.start_id()),
@@ -94,7 +84,6 @@ class Controller:
             clock=boot_ns,
         )
         self._office = self._electors.office
-        self._refusals = self._cluster.socket.refusals, *self._electors.refusals
         self._knowledge = Knowledge(
             self._intake,
             self._cluster,
@@ -108,6 +97,20 @@ class Controller:
         self._leader = Leader(self._cluster, self._knowledge, self._recorder, clock=boot_ns)
         self._blocks = LeaderPortBlocks(
             settings, self._cluster, self._knowledge, clock=boot_ns, recorder=self._recorder
+        )
+        self._refusals = self._cluster.socket.refusals, self._blocks.socket.refusals, *self._electors.refusals
+
+    def _make_record(self, settings: Settings) -> None:
+        self._outbox = Outbox(
+            Path(settings.state_dir) / "outbox",
+            Origin(settings.node, identity.boot_id(), settings.cluster, "controller"),
+            clock=lambda: (wall_ns(), boot_ns()),
+            context=self._term_and_epoch,
+            cap_bytes=settings.audit.cap_mib << 20,
+        )
+        self._publisher = Publisher(settings.kafka, self._outbox, node=settings.node)
+        self._recorder = LeaderRecorder(
+            self._outbox, node=settings.node, lease_ns=settings.lease_profile.lease_ns, clock=boot_ns
         )
 
     async def enter(self, stack: AsyncExitStack) -> None:

@@ -43,7 +43,7 @@ def _datapath(factors: tuple[float, float, float] = (1.0, 2.0, 4.0)) -> Datapath
                 for variant, factor in zip(VARIANTS, factors, strict=True)
             }
         )
-    result.packets = {"worker1": {"translated": 7}}
+    result.packets = {"worker1": {"forwarded": 7}}
     result.drops = {"worker1": {}}
     return result
 
@@ -80,7 +80,7 @@ def test_the_datapath_table_shows_every_metric_and_says_the_machine_is_shared() 
     for variant in VARIANTS:
         assert variant in text
     assert "others may be using it" in text
-    assert "translated 7" in text
+    assert "forwarded 7" in text
 
 
 def test_the_failover_table_shows_median_p99_and_maximum() -> None:

@@ -74,7 +74,7 @@ class AddressRemovedInUse(Event):
     name = "address-removed"
     cost = EDITED
     # Its pods are announced for it no more: what is steered meanwhile finds no endpoint.
-    drops = frozenset(("no_gateway", "lease_expired_ingress", "lease_expired_egress", "unknown_endpoint"))
+    drops = frozenset(("no_gateway", "lease_expired_ingress", "lease_expired_egress", "wrong_block", "no_flow"))
 
     def apply(self) -> None:
         """Matching packets are dropped: they must not leave with any other source."""
