@@ -6,8 +6,8 @@ from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
 from service.network.destinations import Destinations
 
-Sets = tuple[tuple[IPv4Network, ...], tuple[IPv4Network, ...], tuple[str, ...]]
-"""Pod ranges, ranges that are never steered, names of the uplinks."""
+Sets = tuple[tuple[IPv4Network, ...], tuple[IPv4Network, ...], tuple[str, ...], bool]
+"""Pod ranges, ranges that are never steered, names of the uplinks; whether pods of other nodes are kept out."""
 
 
 class NetfilterDifference:
@@ -29,7 +29,7 @@ class NetfilterDifference:
         """The whole table where its sets changed; else the pods that came, went or have other rules (rule W4)."""
         reconciler = self._reconciler
         names = tuple(uplink.name for uplink in reconciler.uplinks)
-        sets = (reconciler.ranges.pods, reconciler.cluster_networks(), names)
+        sets = (reconciler.ranges.pods, reconciler.cluster_networks(), names, reconciler.has_former_members)
         steer = reconciler.destinations()
         if sets != self._sets:
             # Until it is done, nothing is known of the table.

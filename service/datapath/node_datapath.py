@@ -101,7 +101,7 @@ class NodeDatapath:
         self._waiting: frozenset[int] = frozenset()
         self._newcomers = Newcomers()
         self.hooks = HookBook()
-        self._has_netfilter = False
+        self._has_netfilter = self._keeps_out_pods = False
         self._is_netfilter_lost = False
         self._sysctl = _sysctl(settings)
         self.netlink = Netlink(sysctl=self._sysctl, attachments=_attachments(settings))
@@ -389,6 +389,7 @@ class NodeDatapath:
         pods: Sequence[IPv4Network],
         cluster: Sequence[IPv4Network],
         uplinks: Sequence[str],
+        keeps_out_pods: bool,
         *,
         steer: Destinations,
     ) -> None:
@@ -398,9 +399,12 @@ class NodeDatapath:
             cluster=tuple(cluster),
             pods=tuple(pods),
             uplinks=tuple(uplinks),
+            keeps_out_pods=keeps_out_pods,
             steering_device=STEERING_DEVICE,
         )
-        if self._has_netfilter and await self.nftables.present():
+        is_same = keeps_out_pods == self._keeps_out_pods
+        self._keeps_out_pods = keeps_out_pods
+        if self._has_netfilter and is_same and await self.nftables.present():
             await self.nftables.update_sets(config)
         else:
             await self.nftables.apply(config)

@@ -89,6 +89,11 @@ class Reconciler:
         """The cluster's own ranges."""
         return self._ranges
 
+    @property
+    def has_former_members(self) -> bool:
+        """A member of a release before NAT on the pod's node is there, whose steered frames have a pod's address."""
+        return any(not node.translates for node in self._nodes)
+
     def is_guarded(self, address: IPv4Address) -> bool:
         """Netfilter asks of this address whether it is classified (rule W11)."""
         return self._guards and any(address in network for network in self._ranges.pods)

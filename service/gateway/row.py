@@ -50,6 +50,8 @@ class MemberMetadata:
     """Of its process; it is the start id that its datagrams are sealed under."""
     own_addresses: tuple[IPv4Address, ...] = ()
     """Listed floating IPs that are its own interfaces' addresses; at most OWN_ADDRESSES_MAX."""
+    translates: bool = True
+    """It gives its pods' packets their floating IP itself; before, the holder did (rule U1)."""
 
 
 class _Metadata(msgspec.Struct, array_like=True):
@@ -65,6 +67,7 @@ class _Metadata(msgspec.Struct, array_like=True):
     own_addresses: tuple[bytes, ...] = ()
     hearing: tuple[int, ...] = ()
     """On each segment."""
+    translates: bool = False
 
 
 class _AssignmentRow(msgspec.Struct, array_like=True):
@@ -129,6 +132,7 @@ def encode_metadata(metadata: MemberMetadata) -> bytes:
             tuple(segment.interface for segment in metadata.segments),
             tuple(address.packed for address in metadata.own_addresses[:OWN_ADDRESSES_MAX]),
             tuple(int(segment.hearing) for segment in metadata.segments),
+            metadata.translates,
         )
     )
 
@@ -157,7 +161,8 @@ def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
             )
         )
         own = tuple(IPv4Address(address) for address in raw.own_addresses[:OWN_ADDRESSES_MAX])
-        return MemberMetadata(NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id, own)
+        head = NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id
+        return MemberMetadata(*head, own, raw.translates)
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerError(f"metadata of {member or 'a member'}: {error}") from error
 

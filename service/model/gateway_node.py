@@ -62,3 +62,5 @@ class GatewayNode:
     own_addresses: tuple[IPv4Address, ...] = ()
     """Listed floating IPs that are addresses of its interfaces, whoever put them there, or were a moment ago, or its
     API server's."""
+    translates: bool = True
+    """It gives its pods' packets their floating IP itself; before, the holder did (rule U1)."""

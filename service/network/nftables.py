@@ -44,11 +44,12 @@ from service.network.unclassified import (
     parse_named,
 )
 
-GUARDS = ("guard_unmarked", "guard_marked", "unclassified")
+GUARDS = ("guard_unmarked", "guard_marked", "guard_transit", "unclassified")
 COUNTERS = ("steered", *GUARDS)
 """steered: packets netfilter let pass to the steering device. The others count drops.
 guard_unmarked: from a selected pod, for a destination of its policy, about to leave without having been marked.
 guard_marked: marked, about to leave by another device than the steering device.
+guard_transit: another node's pod passing through untranslated (G3).
 unclassified: from a pod's address and device that the agent has not told `pod_ingress` of, for a destination that some
 policy names (W11)."""
 
@@ -62,6 +63,8 @@ class NftConfig:
     """In-cluster destinations: pods, services, nodes. The pod ranges always belong to it."""
     pods: tuple[IPv4Network, ...]
     uplinks: tuple[str, ...]
+    keeps_out_pods: bool = False
+    """While there are members of a release whose steered frames have a pod's address (rules G3, U1)."""
     steering_device: str = "egw0"
 
 
@@ -113,7 +116,7 @@ table ip {TABLE} {{
     ct direction reply return
     ip daddr @cluster return
     oifname != "{config.steering_device}" ip saddr vmap @{GUARD}
-  }}
+{_transit(config)}  }}
 
   chain keep_source {{
     type nat hook postrouting priority 90; policy accept;
@@ -121,6 +124,13 @@ table ip {TABLE} {{
   }}
 }}
 """ + _carried_rules(carried, rest)
+
+
+def _transit(config: NftConfig) -> str:
+    """What a member of a former release steers here cannot be translated here, and must not leave as it is (G3)."""
+    if not config.keeps_out_pods:
+        return ""
+    return "    iifname @uplinks ip saddr @pods counter name guard_transit drop\n"
 
 
 def _carried_sets(carried: Carried) -> str:

@@ -311,6 +311,7 @@ class ClusterView:
                 segments=metadata.segments,
                 schedulable=metadata.schedulable,
                 own_addresses=metadata.own_addresses,
+                translates=metadata.translates,
             )
             for name, (member, metadata) in self.members().items()
             if metadata.role is not NodeRole.CONTROLLER and member.state is not MemberState.LEFT

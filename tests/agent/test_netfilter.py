@@ -1,5 +1,6 @@
 """Which difference our netfilter table gets."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from service.datapath.reconciler import Reconciler
 from service.model.errors import TransientError
 from service.model.objects import Delete, Upsert
 from service.policy.index import PolicyIndex
-from tests.agent.site import settings_of
+from tests.agent.site import node, settings_of
 from tests.datapath.stand_in import UPLINK, StandInDatapath
 from tests.policy.objects import gateway, namespace, pod, pod_key, policy
 
@@ -52,6 +53,16 @@ async def test_the_table_is_written_whole_again_when_uplinks_change_or_somebody_
     site.netfilter.forget()
     await site.netfilter.write()
     assert len(site.datapath.named("set_netfilter")) == 3
+
+
+async def test_u1_pods_of_other_nodes_are_kept_out_while_a_member_steers_without_translating(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    former = replace(node("worker2", 22), translates=False)
+    for member, count in ((former, 1), (former, 1), (node("worker2", 22), 2)):
+        site.reconciler.learn_members((member,), {})
+        await site.netfilter.write()
+        assert len(site.datapath.named("set_netfilter")) == count
+    assert site.datapath.keeps_out_pods == [True, False]
 
 
 async def test_what_nft_refused_is_written_at_the_next_turn(tmp_path: Path) -> None:

@@ -157,6 +157,8 @@ class StandInDatapath(NodeDatapath):
         self.left = NOTHING_INHERITED
         """By a former agent."""
         self.dropped: dict[tuple[str, str], int] = {}
+        self.keeps_out_pods: list[bool] = []
+        """At each `set_netfilter`."""
         self.named_networks: list[IPv4Network] = []
         """Where unclassified pods may not send."""
 
@@ -236,9 +238,11 @@ class StandInDatapath(NodeDatapath):
         pods: Sequence[IPv4Network],
         cluster: Sequence[IPv4Network],
         uplinks: Sequence[str],
+        keeps_out_pods: bool,
         *,
         steer: Destinations,
     ) -> None:
+        self.keeps_out_pods.append(keeps_out_pods)
         self._call("set_netfilter", tuple(uplinks), _networks(steer))
 
     async def replace_steer(self, wanted: Destinations) -> None:

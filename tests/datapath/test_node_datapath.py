@@ -326,7 +326,7 @@ async def test_c2_what_is_gone_or_refuses_keeps_nothing_else_from_being_repaired
     await site.datapath.refresh_uplinks()
     site.netlink.veths = (VETH,)
     await site.datapath.attach_pod_devices()
-    await site.datapath.set_netfilter((), (), ["eth0"], steer=NOTHING)
+    await site.datapath.set_netfilter((), (), ["eth0"], False, steer=NOTHING)
     attached = site.netlink.attached
 
     async def look(ifindex: int) -> tuple[Attachment, ...]:
@@ -391,16 +391,18 @@ async def test_a_flushed_table_is_told_and_then_written_whole(tmp_path: Path) ->
     await site.datapath.refresh_uplinks()
     await site.datapath.repair()
     pods = (IPv4Network("10.244.0.0/16"),)
-    await site.datapath.set_netfilter(pods, pods, ["eth0"], steer=NOTHING)
-    await site.datapath.set_netfilter(pods, pods, ["eth0", "eth1"], steer=NOTHING)
+    await site.datapath.set_netfilter(pods, pods, ["eth0"], False, steer=NOTHING)
+    await site.datapath.set_netfilter(pods, pods, ["eth0", "eth1"], False, steer=NOTHING)
     assert (len(site.nftables.whole), len(site.nftables.sets)) == (1, 1)
     assert site.nftables.whole[0].steering_device == STEERING_DEVICE
     site.nftables.is_there = False
     assert await site.datapath.repair()
     assert await site.datapath.repair(), "until it is written"
-    await site.datapath.set_netfilter(pods, pods, ["eth0"], steer=NOTHING)
+    await site.datapath.set_netfilter(pods, pods, ["eth0"], False, steer=NOTHING)
     assert len(site.nftables.whole) == 2
     assert not await site.datapath.repair()
+    await site.datapath.set_netfilter(pods, pods, ["eth0"], True, steer=NOTHING)
+    assert [config.keeps_out_pods for config in site.nftables.whole] == [False, False, True], "that is a rule"
 
 
 def test_w11_what_netfilter_drops_is_told_beside_what_the_programs_drop(tmp_path: Path) -> None:

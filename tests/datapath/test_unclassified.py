@@ -241,7 +241,6 @@ async def test_the_nodes_own_traffic_other_addresses_and_pods_of_other_nodes_are
         opened.sendto(b"pod to pod", (str(BARE), 7000))
         assert server.recv(100) == b"pod to pod"
     assert await dropped(nftables) == 0
-    assert nftables.dropped["guard_transit"] == 1, "it did pass here, and G3 is about it"
 
 
 async def test_a_pod_of_another_node_that_comes_by_a_cnis_tunnel_is_not_asked_about(site: Site) -> None:

@@ -1,10 +1,9 @@
 """Rules W3, W4, W5, W6, G3 and the guards, with real packets: a pod, its node, and everything outside."""
 
 import asyncio
-import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -14,7 +13,6 @@ from service.network.destinations import NOTHING, PART, Destinations
 from service.network.netlink import Netlink
 from service.network.nftables import Nftables, NftConfig, ruleset
 from service.policy.rule_set import make_rule_set
-from tests.datapath import packet
 from tests.network.namespace import Namespace, namespaces
 from tests.policy.objects import policy
 
@@ -32,6 +30,8 @@ CONFIG = NftConfig(
     pods=(IPv4Network("10.244.0.0/16"),),
     uplinks=("up0",),
 )
+KEEPING_OUT = replace(CONFIG, keeps_out_pods=True)
+"""While there are members whose steered frames have a pod's address."""
 EXCLUDING = make_rule_set([policy(to=("203.0.113.0/24",), excluded=(f"{ELSEWHERE}/32",))])
 CANDIDATES = f"""
 table ip tc_stand_in {{
@@ -163,36 +163,6 @@ async def test_w4_the_reply_of_a_connection_from_outside_is_not_steered(site: Si
         assert client.recvfrom(100) == (b"answer", (NODE, 30080))
 
 
-def from_gateway(site: Site, payload: bytes, ports: tuple[int, int]) -> None:
-    """A reply of the server to the pod comes in by the steering device: as from a tunnel, since no program is here."""
-    device = json.loads(site.node.run("ip -j link show egw0"))[0]["address"]
-    datagram = packet.udp(IPv4Address(SERVER), POD, ports, payload)
-    inner = packet.ipv4(IPv4Address(SERVER), POD, packet.UDP, datagram)
-    frame = packet.ethernet(packet.mac(device), packet.mac("02:00:00:00:00:01"), packet.IPV4, inner)
-    send(site.outside, bytes((8, 0, 0, 0, 0, 0, 1, 0)) + frame, (NODE, VNI_PORT))
-
-
-@pytest.mark.root
-async def test_w4_a_reply_of_a_flow_that_is_known_no_more_makes_none(site: Site) -> None:
-    """It would be one that was opened from outside, and the pod's packets would leave bare as its replies."""
-    nftables = await protect()
-    with site.pod.udp(port=7008) as client, site.node.capture("egw0") as steered, site.node.capture("up0") as uplink:
-        client.sendto(b"question", (SERVER, 53))
-        steered.until(b"question")
-        from_gateway(site, b"answer", (53, 7008))
-        assert client.recv(100) == b"answer"
-        site.node.run("conntrack -F")
-        from_gateway(site, b"late", (53, 7008))
-        client.sendto(b"again", (SERVER, 53))
-        assert (steered.until(b"again")[-1].source, client.getsockname()[1]) == (str(POD), 7008)
-        send(site.pod, b"last", (ELSEWHERE, 53))
-        assert [seen.payload for seen in uplink.until(b"last") if seen.destination == SERVER] == []
-        client.settimeout(0.2)
-        with pytest.raises(TimeoutError):
-            client.recv(100)
-    assert (await nftables.counters())["late_reply"] == 1
-
-
 @pytest.mark.root
 async def test_w4_a_policy_for_everything_does_not_touch_the_cluster(site: Site) -> None:
     nftables = await protect()
@@ -292,7 +262,7 @@ async def test_g3_another_nodes_pod_does_not_pass_untranslated(site: Site) -> No
         wire.until(b"before")
         assert wire.until(b"before")[-1].source == NODE, "the walk the rule closes: masqueraded to the node's address"
 
-        nftables = await protect()
+        nftables = await protect(KEEPING_OUT)
         send(site.outside, b"after", ("198.51.100.1", 53), OTHER_POD)
         send(site.outside, b"not a pod", ("198.51.100.1", 53))
         wire.until(b"not a pod")
@@ -302,8 +272,20 @@ async def test_g3_another_nodes_pod_does_not_pass_untranslated(site: Site) -> No
 
 
 @pytest.mark.root
+async def test_a_pod_of_another_node_passes_untouched_where_all_members_translate(site: Site) -> None:
+    """Somebody routes it through this node; that is none of our business."""
+    site.outside.ip("route add 198.51.100.0/24 via 192.168.7.1")
+    with site.outside.capture("eth0") as wire:
+        nftables = await protect()
+        send(site.outside, b"routed", ("198.51.100.1", 53), OTHER_POD)
+        wire.until(b"routed")
+        assert wire.until(b"routed")[-1].source == NODE, "as without us: masqueraded"
+    assert (await nftables.counters())["guard_transit"] == 0
+
+
+@pytest.mark.root
 async def test_g3_pods_of_different_nodes_still_reach_each_other(site: Site) -> None:
-    nftables = await protect()
+    nftables = await protect(KEEPING_OUT)
     with site.pod.udp(port=7000) as server:
         send(site.outside, b"pod to pod", (str(POD), 7000), OTHER_POD)
         assert server.recv(100) == b"pod to pod"
@@ -312,7 +294,7 @@ async def test_g3_pods_of_different_nodes_still_reach_each_other(site: Site) -> 
 
 @pytest.mark.root
 async def test_g3_a_nodeport_reply_of_another_nodes_pod_passes(site: Site) -> None:
-    nftables = await protect()
+    nftables = await protect(KEEPING_OUT)
     with site.outside.udp(OTHER_POD, 80) as server, site.outside.udp(SERVER) as client:
         client.sendto(b"question", (NODE, 30081))
         _, caller = server.recvfrom(100)
