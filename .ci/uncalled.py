@@ -17,15 +17,10 @@ from mypy.config_parser import parse_config_file
 from mypy.find_sources import create_source_list
 from mypy.options import Options
 
-_REDESIGN = "announcements of endpoints end with docs/decisions/0005; until then as they are, with their simulation"
 KEPT = {
     "service.web.metrics.DatapathCollector.describe": "prometheus_client calls it where it is there",
     "service.lease.registrar.Registrar.electorate": "what the simulators steer the electorate by",
     "service.wire.sealed_socket.SealedSocket.address": "tests bind to any free port, and ask which one it became",
-    "service.endpoint.inbox.Inbox.adopt": _REDESIGN,
-    "service.endpoint.sync.EndpointSync.adopt": _REDESIGN,
-    "service.endpoint.sync.EndpointSync.counts": _REDESIGN,
-    "service.endpoint.sync.SyncCounts": _REDESIGN,
 }
 """What is called after all, each with by whom. An entry that is not needed (any more) is an error, too."""
 

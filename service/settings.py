@@ -42,7 +42,7 @@ class PortSettings(_Section, frozen=True):
     gossip: PortNumber = 9640
     """UDP; members."""
     state: PortNumber = 9641
-    """UDP; endpoints and their acknowledgements, and a new holder's word."""
+    """UDP; blocks of ports, among leader and agents, and a new holder's word."""
     http: PortNumber = 9642
     """TCP; health, status and metrics, readable by whoever reaches it."""
     vxlan: PortNumber = 9643
@@ -105,6 +105,23 @@ class LeaseSettings(_Section, frozen=True):
     """Milliseconds between two rounds of these questions, each to three peers and the default gateway at most."""
 
 
+class TimeoutSettings(_Section, frozen=True):
+    """For how long a flow without a packet is remembered, in seconds, by its state (rule B3)."""
+
+    tcp_open_s: Annotated[int, Meta(ge=60, le=864_000)] = 7440
+    """An open connection: RFC 5382 REQ-5 asks for no less."""
+    tcp_new_s: Annotated[int, Meta(ge=5, le=3600)] = 240
+    """Not answered yet."""
+    tcp_closing_s: Annotated[int, Meta(ge=5, le=3600)] = 240
+    """Closed by both sides, or reset."""
+    udp_s: Annotated[int, Meta(ge=5, le=86_400)] = 300
+    """Answered datagrams (RFC 4787 REQ-5); questions of DNS have 10 s."""
+    udp_new_s: Annotated[int, Meta(ge=5, le=86_400)] = 120
+    """Not answered."""
+    icmp_s: Annotated[int, Meta(ge=5, le=3600)] = 60
+    """RFC 5508 REQ-1."""
+
+
 class DatapathSettings(_Section, frozen=True):
     """What an agent needs to know of its node and of the cluster's addresses. A controller reads the ranges too."""
 
@@ -131,6 +148,9 @@ class DatapathSettings(_Section, frozen=True):
     are, on their way to what some policy names (rule W11). `drop`: a new pod waits until the agent has seen it, for
     ever where the agent is dead. `pass`: they leave with the node's address, also of a pod that turns out to be
     selected; for hosts with containers that no manifest describes."""
+    flows_per_pod: Annotated[int, Meta(ge=1, le=4_000_000)] = 32_768
+    """How many flows a pod may have at once; beyond it new ones are dropped, and counted as `quota` (rule B4)."""
+    timeouts: TimeoutSettings = TimeoutSettings()
     bpf_dir: str = "/sys/fs/bpf/egressgw"
     """Folder for pins; on a bpffs, or a place where one can be mounted."""
     sysctl_dir: str = "/proc/sys/net"

@@ -1,4 +1,4 @@
-"""The agent: one on every node. Gossip member, datapath, endpoint announcements, gratuitous ARP, audit of what it did.
+"""The agent: one on every node. Gossip member, datapath, blocks of ports, gratuitous ARP, audit of what it did.
 
 The lease keeper beside it decides whether an address may be used; the agent only prepares and announces. Everything is
 level-triggered: inputs update what is known and set `dirty`; one task, `turn`, brings the kernel and the peers in step.
@@ -294,6 +294,7 @@ class Agent:
             datapath=self._datapath,
             held=self._holdings.held,
             report=self._living_report(),
+            port_blocks=self._blocks.status(),
             troubles=[
                 *self._tasks.troubles(),
                 *refusals.troubles(self._refusals),

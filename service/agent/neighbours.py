@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from service.datapath.reconciler import Reconciler
-from service.endpoint.sync import EndpointSync, LocationHeard
+from service.location.sync import LocationHeard, LocationSync
 from service.model.assignment import Location
 from service.model.gateway_node import NodeState
 from service.model.machine import Address, Source
@@ -38,7 +38,7 @@ class Neighbours:
         self._clock = clock
         self._changed = changed
         self._others = others
-        self._sync = EndpointSync(node=settings.node, start_id=start_id, now_ns=clock())
+        self._sync = LocationSync(settings.node, start_id, now_ns=clock())
         envelope = Envelope(
             settings.keys, cluster=settings.cluster, node=settings.node, start_id=start_id, purpose="state"
         )
@@ -74,7 +74,6 @@ class Neighbours:
             address = self._cluster.address_of(name, self._settings.ports.state) if name in present else None
             self._sync.set_peer(name, address, now_ns=now_ns)
         self._known = present
-        self._sync.announce({}, {}, now_ns=now_ns)
         self.pump.wake()
 
     def _take(self, source: Source, payload: bytes) -> None:
@@ -82,6 +81,7 @@ class Neighbours:
             self.pump.on_datagram(source, payload)
 
     def _handle(self, output: object) -> None:
-        if isinstance(output, LocationHeard):
-            self._reconciler.learn_location(output.location)
+        if not isinstance(output, LocationHeard):
+            raise TypeError(f"unknown output {output!r}")
+        self._reconciler.learn_location(output.location)
         self._changed()

@@ -9,17 +9,19 @@ import logging
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 from service.datapath.block_maps import BlockMaps
 from service.datapath.flow_scan import FlowScan, Remote
 from service.datapath.flow_table import FlowTable
 from service.datapath.reconciler import Reconciler
 from service.host.durable_file import replace_durably
+from service.model.errors import PeerError
 from service.model.lease import TERM_MAX, Token
 from service.model.machine import Address, Source
 from service.port_block.block import BLOCK_PORTS
 from service.port_block.gateway import GatewayBlocks, SetOwner, Trust
-from service.port_block.message import Receiver
+from service.port_block.message import Receiver, receiver_of
 from service.port_block.owner import EndFlows, OwnerBlocks, Store, Usable
 from service.settings import Settings
 from service.wire.cluster_view import ClusterView
@@ -29,7 +31,6 @@ _log = logging.getLogger(__name__)
 
 _SCAN_S = 0.5
 """Between two looks at all flows; at least three times as long as the last one took (rule C3)."""
-_RECEIVERS = {receiver.value: receiver for receiver in (Receiver.OWNER, Receiver.GATEWAY)}
 _REFUSED_S = 0.05
 """How often is looked for packets of blocks that are not their senders'."""
 
@@ -119,10 +120,13 @@ class PortBlocks:
 
     def take(self, source: Source, payload: bytes) -> bool:
         """One datagram of the state channel; False where it is for neither of these machines."""
-        pump = self._pumps.get(_RECEIVERS.get(payload[:2], Receiver.LEADER))
+        try:
+            pump = self._pumps.get(receiver_of(payload))
+        except PeerError:
+            return False
         if pump is not None and self._owner is not None:
             pump.on_datagram(source, payload)
-        return pump is not None
+        return True
 
     def update(self) -> None:
         """Bring the machines in step with what is known: members, leader, addresses, holders and successors."""
@@ -169,6 +173,21 @@ class PortBlocks:
         self._held = dict(held)
         if changed:
             self._wake()
+
+    def status(self) -> dict[str, Any]:
+        """Of each floating IP: what this node has and uses of its ports, and how many blocks it knows the owners of."""
+        owner, gateway = self._owner, self._gateway
+        if owner is None or gateway is None:
+            return {}
+        found = {}
+        for floating_ip in sorted(self._known):
+            usable, known = len(owner.usable(floating_ip)), len(gateway.rows(floating_ip))
+            remote, taken = self._busiest.get(floating_ip, (None, 0))
+            if usable or known or taken:
+                towards = f"{IPv4Address(remote.address)}:{int.from_bytes(remote.port, 'big')}" if remote else ""
+                busiest = {"remote": towards, "portsTaken": taken}
+                found[str(floating_ip)] = {"usableBlocks": usable, "knownBlocks": known, "busiest": busiest}
+        return found
 
     # -- inside --
 

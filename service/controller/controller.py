@@ -178,6 +178,7 @@ class Controller:
         document = controller_status(
             node=self._settings.node,
             is_leading=self.is_leading,
+            port_blocks=self._blocks.status(),
             cluster=self._cluster,
             intake=self._intake,
             source=self._source,
@@ -185,7 +186,7 @@ class Controller:
             office=self._office,
             has_majority=self._table.is_fresh(now_ns=boot_ns()),
             silent_s=self._electors.silent_s(),
-            troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
+            troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals), *self._blocks.troubles()],
             outbox=self._outbox,
             publisher=self._publisher,
             untold=self._writer.troubles() if self._writer is not None else (),

@@ -4,6 +4,7 @@ A machine per term: it reads what gateways and nodes have before it gives anythi
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from typing import Any
@@ -107,9 +108,30 @@ class LeaderPortBlocks:
         machine.set_demand(self._demand(), now_ns=now_ns)
         self.pump.wake()
 
-    def shortages(self) -> dict[IPv4Address, dict[str, int]]:
-        """How many blocks of their base nodes lack, by floating IP; empty while this process does not lead."""
-        return self._present.machine.shortages() if self._present.machine is not None else {}
+    def status(self) -> dict[str, Any]:
+        """Of each floating IP: how many blocks each node has, and lacks of its base; empty while it does not lead."""
+        machine, gateway = self._present.machine, self._knowledge.intake.index.gateway()
+        if machine is None or gateway is None:
+            return {}
+        short = machine.shortages()
+        found = {}
+        for floating_ip in gateway.floating_ips:
+            owners = Counter(row.owner for row in machine.rows(floating_ip).values() if row.owner is not None)
+            found[str(floating_ip)] = {
+                "isComplete": machine.is_complete(floating_ip),
+                "blocks": dict(sorted(owners.items())),
+                "lacking": short.get(floating_ip, {}),
+            }
+        return found
+
+    def troubles(self) -> list[str]:
+        """Which nodes have fewer ports of an address than is their right, a line for each address (rule Q2)."""
+        machine = self._present.machine
+        return [
+            f"{floating_ip}: too few ports for {', '.join(sorted(nodes))}; their new connections may be dropped "
+            "(no_ports): use a second floating IP, or fewer nodes for this one"
+            for floating_ip, nodes in (machine.shortages().items() if machine is not None else ())
+        ]
 
     def _members(self) -> dict[str, LeaderMember]:
         port = self._settings.ports.state

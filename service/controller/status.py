@@ -18,6 +18,7 @@ def controller_status(
     *,
     node: str,
     is_leading: bool,
+    port_blocks: Mapping[str, Any],
     cluster: ClusterView,
     intake: Intake,
     source: Source | None,
@@ -40,6 +41,7 @@ def controller_status(
         "troubles": [*troubles, *untold],
         "objects": objects_status(intake, source),
         "leading": is_leading,
+        "portBlocks": port_blocks,
         "electorate": electorate_status(office.book.known, office.trouble, has_majority=has_majority, silent_s=silent_s)
         | office.standing(),
         "drops": {},

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from service.datapath.layout import FIRST_PORT, PORTS_PER_BLOCK
+from service.port_block.block import block_of
 
 _KEY = struct.Struct("=4s4s2s2sB3x")
 _VALUE = struct.Struct("=QQIII4sI2sBB")
@@ -64,9 +64,9 @@ class FlowScan:
             self.flows += 1
             self.pods[pod_ip, number] += 1
             self.taken[Remote(floating_ip, remote_ip, remote_port, protocol)] += 1
-            port = int.from_bytes(nat_port, "big")
-            if port >= FIRST_PORT:
-                self.blocks.setdefault(floating_ip, set()).add((port - FIRST_PORT) // PORTS_PER_BLOCK)
+            block = block_of(int.from_bytes(nat_port, "big"))
+            if block is not None:
+                self.blocks.setdefault(floating_ip, set()).add(block)
 
     def _is_settled(self, pod_ip: bytes) -> bool:
         return self.settled is None or pod_ip in self.settled

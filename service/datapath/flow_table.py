@@ -13,6 +13,7 @@ from service.datapath import layout
 from service.datapath.bpf_map import BpfMap
 from service.datapath.flow_scan import FlowScan, Over
 from service.datapath.layout import FIRST_PORT, PORTS_PER_BLOCK, MapName
+from service.port_block.block import block_of
 
 _FLOWS = (MapName.FLOWS_OPEN, MapName.FLOWS_YOUNG, MapName.FLOWS_DATAGRAM)
 _MIRRORS = {
@@ -54,7 +55,7 @@ class FlowTable:
             for piece in table.pieces():
                 for key, value in piece:
                     flow = layout.parse_flow(key, value)
-                    if _block_of(flow.nat_port) in ending.get(flow.floating_ip, ()) and not flow.is_ended:
+                    if block_of(flow.nat_port) in ending.get(flow.floating_ip, ()) and not flow.is_ended:
                         table.update(key, value[:_ENDED_AT] + b"\1" + value[_ENDED_AT + 1 :])
 
     # -- in a thread --
@@ -105,10 +106,6 @@ class FlowTable:
             spare = max(0, made - ended - present)
             if spare:
                 spares.update(key, spare.to_bytes(8, "little"))
-
-
-def _block_of(port: int) -> int:
-    return (port - FIRST_PORT) // PORTS_PER_BLOCK
 
 
 def _mirror_key(key: bytes, value: bytes) -> bytes:

@@ -271,11 +271,6 @@ def member_value(number: int) -> bytes:
     return struct.pack("=I", number)
 
 
-def block_of(port: int) -> int:
-    """The block that a port lies in."""
-    return (port - FIRST_PORT) // PORTS_PER_BLOCK
-
-
 def own_blocks_value(blocks: Sequence[int]) -> bytes:
     """The blocks of a floating IP from which this node may take ports for new flows (rule Q3); each once."""
     words = [0] * 16

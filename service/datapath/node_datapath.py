@@ -21,7 +21,7 @@ from service.datapath.block_maps import BlockMaps
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.flow_table import FlowTable
 from service.datapath.hook_book import HookBook, Newcomers
-from service.datapath.layout import COUNTER_NAMES, ClusterFlag, MapName, SelectedState
+from service.datapath.layout import COUNTER_NAMES, ClusterFlag, Limits, MapName, SelectedState
 from service.datapath.loader import LoadedDatapath
 from service.datapath.worker_pool import WorkerPool
 from service.host import identity
@@ -40,7 +40,7 @@ from service.network.nftables import Nftables, NftConfig
 from service.network.sysctl import Sysctl
 from service.network.tcx import TcxLinks
 from service.policy.rule_set import RuleSet
-from service.settings import Settings
+from service.settings import DatapathSettings, Settings
 
 _log = logging.getLogger(__name__)
 
@@ -141,6 +141,7 @@ class NodeDatapath:
         self.flows = FlowTable(self._loaded.maps, clock=boot_ns, monotonic=time.monotonic_ns)
         self.blocks = BlockMaps(self._loaded.maps, settings.node, clock=boot_ns, monotonic=time.monotonic_ns)
         self._loaded.map(MapName.FLOW_SETTINGS).update(bytes(4), flow_settings(identity.boot_id()))
+        self._loaded.map(MapName.LIMITS).update(bytes(8), limits_of(settings.datapath).packed())
         await self._set_up_steering()
         await self.refresh_uplinks()
         await self.attach_pod_devices()
@@ -416,6 +417,20 @@ def flow_settings(boot_id: str) -> bytes:
     """Where the search for a port begins, another one after a reboot (rule Q4), and what an ephemeral port is (D4)."""
     seed = int.from_bytes(hashlib.blake2b(boot_id.encode(), digest_size=8).digest(), "big")
     return layout.flow_settings_value(seed, EPHEMERAL_PORTS, is_seeding=False)
+
+
+def limits_of(settings: DatapathSettings) -> Limits:
+    """What holds for every rule set that has no row of its own (rules B3, B4)."""
+    timeouts = settings.timeouts
+    return Limits(
+        tcp_open_s=timeouts.tcp_open_s,
+        tcp_new_s=timeouts.tcp_new_s,
+        tcp_closing_s=timeouts.tcp_closing_s,
+        udp_s=timeouts.udp_s,
+        udp_new_s=timeouts.udp_new_s,
+        icmp_s=timeouts.icmp_s,
+        flows_per_pod=settings.flows_per_pod,
+    )
 
 
 def _local_uplink(interface: Interface) -> LocalUplink:

@@ -250,10 +250,6 @@ class Reconciler:
         segments = self.segments()
         return Topology(self._node, self._uplinks, segments, desired.member_numbers(segments))
 
-    def egress_ips(self) -> frozenset[IPv4Address]:
-        """Floating IPs that rules of this node's pods name."""
-        return frozenset(ip for _, rule_set in self.steering.rule_sets() for ip in rule_set.addresses())
-
     def to_clear(self, maps: MapView) -> tuple[Clearing, ...]:
         """Pods whose connection-tracking entries can go now, because the rows that precede it are in the kernel (W10).
 

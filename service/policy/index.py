@@ -10,7 +10,7 @@ policies are computed anew, and what really came out differently is the delta: a
 news, whatever happened in between.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from types import MappingProxyType
@@ -33,7 +33,7 @@ from service.policy.acceptance import PolicyState, Verdict, judge, precedence
 from service.policy.named import NamedNetworks
 from service.policy.overlap import OverlapIndex
 from service.policy.pod_table import PodTable
-from service.policy.rule_set import RuleSet, RuleSetCatalog, Selection, policy_content
+from service.policy.rule_set import RuleSetCatalog, Selection, policy_content
 from service.policy.term_index import TermIndex
 
 _GATEWAY = ObjectKey(Kind.GATEWAY, GATEWAY_NAMESPACE, GATEWAY_NAME)
@@ -47,8 +47,6 @@ class PolicyDelta:
     """Pods whose address, node, rule set or policies changed; None: no longer selected."""
     policies: dict[ObjectKey, PolicyState | None] = field(default_factory=dict)
     """Policies whose state changed; None: deleted."""
-    learned: tuple[int, ...] = ()
-    """Content names that became known: combinations that named them can be resolved now."""
     gateway_changed: bool = False
     """The gateway object came, went or differs in anything, its generation included."""
 
@@ -63,8 +61,6 @@ class _Dirty:
     """Policies whose state may read otherwise: another verdict, or another number of pods."""
     addresses: dict[IPv4Address, None] = field(default_factory=dict)
     """Egress source addresses whose policies have to be judged."""
-    learned: dict[int, None] = field(default_factory=dict)
-    """Contents learned in this batch and not forgotten in it again."""
 
 
 class PolicyIndex:
@@ -100,10 +96,6 @@ class PolicyIndex:
         """Return a live view of the state of every policy."""
         return MappingProxyType(self._states)
 
-    def rule_set(self, policies: Sequence[int]) -> RuleSet | None:
-        """Resolve a combination announced by another node, in its order; None where a policy is not known here."""
-        return self._catalog.resolve(policies)
-
     def gateway(self) -> NetworkGateway | None:
         """Return the one gateway object in use: `default` in kube-system."""
         return self._gateway
@@ -135,7 +127,6 @@ class PolicyIndex:
         return PolicyDelta(
             selections=self._reselect(dirty),
             policies=self._restate(dirty.policies),
-            learned=tuple(dirty.learned),
             gateway_changed=self._gateway != gateway,
         )
 
@@ -211,7 +202,7 @@ class PolicyIndex:
         dirty.policies[key] = None
         # Four things can differ (content, age, address, rules), and each costs only its own work.
         if self._contents.get(key) != content:
-            self._rename(key, content, policy, dirty)
+            self._rename(key, content, policy)
             dirty.pods |= self._pods_of.get(key, {})
         elif old is not None and precedence(old) != precedence(policy):
             # Its age orders it among the policies of each pod.
@@ -220,14 +211,12 @@ class PolicyIndex:
         if old is None or old.rules != policy.rules:
             self._rematch_policy(old, policy, dirty)
 
-    def _rename(self, key: ObjectKey, content: int, policy: EgressPolicy, dirty: _Dirty) -> None:
+    def _rename(self, key: ObjectKey, content: int, policy: EgressPolicy) -> None:
         # Learn before forget, so that at no time a policy is without content.
         self._catalog.learn(content, policy)
         if key in self._contents:
             self._catalog.forget(self._contents[key])
-            dirty.learned.pop(self._contents[key], None)
         self._contents[key] = content
-        dirty.learned[content] = None
 
     def _remove_policy(self, key: ObjectKey, dirty: _Dirty) -> None:
         policy = self._policies.pop(key, None)
@@ -238,7 +227,6 @@ class PolicyIndex:
         self._terms.remove(policy)
         content = self._contents.pop(key)
         self._catalog.forget(content)
-        dirty.learned.pop(content, None)
         self._file_address(key, policy, None, dirty)
         dirty.policies[key] = None
 

@@ -18,6 +18,7 @@ from service.datapath.bpf_map import BpfMap
 from service.datapath.layout import BlockKind, ClusterFlag, FlowRow, Limits, MapName, SelectedState, WayKind
 from service.datapath.loader import LoadedDatapath
 from service.model.drop import DropReason
+from service.port_block.block import block_of
 from tests.datapath import packet
 from tests.datapath.packet import ICMP, IPV4, SYN, TCP, UDP
 from tests.datapath.program import EGW, POD_DEVICE, REDIRECT, UPLINK, Device, Outcome, Programs
@@ -53,7 +54,7 @@ TOKEN = 7
 POD_NUMBER = 71
 NODE_A, HOLDER = 1, 2
 """Numbers of members."""
-OWN_BLOCKS = (layout.block_of(POD_PORT), layout.block_of(POD_PORT) + 1)
+OWN_BLOCKS = (block_of(POD_PORT), block_of(POD_PORT) + 1)
 """Of the pod's node: the pod's own port lies in the first one."""
 SEED = 0x1234567
 

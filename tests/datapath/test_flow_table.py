@@ -8,6 +8,7 @@ from service.datapath import layout
 from service.datapath.flow_table import FlowTable
 from service.datapath.loader import LoadedDatapath
 from service.model.drop import DropReason
+from service.port_block.block import block_of
 from tests.datapath.node import (
     CLOSING,
     FLOATING_IP,
@@ -50,7 +51,7 @@ async def test_a_port_in_time_wait_counts_as_taken(pod_node: Node, table: FlowTa
     pod_node.send(TCP_FLOW)
     pod_node.change(TCP_FLOW, state=CLOSING)
     scan = await table.sweep(None)
-    assert scan.blocks == {FLOATING_IP.packed: {layout.block_of(POD_PORT)}}
+    assert scan.blocks == {FLOATING_IP.packed: {block_of(POD_PORT)}}
     ((_, taken),) = scan.busiest().values()
     assert taken == 1
 
@@ -96,7 +97,7 @@ async def test_q3_flows_of_a_block_that_is_another_nodes_end(pod_node: Node, tab
     elsewhere = Flow(TCP, pod_port=POD_PORT + layout.PORTS_PER_BLOCK)
     for flow in (TCP_FLOW, elsewhere):
         pod_node.send(flow)
-    table.end_blocks({FLOATING_IP: {layout.block_of(POD_PORT)}})
+    table.end_blocks({FLOATING_IP: {block_of(POD_PORT)}})
     assert pod_node.send(TCP_FLOW, flags=ACK).verdict == SHOT
     assert pod_node.send(elsewhere, flags=ACK).verdict == REDIRECT
     assert pod_node.drops() == {(FLOATING_IP, DropReason.FLOW_ENDED): 1}

@@ -70,7 +70,6 @@ def test_the_example_selects_alices_and_pauls_frontends(example: PolicyIndex) ->
     assert (state.accepted, state.reason, state.matched_pods) == (True, "Accepted", 2)
     chosen = example.selections()[pod_key("web", "a")]
     assert [(str(to), str(ip)) for to, ip in chosen.rule_set.entries] == [("8.8.8.0/24", "192.168.1.100")]
-    assert example.rule_set(chosen.policies) == chosen.rule_set
 
 
 def test_a_pod_label_change_concerns_that_pod_only(example: PolicyIndex) -> None:
@@ -138,7 +137,6 @@ def test_equal_prefixes_follow_age_and_a_change_of_age() -> None:
     recreated = policy("first", ip="192.168.1.100", created="2024-01-03T00:00:00.000000000Z")
     delta = index.apply([Upsert(recreated)])
     assert str(delta.selections[pod_key("web")].rule_set.entries[0][1]) == "192.168.1.101"
-    assert delta.learned == ()
 
 
 def test_floating_ips_change_states_but_never_selections(example: PolicyIndex) -> None:
@@ -156,21 +154,6 @@ def test_floating_ips_change_states_but_never_selections(example: PolicyIndex) -
 def test_another_gateway_object_is_not_used(example: PolicyIndex) -> None:
     other = NetworkGateway(ObjectKey(Kind.GATEWAY, "shop", "default"), (IPv4Address("10.9.9.9"),))
     assert example.apply([Upsert(other), Delete(other.key)]) == PolicyDelta()
-
-
-def test_learned_contents_can_be_resolved_and_forgotten_ones_cannot(example: PolicyIndex) -> None:
-    old = example.selections()[pod_key("web", "a")].policies
-    wider = policy(rules=EXAMPLE.rules, to=("8.8.0.0/16",))
-    delta = example.apply([Upsert(wider)])
-    assert delta.learned == example.selections()[pod_key("web", "a")].policies
-    assert example.rule_set(delta.learned) is not None
-    assert example.rule_set(old) is None
-
-
-def test_a_refused_policy_can_still_be_resolved_for_another_node() -> None:
-    index = index_of(policy("a"), policy("b", to=("9.9.9.0/24",)), pod("web"))
-    (content,) = index_of(policy("b", to=("9.9.9.0/24",)), pod("web")).selections()[pod_key("web")].policies
-    assert index.rule_set((content,)) is not None
 
 
 def test_w12_everything_is_refused_without_pod_ranges() -> None:
