@@ -62,6 +62,7 @@ def shown(
         held={OWN: LEASE},
         report=report,
         now_ns=now_ns,
+        port_blocks={},
         troubles=(),
         outbox=some,
         publisher=some,

@@ -60,8 +60,8 @@ def test_ports_are_those_of_the_settings() -> None:
     policy = next(item for item in documents("controller.yaml") if item["kind"] == "NetworkPolicy")
     ingress = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
     egress = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
-    assert ingress == {ports.gossip, ports.http}
-    assert {ports.gossip, ports.lease} <= egress
+    assert ingress == {ports.gossip, ports.state, ports.http}
+    assert {ports.gossip, ports.state, ports.lease} <= egress
     dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     exposed = next(line.split()[1:] for line in dockerfile.splitlines() if line.startswith("EXPOSE"))
     assert {int(entry.split("/")[0]) for entry in exposed} == {
