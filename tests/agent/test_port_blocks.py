@@ -192,7 +192,8 @@ async def test_q2_a_node_with_a_selected_pod_has_its_base_once_holder_and_succes
     assert worker1.usable() == BASE, "without a leader everything goes on (Q6)"
     async with site.leading(8) as leader:
         await asyncio.sleep(1.5)
-        assert leader.shortages() == {}
+        assert leader.status() == {str(FLOATING_IP): {"isComplete": True, "blocks": {"worker1": BASE}, "lacking": {}}}
+        assert leader.troubles() == []
     assert len(site.moved) == 1, "what is read is no news"
 
 
