@@ -140,11 +140,20 @@ class BlockMaps:
 
     def learn(self, topology: Topology) -> None:
         """Members may be reached in another way than before: bring the rows in step."""
-        if topology == self._topology:
+        former, self._topology = self._topology, topology
+        if topology == former:
             return
-        self._topology = topology
+        # Members come and go by the hundred: of most, nothing has changed.
+        same = {
+            name
+            for name, number in (topology.numbers or {}).items()
+            if number == (former.numbers or {}).get(name)
+            and (topology.segments or {}).get(name) == (former.segments or {}).get(name)
+        }
+        is_here_same = topology.uplinks == former.uplinks
         for (floating_ip, block), row in self._rows.items():
-            self._write(floating_ip, block, row, is_new=False)
+            if row.owner is not None and not (is_here_same and row.owner in same):
+                self._write(floating_ip, block, row, is_new=False)
 
     # -- what a gateway's machine asks --
 

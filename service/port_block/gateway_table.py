@@ -51,37 +51,47 @@ class GatewayTable:
         """Grows; drawn from the clock, so that it is never that of an earlier process."""
         self.edition = 0
         self.tenure: Token | None = None
+        self._last: Token | None = None
+        """The last tenure that was seen here, also while there is none."""
         self._watched_ns = now_ns
         """Since when the kernel would have seen a packet."""
         self._whole_until_ns = 0
         self._is_whole = False
+        self._was_whole = False
+        """At the end of the last tenure."""
 
     def observe(self, now_ns: int) -> None:
         """Look whether the lease has come, gone or come anew. Before everything else, at each call."""
         tenure = self._kernel.tenure(self.floating_ip)
         if tenure == self.tenure:
             return
+        is_next = _is_next(self._last, tenure)
+        if self.tenure is not None:
+            self._was_whole = self._is_whole
         # Whoever takes over in time as a successor that had every row has every row as the holder (Q8).
-        self._is_whole = self.tenure is None and tenure is not None and now_ns < self._whole_until_ns
+        is_whole = self.tenure is None and tenure is not None and now_ns < self._whole_until_ns
+        self._is_whole = self._was_whole if is_next else is_whole
         if self.tenure is not None:
             self._whole_until_ns = 0
         self.tenure = tenure
         self._watched_ns = now_ns
         self._open_session()
         if tenure is not None:
-            self._begin(tenure)
+            self._begin(tenure, keeps=is_next)
 
-    def _begin(self, tenure: Token) -> None:
-        """A row that was true once may be another's by now. Unless all are here, none of them counts (R3)."""
-        for block in [] if self._is_whole else sorted(self.rows):
+    def _begin(self, tenure: Token, *, keeps: bool) -> None:
+        """A row that was true once may be another's by now. Unless all are here, or nobody held in between, none of
+        them counts (R3)."""
+        for block in [] if self._is_whole or keeps else sorted(self.rows):
             del self.rows[block]
             self._changes.set_owner(self.floating_ip, block, NEVER_GIVEN)
+        self._last = tenure
         self._changes.trust(self.floating_ip, tenure)
 
     def restore(self, rows: Iterable[tuple[int, Row]], tenure: Token | None) -> None:
         """What an earlier process had in the kernel, and the tenure that it vouched for."""
         self.rows.update(rows)
-        self.tenure = tenure
+        self.tenure = self._last = tenure
 
     @property
     def holds(self) -> bool:
@@ -147,3 +157,10 @@ class GatewayTable:
     def _open_session(self) -> None:
         self.session += 1
         self.edition += 1
+
+
+def _is_next(former: Token | None, tenure: Token | None) -> bool:
+    """The lease came back to this node, and no other had it in between: tokens of one assignment are counted (K1)."""
+    if former is None or tenure is None:
+        return False
+    return former.stamp == tenure.stamp and tenure.counter == former.counter + 1

@@ -2,6 +2,8 @@
 
 from ipaddress import IPv4Address
 
+import pytest
+
 from service.model.lease import Stamp, Token
 from service.port_block.block import NEVER_GIVEN, TIMES, Row
 from service.port_block.gateway_table import GatewayTable
@@ -114,9 +116,16 @@ def test_q8_a_holder_is_whole_from_the_word_to_the_end_of_its_tenure() -> None:
     one.take_whole(2 * SECOND, 2 * SECOND)
     one.observe(900 * SECOND)
     assert one.is_whole
-    kernel.token = Token(1, 1, 2)
+    kernel.token = Token(1, 1, 3)
     one.observe(901 * SECOND)
     assert not one.is_whole, "somebody else may have held in between"
+    one.take_whole(902 * SECOND, 902 * SECOND)
+    kernel.token = None
+    one.observe(903 * SECOND)
+    assert not one.is_whole
+    kernel.token = Token(1, 1, 4)
+    one.observe(904 * SECOND)
+    assert one.is_whole, "nobody held in between: tokens are counted"
 
 
 def test_r3_a_whole_holder_takes_no_owners_word() -> None:
@@ -145,6 +154,28 @@ def test_a_new_process_in_the_same_tenure_goes_on_with_the_rows() -> None:
     one.restore([(3, Row(A, Stamp(1, 1)))], Token(1, 1, 1))
     one.observe(2 * SECOND)
     assert one.row(3).owner == A
-    kernel.token = Token(1, 1, 2)
+    kernel.token = Token(1, 1, 3)
     one.observe(3 * SECOND)
     assert one.row(3) == NEVER_GIVEN
+
+
+@pytest.mark.parametrize(
+    ("tenure", "is_kept"),
+    [(Token(1, 1, 2), True), (Token(1, 1, 3), False), (Token(1, 2, 1), False), (Token(1, 2, 2), False)],
+)
+@pytest.mark.parametrize("is_seen", [True, False], ids=["gap seen", "gap not seen"])
+def test_r3_rows_stay_where_the_lease_came_back_and_nobody_held_in_between(
+    tenure: Token, is_kept: bool, is_seen: bool
+) -> None:
+    """A keeper that is started again, or one that stood still for longer than its lease."""
+    one, kernel = holding()
+    one.take_push(3, Row(A, Stamp(1, 1)), is_acknowledged=True)
+    session = one.session
+    if is_seen:
+        kernel.token = None
+        one.observe(2 * SECOND)
+    kernel.token = tenure
+    one.observe(3 * SECOND)
+    assert (one.row(3).owner == A) == is_kept
+    assert not one.is_whole
+    assert one.session > session, "what a leader said before is said anew"

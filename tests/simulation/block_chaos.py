@@ -79,7 +79,7 @@ class BlockChaos:
         With all at once no leader lives long enough for a block to be taken, rest and be given again.
         """
         rare = (self.reboot, self.kill_leader, self.depose, self.rename, self.slander, self.pause)
-        common = (self.cut, self.isolate, self.kill, self.fail_over, self.move_far, self.flap, self.lose)
+        common = (self.cut, self.isolate, self.kill, self.fail_over, self.move_far, self.flap, self.lapse, self.lose)
         usual = (self.want, self.bind, self.leave_long, self.come_and_go, self.mend)
         return (*self._some(rare), *self._some(common), *self._some(common), *usual, *usual, *usual)
 
@@ -181,6 +181,12 @@ class BlockChaos:
     def _flap_back(self, floating_ip: IPv4Address, holder: str) -> None:
         if not self.is_calm and holder in self.world.kernels and not self.world.net.nodes[holder].stopped:
             self.world.fail_over(floating_ip, to=holder)
+
+    def lapse(self) -> None:
+        """The holder stands still for longer than its lease, and nobody else takes it."""
+        floating_ip = self.random.choice(IPS)
+        if self.world.leases[floating_ip][0]:
+            self.world.lapse(floating_ip, self.random.choice((1, 50, 300, 1500)) * MS)
 
     def depose(self) -> None:
         """The leader's renewals stop, and it goes on for as long as its lease lives."""

@@ -255,6 +255,21 @@ class BlockWorld:
         self.leases[floating_ip] = (holder, Token(1, self._tokens, 1))
         self.successors[floating_ip] = successor
 
+    def lapse(self, floating_ip: IPv4Address, span_ns: int) -> None:
+        """The lease is over for a while, and comes back to the same node; nobody else has it in between."""
+        holder, token = self.leases[floating_ip]
+        self.leases[floating_ip] = ("", token)
+
+        def come_back() -> None:
+            if self.leases[floating_ip] != ("", token):
+                return
+            if holder not in self.kernels or self.net.nodes[holder].stopped:
+                self.fail_over(floating_ip)
+            else:
+                self.leases[floating_ip] = (holder, Token(token.term, token.version, token.counter + 1))
+
+        self.net.after(span_ns, come_back)
+
     def fail_over(self, floating_ip: IPv4Address, *, to: str | None = None) -> None:
         """The lease goes to the successor, or to a node that never was one; then another successor is chosen."""
         former = self.leases[floating_ip][0]
@@ -366,7 +381,7 @@ class BlockWorld:
         self._arrive(name, way[0], floating_ip, block)
 
     def _arrive(self, name: str, gateway: str, floating_ip: IPv4Address, block: int) -> None:
-        if (name, gateway) in self.dark or self.leases[floating_ip][0] != gateway:
+        if not gateway or (name, gateway) in self.dark or self.leases[floating_ip][0] != gateway:
             return
         key, kernel = (floating_ip, block), self.kernels[gateway]
         row = kernel.owners.get(key)

@@ -231,7 +231,9 @@ def test_r3_rows_that_may_be_old_count_for_nothing_when_the_lease_comes() -> Non
 
 def test_r3_a_holder_that_goes_by_old_rows_takes_packets_of_a_former_owner(monkeypatch: Patch) -> None:
     """Rule R3 dropped."""
-    monkeypatch.setattr(GatewayTable, "_begin", lambda self, tenure: self._changes.trust(self.floating_ip, tenure))
+    monkeypatch.setattr(
+        GatewayTable, "_begin", lambda self, tenure, keeps: self._changes.trust(self.floating_ip, tenure)
+    )
     breaks(old_rows_of_a_former_successor)
 
 
