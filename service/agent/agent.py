@@ -51,6 +51,7 @@ from service.web.metrics import (
     AuditCollector,
     DatapathCollector,
     KeeperCollector,
+    PortCollector,
     RefusalCollector,
     SegmentCollector,
     ShortageCollector,
@@ -236,6 +237,7 @@ class Agent:
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
         registry.register(ShortageCollector(self._shortages))
+        registry.register(PortCollector(self._blocks))
         registry.register(RefusalCollector(self._refusals))
         registry.register(KeeperCollector(self._living_report))
         registry.register(SegmentCollector(self._segment_watch))

@@ -64,6 +64,8 @@ class PortBlocks:
         self._held: dict[IPv4Address, Token] = {}
         self._busiest: dict[IPv4Address, tuple[Remote, int]] = {}
         self._scanned_ns = 0
+        self.flows = 0
+        """Of this node's pods, at the last look."""
         self._ending: dict[IPv4Address, set[int]] = {}
         """Blocks whose flows are to be ended before anything else is said."""
 
@@ -259,5 +261,5 @@ class PortBlocks:
                 owner.note_use(floating_ip, len(usable) * BLOCK_PORTS - taken, grown / passed_s, now_ns=now_ns)
             live = scan.blocks.get(floating_ip.packed, set())
             owner.note_scan(floating_ip, live, begun_ns=scan.begun_ns, now_ns=now_ns)
-        self._busiest, self._scanned_ns = busiest, scan.begun_ns
+        self._busiest, self._scanned_ns, self.flows = busiest, scan.begun_ns, scan.flows
         self._pumps[Receiver.OWNER].wake()

@@ -92,6 +92,7 @@ class Controller:
             silent=self._electors.silent_s,
             problems=self._office.problems,
             server=lambda: self._source.server_address() if self._source is not None else None,
+            lacking_ports=lambda: self._blocks.lacking(),
             clock=boot_ns,
         )
         self._leader = Leader(self._cluster, self._knowledge, self._recorder, clock=boot_ns)
@@ -186,7 +187,7 @@ class Controller:
             office=self._office,
             has_majority=self._table.is_fresh(now_ns=boot_ns()),
             silent_s=self._electors.silent_s(),
-            troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals), *self._blocks.troubles()],
+            troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
             outbox=self._outbox,
             publisher=self._publisher,
             untold=self._writer.troubles() if self._writer is not None else (),

@@ -3,7 +3,7 @@
 Each of the three may be behind the others, or silent. `has_caught_up` says when together they are enough to act upon.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 
 from service.controller.holders import HolderTable
@@ -24,7 +24,8 @@ class Knowledge:
     """Reads, and changes nothing. `electors` are the members of the electorate as it is known here.
 
     `silent` names those of them that are not seen to vote, `problems` what is wrong with the object that names them;
-    `server` is the API server's address, where it is known.
+    `server` is the API server's address, where it is known; `lacking_ports` which nodes lack blocks of
+    their base, by floating IP.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Knowledge:
         silent: Callable[[], Iterable[str]],
         problems: Callable[[], Iterable[ObjectEvent]],
         server: Callable[[], IPv4Address | None],
+        lacking_ports: Callable[[], Mapping[IPv4Address, Mapping[str, int]]],
         clock: Callable[[], int],
     ) -> None:
         self.intake = intake
@@ -46,6 +48,7 @@ class Knowledge:
         self._silent = silent
         self._problems = problems
         self._server = server
+        self._lacking_ports = lacking_ports
         self._clock = clock
         self._started_ns = clock()
         self._exemptions = PolicyExemptions()
@@ -160,5 +163,6 @@ class Knowledge:
             refused=self.intake.errors,
             cluster_nodes=dict(inventory.nodes),
             problems=tuple(self._problems()),
+            lacking_ports=self._lacking_ports(),
             strays=dict(inventory.strays()),
         )

@@ -113,7 +113,7 @@ class LeaderPortBlocks:
         machine, gateway = self._present.machine, self._knowledge.intake.index.gateway()
         if machine is None or gateway is None:
             return {}
-        short = machine.shortages()
+        short = self.lacking()
         found = {}
         for floating_ip in gateway.floating_ips:
             owners = Counter(row.owner for row in machine.rows(floating_ip).values() if row.owner is not None)
@@ -124,14 +124,10 @@ class LeaderPortBlocks:
             }
         return found
 
-    def troubles(self) -> list[str]:
-        """Which nodes have fewer ports of an address than is their right, a line for each address (rule Q2)."""
+    def lacking(self) -> dict[IPv4Address, dict[str, int]]:
+        """How many blocks of their base nodes lack, by floating IP (rule Q2); empty while it does not lead."""
         machine = self._present.machine
-        return [
-            f"{floating_ip}: too few ports for {', '.join(sorted(nodes))}; their new connections may be dropped "
-            "(no_ports): use a second floating IP, or fewer nodes for this one"
-            for floating_ip, nodes in (machine.shortages().items() if machine is not None else ())
-        ]
+        return machine.shortages() if machine is not None else {}
 
     def _members(self) -> dict[str, LeaderMember]:
         port = self._settings.ports.state

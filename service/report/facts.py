@@ -56,6 +56,8 @@ class Facts(Sightings):
     """The Node objects; empty where the source has no such objects, and then they mean nothing."""
     problems: tuple[ObjectEvent, ...] = ()
     """What is wrong with objects that have no status of ours: the one that says who grants leases."""
+    lacking_ports: Mapping[IPv4Address, Mapping[str, int]] = field(default_factory=dict)
+    """By floating IP and node, how many blocks of ports the node lacks of its base (rule Q2)."""
     strays: Mapping[ObjectKey, IPv4Address] = field(default_factory=dict)
     """Pods whose address is in none of the known pod ranges."""
 

@@ -67,6 +67,7 @@ def gateway_problems(facts: Facts) -> list[Problem]:
         ),
         *_missed(facts, gateway),
         *_few(gateway, facts.nodes),
+        *_few_ports(facts, gateway),
         *_strays(facts),
     ]
 
@@ -130,6 +131,16 @@ def _few(gateway: NetworkGateway, nodes: tuple[GatewayNode, ...]) -> Iterator[Pr
                 "list a second one to spread it over two"
             )
             yield Problem("FewFloatingIPs", str(network), message)
+
+
+def _few_ports(facts: Facts, gateway: NetworkGateway) -> Iterator[Problem]:
+    for floating_ip, nodes in sorted(facts.lacking_ports.items()):
+        if floating_ip in gateway.floating_ips:
+            message = (
+                f"{floating_ip}: too few ports are left for nodes {', '.join(sorted(nodes))}, so new connections of "
+                "their pods may be dropped (no_ports); let some policies send from another floating IP"
+            )
+            yield Problem("FewPorts", str(floating_ip), message)
 
 
 def _strays(facts: Facts) -> Iterator[Problem]:

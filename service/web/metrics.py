@@ -7,7 +7,7 @@ operators' rules and boards: they are added to, not changed.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import groupby
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -92,6 +92,16 @@ class Watching(Protocol):
         """Since the start."""
 
 
+class Ports(Protocol):
+    """Blocks of ports of a node."""
+
+    flows: int
+    """At the last look."""
+
+    def status(self) -> dict[str, Any]:
+        """By floating IP."""
+
+
 class Refusing(Protocol):
     """A socket, by what it has refused."""
 
@@ -172,6 +182,31 @@ class SegmentCollector(Collector):
         yield deaf
         text = "Announcements of a held floating IP against somebody else's"
         yield CounterMetricFamily("egressgw_floating_ip_defences", text, value=self._watched.defences)
+
+
+class PortCollector(Collector):
+    """What this node has and uses of the ports of each floating IP, and how many flows it has."""
+
+    def __init__(self, ports: "Ports") -> None:
+        self._ports = ports
+
+    def collect(self) -> Iterator[Metric]:
+        """Three families with a sample for each floating IP, and the flows of all."""
+        usable = GaugeMetricFamily(
+            "egressgw_port_blocks_usable", "Blocks of 64 ports for new flows of this node", labels=["floating_ip"]
+        )
+        known = GaugeMetricFamily(
+            "egressgw_port_blocks_known", "Blocks whose node this gateway knows", labels=["floating_ip"]
+        )
+        taken = GaugeMetricFamily(
+            "egressgw_ports_taken", "Ports in use towards the busiest remote", labels=["floating_ip"]
+        )
+        for floating_ip, row in self._ports.status().items():
+            usable.add_metric([floating_ip], row["usableBlocks"])
+            known.add_metric([floating_ip], row["knownBlocks"])
+            taken.add_metric([floating_ip], row["busiest"]["portsTaken"])
+        yield from (usable, known, taken)
+        yield GaugeMetricFamily("egressgw_flows", "Flows of this node's pods", value=self._ports.flows)
 
 
 class ShortageCollector(Collector):

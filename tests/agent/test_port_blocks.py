@@ -193,7 +193,7 @@ async def test_q2_a_node_with_a_selected_pod_has_its_base_once_holder_and_succes
     async with site.leading(8) as leader:
         await asyncio.sleep(1.5)
         assert leader.status() == {str(FLOATING_IP): {"isComplete": True, "blocks": {"worker1": BASE}, "lacking": {}}}
-        assert leader.troubles() == []
+        assert leader.lacking() == {}
     assert len(site.moved) == 1, "what is read is no news"
 
 

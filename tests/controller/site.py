@@ -27,6 +27,7 @@ class Site:
         self.silent: tuple[str, ...] = ()
         self.problems: tuple[ObjectEvent, ...] = ()
         self.server: IPv4Address | None = None
+        self.lacking_ports: dict[IPv4Address, dict[str, int]] = {}
         self.cluster = Cluster((node("worker1", 1), node("worker2", 2)), {"worker1": member("worker1")})
         self.intake = Intake(DatapathSettings(pod_cidrs=("10.244.0.0/16",)))
         self.table = HolderTable(lease_ns=300 * MS)
@@ -38,6 +39,7 @@ class Site:
             silent=lambda: self.silent,
             problems=lambda: self.problems,
             server=lambda: self.server,
+            lacking_ports=lambda: self.lacking_ports,
             clock=lambda: self.now_ns,
         )
 

@@ -44,6 +44,7 @@ class Site:
     conflicts: dict[IPv4Address, bytes] = field(default_factory=dict)
     members: dict[str, tuple[Member, MemberMetadata]] = field(default_factory=dict)
     problems: tuple[ObjectEvent, ...] = ()
+    lacking_ports: dict[IPv4Address, dict[str, int]] = field(default_factory=dict)
     intake: Intake = field(default_factory=lambda: Intake(DatapathSettings(pod_cidrs=("10.244.0.0/16",))))
 
     @property
@@ -90,6 +91,7 @@ class Site:
             refused=self.intake.errors,
             cluster_nodes=dict(inventory.nodes),
             problems=self.problems,
+            lacking_ports=self.lacking_ports,
             strays=dict(inventory.strays()),
         )
 

@@ -137,6 +137,14 @@ def test_a_pod_outside_the_known_ranges_is_told_with_what_to_set() -> None:
     assert not problems(site)
 
 
+def test_q2_nodes_that_lack_ports_of_an_address_are_told_while_it_is_listed() -> None:
+    site = two_held()
+    site.lacking_ports = {IPv4Address(FIRST): {"worker2": 3, "worker1": 1}}
+    assert f"{FIRST}: too few ports are left for nodes worker1, worker2" in problems(site)["FewPorts"].message
+    site.list_only(SECOND, "192.168.1.102")
+    assert "FewPorts" not in problems(site)
+
+
 def test_a_version_that_cannot_be_used_leaves_the_last_good_one_in_force_and_is_told() -> None:
     found = conditions(two_held(), "spec.floatingIPs[0]: not an address")
     assert found["Outdated"]["message"] == "the last good version is in force: spec.floatingIPs[0]: not an address"

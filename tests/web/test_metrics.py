@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
@@ -15,6 +16,7 @@ from service.web.metrics import (
     AuditCollector,
     DatapathCollector,
     KeeperCollector,
+    PortCollector,
     RefusalCollector,
     SegmentCollector,
     ShortageCollector,
@@ -150,6 +152,22 @@ def test_what_finds_no_room_in_a_map_is_told_with_how_many_pods_that_costs() -> 
     ]
     lacking.clear()
     assert scraped(registry) == []
+
+
+def test_ports_are_told_by_floating_ip_and_flows_in_all() -> None:
+    class Blocks:
+        flows = 7
+
+        def status(self) -> dict[str, Any]:
+            busiest = {"remote": "203.0.113.7:443", "portsTaken": 5}
+            return {"192.0.2.100": {"usableBlocks": 64, "knownBlocks": 128, "busiest": busiest}}
+
+    assert scraped(registered(PortCollector(Blocks()))) == [
+        'egressgw_port_blocks_usable{floating_ip="192.0.2.100"} 64.0',
+        'egressgw_port_blocks_known{floating_ip="192.0.2.100"} 128.0',
+        'egressgw_ports_taken{floating_ip="192.0.2.100"} 5.0',
+        "egressgw_flows 7.0",
+    ]
 
 
 def test_every_scrape_tells_what_is_so_then() -> None:
