@@ -12,6 +12,7 @@ from typing import Any
 
 from loadtest.chaos.client import ANSWER_S, IDLE_S, STALL_S
 from loadtest.chaos.event import Cost
+from loadtest.chaos.outside import PUSH_S
 from loadtest.chaos.site import ChaosSite
 from loadtest.gateway import FLOATING_IPS
 from service.lab.traffic.frame import Frame
@@ -168,8 +169,10 @@ def _unanswered_ns(line: Mapping[str, Any]) -> tuple[int, int]:
     waited_s = (STALL_S if line["what"] == "broken" else ANSWER_S) if is_given_up else 0.0
     # An idle connection finds out when it asks again.
     silent_s = IDLE_S if line["kind"] == "tcp-idle" else 0.0
+    # Who only listens has waited since the last word that came: the one that did not was due somewhat later.
+    due_s = PUSH_S if line["kind"] == "tcp-push" and is_given_up else 0.0
     last_ns = int(line["t"]) - int(waited_s * 1e9)
-    return last_ns - int(silent_s * 1e9), last_ns
+    return last_ns - int(silent_s * 1e9), last_ns + int(due_s * 1e9)
 
 
 COUNTED_LOSSES = 10

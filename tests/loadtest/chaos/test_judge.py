@@ -18,6 +18,7 @@ from loadtest.chaos.judge import (
     judge_speakers,
     limited,
 )
+from loadtest.chaos.outside import PUSH_S
 from loadtest.chaos.site import SETTLED_S, ChaosSite, Expectation, inbound_ruleset
 from loadtest.gateway import FLOATING_IPS
 from service.lab.capture_site import capture_site
@@ -133,7 +134,7 @@ def test_losses_are_told_where_the_event_costs_none() -> None:
 
 def test_what_went_unanswered_before_the_round_began_is_of_the_round_before() -> None:
     given_up_ns = 20 * 10**9
-    line = {"pod": "p1", "kind": "tcp-push", "what": "broken", "detail": "TimeoutError", "t": given_up_ns}
+    line = {"pod": "p1", "kind": "tcp-stream", "what": "broken", "detail": "TimeoutError", "t": given_up_ns}
 
     def is_told(began_s: float, before: Cost, now: Cost, **other: str) -> bool:
         return bool(list(judge_flows([line | other], [(0, before), (given_up_ns - int(began_s * 1e9), now)])))
@@ -146,6 +147,11 @@ def test_what_went_unanswered_before_the_round_began_is_of_the_round_before() ->
     assert not is_told(IDLE_S - 0.1, before=Cost(), now=QUIET, **idle)
     assert not is_told(IDLE_S - 0.1, before=QUIET, now=Cost(), **idle)
     assert is_told(IDLE_S, before=Cost(), now=QUIET, **idle)
+    # Who only listens was told something for the last time a moment before the event, in the round before.
+    pushed = {"kind": "tcp-push"}
+    assert not is_told(STALL_S - PUSH_S / 2, before=QUIET, now=Cost(), **pushed)
+    assert is_told(STALL_S - PUSH_S / 2, before=QUIET, now=QUIET, **pushed)
+    assert is_told(STALL_S - PUSH_S - 0.1, before=QUIET, now=Cost(), **pushed)
     datagram = {"kind": "udp-stream", "what": "lost", "detail": ""}
     assert not is_told(0.1, before=Cost(), now=QUIET, **datagram)
     assert is_told(ANSWER_S, before=Cost(), now=QUIET, **datagram)
