@@ -279,23 +279,28 @@ def disk_in_place_of(folder: Path, options: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("options", "cause"), [("ro", "Read-only file system"), ("size=4k", "No space left on device")], ids=["ro", "full"]
+    ("place", "options", "cause"),
+    [
+        ("state", "ro", "Read-only file system"),
+        ("state", "size=4k", "No space left on device"),
+        ("run", "size=4k", "No space left on device"),
+    ],
+    ids=["state-ro", "state-full", "run-full"],
 )
 def test_a_node_that_starts_on_a_disk_that_lets_it_write_nothing_waits_says_so_and_then_serves(
-    site: Site, options: str, cause: str
+    site: Site, place: str, options: str, cause: str
 ) -> None:
     """Keeper and agent end neither, the others serve, and nobody has to start them again."""
     node = str(site.holder(FIRST))
     pod = other_pod(site, node)
-    state = member_folder(site.lab.folder, node) / "state"
+    folder = member_folder(site.lab.folder, node) / place
     site.fault(node, Fault.KILL)
     wait_moved(site, node)
-    with disk_in_place_of(state, options):
+    with disk_in_place_of(folder, options):
         if cause.startswith("No space"):
-            (state / "full").write_bytes(b"x" * 4096)
+            (folder / "full").write_bytes(b"x" * 4096)
         site.fault(node, Fault.RESTART)
-        pids = [record.pid for record in site.lab.state.processes if record.member == node]
-        assert len(pids) == 2
+        pids = {record.kind: record.pid for record in site.lab.state.processes if record.member == node}
 
         def troubles() -> list[str]:
             return [line for line in site.status(node)["troubles"] if cause in line]
@@ -306,10 +311,15 @@ def test_a_node_that_starts_on_a_disk_that_lets_it_write_nothing_waits_says_so_a
         assert site.holder(FIRST, asked=witness) not in (None, node)
         assert node not in {row["holder"] for row in site.status(witness)["floatingIPs"].values()}
         time.sleep(6)  # longer than the longest back-off
-        assert not any(has_ended(pid) for pid in pids)
+        assert not any(has_ended(pid) for pid in pids.values())
         assert troubles()
+    if place == "run":
+        # Its promises need no room but for themselves, so it had begun there, silent. It has promised nothing.
+        site.fault(node, Fault.KILL, only="keeper")
+        del pids["keeper"]
+        site.fault(node, Fault.RESTART)
     site.wait_whole()
-    assert not any(has_ended(pid) for pid in pids), "they went on by themselves"
+    assert not any(has_ended(pid) for pid in pids.values()), "they went on by themselves"
     site.wait("nothing more to be told", lambda: not site.status(node)["troubles"])
 
 

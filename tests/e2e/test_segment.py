@@ -181,8 +181,20 @@ def test_a2_who_takes_an_address_in_use_is_named_and_answered_and_traffic_goes_o
     assert report["gap_max_ms"] < (6000 if says_so else 12_000)
     said = defences(frames, f"{holder}-0", FIRST)
     assert 1 <= len(said) <= 2 + elapsed_s // 10, "one each ten seconds, and one of the usual ones"
+    # In request form, as some announce: that is no question, and the kernel must not answer before the agent has heard.
+    assert not answers(frames, f"{holder}-0", FIRST, to=mac)
     site.wait("nobody to tell of it any more", lambda: "FloatingIPConflict" not in gateway_conditions(site))
     site.wait("the holder to tell no more", lambda: mac.hex(":") not in told(site, holder))
+
+
+def answers(frames: list[Frame], port: str, address: str, *, to: bytes) -> list[Frame]:
+    """What was said there to one MAC of an address, as if it had asked."""
+    return [
+        frame
+        for frame in frames
+        if (frame.ethertype, frame.port, frame.source, frame.arp_operation, frame.destination_mac)
+        == (ETH_ARP, port, IPv4Address(address), 2, to)
+    ]
 
 
 def gap_outside_ms(site: Site, since: int) -> float:
