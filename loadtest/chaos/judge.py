@@ -12,10 +12,11 @@ from typing import Any
 
 from loadtest.chaos.client import ANSWER_S, IDLE_S, STALL_S
 from loadtest.chaos.event import Cost
+from loadtest.chaos.outside import PUSH_S
 from loadtest.chaos.site import ChaosSite
 from loadtest.gateway import FLOATING_IPS
 from service.lab.traffic.frame import Frame
-from service.lab.traffic.leak_check import CaptureSite, is_pod_to_outside
+from service.lab.traffic.leak_check import CaptureSite, is_pod_to_outside, is_steered
 
 OVERLAP_NS = 200_000_000
 """A node that spoke for an address before another did, and speaks again so shortly after, is a second speaker."""
@@ -67,17 +68,12 @@ def judge_frames(
     `told`: flows that have leaked before, and are told by it. A connection that left bare once is sent again by its pod
     for minutes, and no event of those minutes has done it.
     """
-    nodes = {mac for macs in site.macs_of_node.values() for mac in macs}
     for frame in frames:
         flow = frame.source, frame.source_port, frame.destination, frame.destination_port, frame.protocol
         if not is_pod_to_outside(frame, site) or frame.source not in selected or flow in told:
             continue
-        if frame.port in site.second_uplink_ports:
-            told.add(flow)
-            yield f"on the second uplink: {frame}"
-        elif frame.destination_mac not in nodes:
-            told.add(flow)
-            yield f"to a host that is no node: {frame}"
+        told.add(flow)
+        yield f"{'on the second uplink' if frame.port in site.second_uplink_ports else 'bare'}: {frame}"
 
 
 def judge_speakers(
@@ -85,6 +81,7 @@ def judge_speakers(
 ) -> Iterator[str]:
     """Frames, IP and ARP, from a floating IP by a node after another has begun to speak for it.
 
+    What one node steers to another is not spoken.
     `strangers`: (node, floating IP) of whoever speaks there beside us.
     """
     began: dict[IPv4Address, tuple[str, int]] = {}
@@ -96,7 +93,7 @@ def judge_speakers(
             yield f"on the second uplink: {frame}"
             continue
         node = site.node_of_port.get(frame.port)
-        if node is None or (node, str(frame.source)) in strangers:
+        if node is None or (node, str(frame.source)) in strangers or is_steered(frame, site):
             # The router forwards nothing inwards from a floating IP; a stranger who takes one is no node.
             continue
         speaker, since_ns = began.get(frame.source, ("", 0))
@@ -168,8 +165,10 @@ def _unanswered_ns(line: Mapping[str, Any]) -> tuple[int, int]:
     waited_s = (STALL_S if line["what"] == "broken" else ANSWER_S) if is_given_up else 0.0
     # An idle connection finds out when it asks again.
     silent_s = IDLE_S if line["kind"] == "tcp-idle" else 0.0
+    # Who only listens has waited since the last word that came: the one that did not was due somewhat later.
+    due_s = PUSH_S if line["kind"] == "tcp-push" and is_given_up else 0.0
     last_ns = int(line["t"]) - int(waited_s * 1e9)
-    return last_ns - int(silent_s * 1e9), last_ns
+    return last_ns - int(silent_s * 1e9), last_ns + int(due_s * 1e9)
 
 
 COUNTED_LOSSES = 10

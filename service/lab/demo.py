@@ -31,7 +31,7 @@ from service.lab.plan import LabOptions, PlannedPod
 from service.lab.process import is_alive, log_tail
 from service.lab.status import fetch_json, wait_for
 from service.lab.traffic.frame import ETH_ARP, read_frames
-from service.lab.traffic.leak_check import find_leaks, is_pod_to_outside, tenures_of
+from service.lab.traffic.leak_check import find_leaks, is_steered, tenures_of
 from service.lab.traffic.stream import boot_time_ns
 from service.lab.witness import Check, PodStream, check_pod, look, same, wait_for_calls
 from service.model.audit_record import AuditRecord, RecordKind
@@ -213,9 +213,9 @@ class _Steps:
         self.narrator.check(Check(claim, "on the wire", told, bool(announced)))
         site = capture_site(self.lab.plan, FLOATING_IPS)
         translated = sum(frame.source in site.floating_ips and frame.ethertype != ETH_ARP for frame in frames)
-        steered = sum(is_pod_to_outside(frame, site) for frame in frames)
+        steered = sum(is_steered(frame, site) for frame in frames)
         leaks = find_leaks(frames, tenures_of(self._records()), site, slack_ns=RECORD_SLACK_NS)
-        claim = f"leaks among {steered} steered and {translated} translated packets, captured at every port"
+        claim = f"leaks among {translated} translated packets ({steered} of them steered), captured at every port"
         # With nothing to judge there would be no leak either.
         self.narrator.check(Check(claim, "0", str(len(leaks)), not leaks and steered > 0 and translated > 0))
         for leak in leaks[:5]:

@@ -17,7 +17,7 @@ from service.lab.manifest import apply_manifest, write_manifest
 from service.lab.plan import PlannedPod
 from service.lab.status import fetch_json, wait_for
 from service.lab.traffic.frame import read_frames
-from service.lab.traffic.leak_check import Violation, find_leaks, is_pod_to_outside, tenures_of
+from service.lab.traffic.leak_check import Violation, find_leaks, is_steered, tenures_of
 from service.lab.witness import PodStream, look
 from service.model.audit_record import AuditRecord
 from service.model.errors import TransientError
@@ -169,7 +169,7 @@ class Site:
         assert summary["lost"] == 0, "the capture missed frames, so it proves nothing"
         frames = list(read_frames(path))
         site = capture_site(self.lab.plan, FLOATING_IPS)
-        assert any(is_pod_to_outside(frame, site) for frame in frames), "nothing was steered, so nothing is proved"
+        assert any(is_steered(frame, site) for frame in frames), "nothing was steered, so nothing is proved"
         leaks += find_leaks(frames, tenures_of(self.records()), site, slack_ns=RECORD_SLACK_NS)
 
     def sources_of(self, since: int) -> set[str]:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -264,6 +266,61 @@ def small_map(site: Site, node: str, name: str, entries: int) -> Iterator[None]:
         site.fault(node, Fault.KILL, only="agent")
         (pins / name).unlink()
         recover(site, node)
+
+
+@contextmanager
+def disk_in_place_of(folder: Path, options: str) -> Iterator[None]:
+    """A file system of its own over the folder, whose content is not seen meanwhile."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "spoiled", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("place", "options", "cause"),
+    [
+        ("state", "ro", "Read-only file system"),
+        ("state", "size=4k", "No space left on device"),
+        ("run", "size=4k", "No space left on device"),
+    ],
+    ids=["state-ro", "state-full", "run-full"],
+)
+def test_a_node_that_starts_on_a_disk_that_lets_it_write_nothing_waits_says_so_and_then_serves(
+    site: Site, place: str, options: str, cause: str
+) -> None:
+    """Keeper and agent end neither, the others serve, and nobody has to start them again."""
+    node = str(site.holder(FIRST))
+    pod = other_pod(site, node)
+    folder = member_folder(site.lab.folder, node) / place
+    site.fault(node, Fault.KILL)
+    wait_moved(site, node)
+    with disk_in_place_of(folder, options):
+        if cause.startswith("No space"):
+            (folder / "full").write_bytes(b"x" * 4096)
+        site.fault(node, Fault.RESTART)
+        pids = {record.kind: record.pid for record in site.lab.state.processes if record.member == node}
+
+        def troubles() -> list[str]:
+            return [line for line in site.status(node)["troubles"] if cause in line]
+
+        site.wait("the node to say why it waits", troubles)
+        witness = asked(site, node)
+        site.wait_seen(pod, FIRST)
+        assert site.holder(FIRST, asked=witness) not in (None, node)
+        assert node not in {row["holder"] for row in site.status(witness)["floatingIPs"].values()}
+        time.sleep(6)  # longer than the longest back-off
+        assert not any(has_ended(pid) for pid in pids.values())
+        assert troubles()
+    if place == "run":
+        # Its promises need no room but for themselves, so it had begun there, silent. It has promised nothing.
+        site.fault(node, Fault.KILL, only="keeper")
+        del pids["keeper"]
+        site.fault(node, Fault.RESTART)
+    site.wait_whole()
+    assert not any(has_ended(pid) for pid in pids.values()), "they went on by themselves"
+    site.wait("nothing more to be told", lambda: not site.status(node)["troubles"])
 
 
 def test_c1_a_full_map_costs_the_pods_that_find_no_room_and_nothing_leaves_bare(site: Site, tmp_path: Path) -> None:

@@ -138,6 +138,45 @@ def udp_socket(address: tuple[str, int]) -> socket.socket:
     return opened
 
 
+def test_w4_the_outside_opens_a_connection_to_a_selected_pod_by_way_of_another_node(site: Site) -> None:
+    """As where a router knows the pods' ranges and sends to any node: it is no late reply that a gateway returned."""
+    pod, other = site.pod(POD), site.lab.node("control1")
+    router = f"--net=/run/netns/{site.lab.plan.router}"
+    way = [f"{pod.ip}/32", "via", str(other.ip)]
+    subprocess.run(["nsenter", router, "ip", "route", "add", *way], check=True)
+    try:
+        with (
+            inside(pod.netns, partial(tcp_listener, (str(pod.ip), 7009))) as listener,
+            inside(site.lab.plan.outside, partial(tcp_caller, OUTSIDE)) as caller,
+        ):
+            caller.connect((str(pod.ip), 7009))
+            accepted, seen = listener.accept()
+            with accepted:
+                assert seen[0] == OUTSIDE
+                for number in range(3):
+                    caller.sendall(b"asked %d" % number)
+                    assert accepted.recv(100) == b"asked %d" % number
+                    accepted.sendall(b"answer %d" % number)
+                    assert caller.recv(100) == b"answer %d" % number
+    finally:
+        subprocess.run(["nsenter", router, "ip", "route", "del", *way], check=True)
+
+
+def tcp_listener(address: tuple[str, int]) -> socket.socket:
+    return timed(socket.create_server(address))
+
+
+def tcp_caller(source: str) -> socket.socket:
+    caller = timed(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    caller.bind((source, 0))
+    return caller
+
+
+def timed(opened: socket.socket) -> socket.socket:
+    opened.settimeout(3)
+    return opened
+
+
 def test_an_address_that_somebody_else_has_is_told_and_never_taken(site: Site) -> None:
     """The operator mistypes a floating IP: it is the default gateway's."""
     site.apply("gateway.yaml", gateway(*FLOATING_IPS, "192.168.1.1"))

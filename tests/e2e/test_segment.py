@@ -18,7 +18,7 @@ import pytest
 from service.lab.namespace import inside
 from service.lab.site import set_port_state
 from service.lab.traffic.frame import ETH_ARP, Frame, read_frames
-from service.network.arp import ETH_P_ARP, gratuitous_arp_frames
+from service.network.arp import ETH_P_ARP, arp_request_frame, gratuitous_arp_frames
 from service.web.verdict import troubles
 from tests.e2e.site import FLOATING_IPS, Site, gateway, policy
 
@@ -71,8 +71,13 @@ def speakers(frames: list[Frame], address: str) -> set[str]:
 
 def announce(site: Site, place: str, address: str, mac: bytes) -> None:
     """Say on the segment, from that member's port, that the address is at this MAC."""
-    netns = next(member.netns for member in (*site.lab.plan.controllers, *site.lab.plan.nodes) if member.name == place)
     frame, _ = gratuitous_arp_frames(mac, IPv4Address(address))
+    send_frame(site, place, frame)
+
+
+def send_frame(site: Site, place: str, frame: bytes) -> None:
+    """Send it from that member's port, by the MAC of its interface."""
+    netns = next(member.netns for member in (*site.lab.plan.controllers, *site.lab.plan.nodes) if member.name == place)
 
     def send() -> None:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
@@ -183,6 +188,23 @@ def test_a2_who_takes_an_address_in_use_is_named_and_answered_and_traffic_goes_o
     assert 1 <= len(said) <= 2 + elapsed_s // 10, "one each ten seconds, and one of the usual ones"
     site.wait("nobody to tell of it any more", lambda: "FloatingIPConflict" not in gateway_conditions(site))
     site.wait("the holder to tell no more", lambda: mac.hex(":") not in told(site, holder))
+
+
+def test_a2_who_only_asks_as_an_address_in_use_is_named_too(site: Site) -> None:
+    """It answers no question, so its own questions tell of it: here for another floating IP."""
+    site.wait_whole()
+    holder, thief = str(site.holder(FIRST)), site.lab.plan.controllers[0].name
+    mac = mac_of(site, thief)
+    frame = arp_request_frame(mac, IPv4Address(FIRST), IPv4Address(SECOND))
+
+    def is_told() -> bool:
+        send_frame(site, thief, frame)
+        return mac.hex(":") in told(site, holder)
+
+    site.wait("the holder to tell", is_told, timeout_s=15)
+    site.wait("the object to name it", lambda: f"{mac.hex(':')}, which is no node's" in gateway_conditions(site))
+    site.wait("nobody to tell of it any more", lambda: "FloatingIPConflict" not in gateway_conditions(site))
+    assert site.holder(FIRST) == holder
 
 
 def gap_outside_ms(site: Site, since: int) -> float:

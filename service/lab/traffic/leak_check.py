@@ -1,7 +1,8 @@
 """Judges a capture of the fabric by the promises of the gateway (rule L1, DESIGN section 1). No I/O, no clock.
 
-Three ways to break them: a pod's bare packet for the outside goes to anybody but a gateway that holds a floating IP;
-an IP frame or ARP from a floating IP comes from another node than its holder; either of them is on the second uplink.
+Three ways to break them: a pod's bare packet for the outside is on a wire, whoever it is for; an IP frame or ARP from a
+floating IP comes from another node than its holder, and is not steered to the holder by a member; or it is on the
+second uplink.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,10 +17,10 @@ from service.model.audit_record import AuditRecord, RecordKind
 class Leak(StrEnum):
     """How a promise was broken, in the words of the report."""
 
-    POD_TO_STRANGER = "pod-sourced frame to a MAC that holds no floating IP"
-    POD_ON_SECOND_UPLINK = "pod-sourced frame on the second uplink"
+    POD_BARE = "pod-sourced frame for the outside"
     FLOATING_FROM_STRANGER = "frame from a floating IP by a node that does not hold it"
     FLOATING_FROM_FORMER = "frame from a floating IP by a former holder after the next one has begun"
+    STEERED_TO_STRANGER = "frame from a floating IP steered to a node that does not hold it"
     FLOATING_ON_SECOND_UPLINK = "frame from a floating IP on the second uplink"
 
 
@@ -93,9 +94,11 @@ def tenures_of(records: Iterable[AuditRecord]) -> list[Tenure]:
 class _FloatingJudge:
     """Judges the frames from floating IPs, in the order captured."""
 
-    def __init__(self, tenures: Sequence[Tenure], site: CaptureSite, slack_ns: int) -> None:
+    def __init__(self, tenures: Sequence[Tenure], site: CaptureSite, slack_ns: int, steering_slack_ns: int) -> None:
         self._site = site
         self._slack_ns = slack_ns
+        self._steering_slack_ns = steering_slack_ns
+        self._nodes = {mac: node for node, macs in site.macs_of_node.items() for mac in macs}
         self._tenures: dict[IPv4Address, list[Tenure]] = {}
         for tenure in tenures:
             self._tenures.setdefault(tenure.floating_ip, []).append(tenure)
@@ -105,14 +108,13 @@ class _FloatingJudge:
     def judge(self, frame: Frame) -> Leak | None:
         if frame.port in self._site.second_uplink_ports:
             return Leak.FLOATING_ON_SECOND_UPLINK
+        steered_to = self._nodes.get(frame.destination_mac, "") if is_steered(frame, self._site) else ""
+        if self._tenures_of(frame, steered_to, self._steering_slack_ns):
+            return None
         node = self._site.node_of_port.get(frame.port, "")
-        covering = [
-            tenure
-            for tenure in self._tenures.get(frame.source, ())
-            if tenure.node == node and _covers(tenure, frame.time_ns, self._slack_ns, 0)
-        ]
+        covering = self._tenures_of(frame, node, 0)
         if not covering:
-            return Leak.FLOATING_FROM_STRANGER
+            return Leak.STEERED_TO_STRANGER if steered_to else Leak.FLOATING_FROM_STRANGER
         speaker, since_ns = self._speakers.get(frame.source, ("", frame.time_ns))
         if speaker and speaker != node and all(tenure.from_ns < since_ns for tenure in covering):
             # Records come late, so two tenures may seem to overlap by the slack; the frames themselves do not lie:
@@ -121,6 +123,13 @@ class _FloatingJudge:
         if speaker != node:
             self._speakers[frame.source] = (node, frame.time_ns)
         return None
+
+    def _tenures_of(self, frame: Frame, node: str, after_ns: int) -> list[Tenure]:
+        return [
+            tenure
+            for tenure in self._tenures.get(frame.source, ())
+            if tenure.node == node and _covers(tenure, frame.time_ns, self._slack_ns, after_ns)
+        ]
 
 
 def find_leaks(
@@ -135,34 +144,27 @@ def find_leaks(
 
     `slack_ns` is how long after the fact an acquisition may be recorded; ends need none, as a late record of
     an end only makes the tenure longer. `steering_slack_ns` is how long after its end a former holder may still be
-    sent pod packets: it drops them, so that is loss, no leak.
+    steered to: it drops what comes, so that is loss, no leak.
     """
-    by_mac: dict[bytes, list[Tenure]] = {}
-    for tenure in tenures:
-        for mac in site.macs_of_node.get(tenure.node, ()):
-            by_mac.setdefault(mac, []).append(tenure)
-    floating = _FloatingJudge(tenures, site, slack_ns)
+    floating = _FloatingJudge(tenures, site, slack_ns, steering_slack_ns)
     violations = []
     for frame in frames:
         leak = None
         if frame.source in site.floating_ips:
             leak = floating.judge(frame)
         elif is_pod_to_outside(frame, site):
-            candidates = by_mac.get(frame.destination_mac, [])
-            leak = _judge_pod(frame, candidates, site, slack_ns, steering_slack_ns)
+            leak = Leak.POD_BARE
         if leak is not None:
             violations.append(Violation(leak, frame))
     return violations
 
 
-def _judge_pod(
-    frame: Frame, tenures: Sequence[Tenure], site: CaptureSite, slack_ns: int, steering_slack_ns: int
-) -> Leak | None:
-    if frame.port in site.second_uplink_ports:
-        return Leak.POD_ON_SECOND_UPLINK
-    if any(_covers(tenure, frame.time_ns, slack_ns, steering_slack_ns) for tenure in tenures):
-        return None
-    return Leak.POD_TO_STRANGER
+def is_steered(frame: Frame, site: CaptureSite) -> bool:
+    """An IP frame from a floating IP that one member sends to the MAC of another: the way to the holder (H1)."""
+    is_from_floating = frame.ethertype == ETH_IPV4 and frame.source in site.floating_ips
+    if not is_from_floating or frame.port not in site.node_of_port:
+        return False
+    return any(frame.destination_mac in macs for macs in site.macs_of_node.values())
 
 
 def _covers(tenure: Tenure, time_ns: int, before_ns: int, after_ns: int) -> bool:
@@ -172,7 +174,7 @@ def _covers(tenure: Tenure, time_ns: int, before_ns: int, after_ns: int) -> bool
 
 
 def is_pod_to_outside(frame: Frame, site: CaptureSite) -> bool:
-    """A pod's address is its source and its destination is not in the cluster: only a gateway may be sent this."""
+    """A pod's address is its source and its destination is not in the cluster: no frame may look so."""
     if frame.ethertype == ETH_ARP:
         # A pod's address never asks on the segment, whatever for.
         return _within(frame.source, site.pod_cidrs)

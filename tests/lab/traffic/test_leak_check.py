@@ -26,42 +26,59 @@ STEERED = Frame(
     source_mac=MACS["worker2"],
     destination_mac=MACS["worker1"],
     ethertype=ETH_IPV4,
-    source=POD,
+    source=FLOATING,
     destination=OUTSIDE,
     protocol=17,
 )
-TRANSLATED = replace(STEERED, port="worker1-0", source=FLOATING, source_mac=MACS["worker1"], destination_mac=ROUTER)
+"""Translated by the pod's node, on its way to the holder."""
+TRANSLATED = replace(STEERED, port="worker1-0", source_mac=MACS["worker1"], destination_mac=ROUTER)
+"""By the holder to the router."""
+BARE = replace(STEERED, source=POD, destination_mac=ROUTER)
 
 
 def _leaks(*frames: Frame, **slack: int) -> list[Leak]:
     return [violation.leak for violation in find_leaks(frames, TENURES, SITE, **slack)]
 
 
-def test_steering_to_the_holder_and_translation_by_it_are_no_leaks() -> None:
+def test_steering_to_the_holder_and_sending_on_by_it_are_no_leaks() -> None:
     assert _leaks(STEERED, TRANSLATED) == []
 
 
-def test_a_bare_pod_packet_to_the_router_is_a_leak() -> None:
-    assert _leaks(replace(STEERED, destination_mac=ROUTER)) == [Leak.POD_TO_STRANGER]
+@pytest.mark.parametrize("port", ["worker2-0", "worker2-1"])
+@pytest.mark.parametrize("to", [ROUTER, MACS["worker1"], MACS["worker2"]])
+def test_a_bare_pod_packet_for_the_outside_is_a_leak_even_to_the_holder(port: str, to: bytes) -> None:
+    assert _leaks(replace(BARE, port=port, destination_mac=to)) == [Leak.POD_BARE]
 
 
-def test_a_bare_pod_packet_to_a_node_that_never_held_is_a_leak() -> None:
-    assert _leaks(replace(STEERED, time_ns=240, destination_mac=MACS["worker2"])) == [Leak.POD_TO_STRANGER]
+def test_a_pods_address_that_asks_by_arp_is_a_leak() -> None:
+    assert _leaks(replace(BARE, ethertype=ETH_ARP, destination=IPv4Address("192.168.1.1"))) == [Leak.POD_BARE]
 
 
-def test_a_former_holder_may_still_be_sent_packets_for_a_while() -> None:
+def test_steering_to_a_node_that_never_held_is_found() -> None:
+    frame = replace(STEERED, port="worker1-0", time_ns=240, destination_mac=MACS["worker2"])
+    assert _leaks(frame) == [Leak.STEERED_TO_STRANGER]
+
+
+def test_a_former_holder_may_still_be_steered_to_for_a_while() -> None:
     late = replace(STEERED, time_ns=230)
     assert _leaks(late, steering_slack_ns=50) == []
-    assert _leaks(late, steering_slack_ns=10) == [Leak.POD_TO_STRANGER]
+    assert _leaks(late, steering_slack_ns=10) == [Leak.STEERED_TO_STRANGER]
+
+
+def test_a_former_holder_steers_to_the_next_one_and_is_no_second_speaker() -> None:
+    speaks = replace(TRANSLATED, port="worker2-0", source_mac=MACS["worker2"], time_ns=260)
+    steers = replace(STEERED, port="worker1-0", destination_mac=MACS["worker2"], time_ns=270)
+    assert _leaks(TRANSLATED, speaks, steers) == []
+
+
+def test_only_ip_is_steered_and_only_by_a_member() -> None:
+    arp = replace(STEERED, ethertype=ETH_ARP)
+    assert _leaks(arp, replace(STEERED, port="router-0")) == [Leak.FLOATING_FROM_STRANGER] * 2
 
 
 def test_pod_traffic_within_the_cluster_is_not_judged() -> None:
     for destination in ("10.244.2.10", "192.168.1.11", "224.0.0.1"):
-        assert _leaks(replace(STEERED, destination_mac=ROUTER, destination=IPv4Address(destination))) == []
-
-
-def test_a_pod_packet_on_the_second_uplink_is_a_leak_even_to_a_holder() -> None:
-    assert _leaks(replace(STEERED, port="worker2-1")) == [Leak.POD_ON_SECOND_UPLINK]
+        assert _leaks(replace(BARE, destination=IPv4Address(destination))) == []
 
 
 @pytest.mark.parametrize(("time_ns", "port"), [(99, "worker1-0"), (200, "worker1-0"), (240, "worker2-0")])
@@ -92,6 +109,10 @@ def test_an_address_may_come_back_to_a_node_with_a_new_tenure() -> None:
     spoken = [(150, "worker1-0"), (260, "worker2-0"), (299, "worker1-0"), (310, "worker1-0")]
     frames = [replace(TRANSLATED, time_ns=time_ns, port=port) for time_ns, port in spoken]
     assert find_leaks(frames, tenures, SITE, slack_ns=5) == []
+
+
+def test_steering_on_the_second_uplink_is_a_leak() -> None:
+    assert _leaks(replace(STEERED, port="worker2-1")) == [Leak.FLOATING_ON_SECOND_UPLINK]
 
 
 def test_a_floating_ip_from_the_router_or_on_the_second_uplink_is_a_leak() -> None:

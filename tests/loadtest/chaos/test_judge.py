@@ -18,6 +18,7 @@ from loadtest.chaos.judge import (
     judge_speakers,
     limited,
 )
+from loadtest.chaos.outside import PUSH_S
 from loadtest.chaos.site import SETTLED_S, ChaosSite, Expectation, inbound_ruleset
 from loadtest.gateway import FLOATING_IPS
 from service.lab.capture_site import capture_site
@@ -68,18 +69,28 @@ def test_a_floating_ip_on_the_second_uplink_is_told() -> None:
     assert "second uplink" in next(judge_speakers(spoken(("worker1-1", 0)), CAPTURE))
 
 
-def test_a_selected_pods_bare_packet_may_go_to_nodes_alone() -> None:
+def test_a_selected_pods_bare_packet_may_go_to_nobody() -> None:
     gateway = bytes.fromhex(SITE.nodes[1].mac(0).replace(":", ""))
     selected = frozenset({POD.ip})
 
     def leaks(one: Frame) -> list[str]:
         return list(judge_frames([one], CAPTURE, selected=selected, told=set()))
 
-    assert leaks(frame(str(POD.ip), "control1-0", destination_mac=gateway)) == []
-    assert "no node" in leaks(frame(str(POD.ip), "control1-0"))[0]
+    for found in (
+        leaks(frame(str(POD.ip), "control1-0", destination_mac=gateway)),
+        leaks(frame(str(POD.ip), "control1-0")),
+    ):
+        assert found[0].startswith("bare")
     assert "second uplink" in leaks(frame(str(POD.ip), "control1-1", destination_mac=gateway))[0]
     other = next(pod for pod in SITE.lab.plan.pods if pod not in SITE.selected)
     assert leaks(frame(str(other.ip), "control1-0")) == []
+
+
+def test_who_steers_to_another_node_does_not_speak() -> None:
+    holder = bytes.fromhex(next(node for node in SITE.nodes if node.name == "worker2").mac(0).replace(":", ""))
+    steered = [replace(one, destination_mac=holder) for one in spoken(("worker1-0", 0), ("worker1-0", 103))]
+    (by_holder,) = spoken(("worker2-0", 100))
+    assert list(judge_speakers([steered[0], by_holder, steered[1]], CAPTURE)) == []
 
 
 def test_a_connection_that_leaks_again_is_told_once() -> None:
@@ -133,7 +144,7 @@ def test_losses_are_told_where_the_event_costs_none() -> None:
 
 def test_what_went_unanswered_before_the_round_began_is_of_the_round_before() -> None:
     given_up_ns = 20 * 10**9
-    line = {"pod": "p1", "kind": "tcp-push", "what": "broken", "detail": "TimeoutError", "t": given_up_ns}
+    line = {"pod": "p1", "kind": "tcp-stream", "what": "broken", "detail": "TimeoutError", "t": given_up_ns}
 
     def is_told(began_s: float, before: Cost, now: Cost, **other: str) -> bool:
         return bool(list(judge_flows([line | other], [(0, before), (given_up_ns - int(began_s * 1e9), now)])))
@@ -146,6 +157,11 @@ def test_what_went_unanswered_before_the_round_began_is_of_the_round_before() ->
     assert not is_told(IDLE_S - 0.1, before=Cost(), now=QUIET, **idle)
     assert not is_told(IDLE_S - 0.1, before=QUIET, now=Cost(), **idle)
     assert is_told(IDLE_S, before=Cost(), now=QUIET, **idle)
+    # Who only listens was told something for the last time a moment before the event, in the round before.
+    pushed = {"kind": "tcp-push"}
+    assert not is_told(STALL_S - PUSH_S / 2, before=QUIET, now=Cost(), **pushed)
+    assert is_told(STALL_S - PUSH_S / 2, before=QUIET, now=QUIET, **pushed)
+    assert is_told(STALL_S - PUSH_S - 0.1, before=QUIET, now=Cost(), **pushed)
     datagram = {"kind": "udp-stream", "what": "lost", "detail": ""}
     assert not is_told(0.1, before=Cost(), now=QUIET, **datagram)
     assert is_told(ANSWER_S, before=Cost(), now=QUIET, **datagram)
