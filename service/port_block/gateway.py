@@ -78,6 +78,8 @@ class GatewayBlocks:
         self._now_ns = now_ns
         self._tables: dict[IPv4Address, GatewayTable] = {}
         self._served: tuple[IPv4Address, ...] = ()
+        self._unserved_ns: dict[IPv4Address, int] = {}
+        """Of the other tables, since when they are of no use here."""
         self._members: Members = {}
         self._leader: Address | None = None
         self._term_max = TERM_MAX
@@ -106,15 +108,23 @@ class GatewayBlocks:
         self._table(floating_ip)
 
     def serve(self, floating_ips: Collection[IPv4Address], *, now_ns: int) -> None:
-        """The addresses that this node holds or stands by for. Rows of others are kept for as long as they are spoken
-        of: a former holder may be asked (Q7)."""
+        """The addresses that this node holds or stands by for.
+
+        Rows of others are kept for `down_ns`, since a former holder may be asked (Q7); then each of their blocks may
+        be another's (Q5, Q9), so they prove nothing to anybody and end, in the kernel too.
+        """
         self._pass(now_ns)
         self._served = tuple(sorted(floating_ips))
+        for floating_ip in floating_ips:
+            self._unserved_ns.pop(floating_ip, None)
+        for floating_ip in self._tables.keys() - set(floating_ips):
+            self._unserved_ns.setdefault(floating_ip, now_ns)
         self._next_poll_ns = now_ns
 
     def forget(self, floating_ip: IPv4Address, *, now_ns: int) -> None:
         """It is no floating IP any more; its rows end in the kernel."""
         self._pass(now_ns)
+        self._unserved_ns.pop(floating_ip, None)
         table = self._tables.pop(floating_ip, None)
         for block in table.rows if table is not None else ():
             self._outputs.append(SetOwner(floating_ip, block, NEVER_GIVEN))
@@ -163,8 +173,9 @@ class GatewayBlocks:
                 self._take_whole(message)
 
     def advance(self, *, now_ns: int) -> None:
-        """Ask the leader again whether every row is here."""
+        """Ask the leader again whether every row is here, and forget what is of no use."""
         self._pass(now_ns)
+        self._forget_unserved()
         if now_ns < self._next_poll_ns:
             return
         self._next_poll_ns = now_ns + self._times.poll_ns
@@ -172,8 +183,11 @@ class GatewayBlocks:
             self._poll(self._served[start : start + POLLED_MAX])
 
     def deadline_ns(self) -> int | None:
-        """When to ask next."""
-        return self._next_poll_ns if self._served and self._leader is not None else None
+        """When to ask or to forget next."""
+        times = [since_ns + self._times.down_ns for since_ns in self._unserved_ns.values()]
+        if self._served and self._leader is not None:
+            times.append(self._next_poll_ns)
+        return min(times, default=None)
 
     def drain(self) -> list[Output]:
         """The outputs since the last call, in order, and forget them."""
@@ -196,6 +210,15 @@ class GatewayBlocks:
             del self._polled[next(iter(self._polled))]
         poll = Poll(self._poll_sequence, tuple(int(one) for one in floating_ips), sessions)
         self._send(self._leader, Receiver.LEADER, poll)
+
+    def _forget_unserved(self) -> None:
+        for floating_ip, since_ns in list(self._unserved_ns.items()):
+            if self._now_ns - since_ns < self._times.down_ns:
+                continue
+            if self._table(floating_ip).holds:
+                self._unserved_ns[floating_ip] = self._now_ns
+            else:
+                self.forget(floating_ip, now_ns=self._now_ns)
 
     def _is_new(self, message: Read | Grant | Push | Whole) -> bool:
         match message:

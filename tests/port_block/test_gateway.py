@@ -4,7 +4,7 @@ import pytest
 
 from service.model.errors import PeerError
 from service.model.lease import Stamp, Token
-from service.port_block.block import NEVER_GIVEN, Row
+from service.port_block.block import NEVER_GIVEN, TIMES, Row
 from service.port_block.gateway import TABLES_MAX, GatewayBlocks, SetOwner, Trust
 from service.port_block.message import (
     Ack,
@@ -158,6 +158,34 @@ def test_what_is_no_floating_ip_any_more_has_no_owners() -> None:
     machine.forget(IP, now_ns=SECOND)
     assert told(machine) == [SetOwner(IP, 3, NEVER_GIVEN)]
     assert machine.rows(IP) == {}
+
+
+def test_rows_of_a_former_gateway_end_when_each_of_their_blocks_may_be_anothers() -> None:
+    kernel = FakeKernel(Token(1, 1, 1))
+    machine = gateway(kernel)
+    say(machine, GATEWAY, "controller", grant(read(machine, 5).session), now_ns=SECOND)
+    machine.serve([], now_ns=SECOND)
+    machine.advance(now_ns=SECOND + TIMES.down_ns)
+    assert machine.rows(IP) == {3: ROW}, "it holds still, whatever is said of it"
+    kernel.token = None
+    later_ns = SECOND + 2 * TIMES.down_ns
+    assert machine.deadline_ns() == later_ns
+    machine.advance(now_ns=later_ns - 1)
+    assert machine.rows(IP) == {3: ROW}
+    machine.advance(now_ns=later_ns)
+    assert SetOwner(IP, 3, NEVER_GIVEN) in machine.drain()
+    assert (machine.rows(IP), machine.deadline_ns()) == ({}, None)
+
+
+def test_rows_of_a_gateway_that_serves_again_in_time_stay() -> None:
+    kernel = FakeKernel(Token(1, 1, 1))
+    machine = gateway(kernel)
+    say(machine, GATEWAY, "controller", grant(read(machine, 5).session), now_ns=SECOND)
+    kernel.token = None
+    for number, served in enumerate(([], [IP], [])):
+        machine.serve(served, now_ns=SECOND + number * TIMES.down_ns // 2)
+    machine.advance(now_ns=SECOND + 3 * TIMES.down_ns // 2)
+    assert machine.rows(IP) == {3: ROW}
 
 
 def test_floating_ips_that_peers_make_up_have_a_bound() -> None:
