@@ -73,6 +73,19 @@ KNOWN: tuple[Known, ...] = (
         _TCP,
     ),
     Known(
+        "a connection in which only the server speaks leaves bare where its node's agent begins anew and hears nobody "
+        "(python -m loadtest chaos --seed 61 --rounds 282,283,284,285 --strict)",
+        Promise.LEAK,
+        frozenset(("wrong-key",)),
+        r" proto 6 .*:8092\b|^and \d+ more$",
+    ),
+    Known(
+        "a reply that is under way when connection tracking forgets its flow is lost (W4)",
+        Promise.LOST,
+        frozenset(("conntrack-flush",)),
+        r"^[1-3] in \d flows: \d udp(-stream)? of p\d+(, \d udp(-stream)? of p\d+)*$",
+    ),
+    Known(
         "an edit of a policy that concerns no flow stops all of its pods for a moment",
         Promise.LOST,
         _NO_FLOW,

@@ -7,6 +7,7 @@ level-triggered: inputs update what is known and set `dirty`; one task, `turn`, 
 import asyncio
 import shutil
 from contextlib import AsyncExitStack
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,6 @@ from service.electorate.follower import ElectorateFollower
 from service.gateway.row import MemberMetadata
 from service.host import identity
 from service.host.clock import boot_ns, wall_ns
-from service.host.disk import until_usable
 from service.host.supervisor import Run, Supervisor
 from service.model.assignment import Location
 from service.model.gateway_node import NodeRole
@@ -57,7 +57,7 @@ from service.web.metrics import (
     ShortageCollector,
     TaskCollector,
 )
-from service.web.notice import Notice
+from service.web.notice import until_begun
 from service.web.server import WebServer
 from service.wire import refusals
 from service.wire.cluster_view import ClusterView
@@ -220,16 +220,15 @@ class Agent:
         settings = self._settings
         await stack.enter_async_context(self._publisher)
         await stack.enter_async_context(self._outbox)
-        async with Notice(settings) as notice:
-            await until_usable(self._datapath.prepare, told=notice.say)
+        await until_begun(settings, self._datapath.prepare)
         await stack.enter_async_context(self._datapath)
         stack.enter_context(self._announcer)
         stack.enter_context(self._segment_watch)
         await self._inherit()
         segments = tuple(uplink.segment for uplink in self._datapath.uplinks)
         self._cluster.describe(ready=False, segments=segments, role=self._turn.role, schedulable=True)
-        await stack.enter_async_context(self._cluster)
-        await stack.enter_async_context(self._neighbours.socket)
+        for socket in (self._cluster, self._neighbours.socket):
+            await until_begun(settings, partial(stack.enter_async_context, socket))
         await stack.enter_async_context(self._keeper)
         registry = CollectorRegistry()
         registry.register(DatapathCollector(self._datapath, self._holdings))
@@ -241,7 +240,8 @@ class Agent:
         registry.register(RefusalCollector(self._refusals))
         registry.register(KeeperCollector(self._living_report))
         registry.register(SegmentCollector(self._segment_watch))
-        await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
+        web = WebServer(settings.http.address, settings.ports.http, self, registry)
+        await until_begun(settings, lambda: stack.enter_async_context(web))
         self.recorder.started(VERSION)
 
     async def serve(self) -> None:

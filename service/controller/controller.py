@@ -6,6 +6,7 @@ that is placed goes on, and fails over to the successors chosen ahead of time.
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from service.sources.source import Source, open_source
 from service.version import VERSION
 from service.web.electorate_metric import ElectorateCollector
 from service.web.metrics import AuditCollector, RefusalCollector, TaskCollector
+from service.web.notice import until_begun
 from service.web.server import WebServer
 from service.wire import refusals
 from service.wire.cluster_view import ClusterView
@@ -119,9 +121,9 @@ class Controller:
         settings = self._settings
         await stack.enter_async_context(self._publisher)
         await stack.enter_async_context(self._outbox)
-        await stack.enter_async_context(self._cluster)
-        await stack.enter_async_context(self._blocks.socket)
-        await self._electors.enter(stack)
+        await until_begun(settings, lambda: stack.enter_async_context(self._cluster))
+        for socket in (self._blocks.socket, *self._electors.sockets):
+            await until_begun(settings, partial(stack.enter_async_context, socket))
         self._source = await stack.enter_async_context(open_source(settings, everything=True))
         self._writer = self._make_writer(self._source)
         stack.callback(self._electors.step_down)
@@ -131,7 +133,8 @@ class Controller:
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
         registry.register(RefusalCollector(self._refusals))
-        await stack.enter_async_context(WebServer(settings.http.address, settings.ports.http, self, registry))
+        web = WebServer(settings.http.address, settings.ports.http, self, registry)
+        await until_begun(settings, lambda: stack.enter_async_context(web))
 
     async def serve(self) -> None:
         """Compete for leadership and run every task until cancelled; one that fails is tried again. Needs `enter`."""

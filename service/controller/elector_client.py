@@ -6,7 +6,6 @@ socket of its own; all of them go by the one electorate that the office knows.
 
 import random
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 
 from service.electorate.book import ElectorateBook
 from service.electorate.office import ElectorateOffice
@@ -70,10 +69,10 @@ class ElectorClient:
             socket.connect(pump, self.office.book)
         self.refusals = tuple(socket.sealed.refusals for socket in self._sockets)
 
-    async def enter(self, stack: AsyncExitStack) -> None:
-        """Open the sockets for as long as the stack lives."""
-        for socket in self._sockets:
-            await stack.enter_async_context(socket.sealed)
+    @property
+    def sockets(self) -> tuple[SealedSocket, ...]:
+        """To be open for as long as this is used."""
+        return tuple(socket.sealed for socket in self._sockets)
 
     def silent_s(self) -> dict[str, float]:
         """Electors that are not seen to vote, with the seconds since each last was."""

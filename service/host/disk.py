@@ -40,7 +40,8 @@ async def until_usable(begin: Callable[[], Coroutine[Any, Any, T]], *, told: Cal
     """Call `begin` until it raises no TransientError, with back-off, and return what it returns.
 
     `told` gets why it failed each time, and that it takes long, for whoever asks meanwhile; the log has each failure
-    once. Other errors are raised. What waits for the disk in it should do so in a thread.
+    once. Other errors are raised. What waits for the disk in it should do so in a thread. Not for disks alone: an
+    address of the node that is gone is such a state.
     """
     trouble, retry_s = "", RETRY_FIRST_S
     while True:
@@ -49,7 +50,7 @@ async def until_usable(begin: Callable[[], Coroutine[Any, Any, T]], *, told: Cal
         except TransientError as error:
             if str(error) != trouble:
                 trouble = str(error)
-                _log.error("%s; it is tried again until the disk lets it", trouble)
+                _log.error("%s; it is tried again until that is over", trouble)
             await told(trouble)
         else:
             if trouble:

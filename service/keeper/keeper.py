@@ -19,7 +19,7 @@ from service.host import clock, identity
 from service.host.memory import freeze_heap
 from service.host.supervisor import Run, Supervisor
 from service.keeper.agent_watch import AgentWatch
-from service.keeper.beginning import begin
+from service.keeper.beginning import begin, until_begun
 from service.keeper.claims import HolderClaims, new_holder
 from service.keeper.dispatch import Dispatch, Lines
 from service.keeper.duty import AgentDuty
@@ -54,7 +54,10 @@ _RETRY_S = 0.01
 
 
 async def run(settings: Settings) -> None:
-    """Run the keeper until cancelled. Raises OperatorError where it cannot start; for a disk it waits instead."""
+    """Run the keeper until cancelled.
+
+    Raises OperatorError where it cannot start; for a disk, or the node's own address, it waits instead.
+    """
     if settings.electors != "auto" and not settings.electors.members:
         raise OperatorError("electors.members: name the 1, 3, 5 or 7 agents that grant leases, or write `auto`")
     if settings.lease.max_lease_ms * 1_000_000 < settings.lease_profile.lease_ns:
@@ -156,7 +159,7 @@ class Keeper:
         self._endings.adopt()
         self._claims.adopt()
         self._connect()
-        await stack.enter_async_context(self._socket)
+        await until_begun(lambda: stack.enter_async_context(self._socket), run_dir=Path(self._settings.run_dir))
         await stack.enter_async_context(self._agent)
         stack.push_async_callback(self._farewell.say)
 

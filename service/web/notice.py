@@ -3,14 +3,27 @@
 Somebody who asks a process that waits, `egressgw status` or a probe, else hears what an absent one says: nothing.
 """
 
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from prometheus_client import CollectorRegistry
 
+from service.host.disk import until_usable
+from service.model.errors import TransientError
 from service.settings import Settings
 from service.web.server import WebServer
+
+_LOOPBACK = "127.0.0.1"
+
+T = TypeVar("T")
+
+
+async def until_begun(settings: Settings, step: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Take one step of a beginning, again with back-off while it raises TransientError; who asks hears why."""
+    async with Notice(settings) as notice:
+        return await until_usable(step, told=notice.say)
 
 
 class Notice:
@@ -18,7 +31,8 @@ class Notice:
 
     def __init__(self, settings: Settings) -> None:
         self._node = settings.node
-        self._server = WebServer(settings.http.address, settings.ports.http, self, CollectorRegistry())
+        self._port = settings.ports.http
+        self._server = self._server_at(settings.http.address)
         self._trouble = ""
 
     async def __aenter__(self) -> Self:
@@ -30,10 +44,18 @@ class Notice:
         if self._trouble:
             await self._server.__aexit__(kind, error, trace)
 
+    def _server_at(self, address: str) -> WebServer:
+        return WebServer(address, self._port, self, CollectorRegistry())
+
     async def say(self, trouble: str) -> None:
         """Answer with this from now on. Raises OperatorError where the port cannot be had."""
         if not self._trouble:
-            await self._server.__aenter__()
+            try:
+                await self._server.__aenter__()
+            except TransientError:
+                # The address that is missed may be the very one to be asked at.
+                self._server = self._server_at(_LOOPBACK)
+                await self._server.__aenter__()
         self._trouble = trouble
 
     def status(self) -> dict[str, Any]:

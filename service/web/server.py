@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import choose_encoder
 
 from service.audit.excerpt import newest_records
-from service.model.errors import OperatorError
+from service.model.errors import OperatorError, TransientError
 from service.web.client import WHOLE
 from service.web.connections import CONNECTIONS_MAX, Connections
 
@@ -69,7 +69,10 @@ class WebServer:
         return max(self._lags)
 
     async def __aenter__(self) -> Self:
-        """Start to listen. Raises OperatorError naming `ports.http` or `http.address` where that is not possible."""
+        """Start to listen. Raises OperatorError naming `ports.http` or `http.address` where that is not possible.
+
+        TransientError, with nothing opened, where no interface has the address now.
+        """
         application = web.Application(middlewares=[_answer], client_max_size=_REQUEST_BYTES_MAX)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
@@ -223,7 +226,9 @@ def _addresses(address: str) -> tuple[str, ...]:
     return (address,) if alone else (address, "127.0.0.1")
 
 
-def _listen_error(error: OSError, address: str, port: int) -> OperatorError:
+def _listen_error(error: OSError, address: str, port: int) -> OperatorError | TransientError:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return TransientError(f"http.address: cannot listen on {address}:{port}: {error.strerror}")
     if error.errno == errno.EADDRINUSE:
         return OperatorError(f"ports.http: {address}:{port} is in use by another process; choose a free port")
     if error.errno in (errno.EACCES, errno.EPERM):

@@ -122,7 +122,7 @@ class ClusterView:
         self._key_ids: dict[str, Callable[[], tuple[str, ...]]] = {own_process: lambda: self.socket.key_ids}
 
     async def __aenter__(self) -> Self:
-        """Bind the socket. Raises OperatorError naming the address."""
+        """Bind the socket. Raises OperatorError or TransientError naming the address, as the socket does."""
         await self._stack.enter_async_context(self.socket)
         self._is_open = True
         return self

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, NamedTuple, TypeVar
 
-from service.model.errors import OperatorError, PeerError
+from service.model.errors import OperatorError, PeerError, TransientError
 from service.model.machine import Address, Source
 from service.wire.envelope import ANY_RECEIVER, OTHER_RECEIVER, Envelope, Opened
 from service.wire.keyring import KeyringWatch
@@ -143,7 +143,10 @@ class SealedSocket:
         """When a hello or a mistaken datagram from an address was last answered, by kind of the answer."""
 
     async def __aenter__(self) -> "SealedSocket":
-        """Bind and start reading. Raises OperatorError naming the address."""
+        """Bind and start reading.
+
+        Raises OperatorError naming the address; TransientError, with nothing opened, where no interface has it now.
+        """
         opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             opened.bind(self._bind)
@@ -151,7 +154,9 @@ class SealedSocket:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         except OSError as error:
             opened.close()
-            raise OperatorError(f"cannot bind UDP {self._bind}: {error.strerror or error}") from error
+            told = f"bind_address: cannot bind UDP {self._bind}: {error.strerror or error}"
+            # A DHCP client or a bond's failover takes an address for a while, and no restart brings it back.
+            raise (TransientError if error.errno == errno.EADDRNOTAVAIL else OperatorError)(told) from error
         self._socket = opened
         asyncio.get_running_loop().add_reader(opened.fileno(), self._read)
         self._watching = asyncio.create_task(self._keyring.run())

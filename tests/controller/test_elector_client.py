@@ -47,7 +47,8 @@ class Heard:
     async def running(self) -> AsyncIterator["Heard"]:
         client = self.client
         async with AsyncExitStack() as stack:
-            await client.enter(stack)
+            for opened in client.sockets:
+                await stack.enter_async_context(opened)
             async with asyncio.TaskGroup() as group:
                 pumps = (client.holder_pump, client.observer_pump, client.office)
                 tasks = [group.create_task(one.run()) for one in pumps]

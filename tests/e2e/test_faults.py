@@ -13,6 +13,9 @@ import pytest
 from service.datapath.layout import MapName, pin_folder
 from service.lab.configuration import member_folder
 from service.lab.fault import Fault
+from service.lab.namespace import run
+from service.lab.plan import ROUTER_OCTET, SEGMENTS
+from service.lab.status import fetch_json
 from service.lab.witness import wait_for_calls
 from tests.datapath.program import pin_small_map
 from tests.e2e.site import FLOATING_IPS, Site, policy
@@ -321,6 +324,46 @@ def test_a_node_that_starts_on_a_disk_that_lets_it_write_nothing_waits_says_so_a
     site.wait_whole()
     assert not any(has_ended(pid) for pid in pids.values()), "they went on by themselves"
     site.wait("nothing more to be told", lambda: not site.status(node)["troubles"])
+
+
+@contextmanager
+def address_away(site: Site, node: str) -> Iterator[None]:
+    """The node's first uplink has no address meanwhile; with it go its routes."""
+
+    def ip(*command: str) -> None:
+        run(site.lab.enter(node, "ip", *command))
+
+    others = [other for other in site.lab.plan.nodes if other.name != node]
+    ip("address", "flush", "dev", "eth0")
+    try:
+        yield
+    finally:
+        ip("address", "add", f"{site.lab.node(node).address(0)}/24", "broadcast", "+", "dev", "eth0")
+        ip("route", "replace", "default", "via", str(SEGMENTS[0][ROUTER_OCTET]))
+        for other in others:
+            ip("route", "replace", str(other.pod_cidr), "via", str(other.ip))
+
+
+def test_a_node_that_starts_while_its_address_is_gone_waits_says_so_and_then_serves(site: Site) -> None:
+    """As a DHCP client leaves it for a while: nobody has to start its programs again when the address is back."""
+    node = str(site.holder(FIRST))
+    pod = other_pod(site, node)
+    site.fault(node, Fault.KILL)
+    wait_moved(site, node)
+    with address_away(site, node):
+        site.fault(node, Fault.RESTART)
+        pids = [record.pid for record in site.lab.state.processes if record.member == node]
+
+        def said() -> str:
+            return str(fetch_json(site.lab.node(node).netns, "127.0.0.1", "/v1/status"))
+
+        site.wait("the node to say why it waits", lambda: "bind_address" in said())
+        site.wait_seen(pod, FIRST)
+        time.sleep(6)  # longer than the longest back-off
+        assert not any(has_ended(pid) for pid in pids)
+        assert "bind_address" in said()
+    site.wait_whole()
+    assert not any(has_ended(pid) for pid in pids), "they went on by themselves"
 
 
 def test_c1_a_full_map_costs_the_pods_that_find_no_room_and_nothing_leaves_bare(site: Site, tmp_path: Path) -> None:

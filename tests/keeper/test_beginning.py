@@ -123,6 +123,16 @@ async def test_a_disk_that_does_not_answer_at_the_first_start_is_told_and_holds_
     assert hanging.held_up == []
 
 
+async def test_a_keeper_whose_node_has_lost_its_address_waits_and_says_so(tmp_path: Path, disk: RefusingDisk) -> None:
+    settings = settings_in(tmp_path, bind_address="192.0.2.1")
+    heard: list[KeeperMessage] = []
+    async with starting(settings, heard) as process:
+        await until(lambda: len(heard) > 2)
+        assert not process.done()
+        assert all(isinstance(message, Waiting) for message in heard)
+        assert "bind_address: cannot bind UDP 192.0.2.1" in str(heard[-1])
+
+
 @pytest.mark.parametrize("number", CAUSES, ids=errno.errorcode.get)
 async def test_s8_without_a_run_dir_for_the_lock_a_keeper_waits_and_touches_nothing(
     tmp_path: Path, disk: RefusingDisk, number: int

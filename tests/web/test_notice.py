@@ -4,6 +4,7 @@ import socket
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from service.settings import HttpSettings, PortSettings, Settings
 from service.web.notice import Notice
@@ -36,6 +37,13 @@ async def test_status_and_readiness_say_what_a_process_waits_for_and_its_port_is
             assert troubles(document) == ["this process has not begun: run_dir: full"]
             assert await ask(settings, "/readyz") == (503, {"ready": False, "reasons": ["run_dir: full"]})
             assert (await ask(settings, "/healthz"))[0] == 200
+
+
+async def test_where_the_address_to_be_asked_at_is_what_is_missed_the_loopback_answers() -> None:
+    settings = msgspec.structs.replace(free_settings(), http=HttpSettings("192.0.2.1"))
+    async with Notice(settings) as notice:
+        await notice.say("bind_address: gone")
+        assert await ask(settings, "/readyz") == (503, {"ready": False, "reasons": ["bind_address: gone"]})
 
 
 async def test_a_process_that_begins_at_once_opens_nothing() -> None:

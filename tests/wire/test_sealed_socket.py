@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 import uvloop
 
-from service.model.errors import OperatorError, PeerError
+from service.model.errors import OperatorError, PeerError, TransientError
 from service.model.machine import Address, Source
 from service.wire import sealed_socket as sealed_socket_module
 from service.wire.envelope import Envelope
@@ -153,6 +153,17 @@ def test_a_taken_address_is_an_operator_error_that_names_it(run: Run) -> None:
             beta = Party("beta", 2, bind=alpha.address)
             with pytest.raises(OperatorError, match=f"127.0.0.1:{alpha.address.port}"):
                 await enter(stack, beta)
+
+    run(scenario)
+
+
+def test_an_address_that_no_interface_has_may_come_and_leaves_nothing_open(run: Run) -> None:
+    async def scenario() -> None:
+        party = Party("alpha", 1, bind=Address("192.0.2.1", 0))
+        for _ in range(2):
+            with pytest.raises(TransientError, match=r"bind_address: cannot bind UDP 192\.0\.2\.1"):
+                await party.socket.__aenter__()
+            party.socket.send(Address("127.0.0.1", 9), b"nothing is open")
 
     run(scenario)
 
