@@ -54,10 +54,9 @@ static inline u32 make_flow(struct __sk_buff *skb, const struct packet *packet, 
     struct rule_value *rule = find_rule(row->rule_set, key->remote_ip);
     u32 zero = 0;
     struct flow_settings *settings = flow_settings.lookup(&zero);
-    u64 rule_set = row->rule_set;
-    struct limits *own = limits.lookup(&rule_set);
+    struct limits *own = limits_of(row->rule_set);
     struct flow fresh = {
-        .rule_set = rule_set,
+        .rule_set = row->rule_set,
         .last_ns = now_ns,
         .pod = row->pod,
         .ifindex = skb->ingress_ifindex,
@@ -72,10 +71,6 @@ static inline u32 make_flow(struct __sk_buff *skb, const struct packet *packet, 
         return DROP_NOT_SELECTED;
     if (!settings || !may_make_flow(packet, settings))
         return DROP_NO_STATE;
-    if (!own) {
-        rule_set = 0;
-        own = limits.lookup(&rule_set);
-    }
     fresh.floating_ip = rule->floating_ip;
     nat->floating_ip = rule->floating_ip;
     if (is_over_quota(key->pod_ip, row->pod, own))
@@ -120,15 +115,17 @@ static inline int keeps_port(struct flow_key *key, const struct flow *flow, u64 
     return claim(&mirror_key, &again, key) == 0;
 }
 
-/* Another rule set: judged anew. Where the floating IP is the same, nothing else happens (rule E1); else the flow has
- * ended, and drops both ways (rule E2). */
+/* Another rule set: judged anew. Where the floating IP is the same, nothing else happens but that it lives by the
+ * timeouts of the new one (rule E1); else the flow has ended, and drops both ways (rule E2). */
 static inline void judge_again(const struct flow_key *key, struct flow *flow, const struct selected_value *row)
 {
     struct rule_value *rule = find_rule(row->rule_set, key->remote_ip);
 
     flow->rule_set = row->rule_set;
-    if (rule && rule->floating_ip == flow->floating_ip)
+    if (rule && rule->floating_ip == flow->floating_ip) {
+        flow->life_s = flow_life_s(key, flow->state, limits_of(row->rule_set));
         return;
+    }
     flow->is_ended = 1;
     if (flow->life_s > ENDED_S)
         flow->life_s = ENDED_S;

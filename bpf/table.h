@@ -112,14 +112,21 @@ static inline void move_to_young(struct flow_key *key, struct flow *flow)
     mirrors_open.delete(&mirror_key);
 }
 
+/* Of a rule set, else the node's; none where not even that is there. */
+static inline struct limits *limits_of(u64 rule_set)
+{
+    struct limits *own = limits.lookup(&rule_set);
+    u64 node = 0;
+
+    return own ? own : limits.lookup(&node);
+}
+
 /* A packet of a flow, either way: refresh it, and go on to its next state. */
 static inline void advance_flow(struct flow_key *key, struct flow *flow, const struct packet *packet, int from_pod,
                                 u64 now_ns)
 {
     u8 state = next_flow_state(flow->state, packet, from_pod);
     u8 former = flow->state;
-    u64 rule_set = flow->rule_set;
-    struct limits *own;
 
     if (from_pod && packet->protocol == PROTOCOL_TCP) {
         if (packet->tcp_flags & TCP_ACK)
@@ -130,13 +137,8 @@ static inline void advance_flow(struct flow_key *key, struct flow *flow, const s
     flow->last_ns = now_ns;
     if (state == former)
         return;
-    own = limits.lookup(&rule_set);
-    if (!own) {
-        rule_set = 0;
-        own = limits.lookup(&rule_set);
-    }
     flow->state = state;
-    flow->life_s = flow_life_s(key, state, own);
+    flow->life_s = flow_life_s(key, state, limits_of(flow->rule_set));
     if (is_open_tcp(key->protocol, state) && !is_open_tcp(key->protocol, former))
         move_to_open(key, flow);
     else if (!is_open_tcp(key->protocol, state) && is_open_tcp(key->protocol, former))

@@ -385,4 +385,4 @@ class LeaderRecorder(_Recorder):
 
 
 def _content(policy: EgressPolicy) -> tuple[object, ...]:
-    return (policy.rules, policy.destinations, policy.excluded, policy.egress_source_ip)
+    return (policy.rules, policy.destinations, policy.excluded, policy.egress_source_ip, policy.timeouts)

@@ -7,7 +7,7 @@ two pods that have one each, none is served.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import Protocol
 
@@ -74,6 +74,10 @@ class Admission:
         self.whole = frozenset(present) - left_out
         self._tell(frozenset(left_out & wanted.keys()), room)
         return admitted
+
+    def sets(self) -> Collection[RuleSet]:
+        """Those that rows in the kernel may name: what was wanted at the last `admit`, and what retires."""
+        return self._sets.values()
 
     def admit_pods(self, pods: Iterable[IPv4Address], maps: MapView) -> tuple[IPv4Address, ...]:
         """Those that get their rows: pods that have one come first, then in the order given, while they fit."""

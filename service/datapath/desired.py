@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from service.datapath import layout
-from service.datapath.layout import ClusterFlag, WayKind
+from service.datapath.layout import ClusterFlag, Limits, WayKind
 from service.model.assignment import Location
 from service.model.gateway_node import Segment
+from service.model.objects import NO_TIMEOUTS
 from service.policy.rule_set import RuleSet
+from service.settings import DatapathSettings
 
 Rows = dict[bytes, bytes]
 
@@ -117,3 +119,27 @@ def rule_rows(rule_set: RuleSet) -> Rows:
         layout.rule_key(rule_set.id, network): layout.rule_value(floating_ip)
         for network, floating_ip in rule_set.entries
     }
+
+
+def node_limits(settings: DatapathSettings) -> Limits:
+    """What holds for every rule set that has no row of its own (rules B3, B4)."""
+    timeouts = settings.timeouts
+    return Limits(
+        tcp_open_s=timeouts.tcp_open_s,
+        tcp_new_s=timeouts.tcp_new_s,
+        tcp_closing_s=timeouts.tcp_closing_s,
+        udp_s=timeouts.udp_s,
+        udp_new_s=timeouts.udp_new_s,
+        icmp_s=timeouts.icmp_s,
+        flows_per_pod=settings.flows_per_pod,
+    )
+
+
+def limit_rows(rule_sets: Iterable[RuleSet], node: Limits) -> Rows:
+    """Lifetimes and quota (rules B3, B4): the node's own, and those of each rule set that says something else."""
+    own = {
+        layout.limits_key(rule_set.id): node.under(rule_set.timeouts).packed()
+        for rule_set in rule_sets
+        if rule_set.timeouts != NO_TIMEOUTS
+    }
+    return {layout.limits_key(0): node.packed()} | own

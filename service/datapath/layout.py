@@ -6,12 +6,13 @@ Addresses are in network byte order (as `IPv4Address.packed`), everything else i
 import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from service.model.lease import Stamp, Token
+from service.model.objects import FlowTimeouts
 from service.port_block.block import Row
 
 LAYOUT_VERSION = 1
@@ -343,6 +344,9 @@ def flow_settings_value(seed: int, ephemeral: range, *, is_seeding: bool) -> byt
     return struct.pack("=QHHI", seed, ephemeral.start, ephemeral.stop - 1, is_seeding)
 
 
+_LIMITS = struct.Struct("=7I4x")
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Lifetimes, in seconds, and flows per pod (rules B3, B4); 0 is the default of bpf/life.h."""
@@ -358,7 +362,28 @@ class Limits:
     def packed(self) -> bytes:
         """The row of a rule set; that of rule set 0 is for those that have none."""
         lives = (self.tcp_open_s, self.tcp_new_s, self.tcp_closing_s, self.udp_s, self.udp_new_s, self.icmp_s)
-        return struct.pack("=7I4x", *lives, self.flows_per_pod)
+        return _LIMITS.pack(*lives, self.flows_per_pod)
+
+    @property
+    def timeouts(self) -> FlowTimeouts:
+        """Its lifetimes."""
+        return FlowTimeouts(
+            self.tcp_open_s, self.tcp_new_s, self.tcp_closing_s, self.udp_s, self.udp_new_s, self.icmp_s
+        )
+
+    def under(self, timeouts: FlowTimeouts) -> "Limits":
+        """These, where the timeouts of a rule set say nothing else."""
+        return replace(self, **asdict(timeouts.over(self.timeouts)))
+
+
+def parse_limits(value: bytes) -> Limits:
+    """The reverse of `Limits.packed`."""
+    return Limits(*_LIMITS.unpack(value))
+
+
+def limits_key(rule_set: int) -> bytes:
+    """0: of all rule sets that have no row of their own."""
+    return struct.pack("=Q", rule_set)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,14 @@ from service.datapath.block_maps import BlockMaps
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.flow_table import FlowTable
 from service.datapath.hook_book import HookBook, Newcomers
-from service.datapath.layout import COUNTER_NAMES, ClusterFlag, Limits, MapName, SelectedState
+from service.datapath.layout import COUNTER_NAMES, ClusterFlag, MapName, SelectedState
 from service.datapath.loader import LoadedDatapath
 from service.datapath.worker_pool import WorkerPool
 from service.host import identity
 from service.host.clock import boot_ns
 from service.model.drop import DropReason
 from service.model.errors import OperatorError, TransientError
+from service.model.objects import NO_TIMEOUTS
 from service.network.attachment import Attachments
 from service.network.capability import check_node
 from service.network.conntrack import Conntrack
@@ -40,7 +41,7 @@ from service.network.nftables import Nftables, NftConfig
 from service.network.sysctl import Sysctl
 from service.network.tcx import TcxLinks
 from service.policy.rule_set import RuleSet
-from service.settings import DatapathSettings, Settings
+from service.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ EPHEMERAL_PORTS = range(32768, 61000)
 DEFAULT_MTU = 1500
 """Of the steering device while there is no uplink to take it from."""
 _DRIVEN_MAPS = (
+    MapName.LIMITS,
     MapName.SELECTED,
     MapName.RULES,
     MapName.CLUSTER,
@@ -141,7 +143,6 @@ class NodeDatapath:
         self.flows = FlowTable(self._loaded.maps, clock=boot_ns, monotonic=time.monotonic_ns)
         self.blocks = BlockMaps(self._loaded.maps, settings.node, clock=boot_ns, monotonic=time.monotonic_ns)
         self._loaded.map(MapName.FLOW_SETTINGS).update(bytes(4), flow_settings(identity.boot_id()))
-        self._loaded.map(MapName.LIMITS).update(bytes(8), limits_of(settings.datapath).packed())
         await self._set_up_steering()
         await self.refresh_uplinks()
         await self.attach_pod_devices()
@@ -182,7 +183,14 @@ class NodeDatapath:
         for key, value in self._loaded.map(MapName.RULES).items().items():
             rule_set, network = layout.parse_rule_key(key)
             entries.setdefault(rule_set, []).append((network, layout.parse_rule_value(value)))
-        rule_sets = {identity: RuleSet(identity, tuple(sorted(rows))) for identity, rows in entries.items()}
+        limits = {
+            int.from_bytes(key, "little"): layout.parse_limits(value).timeouts
+            for key, value in self._loaded.map(MapName.LIMITS).items().items()
+        }
+        rule_sets = {
+            identity: RuleSet(identity, tuple(sorted(rows)), limits.get(identity, NO_TIMEOUTS))
+            for identity, rows in entries.items()
+        }
         steered, devices = {}, {}
         for key, value in self._loaded.map(MapName.SELECTED).items().items():
             pod_ip, ifindex, rule_set, state = layout.parse_selected(key, value)
@@ -417,20 +425,6 @@ def flow_settings(boot_id: str) -> bytes:
     """Where the search for a port begins, another one after a reboot (rule Q4), and what an ephemeral port is (D4)."""
     seed = int.from_bytes(hashlib.blake2b(boot_id.encode(), digest_size=8).digest(), "big")
     return layout.flow_settings_value(seed, EPHEMERAL_PORTS, is_seeding=False)
-
-
-def limits_of(settings: DatapathSettings) -> Limits:
-    """What holds for every rule set that has no row of its own (rules B3, B4)."""
-    timeouts = settings.timeouts
-    return Limits(
-        tcp_open_s=timeouts.tcp_open_s,
-        tcp_new_s=timeouts.tcp_new_s,
-        tcp_closing_s=timeouts.tcp_closing_s,
-        udp_s=timeouts.udp_s,
-        udp_new_s=timeouts.udp_new_s,
-        icmp_s=timeouts.icmp_s,
-        flows_per_pod=settings.flows_per_pod,
-    )
 
 
 def _local_uplink(interface: Interface) -> LocalUplink:

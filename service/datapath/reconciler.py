@@ -56,6 +56,7 @@ class Reconciler:
         """The cluster's own ranges; they may change at any time."""
         self._peers = _configured_peers(settings)
         self._exempt = ExemptionMemo()
+        self._limits = desired.node_limits(settings.datapath)
 
     # -- what is known --
 
@@ -286,6 +287,8 @@ class Reconciler:
             MapName.MEMBERS: desired.member_rows(segments, self._uplinks, node=self._node),
             MapName.WAYS: self._inherited_ways
             | desired.way_rows(self._listed_locations(), segments, self._uplinks, node=self._node),
+            # Before what names them.
+            MapName.LIMITS: desired.limit_rows(self._admission.sets(), self._limits),
             MapName.RULES: rules,
             MapName.SELECTED: self._selected_rows(maps),
         }

@@ -1,6 +1,6 @@
 """The objects of both sources (Kubernetes and manifests) as typed values, and the changes a source delivers."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 
@@ -92,6 +92,25 @@ class NetworkGateway:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowTimeouts:
+    """For how long a flow without a packet is remembered, in seconds, by its state (rule B3); 0: not said here."""
+
+    tcp_open_s: int = 0
+    tcp_new_s: int = 0
+    tcp_closing_s: int = 0
+    udp_s: int = 0
+    udp_new_s: int = 0
+    icmp_s: int = 0
+
+    def over(self, below: "FlowTimeouts") -> "FlowTimeouts":
+        """What is said here, and else what is said there."""
+        return FlowTimeouts(*(own or other for own, other in zip(astuple(self), astuple(below), strict=True)))
+
+
+NO_TIMEOUTS = FlowTimeouts()
+
+
+@dataclass(frozen=True, slots=True)
 class EgressPolicy:
     """EgressNATPolicy: which pods, to which destinations, from which source address."""
 
@@ -105,6 +124,8 @@ class EgressPolicy:
     generation: int = 0
     excluded: tuple[IPv4Network, ...] = ()
     """Destinations that this policy leaves alone (rule W14); what another policy names stays that one's."""
+    timeouts: FlowTimeouts = NO_TIMEOUTS
+    """Of flows of the selected pods; where nothing is said the node's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ comes, goes or changes leaves it, and the datapath rows of the pod, alone.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from ipaddress import IPv4Address, IPv4Network, summarize_address_range
 from itertools import pairwise
 
-from service.model.objects import EgressPolicy, Pod
+from service.model.objects import NO_TIMEOUTS, EgressPolicy, FlowTimeouts, Pod
 from service.policy.prefix import Prefix, decider, prefixes_of
 
 Entries = tuple[tuple[IPv4Network, IPv4Address | None], ...]
@@ -21,10 +21,12 @@ class RuleSet:
     """Destination -> floating IP, longest prefix first in force (the datapath's LPM decides)."""
 
     id: int
-    """64-bit hash of the entries, never 0."""
+    """64-bit hash of the entries and timeouts, never 0."""
     entries: Entries
     """Sorted by prefix, each prefix once: equal unions have equal entries, hence one name. No address: the destination
     is excluded, and lies within one that is not (rule W14)."""
+    timeouts: FlowTimeouts = NO_TIMEOUTS
+    """Of its flows; of several policies that say one, the oldest's."""
     steered: tuple[IPv4Network, ...] = field(init=False, repr=False, compare=False)
     """All destinations that get an address; they may overlap."""
 
@@ -49,16 +51,17 @@ class Selection:
 
 
 def policy_content(policy: EgressPolicy) -> int:
-    """Name a policy by what it sends where: (name, egressSourceIP, sorted CIDRs, and those excluded), as 64 bits,
+    """Name a policy by what it sends where: (name, egressSourceIP, sorted CIDRs, those excluded, timeouts), as 64 bits,
     never 0.
 
     Selectors and age are left out: they decide which pods and in what order, which the announcing node says itself.
     """
     cidrs = ",".join(str(network) for network in sorted(policy.destinations))
     parts: tuple[str, ...] = (policy.key.name, str(policy.egress_source_ip), cidrs)
-    # Without exclusions the name is that of releases which know none.
+    # Without exclusions and timeouts the name is that of releases which know none.
     if policy.excluded:
         parts += (",".join(str(network) for network in sorted(policy.excluded)),)
+    parts += _timeout_parts(policy.timeouts)
     return _content_hash("policy", parts)
 
 
@@ -66,7 +69,14 @@ def make_rule_set(policies: Sequence[EgressPolicy]) -> RuleSet:
     """Unite the policies, given in precedence order: of equal prefixes, the older policy's counts (rule W14)."""
     entries = _with_exclusions(policies) if any(policy.excluded for policy in policies) else _union(policies)
     parts = tuple(f"{network}>{address or 'excluded'}" for network, address in entries)
-    return RuleSet(_content_hash("rule-set", parts), entries)
+    timeouts = NO_TIMEOUTS
+    for policy in policies:
+        timeouts = timeouts.over(policy.timeouts)
+    return RuleSet(_content_hash("rule-set", parts + _timeout_parts(timeouts)), entries, timeouts)
+
+
+def _timeout_parts(timeouts: FlowTimeouts) -> tuple[str, ...]:
+    return tuple(f"timeout {seconds}" for seconds in astuple(timeouts)) if timeouts != NO_TIMEOUTS else ()
 
 
 def _union(policies: Sequence[EgressPolicy]) -> Entries:

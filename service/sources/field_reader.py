@@ -75,6 +75,13 @@ class FieldReader:
         self.refuse(path, f"{what} is expected as text, not {shown(value)}{hint}")
         return None
 
+    def whole(self, value: Any, path: str, what: str, least: int, most: int) -> int | None:
+        """Check that it is a whole number from `least` to `most`."""
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+            return value
+        self.refuse(path, f"{what} is expected, {least} to {most}, not {shown(value)}")
+        return None
+
     def require(self, document: dict[str, Any], key: str, path: str, what: str) -> bool:
         """Note a missing field; say whether it is there."""
         if key not in document:

@@ -16,6 +16,7 @@ from service.model.objects import (
     GATEWAY_NAME,
     GATEWAY_NAMESPACE,
     EgressPolicy,
+    FlowTimeouts,
     Kind,
     Namespace,
     NetworkGateway,
@@ -224,8 +225,20 @@ def _decode_gateway(document: dict[str, Any], metadata: _Metadata, reader: Field
     return NetworkGateway(key, tuple(reader.unique(found)), metadata.generation)
 
 
+_POLICY_FIELDS = ("egress", "destinationCIDRs", "excludedCIDRs", "egressSourceIP", "timeouts")
+_TIMEOUTS = {
+    "tcpOpenSeconds": ("tcp_open_s", 60, 864_000),
+    "tcpNewSeconds": ("tcp_new_s", 5, 3600),
+    "tcpClosingSeconds": ("tcp_closing_s", 5, 3600),
+    "udpSeconds": ("udp_s", 5, 86_400),
+    "udpNewSeconds": ("udp_new_s", 5, 86_400),
+    "icmpSeconds": ("icmp_s", 5, 3600),
+}
+"""Field of the object -> ours, and the bounds that it has in settings too."""
+
+
 def _decode_policy(document: dict[str, Any], metadata: _Metadata, reader: FieldReader) -> EgressPolicy | None:
-    spec = _decode_spec(document, reader, known=("egress", "destinationCIDRs", "excludedCIDRs", "egressSourceIP"))
+    spec = _decode_spec(document, reader, known=_POLICY_FIELDS)
     if spec is None:
         return None
     rules, source_ip = [], None
@@ -244,8 +257,26 @@ def _decode_policy(document: dict[str, Any], metadata: _Metadata, reader: FieldR
     if source_ip is None:
         return None
     return EgressPolicy(
-        metadata.key, tuple(rules), destinations, source_ip, metadata.created, metadata.generation, excluded
+        metadata.key,
+        tuple(rules),
+        destinations,
+        source_ip,
+        metadata.created,
+        metadata.generation,
+        excluded,
+        _decode_timeouts(spec.get("timeouts"), reader),
     )
+
+
+def _decode_timeouts(value: Any, reader: FieldReader) -> FlowTimeouts:
+    path, found = "spec.timeouts", dict[str, int]()
+    known = tuple(_TIMEOUTS)
+    said = reader.mapping(value, path, known=known) if value is not None else None
+    for name, seconds in (said or {}).items():
+        if name in _TIMEOUTS and seconds is not None:
+            field, least, most = _TIMEOUTS[name]
+            found[field] = reader.whole(seconds, f"{path}.{name}", "a number of seconds", least, most) or 0
+    return FlowTimeouts(**found)
 
 
 def _decode_networks(

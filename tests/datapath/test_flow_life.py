@@ -306,6 +306,15 @@ def test_e1_an_edit_that_leaves_the_floating_ip_is_not_felt(opened: Node) -> Non
     assert opened.counters()["flows_made"] == 1
 
 
+@pytest.mark.parametrize("first", ["send", "answer"])
+def test_e1_a_flow_lives_by_the_timeouts_of_the_edited_policy(opened: Node, first: str) -> None:
+    opened.limit(OTHER_RULE_SET, tcp_open_s=100)
+    select_again(opened)
+    assert life_s(opened, TCP_FLOW) == 7440
+    getattr(opened, first)(TCP_FLOW, flags=ACK)
+    assert life_s(opened, TCP_FLOW) == 100
+
+
 @each_protocol
 @pytest.mark.parametrize("first", ["send", "answer"])
 def test_e2_another_verdict_ends_the_flow_both_ways(pod_node: Node, flow: Flow, first: str) -> None:

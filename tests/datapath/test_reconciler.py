@@ -18,6 +18,7 @@ from service.model.objects import (
     Delete,
     EgressPolicy,
     EgressRule,
+    FlowTimeouts,
     Kind,
     LabelSelector,
     Namespace,
@@ -240,6 +241,22 @@ def test_w14_what_a_policy_excludes_is_neither_guarded_by_netfilter_nor_steered_
         layout.rule_key(rule_set, hole): layout.rule_value(None),
     }
     assert set(known.destinations().sets[rule_set]) == set(wide.address_exclude(hole))
+
+
+def test_b3_a_policys_timeouts_are_a_row_of_its_rule_set_over_the_nodes_own() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
+    steering(known, maps)
+    node = layout.Limits(7440, 240, 240, 300, 120, 60, 32_768)
+    assert maps.rows[MapName.LIMITS] == {layout.limits_key(0): node.packed()}
+    gateway, _, _, old = objects(FLOATING_IP, SECOND_IP)
+    index.apply([gateway, Upsert(replace(old.object, timeouts=FlowTimeouts(udp_s=30)))])
+    steering(known, maps)
+    rule_set = known.local_selections()[POD_IP].rule_set.id
+    assert {key: layout.parse_limits(value) for key, value in maps.rows[MapName.LIMITS].items()} == {
+        layout.limits_key(0): node,
+        layout.limits_key(rule_set): replace(node, udp_s=30),
+    }
 
 
 def steering(known: Reconciler, maps: StandInPool) -> dict[IPv4Address, Phase]:

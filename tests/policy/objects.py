@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from service.model.objects import (
+    NO_TIMEOUTS,
     EgressPolicy,
     EgressRule,
+    FlowTimeouts,
     Kind,
     LabelSelector,
     Namespace,
@@ -59,6 +61,7 @@ def policy(
     ip: str = "192.168.1.100",
     to: Sequence[str] = ("8.8.8.0/24",),
     excluded: Sequence[str] = (),
+    timeouts: FlowTimeouts = NO_TIMEOUTS,
     pods: LabelSelector = EVERYTHING,
     namespaces: LabelSelector = EVERYTHING,
     rules: Sequence[EgressRule] | None = None,
@@ -72,6 +75,7 @@ def policy(
         IPv4Address(ip),
         created,
         excluded=tuple(map(IPv4Network, excluded)),
+        timeouts=timeouts,
     )
 
 

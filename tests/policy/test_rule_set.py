@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.model.objects import EgressPolicy
+from service.model.objects import EgressPolicy, FlowTimeouts
 from service.policy import rule_set as module
 from service.policy.rule_set import RuleSetCatalog, make_rule_set, policy_content
 from tests.policy.objects import policy, selector
@@ -49,6 +49,19 @@ def test_of_equal_prefixes_the_older_policy_counts() -> None:
     assert make_rule_set([older, younger]).entries == ((IPv4Network("8.0.0.0/8"), IPv4Address("192.168.1.1")),)
     nested = policy("c", ip="192.168.1.3", to=("8.8.0.0/16",))
     assert len(make_rule_set([older, nested]).entries) == 2
+
+
+def test_b3_of_several_policies_of_a_pod_the_oldest_that_says_a_timeout_counts() -> None:
+    older = policy("a", ip="192.168.1.1", timeouts=FlowTimeouts(udp_s=30))
+    younger = policy("b", ip="192.168.1.2", timeouts=FlowTimeouts(udp_s=60, icmp_s=5))
+    assert make_rule_set([policy("c"), older, younger]).timeouts == FlowTimeouts(udp_s=30, icmp_s=5)
+    assert make_rule_set([younger, older]).timeouts == FlowTimeouts(udp_s=60, icmp_s=5)
+
+
+def test_b3_a_rule_set_with_timeouts_has_another_name_and_one_without_the_name_of_before() -> None:
+    names = {make_rule_set([policy(timeouts=FlowTimeouts(udp_s=seconds))]).id for seconds in (0, 30, 60)}
+    assert len(names) == 3
+    assert make_rule_set([policy()]).id in names
 
 
 def test_w14_an_exclusion_is_an_entry_without_an_address_within_what_is_steered() -> None:

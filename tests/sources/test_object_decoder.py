@@ -1,16 +1,22 @@
 """Good objects become values; bad ones name origin, object and field."""
 
 import copy
+import re
+from dataclasses import fields
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.model.objects import (
     EgressPolicy,
     EgressRule,
+    FlowTimeouts,
     Kind,
     LabelSelector,
     Namespace,
@@ -20,10 +26,12 @@ from service.model.objects import (
     Pod,
     Requirement,
 )
+from service.settings import TimeoutSettings
 from service.sources.document import parse_yaml
 from service.sources.object_decoder import decode
 from tests.sources.texts import GATEWAY, POLICY
 
+CRDS = Path(__file__).parents[2] / "deploy" / "crds"
 (GATEWAY_DOCUMENT,) = parse_yaml(GATEWAY)
 (POLICY_DOCUMENT,) = parse_yaml(POLICY)
 POD_DOCUMENT: dict[str, Any] = {
@@ -87,6 +95,43 @@ def test_w14_exclusions_are_read_in_order_and_none_is_the_same_as_an_empty_list(
     for nothing in ([], None):
         document = changed(POLICY_DOCUMENT, "spec.excludedCIDRs", nothing)
         assert decode(document, origin="f").object == decode(POLICY_DOCUMENT, origin="f").object
+
+
+def test_b3_timeouts_are_read_and_what_is_not_said_is_left_to_the_node() -> None:
+    document = changed(
+        POLICY_DOCUMENT, "spec.timeouts", {"udpSeconds": 30, "tcpOpenSeconds": 86_400, "icmpSeconds": None}
+    )
+    found = decode(document, origin="f").object
+    assert isinstance(found, EgressPolicy)
+    assert found.timeouts == FlowTimeouts(udp_s=30, tcp_open_s=86_400)
+    for nothing in ({}, None):
+        document = changed(POLICY_DOCUMENT, "spec.timeouts", nothing)
+        assert decode(document, origin="f").object == decode(POLICY_DOCUMENT, origin="f").object
+
+
+def test_b3_timeouts_have_one_range_in_settings_in_objects_and_in_the_definition() -> None:
+    crd = yaml.safe_load((CRDS / "egressnatpolicy.yaml").read_text(encoding="utf-8"))
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["timeouts"]
+    for name, field in schema["properties"].items():
+        setting = re.sub("Seconds$", "S", name)
+        setting = re.sub("([A-Z])", lambda found: f"_{found[1].lower()}", setting)
+        for seconds, is_fine in (
+            (field["minimum"] - 1, False),
+            (field["minimum"], True),
+            (field["maximum"], True),
+            (field["maximum"] + 1, False),
+        ):
+            document = changed(POLICY_DOCUMENT, "spec.timeouts", {name: seconds})
+            found = decode(document, origin="f")
+            assert (not found.errors, name) == (is_fine, name)
+            if is_fine:
+                msgspec.convert({setting: seconds}, TimeoutSettings)
+                assert isinstance(found.object, EgressPolicy)
+                assert getattr(found.object.timeouts, setting) == seconds
+            else:
+                with pytest.raises(msgspec.ValidationError):
+                    msgspec.convert({setting: seconds}, TimeoutSettings)
+    assert len(schema["properties"]) == len(fields(FlowTimeouts))
 
 
 def test_match_expressions_are_read() -> None:
@@ -255,6 +300,13 @@ BAD_POLICIES = [
     ("spec.excludedCIDRs", ["2001:db8::/32"], "spec.excludedCIDRs[0]"),
     ("spec.excludedCIDRs", ["8.8.8.8/32", "8.8.8.8/32"], "spec.excludedCIDRs[1]"),
     ("spec.excludedCIDRs", ["8.8.8.0/24"], "spec.excludedCIDRs"),
+    ("spec.timeouts", 30, "spec.timeouts"),
+    ("spec.timeouts", {"udp": 30}, "spec.timeouts.udp"),
+    ("spec.timeouts", {"udpSeconds": "30"}, "spec.timeouts.udpSeconds"),
+    ("spec.timeouts", {"udpSeconds": True}, "spec.timeouts.udpSeconds"),
+    ("spec.timeouts", {"udpSeconds": 4}, "spec.timeouts.udpSeconds"),
+    ("spec.timeouts", {"udpSeconds": 86_401}, "spec.timeouts.udpSeconds"),
+    ("spec.timeouts", {"udpSeconds": 30.0}, "spec.timeouts.udpSeconds"),
     ("spec.egressSourceIP", DELETE, "spec.egressSourceIP"),
     ("spec.egressSourceIP", "", "spec.egressSourceIP"),
     ("spec.egressSourceIP", ["192.168.1.100"], "spec.egressSourceIP"),
