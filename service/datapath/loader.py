@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from service.datapath import bpf_map
 from service.datapath.bpf_map import BpfMap
+from service.datapath.flow_room import FlowRoom
 from service.datapath.kernel_headers import write_kernel_headers
 from service.datapath.layout import MAP_SHAPES, MapName, pin_folder
 from service.model.errors import OperatorError
@@ -23,6 +24,7 @@ from service.network.bpf_call import open_object
 PROGRAMS = ("pod_ingress", "steer_egress", "steer_ingress", "uplink_ingress", "uplink_egress")
 _SOURCE = Path(__file__).resolve().parent.parent.parent / "bpf"
 _BPFFS_MAGIC = 0xCAFE4A11
+_ROOM = FlowRoom()
 _OWN_HEADER = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 
@@ -33,9 +35,9 @@ class LoadedDatapath:
     on in the kernel. `maps` is keyed by MapName.
     """
 
-    def __init__(self, pin_dir: Path, headers: Path) -> None:
+    def __init__(self, pin_dir: Path, headers: Path, room: FlowRoom) -> None:
         self.pin_dir = pin_dir
-        self._module = _compile_beside(pin_dir, headers)
+        self._module = _compile_beside(pin_dir, headers, room)
         from bcc import BPF
 
         try:
@@ -63,8 +65,10 @@ class LoadedDatapath:
         self.close()
 
 
-def load_datapath(bpf_dir: str, run_dir: str) -> LoadedDatapath:
+def load_datapath(bpf_dir: str, run_dir: str, room: FlowRoom = _ROOM) -> LoadedDatapath:
     """Load everything; takes about a second and 50 MB once (LLVM). Call it in a thread.
+
+    `room` is for tables of flows that are not there yet; those of a former agent keep their size, and their flows.
 
     Raises OperatorError, in one sentence, where the kernel, BCC or the mount is not what is needed; TransientError
     where `run_dir` cannot be written now, which `write_headers` finds out beforehand.
@@ -73,7 +77,7 @@ def load_datapath(bpf_dir: str, run_dir: str) -> LoadedDatapath:
     _ensure_bpffs(Path(bpf_dir))
     folder.mkdir(parents=True, exist_ok=True)
     _drop_misfits(folder)
-    return LoadedDatapath(folder, write_headers(run_dir))
+    return LoadedDatapath(folder, write_headers(run_dir), room)
 
 
 def write_headers(run_dir: str) -> Path:
@@ -81,13 +85,13 @@ def write_headers(run_dir: str) -> Path:
     return write_kernel_headers(Path(run_dir) / "kernel-headers")
 
 
-def _compile_beside(pin_dir: Path, headers: Path) -> Any:
+def _compile_beside(pin_dir: Path, headers: Path, room: FlowRoom) -> Any:
     """Compile with new maps, then put those of a former agent in their place, and pin those that had no former one."""
     new = pin_dir.with_name(f"{pin_dir.name}-new")
     _remove_pins(new)  # Of one that died in the midst of this.
     new.mkdir()
     try:
-        module = _compile(new, headers)
+        module = _compile(new, headers, room)
         _take_over_maps(module, new, pin_dir)
     finally:
         _remove_pins(new)
@@ -115,7 +119,7 @@ def _remove_pins(folder: Path) -> None:
         folder.rmdir()
 
 
-def _compile(pin_dir: Path, headers: Path) -> Any:
+def _compile(pin_dir: Path, headers: Path, room: FlowRoom) -> Any:
     os.environ["BCC_KERNEL_SOURCE"] = str(headers)
     try:
         from bcc import BPF
@@ -123,7 +127,8 @@ def _compile(pin_dir: Path, headers: Path) -> Any:
         raise OperatorError(
             "BCC is missing: install the Debian packages python3-bpfcc and libbpfcc (PyPI's `bcc` is another thing)"
         ) from error
-    flags = [f"-I{_SOURCE}", f'-DPIN_DIR="{pin_dir}"', "-Wno-unused-function"]
+    sizes = [f"-DOPEN_FLOWS={room.open}", f"-DYOUNG_FLOWS={room.young}", f"-DDATAGRAM_FLOWS={room.datagram}"]
+    flags = [f"-I{_SOURCE}", f'-DPIN_DIR="{pin_dir}"', "-Wno-unused-function", *sizes]
     try:
         return BPF(text=_flattened(_SOURCE / "egress_gateway.c").encode(), cflags=flags)
     except Exception as error:

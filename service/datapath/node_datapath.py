@@ -19,6 +19,7 @@ from typing import Self
 from service.datapath import layout, loader
 from service.datapath.block_maps import BlockMaps
 from service.datapath.desired import LocalUplink, Rows
+from service.datapath.flow_room import FlowRoom, physical_memory_bytes
 from service.datapath.flow_table import FlowTable
 from service.datapath.hook_book import HookBook, Newcomers
 from service.datapath.layout import COUNTER_NAMES, ClusterFlag, MapName, SelectedState
@@ -27,7 +28,7 @@ from service.datapath.worker_pool import WorkerPool
 from service.host import identity
 from service.host.clock import boot_ns
 from service.model.drop import DropReason
-from service.model.errors import OperatorError, TransientError
+from service.model.errors import TransientError
 from service.model.objects import NO_TIMEOUTS
 from service.network.attachment import Attachments
 from service.network.capability import check_node
@@ -127,11 +128,14 @@ class NodeDatapath:
         await self._stack.enter_async_context(self.conntrack)
         self._uplinks = await self._read_uplinks()
         if not self._uplinks:
-            raise OperatorError(
-                "datapath.uplinks: no interface with an IPv4 address carries a default route or bind_address; name them"
+            # A state like any: the only one may have lost its address, and has it again in a moment (link monitor).
+            _log.warning(
+                "datapath.uplinks: no interface with an IPv4 address carries a default route or bind_address; if that "
+                "is to stay so, name them"
             )
         bpf_dir, run_dir = settings.datapath.bpf_dir, settings.run_dir
-        self._loaded = await asyncio.to_thread(loader.load_datapath, bpf_dir, run_dir)
+        room = FlowRoom.of(settings.datapath.flows, memory_bytes=physical_memory_bytes())
+        self._loaded = await asyncio.to_thread(loader.load_datapath, bpf_dir, run_dir, room)
         self._stack.callback(self._loaded.close)
         self.pool = WorkerPool(
             {name: self._loaded.map(name) for name in _DRIVEN_MAPS},

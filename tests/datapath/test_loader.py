@@ -11,6 +11,7 @@ import pytest
 
 from service.datapath import bpf_map, layout, loader
 from service.datapath.bpf_map import BpfMap
+from service.datapath.flow_room import FlowRoom
 from service.datapath.layout import LAYOUT_VERSION, MAP_SHAPES, MapName, MapShape
 from service.datapath.loader import PROGRAMS, LoadedDatapath, load_datapath, pin_folder, unpin
 from service.model.errors import OperatorError
@@ -109,6 +110,22 @@ def test_a_restart_finds_the_maps_with_their_content(restarted: LoadedDatapath) 
 def test_a_pin_of_another_shape_is_replaced_and_not_reused(restarted: LoadedDatapath, name: str) -> None:
     assert shape_of(restarted.map(name)) == MAP_SHAPES[name]
     assert restarted.map(name).items() == {}
+
+
+def test_b5_tables_of_flows_have_the_room_that_is_asked_for_and_keep_it_with_their_flows(
+    bpf_dir: str, run_dir: str
+) -> None:
+    tables = {
+        MapName.FLOWS_OPEN: 300,
+        MapName.MIRRORS_OPEN: 300,
+        MapName.FLOWS_YOUNG: 150,
+        MapName.MIRRORS_YOUNG: 150,
+        MapName.FLOWS_DATAGRAM: 300,
+        MapName.MIRRORS_DATAGRAM: 300,
+    }
+    for room in (FlowRoom.of(300, memory_bytes=0), FlowRoom.of(0, memory_bytes=1 << 33)):
+        with load_datapath(bpf_dir, run_dir, room) as loaded:
+            assert {name: loaded.map(name).info.max_entries for name in tables} == tables
 
 
 def test_u1_maps_that_only_a_former_version_had_go(bpf_dir: str, run_dir: str) -> None:
