@@ -66,6 +66,8 @@ class PortBlocks:
         self._scanned_ns = 0
         self.flows = 0
         """Of this node's pods, at the last look."""
+        self.tables: dict[str, tuple[int, int]] = {}
+        """Rows in each table of flows at the last look, and how many it has room for."""
         self._ending: dict[IPv4Address, set[int]] = {}
         """Blocks whose flows are to be ended before anything else is said."""
 
@@ -261,5 +263,6 @@ class PortBlocks:
                 owner.note_use(floating_ip, len(usable) * BLOCK_PORTS - taken, grown / passed_s, now_ns=now_ns)
             live = scan.blocks.get(floating_ip.packed, set())
             owner.note_scan(floating_ip, live, begun_ns=scan.begun_ns, now_ns=now_ns)
-        self._busiest, self._scanned_ns, self.flows = busiest, scan.begun_ns, scan.flows
+        self._busiest, self._scanned_ns = busiest, scan.begun_ns
+        self.flows, self.tables = scan.flows, scan.tables
         self._pumps[Receiver.OWNER].wake()

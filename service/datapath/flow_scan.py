@@ -49,6 +49,8 @@ class FlowScan:
     pods: Counter[tuple[bytes, int]] = field(default_factory=Counter)
     """Flows by pod address and number."""
     flows: int = 0
+    tables: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Rows in each table, those of flows that were over included, and how many it has room for."""
 
     def take(self, entries: Iterable[tuple[bytes, bytes]]) -> Iterator[Over]:
         """Count these flows, and yield those that are over."""

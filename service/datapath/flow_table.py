@@ -62,9 +62,12 @@ class FlowTable:
 
     def _sweep(self, scan: FlowScan) -> None:
         for name in _FLOWS:
+            rows = 0
             for piece in self._maps[name].pieces():
+                rows += len(piece)
                 for over in scan.take(piece):
                     self._remove(name, over)
+            scan.tables[name.removeprefix("flows_")] = rows, self._maps[name].info.max_entries
         self._spare(scan)
 
     def _remove_of(self, pods: frozenset[bytes]) -> None:

@@ -97,6 +97,8 @@ class Ports(Protocol):
 
     flows: int
     """At the last look."""
+    tables: dict[str, tuple[int, int]]
+    """Rows of flows then, and room for them, by table."""
 
     def status(self) -> dict[str, Any]:
         """By floating IP."""
@@ -191,7 +193,7 @@ class PortCollector(Collector):
         self._ports = ports
 
     def collect(self) -> Iterator[Metric]:
-        """Three families with a sample for each floating IP, and the flows of all."""
+        """Three families with a sample for each floating IP, the flows of all, and two with one for each table."""
         usable = GaugeMetricFamily(
             "egressgw_port_blocks_usable", "Blocks of 64 ports for new flows of this node", labels=["floating_ip"]
         )
@@ -207,6 +209,12 @@ class PortCollector(Collector):
             taken.add_metric([floating_ip], row["busiest"]["portsTaken"])
         yield from (usable, known, taken)
         yield GaugeMetricFamily("egressgw_flows", "Flows of this node's pods", value=self._ports.flows)
+        rows = GaugeMetricFamily("egressgw_flow_table_rows", "Flows in a table", labels=["table"])
+        room = GaugeMetricFamily("egressgw_flow_table_room", "Flows that a table takes", labels=["table"])
+        for name, (filled, most) in self._ports.tables.items():
+            rows.add_metric([name], filled)
+            room.add_metric([name], most)
+        yield from (rows, room)
 
 
 class ShortageCollector(Collector):

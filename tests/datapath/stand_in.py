@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from service.datapath.block_maps import BlockMaps
-from service.datapath.bpf_map import BpfMap
+from service.datapath.bpf_map import BpfMap, MapInfo
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.flow_table import FlowTable
 from service.datapath.layout import MAP_SHAPES
@@ -52,6 +52,7 @@ class StandInMap(BpfMap):
 
     def __init__(self, rows: Rows | None = None) -> None:
         self.rows = rows if rows is not None else {}
+        self.info = MapInfo(type=1, key_size=0, value_size=0, max_entries=1000, flags=0, name="stand_in")
 
     def lookup(self, key: bytes) -> bytes | None:
         return self.rows.get(key)

@@ -40,7 +40,9 @@ def table(loaded: LoadedDatapath) -> FlowTable:
 async def test_b2_a_flow_that_is_over_gives_its_port_back(pod_node: Node, table: FlowTable, flow: Flow) -> None:
     pod_node.send(flow)
     pod_node.answer(flow)
-    assert (await table.sweep(None)).flows == 1
+    scan = await table.sweep(None)
+    assert (scan.flows, sum(rows for rows, _ in scan.tables.values())) == (1, 1)
+    assert set(scan.tables) == {"open", "young", "datagram"}
     pod_node.end(flow)
     scan = await table.sweep(None)
     assert (scan.flows, pod_node.place(flow), pod_node.owner(flow)) == (0, None, None)

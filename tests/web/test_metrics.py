@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, ClassVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
@@ -157,6 +157,7 @@ def test_what_finds_no_room_in_a_map_is_told_with_how_many_pods_that_costs() -> 
 def test_ports_are_told_by_floating_ip_and_flows_in_all() -> None:
     class Blocks:
         flows = 7
+        tables: ClassVar[dict[str, tuple[int, int]]] = {"open": (5, 100), "datagram": (2, 50)}
 
         def status(self) -> dict[str, Any]:
             busiest = {"remote": "203.0.113.7:443", "portsTaken": 5}
@@ -167,6 +168,10 @@ def test_ports_are_told_by_floating_ip_and_flows_in_all() -> None:
         'egressgw_port_blocks_known{floating_ip="192.0.2.100"} 128.0',
         'egressgw_ports_taken{floating_ip="192.0.2.100"} 5.0',
         "egressgw_flows 7.0",
+        'egressgw_flow_table_rows{table="open"} 5.0',
+        'egressgw_flow_table_rows{table="datagram"} 2.0',
+        'egressgw_flow_table_room{table="open"} 100.0',
+        'egressgw_flow_table_room{table="datagram"} 50.0',
     ]
 
 
