@@ -10,7 +10,7 @@ from typing import Self
 
 FLOWS_MIN, FLOWS_MAX = 16_384, 1_048_576
 _MEMORY_PER_FLOW = 65_536
-"""Of the whole node. The tables take 540 bytes for each: less than a hundredth (measured by memlock: 70.8 MB for 131,072)."""
+"""Of the whole node. The tables take 540 bytes for each, under a hundredth (memlock of all: 70.8 MB for 131,072)."""
 
 
 @dataclass(frozen=True, slots=True)
