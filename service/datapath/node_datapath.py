@@ -20,7 +20,7 @@ from service.datapath.layout import COUNTER_NAMES, MapName, SelectedState
 from service.datapath.loader import LoadedDatapath
 from service.datapath.worker_pool import WorkerPool
 from service.model.drop import DropReason
-from service.model.errors import OperatorError, TransientError
+from service.model.errors import TransientError
 from service.network.capability import check_node
 from service.network.conntrack import Conntrack
 from service.network.destinations import Destinations
@@ -106,8 +106,10 @@ class NodeDatapath:
         await self._stack.enter_async_context(self.conntrack)
         self._uplinks = await self._read_uplinks()
         if not self._uplinks:
-            raise OperatorError(
-                "datapath.uplinks: no interface with an IPv4 address carries a default route or bind_address; name them"
+            # A state like any: the only one may have lost its address, and has it again in a moment (link monitor).
+            _log.warning(
+                "datapath.uplinks: no interface with an IPv4 address carries a default route or bind_address; if that "
+                "is to stay so, name them"
             )
         bpf_dir, run_dir = settings.datapath.bpf_dir, settings.run_dir
         self._loaded = await asyncio.to_thread(loader.load_datapath, bpf_dir, run_dir)

@@ -14,7 +14,7 @@ from service.datapath.layout import MapName, pin_folder
 from service.lab.configuration import member_folder
 from service.lab.fault import Fault
 from service.lab.namespace import run
-from service.lab.plan import ROUTER_OCTET, SEGMENTS
+from service.lab.plan import ROUTER_OCTET, SECOND_UPLINK_DESTINATION, SEGMENTS
 from service.lab.status import fetch_json
 from service.lab.witness import wait_for_calls
 from tests.datapath.program import pin_small_map
@@ -328,17 +328,21 @@ def test_a_node_that_starts_on_a_disk_that_lets_it_write_nothing_waits_says_so_a
 
 @contextmanager
 def address_away(site: Site, node: str) -> Iterator[None]:
-    """The node's first uplink has no address meanwhile; with it go its routes."""
+    """The node's uplinks have no addresses meanwhile; with them go its routes."""
 
     def ip(*command: str) -> None:
         run(site.lab.enter(node, "ip", *command))
 
     others = [other for other in site.lab.plan.nodes if other.name != node]
-    ip("address", "flush", "dev", "eth0")
+    for segment in range(len(SEGMENTS)):
+        ip("address", "flush", "dev", f"eth{segment}")
     try:
         yield
     finally:
-        ip("address", "add", f"{site.lab.node(node).address(0)}/24", "broadcast", "+", "dev", "eth0")
+        for segment in range(len(SEGMENTS)):
+            address = f"{site.lab.node(node).address(segment)}/24"
+            ip("address", "add", address, "broadcast", "+", "dev", f"eth{segment}")
+        ip("route", "replace", str(SECOND_UPLINK_DESTINATION), "via", str(SEGMENTS[1][ROUTER_OCTET]))
         ip("route", "replace", "default", "via", str(SEGMENTS[0][ROUTER_OCTET]))
         for other in others:
             ip("route", "replace", str(other.pod_cidr), "via", str(other.ip))
