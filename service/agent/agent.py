@@ -57,7 +57,7 @@ from service.web.metrics import (
     ShortageCollector,
     TaskCollector,
 )
-from service.web.notice import until_begun
+from service.web.notice import until_begun, until_listening
 from service.web.server import WebServer
 from service.wire import refusals
 from service.wire.cluster_view import ClusterView
@@ -241,7 +241,7 @@ class Agent:
         registry.register(KeeperCollector(self._living_report))
         registry.register(SegmentCollector(self._segment_watch))
         web = WebServer(settings.http.address, settings.ports.http, self, registry)
-        await until_begun(settings, lambda: stack.enter_async_context(web))
+        await until_listening(stack, web)
         self.recorder.started(VERSION)
 
     async def serve(self) -> None:

@@ -38,7 +38,7 @@ from service.sources.source import Source, open_source
 from service.version import VERSION
 from service.web.electorate_metric import ElectorateCollector
 from service.web.metrics import AuditCollector, RefusalCollector, TaskCollector
-from service.web.notice import until_begun
+from service.web.notice import until_begun, until_listening
 from service.web.server import WebServer
 from service.wire import refusals
 from service.wire.cluster_view import ClusterView
@@ -134,7 +134,7 @@ class Controller:
         registry.register(TaskCollector(self._tasks))
         registry.register(RefusalCollector(self._refusals))
         web = WebServer(settings.http.address, settings.ports.http, self, registry)
-        await until_begun(settings, lambda: stack.enter_async_context(web))
+        await until_listening(stack, web)
 
     async def serve(self) -> None:
         """Compete for leadership and run every task until cancelled; one that fails is tried again. Needs `enter`."""

@@ -4,6 +4,7 @@ Somebody who asks a process that waits, `egressgw status` or a probe, else hears
 """
 
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,6 +25,18 @@ async def until_begun(settings: Settings, step: Callable[[], Coroutine[Any, Any,
     """Take one step of a beginning, again with back-off while it raises TransientError; who asks hears why."""
     async with Notice(settings) as notice:
         return await until_usable(step, told=notice.say)
+
+
+async def until_listening(stack: AsyncExitStack, server: WebServer) -> None:
+    """Open a process's own server, again with back-off while its address is gone. The log alone says so meanwhile.
+
+    A notice would have the port that is waited for.
+    """
+
+    async def told(trouble: str) -> None:
+        """Nobody."""
+
+    await until_usable(lambda: stack.enter_async_context(server), told=told)
 
 
 class Notice:

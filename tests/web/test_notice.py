@@ -1,13 +1,17 @@
 """A process that cannot begin says why to whoever asks it, and nothing else."""
 
+import asyncio
 import socket
+from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
 import msgspec
+from prometheus_client import CollectorRegistry
 
 from service.settings import HttpSettings, PortSettings, Settings
-from service.web.notice import Notice
+from service.web.notice import Notice, until_listening
+from service.web.server import WebServer
 from service.web.verdict import troubles
 
 HOST = "127.0.0.1"
@@ -44,6 +48,19 @@ async def test_where_the_address_to_be_asked_at_is_what_is_missed_the_loopback_a
     async with Notice(settings) as notice:
         await notice.say("bind_address: gone")
         assert await ask(settings, "/readyz") == (503, {"ready": False, "reasons": ["bind_address: gone"]})
+
+
+async def test_a_server_whose_address_comes_back_is_opened_then() -> None:
+    """Seen in a review: a notice on the loopback had the port when the address was back, and the process ended."""
+    settings = free_settings()
+    server = WebServer("192.0.2.1", settings.ports.http, Notice(settings), CollectorRegistry())
+    async with AsyncExitStack() as stack:
+        opening = asyncio.create_task(until_listening(stack, server))
+        await asyncio.sleep(0.05)
+        assert not opening.done()
+        server.address = HOST
+        await asyncio.wait_for(opening, 5)
+        assert (await ask(settings, "/healthz"))[0] == 200
 
 
 async def test_a_process_that_begins_at_once_opens_nothing() -> None:
