@@ -65,9 +65,10 @@ class FlowScan:
                     continue
             self.flows += 1
             self.pods[pod_ip, number] += 1
-            self.taken[Remote(floating_ip, remote_ip, remote_port, protocol)] += 1
             block = block_of(int.from_bytes(nat_port, "big"))
             if block is not None:
+                # Without a port: a connection that is older than the selection of its pod (rule E3).
+                self.taken[Remote(floating_ip, remote_ip, remote_port, protocol)] += 1
                 self.blocks.setdefault(floating_ip, set()).add(block)
 
     def _is_settled(self, pod_ip: bytes) -> bool:

@@ -5,14 +5,18 @@ thread; what several pods' flows cost is in proportion to the whole table.
 """
 
 import asyncio
+import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping
-from ipaddress import IPv4Address
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network
 
 from service.datapath import layout
 from service.datapath.bpf_map import BpfMap
 from service.datapath.flow_scan import FlowScan, Over
 from service.datapath.layout import FIRST_PORT, PORTS_PER_BLOCK, MapName
+from service.network.conntrack import Flow as Tracked
+from service.network.conntrack import endpoints
 from service.port_block.block import block_of
 
 _FLOWS = (MapName.FLOWS_OPEN, MapName.FLOWS_YOUNG, MapName.FLOWS_DATAGRAM)
@@ -24,6 +28,10 @@ _MIRRORS = {
 _FULL_BLOCKS = 0x8000
 _ENDED_AT = 39
 """Of `is_ended` in a flow."""
+_PROTOCOL_AT = 12
+"""In the key of a flow."""
+_NO_EXIST = 1
+"""BPF_NOEXIST: a flow that the program has made meanwhile stays."""
 
 
 class FlowTable:
@@ -58,7 +66,70 @@ class FlowTable:
                     if block_of(flow.nat_port) in ending.get(flow.floating_ip, ()) and not flow.is_ended:
                         table.update(key, value[:_ENDED_AT] + b"\1" + value[_ENDED_AT + 1 :])
 
+    async def end_older(
+        self, tracked: Sequence[Tracked], steered: Collection[IPv4Address], ended: set[bytes]
+    ) -> list[Tracked]:
+        """Make ended flows of connections that are older than what steers them, and say which have to be forgotten.
+
+        Those stay that have a flow which goes on as it is. Only of pods that are `steered` flows are made, and their
+        keys are added to `ended`.
+        """
+        return await asyncio.to_thread(self._end_older, tracked, frozenset(map(int, steered)), ended)
+
+    async def release(self, ended: Collection[bytes]) -> None:
+        """Connection tracking has nothing left of these: datagrams take the present verdict (rule E2)."""
+        await asyncio.to_thread(self._release, ended)
+
     # -- in a thread --
+
+    def _end_older(self, tracked: Sequence[Tracked], steered: frozenset[int], ended: set[bytes]) -> list[Tracked]:
+        doomed = []
+        rows: dict[int, bytes | None] = {}
+        for connection in tracked:
+            pod = connection.source
+            if pod not in rows:
+                rows[pod] = self._maps[MapName.SELECTED].lookup(layout.selected_key(IPv4Address(pod), 0))
+            key, row = _flow_key(connection), rows[pod]
+            if key is None or row is None:
+                doomed.append(connection)
+                continue
+            floating_ip = self._verdict(row, connection.destination)
+            known = self._lookup(key)
+            if known is not None and self._goes_on(known, row, floating_ip):
+                continue
+            doomed.append(connection)
+            if known is None and floating_ip is not None and pod in steered:
+                self._insert_ended(key, row)
+                ended.add(key)
+        return doomed
+
+    def _verdict(self, row: bytes, destination: int) -> IPv4Address | None:
+        """From which address the pod that has this row appears there; None: it is not steered there."""
+        rule_set, _ = layout.judge_of(row)
+        value = self._maps[MapName.RULES].lookup(layout.rule_key(rule_set, IPv4Network(destination)))
+        return None if value is None else layout.parse_rule_value(value)
+
+    def _goes_on(self, value: bytes, row: bytes, floating_ip: IPv4Address | None) -> bool:
+        flow = layout.parse_flow(bytes(16), value)
+        is_live = not flow.is_ended and self._monotonic() - flow.last_ns <= flow.life_s * 1_000_000_000
+        return is_live and flow.floating_ip == floating_ip and flow.pod_number == layout.judge_of(row)[1]
+
+    def _lookup(self, key: bytes) -> bytes | None:
+        """A flow that moves is in the new place before it leaves the old one (bpf/table.h)."""
+        if key[_PROTOCOL_AT] != socket.IPPROTO_TCP:
+            return self._maps[MapName.FLOWS_DATAGRAM].lookup(key)
+        places = (MapName.FLOWS_OPEN, MapName.FLOWS_YOUNG, MapName.FLOWS_OPEN)
+        return next((value for name in places if (value := self._maps[name].lookup(key)) is not None), None)
+
+    def _insert_ended(self, key: bytes, row: bytes) -> None:
+        name = MapName.FLOWS_YOUNG if key[_PROTOCOL_AT] == socket.IPPROTO_TCP else MapName.FLOWS_DATAGRAM
+        with suppress(FileExistsError):
+            self._maps[name].update(key, layout.ended_flow(row, now_ns=self._monotonic()), flags=_NO_EXIST)
+
+    def _release(self, ended: Collection[bytes]) -> None:
+        for key in ended:
+            if key[_PROTOCOL_AT] != socket.IPPROTO_TCP:
+                self._maps[MapName.FLOWS_DATAGRAM].delete(key)
 
     def _sweep(self, scan: FlowScan) -> None:
         for name in _FLOWS:
@@ -91,6 +162,8 @@ class FlowTable:
         """The port is probably free: bits are only hints, and the programs may write beside this (rule Q4)."""
         remote_ip, floating_ip, remote_port, nat_port, protocol = struct.unpack("=4s4s2s2sB3x", mirror)
         offset = int.from_bytes(nat_port, "big") - FIRST_PORT
+        if offset < 0:
+            return  # Of a flow that never had a port (rule E3).
         block = offset // PORTS_PER_BLOCK
         for number, bit in ((block, offset % PORTS_PER_BLOCK), (_FULL_BLOCKS + block // 64, block % 64)):
             key = struct.pack("=4s4s2sHB3x", remote_ip, floating_ip, remote_port, number, protocol)
@@ -109,6 +182,15 @@ class FlowTable:
             spare = max(0, made - ended - present)
             if spare:
                 spares.update(key, spare.to_bytes(8, "little"))
+
+
+def _flow_key(connection: Tracked) -> bytes | None:
+    """As the connection's packets are at the steering device (rule B1); None of protocols that make no flow."""
+    ends = endpoints(connection)
+    if ends is None or ends.protocol not in (socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP):
+        return None
+    pod, remote = (address.to_bytes(4, "big") for address in (connection.source, connection.destination))
+    return layout.flow_key(pod, remote, ends.port, ends.remote_port, ends.protocol)
 
 
 def _mirror_key(key: bytes, value: bytes) -> bytes:

@@ -407,6 +407,27 @@ class FlowRow:
     ifindex: int
 
 
+_ENDED_S = 240
+"""Of silence, after which an ended flow goes (bpf/life.h)."""
+
+
+def flow_key(pod: bytes, remote: bytes, port: int, remote_port: int, protocol: int) -> bytes:
+    """Ports in host order; ICMP: the id, and no remote port."""
+    return struct.pack("=4s4s2s2sB3x", pod, remote, port.to_bytes(2, "big"), remote_port.to_bytes(2, "big"), protocol)
+
+
+def ended_flow(selected: bytes, *, now_ns: int) -> bytes:
+    """A flow that has ended before it had a port, of the pod with this row of `selected` (rule E3)."""
+    rule_set, _, number = struct.unpack("=QII", selected)
+    return struct.pack("=QQIII4sI2sBB", rule_set, now_ns, _ENDED_S, number, 0, bytes(4), 0, bytes(2), 0, 1)
+
+
+def judge_of(selected: bytes) -> tuple[int, int]:
+    """(rule set, the pod's number) of a row of `selected`."""
+    rule_set, _, number = struct.unpack("=QII", selected)
+    return rule_set, number
+
+
 def parse_flow(key: bytes, value: bytes) -> FlowRow:
     """`last_ns` is CLOCK_MONOTONIC."""
     pod, remote, pod_port, remote_port, protocol = struct.unpack("=4s4s2s2sB3x", key)

@@ -20,6 +20,9 @@ from service.gateway.exemption import unchanged
 from service.model.objects import Pod
 from service.policy.rule_set import RuleSet, Selection
 
+NOTHING = RuleSet(0, ())
+"""By which a pod goes that is not selected."""
+
 
 class Phase(Enum):
     """How far a selected pod is."""
@@ -49,7 +52,7 @@ class SteeredPod:
     phase: Phase
     pod: Pod | None
     """As it was last selected; None of one that a former agent steered, before objects are known."""
-    former: tuple[RuleSet, ...] = ()
+    former: tuple[RuleSet, ...] = (NOTHING,)
     """In force before, since connection tracking was last in step; in order."""
 
 
@@ -71,9 +74,13 @@ class Steering:
 
     def __init__(self) -> None:
         self._pods: dict[IPv4Address, SteeredPod] = {}
+        self._kept: dict[tuple[int, ...], tuple[IPv4Network, ...]] = {}
+        """What is unchanged between rule sets, as long as any pod waits: many have the same."""
 
     def adopt(self, pod_ip: IPv4Address, rule_set: RuleSet) -> None:
-        """A pod that a former agent was steering: if its rule set is still the same, nothing is interrupted."""
+        """A pod that a former agent was steering: if its rule set is still the same, nothing is interrupted.
+
+        That agent may not have come to clearing. What has a flow is in step (rule E3)."""
         self._pods[pod_ip] = SteeredPod(rule_set, None, Phase.STEERING, None)
 
     def select(self, selections: Mapping[IPv4Address, Selection]) -> None:
@@ -85,8 +92,9 @@ class Steering:
             else:
                 _select(known, selection)
         for pod_ip, pod in self._pods.items():
-            if pod_ip not in selections:
-                pod.wanted, pod.phase, pod.former = None, Phase.LEAVING, ()
+            if pod_ip not in selections and pod.phase is not Phase.LEAVING:
+                # Selected again, it has lost its flows, and with them what is known of its connections.
+                pod.wanted, pod.phase, pod.former = None, Phase.LEAVING, (*pod.former, pod.rule_set, NOTHING)
 
     def switch(self, whole: Container[int]) -> None:
         """Let each pod go by its new rules as soon as all of these are in the kernel: `whole` names such sets (E1)."""
@@ -100,11 +108,24 @@ class Steering:
 
     def to_clear(self) -> tuple[Clearing, ...]:
         """Pods whose connection-tracking entries must go, once the present rows are in the kernel."""
+        waiting = [(pod_ip, pod) for pod_ip, pod in self._pods.items() if pod.phase is not Phase.STEERING or pod.former]
+        if not waiting:
+            self._kept.clear()
         return tuple(
-            Clearing(pod_ip, pod.phase, pod.rule_set.id, _unchanged(pod), len(pod.former))
-            for pod_ip, pod in self._pods.items()
-            if pod.phase is not Phase.STEERING or pod.former
+            Clearing(pod_ip, pod.phase, pod.rule_set.id, self._unchanged(pod), len(pod.former))
+            for pod_ip, pod in waiting
         )
+
+    def _unchanged(self, pod: SteeredPod) -> tuple[IPv4Network, ...]:
+        """What is steered, or is not, as it was under every former rule set."""
+        now = NOTHING if pod.phase is Phase.LEAVING else pod.rule_set
+        name = (now.id, *(former.id for former in pod.former))
+        if name not in self._kept:
+            keep = unchanged(pod.former[0].steered, now.steered)
+            for former in pod.former[1:]:
+                keep = _both(keep, unchanged(former.steered, now.steered))
+            self._kept[name] = keep
+        return self._kept[name]
 
     def cleared(self, done: Iterable[Clearing]) -> None:
         """Their entries are deleted. A pod whose phase or rules changed meanwhile is cleared again."""
@@ -161,17 +182,6 @@ def _select(pod: SteeredPod, selection: Selection) -> None:
         # Of an adopted one only that is known which had come into the kernel.
         pod.rule_set = wanted
     pod.wanted, pod.pod = selection, selection.pod
-
-
-def _unchanged(pod: SteeredPod) -> tuple[IPv4Network, ...]:
-    """What is steered, or is not, as it was under every former rule set. Of a pod that begins or leaves: nothing."""
-    if pod.phase is not Phase.STEERING or not pod.former:
-        return ()
-    keep = unchanged(pod.former[0].steered, pod.rule_set.steered)
-    for former in pod.former[1:]:
-        also = unchanged(former.steered, pod.rule_set.steered)
-        keep = _both(keep, also)
-    return keep
 
 
 def _both(one: tuple[IPv4Network, ...], other: tuple[IPv4Network, ...]) -> tuple[IPv4Network, ...]:

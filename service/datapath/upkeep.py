@@ -3,7 +3,7 @@ change, connection tracking has to be cleared, and others flush rulesets or dele
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 
@@ -13,6 +13,7 @@ from service.datapath.reconciler import Reconciler
 from service.datapath.steering import Clearing, Phase
 from service.gateway.exemption import unchanged
 from service.model.errors import TransientError
+from service.network.conntrack import Networks
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ and pods come and go in hundreds (rule C3)."""
 _REPAIR_S = 2.0
 _CLEARED_PODS = 64
 """At a time: those that are done do not wait for the rest, and are not looked for again where it takes too long."""
+_LOOKS = 4
+"""For what has to go of connection tracking, before it is tried again later."""
 
 
 class Upkeep:
@@ -87,7 +90,8 @@ class Upkeep:
                 self.clearing_wanted.set()
                 continue
             turn = self._reconciler.to_clear(self._datapath.pool)
-            for part in _parts(turn):
+            for start in range(0, len(turn), _CLEARED_PODS):
+                part = turn[start : start + _CLEARED_PODS]
                 if not await self._clear(part):
                     await asyncio.sleep(_RETRY_S)
                     self.clearing_wanted.set()
@@ -96,13 +100,11 @@ class Upkeep:
                 self._changed()
 
     async def _clear(self, part: Sequence[Clearing]) -> bool:
-        """One part, which has the same to keep."""
-        pod_ips = [clearing.pod_ip for clearing in part]
         leaving = [clearing.pod_ip for clearing in part if clearing.phase is Phase.LEAVING]
         if leaving:
             # First what comes back for them ends: it would make an entry by which the pod's next packet leaves bare.
             await self._datapath.flows.end_pods(leaving)
-        return await self._forget(pod_ips, (*self._reconciler.cluster_networks(), *part[0].keep))
+        return await self._forget({clearing.pod_ip: clearing.keep for clearing in part}, leaving=leaving)
 
     async def _forget_exempt(self) -> bool:
         """Connections to what is steered now and was not, or the reverse (rule W12); True where nothing is to be done.
@@ -114,20 +116,38 @@ class Upkeep:
         if now is None or before is None or now == before or not self._datapath.pool.is_settled(MapName.CLUSTER):
             return True
         # Their whole difference: what changed back meanwhile need not be cleared.
-        if not await self._forget(list(self._reconciler.local_selections()), unchanged(before, now)):
+        keep = unchanged(before, now)
+        if not await self._forget(dict.fromkeys(self._reconciler.local_selections(), keep), cluster=()):
             return False
         self._tracked_exempt = now
         return True
 
-    async def _forget(self, pod_ips: list[IPv4Address], keep: tuple[IPv4Network, ...] | None = None) -> bool:
-        """Their connections to the outside, or to all but `keep`; False where the kernel did not do it all."""
-        kept = self._reconciler.cluster_networks() if keep is None else keep
+    async def _forget(
+        self,
+        pods: Mapping[IPv4Address, tuple[IPv4Network, ...]],
+        *,
+        cluster: tuple[IPv4Network, ...] | None = None,
+        leaving: Iterable[IPv4Address] = (),
+    ) -> bool:
+        """Connections of these pods to the outside, but to what each keeps; False where some may be left.
+
+        What is steered now becomes an ended flow first (rule E3). Looked up again until nothing is found: what comes
+        back may make an entry anew.
+        """
+        kept = Networks(self._reconciler.cluster_networks() if cluster is None else cluster)
+        keeps, steered = _as_networks(pods), pods.keys() - set(leaving)
+        flows, conntrack = self._datapath.flows, self._datapath.conntrack
+        ended: set[bytes] = set()
         try:
-            await self._datapath.conntrack.forget(pod_ips, kept)
+            for _ in range(_LOOKS):
+                doomed = await flows.end_older(await conntrack.find(keeps, kept), steered, ended)
+                if not doomed:
+                    await flows.release(ended)
+                    return True
+                await conntrack.delete(doomed)
         except TransientError as error:
             _log.warning("connection tracking: %s; trying again", error)
-            return False
-        return True
+        return False
 
     async def follow_rows(self) -> None:
         """What waits for rows is looked at again whenever some have been written (rule C1)."""
@@ -256,7 +276,7 @@ class Upkeep:
         while True:
             await asyncio.sleep(_REPAIR_S)
             # Flows that began in a gap have the source of the moment in connection tracking, for ever.
-            while gap and await self._forget(gap[:_CLEARED_PODS]):
+            while gap and await self._forget(dict.fromkeys(gap[:_CLEARED_PODS], ())):
                 del gap[:_CLEARED_PODS]
             if await self._repair():
                 self._uplinks_changed()
@@ -273,14 +293,13 @@ class Upkeep:
         return self._reconciler.learn_steering_device(self._datapath.egw_ifindex) or is_damaged
 
 
-def _parts(turn: Iterable[Clearing]) -> Iterator[tuple[Clearing, ...]]:
-    """Some at a time, and only such together as have the same to keep."""
-    by_keep: dict[tuple[IPv4Network, ...], list[Clearing]] = {}
-    for clearing in turn:
-        by_keep.setdefault(clearing.keep, []).append(clearing)
-    for several in by_keep.values():
-        for start in range(0, len(several), _CLEARED_PODS):
-            yield tuple(several[start : start + _CLEARED_PODS])
+def _as_networks(named: Mapping[IPv4Address, tuple[IPv4Network, ...]]) -> dict[IPv4Address, Networks]:
+    """Many pods have the same, and it may be long."""
+    made: dict[int, Networks] = {}
+    for networks in named.values():
+        if id(networks) not in made:
+            made[id(networks)] = Networks(networks)
+    return {key: made[id(networks)] for key, networks in named.items()}
 
 
 async def _pause(began: float) -> None:

@@ -1,7 +1,7 @@
-"""Forgetting connections when a selection changes (rule W10), by ctnetlink.
+"""Finding and forgetting connections when a selection changes (rules W10, E3), by ctnetlink.
 
-While the pod's row says drop, its tracked connections to the outside are deleted, so that an open flow is judged anew
-and its NAT is made anew. pyroute2 decodes 50 us and deletes 330 us per entry (measured), too long for a pod that waits
+Tracked connections whose verdict changes are deleted, so that an open flow is judged anew and its NAT is made anew.
+pyroute2 decodes 50 us and deletes 330 us per entry (measured), too long for a pod that waits
 with 10,000 of them. So the messages are handled as bytes: one dump, then the original tuple of each entry echoed back
 in batches. Layouts: linux/netfilter/nfnetlink_conntrack.h.
 
@@ -16,13 +16,16 @@ import os
 import socket
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from service.model.errors import InvariantError, OperatorError, TransientError
+
+_T = TypeVar("_T")
 
 _NETLINK_NETFILTER = 12
 _CT_GET = 1 << 8 | 1
@@ -33,6 +36,8 @@ _NLA_NESTED = 0x8000
 _NLA_TYPE = 0x3FFF
 _CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_ID, _CTA_ZONE, _CTA_FILTER = 1, 2, 12, 18, 25
 _CTA_TUPLE_IP, _CTA_IP_V4_SRC, _CTA_FILTER_ORIG_FLAGS, _FILTER_IP_SRC = 1, 1, 1, 1
+_CTA_TUPLE_PROTO = 2
+_CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_ICMP_ID = 1, 2, 4
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -60,7 +65,17 @@ class Flow(NamedTuple):
     destination: int
     """Original destination after DNAT, which is the source of the replies."""
     identity: bytes
-    """The attributes that name the entry to the kernel."""
+    """The attributes that name the entry to the kernel; the original tuple first."""
+    reply: bytes = b""
+    """The reply tuple."""
+
+
+class Endpoints(NamedTuple):
+    """Both ends of a connection as its first packet has them after DNAT. ICMP: the id, and no remote port."""
+
+    protocol: int
+    port: int
+    remote_port: int
 
 
 class Networks:
@@ -94,21 +109,29 @@ class Conntrack:
         if executor is not None:
             executor.shutdown(wait=False)
 
-    async def forget(self, pod_ips: Iterable[IPv4Address], keep: Iterable[IPv4Network]) -> int:
-        """Delete the connections these pods opened to anywhere outside `keep`; return how many.
+    async def find(self, pods: Mapping[IPv4Address, Networks], keep: Networks) -> list[Flow]:
+        """The connections that these pods opened to anywhere but `keep`, and but what each has in `pods`.
 
-        The destination is the one after DNAT. Entries that vanish meanwhile are no error. Raises TransientError where
-        the kernel does not answer (some entries may be gone), OperatorError without CAP_NET_ADMIN.
+        The destination is the one after DNAT. Raises TransientError where the kernel does not answer, OperatorError
+        without CAP_NET_ADMIN.
         """
+        if not pods:
+            return []
+        return await self._work(partial(_find, pods=dict(pods), keep=keep))
+
+    async def delete(self, flows: Sequence[Flow]) -> int:
+        """Delete these and return how many were still there. Raises as `find`; some entries may be gone then."""
+        if not flows:
+            return 0
+        return await self._work(partial(_delete, identities=[flow.identity for flow in flows]))
+
+    async def _work(self, function: Callable[[socket.socket], _T]) -> _T:
         if self._executor is None:
             raise InvariantError("Conntrack is used outside its context")
-        pods, kept = tuple(dict.fromkeys(pod_ips)), Networks(keep)
-        if not pods:
-            return 0
         try:
             async with asyncio.timeout(self._timeout_s):
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._executor, _forget, pods, kept, self._timeout_s)
+                return await loop.run_in_executor(self._executor, _with_socket, self._timeout_s, function)
         except TimeoutError as error:
             raise TransientError(f"conntrack did not answer within {self._timeout_s:g} s") from error
         except PermissionError as error:
@@ -130,25 +153,55 @@ def parse_flow(message: memoryview) -> Flow | None:
             identity += attribute
     if original is None or reply is None:
         return None
-    return Flow(_source(original), _source(reply), bytes(original) + identity)
+    return Flow(_source(original), _source(reply), bytes(original) + identity, bytes(reply))
 
 
-def _forget(pods: tuple[IPv4Address, ...], keep: Networks, timeout_s: float) -> int:
-    sources = {int(pod) for pod in pods}
+def endpoints(flow: Flow) -> Endpoints | None:
+    """Protocol and ports of an entry; None where its protocol has none that we know."""
+    original, reply = _protocol(memoryview(flow.identity)), _protocol(memoryview(flow.reply))
+    protocol = original.get(_CTA_PROTO_NUM)
+    for kind in (_CTA_PROTO_SRC_PORT, _CTA_PROTO_ICMP_ID):
+        if protocol is not None and kind in original:
+            # A reply comes from where the connection goes to.
+            return Endpoints(protocol[0], _port(original[kind]), _port(reply.get(_CTA_PROTO_SRC_PORT, b"\0\0")))
+    return None
+
+
+def _protocol(identity: memoryview) -> dict[int, bytes]:
+    """The attributes of protocol in the tuple that comes first."""
+    for _, tuple_ in _attributes(identity):
+        for kind, attribute in _attributes(tuple_[_ATTRIBUTE.size :]):
+            if kind == _CTA_TUPLE_PROTO:
+                return {
+                    name: bytes(value[_ATTRIBUTE.size :]) for name, value in _attributes(attribute[_ATTRIBUTE.size :])
+                }
+        break
+    return {}
+
+
+def _port(value: bytes) -> int:
+    return int.from_bytes(value[:2], "big")
+
+
+def _with_socket(timeout_s: float, function: Callable[[socket.socket], _T]) -> _T:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as connection:
         connection.bind((0, 0))
         connection.settimeout(timeout_s)
-        is_filtered = len(pods) <= _FILTERED_PODS_MAX and _entries() <= _FILTERED_ENTRIES_MAX
-        filters = [_source_filter(pod) for pod in pods] if is_filtered else [b""]
-        packed = frozenset(pod.packed for pod in pods)
-        # The kernel's filter only saves time: each entry is judged here all the same.
-        doomed = [
-            flow.identity
-            for part in filters
-            for flow in _dump(connection, part, packed)
-            if flow.source in sources and flow.destination not in keep
-        ]
-        return len(doomed) - _delete(connection, doomed)
+        return function(connection)
+
+
+def _find(connection: socket.socket, pods: Mapping[IPv4Address, Networks], keep: Networks) -> list[Flow]:
+    kept = {int(pod): networks for pod, networks in pods.items()}
+    is_filtered = len(pods) <= _FILTERED_PODS_MAX and _entries() <= _FILTERED_ENTRIES_MAX
+    filters = [_source_filter(pod) for pod in pods] if is_filtered else [b""]
+    packed = frozenset(pod.packed for pod in pods)
+    # The kernel's filter only saves time: each entry is judged here all the same.
+    return [
+        flow
+        for part in filters
+        for flow in _dump(connection, part, packed)
+        if flow.source in kept and flow.destination not in keep and flow.destination not in kept[flow.source]
+    ]
 
 
 def _entries() -> int:
@@ -179,7 +232,7 @@ def _dump(connection: socket.socket, body: bytes, sources: frozenset[bytes]) -> 
 
 
 def _delete(connection: socket.socket, identities: list[bytes]) -> int:
-    """Delete in batches, each closed by an acknowledged message; return how many had vanished."""
+    """Delete in batches, each closed by an acknowledged message; return how many were still there."""
     vanished = 0
     batch: list[bytes] = []
     size = 0
@@ -192,7 +245,7 @@ def _delete(connection: socket.socket, identities: list[bytes]) -> int:
             connection.send(b"".join(batch))
             vanished += _await_acknowledgement(connection, position)
             batch, size = [], 0
-    return vanished
+    return len(identities) - vanished
 
 
 def _await_acknowledgement(connection: socket.socket, last: int) -> int:

@@ -114,9 +114,9 @@ async def test_w10_a_newly_selected_pod_is_cleared_before_it_is_steered(site: Si
     async with site.running():
         site.hold()
         await until(lambda: site.state() == SelectedState.STEER)
-    cleared = [index for index, call in enumerate(site.datapath.calls) if call[0] == "forget"]
+    cleared = [index for index, call in enumerate(site.datapath.calls) if call[0] == "find"]
     written = [index for index, call in enumerate(site.datapath.calls) if call[0] == "write"]
-    assert site.datapath.named("forget") == [(POD_IP,)]
+    assert site.datapath.named("find") == [(POD_IP,)]
     assert written[0] < cleared[0] < written[-1]
 
 

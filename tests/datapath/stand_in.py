@@ -16,6 +16,8 @@ from service.datapath.node_datapath import Inheritance, NodeDatapath
 from service.datapath.worker_pool import FULL, WorkerPool
 from service.host.clock import boot_ns
 from service.model.errors import TransientError
+from service.network.conntrack import Flow as Tracked
+from service.network.conntrack import Networks
 from service.network.destinations import Destinations
 from service.network.link_monitor import LinkMonitor, NetworkChange
 from service.network.unclassified import Named
@@ -143,8 +145,10 @@ class StandInDatapath(NodeDatapath):
         self.nftables = self  # type: ignore[assignment]
         self.conntrack = self  # type: ignore[assignment]
         self.calls: list[tuple[object, ...]] = []
-        self.kept: tuple[IPv4Network, ...] = ()
-        """What the last `forget` was to leave alone."""
+        self.kept: Mapping[IPv4Address, Networks] = {}
+        """What the last `find` was to leave alone of each pod."""
+        self.tracked: list[list[Tracked]] = []
+        """What it finds, one time after the other; nothing in the end."""
         self.failing: dict[str, int] = {}
         self.content: dict[str, Rows] = {}
         """As last wished for."""
@@ -212,11 +216,16 @@ class StandInDatapath(NodeDatapath):
         self.content = dict(content)
         super().write(content)
 
-    async def forget(self, pod_ips: Iterable[IPv4Address], cluster: Iterable[IPv4Network]) -> int:
+    async def find(self, pods: Mapping[IPv4Address, Networks], keep: Networks) -> list[Tracked]:
         """Of `conntrack`."""
-        self.kept = tuple(cluster)
-        self._call("forget", *pod_ips)
-        return 0
+        self.kept = pods
+        self._call("find", *pods)
+        return self.tracked.pop(0) if self.tracked else []
+
+    async def delete(self, flows: Sequence[Tracked]) -> int:
+        """Of `conntrack`."""
+        self._call("delete", *flows)
+        return len(flows)
 
     def drops(self) -> dict[tuple[str, str], int]:
         return self.dropped

@@ -1,6 +1,8 @@
 """What the agent does with flows that programs made: what is over goes, what must not go on ends (B2, B4, E2)."""
 
+import struct
 import time
+from ipaddress import IPv4Address
 
 import pytest
 
@@ -8,15 +10,20 @@ from service.datapath import layout
 from service.datapath.flow_table import FlowTable
 from service.datapath.loader import LoadedDatapath
 from service.model.drop import DropReason
+from service.network.conntrack import Flow as Tracked
+from service.network.priority import ENDED_PRIORITY, FLOW_PRIORITY
 from service.port_block.block import block_of
 from tests.datapath.node import (
     CLOSING,
     FLOATING_IP,
     FLOWS,
+    OTHER_FLOATING_IP,
     OTHER_POD,
+    OTHER_SERVER,
     POD,
     POD_NUMBER,
     POD_PORT,
+    RULE_SET,
     SERVER,
     TCP_FLOW,
     UDP_FLOW,
@@ -24,7 +31,7 @@ from tests.datapath.node import (
     Node,
     boot_ns,
 )
-from tests.datapath.packet import ACK, TCP
+from tests.datapath.packet import ACK, ICMP, TCP
 from tests.datapath.program import REDIRECT, SHOT
 
 pytestmark = pytest.mark.bpf
@@ -116,3 +123,72 @@ async def test_of_many_flows_each_is_seen_once(pod_node: Node, table: FlowTable)
     ((remote, taken),) = scan.busiest().values()
     assert (remote.address, taken) == (SERVER.packed, len(ports))
     assert scan.pods == {(OTHER_POD.packed, POD_NUMBER + 1): len(ports)}
+
+
+def tracked(flow: Flow) -> Tracked:
+    """As connection tracking tells of it."""
+
+    def attribute(kind: int, payload: bytes) -> bytes:
+        return struct.pack("=HH", 4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
+
+    def side(kind: int, source: IPv4Address, destination: IPv4Address, ports: tuple[int, int]) -> bytes:
+        addresses = attribute(1, source.packed) + attribute(2, destination.packed)
+        if flow.protocol == ICMP:
+            named = attribute(4, ports[0].to_bytes(2, "big")) + attribute(5, b"\x08") + attribute(6, b"\0")
+        else:
+            named = b"".join(attribute(2 + place, port.to_bytes(2, "big")) for place, port in enumerate(ports))
+        return attribute(kind, attribute(1, addresses) + attribute(2, attribute(1, bytes([flow.protocol])) + named))
+
+    ports = flow.pod_port, flow.remote_port
+    back = ports if flow.protocol == ICMP else ports[::-1]
+    original, reply = side(1, flow.pod, flow.server, ports), side(2, flow.server, flow.pod, back)
+    return Tracked(int(flow.pod), int(flow.server), original, reply)
+
+
+@each_protocol
+async def test_e3_a_connection_older_than_the_selection_has_ended_until_it_is_forgotten(
+    pod_node: Node, table: FlowTable, flow: Flow
+) -> None:
+    ended: set[bytes] = set()
+    older = tracked(flow)
+    assert await table.end_older([older], [POD], ended) == [older]
+    outcome = pod_node.leave_pod(flow.outbound(flags=ACK))
+    assert outcome.priority == (ENDED_PRIORITY if flow.protocol == TCP else FLOW_PRIORITY), "whatever its direction"
+    assert pod_node.send(flow, flags=ACK).verdict == SHOT
+    assert {reason for _, reason in pod_node.drops()} == {DropReason.FLOW_ENDED}
+    await table.release(ended)
+    assert (pod_node.send(flow, flags=ACK).verdict == SHOT) == (flow.protocol == TCP), "its pod is still to be told"
+    assert pod_node.send(flow).verdict == REDIRECT, "a new connection is a new flow"
+
+
+@each_protocol
+async def test_e3_a_flow_that_goes_on_as_it_is_keeps_its_connection(
+    pod_node: Node, table: FlowTable, flow: Flow
+) -> None:
+    pod_node.send(flow)
+    assert await table.end_older([tracked(flow)], [POD], set()) == []
+    another = RULE_SET + 1
+    pod_node.rule(rule_set=another)
+    pod_node.select(rule_set=another)
+    assert await table.end_older([tracked(flow)], [POD], set()) == [], "other rules, the same verdict"
+    pod_node.rule(floating_ip=OTHER_FLOATING_IP, rule_set=another)
+    assert await table.end_older([tracked(flow)], [POD], set()) == [tracked(flow)]
+    assert pod_node.send(flow, flags=ACK).verdict == SHOT
+
+
+async def test_e3_what_is_not_steered_becomes_no_flow(pod_node: Node, table: FlowTable) -> None:
+    pod_node.exclude(f"{OTHER_SERVER}/32")
+    ended: set[bytes] = set()
+    excluded, leaving, unknown = TCP_FLOW.to(OTHER_SERVER), TCP_FLOW, Flow(TCP, pod=OTHER_POD)
+    older = [tracked(flow) for flow in (excluded, leaving, unknown)]
+    assert await table.end_older(older, [OTHER_POD], ended) == older, "they are forgotten all the same"
+    assert ended == set()
+    assert (await table.sweep(None)).flows == 0
+
+
+async def test_e3_a_flow_without_a_port_is_in_nobodys_way(pod_node: Node, table: FlowTable) -> None:
+    await table.end_older([tracked(TCP_FLOW)], [POD], set())
+    scan = await table.sweep(None)
+    assert (scan.flows, scan.blocks, scan.busiest()) == (1, {}, {})
+    pod_node.end(TCP_FLOW)
+    assert (await table.sweep(None)).flows == 0

@@ -4,7 +4,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from service.datapath import layout
 from service.datapath.layout import SelectedState
-from service.datapath.steering import Phase, Steering
+from service.datapath.steering import Clearing, Phase, Steering
 from service.model.objects import Kind, ObjectKey, Pod
 from service.policy.rule_set import RuleSet, Selection
 
@@ -43,6 +43,10 @@ def state_of(steering: Steering) -> tuple[int, int]:
     return identity, state
 
 
+def is_kept(clearing: Clearing, address: str) -> bool:
+    return any(IPv4Address(address) in network for network in clearing.keep)
+
+
 def test_w10_a_new_pod_drops_until_its_connections_are_cleared_and_is_steered_then() -> None:
     steering = Steering()
     steering.select({POD: selection()})
@@ -70,11 +74,8 @@ def test_e1_connections_to_what_is_named_as_before_are_left_alone() -> None:
     assert steering.unsettled() == {POD}
     (clearing,) = steering.to_clear()
 
-    def is_kept(address: str) -> bool:
-        return any(IPv4Address(address) in network for network in clearing.keep)
-
-    assert [is_kept(address) for address in ("8.8.8.8", "100.0.0.1")] == [True, True]
-    assert [is_kept(address) for address in ("9.9.9.9", "1.1.1.1")] == [False, False]
+    assert [is_kept(clearing, address) for address in ("8.8.8.8", "100.0.0.1")] == [True, True]
+    assert [is_kept(clearing, address) for address in ("9.9.9.9", "1.1.1.1")] == [False, False]
     steering.cleared([clearing])
     assert steering.to_clear() == ()
 
@@ -132,7 +133,37 @@ def test_a_pod_that_a_former_agent_steered_is_not_interrupted() -> None:
     steering.adopt(POD, rule_set(7))
     steering.select({POD: selection(7)})
     assert steering.phases() == {POD: Phase.STEERING}
+
+
+def test_e3_what_a_former_agent_may_have_left_of_connections_is_looked_for() -> None:
+    """It may have ended before it came to them, and a table of flows may have been lost since."""
+    steering = Steering()
+    steering.adopt(POD, rule_set(7))
+    steering.select({POD: selection(7)})
+    (clearing,) = steering.to_clear()
+    assert not is_kept(clearing, "8.8.8.8")
+    steering.cleared([clearing])
     assert steering.to_clear() == ()
+
+
+def test_what_no_rule_names_before_or_after_is_never_forgotten() -> None:
+    steering = Steering()
+    steering.select({POD: selection(7, POD, "8.8.8.0/24")})
+    (setting,) = steering.to_clear()
+    assert [is_kept(setting, address) for address in ("8.8.8.8", "9.9.9.9")] == [False, True]
+    steering.cleared([setting])
+    steering.select({})
+    (leaving,) = steering.to_clear()
+    assert [is_kept(leaving, address) for address in ("8.8.8.8", "9.9.9.9")] == [False, True]
+
+
+def test_w10_a_pod_that_leaves_before_an_edit_is_cleared_makes_up_for_both() -> None:
+    steering = steered(7, "8.8.8.0/24")
+    steering.select({POD: selection(8, POD, "9.9.9.0/24")})
+    steering.switch(ALL)
+    steering.select({})
+    (clearing,) = steering.to_clear()
+    assert [is_kept(clearing, address) for address in ("8.8.8.8", "9.9.9.9", "1.1.1.1")] == [False, False, True]
 
 
 def test_a_change_of_one_pod_does_not_touch_another() -> None:

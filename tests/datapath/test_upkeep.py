@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -11,10 +11,13 @@ import pytest
 
 from service.datapath.layout import MapName
 from service.datapath.reconciler import Reconciler
+from service.datapath.steering import Phase
 from service.datapath.upkeep import Upkeep
 from service.model.cluster_range import ClusterRanges
 from service.model.errors import TransientError
 from service.model.objects import Delete, Upsert
+from service.network.conntrack import Flow as Tracked
+from service.network.conntrack import Networks
 from service.policy.index import PolicyIndex
 from tests.agent.site import settings_of
 from tests.datapath.stand_in import StandInDatapath
@@ -226,12 +229,12 @@ async def test_w10_connections_are_cleared_until_it_has_worked(
 ) -> None:
     site = Site(tmp_path)
     site.select()
-    site.datapath.failing["forget"] = 2
+    site.datapath.failing["find"] = 2
     site.upkeep.clearing_wanted.set()
     with caplog.at_level(logging.WARNING):
         async with site.running(site.upkeep.clear_connections):
             await asyncio.sleep(1)
-    assert site.datapath.named("forget") == [(POD,)] * 3
+    assert site.datapath.named("find") == [(POD,)] * 3
     assert len(caplog.records) == 2
     assert site.reconciler.steering.to_clear() == ()
     assert site.changes == 1
@@ -245,11 +248,11 @@ async def test_w10_nothing_is_cleared_before_the_rows_that_precede_it_are_in_the
     async with site.running(site.upkeep.clear_connections):
         site.upkeep.clearing_wanted.set()
         await asyncio.sleep(1)
-        assert site.datapath.named("forget") == []
+        assert site.datapath.named("find") == []
         site.datapath.pool.release(MapName.SELECTED)
         site.upkeep.clearing_wanted.set()
         await asyncio.sleep(1)
-        assert site.datapath.named("forget") == [(POD,)]
+        assert site.datapath.named("find") == [(POD,)]
 
 
 @in_virtual_time
@@ -262,13 +265,13 @@ async def test_c1_pods_whose_rows_find_no_room_hold_up_no_other(tmp_path: Path) 
     site.upkeep.clearing_wanted.set()
     async with site.running(site.upkeep.clear_connections):
         await asyncio.sleep(1)
-        assert site.datapath.named("forget") == [(POD,)]
+        assert site.datapath.named("find") == [(POD,)]
         assert [clearing.pod_ip for clearing in site.reconciler.steering.to_clear()] == [other]
         site.datapath.pool.rooms[MapName.SELECTED] = 4
         site.write()
         site.upkeep.clearing_wanted.set()
         await asyncio.sleep(1)
-        assert site.datapath.named("forget")[1:] == [(other,)]
+        assert site.datapath.named("find")[1:] == [(other,)]
 
 
 @in_virtual_time
@@ -293,19 +296,47 @@ async def test_many_pods_are_cleared_in_pieces_and_those_that_are_done_are_not_c
     site.index.apply([Upsert(pod(f"web{index}", f"10.0.1.{index}")) for index in range(19)])
     site.select()
 
-    async def forget(pod_ips: list[IPv4Address], cluster: object) -> int:
-        pieces.append(len(pod_ips))
+    async def find(pods: Mapping[IPv4Address, Networks], keep: Networks) -> list[Tracked]:
+        pieces.append(len(pods))
         if len(pieces) == 3:
             raise TransientError("not now")
-        return 0
+        return []
 
     pieces: list[int] = []
-    site.datapath.forget = forget  # type: ignore[assignment, method-assign]
+    site.datapath.find = find  # type: ignore[method-assign]
     site.upkeep.clearing_wanted.set()
     async with site.running(site.upkeep.clear_connections):
         await asyncio.sleep(1)
     assert pieces == [8, 8, 4, 4]
     assert site.reconciler.steering.to_clear() == ()
+
+
+@in_virtual_time
+async def test_e3_connections_are_looked_up_again_until_none_is_left(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    one, again = (Tracked(int(POD), int(IPv4Address("8.8.8.8")), identity) for identity in (b"1", b"2"))
+    site.datapath.tracked = [[one], [again]]
+    site.select()
+    site.upkeep.clearing_wanted.set()
+    async with site.running(site.upkeep.clear_connections):
+        await asyncio.sleep(0.1)
+    assert site.datapath.named("delete") == [(one,), (again,)]
+    assert site.reconciler.steering.phases() == {POD: Phase.STEERING}
+
+
+@in_virtual_time
+async def test_e3_while_connections_come_back_a_pod_waits_and_is_tried_again(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    one = Tracked(int(POD), int(IPv4Address("8.8.8.8")), b"1")
+    site.datapath.tracked = [[one]] * 9
+    site.select()
+    site.upkeep.clearing_wanted.set()
+    async with site.running(site.upkeep.clear_connections):
+        await asyncio.sleep(0.1)
+        assert site.reconciler.steering.phases() == {POD: Phase.SETTING}
+        await asyncio.sleep(2)
+    assert site.datapath.named("delete") == [(one,)] * 9
+    assert site.reconciler.steering.phases() == {POD: Phase.STEERING}
 
 
 NODES, SERVER = (IPv4Network("192.168.1.21/32"),), IPv4Network("192.168.1.50/32")
@@ -317,7 +348,7 @@ async def test_w12_connections_to_what_comes_into_the_cluster_or_leaves_it_are_f
 ) -> None:
     """Those to a host that is steered from now on would go on with the node's address in connection tracking."""
     site = Site(tmp_path)
-    site.datapath.failing["forget"] = 1
+    site.datapath.failing["find"] = 1
     async with site.running(site.upkeep.clear_connections):
         site.upkeep.note_exempt((*NODES, SERVER))
         assert not site.upkeep.is_clearing_due
@@ -325,8 +356,10 @@ async def test_w12_connections_to_what_comes_into_the_cluster_or_leaves_it_are_f
         assert site.upkeep.is_clearing_due
         site.upkeep.clearing_wanted.set()
         await asyncio.sleep(1)
-    assert site.datapath.named("forget") == [(POD,)] * 2
-    assert set(site.datapath.kept) == set(IPv4Network("0.0.0.0/0").address_exclude(SERVER))
+    assert site.datapath.named("find") == [(POD,)] * 2
+    kept = site.datapath.kept[POD]
+    server = int(SERVER.network_address)
+    assert [address in kept for address in (server - 1, server, server + 1)] == [True, False, True]
     assert not site.upkeep.is_clearing_due
 
 
@@ -339,11 +372,11 @@ async def test_w12_they_are_forgotten_once_the_rows_are_in_the_kernel(tmp_path: 
         site.upkeep.note_exempt((*NODES, SERVER))
         site.upkeep.clearing_wanted.set()
         await asyncio.sleep(1)
-        assert (site.datapath.named("forget"), site.upkeep.is_clearing_due) == ([], True)
+        assert (site.datapath.named("find"), site.upkeep.is_clearing_due) == ([], True)
         site.datapath.pool.release(MapName.CLUSTER)
         site.upkeep.clearing_wanted.set()
         await asyncio.sleep(1)
-        assert (site.datapath.named("forget"), site.upkeep.is_clearing_due) == ([(POD,)], False)
+        assert (site.datapath.named("find"), site.upkeep.is_clearing_due) == ([(POD,)], False)
 
 
 @in_virtual_time
@@ -453,20 +486,20 @@ async def test_after_a_repair_everything_is_written_anew_and_flows_of_the_gap_ar
         assert site.uplink_changes == 0
         site.datapath.repairs = [9]
         await asyncio.sleep(1.5)
-        assert (site.uplink_changes, site.datapath.named("forget")) == (1, [])
+        assert (site.uplink_changes, site.datapath.named("find")) == (1, [])
         await asyncio.sleep(2)
-        assert site.datapath.named("forget") == [(POD,)]
+        assert site.datapath.named("find") == [(POD,)]
         await asyncio.sleep(10)
-        assert len(site.datapath.named("forget")) == 1
+        assert len(site.datapath.named("find")) == 1
 
 
 @in_virtual_time
 async def test_c2_flows_of_the_gap_are_forgotten_also_where_the_kernel_did_not_answer_at_first(tmp_path: Path) -> None:
     site = Site(tmp_path)
-    site.datapath.repairs, site.datapath.failing["forget"] = [9], 2
+    site.datapath.repairs, site.datapath.failing["find"] = [9], 2
     async with site.running(site.upkeep.repair):
         await asyncio.sleep(20)
-    assert site.datapath.named("forget") == [(POD,)] * 3
+    assert site.datapath.named("find") == [(POD,)] * 3
 
 
 @in_virtual_time
