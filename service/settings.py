@@ -138,6 +138,8 @@ class DatapathSettings(_Section, frozen=True):
     servers, or the nodes' whole subnet. Nodes' own addresses are always among them, and no other host's (W12)."""
     mark: Annotated[int, Meta(ge=1, le=0x80000000)] = 0x1000
     """The one mark bit (rule W6): exactly one bit, and not one that the CNI or kube-proxy uses."""
+    connection_mark: Annotated[int, Meta(ge=1, le=0x80000000)] = 0x2000
+    """The one bit of the connection mark (rule D2): another bit than `mark`, and not one that the CNI uses."""
     route_table: Annotated[int, Meta(ge=1, le=0x7FFFFFFF)] = 9640
     """Number of the routing table for marked packets; one that nothing else on the node uses."""
     tcx: bool = True
@@ -378,9 +380,14 @@ def _check(settings: Settings) -> None:
         )
     _parse(IPv4Address, settings.bind_address, "bind_address")
     _parse(IPv4Address, settings.http.address, "http.address")
-    mark = settings.datapath.mark
-    if mark & (mark - 1):
-        raise OperatorError(f"datapath.mark: {mark:#x} has more than one bit set; choose one free bit such as 0x1000")
+    for field, mark in (("mark", settings.datapath.mark), ("connection_mark", settings.datapath.connection_mark)):
+        if mark & (mark - 1):
+            raise OperatorError(
+                f"datapath.{field}: {mark:#x} has more than one bit set; choose one free bit such as 0x1000"
+            )
+    if settings.datapath.mark == settings.datapath.connection_mark:
+        # What copies one mark into the other would send replies back out.
+        raise OperatorError("datapath.connection_mark: is datapath.mark; choose another bit")
     for field in ("pod_cidrs", "service_cidrs", "node_cidrs"):
         for index, cidr in enumerate(getattr(settings.datapath, field)):
             _parse(IPv4Network, cidr, f"datapath.{field}[{index}]")

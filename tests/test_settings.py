@@ -108,3 +108,17 @@ def test_one_lost_answer_must_not_make_a_node_deaf(file: Path) -> None:
         load_settings(file)
     file.write_text("lease: {deaf_after_ms: 0, probe_gap_ms: 500}\n")
     assert load_settings(file).lease.deaf_after_ms == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("mark: 0x3000", r"datapath\.mark: 0x3000 has more"),
+        ("connection_mark: 0x3000", r"datapath\.connection_mark: 0x3000 has more"),
+        ("mark: 0x2000", r"datapath\.connection_mark: is datapath\.mark"),
+    ],
+)
+def test_w6_a_mark_is_one_bit_and_no_bit_is_both_marks(file: Path, text: str, field: str) -> None:
+    file.write_text(f"source: kubernetes\ndatapath: {{{text}}}\n")
+    with pytest.raises(OperatorError, match=field):
+        load_settings(file)

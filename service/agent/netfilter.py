@@ -4,10 +4,12 @@ from ipaddress import IPv4Network
 
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
+from service.network.connection_life import ConnectionLives
 from service.network.destinations import Destinations
 
-Sets = tuple[tuple[IPv4Network, ...], tuple[IPv4Network, ...], tuple[str, ...], bool]
-"""Pod ranges, ranges that are never steered, names of the uplinks; whether pods of other nodes are kept out."""
+Sets = tuple[tuple[IPv4Network, ...], tuple[IPv4Network, ...], tuple[str, ...], bool, ConnectionLives]
+"""Pod ranges, ranges that are never steered, names of the uplinks; whether pods of other nodes are kept out; for how
+long connections are tracked."""
 
 
 class NetfilterDifference:
@@ -29,7 +31,8 @@ class NetfilterDifference:
         """The whole table where its sets changed; else the pods that came, went or have other rules (rule W4)."""
         reconciler = self._reconciler
         names = tuple(uplink.name for uplink in reconciler.uplinks)
-        sets = (reconciler.ranges.pods, reconciler.cluster_networks(), names, reconciler.has_former_members)
+        ranges = reconciler.ranges.pods, reconciler.cluster_networks()
+        sets = (*ranges, names, reconciler.has_former_members, reconciler.connection_lives())
         steer = reconciler.destinations()
         if sets != self._sets:
             # Until it is done, nothing is known of the table.

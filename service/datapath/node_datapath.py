@@ -32,6 +32,7 @@ from service.model.errors import TransientError
 from service.model.objects import NO_TIMEOUTS
 from service.network.attachment import Attachments
 from service.network.capability import check_node
+from service.network.connection_life import ConnectionLives
 from service.network.conntrack import Conntrack
 from service.network.destinations import Destinations
 from service.network.hook import Attachment
@@ -109,7 +110,7 @@ class NodeDatapath:
         self._sysctl = _sysctl(settings)
         self.netlink = Netlink(sysctl=self._sysctl, attachments=_attachments(settings))
         self.nftables = Nftables()
-        self.conntrack = Conntrack()
+        self.conntrack = Conntrack(connection_mark=settings.datapath.connection_mark)
         self.pool: WorkerPool
         self.flows: FlowTable
         self.blocks: BlockMaps
@@ -322,7 +323,7 @@ class NodeDatapath:
 
     async def _set_up_steering(self) -> None:
         settings = self._settings
-        await self.nftables.check_mark(settings.datapath.mark)
+        await self.nftables.check_marks(settings.datapath.mark, settings.datapath.connection_mark)
         await self.netlink.check_mark(table=settings.datapath.route_table, mark=settings.datapath.mark)
         await self._ensure_steering_device()
 
@@ -403,6 +404,7 @@ class NodeDatapath:
         cluster: Sequence[IPv4Network],
         uplinks: Sequence[str],
         keeps_out_pods: bool,
+        lives: ConnectionLives,
         *,
         steer: Destinations,
     ) -> None:
@@ -414,6 +416,8 @@ class NodeDatapath:
             uplinks=tuple(uplinks),
             keeps_out_pods=keeps_out_pods,
             steering_device=STEERING_DEVICE,
+            connection_mark=self._settings.datapath.connection_mark,
+            lives=lives,
         )
         is_same = keeps_out_pods == self._keeps_out_pods
         self._keeps_out_pods = keeps_out_pods

@@ -17,6 +17,7 @@ from service.model.assignment import Assignment, Location
 from service.model.cluster_range import ClusterRanges
 from service.model.gateway_node import GatewayNode, Segment
 from service.model.objects import Pod
+from service.network.connection_life import ConnectionLives
 from service.network.destinations import Destinations
 from service.network.unclassified import Named, named_sets
 from service.policy.index import PolicyIndex
@@ -232,6 +233,12 @@ class Reconciler:
             {pod_ip: selection.rule_set.id for pod_ip, selection in selections.items()},
             {name: rule_set.steered for name, rule_set in rule_sets.items()},
         )
+
+    def connection_lives(self) -> ConnectionLives:
+        """For how long connection tracking has to remember what is steered (rule B3)."""
+        sets = {selection.rule_set.id: selection.rule_set for selection in self.local_selections().values()}
+        said = {rule_set.timeouts for rule_set in sets.values()}
+        return ConnectionLives.longest([self._limits.timeouts, *(own.over(self._limits.timeouts) for own in said)])
 
     def holder_of(self, floating_ip: IPv4Address) -> str | None:
         """Who holds it as far as is known; before anybody did, who is assigned."""

@@ -34,8 +34,9 @@ _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLA_NESTED = 0x8000
 _NLA_TYPE = 0x3FFF
-_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_ID, _CTA_ZONE, _CTA_FILTER = 1, 2, 12, 18, 25
-_CTA_TUPLE_IP, _CTA_IP_V4_SRC, _CTA_FILTER_ORIG_FLAGS, _FILTER_IP_SRC = 1, 1, 1, 1
+_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_MARK, _CTA_ID, _CTA_ZONE, _CTA_FILTER = 1, 2, 8, 12, 18, 25
+_CTA_TUPLE_IP, _CTA_IP_V4_SRC, _CTA_IP_V4_DST, _CTA_FILTER_ORIG_FLAGS = 1, 1, 2, 1
+_FILTER_IP_SRC, _FILTER_IP_DST = 1, 2
 _CTA_TUPLE_PROTO = 2
 _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_ICMP_ID = 1, 2, 4
 
@@ -52,7 +53,8 @@ _FILTERED_ENTRIES_MAX = 16_384
 _COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
 _FIRST_KIND = len(_NFGEN) + 2
 _FIRST_SOURCE = len(_NFGEN) + _SOURCE_OFFSET
-"""Where kind and source address of the first attribute are in a message, which is the original tuple."""
+_FIRST_DESTINATION = _FIRST_SOURCE + 8
+"""Where kind and addresses of the first attribute are in a message, which is the original tuple."""
 _BATCH_BYTES = 32 * 1024
 _RECEIVE_BYTES = 1 << 20
 
@@ -61,13 +63,15 @@ class Flow(NamedTuple):
     """One tracked connection, as far as deciding and deleting need it."""
 
     source: int
-    """Original source address."""
+    """Who opened it; of one that a reply of ours has begun (rule D2), whom the reply was for."""
     destination: int
-    """Original destination after DNAT, which is the source of the replies."""
+    """With whom, after DNAT."""
     identity: bytes
     """The attributes that name the entry to the kernel; the original tuple first."""
     reply: bytes = b""
     """The reply tuple."""
+    is_turned: bool = False
+    """A reply of ours has begun it."""
 
 
 class Endpoints(NamedTuple):
@@ -94,7 +98,9 @@ class Networks:
 class Conntrack:
     """Async context manager around one ctnetlink socket in a thread of its own."""
 
-    def __init__(self, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, *, connection_mark: int = 0, timeout_s: float = 5.0) -> None:
+        """`connection_mark`: the bit of connections that replies of ours have begun (rule D2)."""
+        self._connection_mark = connection_mark
         self._timeout_s = timeout_s
         self._executor: ThreadPoolExecutor | None = None
 
@@ -112,12 +118,12 @@ class Conntrack:
     async def find(self, pods: Mapping[IPv4Address, Networks], keep: Networks) -> list[Flow]:
         """The connections that these pods opened to anywhere but `keep`, and but what each has in `pods`.
 
-        The destination is the one after DNAT. Raises TransientError where the kernel does not answer, OperatorError
-        without CAP_NET_ADMIN.
+        The destination is the one after DNAT. Those are among them that a reply to the pod has begun. Raises
+        TransientError where the kernel does not answer, OperatorError without CAP_NET_ADMIN.
         """
         if not pods:
             return []
-        return await self._work(partial(_find, pods=dict(pods), keep=keep))
+        return await self._work(partial(_find, pods=dict(pods), keep=keep, connection_mark=self._connection_mark))
 
     async def delete(self, flows: Sequence[Flow]) -> int:
         """Delete these and return how many were still there. Raises as `find`; some entries may be gone then."""
@@ -140,10 +146,11 @@ class Conntrack:
             raise TransientError(f"conntrack: {error.strerror or error}") from error
 
 
-def parse_flow(message: memoryview) -> Flow | None:
+def parse_flow(message: memoryview, connection_mark: int = 0) -> Flow | None:
     """One entry of a dump, without its netlink header; None where it is not an IPv4 connection."""
     original = reply = None
     identity = b""
+    is_turned = False
     for kind, attribute in _attributes(message[len(_NFGEN) :]):
         if kind == _CTA_TUPLE_ORIG:
             original = attribute
@@ -151,14 +158,19 @@ def parse_flow(message: memoryview) -> Flow | None:
             reply = attribute
         elif kind in (_CTA_ID, _CTA_ZONE):
             identity += attribute
+        elif kind == _CTA_MARK:
+            is_turned = bool(int.from_bytes(attribute[_ATTRIBUTE.size :], "big") & connection_mark)
     if original is None or reply is None:
         return None
-    return Flow(_source(original), _source(reply), bytes(original) + identity, bytes(reply))
+    ends = (_source(reply), _source(original)) if is_turned else (_source(original), _source(reply))
+    return Flow(*ends, bytes(original) + identity, bytes(reply), is_turned)
 
 
 def endpoints(flow: Flow) -> Endpoints | None:
     """Protocol and ports of an entry; None where its protocol has none that we know."""
     original, reply = _protocol(memoryview(flow.identity)), _protocol(memoryview(flow.reply))
+    if flow.is_turned:
+        original, reply = reply, original
     protocol = original.get(_CTA_PROTO_NUM)
     for kind in (_CTA_PROTO_SRC_PORT, _CTA_PROTO_ICMP_ID):
         if protocol is not None and kind in original:
@@ -190,16 +202,19 @@ def _with_socket(timeout_s: float, function: Callable[[socket.socket], _T]) -> _
         return function(connection)
 
 
-def _find(connection: socket.socket, pods: Mapping[IPv4Address, Networks], keep: Networks) -> list[Flow]:
+def _find(
+    connection: socket.socket, pods: Mapping[IPv4Address, Networks], keep: Networks, connection_mark: int
+) -> list[Flow]:
     kept = {int(pod): networks for pod, networks in pods.items()}
     is_filtered = len(pods) <= _FILTERED_PODS_MAX and _entries() <= _FILTERED_ENTRIES_MAX
-    filters = [_source_filter(pod) for pod in pods] if is_filtered else [b""]
+    sides = (_CTA_IP_V4_SRC, _FILTER_IP_SRC), (_CTA_IP_V4_DST, _FILTER_IP_DST)
+    filters = [_filter(pod, *side) for pod in pods for side in sides] if is_filtered else [b""]
     packed = frozenset(pod.packed for pod in pods)
     # The kernel's filter only saves time: each entry is judged here all the same.
     return [
         flow
         for part in filters
-        for flow in _dump(connection, part, packed)
+        for flow in _dump(connection, part, packed, connection_mark)
         if flow.source in kept and flow.destination not in keep and flow.destination not in kept[flow.source]
     ]
 
@@ -213,13 +228,16 @@ def _entries() -> int:
         return _FILTERED_ENTRIES_MAX + 1
 
 
-def _is_foreign(message: memoryview, sources: frozenset[bytes]) -> bool:
+def _is_foreign(message: memoryview, pods: frozenset[bytes]) -> bool:
     """An entry that can be passed over without being read; of most that is said here, and quickly."""
-    is_tuple_first = message[_FIRST_KIND] == _CTA_TUPLE_ORIG
-    return is_tuple_first and bytes(message[_FIRST_SOURCE : _FIRST_SOURCE + 4]) not in sources
+    return (
+        message[_FIRST_KIND] == _CTA_TUPLE_ORIG
+        and bytes(message[_FIRST_SOURCE : _FIRST_SOURCE + 4]) not in pods
+        and bytes(message[_FIRST_DESTINATION : _FIRST_DESTINATION + 4]) not in pods
+    )
 
 
-def _dump(connection: socket.socket, body: bytes, sources: frozenset[bytes]) -> Iterator[Flow]:
+def _dump(connection: socket.socket, body: bytes, pods: frozenset[bytes], connection_mark: int) -> Iterator[Flow]:
     connection.send(_message(_CT_GET, _NLM_F_REQUEST | _NLM_F_DUMP, 1, body))
     while True:
         for kind, _, payload in _messages(connection.recv(_RECEIVE_BYTES)):
@@ -227,7 +245,7 @@ def _dump(connection: socket.socket, body: bytes, sources: frozenset[bytes]) -> 
                 return
             if kind == _NLMSG_ERROR:
                 _raise_error(payload)
-            elif not _is_foreign(payload, sources) and (flow := parse_flow(payload)) is not None:
+            elif not _is_foreign(payload, pods) and (flow := parse_flow(payload, connection_mark)) is not None:
                 yield flow
 
 
@@ -295,9 +313,10 @@ def _attribute(kind: int, payload: bytes) -> bytes:
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(payload), kind) + payload + padding
 
 
-def _source_filter(pod: IPv4Address) -> bytes:
-    address = _attribute(_CTA_TUPLE_IP | _NLA_NESTED, _attribute(_CTA_IP_V4_SRC, pod.packed))
-    flags = _attribute(_CTA_FILTER_ORIG_FLAGS, struct.pack("=I", _FILTER_IP_SRC))
+def _filter(pod: IPv4Address, side: int, flag: int) -> bytes:
+    """For the kernel: only entries whose first packet had the pod's address on this side."""
+    address = _attribute(_CTA_TUPLE_IP | _NLA_NESTED, _attribute(side, pod.packed))
+    flags = _attribute(_CTA_FILTER_ORIG_FLAGS, struct.pack("=I", flag))
     return _attribute(_CTA_TUPLE_ORIG | _NLA_NESTED, address) + _attribute(_CTA_FILTER | _NLA_NESTED, flags)
 
 

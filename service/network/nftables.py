@@ -17,6 +17,8 @@ from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from typing import Any
 
 from service.model.errors import OperatorError, TransientError
+from service.network import connection_life
+from service.network.connection_life import ConnectionLives
 from service.network.destinations import (
     GUARD,
     NOTHING,
@@ -32,7 +34,7 @@ from service.network.destinations import (
     set_name,
     switch,
 )
-from service.network.mark_conflict import conflicting_lines
+from service.network.mark_conflict import conflicting_lines, used_bits, used_connection_bits
 from service.network.priority import ENDED_PRIORITY, FLOW_PRIORITY, written
 from service.network.unclassified import (
     UNCLASSIFIED,
@@ -66,6 +68,9 @@ class NftConfig:
     keeps_out_pods: bool = False
     """While there are members of a release whose steered frames have a pod's address (rules G3, U1)."""
     steering_device: str = "egw0"
+    connection_mark: int = 0x2000
+    """The one bit of the connection mark (rule D2)."""
+    lives: ConnectionLives = connection_life.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,8 @@ class Carried:
 def ruleset(config: NftConfig, carried: Carried = Carried()) -> str:
     """The whole table as one transaction that replaces whatever was there."""
     bit, rest = f"{config.mark:#x}", _rest(config)
+    # Of a connection that somebody outside has begun, and not a reply to a flow of ours (rules D2, D3).
+    outside = f"ct direction reply ct mark & {config.connection_mark:#x} == 0"
     counters = "\n".join(_counter(name, *carried.counts.get(name, (0, 0))) for name in COUNTERS)
     return f"""add table ip {TABLE}
 delete table ip {TABLE}
@@ -95,13 +102,16 @@ table ip {TABLE} {{
   map {GUARD} {{ type ipv4_addr : verdict; }}
   map {TRANSLATED} {{ type ipv4_addr : verdict; }}
 {_carried_sets(carried)}
+{connection_life.definition(config.lives)}
+
+{connection_life.chain(config.steering_device, config.mark, config.connection_mark)}
 
   chain after_dstnat {{
     type filter hook prerouting priority -90; policy accept;
     meta mark & {bit} == 0 goto unmarked
     meta priority {written(ENDED_PRIORITY)} meta l4proto tcp reject with tcp reset
     meta priority {written(FLOW_PRIORITY)} return
-    ct direction reply meta mark set meta mark & {rest} return
+    {outside} meta mark set meta mark & {rest} return
     ip daddr @cluster meta mark set meta mark & {rest} return
     ct status & dnat == 0 return
     ip saddr vmap @{TRANSLATED}
@@ -113,7 +123,7 @@ table ip {TABLE} {{
     type filter hook forward priority 200; policy accept;
     meta mark & {bit} == {bit} oifname "{config.steering_device}" counter name steered return
     meta mark & {bit} == {bit} counter name guard_marked drop
-    ct direction reply return
+    {outside} return
     ip daddr @cluster return
     oifname != "{config.steering_device}" ip saddr vmap @{GUARD}
 {_transit(config)}  }}
@@ -161,14 +171,14 @@ def _rules(text: str) -> int:
 
 
 def set_replacement(config: NftConfig) -> str:
-    """New contents for cluster, pods and uplinks, without touching chains, counters or steered pods."""
+    """New contents for cluster, pods, uplinks and times, without touching other chains, counters or steered pods."""
     return _replace_contents(
         {
             "cluster": _networks(_in_cluster(config)),
             "pods": _networks(config.pods),
             "uplinks": _names(config.uplinks),
         }
-    )
+    ) + connection_life.replacement(config.lives)
 
 
 class Nftables:
@@ -210,7 +220,7 @@ class Nftables:
             self._base_rules = _rules(ruleset(config))
 
     async def update_sets(self, config: NftConfig) -> None:
-        """Change cluster, pods and uplinks only; mark and steering device must be those of `apply`."""
+        """Change cluster, pods, uplinks and times only; mark and steering device must be those of `apply`."""
         await self._run("-f", "-", text=set_replacement(config))
 
     async def replace_steer(self, wanted: Destinations) -> None:
@@ -297,16 +307,21 @@ class Nftables:
         await self._run("-f", "-", text=f"add table ip {TABLE}\ndelete table ip {TABLE}\n")
         self._adopt(Carried())
 
-    async def check_mark(self, mark: int) -> None:
-        """Raise OperatorError naming the first rules, of nft or iptables, that use our mark bit (W6)."""
-        conflicts = conflicting_lines(await self._run("-s", "-t", "list", "ruleset"), mark, without_table=TABLE)
+    async def check_marks(self, mark: int, connection_mark: int) -> None:
+        """Raise OperatorError naming the first rules, of nft or iptables, that use one of our mark bits (W6, D2)."""
+        texts = [await self._run("-s", "-t", "list", "ruleset")]
         for program in ("iptables-save", "iptables-legacy-save"):
             # Absent from the agent's image or of no use here: nft has listed all but legacy rules already.
             with suppress(OperatorError, TransientError):
-                conflicts += conflicting_lines(await self._run(program=program), mark)
-        if conflicts:
-            shown = "; ".join(dict.fromkeys(conflicts[:3]))
-            raise OperatorError(f"datapath.mark: {mark:#x} is in use, choose another bit ({shown})")
+                texts.append(await self._run(program=program))
+        for field_, bit, used in (
+            ("mark", mark, used_bits),
+            ("connection_mark", connection_mark, used_connection_bits),
+        ):
+            conflicts = [line for text in texts for line in conflicting_lines(text, bit, used, without_table=TABLE)]
+            if conflicts:
+                shown = "; ".join(dict.fromkeys(conflicts[:3]))
+                raise OperatorError(f"datapath.{field_}: {bit:#x} is in use, choose another bit ({shown})")
 
     def _adopt(self, present: Carried) -> None:
         steer = present.steer

@@ -16,6 +16,8 @@ from service.datapath.node_datapath import Inheritance, NodeDatapath
 from service.datapath.worker_pool import FULL, WorkerPool
 from service.host.clock import boot_ns
 from service.model.errors import TransientError
+from service.network import connection_life
+from service.network.connection_life import ConnectionLives
 from service.network.conntrack import Flow as Tracked
 from service.network.conntrack import Networks
 from service.network.destinations import Destinations
@@ -147,6 +149,8 @@ class StandInDatapath(NodeDatapath):
         self.calls: list[tuple[object, ...]] = []
         self.kept: Mapping[IPv4Address, Networks] = {}
         """What the last `find` was to leave alone of each pod."""
+        self.lives = connection_life.DEFAULT
+        """For how long the last `set_netfilter` was to have connections tracked."""
         self.tracked: list[list[Tracked]] = []
         """What it finds, one time after the other; nothing in the end."""
         self.failing: dict[str, int] = {}
@@ -249,10 +253,12 @@ class StandInDatapath(NodeDatapath):
         cluster: Sequence[IPv4Network],
         uplinks: Sequence[str],
         keeps_out_pods: bool,
+        lives: ConnectionLives,
         *,
         steer: Destinations,
     ) -> None:
         self.keeps_out_pods.append(keeps_out_pods)
+        self.lives = lives
         self._call("set_netfilter", tuple(uplinks), _networks(steer))
 
     async def replace_steer(self, wanted: Destinations) -> None:

@@ -14,6 +14,7 @@ from service.datapath import layout
 from service.datapath.layout import ClusterFlag, MapName, WayKind
 from service.datapath.node_datapath import STEERING_DEVICE, NodeDatapath, uninstall
 from service.model.errors import OperatorError, TransientError
+from service.network.connection_life import DEFAULT
 from service.network.destinations import NOTHING
 from service.network.hook import Attachment, Direction, HookKind
 from service.network.link import Interface
@@ -326,7 +327,7 @@ async def test_c2_what_is_gone_or_refuses_keeps_nothing_else_from_being_repaired
     await site.datapath.refresh_uplinks()
     site.netlink.veths = (VETH,)
     await site.datapath.attach_pod_devices()
-    await site.datapath.set_netfilter((), (), ["eth0"], False, steer=NOTHING)
+    await site.datapath.set_netfilter((), (), ["eth0"], False, DEFAULT, steer=NOTHING)
     attached = site.netlink.attached
 
     async def look(ifindex: int) -> tuple[Attachment, ...]:
@@ -391,17 +392,17 @@ async def test_a_flushed_table_is_told_and_then_written_whole(tmp_path: Path) ->
     await site.datapath.refresh_uplinks()
     await site.datapath.repair()
     pods = (IPv4Network("10.244.0.0/16"),)
-    await site.datapath.set_netfilter(pods, pods, ["eth0"], False, steer=NOTHING)
-    await site.datapath.set_netfilter(pods, pods, ["eth0", "eth1"], False, steer=NOTHING)
+    await site.datapath.set_netfilter(pods, pods, ["eth0"], False, DEFAULT, steer=NOTHING)
+    await site.datapath.set_netfilter(pods, pods, ["eth0", "eth1"], False, DEFAULT, steer=NOTHING)
     assert (len(site.nftables.whole), len(site.nftables.sets)) == (1, 1)
     assert site.nftables.whole[0].steering_device == STEERING_DEVICE
     site.nftables.is_there = False
     assert await site.datapath.repair()
     assert await site.datapath.repair(), "until it is written"
-    await site.datapath.set_netfilter(pods, pods, ["eth0"], False, steer=NOTHING)
+    await site.datapath.set_netfilter(pods, pods, ["eth0"], False, DEFAULT, steer=NOTHING)
     assert len(site.nftables.whole) == 2
     assert not await site.datapath.repair()
-    await site.datapath.set_netfilter(pods, pods, ["eth0"], True, steer=NOTHING)
+    await site.datapath.set_netfilter(pods, pods, ["eth0"], True, DEFAULT, steer=NOTHING)
     assert [config.keeps_out_pods for config in site.nftables.whole] == [False, False, True], "that is a rule"
 
 

@@ -89,6 +89,24 @@ async def test_both_ends_of_a_connection_are_known_as_its_packets_are_after_dnat
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("entries_max", [0, 16_384], ids=["whole dump", "filtered by the kernel"])
+async def test_d2_what_a_reply_to_the_pod_has_begun_is_the_pods_connection(
+    node: Namespace, monkeypatch: pytest.MonkeyPatch, entries_max: int
+) -> None:
+    monkeypatch.setattr(conntrack_module, "_FILTERED_ENTRIES_MAX", entries_max)
+    for destination, port, mark in ((POD, 53, 0x2000), (POD, 54, 0), (NEIGHBOUR, 53, 0x2000)):
+        node.run(
+            f"conntrack -I -p udp --src 127.20.0.9 --dst {destination} --sport {port} --dport 40000 -t 60 --mark {mark}"
+        )
+    async with Conntrack(connection_mark=0x2000) as conntrack:
+        (found,) = await conntrack.find({IPv4Address(POD): Networks(())}, Networks(CLUSTER))
+        assert (found.source, found.destination) == (int(IPv4Address(POD)), int(IPv4Address("127.20.0.9")))
+        assert endpoints(found) == (17, 40000, 53)
+        assert await conntrack.delete([found]) == 1
+    assert len(tracked(node)) == 2
+
+
+@pytest.mark.root
 async def test_what_one_pod_keeps_is_not_kept_of_another(node: Namespace) -> None:
     for source in (POD, NEIGHBOUR):
         open_flows(node, source, [("127.20.0.9", 53), ("127.30.0.9", 53)])

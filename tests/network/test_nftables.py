@@ -1,6 +1,8 @@
 """Rules W3, W4, W5, W6, G3 and the guards, with real packets: a pod, its node, and everything outside."""
 
 import asyncio
+import errno
+import socket
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from service.model.errors import OperatorError, TransientError
+from service.network.connection_life import ConnectionLives
 from service.network.destinations import NOTHING, PART, Destinations
 from service.network.netlink import Netlink
 from service.network.nftables import Nftables, NftConfig, ruleset
@@ -457,7 +460,7 @@ async def test_a_flushed_ruleset_is_noticed(site: Site) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("chain", ["after_dstnat", "guard", "keep_source"])
+@pytest.mark.parametrize("chain", ["after_dstnat", "guard", "keep_source", "lives", "steered_connections"])
 async def test_a_flushed_chain_is_noticed(site: Site, chain: str) -> None:
     nftables = await protect()
     assert await nftables.is_intact()
@@ -467,12 +470,67 @@ async def test_a_flushed_chain_is_noticed(site: Site, chain: str) -> None:
 
 
 @pytest.mark.root
+async def test_d2_a_pods_packet_does_not_pass_for_an_answer_to_what_a_reply_of_ours_began(site: Site) -> None:
+    """Connection tracking had forgotten the flow, the server spoke first, and then the flow ended."""
+    nftables = await protect(replace(CONFIG, steering_device="up0"))
+    with site.node.capture("up0") as uplink, site.pod.udp(str(POD), 4000) as pod:
+        with site.outside.udp(SERVER, 53) as server:
+            server.sendto(b"a reply of ours", (str(POD), 4000))
+            assert pod.recv(99) == b"a reply of ours"
+        pod.sendto(b"the pod again", (SERVER, 53))
+        send(site.pod, b"last", (ELSEWHERE, 53))
+        seen = [packet.payload for packet in uplink.until(b"last")]
+    assert seen == [b"a reply of ours", b"last"], "never bare"
+    assert (await nftables.counters())["guard_marked"] == 1, "it was on its way to the steering device"
+
+
+@pytest.mark.root
+async def test_d3_an_answer_to_somebody_outside_is_left_alone(site: Site) -> None:
+    await protect()
+    with site.node.capture("up0") as uplink, site.pod.udp(str(POD), 4000) as pod:
+        with site.outside.udp(SERVER, 53) as server:
+            server.sendto(b"from outside", (str(POD), 4000))
+            assert pod.recv(99) == b"from outside"
+        pod.sendto(b"answer", (SERVER, 53))
+        assert uplink.until(b"answer")[-1].source == str(POD)
+
+
+def tracked_for_s(site: Site, protocol: str, destination: str) -> list[int]:
+    """For how long the pod's connections there will be remembered."""
+    lines = site.node.run(f"conntrack -L -p {protocol} --orig-src {POD} --orig-dst {destination}").splitlines()
+    return [int(line.split()[2]) for line in lines]
+
+
+@pytest.mark.root
+async def test_b3_connection_tracking_forgets_no_steered_connection_sooner_than_we_do(site: Site) -> None:
+    nftables = await protect()
+    send(site.pod, b"steered", (SERVER, 9))
+    send(site.pod, b"other", (ELSEWHERE, 9))
+    send(site.pod, b"question", (SERVER, 53))
+    with site.pod.entered(), socket.socket() as opening:
+        opening.setblocking(False)
+        assert opening.connect_ex((SERVER, 9)) == errno.EINPROGRESS
+    assert max(tracked_for_s(site, "udp", ELSEWHERE)) <= 30
+    assert 170 <= max(tracked_for_s(site, "udp", SERVER)) <= 180
+    assert min(tracked_for_s(site, "udp", SERVER)) <= 30, "a question of DNS is short"
+    assert 290 <= max(tracked_for_s(site, "tcp", SERVER)) <= 300
+    await nftables.update_sets(replace(CONFIG, lives=ConnectionLives(udp_new_s=600)))
+    assert await nftables.is_intact()
+    send(site.pod, b"steered", (SERVER, 9))
+    assert 650 <= max(tracked_for_s(site, "udp", SERVER)) <= 660
+
+
+@pytest.mark.root
 async def test_w6_the_rule_that_uses_our_bit_is_named(site: Site) -> None:
     nftables = await protect()
-    await nftables.check_mark(0x2000)
+    await nftables.check_marks(0x2000, 0x4000)
     site.node.run("iptables -t mangle -A FORWARD -m mark --mark 0x2000/0x2000 -j ACCEPT")
     with pytest.raises(OperatorError, match=r"datapath\.mark: 0x2000 is in use.*(FORWARD|mangle)"):
-        await nftables.check_mark(0x2000)
+        await nftables.check_marks(0x2000, 0x4000)
+    await nftables.check_marks(0x1000, 0x2000)
+    site.node.run("iptables -t mangle -A FORWARD -m connmark --mark 0x2000/0x2000 -j ACCEPT")
+    with pytest.raises(OperatorError, match=r"datapath\.connection_mark: 0x2000 is in use.*(FORWARD|mangle)"):
+        await nftables.check_marks(0x1000, 0x2000)
 
 
 async def test_without_nft_the_operator_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
