@@ -64,7 +64,14 @@ static inline u32 translate_error_back(struct __sk_buff *skb, const struct packe
     return DROP_NONE;
 }
 
-static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *packet)
+/* Past the stack, to the pod's own device; none where `ifindex` is 0. */
+struct shortcut {
+    u32 ifindex;
+    u8 pod_mac[MAC_BYTES];
+    u8 node_mac[MAC_BYTES];
+};
+
+static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *packet, struct shortcut *shortcut)
 {
     struct mirror_key mirror = {
         .remote_ip = packet->source,
@@ -88,15 +95,33 @@ static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *pa
         return DROP_NO_FLOW;
     if (flow->is_ended && flow->is_ended != ENDED_RESET)
         return DROP_FLOW_ENDED;
+    if (is_approved(flow, packet, flow->back_until_ns, now_ns)) {
+        shortcut->ifindex = flow->back_ifindex;
+        copy_mac(shortcut->pod_mac, flow->pod_mac);
+        copy_mac(shortcut->node_mac, flow->node_mac);
+    }
+    mark_seen(skb, packet, &key, SEEN_FOR_POD);
     if (!flow->is_ended && !is_stray_reset(flow, packet))
         advance_flow(&key, flow, packet, 0, now_ns);
     remember_fragment(packet, STAGE_DELIVER, key.pod_ip);
     return translate(skb, packet, 0, key.pod_ip, key.pod_port) < 0 ? DROP_MALFORMED : DROP_NONE;
 }
 
-static inline int deliver(struct __sk_buff *skb, const struct packet *packet, const struct config *settings)
+/* In the place of this node's forwarding, by the device that the last reply which came through it left by (rule F4). */
+static inline int to_pod_directly(struct __sk_buff *skb, const struct packet *packet, const struct shortcut *shortcut)
+{
+    if (write_ttl(skb, packet->ttl - 1) < 0 || write_macs(skb, shortcut->pod_mac, shortcut->node_mac) < 0)
+        return drop(skb, DROP_MALFORMED, packet->destination);
+    count(COUNT_DIRECT_BACK);
+    return bpf_redirect_peer(shortcut->ifindex, 0);
+}
+
+/* `is_ingress`: from an uplink, and not on the way out by one, where no device but the own one can be reached. */
+static inline int deliver(struct __sk_buff *skb, const struct packet *packet, int is_ingress,
+                          const struct config *settings)
 {
     __be32 floating_ip = packet->destination;
+    struct shortcut shortcut = {};
     u32 reason;
 
     if (packet->fragment == FRAGMENT_LATER) {
@@ -106,7 +131,9 @@ static inline int deliver(struct __sk_buff *skb, const struct packet *packet, co
     } else if (is_error(packet)) {
         reason = translate_error_back(skb, packet);
     } else {
-        reason = translate_reply(skb, packet);
+        reason = translate_reply(skb, packet, &shortcut);
+        if (reason == DROP_NONE && is_ingress && shortcut.ifindex && fits(skb, shortcut.ifindex))
+            return to_pod_directly(skb, packet, &shortcut);
     }
     return reason == DROP_NONE ? to_pod(skb, settings, floating_ip) : drop(skb, reason, floating_ip);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
-/* The datapath. Five programs:
- *   pod_ingress     tc ingress of each pod's device      marks candidates (rules W3, W4, W8, W11, D1)
+/* The datapath. Six programs:
+ *   pod_ingress     tc ingress of each pod's device      direct path; marks candidates (rules F4, W3, W4, W8, W11, D1)
+ *   pod_egress      tc egress of each pod's device       approves the direct path of replies (rules F1, F2)
  *   steer_egress    tc egress of egw0                    judges, translates, sends to the holder (rules E1, B1, W1)
  *   steer_ingress   tc ingress of egw0                   replies of live flows, on to netfilter (rule D2)
  *   uplink_ingress  tc ingress of each uplink            holder: checks and forwards (rules H1, H2); pod's node: replies
@@ -33,68 +34,94 @@ static long (*redirect_neigh)(u32 ifindex, void *next_hop, int next_hop_bytes, u
 #include "table.h"
 #include "port.h"
 #include "fragment.h"
+#include "approval.h"
 #include "steer.h"
+#include "direct.h"
 #include "deliver.h"
 #include "holder.h"
 #include "arp.h"
 #include "fence.h"
 
-/* What the packet's flow, if there is one, says to netfilter: 0, or a priority. Ended flows are dropped at egw0, and TCP
- * is reset before. With a new SYN an ended flow gives way to a new connection, which takes the new verdict (rule E2). */
-static inline u32 flow_priority(struct __sk_buff *skb, const struct ipv4 *ip, const struct selected_value *row)
+/* The flow that a pod's packet is of, or that an error of it is about; NULL where none lives. `key` is the packet's own. */
+static inline struct flow *flow_of_packet(struct __sk_buff *skb, const struct packet *packet,
+                                          const struct selected_value *row, struct flow_key *key, u64 now_ns)
 {
-    struct packet packet = {};
     struct packet quoted = {};
-    struct flow_key key;
     struct flow *flow;
 
-    if (load_packet(skb, ip, &packet) != DROP_NONE || packet.fragment == FRAGMENT_LATER)
-        return 0;
-    if (is_error(&packet)) {
-        if (load_quoted(skb, &packet, &quoted) != DROP_NONE || quoted.destination != packet.source)
-            return 0;
-        key = flow_of_quoted(&quoted);
+    if (packet->fragment == FRAGMENT_LATER)
+        return NULL;
+    if (is_error(packet)) {
+        if (load_quoted(skb, packet, &quoted) != DROP_NONE || quoted.destination != packet->source)
+            return NULL;
+        *key = flow_of_quoted(&quoted);
     } else {
-        key = flow_from_pod(&packet);
+        *key = flow_from_pod(packet);
     }
-    flow = find_flow(&key);
-    if (!flow || flow->pod != row->pod || is_flow_over(flow, flow_clock_ns()))
-        return 0;
+    flow = find_flow(key);
+    if (!flow || flow->pod != row->pod || is_flow_over(flow, now_ns))
+        return NULL;
     if (flow->rule_set != row->rule_set)
-        judge_again(&key, flow, row);
-    if (!flow->is_ended || packet.protocol != PROTOCOL_TCP)
+        judge_again(key, flow, row);
+    return flow;
+}
+
+/* What a flow says to netfilter of its packet: 0, or a priority. Ended flows are dropped at egw0, and TCP is reset before.
+ * With a new SYN an ended flow gives way to a new connection, which takes the new verdict (rule E2). */
+static inline u32 flow_priority(const struct packet *packet, struct flow_key *key, struct flow *flow)
+{
+    if (!flow->is_ended || packet->protocol != PROTOCOL_TCP)
         return FLOW_PRIORITY;
-    if (is_opening(&packet)) {
+    if (is_opening(packet)) {
         struct flow former = *flow;
 
-        remove_flow(&key, &former);
+        remove_flow(key, &former);
         return 0;
     }
-    if (packet.tcp_flags & TCP_RST)
+    if (packet->tcp_flags & TCP_RST)
         return FLOW_PRIORITY;
     flow->is_ended = ENDED_RESET;
     return ENDED_PRIORITY;
 }
 
-/* A selected pod's packet from its own device. */
-static inline int mark_candidate(struct __sk_buff *skb, const struct ipv4 *ip, const struct selected_value *row,
-                                 const struct config *settings)
+/* Of no live flow: whether a rule names where it goes. TC_ACT_UNSPEC and no mark: it is none of ours. */
+static inline int is_candidate(const struct ipv4 *ip, const struct selected_value *row)
 {
-    u32 priority = row->state == SELECTED_CHANGING ? 0 : flow_priority(skb, ip, row);
-    u32 place;
+    u32 place = cluster_flags(ip->destination);
 
-    if (priority) {
-        skb->priority = priority;
-    } else {
-        place = cluster_flags(ip->destination);
-        /* A service address may be translated to an outside one: only after DNAT is it known (rule W4). */
-        if (place && !(place & CLUSTER_SERVICE))
-            return TC_ACT_UNSPEC;
-        if (!place && !find_rule(row->rule_set, ip->destination))
-            return TC_ACT_UNSPEC;
-        if (row->state == SELECTED_CHANGING)
-            return drop(skb, DROP_ENDPOINT_PENDING, 0);
+    /* A service address may be translated to an outside one: only after DNAT is it known (rule W4). */
+    if (place)
+        return (place & CLUSTER_SERVICE) != 0;
+    return find_rule(row->rule_set, ip->destination) != NULL;
+}
+
+/* A selected pod's packet from its own device. */
+static inline int take_from_pod(struct __sk_buff *skb, const struct ipv4 *ip, const struct selected_value *row,
+                                const struct config *settings)
+{
+    u64 now_ns = flow_clock_ns();
+    struct packet packet = {};
+    struct flow_key key = {};
+    struct flow *flow = NULL;
+    u32 priority = 0;
+    int verdict;
+
+    if (row->state != SELECTED_CHANGING && load_packet(skb, ip, &packet) == DROP_NONE)
+        flow = flow_of_packet(skb, &packet, row, &key, now_ns);
+    if (flow) {
+        verdict = row->state == SELECTED_STEER ? send_direct(skb, &packet, &key, flow, now_ns, settings) : TC_ACT_UNSPEC;
+        if (verdict != TC_ACT_UNSPEC)
+            return verdict;
+        priority = flow_priority(&packet, &key, flow);
     }
+    if (priority)
+        skb->priority = priority;
+    else if (!is_candidate(ip, row))
+        return TC_ACT_UNSPEC;
+    if (row->state == SELECTED_CHANGING)
+        return drop(skb, DROP_ENDPOINT_PENDING, 0);
+    if (key.pod_ip && is_plain(skb->ingress_ifindex))
+        mark_seen(skb, &packet, &key, SEEN_FROM_POD);
     skb->mark = skb->mark | settings->mark;
     count(COUNT_MARKED);
     return TC_ACT_UNSPEC;
@@ -115,6 +142,7 @@ int pod_ingress(struct __sk_buff *skb)
     /* A pod may set it too: only this program says that a packet is of a flow, or of a pod that is known. */
     if (skb->priority == FLOW_PRIORITY || skb->priority == ENDED_PRIORITY || skb->priority == CLASSIFIED_PRIORITY)
         skb->priority = 0;
+    clear_seen(skb);
     if (skb->protocol == bpf_htons(ETHERTYPE_IPV4) && !is_tagged(skb) && load_ipv4(skb, &ip)) {
         key.pod_ip = ip.source;
         /* Where it came in. It may have been redirected since: to the device that shapes the pod, where this may run too. */
@@ -122,7 +150,7 @@ int pod_ingress(struct __sk_buff *skb)
         row = selected.lookup(&key);
         if (row) {
             skb->priority = CLASSIFIED_PRIORITY;
-            return row->state == SELECTED_NOT ? TC_ACT_UNSPEC : mark_candidate(skb, &ip, row, settings);
+            return row->state == SELECTED_NOT ? TC_ACT_UNSPEC : take_from_pod(skb, &ip, row, settings);
         }
         key.ifindex = 0;
         row = selected.lookup(&key);
@@ -133,6 +161,21 @@ int pod_ingress(struct __sk_buff *skb)
     source = claimed_source(skb, &type);
     if (source && floating_ips.lookup(&source))
         return drop(skb, DROP_FORGED_SOURCE, source);
+    return TC_ACT_UNSPEC;
+}
+
+/* What leaves for a pod: all that was asked of a reply, and all that the stack has made of it. */
+int pod_egress(struct __sk_buff *skb)
+{
+    struct packet packet = {};
+    struct flow_key key;
+    struct ipv4 ip;
+
+    if ((skb->hash & 0xff) != SEEN_FOR_POD || skb->protocol != bpf_htons(ETHERTYPE_IPV4) || !load_ipv4(skb, &ip) ||
+        load_packet(skb, &ip, &packet) != DROP_NONE || packet.fragment == FRAGMENT_LATER)
+        return TC_ACT_UNSPEC;
+    key = flow_to_pod(&packet);
+    approve_back(skb, &key, flow_clock_ns());
     return TC_ACT_UNSPEC;
 }
 

@@ -208,7 +208,7 @@ static inline int return_to_node(struct __sk_buff *skb, const struct packet *pac
         return drop(skb, DROP_NO_FLOW, floating_ip);
     remember_fragment(packet, STAGE_BACK, port);
     if (block->kind == BLOCK_LOCAL)
-        return deliver(skb, packet, settings);
+        return deliver(skb, packet, !is_own, settings);
     if (block->kind != BLOCK_L2)
         return drop(skb, DROP_NO_TRANSPORT, floating_ip);
     if (!is_own && packet->ttl <= 1)
@@ -235,7 +235,7 @@ static inline int take_floating(struct __sk_buff *skb, const struct ipv4 *ip, in
     if (reason != DROP_NONE)
         return drop(skb, reason, floating_ip);
     if (!is_held)
-        return deliver(skb, &packet, settings);
+        return deliver(skb, &packet, !is_own, settings);
     if (packet.protocol == PROTOCOL_ICMP && packet.icmp_type == ICMP_ECHO_REQUEST &&
         packet.fragment != FRAGMENT_LATER)
         return is_own ? drop(skb, DROP_UNSUPPORTED_PROTOCOL, floating_ip) : answer_echo(skb, &packet, settings);

@@ -205,10 +205,21 @@ struct flow {
     __be16 nat_port;
     __u8 state;
     __u8 is_ended; /* another verdict: drops both ways (rule E2) */
+    __u64 out_until_ns;  /* CLOCK_MONOTONIC, coarse: so long netfilter need not be asked of each packet (rule F2) */
+    __u64 back_until_ns; /* the same of replies */
+    __u32 back_ifindex;  /* the pod's device, and the MACs of what comes to the pod by it */
+    __u8 pod_mac[MAC_BYTES];
+    __u8 node_mac[MAC_BYTES];
 };
 #define ENDED_RESET 2 /* in is_ended: the pod was told, so what the remote sends its stack answers with a reset */
+#define APPROVED_NS 500000000ULL
 _Static_assert(sizeof(struct flow_key) == 16, "flow_key");
-_Static_assert(sizeof(struct flow) == 40, "flow");
+_Static_assert(sizeof(struct flow) == 72, "flow");
+
+/* In the lowest byte of skb->hash, above it 24 bits of a keyed hash of the flow: our program at the pod's device, or at the
+ * uplink, has seen the packet as it still is (rule F1). */
+#define SEEN_FROM_POD 0x5a
+#define SEEN_FOR_POD 0xa5
 
 /* The mirror of a flow, for replies: the reservation of its NAT port. It names the flow (rule Q4). */
 struct mirror_key {
@@ -319,6 +330,8 @@ enum counter {
     COUNT_FLOWS_MADE,
     COUNT_FLOWS_ENDED,
     COUNT_OPEN_FLOWS_FULL,
+    COUNT_DIRECT_OUT,
+    COUNT_DIRECT_BACK,
     COUNTERS,
 };
 

@@ -16,6 +16,7 @@ BPF_TABLE_PINNED("array", u32, struct config, config, 1, PIN_DIR "/config");
 BPF_TABLE_PINNED("array", u32, struct flow_settings, flow_settings, 1, PIN_DIR "/flow_settings");
 BPF_TABLE_PINNED("hash", u64, struct limits, limits, 4096, PIN_DIR "/limits");
 BPF_TABLE_PINNED("hash", struct selected_key, struct selected_value, selected, 16384, PIN_DIR "/selected");
+BPF_TABLE_PINNED("hash", u32, u32, direct_devices, 16384, PIN_DIR "/direct_devices", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", __be32, struct way, ways, 4096, PIN_DIR "/ways");
 BPF_TABLE_PINNED("lru_hash", __be32, struct way_hint, way_hints, 4096, PIN_DIR "/way_hints");
 BPF_TABLE_PINNED("array", u32, u64, agent_beat, 1, PIN_DIR "/agent_beat");

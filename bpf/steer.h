@@ -29,6 +29,23 @@ static inline struct flow_key flow_from_pod(const struct packet *packet)
     return key;
 }
 
+static inline struct flow_key flow_to_pod(const struct packet *packet)
+{
+    struct flow_key key = {
+        .pod_ip = packet->destination,
+        .remote_ip = packet->source,
+        .pod_port = packet->destination_port,
+        .remote_port = packet->source_port,
+        .protocol = packet->protocol,
+    };
+
+    if (packet->protocol == PROTOCOL_ICMP) {
+        key.pod_port = packet->source_port;
+        key.remote_port = 0;
+    }
+    return key;
+}
+
 /* The flow that a pod's ICMP error is about: what it quotes came from the remote. */
 static inline struct flow_key flow_of_quoted(const struct packet *quoted)
 {
@@ -223,6 +240,7 @@ static inline u32 translate_outwards(struct __sk_buff *skb, const struct ipv4 *i
     *floating_ip = nat->floating_ip;
     if (reason != DROP_NONE)
         return reason;
+    approve_out(skb, &scratch->key, flow_clock_ns());
     remember_fragment(packet, STAGE_STEER, nat->floating_ip);
     return translate(skb, packet, 1, nat->floating_ip, nat->port) < 0 ? DROP_MALFORMED : DROP_NONE;
 }

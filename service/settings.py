@@ -145,6 +145,9 @@ class DatapathSettings(_Section, frozen=True):
     tcx: bool = True
     """Programs go to tcx where the kernel has it (Linux 6.6), else to tc filters. Off: to filters on every kernel. That
     is the way back to a version that knows filters only (0.1): first off, then back."""
+    direct: bool = True
+    """Packets of a flow that netfilter has let pass within half a second go past it (rule F2): less than half the cost.
+    Off: every packet is asked for, as where a firewall on the node counts or limits packets of pods."""
     unclassified: Literal["drop", "pass"] = "drop"
     """What becomes of packets that come by a pod's device, from a pod range, while no object known here says whose they
     are, on their way to what some policy names (rule W11). `drop`: a new pod waits until the agent has seen it, for

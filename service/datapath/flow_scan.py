@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
+from service.datapath.flow_row import FLOW
 from service.port_block.block import block_of
 
 _KEY = struct.Struct("=4s4s2s2sB3x")
-_VALUE = struct.Struct("=QQIII4sI2sBB")
 _TCP, _CLOSING = 6, 4
 TIME_WAIT_NS = 60_000_000_000
 """A closed port is not free before (bpf/port.h)."""
@@ -56,7 +56,7 @@ class FlowScan:
         """Count these flows, and yield those that are over."""
         for key, value in entries:
             pod_ip, remote_ip, _, remote_port, protocol = _KEY.unpack(key)
-            _, last_ns, life_s, number, _, floating_ip, _, nat_port, state, is_ended = _VALUE.unpack(value)
+            _, last_ns, life_s, number, _, floating_ip, _, nat_port, state, is_ended, *_ = FLOW.unpack(value)
             silent_ns = self.now_ns - last_ns
             if silent_ns > life_s * 1_000_000_000 or (is_ended and protocol != _TCP and self._is_settled(pod_ip)):
                 mirror = struct.pack("=4s4s2s2sB3x", remote_ip, floating_ip, remote_port, nat_port, protocol)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 
-from service.datapath import layout
+from service.datapath import flow_row, layout
 from service.datapath.bpf_map import BpfMap
 from service.datapath.flow_scan import FlowScan, Over
 from service.datapath.layout import FIRST_PORT, PORTS_PER_BLOCK, MapName
@@ -62,7 +62,7 @@ class FlowTable:
             table = self._maps[name]
             for piece in table.pieces():
                 for key, value in piece:
-                    flow = layout.parse_flow(key, value)
+                    flow = flow_row.parse_flow(key, value)
                     if block_of(flow.nat_port) in ending.get(flow.floating_ip, ()) and not flow.is_ended:
                         table.update(key, value[:_ENDED_AT] + b"\1" + value[_ENDED_AT + 1 :])
 
@@ -105,14 +105,14 @@ class FlowTable:
 
     def _verdict(self, row: bytes, destination: int) -> IPv4Address | None:
         """From which address the pod that has this row appears there; None: it is not steered there."""
-        rule_set, _ = layout.judge_of(row)
+        rule_set, _ = flow_row.judge_of(row)
         value = self._maps[MapName.RULES].lookup(layout.rule_key(rule_set, IPv4Network(destination)))
         return None if value is None else layout.parse_rule_value(value)
 
     def _goes_on(self, value: bytes, row: bytes, floating_ip: IPv4Address | None) -> bool:
-        flow = layout.parse_flow(bytes(16), value)
+        flow = flow_row.parse_flow(bytes(16), value)
         is_live = not flow.is_ended and self._monotonic() - flow.last_ns <= flow.life_s * 1_000_000_000
-        return is_live and flow.floating_ip == floating_ip and flow.pod_number == layout.judge_of(row)[1]
+        return is_live and flow.floating_ip == floating_ip and flow.pod_number == flow_row.judge_of(row)[1]
 
     def _lookup(self, key: bytes) -> bytes | None:
         """A flow that moves is in the new place before it leaves the old one (bpf/table.h)."""
@@ -124,7 +124,7 @@ class FlowTable:
     def _insert_ended(self, key: bytes, row: bytes) -> None:
         name = MapName.FLOWS_YOUNG if key[_PROTOCOL_AT] == socket.IPPROTO_TCP else MapName.FLOWS_DATAGRAM
         with suppress(FileExistsError):
-            self._maps[name].update(key, layout.ended_flow(row, now_ns=self._monotonic()), flags=_NO_EXIST)
+            self._maps[name].update(key, flow_row.ended_flow(key, row, now_ns=self._monotonic()), flags=_NO_EXIST)
 
     def _release(self, ended: Collection[bytes]) -> None:
         for key in ended:
@@ -146,7 +146,7 @@ class FlowTable:
             for piece in self._maps[name].pieces():
                 for key, value in piece:
                     if key[:4] in pods:
-                        flow = layout.parse_flow(key, value)
+                        flow = flow_row.parse_flow(key, value)
                         self._remove(name, Over(key, _mirror_key(key, value), key[:4], flow.pod_number))
 
     def _remove(self, name: str, over: Over) -> None:
@@ -190,11 +190,11 @@ def _flow_key(connection: Tracked) -> bytes | None:
     if ends is None or ends.protocol not in (socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP):
         return None
     pod, remote = (address.to_bytes(4, "big") for address in (connection.source, connection.destination))
-    return layout.flow_key(pod, remote, ends.port, ends.remote_port, ends.protocol)
+    return flow_row.flow_key(pod, remote, ends.port, ends.remote_port, ends.protocol)
 
 
 def _mirror_key(key: bytes, value: bytes) -> bytes:
-    flow = layout.parse_flow(key, value)
+    flow = flow_row.parse_flow(key, value)
     return struct.pack(
         "=4s4s2s2sB3x",
         flow.remote.packed,

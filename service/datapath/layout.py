@@ -38,6 +38,7 @@ class MapName:
     SELECTED = "selected"
     RULES = "rules"
     CLUSTER = "cluster"
+    DIRECT_DEVICES = "direct_devices"
     WAYS = "ways"
     WAY_HINTS = "way_hints"
     AGENT_BEAT = "agent_beat"
@@ -83,6 +84,7 @@ MAP_SHAPES = {
     MapName.SELECTED: MapShape(_HASH, 8, 16),
     MapName.RULES: MapShape(_LPM_TRIE, 16, 8),
     MapName.CLUSTER: MapShape(_LPM_TRIE, 8, 4),
+    MapName.DIRECT_DEVICES: MapShape(_HASH, 4, 4),
     MapName.WAYS: MapShape(_HASH, 4, 32),
     MapName.WAY_HINTS: MapShape(_LRU_HASH, 4, 40),
     MapName.AGENT_BEAT: MapShape(_ARRAY, 4, 8),
@@ -97,9 +99,9 @@ MAP_SHAPES = {
     MapName.BLOCK_MEMORY: MapShape(_ARRAY, 4, 8),
     MapName.NEXT_HOPS: MapShape(_LRU_HASH, 8, 24),
     MapName.REFUSED_BLOCKS: MapShape(_LRU_HASH, 12, 8),
-    MapName.FLOWS_OPEN: MapShape(_HASH, 16, 40),
-    MapName.FLOWS_YOUNG: MapShape(_LRU_HASH, 16, 40),
-    MapName.FLOWS_DATAGRAM: MapShape(_LRU_HASH, 16, 40),
+    MapName.FLOWS_OPEN: MapShape(_HASH, 16, 72),
+    MapName.FLOWS_YOUNG: MapShape(_LRU_HASH, 16, 72),
+    MapName.FLOWS_DATAGRAM: MapShape(_LRU_HASH, 16, 72),
     MapName.MIRRORS_OPEN: MapShape(_HASH, 16, 16),
     MapName.MIRRORS_YOUNG: MapShape(_LRU_HASH, 16, 16),
     MapName.MIRRORS_DATAGRAM: MapShape(_LRU_HASH, 16, 16),
@@ -169,10 +171,17 @@ COUNTER_NAMES = (
     "flows_made",
     "flows_ended",
     "open_flows_full",
+    "direct_out",
+    "direct_back",
 )
 """In the order of `enum counter`."""
 
 NO_MAC = bytes(6)
+
+
+def device_key(ifindex: int) -> bytes:
+    """Of `direct_devices`."""
+    return struct.pack("=I", ifindex)
 
 
 def config_value(mark: int, egw_ifindex: int, egw_mac: bytes) -> bytes:
@@ -384,73 +393,6 @@ def parse_limits(value: bytes) -> Limits:
 def limits_key(rule_set: int) -> bytes:
     """0: of all rule sets that have no row of their own."""
     return struct.pack("=Q", rule_set)
-
-
-@dataclass(frozen=True, slots=True)
-class FlowRow:
-    """One flow of the table, as the kernel keeps it."""
-
-    pod: IPv4Address
-    pod_port: int
-    remote: IPv4Address
-    remote_port: int
-    protocol: int
-    floating_ip: IPv4Address
-    nat_port: int
-    rule_set: int
-    last_ns: int
-    life_s: int
-    pod_number: int
-    state: int
-    is_ended: bool
-    acked: int
-    ifindex: int
-
-
-_ENDED_S = 240
-"""Of silence, after which an ended flow goes (bpf/life.h)."""
-
-
-def flow_key(pod: bytes, remote: bytes, port: int, remote_port: int, protocol: int) -> bytes:
-    """Ports in host order; ICMP: the id, and no remote port."""
-    return struct.pack("=4s4s2s2sB3x", pod, remote, port.to_bytes(2, "big"), remote_port.to_bytes(2, "big"), protocol)
-
-
-def ended_flow(selected: bytes, *, now_ns: int) -> bytes:
-    """A flow that has ended before it had a port, of the pod with this row of `selected` (rule E3)."""
-    rule_set, _, number = struct.unpack("=QII", selected)
-    return struct.pack("=QQIII4sI2sBB", rule_set, now_ns, _ENDED_S, number, 0, bytes(4), 0, bytes(2), 0, 1)
-
-
-def judge_of(selected: bytes) -> tuple[int, int]:
-    """(rule set, the pod's number) of a row of `selected`."""
-    rule_set, _, number = struct.unpack("=QII", selected)
-    return rule_set, number
-
-
-def parse_flow(key: bytes, value: bytes) -> FlowRow:
-    """`last_ns` is CLOCK_MONOTONIC."""
-    pod, remote, pod_port, remote_port, protocol = struct.unpack("=4s4s2s2sB3x", key)
-    rule_set, last_ns, life_s, number, ifindex, address, acked, nat_port, state, is_ended = struct.unpack(
-        "=QQIII4sI2sBB", value
-    )
-    return FlowRow(
-        pod=IPv4Address(pod),
-        pod_port=int.from_bytes(pod_port, "big"),
-        remote=IPv4Address(remote),
-        remote_port=int.from_bytes(remote_port, "big"),
-        protocol=protocol,
-        floating_ip=IPv4Address(address),
-        nat_port=int.from_bytes(nat_port, "big"),
-        rule_set=rule_set,
-        last_ns=last_ns,
-        life_s=life_s,
-        pod_number=number,
-        state=state,
-        is_ended=bool(is_ended),
-        acked=acked,
-        ifindex=ifindex,
-    )
 
 
 def parse_rule_key(key: bytes) -> tuple[int, IPv4Network]:

@@ -21,7 +21,7 @@ from service.datapath.layout import MAP_SHAPES, MapName, pin_folder
 from service.model.errors import OperatorError
 from service.network.bpf_call import open_object
 
-PROGRAMS = ("pod_ingress", "steer_egress", "steer_ingress", "uplink_ingress", "uplink_egress")
+PROGRAMS = ("pod_ingress", "pod_egress", "steer_egress", "steer_ingress", "uplink_ingress", "uplink_egress")
 _SOURCE = Path(__file__).resolve().parent.parent.parent / "bpf"
 _BPFFS_MAGIC = 0xCAFE4A11
 _ROOM = FlowRoom()

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -278,6 +278,7 @@ class NodeDatapath:
             if index in ready and self._attached.get(index) != name:
                 await self._attach_pod_device(index, name)
         self._waiting = frozenset(devices.keys() - self._attached.keys())
+        await self._choose_direct()
 
     def _settled(self, devices: Collection[int], occupied: Collection[int]) -> set[int]:
         return self._newcomers.settled(devices, occupied, now=asyncio.get_running_loop().time())
@@ -291,6 +292,21 @@ class NodeDatapath:
             return
         self.hooks.attached(index, name, kind)
         self._attached[index] = name
+        # Without it replies take the policy path, and that is all: no hook is needed at any price.
+        with suppress(TransientError):
+            await self.netlink.attach(index, "egress", self._loaded.programs["pod_egress"], "pod_egress")
+
+    async def _choose_direct(self) -> None:
+        """Say of which devices packets may go past the stack (rule F2). One that somebody shapes from now on has to be
+        taken out; what is approved is so for half a second more."""
+        is_wanted = self._settings.datapath.direct
+        devices = await self.netlink.plain_devices(self._attached) if is_wanted else frozenset[int]()
+        target = self._loaded.map(MapName.DIRECT_DEVICES)
+        known = {int.from_bytes(key, "little") for key in target.items()}
+        for index in known - devices:
+            target.delete(layout.device_key(index))
+        for index in devices - known:
+            target.update(layout.device_key(index), bytes(4))
 
     def pod_devices(self, pod_ips: Iterable[IPv4Address]) -> AsyncIterator[dict[IPv4Address, int]]:
         """Which device each local pod is behind, as `Netlink.pod_devices` finds them."""
@@ -337,6 +353,7 @@ class NodeDatapath:
             mark=mark,
             uplinks=[uplink.name for uplink in self._uplinks],
             # A node may be without uplinks for a while; the device has to be there when one comes back.
+            are_samples=settings.datapath.direct,
             mtu=max((uplink.mtu for uplink in self._uplinks), default=DEFAULT_MTU),
         )
         if device.index == self._egw_ifindex and len(await self._look(device.index, STEERING_DEVICE)) == 2:
@@ -385,7 +402,8 @@ class NodeDatapath:
 
     async def _check_pod_device(self, index: int, name: str) -> None:
         # It may have been forgotten meanwhile. Else at once: without the program none of its pods is known (rule W11).
-        if not await self._look(index, name) and self._attached.pop(index, None) is not None:
+        directions = {found.direction for found in await self._look(index, name)}
+        if "ingress" not in directions and self._attached.pop(index, None) is not None:
             _log.warning("%s: our program was removed; attaching it again", name)
             await self._attach_pod_device(index, name)
 

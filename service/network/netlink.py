@@ -27,6 +27,7 @@ from service.network.steering_device import (
     remove_steering_device,
 )
 from service.network.sysctl import Sysctl
+from service.network.traffic_control import read_plain_devices
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -108,9 +109,12 @@ class Netlink:
         vtep_address: IPv4Address | None = None,
         uplinks: Iterable[str] = (),
         mtu: int = 1500,
+        are_samples: bool = False,
     ) -> Interface:
-        """Device, sysctls, table and ip rules of the policy path (W3, G7). Idempotent; repairs what others removed."""
-        spec = SteeringSpec(name, vni_port, table, mark, vtep_address, tuple(uplinks), mtu)
+        """Device, sysctls, table and ip rules of the policy path (W3, G7). Idempotent; repairs what others removed.
+
+        `are_samples`: connection tracking sees some packets of a flow only (rule F3)."""
+        spec = SteeringSpec(name, vni_port, table, mark, vtep_address, tuple(uplinks), mtu, are_samples)
         return await self._call(ensure_steering_device, spec, self._sysctl)
 
     async def remove_steering_device(self, *, name: str = "egw0", table: int, mark: int) -> None:
@@ -128,6 +132,10 @@ class Netlink:
     def has_tcx(self) -> bool:
         """Programs go to tcx, which is in nobody's way; else they are filters in a qdisc."""
         return self._attachments.has_tcx
+
+    async def plain_devices(self, ifindexes: Iterable[int]) -> frozenset[int]:
+        """Which of these devices nobody shapes or filters but netfilter: packets may go past the stack there (F2)."""
+        return await self._call(read_plain_devices, tuple(ifindexes))
 
     async def attach(self, ifindex: int, direction: Direction, program_fd: int, name: str) -> HookKind:
         """Attach the program, or replace ours without a gap. It must return TC_ACT_UNSPEC to pass (W7)."""

@@ -41,6 +41,8 @@ class SteeringSpec:
     """The node's own address; it makes the device's MAC 02:e9:<address>, different on each node."""
     uplinks: tuple[str, ...] = ()
     mtu: int = 1500
+    are_samples: bool = False
+    """Connection tracking sees some packets of a flow only (rule F3): what is beside its window is no fault."""
 
 
 def ensure_steering_device(ipr: Any, spec: SteeringSpec, sysctl: Sysctl) -> Interface:
@@ -97,6 +99,8 @@ def steering_sysctls(spec: SteeringSpec) -> Mapping[str, str]:
         f"ipv4/conf/{spec.name}/send_redirects": "0",
         "ipv4/conf/all/send_redirects": "0",
     }
+    if spec.are_samples:
+        values["netfilter/nf_conntrack_tcp_be_liberal"] = "1"
     return values | {f"ipv4/conf/{name}/send_redirects": "0" for name in spec.uplinks}
 
 

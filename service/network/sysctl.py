@@ -30,15 +30,15 @@ class Sysctl:
         """Why former values are not on disk, in one line for status; empty where they are."""
 
     def write(self, key: str, value: str, *, keep_former: bool = True) -> None:
-        """Set one key unless it is so already. Left alone are keys of IPv6 where the kernel has no IPv6, and those of a
-        device that is gone by now: it may vanish at any moment.
+        """Set one key unless it is so already. Left alone are keys of IPv6 and of connection tracking where the kernel
+        has none (yet), and those of a device that is gone by now: it may vanish at any moment.
 
         `keep_former=False` is for devices of ours, which take their keys with them. Raises OperatorError naming the
         key; nothing has changed then.
         """
         path = self._folder / key
         self._write_journal()
-        if key.startswith("ipv6/") and not path.exists():
+        if key.startswith(("ipv6/", "netfilter/")) and not path.exists():
             return
         try:
             former = path.read_text(encoding="ascii").strip()

@@ -6,6 +6,7 @@ so a CNI's filter at the same priority stays. Several cls_bpf filters of one pri
 as each returns TC_ACT_UNSPEC.
 """
 
+from collections.abc import Iterable, Set
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +18,8 @@ FILTER_HANDLE = 0xE9640
 _PARENT = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 _ETH_P_ALL = 3
 _EGRESS_REDIRECT = 1
+_SHARED = ("clsact", "ingress")
+"""Qdiscs that hold filters and nothing else."""
 Spot = tuple[int, Direction]
 """Index of a device, and the side of it."""
 _KEY_FIELDS = ("key_mask", "key_val", "key_off", "key_offmask")
@@ -73,7 +76,31 @@ def read_filters(ipr: Any, ifindex: int) -> dict[Direction, HookKind]:
 def read_shared_qdiscs(ipr: Any) -> dict[int, str]:
     """Which of the two qdiscs for filters each device has, of which it has room for one."""
     kinds = ((int(message["index"]), str(message.get_attr("TCA_KIND"))) for message in ipr.get_qdiscs())
-    return {index: kind for index, kind in kinds if kind in ("clsact", "ingress")}
+    return {index: kind for index, kind in kinds if kind in _SHARED}
+
+
+def read_plain_devices(ipr: Any, ifindexes: Iterable[int]) -> frozenset[int]:
+    """Which of these devices only netfilter and the stack have a say in: nobody shapes or filters what passes them.
+
+    Programs of others on tcx are not looked for: they see one packet of each flow in half a second, as netfilter does.
+    """
+    kinds: dict[int, set[str]] = {}
+    for message in ipr.get_qdiscs():
+        kinds.setdefault(int(message["index"]), set()).add(str(message.get_attr("TCA_KIND")))
+    return frozenset(ifindex for ifindex in ifindexes if _is_plain(ipr, ifindex, kinds.get(ifindex, set())))
+
+
+def _is_plain(ipr: Any, ifindex: int, qdiscs: Set[str]) -> bool:
+    if qdiscs - {"noqueue", *_SHARED}:
+        return False
+    sides = DIRECTIONS if "clsact" in qdiscs else ("ingress",) if "ingress" in qdiscs else ()
+    return all(
+        message["handle"] == FILTER_HANDLE
+        # Without a handle: the list of a priority says nothing of any filter.
+        or not message["handle"]
+        for side in sides
+        for message in ipr.get_filters(index=ifindex, parent=_PARENT[side])
+    )
 
 
 def _shared_qdisc(ipr: Any, ifindex: int) -> str:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
-from service.datapath import layout
+from service.datapath import flow_row, layout
 from service.datapath.bpf_map import BpfMap
-from service.datapath.layout import BlockKind, ClusterFlag, FlowRow, Limits, MapName, SelectedState, WayKind
+from service.datapath.flow_row import FlowRow
+from service.datapath.layout import BlockKind, ClusterFlag, Limits, MapName, SelectedState, WayKind
 from service.datapath.loader import LoadedDatapath
 from service.model.drop import DropReason
 from service.port_block.block import block_of
@@ -338,7 +339,7 @@ class Node:
 
     def flow(self, flow: Flow) -> FlowRow | None:
         place = self.place(flow)
-        return layout.parse_flow(_flow_key(flow), self.map(place).lookup(_flow_key(flow))) if place else None
+        return flow_row.parse_flow(_flow_key(flow), self.map(place).lookup(_flow_key(flow))) if place else None
 
     def state(self, flow: Flow) -> int:
         present = self.flow(flow)
@@ -350,7 +351,7 @@ class Node:
         place, present = self.place(flow), self.flow(flow)
         assert place is not None
         assert present is not None
-        self.map(place).update(_flow_key(flow), _flow_value(replace(present, **fields)))
+        self.map(place).update(_flow_key(flow), replace(present, **fields).value())
 
     def plant_ended(self, flow: Flow) -> None:
         """What the agent writes of a connection that is older than the pod's selection: it has no port."""
@@ -372,7 +373,7 @@ class Node:
             ifindex=0,
         )
         name = MapName.FLOWS_YOUNG if flow.protocol == TCP else MapName.FLOWS_DATAGRAM
-        self.map(name).update(_flow_key(flow), _flow_value(row))
+        self.map(name).update(_flow_key(flow), row.value())
 
     def age(self, flow: Flow, seconds: float) -> None:
         """Make the last packet of a flow that much older."""
@@ -436,7 +437,7 @@ class Node:
             flows, mirrors = MapName.FLOWS_YOUNG, MapName.MIRRORS_YOUNG
         for port in ports:
             other = replace(flow, pod=OTHER_POD, pod_port=port)
-            self.map(flows).update(_flow_key(other), _flow_value(replace(row, pod_port=port, nat_port=port)))
+            self.map(flows).update(_flow_key(other), replace(row, pod_port=port, nat_port=port).value())
             value = struct.pack("=Q4s2s2x", 1, OTHER_POD.packed, port.to_bytes(2, "big"))
             self.map(mirrors).update(mirror_key(flow, port), value)
 
@@ -458,22 +459,6 @@ def ports_of(block: int) -> range:
 def _flow_key(flow: Flow) -> bytes:
     ports = struct.pack(">HH", flow.pod_port, flow.remote_port)
     return flow.pod.packed + flow.server.packed + ports + bytes((flow.protocol, 0, 0, 0))
-
-
-def _flow_value(row: FlowRow) -> bytes:
-    return struct.pack(
-        "=QQIII4sI2sBB",
-        row.rule_set,
-        row.last_ns,
-        row.life_s,
-        row.pod_number,
-        row.ifindex,
-        row.floating_ip.packed,
-        row.acked,
-        row.nat_port.to_bytes(2, "big"),
-        row.state,
-        row.is_ended,
-    )
 
 
 def mirror_key(flow: Flow, nat_port: int | None = None, floating_ip: IPv4Address = FLOATING_IP) -> bytes:

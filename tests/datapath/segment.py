@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from service.datapath.layout import WayKind
+from service.datapath import layout
+from service.datapath.layout import MapName, WayKind
 from service.datapath.loader import load_datapath
 from service.network import bpf_call
 from service.network.priority import ENDED_PRIORITY, FLOW_PRIORITY
@@ -73,6 +74,14 @@ class Segment:
     places: dict[str, Place]
     nodes: dict[str, Node]
 
+    def allow_direct(self, is_allowed: bool) -> None:
+        """Nobody shapes the pod's device, or somebody does; what was approved before is asked again."""
+        devices, key = self.nodes["a"].map(MapName.DIRECT_DEVICES), layout.device_key(POD_SIDE.ifindex)
+        if is_allowed:
+            devices.update(key, bytes(4))
+        else:
+            devices.delete(key)
+
     def hold(self, name: str) -> None:
         """This gateway has the lease, nobody else, and the pod's node knows the way there."""
         for other in ("b", "c"):
@@ -126,6 +135,7 @@ def _steer(place: Place) -> None:
         f"ip rule add pref 97 fwmark {MARK}/{MARK} lookup {TABLE}",
         f"ip route add default via 169.254.99.1 dev {EGW_DEVICE.name} onlink table {TABLE}",
         f"sysctl -q -w net.ipv4.conf.{EGW_DEVICE.name}.rp_filter=0 net.ipv4.conf.all.rp_filter=0",
+        "sysctl -q -w net.netfilter.nf_conntrack_tcp_be_liberal=1",
     ):
         place.command(command)
 
@@ -140,8 +150,17 @@ table ip egressgw {{
     ct direction reply meta mark set meta mark & {0xFFFFFFFF ^ MARK}
   }}
 }}
+table ip firewall {{
+  counter asked {{ }}
+  chain forward {{
+    type filter hook forward priority 0
+    ct state invalid drop
+    ip daddr {SERVER} counter name asked
+    ip saddr {SERVER} counter name asked
+  }}
+}}
 """
-"""What the programs tell netfilter, and what it makes of it (rules D1, E2)."""
+"""What the programs tell netfilter, and what it makes of it (rules D1, E2); and a firewall as a CNI has it."""
 
 
 def _filter(place: Place) -> None:
@@ -152,6 +171,7 @@ def _filter(place: Place) -> None:
 
 ATTACHED = {
     "pod_ingress": (POD_SIDE.name, "ingress"),
+    "pod_egress": (POD_SIDE.name, "egress"),
     "steer_egress": (EGW_DEVICE.name, "egress"),
     "steer_ingress": (EGW_DEVICE.name, "ingress"),
     "uplink_ingress": ("eth0", "ingress"),

@@ -5,7 +5,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from service.datapath.flow_row import FLOW
 from service.datapath.flow_scan import TIME_WAIT_NS, FlowScan, Remote
+from service.datapath.layout import NO_MAC
 
 SECOND = 1_000_000_000
 NOW_NS = 1000 * SECOND
@@ -25,8 +27,8 @@ def entry(
 ) -> tuple[bytes, bytes]:
     key = struct.pack("=4s4s2s2sB3x", POD, SERVER, b"\x9c\x40", b"\x01\xbb", protocol)
     last_ns = NOW_NS - int(silent_s * SECOND)
-    value = struct.pack(
-        "=QQIII4sI2sBB", 7, last_ns, life_s, 71, 3, FLOATING_IP, 0, port.to_bytes(2, "big"), state, ended
+    value = FLOW.pack(
+        *(7, last_ns, life_s, 71, 3, FLOATING_IP, 0, port.to_bytes(2, "big"), state, ended), 0, 0, 0, NO_MAC, NO_MAC
     )
     return key, value
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.datapath import layout
+from service.datapath import flow_row, layout
 from service.datapath.bpf_map import MapInfo, map_info
 from service.datapath.layout import MAP_SHAPES, BlockKind, ClusterFlag, MapName, MapShape, SelectedState, WayKind
 from service.datapath.loader import LoadedDatapath
@@ -54,6 +54,7 @@ MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
     MapName.SELECTED: ("selected_key", "selected_value"),
     MapName.RULES: ("rule_key", "rule_value"),
     MapName.CLUSTER: ("cluster_key", 4),
+    MapName.DIRECT_DEVICES: (4, 4),
     MapName.WAYS: (4, "way"),
     MapName.WAY_HINTS: (4, "way_hint"),
     MapName.AGENT_BEAT: (4, 8),
@@ -180,8 +181,11 @@ def test_own_blocks_have_a_bit_each() -> None:
 
 def test_a_flow_is_read_as_the_kernel_writes_it() -> None:
     key = ADDRESS.packed + IPv4Address("203.0.113.7").packed + struct.pack(">HHB3x", 40000, 443, 6)
-    value = struct.pack("=QQIII4sI2sBB", 9, 8, 7, 6, 5, ADDRESS.packed, 4, (1024).to_bytes(2, "big"), 1, 1)
-    row = layout.parse_flow(key, value)
+    port, macs = (1024).to_bytes(2, "big"), (b"\2pod\0\1", b"\2node\1")
+    value = struct.pack("=QQIII4sI2sBBQQI6s6s", 9, 8, 7, 6, 5, ADDRESS.packed, 4, port, 1, 1, 12, 13, 14, *macs)
+    row = flow_row.parse_flow(key, value)
+    assert row.value() == value
+    assert (row.out_until_ns, row.back_until_ns, row.back_ifindex, row.pod_mac, row.node_mac) == (12, 13, 14, *macs)
     assert (row.pod, row.pod_port, row.remote_port, row.protocol) == (ADDRESS, 40000, 443, 6)
     assert (row.rule_set, row.last_ns, row.life_s, row.pod_number, row.ifindex) == (9, 8, 7, 6, 5)
     assert (row.nat_port, row.acked, row.state, row.is_ended) == (1024, 4, 1, True)

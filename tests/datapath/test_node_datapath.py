@@ -13,7 +13,7 @@ import pytest
 from service.datapath import layout
 from service.datapath.layout import ClusterFlag, MapName, WayKind
 from service.datapath.node_datapath import STEERING_DEVICE, NodeDatapath, uninstall
-from service.model.errors import OperatorError, TransientError
+from service.model.errors import TransientError
 from service.network.connection_life import DEFAULT
 from service.network.destinations import NOTHING
 from service.network.hook import Attachment, Direction, HookKind
@@ -23,6 +23,7 @@ from service.network.tcx import read_links
 from service.network.traffic_control import FILTER_HANDLE
 from service.settings import DatapathSettings, Settings
 from tests.agent.site import settings_of
+from tests.datapath.stand_in import StandInMap
 from tests.network.namespace import Namespace, namespaces
 
 ETH0 = Interface(2, "eth0", b"\2\0\0\0\0\1", True, True, None, (IPv4Interface("192.168.1.21/24"),))
@@ -42,6 +43,8 @@ class Netlink:
         self.programs: dict[int, dict[str, int]] = {}
         self.attaches: list[tuple[int, str]] = []
         self.refused: set[int] = set()
+        self.refused_ways: set[str] = set()
+        self.shaped: set[int] = set()
         self.steering_index = 9
         self.has_tcx = True
         self.overtaken_by = 0
@@ -64,7 +67,7 @@ class Netlink:
         return HookKind.TCX if self.has_tcx else HookKind.CLSACT
 
     async def attach(self, ifindex: int, direction: str, program_fd: int, name: str) -> HookKind:
-        if ifindex in self.refused:
+        if ifindex in self.refused or direction in self.refused_ways:
             raise TransientError("no such device")
         self.programs.setdefault(ifindex, {})[direction] = program_fd
         self.attaches.append((ifindex, name))
@@ -73,6 +76,9 @@ class Netlink:
     async def attached(self, ifindex: int) -> tuple[Attachment, ...]:
         found: Any = self.programs.get(ifindex, {})
         return tuple(Attachment(direction, self.kind, self.overtaken_by) for direction in found)
+
+    async def plain_devices(self, ifindexes: Iterable[int]) -> frozenset[int]:
+        return frozenset(ifindexes) - self.shaped
 
     async def sweep_attachments(self) -> None:
         self.sweeps += 1
@@ -106,28 +112,25 @@ class Nftables:
         return self.is_there
 
 
-PROGRAMS = ("uplink_egress", "uplink_ingress", "pod_ingress", "steer_egress", "steer_ingress")
-
-
-class _Map:
-    def update(self, key: bytes, value: bytes) -> None: ...
-
-    def items(self) -> dict[bytes, bytes]:
-        return {}
+PROGRAMS = ("uplink_egress", "uplink_ingress", "pod_ingress", "pod_egress", "steer_egress", "steer_ingress")
 
 
 class _Loaded:
     programs: ClassVar = {name: number for number, name in enumerate(PROGRAMS, start=1)}
 
-    def map(self, name: str) -> _Map:
-        return _Map()
+    def __init__(self) -> None:
+        self.maps: dict[str, StandInMap] = {}
+
+    def map(self, name: str) -> StandInMap:
+        return self.maps.setdefault(name, StandInMap())
 
 
 class Site:
     """A datapath whose kernel is the test's."""
 
-    def __init__(self, folder: Path, *, uplinks: tuple[str, ...] = ()) -> None:
-        settings = msgspec.structs.replace(settings_of(folder), datapath=DatapathSettings(uplinks=uplinks))
+    def __init__(self, folder: Path, *, uplinks: tuple[str, ...] = (), direct: bool = True) -> None:
+        wanted = DatapathSettings(uplinks=uplinks, direct=direct)
+        settings = msgspec.structs.replace(settings_of(folder), datapath=wanted)
         self.datapath = NodeDatapath(settings)
         self.netlink, self.nftables = Netlink(), Nftables()
         self.datapath.netlink = self.netlink  # type: ignore[assignment]
@@ -205,21 +208,55 @@ async def test_each_pod_device_is_attached_once_and_again_under_a_new_index(tmp_
     site.netlink.veths = (VETH, OTHER_VETH)
     await site.datapath.attach_pod_devices()
     await site.datapath.attach_pod_devices()
-    assert site.netlink.attaches == [(10, "pod_ingress"), (11, "pod_ingress")]
+    both = [(index, name) for index in (10, 11) for name in ("pod_ingress", "pod_egress")]
+    assert site.netlink.attaches == both
     site.netlink.veths = (replace(VETH, index=12),)
     await site.datapath.attach_pod_devices()
-    assert site.netlink.attaches[2:] == [(12, "pod_ingress")]
+    assert site.netlink.attaches[4:] == [(12, "pod_ingress"), (12, "pod_egress")]
+
+
+def direct_devices(site: Site) -> set[int]:
+    return {int.from_bytes(key, "little") for key in site.datapath._loaded.map(MapName.DIRECT_DEVICES).items()}
+
+
+async def test_f2_only_devices_that_nobody_shapes_have_a_direct_path(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.netlink.veths, site.netlink.shaped = (VETH, OTHER_VETH), {11}
+    await site.datapath.attach_pod_devices()
+    assert direct_devices(site) == {10}
+    site.netlink.shaped = {10}
+    await site.datapath.attach_pod_devices()
+    assert direct_devices(site) == {11}
+    site.netlink.veths = ()
+    await site.datapath.attach_pod_devices()
+    assert direct_devices(site) == set()
+
+
+async def test_f2_the_direct_path_can_be_turned_off(tmp_path: Path) -> None:
+    site = Site(tmp_path, direct=False)
+    site.datapath._loaded.map(MapName.DIRECT_DEVICES).update(layout.device_key(10), bytes(4))
+    site.netlink.veths = (VETH,)
+    await site.datapath.attach_pod_devices()
+    assert direct_devices(site) == set(), "what a former agent has left there too"
+
+
+async def test_a_device_without_a_hook_for_replies_serves_its_pod_all_the_same(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.netlink.veths, site.netlink.refused_ways = (VETH,), {"egress"}
+    await site.datapath.attach_pod_devices()
+    assert site.netlink.attaches == [(10, "pod_ingress")]
+    assert site.datapath.unattached == frozenset()
 
 
 async def test_a_device_that_vanished_meanwhile_keeps_no_other_pod_waiting(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.netlink.veths, site.netlink.refused = (VETH, OTHER_VETH), {10}
     await site.datapath.attach_pod_devices()
-    assert site.netlink.attaches == [(11, "pod_ingress")]
+    assert site.netlink.attaches == [(11, "pod_ingress"), (11, "pod_egress")]
     assert site.datapath.unattached == {10}
     site.netlink.refused = set()
     await site.datapath.attach_pod_devices()
-    assert site.netlink.attaches[1:] == [(10, "pod_ingress")]
+    assert site.netlink.attaches[2:] == [(10, "pod_ingress"), (10, "pod_egress")]
     assert site.datapath.unattached == frozenset()
 
 
@@ -251,7 +288,7 @@ async def test_w13_whoever_put_a_program_before_ours_is_told(tmp_path: Path) -> 
     assert site.datapath.hooks.troubles() == [
         "egw0: programs of others run before ours (egress by 1, ingress by 1)",
         "eth0: programs of others run before ours (egress by 1, ingress by 1)",
-        "pod0: programs of others run before ours (ingress by 1)",
+        "pod0: programs of others run before ours (ingress by 1, egress by 1)",
     ]
 
 
@@ -260,13 +297,13 @@ async def test_w13_without_tcx_a_new_pods_device_is_left_to_its_cni_until_its_po
     site.netlink.has_tcx = False
     site.netlink.veths = (VETH,)
     await site.datapath.attach_pod_devices()
-    assert site.netlink.attaches == [(10, "pod_ingress")], "it was there before us"
+    assert site.netlink.attaches[:1] == [(10, "pod_ingress")], "it was there before us"
     site.netlink.veths = (VETH, OTHER_VETH)
     await site.datapath.attach_pod_devices()
-    assert site.netlink.attaches[1:] == []
+    assert len(site.netlink.attaches) == 2
     assert site.datapath.unattached == {11}, "looked at again soon"
     await site.datapath.attach_pod_devices({11})
-    assert site.netlink.attaches[1:] == [(11, "pod_ingress")]
+    assert site.netlink.attaches[2:3] == [(11, "pod_ingress")]
     assert site.datapath.unattached == frozenset()
 
 
@@ -275,7 +312,7 @@ async def test_with_tcx_a_new_pods_device_is_attached_to_at_once(tmp_path: Path)
     await site.datapath.attach_pod_devices()
     site.netlink.veths = (VETH,)
     await site.datapath.attach_pod_devices()
-    assert site.netlink.attaches == [(10, "pod_ingress")]
+    assert site.netlink.attaches[0] == (10, "pod_ingress")
 
 
 async def test_what_gone_devices_leave_is_swept_with_every_repair(tmp_path: Path) -> None:
@@ -369,7 +406,7 @@ async def test_a_pods_device_gets_its_program_back_with_the_same_repair(tmp_path
     await site.datapath.attach_pod_devices()
     site.netlink.programs.clear()
     await site.datapath.repair()
-    assert site.netlink.programs[10] == {"ingress": 3}
+    assert site.netlink.programs[10] == {"ingress": 3, "egress": 4}
     site.netlink.programs.clear()
     site.netlink.refused = {10}
     await site.datapath.repair()
@@ -410,15 +447,23 @@ def test_w11_what_netfilter_drops_is_told_beside_what_the_programs_drop(tmp_path
     assert Site(tmp_path).datapath.drops() == {("unclassified", ""): 3}
 
 
-async def test_a_node_without_any_uplink_cannot_start_and_says_what_to_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_node_without_any_uplink_starts_all_the_same_and_says_what_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """It may have one in a moment."""
+
+    def go_on(*_: object) -> None:
+        raise TransientError("it went on")
+
     site = Site(tmp_path, uplinks=("nosuch",))
     monkeypatch.setattr("service.datapath.node_datapath.check_node", list)
+    monkeypatch.setattr("service.datapath.node_datapath.loader.load_datapath", go_on)
     site.datapath.netlink = _Entered(site.netlink)  # type: ignore[assignment]
-    with pytest.raises(OperatorError, match=r"datapath\.uplinks: .* name them"):
+    with pytest.raises(TransientError, match="it went on"):
         async with site.datapath:
             pass
+    assert "datapath.uplinks" in caplog.text
+    assert "name them" in caplog.text
 
 
 class _Entered:

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -28,8 +29,9 @@ def segment(bpffs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield built
 
 
-@pytest.fixture(autouse=True)
-def held(segment: Segment) -> None:
+@pytest.fixture(autouse=True, params=["policy path", "direct path"])
+def held(segment: Segment, request: pytest.FixtureRequest) -> None:
+    segment.allow_direct(request.param == "direct path")
     segment.hold("b")
 
 
@@ -217,3 +219,94 @@ def test_e2_a_connection_that_its_policy_names_no_more_is_reset_at_both_ends(seg
                     accepted.recv(1)
             finally:
                 node.select(device=POD_SIDE)
+
+
+def asked(segment: Segment) -> int:
+    """Packets that the firewall of the pod's node was asked about."""
+    text = segment.places["a"].command("nft list counter ip firewall asked")
+    return int(text.split("packets")[1].split()[0])
+
+
+def direct(segment: Segment) -> tuple[int, int]:
+    counters = segment.nodes["a"].counters()
+    return counters.get("direct_out", 0), counters.get("direct_back", 0)
+
+
+def exchange(client: socket.socket, server: socket.socket, count: int, pause_s: float = 0.005) -> int:
+    """Questions and their answers; how many came back."""
+    client.settimeout(0.3)
+    answered = 0
+    for _ in range(count):
+        client.send(b"question")
+        try:
+            _, peer = server.recvfrom(100)
+            server.sendto(b"answer", peer)
+            answered += client.recv(100) == b"answer"
+        except TimeoutError:
+            continue
+        time.sleep(pause_s)
+    return answered
+
+
+@contextlib.contextmanager
+def talking(segment: Segment) -> Iterator[tuple[socket.socket, socket.socket]]:
+    server, client = (opened(segment, place, socket.SOCK_DGRAM) for place in ("router", "pod"))
+    with closing(server), closing(client):
+        server.settimeout(0.3)
+        server.bind((str(SERVER), PORT))
+        client.connect((str(SERVER), PORT))
+        yield client, server
+
+
+def test_f2_netfilter_is_asked_of_one_packet_in_half_a_second_and_direction(segment: Segment, held: None) -> None:
+    segment.allow_direct(True)
+    with talking(segment) as (client, server):
+        before, began = asked(segment), time.monotonic()
+        assert exchange(client, server, 200) == 200
+        halves = (time.monotonic() - began) / 0.5
+    assert 2 <= asked(segment) - before <= 2 * (halves + 2)
+    assert min(direct(segment)) > 100
+
+
+def test_f2_what_netfilter_forbids_is_felt_within_a_second(segment: Segment, held: None) -> None:
+    segment.allow_direct(True)
+    with talking(segment) as (client, server):
+        assert exchange(client, server, 20) == 20
+        place = segment.places["a"]
+        place.command(f"nft add rule ip firewall forward udp dport {PORT} drop")
+        try:
+            time.sleep(0.6)
+            assert exchange(client, server, 3) == 0
+        finally:
+            place.command("nft flush chain ip firewall forward")
+            place.command("nft add rule ip firewall forward ct state invalid drop")
+            place.command(f"nft add rule ip firewall forward ip daddr {SERVER} counter name asked")
+            place.command(f"nft add rule ip firewall forward ip saddr {SERVER} counter name asked")
+        assert exchange(client, server, 3) == 3, "and is over as soon as it is allowed"
+
+
+def test_f2_on_a_device_that_somebody_shapes_every_packet_is_asked(segment: Segment, held: None) -> None:
+    segment.allow_direct(False)
+    with talking(segment) as (client, server):
+        exchange(client, server, 1)
+        time.sleep(0.6)
+        before, went = asked(segment), direct(segment)
+        assert exchange(client, server, 20) == 20
+    assert asked(segment) - before == 40
+    assert direct(segment) == went
+
+
+def test_f3_a_connection_of_which_netfilter_sees_samples_is_not_invalid(segment: Segment, held: None) -> None:
+    segment.allow_direct(True)
+    with listening(segment) as server:
+        client, accepted, _ = connected(segment, server)
+        with closing(client), closing(accepted):
+            went = direct(segment)
+            for _ in range(3):
+                transfer(accepted, client, 20_000_000)
+                transfer(client, accepted, 20_000_000)
+                time.sleep(0.6)
+                transfer(client, accepted, 1000)
+            now = direct(segment)
+    assert now[0] - went[0] > 1000
+    assert now[1] - went[1] > 1000

@@ -366,3 +366,44 @@ def test_the_setting_decides_where_the_kernel_has_both(tmp_path: Path, wants_tcx
     with IPRoute() as ipr:
         attachments.look_around(ipr)
     assert attachments.has_tcx is wants_tcx
+
+
+# -- what may go past the stack --
+
+
+async def is_plain(device: SharedDevice, *, tcx: bool) -> bool:
+    async with device.agent(tcx=tcx) as agent:
+        return device.ifindex in await agent.plain_devices([device.ifindex])
+
+
+@pytest.mark.parametrize("tcx", [True, False])
+async def test_f2_a_device_with_nothing_but_ours_is_plain(device: SharedDevice, tcx: bool) -> None:
+    passing = device.program(TC_ACT_UNSPEC)
+    async with device.agent(tcx=tcx) as agent:
+        for direction in DIRECTIONS:
+            await agent.attach(device.ifindex, direction, passing, "ours")
+    assert await is_plain(device, tcx=tcx)
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        ["qdisc add dev v0 root tbf rate 10mbit burst 20k latency 50ms"],
+        ["qdisc add dev v0 root netem delay 1ms"],
+        ["qdisc add dev v0 clsact", "filter add dev v0 ingress protocol all matchall action pass"],
+        ["qdisc add dev v0 clsact", "filter add dev v0 egress protocol all prio 5 matchall action pass"],
+        ["qdisc add dev v0 ingress", "filter add dev v0 ingress protocol all matchall action pass"],
+    ],
+)
+@pytest.mark.parametrize("tcx", [True, False])
+async def test_f2_a_device_that_somebody_shapes_or_filters_is_not(
+    device: SharedDevice, commands: list[str], tcx: bool
+) -> None:
+    for command in commands:
+        device.here.run(f"tc {command}")
+    assert not await is_plain(device, tcx=tcx)
+
+
+async def test_f2_an_empty_qdisc_of_somebody_shapes_nothing(device: SharedDevice) -> None:
+    device.here.run("tc qdisc add dev v0 clsact")
+    assert await is_plain(device, tcx=True)
