@@ -1,10 +1,13 @@
 """Life of a flow: states, how long each lives, where it is kept, and with what it ends (rules B2-B5, D4, E1, E2)."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from service.datapath.flow_room import FlowRoom
 from service.datapath.layout import MapName
+from service.datapath.loader import load_datapath
 from service.model.drop import DropReason
 from tests.datapath import packet
 from tests.datapath.node import (
@@ -30,7 +33,7 @@ from tests.datapath.node import (
     Node,
 )
 from tests.datapath.packet import ACK, ACKED, FIN, PSH, RST, SYN
-from tests.datapath.program import REDIRECT, SHOT
+from tests.datapath.program import REDIRECT, SHOT, Namespace, Programs
 
 pytestmark = pytest.mark.bpf
 each_protocol = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
@@ -317,7 +320,7 @@ def test_e1_a_flow_lives_by_the_timeouts_of_the_edited_policy(opened: Node, firs
 
 @each_protocol
 @pytest.mark.parametrize("first", ["send", "answer"])
-def test_e2_another_verdict_ends_the_flow_both_ways(pod_node: Node, flow: Flow, first: str) -> None:
+def test_c16_another_verdict_ends_the_flow_both_ways(pod_node: Node, flow: Flow, first: str) -> None:
     pod_node.send(flow)
     pod_node.answer(flow)
     pod_node.floating_ip(OTHER_FLOATING_IP)
@@ -377,3 +380,21 @@ def test_b4_ended_flows_that_the_agent_wrote_do_not_count_against_the_pod(pod_no
     pod_node.plant_ended(TCP_FLOW.to(OTHER_SERVER))
     for flow in (TCP_FLOW, TCP_FLOW.to(OTHER_SERVER), UDP_FLOW):
         assert pod_node.send(flow).verdict == REDIRECT
+
+
+def test_c19_where_open_flows_have_no_more_room_a_connection_goes_on_and_may_be_evicted(
+    namespace: Namespace, bpffs: Path, tmp_path: Path
+) -> None:
+    room = FlowRoom(open=4, young=64, datagram=64)
+    with load_datapath(str(bpffs / "small"), str(tmp_path), room) as loaded:
+        node = Node(loaded, Programs(namespace, loaded.programs))
+        node.configure()
+        for make in (node.rule, node.select, node.own, node.way):
+            make()
+        flows = [Flow(packet.TCP, pod_port=POD_PORT + number) for number in range(5)]
+        for flow in flows:
+            node.send(flow)
+            assert node.answer(flow).verdict == REDIRECT
+            assert node.send(flow, flags=ACK).verdict == REDIRECT
+        assert [node.place(flow) for flow in flows] == [MapName.FLOWS_OPEN] * 4 + [MapName.FLOWS_YOUNG]
+        assert node.counters()["open_flows_full"] == 1

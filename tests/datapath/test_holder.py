@@ -112,7 +112,7 @@ def test_x3_a_packet_at_the_end_of_its_hops_goes_no_further_and_is_counted(holde
     assert holder.drops() == {(FLOATING_IP, DropReason.TTL_EXPIRED): 1}
 
 
-def test_h1_a_floating_ip_without_an_interface_here_is_dropped(holder: Node) -> None:
+def test_c5_a_floating_ip_without_an_interface_here_is_dropped(holder: Node) -> None:
     holder.floating_ip(FLOATING_IP, device=None)
     assert holder.forward(TCP_FLOW).verdict == SHOT
     assert holder.drops() == {(FLOATING_IP, DropReason.NO_GATEWAY): 1}

@@ -12,6 +12,7 @@ from service.model.drop import DropReason
 from tests.datapath import packet
 from tests.datapath.node import (
     CLOSING,
+    ECHO_FLOW,
     FLOATING_IP,
     FLOWS,
     HOLDER_MAC,
@@ -63,12 +64,21 @@ def test_c10_a_taken_port_is_replaced_by_another_one(pod_node: Node, flow: Flow)
     assert port != flow.pod_port
 
 
-def test_c10_both_pods_of_a_collision_keep_their_own_ports(pod_node: Node) -> None:
+@each_protocol
+def test_c10_both_pods_of_a_collision_keep_their_own_ports(pod_node: Node, flow: Flow) -> None:
     pod_node.select(OTHER_POD, number=9)
-    other = dataclasses.replace(TCP_FLOW, pod=OTHER_POD)
-    first, second = pod_node.sent_port(TCP_FLOW), pod_node.sent_port(other)
+    other = dataclasses.replace(flow, pod=OTHER_POD)
+    first, second = pod_node.sent_port(flow), pod_node.sent_port(other)
     assert first != second
-    assert (pod_node.owner(TCP_FLOW, first), pod_node.owner(other, second)) == ((POD, POD_PORT), (OTHER_POD, POD_PORT))
+    assert (pod_node.owner(flow, first), pod_node.owner(other, second)) == ((POD, POD_PORT), (OTHER_POD, POD_PORT))
+
+
+def test_c24_pods_that_ping_one_remote_with_one_id_get_their_own_answers(pod_node: Node) -> None:
+    pod_node.select(OTHER_POD, number=9)
+    other = dataclasses.replace(ECHO_FLOW, pod=OTHER_POD)
+    for asked, pod in ((ECHO_FLOW, POD), (other, OTHER_POD)):
+        answer = packet.read(pod_node.answer(asked, pod_node.sent_port(asked)).frame)
+        assert (answer.ip.destination, answer.ip.ports[0]) == (pod, POD_PORT), "its own id"
 
 
 def test_c10_two_cpus_never_share_a_port(pod_node: Node) -> None:
@@ -190,7 +200,7 @@ def test_q4_however_many_blocks_there_are_each_is_looked_at_in_turn(pod_node: No
         flows[-1] = dataclasses.replace(flows[-1], pod_port=flows[-1].pod_port + 1)
 
 
-def test_q4_a_reservation_without_its_flow_is_found_too(pod_node: Node) -> None:
+def test_c11_a_reservation_without_its_flow_is_found_too(pod_node: Node) -> None:
     pod_node.own(OWN_BLOCKS[:1])
     ports = list(ports_of(OWN_BLOCKS[0]))
     pod_node.occupy(TCP_FLOW, ports)

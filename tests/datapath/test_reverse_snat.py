@@ -101,6 +101,16 @@ def test_r1_a_reply_of_any_member_is_taken_because_the_holder_may_be_a_new_one(p
     assert pod_node.uplink_ingress(TCP_FLOW.reply(source_mac=new_holder)).verdict == REDIRECT
 
 
+def test_c17_a_lost_flow_is_made_again_on_its_port_with_the_pods_next_segment(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    pod_node.answer(TCP_FLOW)
+    pod_node.forget(TCP_FLOW)
+    assert pod_node.answer(TCP_FLOW, flags=packet.ACK).verdict == SHOT
+    assert pod_node.drops() == {(FLOATING_IP, DropReason.NO_FLOW): 1}
+    assert pod_node.sent_port(TCP_FLOW, flags=packet.ACK) == TCP_FLOW.pod_port
+    assert pod_node.answer(TCP_FLOW, flags=packet.ACK).verdict == REDIRECT
+
+
 def test_c18_a_lost_reservation_comes_back_with_the_pods_next_packet(pod_node: Node) -> None:
     pod_node.send(UDP_FLOW)
     pod_node.forget_mirror(UDP_FLOW)

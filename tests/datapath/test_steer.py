@@ -46,7 +46,7 @@ def test_a_pending_pods_packet_is_dropped_and_counted(pod_node: Node) -> None:
     assert pod_node.drops() == {(None, DropReason.ENDPOINT_PENDING): 1}
 
 
-def test_without_a_way_the_packet_is_dropped_and_counted(pod_node: Node) -> None:
+def test_c4_without_a_way_the_packet_is_dropped_and_counted(pod_node: Node) -> None:
     pod_node.map(MapName.WAYS).delete(FLOATING_IP.packed)
     assert pod_node.send(TCP_FLOW).verdict == SHOT
     assert pod_node.drops() == {(FLOATING_IP, DropReason.NO_GATEWAY): 1}

@@ -80,7 +80,7 @@ def test_g2_after_the_lease_nothing_leaves_and_it_is_counted(holder: Node, frame
 
 
 @each_ip_frame
-def test_h3_what_nobody_of_us_made_never_leaves_in_a_floating_ips_name(holder: Node, frame: bytes) -> None:
+def test_c15_what_nobody_of_us_made_never_leaves_in_a_floating_ips_name(holder: Node, frame: bytes) -> None:
     assert leave(holder, frame, mark=0).verdict == SHOT
     assert leave(holder, frame, mark=MARK << 1).verdict == SHOT
     assert holder.drops() == {(FLOATING_IP, DropReason.FORGED_SOURCE): 2}

@@ -132,6 +132,21 @@ def test_a_pod_pings_the_server(segment: Segment, size: int) -> None:
     segment.places["pod"].command(f"ping -c 2 -i 0.2 -W 2 -s {size} {SERVER}")
 
 
+def test_c14_sockets_of_the_nodes_on_a_flows_port_are_in_nobodys_way(segment: Segment) -> None:
+    with talking(segment) as (client, server):
+        assert exchange(client, server, 1) == 1
+        client.send(b"question")
+        _, (_, nat_port) = server.recvfrom(100)
+        sockets = [opened(segment, place, socket.SOCK_DGRAM) for place in ("a", "b")]
+        for taken in sockets:
+            taken.bind(("0.0.0.0", nat_port))
+            taken.settimeout(0)
+        assert exchange(client, server, 5) == 5
+        for taken in sockets:
+            with closing(taken), pytest.raises(BlockingIOError):
+                taken.recv(100)
+
+
 def test_c25_a_closed_port_is_told_to_the_pod(segment: Segment) -> None:
     client = opened(segment, "pod", socket.SOCK_DGRAM)
     with closing(client):
