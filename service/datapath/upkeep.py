@@ -11,6 +11,7 @@ from service.datapath.layout import MapName
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
 from service.datapath.steering import Clearing, Phase
+from service.datapath.unrouted import Unrouted
 from service.gateway.exemption import unchanged
 from service.model.errors import TransientError
 from service.network.conntrack import Networks
@@ -64,6 +65,7 @@ class Upkeep:
         self._pod_came = asyncio.Event()
         self.devices_wanted = asyncio.Event()
         self.clearing_wanted = asyncio.Event()
+        self._unrouted = Unrouted()
         self._exempt: tuple[IPv4Network, ...] | None = None
         """What is never steered now; None: not known yet."""
         self._tracked_exempt: tuple[IPv4Network, ...] | None = None
@@ -225,11 +227,12 @@ class Upkeep:
         return any(pod_ip in selected or now_ns - since < _MISSED_NS for pod_ip, since in self._missing.items())
 
     def troubles(self) -> list[str]:
-        """Which pods of the pod ranges are cut off from where policies point, for want of a device that is known."""
+        """Which pods of the pod ranges are cut off from where policies point, for want of a device that is known; and
+        which floating IPs' packets find no route."""
         reconciler, now_ns = self._reconciler, self._clock()
         late = [pod_ip for pod_ip, since in self._missing.items() if now_ns - since >= _MISSED_NS]
         bare = [pod_ip for pod_ip, device in reconciler.devices.items() if device in self._datapath.unattached]
-        return [
+        return self._unrouted.troubles(now_ns=now_ns) + [
             f"{_listed(pod_ips)}: {reason}; what they send to where policies point is dropped (datapath.unclassified)"
             for found, reason in (
                 (late, "their device is not found"),
@@ -275,6 +278,7 @@ class Upkeep:
         gap: list[IPv4Address] = []
         while True:
             await asyncio.sleep(_REPAIR_S)
+            self._unrouted.note(self._datapath.drops(), now_ns=self._clock())
             # Flows that began in a gap have the source of the moment in connection tracking, for ever.
             while gap and await self._forget(dict.fromkeys(gap[:_CLEARED_PODS], ())):
                 del gap[:_CLEARED_PODS]

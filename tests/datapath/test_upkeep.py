@@ -521,3 +521,15 @@ async def test_a_repair_that_fails_is_tried_again(tmp_path: Path) -> None:
     async with site.running(site.upkeep.repair):
         await asyncio.sleep(7)
         assert site.uplink_changes == 1
+
+
+@in_virtual_time
+async def test_h1_a_floating_ip_whose_packets_have_no_route_is_told_in_status(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    async with site.running(site.upkeep.repair):
+        await asyncio.sleep(3)
+        site.datapath.dropped = {("no_route", "192.168.1.100"): 5}
+        await asyncio.sleep(3)
+        assert [line.split(":")[0] for line in site.upkeep.troubles()] == ["192.168.1.100"]
+        await asyncio.sleep(61)
+        assert site.upkeep.troubles() == []
