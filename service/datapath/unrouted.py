@@ -31,8 +31,8 @@ class Unrouted:
     def troubles(self, *, now_ns: int) -> list[str]:
         """A line for each floating IP that has lost packets for want of a route within a minute."""
         return [
-            f"{address}: packets from it have no route by the uplink on its segment and are dropped (no_route); give this "
-            f"node one, as `ip route get DESTINATION from {address} oif UPLINK` would show it"
+            f"{address}: packets from it have no route by the uplink on its segment and are dropped (no_route); give "
+            f"this node one, as `ip route get DESTINATION from {address} oif UPLINK` would show it"
             for address, grown_ns in sorted(self._grown_ns.items())
             if now_ns - grown_ns < _SHOWN_NS
         ]
