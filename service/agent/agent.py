@@ -259,6 +259,7 @@ class Agent:
             "reconcile": self._turn.run,
             "clear connections": self._upkeep.clear_connections,
             "follow rows": self._upkeep.follow_rows,
+            "plant connections": self._datapath.planter.run,
             "find pod devices": self._upkeep.find_devices,
             "follow links": self._upkeep.follow_links,
             "announce": self._announcer.run,

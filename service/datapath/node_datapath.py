@@ -24,6 +24,7 @@ from service.datapath.flow_table import FlowTable
 from service.datapath.hook_book import HookBook, Newcomers
 from service.datapath.layout import COUNTER_NAMES, ClusterFlag, MapName, SelectedState
 from service.datapath.loader import LoadedDatapath
+from service.datapath.planter import Planter
 from service.datapath.worker_pool import WorkerPool
 from service.host import identity
 from service.host.clock import boot_ns
@@ -111,6 +112,7 @@ class NodeDatapath:
         self.netlink = Netlink(sysctl=self._sysctl, attachments=_attachments(settings))
         self.nftables = Nftables()
         self.conntrack = Conntrack(connection_mark=settings.datapath.connection_mark)
+        self.planter = Planter(self.conntrack)
         self.pool: WorkerPool
         self.flows: FlowTable
         self.blocks: BlockMaps

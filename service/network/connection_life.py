@@ -10,7 +10,11 @@ from dataclasses import astuple, dataclass
 
 from service.model.objects import FlowTimeouts
 from service.network.destinations import TABLE
+from service.network.planting import REPLY_BYTES
 
+FORGOTTEN_GROUP = 9640
+"""Of netfilter's log: replies of live flows that connection tracking has forgotten."""
+FORGOTTEN_RATE = 1000
 MARGIN_S = 60
 """What a flow is refreshed by may not reach connection tracking for a moment."""
 _TCP, _UDP, _LIVES = "steered_tcp", "steered_udp", "lives"
@@ -66,11 +70,13 @@ def chain(steering_device: str, mark: int, connection_mark: int) -> str:
     """Who gets these times; and what a reply of ours begins gets our connection mark, so that the pod's side of it does
     not pass for an answer to somebody outside (rule D2).
 
-    Right behind connection tracking, at -200: before, there is nothing to mark *(measured)*.
+    Such a reply is logged, so that the connection can be planted as the pod's. Right behind connection tracking, at -200:
+    before, there is nothing to mark *(measured)*.
     """
     return f"""  chain steered_connections {{
     type filter hook prerouting priority -150; policy accept;
     ct state != new return
+    iifname "{steering_device}" limit rate {FORGOTTEN_RATE}/second log group {FORGOTTEN_GROUP} snaplen {REPLY_BYTES}
     iifname "{steering_device}" ct mark set ct mark | {connection_mark:#x} goto {_LIVES}
     meta mark & {mark:#x} == {mark:#x} goto {_LIVES}
   }}"""

@@ -18,7 +18,7 @@ from typing import TypeVar
 from service.datapath import layout
 from service.datapath.layout import MapName, WayKind
 from service.datapath.loader import load_datapath
-from service.network import bpf_call
+from service.network import bpf_call, connection_life
 from service.network.priority import ENDED_PRIORITY, FLOW_PRIORITY
 from tests.datapath.node import FLOATING_IP, MARK, POD, ROUTER, SERVER, Node
 from tests.datapath.packet import mac
@@ -54,6 +54,12 @@ class Place:
         done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
         assert done.returncode == 0, f"{text}: {done.stderr}"
         return done.stdout
+
+    def feed(self, text: str, given: str) -> None:
+        """A command that reads its input."""
+        words = ["ip", "netns", "exec", self.name, *text.split()]
+        done = subprocess.run(words, input=given, capture_output=True, text=True, timeout=20, check=False)
+        assert done.returncode == 0, done.stderr
 
     def call(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Do this inside, in a thread of its own."""
@@ -149,6 +155,8 @@ table ip egressgw {{
     meta priority {FLOW_PRIORITY} return
     ct direction reply meta mark set meta mark & {0xFFFFFFFF ^ MARK}
   }}
+{connection_life.definition(connection_life.DEFAULT)}
+{connection_life.chain(EGW_DEVICE.name, MARK, 0x2000)}
 }}
 table ip firewall {{
   counter asked {{ }}
@@ -164,9 +172,7 @@ table ip firewall {{
 
 
 def _filter(place: Place) -> None:
-    words = ["ip", "netns", "exec", place.name, "nft", "-f", "-"]
-    done = subprocess.run(words, input=NETFILTER, capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 0, done.stderr
+    place.feed("nft -f -", NETFILTER)
 
 
 ATTACHED = {

@@ -13,6 +13,7 @@ from service.datapath.desired import LocalUplink, Rows
 from service.datapath.flow_table import FlowTable
 from service.datapath.layout import MAP_SHAPES
 from service.datapath.node_datapath import Inheritance, NodeDatapath
+from service.datapath.planter import Planter
 from service.datapath.worker_pool import FULL, WorkerPool
 from service.host.clock import boot_ns
 from service.model.errors import TransientError
@@ -130,6 +131,13 @@ class StandInPool(WorkerPool):
         return self.rooms.get(name, 1 << 16)
 
 
+class StandInPlanter(Planter):
+    """Hears nothing."""
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+
 class StandInDatapath(NodeDatapath):
     """`calls` lists what was asked for, in order; `failing` holds how often a call is refused before it succeeds."""
 
@@ -146,6 +154,7 @@ class StandInDatapath(NodeDatapath):
         self.flows = FlowTable(self.maps, clock=boot_ns, monotonic=time.monotonic_ns)
         self.nftables = self  # type: ignore[assignment]
         self.conntrack = self  # type: ignore[assignment]
+        self.planter = StandInPlanter(self.conntrack)
         self.calls: list[tuple[object, ...]] = []
         self.kept: Mapping[IPv4Address, Networks] = {}
         """What the last `find` was to leave alone of each pod."""

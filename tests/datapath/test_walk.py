@@ -1,5 +1,6 @@
 """Whole walks between real stacks: what the pod and the server see, and what survives a change of gateway (R1)."""
 
+import asyncio
 import contextlib
 import socket
 import struct
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.datapath.node import FLOATING_IP, RULE_SET, SERVER
+from service.datapath.planter import Planter
+from service.network.conntrack import Conntrack
+from tests.datapath.node import FLOATING_IP, POD, RULE_SET, SERVER
 from tests.datapath.segment import ADDRESSES, BLOCKS, POD_SIDE, Segment, build
 
 pytestmark = [pytest.mark.bpf, pytest.mark.root]
@@ -216,6 +219,61 @@ def test_d1_a_connection_goes_on_when_conntrack_forgot_it_and_the_server_speaks_
             transfer(accepted, client, 100_000)
             transfer(client, accepted, 100_000)
             assert accepted.getpeername() == peer
+
+
+ISOLATED = """table ip isolation {
+  chain forward {
+    type filter hook forward priority 10
+    ct state established,related accept
+    ip daddr %s counter drop
+  }
+}
+"""
+"""As NetworkPolicy isolates a pod that nobody may connect to."""
+
+
+@contextlib.contextmanager
+def isolated(segment: Segment) -> Iterator[None]:
+    place = segment.places["a"]
+    place.feed("nft -f -", ISOLATED % POD)
+    try:
+        yield
+    finally:
+        place.command("nft delete table ip isolation")
+
+
+async def plant(stop: threading.Event) -> None:
+    async with Conntrack() as conntrack:
+        task = asyncio.create_task(Planter(conntrack).run())
+        while not stop.is_set():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@contextlib.contextmanager
+def planting(segment: Segment) -> Iterator[None]:
+    """As the agent of the pod's node does it."""
+    stop = threading.Event()
+    thread = threading.Thread(target=lambda: segment.places["a"].call(asyncio.run, plant(stop)))
+    thread.start()
+    time.sleep(0.2)
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(TIMEOUT_S)
+
+
+def test_b3_a_pod_that_nobody_may_connect_to_hears_a_server_that_conntrack_forgot(segment: Segment) -> None:
+    with listening(segment) as server, isolated(segment):
+        client, accepted, _ = connected(segment, server)
+        with closing(client), closing(accepted):
+            transfer(client, accepted, 1000)
+            forget_connections(segment)
+            with planting(segment):
+                transfer(accepted, client, 100_000)
 
 
 def test_e2_a_connection_that_its_policy_names_no_more_is_reset_at_both_ends(segment: Segment) -> None:

@@ -1,5 +1,6 @@
 """Rule W10: connections of a pod whose selection changes are forgotten, all others stay."""
 
+import socket
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -8,6 +9,7 @@ import pytest
 
 from service.network import conntrack as conntrack_module
 from service.network.conntrack import Conntrack, Networks, endpoints
+from service.network.planting import Planted
 from tests.network.namespace import Namespace, namespaces
 
 CLUSTER = [IPv4Network("127.10.0.0/16"), IPv4Network("127.96.0.0/16")]
@@ -104,6 +106,23 @@ async def test_d2_what_a_reply_to_the_pod_has_begun_is_the_pods_connection(
         assert endpoints(found) == (17, 40000, 53)
         assert await conntrack.delete([found]) == 1
     assert len(tracked(node)) == 2
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("protocol", [socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP])
+async def test_b3_a_connection_is_planted_as_the_pods_and_answered(node: Namespace, protocol: int) -> None:
+    remote = "127.20.0.9"
+    ports = (40000, 0 if protocol == socket.IPPROTO_ICMP else 443)
+    planted = Planted(protocol, IPv4Address(POD).packed, IPv4Address(remote).packed, *ports)
+    async with Conntrack() as conntrack:
+        assert await conntrack.plant([planted]) == 1
+        assert await conntrack.plant([planted]) == 0, "it is there"
+        (found,) = await conntrack.find({IPv4Address(POD): Networks(())}, Networks(CLUSTER))
+    assert endpoints(found) == (protocol, *ports)
+    (line,) = node.run("conntrack -L -o extended").splitlines()
+    assert f"src={POD} dst={remote}" in line
+    assert "UNREPLIED" not in line
+    assert ("ESTABLISHED" in line) == (protocol == socket.IPPROTO_TCP)
 
 
 @pytest.mark.root

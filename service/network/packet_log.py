@@ -1,0 +1,116 @@
+"""The beginnings of packets that a rule of netfilter logs to a group (NFLOG), on the event loop.
+
+What nobody reads costs nothing, and what a slow reader does not fetch is lost: it is told of by the next packet.
+Layouts: linux/netfilter/nfnetlink_log.h.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from service.model.errors import OperatorError, TransientError
+
+_NETLINK_NETFILTER = 12
+_SUBSYSTEM = 4
+_PACKET, _CONFIG = _SUBSYSTEM << 8, _SUBSYSTEM << 8 | 1
+_REQUEST, _ACKNOWLEDGE = 0x1, 0x4
+_ERROR = 2
+_CFG_COMMAND, _CFG_MODE, _CFG_THRESHOLD = 1, 2, 5
+_BIND = 1
+_COPY_PACKET = 2
+_PAYLOAD = 9
+_TYPE = 0x3FFF
+_HEADER = struct.Struct("=IHHII")
+_GENERIC = struct.Struct(">BBH")
+_ATTRIBUTE = struct.Struct("=HH")
+_ANSWER_S = 1.0
+_READS_PER_TURN = 64
+"""So that a flood cannot hold the event loop."""
+
+
+class PacketLog:
+    """`heard` gets at most `length` bytes of each packet, from its IP header on. A context manager."""
+
+    def __init__(self, group: int, length: int, heard: Callable[[bytes], None]) -> None:
+        self._group = group
+        self._length = length
+        self._heard = heard
+        self._socket: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        """Raises OperatorError without CAP_NET_ADMIN, TransientError where the group is somebody else's now."""
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        try:
+            opened.bind((0, 0))
+            opened.settimeout(_ANSWER_S)
+            self._configure(opened, _CFG_COMMAND, struct.pack("=B", _BIND))
+            self._configure(opened, _CFG_MODE, struct.pack(">IBx", self._length, _COPY_PACKET))
+            # Each at once, and not when a buffer of the kernel's is full.
+            self._configure(opened, _CFG_THRESHOLD, struct.pack(">I", 1))
+        except PermissionError as error:
+            opened.close()
+            raise OperatorError("reading netfilter's log is not permitted; CAP_NET_ADMIN is needed") from error
+        except OSError as error:
+            opened.close()
+            raise TransientError(f"netfilter's log, group {self._group}: {error.strerror or error}") from error
+        opened.setblocking(False)
+        self._socket = opened
+        asyncio.get_running_loop().add_reader(opened.fileno(), self._read, opened)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        closed, self._socket = self._socket, None
+        if closed is not None:
+            asyncio.get_running_loop().remove_reader(closed.fileno())
+            closed.close()
+
+    def _configure(self, opened: socket.socket, kind: int, value: bytes) -> None:
+        attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+        body = _GENERIC.pack(socket.AF_UNSPEC, 0, self._group) + attribute
+        opened.send(_HEADER.pack(_HEADER.size + len(body), _CONFIG, _REQUEST | _ACKNOWLEDGE, 1, 0) + body)
+        while True:
+            answer = opened.recv(1 << 16)
+            _, message, *_ = _HEADER.unpack_from(answer)
+            if message == _ERROR:
+                (code,) = struct.unpack_from("=i", answer, _HEADER.size)
+                if code:
+                    raise OSError(-code, "the kernel refuses")
+                return
+
+    def _read(self, opened: socket.socket) -> None:
+        for _ in range(_READS_PER_TURN):
+            try:
+                data = opened.recv(1 << 16)
+            except OSError:
+                # Nothing more, or some were lost.
+                return
+            for packet in packets_of(data):
+                self._heard(packet)
+
+
+def packets_of(data: bytes) -> list[bytes]:
+    """The packets in one datagram of the group."""
+    found, offset = [], 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, *_ = _HEADER.unpack_from(data, offset)
+        end = offset + max(length, _HEADER.size)
+        if kind == _PACKET:
+            found += _payloads(data[offset + _HEADER.size + _GENERIC.size : end])
+        offset = end + 3 & ~3
+    return found
+
+
+def _payloads(attributes: bytes) -> list[bytes]:
+    offset = 0
+    found = []
+    while offset + _ATTRIBUTE.size <= len(attributes):
+        length, kind = _ATTRIBUTE.unpack_from(attributes, offset)
+        if kind & _TYPE == _PAYLOAD:
+            found.append(attributes[offset + _ATTRIBUTE.size : offset + length])
+        offset += max(length, _ATTRIBUTE.size) + 3 & ~3
+    return found
