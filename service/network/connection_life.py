@@ -70,8 +70,8 @@ def chain(steering_device: str, mark: int, connection_mark: int) -> str:
     """Who gets these times; and what a reply of ours begins gets our connection mark, so that the pod's side of it does
     not pass for an answer to somebody outside (rule D2).
 
-    Such a reply is logged, so that the connection can be planted as the pod's. Right behind connection tracking, at -200:
-    before, there is nothing to mark *(measured)*.
+    Such a reply is logged, so that the connection can be planted as the pod's. Right behind connection tracking, at
+    -200: before, there is nothing to mark *(measured)*.
     """
     return f"""  chain steered_connections {{
     type filter hook prerouting priority -150; policy accept;

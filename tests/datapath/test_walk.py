@@ -245,8 +245,7 @@ def isolated(segment: Segment) -> Iterator[None]:
 async def plant(stop: threading.Event) -> None:
     async with Conntrack() as conntrack:
         task = asyncio.create_task(Planter(conntrack).run())
-        while not stop.is_set():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(stop.wait)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

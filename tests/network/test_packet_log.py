@@ -48,9 +48,12 @@ async def test_logged_packets_are_heard_at_once_and_as_far_as_was_asked_for(node
 
 @pytest.mark.root
 async def test_a_group_has_one_reader_and_is_free_when_that_one_goes(node: Namespace) -> None:
-    with PacketLog(GROUP, 32, print):
-        with pytest.raises(TransientError, match=f"group {GROUP}"), PacketLog(GROUP, 32, print):
-            pass
+    with (
+        PacketLog(GROUP, 32, print),
+        pytest.raises(TransientError, match=f"group {GROUP}"),
+        PacketLog(GROUP, 32, print),
+    ):
+        pass
     heard: list[bytes] = []
     with PacketLog(GROUP, 32, heard.append):
         say(node, 7000, b"again")
