@@ -2,7 +2,7 @@
 /* The direct path (rules F3, F4): from the pod's device to the holder, and from the uplink to the pod, past the stack. */
 #pragma once
 
-/* By which device a pod's packet leaves; 0 where that is not known. */
+/* By which device a pod's packet leaves; 0 where that is not known, or is nothing for the direct path. */
 static inline u32 way_out(__be32 floating_ip)
 {
     struct way *way = find_way(floating_ip);
@@ -11,7 +11,7 @@ static inline u32 way_out(__be32 floating_ip)
     if (!way)
         return 0;
     if (way->kind != WAY_LOCAL)
-        return way->ifindex;
+        return way->kind == WAY_L2 ? way->ifindex : 0;
     floating = floating_ips.lookup(&floating_ip);
     return floating ? floating->ifindex : 0;
 }
