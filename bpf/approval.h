@@ -48,6 +48,7 @@ static inline int is_plain(u32 ifindex)
     return direct_devices.lookup(&ifindex) != NULL;
 }
 
+/* Behind the policy path: netfilter has let it pass, to where it was sent. */
 static inline int was_seen(struct __sk_buff *skb, const struct flow_key *key, u32 tag)
 {
     u32 zero = 0;
@@ -57,18 +58,6 @@ static inline int was_seen(struct __sk_buff *skb, const struct flow_key *key, u3
         return 0;
     settings = flow_settings.lookup(&zero);
     return settings && skb->hash == seen_hash(key, settings->seed, tag);
-}
-
-/* Behind the policy path, outwards: netfilter has let it pass, to where the pod sent it. */
-static inline void approve_out(struct __sk_buff *skb, struct flow_key *key, u64 now_ns)
-{
-    struct flow *flow;
-
-    if (!was_seen(skb, key, SEEN_FROM_POD))
-        return;
-    flow = find_flow(key);
-    if (flow)
-        flow->out_until_ns = now_ns + APPROVED_NS;
 }
 
 /* Whether a packet of a flow may go without asking: `until_ns` of its direction. */

@@ -10,7 +10,6 @@ static inline int to_pod(struct __sk_buff *skb, const struct config *settings, _
     if (write_macs(skb, settings->egw_mac, settings->egw_mac) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
     skb->mark = skb->mark | settings->mark;
-    count(COUNT_REVERSED);
     return bpf_redirect(settings->egw_ifindex, BPF_F_INGRESS);
 }
 
@@ -64,6 +63,16 @@ static inline u32 translate_error_back(struct __sk_buff *skb, const struct packe
     return DROP_NONE;
 }
 
+/* What the stack is to tell about a reply would quote the pod's address: what it could not bring to the pod's device
+ * is judged here, before anything is changed (rule X3). `mtu` is of that device. What may be cut the stack does cut. */
+static inline u32 judge_last_hop(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow, u32 *mtu)
+{
+    if (packet->ttl <= 1)
+        return DROP_TTL_EXPIRED;
+    *mtu = packet->is_whole ? device_mtu(skb, flow->ifindex) : 0;
+    return is_too_big(skb, packet, *mtu) ? DROP_TOO_BIG : DROP_NONE;
+}
+
 /* Past the stack, to the pod's own device; none where `ifindex` is 0. */
 struct shortcut {
     u32 ifindex;
@@ -71,7 +80,7 @@ struct shortcut {
     u8 node_mac[MAC_BYTES];
 };
 
-static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *packet, struct shortcut *shortcut)
+static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *packet, struct shortcut *shortcut, u32 *mtu)
 {
     struct mirror_key mirror = {
         .remote_ip = packet->source,
@@ -83,6 +92,7 @@ static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *pa
     u64 now_ns = flow_clock_ns();
     struct flow_key key = {};
     struct flow *flow;
+    u32 reason;
 
     if (packet->protocol == PROTOCOL_ICMP) {
         if (packet->icmp_type != ICMP_ECHO_REPLY)
@@ -95,6 +105,9 @@ static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *pa
         return DROP_NO_FLOW;
     if (flow->is_ended && flow->is_ended != ENDED_RESET)
         return DROP_FLOW_ENDED;
+    reason = judge_last_hop(skb, packet, flow, mtu);
+    if (reason != DROP_NONE)
+        return reason;
     if (is_approved(flow, packet, flow->back_until_ns, now_ns)) {
         shortcut->ifindex = flow->back_ifindex;
         copy_mac(shortcut->pod_mac, flow->pod_mac);
@@ -122,6 +135,7 @@ static inline int deliver(struct __sk_buff *skb, const struct packet *packet, in
 {
     __be32 floating_ip = packet->destination;
     struct shortcut shortcut = {};
+    u32 mtu = 0;
     u32 reason;
 
     if (packet->fragment == FRAGMENT_LATER) {
@@ -131,9 +145,14 @@ static inline int deliver(struct __sk_buff *skb, const struct packet *packet, in
     } else if (is_error(packet)) {
         reason = translate_error_back(skb, packet);
     } else {
-        reason = translate_reply(skb, packet, &shortcut);
+        reason = translate_reply(skb, packet, &shortcut, &mtu);
         if (reason == DROP_NONE && is_ingress && shortcut.ifindex && fits(skb, shortcut.ifindex))
             return to_pod_directly(skb, packet, &shortcut);
     }
-    return reason == DROP_NONE ? to_pod(skb, settings, floating_ip) : drop(skb, reason, floating_ip);
+    if (reason == DROP_TTL_EXPIRED || reason == DROP_TOO_BIG)
+        return fault(packet, SIDE_REMOTE, 0, reason, floating_ip, mtu);
+    if (reason != DROP_NONE)
+        return drop(skb, reason, floating_ip);
+    count(COUNT_REVERSED);
+    return to_pod(skb, settings, floating_ip);
 }

@@ -3,16 +3,13 @@
 #pragma once
 
 /* By which device a pod's packet leaves; 0 where that is not known, or is nothing for the direct path. */
-static inline u32 way_out(__be32 floating_ip)
+static inline u32 way_out(const struct way *way, __be32 floating_ip)
 {
-    struct way *way = find_way(floating_ip);
     struct floating_ip *floating;
 
-    if (!way)
-        return 0;
-    if (way->kind != WAY_LOCAL)
-        return way->kind == WAY_L2 ? way->ifindex : 0;
-    floating = floating_ips.lookup(&floating_ip);
+    if (way->kind == WAY_L2)
+        return way->ifindex;
+    floating = way->kind == WAY_LOCAL ? floating_ips.lookup(&floating_ip) : NULL;
     return floating ? floating->ifindex : 0;
 }
 
@@ -22,11 +19,13 @@ static inline int send_direct(struct __sk_buff *skb, const struct packet *packet
 {
     __be32 floating_ip = flow->floating_ip;
     __be16 nat_port = flow->nat_port;
+    struct way *way;
     u32 ifindex;
 
     if (!is_approved(flow, packet, flow->out_until_ns, now_ns) || !keeps_port(key, flow, now_ns))
         return TC_ACT_UNSPEC;
-    ifindex = way_out(floating_ip);
+    way = find_way(floating_ip);
+    ifindex = way ? way_out(way, floating_ip) : 0;
     if (!ifindex || !fits(skb, ifindex))
         return TC_ACT_UNSPEC;
     advance_flow(key, flow, packet, 1, now_ns);
@@ -34,5 +33,5 @@ static inline int send_direct(struct __sk_buff *skb, const struct packet *packet
     if (write_ttl(skb, packet->ttl - 1) < 0 || translate(skb, packet, 1, floating_ip, nat_port) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
     count(COUNT_DIRECT_OUT);
-    return send_to_holder(skb, floating_ip, settings);
+    return send_to_holder(skb, floating_ip, way, settings);
 }

@@ -35,6 +35,7 @@ static long (*redirect_neigh)(u32 ifindex, void *next_hop, int next_hop_bytes, u
 #include "port.h"
 #include "fragment.h"
 #include "approval.h"
+#include "error.h"
 #include "steer.h"
 #include "direct.h"
 #include "deliver.h"
@@ -185,12 +186,16 @@ int steer_egress(struct __sk_buff *skb)
     struct selected_value *row;
     struct ipv4 ip;
     struct config *settings;
-    __be32 floating_ip = 0;
+    struct scratch *scratch;
+    struct way *way;
+    __be32 floating_ip;
     u32 zero = 0;
     u32 reason;
+    u32 mtu;
 
     settings = config.lookup(&zero);
-    if (!settings || skb->protocol != bpf_htons(ETHERTYPE_IPV4) || !load_ipv4(skb, &ip))
+    scratch = scratches.lookup(&zero);
+    if (!settings || !scratch || skb->protocol != bpf_htons(ETHERTYPE_IPV4) || !load_ipv4(skb, &ip))
         return drop(skb, DROP_MALFORMED, 0);
     key.pod_ip = ip.source;
     row = selected.lookup(&key);
@@ -198,8 +203,40 @@ int steer_egress(struct __sk_buff *skb)
         return drop(skb, DROP_NOT_SELECTED, 0);
     if (row->state != SELECTED_STEER)
         return drop(skb, DROP_ENDPOINT_PENDING, 0);
-    reason = translate_outwards(skb, &ip, row, &floating_ip);
-    return reason == DROP_NONE ? send_to_holder(skb, floating_ip, settings) : drop(skb, reason, floating_ip);
+    __builtin_memset(scratch, 0, sizeof(*scratch));
+    reason = judge_outwards(skb, &ip, row, scratch);
+    floating_ip = scratch->nat.floating_ip;
+    if (reason != DROP_NONE)
+        return drop(skb, reason, floating_ip);
+    way = find_way(floating_ip);
+    if (!way)
+        return drop(skb, DROP_NO_GATEWAY, floating_ip);
+    mtu = way_mtu(skb, way);
+    if (is_too_big(skb, &scratch->packet, mtu)) {
+        if (fault(&scratch->packet, SIDE_POD, ip.source, DROP_TOO_BIG, floating_ip, mtu) != VERDICT_FAULT ||
+            !complain(skb))
+            return TC_ACT_SHOT;
+        return to_pod(skb, settings, floating_ip);
+    }
+    reason = translate_outwards(skb, scratch);
+    return reason == DROP_NONE ? send_to_holder(skb, floating_ip, way, settings) : drop(skb, reason, floating_ip);
+}
+
+/* Of what cannot go on the sender is told: by the way that the packet came, or, about a reply, as the floating IP by its
+ * holder. */
+static inline int answer_fault(struct __sk_buff *skb, const struct config *settings)
+{
+    const struct fault *fault = complain(skb);
+    __be32 floating_ip;
+    struct way *way;
+
+    if (!fault)
+        return TC_ACT_SHOT;
+    if (fault->side != SIDE_REMOTE)
+        return send_back(skb, fault->packet.source, settings);
+    floating_ip = fault->floating_ip;
+    way = find_way(floating_ip);
+    return way ? send_to_holder(skb, floating_ip, way, settings) : TC_ACT_SHOT;
 }
 
 /* Only what uplink_ingress of this node has found to be of a live flow carries our mark. Without it comes what somebody on
@@ -223,6 +260,7 @@ int uplink_ingress(struct __sk_buff *skb)
     struct ipv4 ip;
     u32 zero = 0;
     struct floating_ip *floating;
+    int verdict;
     int is_own;
     int is_in;
 
@@ -246,9 +284,8 @@ int uplink_ingress(struct __sk_buff *skb)
     /* A priority without a VLAN: what is made of the frame has none. */
     if (skb->vlan_present && bpf_skb_vlan_pop(skb) < 0)
         return drop(skb, DROP_MALFORMED, 0);
-    if (!floating)
-        return take_floating(skb, &ip, 0, settings);
-    return take_from_floating(skb, &ip, floating, is_own, settings);
+    verdict = floating ? take_from_floating(skb, &ip, floating, is_own, settings) : take_floating(skb, &ip, 0, settings);
+    return verdict == VERDICT_FAULT ? answer_fault(skb, settings) : verdict;
 }
 
 /* Our mark stays: a device below this one, of a VLAN or a macvlan, may have a fence too. */
@@ -257,6 +294,7 @@ int uplink_egress(struct __sk_buff *skb)
     struct config *settings;
     struct ipv4 ip;
     u32 zero = 0;
+    int verdict;
     int is_ours;
 
     settings = config.lookup(&zero);
@@ -273,7 +311,8 @@ int uplink_egress(struct __sk_buff *skb)
         return TC_ACT_UNSPEC;
     if (floating_ips.lookup(&ip.source))
         return fence_packet(skb, ip.source, is_ours);
-    if (!is_ours && settings && floating_ips.lookup(&ip.destination) && is_lease_live(ip.destination))
-        return take_floating(skb, &ip, 1, settings);
-    return TC_ACT_UNSPEC;
+    if (is_ours || !settings || !floating_ips.lookup(&ip.destination) || !is_lease_live(ip.destination))
+        return TC_ACT_UNSPEC;
+    verdict = take_floating(skb, &ip, 1, settings);
+    return verdict == VERDICT_FAULT ? drop_fault(skb) : verdict;
 }

@@ -53,16 +53,10 @@ static inline int send_by_neighbour(struct __sk_buff *skb, u32 ifindex, const st
     return redirect_neigh(ifindex, NULL, 0, 0);
 }
 
-/* A packet of many segments is cut to the size of those that came: as big as the pod's device takes, like the uplink's. */
-static inline int is_too_big(struct __sk_buff *skb, const struct packet *packet, u16 mtu)
-{
-    return skb->gso_segs <= 1 && mtu && packet->length > mtu;
-}
-
 /* By the route of this node, out of the floating IP's own uplink and no other device. What was found holds for half a
- * second, and with the first packet of each the kernel looks after the neighbour. */
-static inline int send_outside(struct __sk_buff *skb, const struct packet *packet, u32 ifindex, u64 now_ns,
-                               const struct config *settings)
+ * second; whether it was, or the kernel is to be asked for the MAC too. Returns < 0 where there is no route. */
+static inline int find_next_hop(struct __sk_buff *skb, const struct packet *packet, u32 ifindex, u64 now_ns,
+                                struct next_hop *hop)
 {
     struct next_hop_key key = {.destination = packet->destination, .ifindex = ifindex};
     struct bpf_fib_lookup route = {
@@ -74,41 +68,59 @@ static inline int send_outside(struct __sk_buff *skb, const struct packet *packe
         .ipv4_dst = packet->destination,
     };
     struct next_hop *known = next_hops.lookup(&key);
-    struct next_hop found = {.until_ns = now_ns + NEXT_HOP_NS};
     long answer;
 
     if (known && now_ns < known->until_ns) {
-        if (is_too_big(skb, packet, known->mtu))
-            return drop(skb, DROP_TOO_BIG, packet->source);
-        if (write_macs(skb, known->mac, known->own_mac) < 0)
-            return drop(skb, DROP_MALFORMED, packet->source);
-        count(COUNT_FORWARDED);
-        return send_judged(skb, ifindex, settings);
+        *hop = *known;
+        return 1;
     }
     answer = bpf_fib_lookup(skb, &route, sizeof(route), BPF_FIB_LOOKUP_OUTPUT);
     /* On a device that does not forward the kernel looks for no route here, but on the slower way it does. */
     if ((answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH &&
          answer != BPF_FIB_LKUP_RET_FWD_DISABLED) ||
         route.ifindex != ifindex)
-        return drop(skb, DROP_NO_ROUTE, packet->source);
-    if (answer == BPF_FIB_LKUP_RET_SUCCESS) {
-        if (is_too_big(skb, packet, route.tot_len))
-            return drop(skb, DROP_TOO_BIG, packet->source);
-        found.mtu = route.tot_len;
-        copy_mac(found.mac, route.dmac);
-        copy_mac(found.own_mac, route.smac);
-        next_hops.update(&key, &found);
+        return -1;
+    if (answer != BPF_FIB_LKUP_RET_SUCCESS) {
+        hop->mtu = device_mtu(skb, ifindex);
+        return 0;
     }
-    count(COUNT_FORWARDED);
-    return send_by_neighbour(skb, ifindex, settings);
+    hop->until_ns = now_ns + NEXT_HOP_NS;
+    hop->mtu = route.tot_len;
+    copy_mac(hop->mac, route.dmac);
+    copy_mac(hop->own_mac, route.smac);
+    next_hops.update(&key, hop);
+    return 0;
 }
 
-/* The stack never forwards a packet at the end of its hops: it tells the sender, in this node's own name. To a floating
- * IP that is held here, which the sender may be, that goes by uplink_egress (rule H2). */
-static inline int expire(struct __sk_buff *skb, __be32 floating_ip)
+/* `member`: who sent it here, 0 for this node's own pod. With the first packet of each half second the kernel looks after
+ * the neighbour. */
+static inline int send_outside(struct __sk_buff *skb, const struct packet *packet, u32 ifindex, u32 member, u64 now_ns,
+                               const struct config *settings)
 {
-    drop(skb, DROP_TTL_EXPIRED, floating_ip);
-    return TC_ACT_UNSPEC;
+    struct next_hop hop = {};
+    int is_known = find_next_hop(skb, packet, ifindex, now_ns, &hop);
+
+    if (is_known < 0)
+        return drop(skb, DROP_NO_ROUTE, packet->source);
+    if (is_too_big(skb, packet, hop.mtu))
+        return fault(packet, SIDE_MEMBER, member, DROP_TOO_BIG, packet->source, hop.mtu);
+    if (is_known && write_macs(skb, hop.mac, hop.own_mac) < 0)
+        return drop(skb, DROP_MALFORMED, packet->source);
+    count(COUNT_FORWARDED);
+    return is_known ? send_judged(skb, ifindex, settings) : send_by_neighbour(skb, ifindex, settings);
+}
+
+/* An error, to where the packet that it is about came from (rule X3). To a floating IP that is held here it goes in once
+ * more, like anything for it from outside: to the node of the block. */
+static inline int send_back(struct __sk_buff *skb, __be32 destination, const struct config *settings)
+{
+    u8 macs[2 * MAC_BYTES];
+
+    if (is_lease_live(destination))
+        return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+    if (bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)) < 0 || write_macs(skb, macs + MAC_BYTES, macs) < 0)
+        return TC_ACT_SHOT;
+    return send_judged(skb, skb->ifindex, settings);
 }
 
 static inline int refuse_block(struct __sk_buff *skb, __be32 floating_ip, __be16 port, u32 member)
@@ -160,10 +172,10 @@ static inline int forward(struct __sk_buff *skb, const struct packet *packet, co
     }
     /* This node's forwarding has counted the hop of its own pod's packet (rule X3). */
     if (!is_own && packet->ttl <= 1)
-        return expire(skb, floating_ip);
+        return fault(packet, SIDE_MEMBER, member, DROP_TTL_EXPIRED, floating_ip, 0);
     if (!is_own && write_ttl(skb, packet->ttl - 1) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
-    return send_outside(skb, packet, ifindex, now_ns, settings);
+    return send_outside(skb, packet, ifindex, member, now_ns, settings);
 }
 
 /* Ping of the floating IP itself: answered here, because no interface has the address (rule G1). */
@@ -194,6 +206,7 @@ static inline int return_to_node(struct __sk_buff *skb, const struct packet *pac
     __be16 port = 0;
     u32 reason = DROP_NONE;
     u32 ifindex;
+    u32 mtu;
 
     if (packet->fragment == FRAGMENT_LATER) {
         port = recall_fragment(packet, STAGE_BACK);
@@ -212,8 +225,11 @@ static inline int return_to_node(struct __sk_buff *skb, const struct packet *pac
     if (block->kind != BLOCK_L2)
         return drop(skb, DROP_NO_TRANSPORT, floating_ip);
     if (!is_own && packet->ttl <= 1)
-        return expire(skb, floating_ip);
+        return fault(packet, SIDE_OUTSIDE, 0, DROP_TTL_EXPIRED, floating_ip, 0);
     ifindex = block->ifindex;
+    mtu = device_mtu(skb, ifindex);
+    if (is_too_big(skb, packet, mtu))
+        return fault(packet, SIDE_OUTSIDE, 0, DROP_TOO_BIG, floating_ip, mtu);
     if ((!is_own && write_ttl(skb, packet->ttl - 1) < 0) || write_macs(skb, block->mac, block->own_mac) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
     count(COUNT_RETURNED);

@@ -302,6 +302,17 @@ struct fragment {
 _Static_assert(sizeof(struct fragment_key) == 12, "fragment_key");
 _Static_assert(sizeof(struct fragment) == 16, "fragment");
 
+/* Whom an error has been told, for its rate: when the next one is due (CLOCK_MONOTONIC), which may be past. */
+struct error_key {
+    __u32 side;
+    __u32 who;
+};
+#define SIDE_POD 1     /* a pod of this node; who: its address */
+#define SIDE_MEMBER 2  /* back to a member, for a pod of it; who: the member's number, 0 for this node itself */
+#define SIDE_OUTSIDE 3 /* back to the outside; who: 0, all of it together */
+#define SIDE_REMOTE 4  /* to the outside as a pod's own error, by the holder; who: 0 */
+_Static_assert(sizeof(struct error_key) == 8, "error_key");
+
 /* pod_ingress writes it into skb->priority of a live flow's packet, and netfilter reads it before it asks connection
  * tracking for the direction (rule D1). */
 #define FLOW_PRIORITY 0x45470001
@@ -332,6 +343,7 @@ enum counter {
     COUNT_OPEN_FLOWS_FULL,
     COUNT_DIRECT_OUT,
     COUNT_DIRECT_BACK,
+    COUNT_ERRORS_MADE,
     COUNTERS,
 };
 

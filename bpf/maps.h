@@ -49,6 +49,9 @@ BPF_TABLE_PINNED("hash", struct pod_key, struct pod_load, pod_loads, 16384, PIN_
 BPF_TABLE_PINNED("hash", struct pod_key, u64, pod_spares, 16384, PIN_DIR "/pod_spares");
 BPF_TABLE_PINNED("lru_hash", struct fragment_key, struct fragment, fragments, 8192, PIN_DIR "/fragments");
 
+BPF_TABLE_PINNED("hash", u32, __be32, uplink_addresses, 256, PIN_DIR "/uplink_addresses");
+BPF_TABLE_PINNED("lru_hash", struct error_key, u64, error_times, 4096, PIN_DIR "/error_times");
+
 BPF_TABLE_PINNED("lru_percpu_hash", struct drop_key, struct tally, drops, 8192, PIN_DIR "/drops");
 BPF_TABLE_PINNED("percpu_array", u32, u64, counts, COUNTERS, PIN_DIR "/counts");
 BPF_TABLE_PINNED("lpm_trie", struct rule_key, struct rule_value, rules, 262144, PIN_DIR "/rules",

@@ -77,7 +77,8 @@ struct packet {
     __u8 icmp_type;
     __u8 fragment;  /* 0, or FRAGMENT_* */
     __u8 has_data;  /* TCP: anything behind the header */
-    __u16 _pad;
+    __u8 l4_bytes;  /* of the transport header */
+    __u8 is_whole;  /* nobody may cut it: DF */
     __u32 sequence; /* TCP, host order */
     __u32 acked;
     __u32 l4; /* offset of the transport header in the frame */

@@ -61,7 +61,8 @@ static inline void read_tcp(const u8 *header, struct packet *packet)
     packet->sequence = bpf_ntohl(*(__be32 *)&header[4]);
     packet->acked = bpf_ntohl(*(__be32 *)&header[8]);
     packet->tcp_flags = header[13];
-    packet->has_data = packet->length > packet->l4 - ETHERNET_BYTES + (header[12] >> 4) * 4;
+    packet->l4_bytes = (header[12] >> 4) * 4;
+    packet->has_data = packet->length > packet->l4 - ETHERNET_BYTES + packet->l4_bytes;
 }
 
 /* Fill in ports, flags and types; returns a drop reason, DROP_NONE where NAT can translate it. A fragment that is not
@@ -77,6 +78,8 @@ static inline u32 load_packet(struct __sk_buff *skb, const struct ipv4 *ip, stru
     packet->id = ip->id;
     packet->length = bpf_ntohs(ip->length);
     packet->l4 = ETHERNET_BYTES + (ip->version_ihl & 0x0f) * 4;
+    packet->l4_bytes = ICMP_BYTES;
+    packet->is_whole = (ip->fragment & bpf_htons(0x4000)) != 0;
     if (ip->protocol != PROTOCOL_TCP && ip->protocol != PROTOCOL_UDP && ip->protocol != PROTOCOL_ICMP)
         return DROP_UNSUPPORTED_PROTOCOL;
     if (ip->fragment & bpf_htons(0x1fff)) {

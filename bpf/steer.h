@@ -11,6 +11,7 @@ struct nat {
  * the searches for a port, more steps than it has. A program is not interrupted by another one on its CPU. */
 struct scratch {
     struct packet packet;
+    struct packet quoted; /* of an error */
     struct nat nat;
     struct flow_key key;
 };
@@ -164,6 +165,8 @@ static inline u32 follow_flow(struct __sk_buff *skb, const struct packet *packet
             flow->is_ended = 1;
         /* The pod's stack has no socket any more, and tells the remote so. */
         if (!flow->is_ended || (flow->is_ended == ENDED_RESET && (packet->tcp_flags & TCP_RST))) {
+            if (was_seen(skb, key, SEEN_FROM_POD))
+                flow->out_until_ns = now_ns + APPROVED_NS;
             advance_flow(key, flow, packet, 1, now_ns);
             return DROP_NONE;
         }
@@ -180,82 +183,81 @@ static inline u32 follow_flow(struct __sk_buff *skb, const struct packet *packet
     return make_flow(skb, packet, key, row, now_ns, nat);
 }
 
-/* A pod's ICMP error about what came for a flow of its own (rule H2): outer source and quoted destination become what
- * the remote knows. Anybody's, so the flow is neither refreshed nor changed. */
-static inline u32 translate_error(struct __sk_buff *skb, const struct packet *error, const struct selected_value *row,
-                                  struct nat *nat)
+/* A pod's ICMP error about what came for a flow of its own (rule H2). Anybody's, so the flow is neither refreshed nor
+ * changed. */
+static inline u32 judge_error(struct __sk_buff *skb, const struct selected_value *row, struct scratch *scratch)
 {
-    struct packet quoted = {};
-    u32 reason = load_quoted(skb, error, &quoted);
+    struct packet *quoted = &scratch->quoted;
+    u32 reason = load_quoted(skb, &scratch->packet, quoted);
     struct flow_key key;
     struct flow *flow;
 
     if (reason != DROP_NONE)
         return reason;
-    if (quoted.destination != error->source)
+    if (quoted->destination != scratch->packet.source)
         return DROP_MALFORMED;
-    key = flow_of_quoted(&quoted);
+    key = flow_of_quoted(quoted);
     flow = find_flow(&key);
     if (!flow || flow->is_ended || flow->pod != row->pod || is_flow_over(flow, flow_clock_ns()))
         return DROP_NO_FLOW;
-    nat->floating_ip = flow->floating_ip;
-    nat->port = flow->nat_port;
-    if (translate_quoted(skb, error, &quoted, 0, nat->floating_ip, nat->port) < 0 ||
-        write_address(skb, 1, nat->floating_ip) < 0)
-        return DROP_MALFORMED;
+    scratch->nat.floating_ip = flow->floating_ip;
+    scratch->nat.port = flow->nat_port;
     return DROP_NONE;
 }
 
-/* Translate a pod's packet; `floating_ip` is known afterwards where there is one. Returns a drop reason. */
-static inline u32 translate_outwards(struct __sk_buff *skb, const struct ipv4 *ip, const struct selected_value *row,
-                                     __be32 *floating_ip)
+/* Whose a pod's packet is: floating IP and port, in `scratch`. Nothing of the packet is changed. Returns a drop reason. */
+static inline u32 judge_outwards(struct __sk_buff *skb, const struct ipv4 *ip, const struct selected_value *row,
+                                 struct scratch *scratch)
 {
-    u32 zero = 0;
-    struct scratch *scratch = scratches.lookup(&zero);
-    struct packet *packet;
-    struct nat *nat;
-    u32 reason;
+    struct packet *packet = &scratch->packet;
+    struct nat *nat = &scratch->nat;
+    u32 reason = load_packet(skb, ip, packet);
 
-    if (!scratch)
-        return DROP_MALFORMED;
-    __builtin_memset(scratch, 0, sizeof(*scratch));
-    packet = &scratch->packet;
-    nat = &scratch->nat;
-    reason = load_packet(skb, ip, packet);
     if (reason != DROP_NONE)
         return reason;
     if (packet->fragment == FRAGMENT_LATER) {
-        *floating_ip = recall_fragment(packet, STAGE_STEER);
-        if (!*floating_ip)
-            return DROP_FRAGMENT;
-        return write_address(skb, 1, *floating_ip) < 0 ? DROP_MALFORMED : DROP_NONE;
+        nat->floating_ip = recall_fragment(packet, STAGE_STEER);
+        return nat->floating_ip ? DROP_NONE : DROP_FRAGMENT;
     }
-    if (is_error(packet)) {
-        reason = translate_error(skb, packet, row, nat);
-        *floating_ip = nat->floating_ip;
-        return reason;
-    }
+    if (is_error(packet))
+        return judge_error(skb, row, scratch);
     scratch->key = flow_from_pod(packet);
-    reason = follow_flow(skb, packet, row, &scratch->key, nat);
-    *floating_ip = nat->floating_ip;
-    if (reason != DROP_NONE)
-        return reason;
-    approve_out(skb, &scratch->key, flow_clock_ns());
-    remember_fragment(packet, STAGE_STEER, nat->floating_ip);
-    return translate(skb, packet, 1, nat->floating_ip, nat->port) < 0 ? DROP_MALFORMED : DROP_NONE;
+    return follow_flow(skb, packet, row, &scratch->key, nat);
+}
+
+/* In an error the outer source and the quoted destination become what the remote knows. */
+static inline u32 translate_outwards(struct __sk_buff *skb, const struct scratch *scratch)
+{
+    const struct packet *packet = &scratch->packet;
+    const struct nat *nat = &scratch->nat;
+    int failed;
+
+    if (packet->fragment == FRAGMENT_LATER) {
+        failed = write_address(skb, 1, nat->floating_ip) < 0;
+    } else if (is_error(packet)) {
+        failed = translate_quoted(skb, packet, &scratch->quoted, 0, nat->floating_ip, nat->port) < 0 ||
+                 write_address(skb, 1, nat->floating_ip) < 0;
+    } else {
+        remember_fragment(packet, STAGE_STEER, nat->floating_ip);
+        failed = translate(skb, packet, 1, nat->floating_ip, nat->port) < 0;
+    }
+    return failed ? DROP_MALFORMED : DROP_NONE;
+}
+
+/* How big a packet may be on a way; 0: the holder is this node, which judges it by its next hop. */
+static inline u32 way_mtu(struct __sk_buff *skb, const struct way *way)
+{
+    return way->kind == WAY_L2 ? device_mtu(skb, way->ifindex) : 0;
 }
 
 /* To the holder (rule W1). With our mark: the fence takes it off what our programs made, and so does the uplink's
  * ingress where the holder is this node (rules H3, H4). */
-static inline int send_to_holder(struct __sk_buff *skb, __be32 floating_ip, const struct config *settings)
+static inline int send_to_holder(struct __sk_buff *skb, __be32 floating_ip, const struct way *way,
+                                 const struct config *settings)
 {
-    struct way *way = find_way(floating_ip);
     struct floating_ip *floating;
-    u32 ifindex;
+    u32 ifindex = way->ifindex;
 
-    if (!way)
-        return drop(skb, DROP_NO_GATEWAY, floating_ip);
-    ifindex = way->ifindex;
     if (way->kind == WAY_LOCAL) {
         floating = floating_ips.lookup(&floating_ip);
         if (!floating || !floating->ifindex)

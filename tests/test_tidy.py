@@ -37,6 +37,7 @@ FAMILIES = {
         f"tests/datapath/test_{name}.py": "bpf/egress_gateway.c"
         for name in (
             "direct",
+            "error",
             "flow_life",
             "fragment",
             "holder",

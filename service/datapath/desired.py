@@ -61,6 +61,11 @@ def floating_ip_rows(floating_ips: Iterable[IPv4Address], uplinks: Sequence[Loca
     return rows
 
 
+def uplink_address_rows(uplinks: Iterable[LocalUplink]) -> Rows:
+    """This node's own address on each uplink, by which traceroute knows it (rule X3)."""
+    return dict(layout.uplink_address_row(uplink.ifindex, uplink.address.ip) for uplink in uplinks)
+
+
 def way_rows(
     locations: Mapping[IPv4Address, Location],
     segments: Mapping[str, Sequence[Segment]],

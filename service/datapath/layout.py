@@ -63,6 +63,8 @@ class MapName:
     POD_LOADS = "pod_loads"
     POD_SPARES = "pod_spares"
     FRAGMENTS = "fragments"
+    UPLINK_ADDRESSES = "uplink_addresses"
+    ERROR_TIMES = "error_times"
     DROPS = "drops"
     COUNTS = "counts"
 
@@ -109,6 +111,8 @@ MAP_SHAPES = {
     MapName.POD_LOADS: MapShape(_HASH, 8, 16),
     MapName.POD_SPARES: MapShape(_HASH, 8, 8),
     MapName.FRAGMENTS: MapShape(_LRU_HASH, 12, 16),
+    MapName.UPLINK_ADDRESSES: MapShape(_HASH, 4, 4),
+    MapName.ERROR_TIMES: MapShape(_LRU_HASH, 8, 8),
     MapName.DROPS: MapShape(_LRU_PERCPU_HASH, 8, 16),
     MapName.COUNTS: MapShape(_PERCPU_ARRAY, 4, 8),
 }
@@ -173,6 +177,7 @@ COUNTER_NAMES = (
     "open_flows_full",
     "direct_out",
     "direct_back",
+    "errors_made",
 )
 """In the order of `enum counter`."""
 
@@ -258,6 +263,11 @@ def beat_rows(at_ns: int) -> dict[bytes, bytes]:
 def floating_ip_value(ifindex: int, mac: bytes) -> bytes:
     """This node's own uplink on the address's segment; ifindex 0 and NO_MAC where it has none."""
     return struct.pack("=I6s2x", ifindex, mac)
+
+
+def uplink_address_row(ifindex: int, address: IPv4Address) -> tuple[bytes, bytes]:
+    """In whose name this node tells by that uplink that a packet's hops are used up (rule X3)."""
+    return struct.pack("=I", ifindex), address.packed
 
 
 def lease_value(deadline_ns: int, token: int) -> bytes:

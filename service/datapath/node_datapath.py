@@ -61,6 +61,7 @@ _DRIVEN_MAPS = (
     MapName.WAYS,
     MapName.AGENT_BEAT,
     MapName.FLOATING_IPS,
+    MapName.UPLINK_ADDRESSES,
     MapName.MEMBERS,
 )
 """Maps the agent fills; the keeper owns the deadlines, the kernel the rest."""

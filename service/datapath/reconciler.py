@@ -291,6 +291,7 @@ class Reconciler:
         return {
             MapName.CLUSTER: self._cluster_rows(),
             MapName.FLOATING_IPS: desired.floating_ip_rows(self.floating_ips(), self._uplinks),
+            MapName.UPLINK_ADDRESSES: desired.uplink_address_rows(self._uplinks),
             MapName.MEMBERS: desired.member_rows(segments, self._uplinks, node=self._node),
             MapName.WAYS: self._inherited_ways
             | desired.way_rows(self._listed_locations(), segments, self._uplinks, node=self._node),

@@ -165,6 +165,7 @@ class Node:
         for address in (OWN_ADDRESS, NEIGHBOUR_NODE):
             self.in_cluster(IPv4Network(address), ClusterFlag.NODE)
         self.floating_ip(FLOATING_IP, uplink)
+        self.uplink_address(uplink)
         self.member(NODE_A_MAC, NODE_A)
         self.member(HOLDER_MAC, HOLDER)
         self.flow_settings()
@@ -203,6 +204,10 @@ class Node:
             layout.floating_ip_value(device.ifindex, device.mac) if device else layout.floating_ip_value(0, bytes(6))
         )
         self.map(MapName.FLOATING_IPS).update(address.packed, value)
+
+    def uplink_address(self, device: Device = UPLINK, address: IPv4Address = OWN_ADDRESS) -> None:
+        """The node's own on that uplink."""
+        self.map(MapName.UPLINK_ADDRESSES).update(*layout.uplink_address_row(device.ifindex, address))
 
     def hold(self, address: IPv4Address = FLOATING_IP, *, for_s: float = 60) -> None:
         deadline_ns = boot_ns() + int(for_s * SECOND_NS)

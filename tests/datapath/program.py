@@ -29,6 +29,7 @@ _CLONE_NEWNET = 0x40000000
 _LPM_TRIE, _NO_PREALLOC = 11, 1
 _CONTEXT_BYTES = 192
 _MARK_AT, _PRIORITY_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT, _CB_AT = 8, 32, 36, 40, 48
+_GSO_SEGS_AT, _GSO_SIZE_AT = 164, 176
 _FRAME_BYTES_MAX = 4096
 _VERIFIED_AT = 216
 """`verified_insns` in `struct bpf_prog_info`."""
@@ -141,11 +142,20 @@ def verified_steps(fd: int) -> int:
 
 
 def run_program(
-    fd: int, frame: bytes, *, ifindex: int, came_in: int = 0, mark: int = 0, priority: int = 0, cb: int = 0
+    fd: int,
+    frame: bytes,
+    *,
+    ifindex: int,
+    came_in: int = 0,
+    mark: int = 0,
+    priority: int = 0,
+    cb: int = 0,
+    segments: tuple[int, int] = (0, 0),
 ) -> Outcome:
     """In the calling thread's network namespace. Raises OSError where the kernel refuses the frame itself.
 
-    `came_in`: the device it came in by, where it has been redirected to another since.
+    `came_in`: the device it came in by, where it has been redirected to another since. `segments`: how many it is yet
+    to be cut into, and of how many bytes each.
     """
     context = bytearray(_CONTEXT_BYTES)
     fields = {
@@ -154,6 +164,8 @@ def run_program(
         _INGRESS_IFINDEX_AT: came_in or ifindex,
         _IFINDEX_AT: ifindex,
         _CB_AT: cb,
+        _GSO_SEGS_AT: segments[0],
+        _GSO_SIZE_AT: segments[1],
     }
     for at, value in fields.items():
         context[at : at + 4] = value.to_bytes(4, sys.byteorder)
@@ -198,12 +210,12 @@ class Programs:
         mark: int = 0,
         priority: int = 0,
         cb: int = 0,
+        segments: tuple[int, int] = (0, 0),
     ) -> Outcome:
+        fields = {"mark": mark, "priority": priority, "cb": cb, "segments": segments}
         descriptor, origin = self.descriptors[name], (came_in or device).ifindex
         return self.namespace.call(
-            lambda: run_program(
-                descriptor, frame, ifindex=device.ifindex, came_in=origin, mark=mark, priority=priority, cb=cb
-            )
+            lambda: run_program(descriptor, frame, ifindex=device.ifindex, came_in=origin, **fields)
         )
 
 

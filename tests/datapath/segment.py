@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
 
@@ -201,6 +202,7 @@ def _attach(place: Place, programs: dict[str, int], bpffs: Path, names: tuple[st
 def _fill(nodes: dict[str, Node]) -> None:
     for name, node in nodes.items():
         node.configure(egw=EGW_DEVICE, uplink=uplink(name))
+        node.uplink_address(uplink(name), IPv4Address(ADDRESSES[name]))
         for member, number in MEMBERS.items():
             node.member(uplink(member).mac, number, uplink(name))
         node.hold(for_s=-1)

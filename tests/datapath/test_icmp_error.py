@@ -24,7 +24,7 @@ from tests.datapath.node import (
     Node,
     from_outside,
 )
-from tests.datapath.program import EGW, REDIRECT, SHOT, UNSPEC, UPLINK, Outcome
+from tests.datapath.program import EGW, REDIRECT, SHOT, UPLINK, Outcome
 
 pytestmark = pytest.mark.bpf
 each_protocol = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
@@ -168,7 +168,7 @@ def test_h2_an_error_after_the_lease_is_dropped_and_counted(holder: Node) -> Non
 
 
 def test_x3_an_error_at_the_end_of_its_hops_goes_no_further_and_is_counted(holder: Node) -> None:
-    assert receive(holder, error_about(TCP_FLOW.translated(), ttl=1))[0].verdict == UNSPEC
+    assert receive(holder, error_about(TCP_FLOW.translated(), ttl=1))[0].verdict == SHOT, "nobody is told of an error"
     assert holder.drops() == {(FLOATING_IP, DropReason.TTL_EXPIRED): 1}
 
 

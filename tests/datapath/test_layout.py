@@ -47,6 +47,7 @@ PACKED = {
     "refused_key": struct.pack("=4sII", ADDRESS.packed, 1, 2),
     "flow_settings": layout.flow_settings_value(1, range(32768, 61000), is_seeding=True),
     "limits": layout.Limits(tcp_open_s=7440).packed(),
+    "error_key": struct.pack("=II", 1, 2),
     "member_key": layout.member_key(2, MAC),
 }
 MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
@@ -81,6 +82,8 @@ MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
     MapName.POD_LOADS: ("pod_key", "pod_load"),
     MapName.POD_SPARES: ("pod_key", 8),
     MapName.FRAGMENTS: ("fragment_key", "fragment"),
+    MapName.UPLINK_ADDRESSES: (4, 4),
+    MapName.ERROR_TIMES: ("error_key", 8),
     MapName.DROPS: ("drop_key", "tally"),
     MapName.COUNTS: (4, 8),
 }

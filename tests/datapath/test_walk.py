@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ from tests.datapath.segment import ADDRESSES, BLOCKS, POD_SIDE, Segment, build
 
 pytestmark = [pytest.mark.bpf, pytest.mark.root]
 
-IP_RECVERR = 11
+IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_RECVERR, IP_MTU = 10, 2, 11, 14
+NARROW = 1300
 BYTES = 3_000_000
 PORT = 8080
 TIMEOUT_S = 10
@@ -193,6 +195,110 @@ def teller(client: socket.socket) -> str:
     _, ancillary, _, _ = client.recvmsg(100, 1000, socket.MSG_ERRQUEUE)
     [(_, _, data)] = ancillary
     return socket.inet_ntoa(data[16 + 4 : 16 + 8])
+
+
+@contextlib.contextmanager
+def narrow(segment: Segment, place: str, text: str, undo: str) -> Iterator[None]:
+    """Something on the way takes smaller packets, from now on."""
+    segment.places[place].command(text)
+    try:
+        yield
+    finally:
+        segment.places[place].command(undo)
+        segment.places["pod"].command("ip route flush cache")
+        segment.places["router"].command("ip route flush cache")
+
+
+def narrow_way(segment: Segment, where: str):
+    """Behind the gateway, on the uplink of the pod's node, or on the gateway's."""
+    if where == "behind":
+        route = f"{SERVER} via {ADDRESSES['router']} dev eth0"
+        return narrow(segment, "b", f"ip route add {route} mtu lock {NARROW}", f"ip route del {route}")
+    return narrow(segment, where, f"ip link set eth0 mtu {NARROW}", "ip link set eth0 mtu 1500")
+
+
+@pytest.mark.parametrize("where", ["behind", "a", "b"])
+def test_c31_an_upload_goes_on_when_the_way_becomes_narrow(segment: Segment, where: str) -> None:
+    """The pod's stack learns of it while it sends."""
+    with listening(segment) as server:
+        client, accepted, _ = connected(segment, server)
+        with closing(client), closing(accepted):
+            transfer(client, accepted, 100_000)
+            with narrow_way(segment, where):
+                transfer(client, accepted, 1_000_000)
+                assert client.getsockopt(socket.IPPROTO_IP, IP_MTU) == NARROW
+
+
+def test_c31_a_download_goes_on_when_the_way_to_the_pods_node_becomes_narrow(segment: Segment) -> None:
+    """The server's stack is told as the floating IP."""
+    with listening(segment) as server:
+        client, accepted, _ = connected(segment, server)
+        with closing(client), closing(accepted):
+            transfer(accepted, client, 100_000)
+            with narrow_way(segment, "b"):
+                transfer(accepted, client, 1_000_000)
+                assert accepted.getsockopt(socket.IPPROTO_IP, IP_MTU) == NARROW
+
+
+@pytest.mark.parametrize("where", ["behind", "a", "b"])
+def test_c31_a_pods_datagram_that_may_not_be_cut_is_refused_by_the_next_send(segment: Segment, where: str) -> None:
+    server, client = (opened(segment, place, socket.SOCK_DGRAM) for place in ("router", "pod"))
+    with closing(server), closing(client), narrow_way(segment, where):
+        server.bind((str(SERVER), PORT))
+        client.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        client.connect((str(SERVER), PORT))
+        client.send(bytes(NARROW - 27))
+        with pytest.raises(OSError, match="too long"):
+            client.recv(10)
+        assert client.getsockopt(socket.IPPROTO_IP, IP_MTU) == NARROW
+        client.send(bytes(NARROW - 28))
+        assert len(server.recv(2000)) == NARROW - 28
+
+
+def test_c31_a_pods_big_ping_is_told_too(segment: Segment) -> None:
+    with narrow_way(segment, "behind"):
+        ping = f"ip netns exec {segment.places['pod'].name} ping -c 2 -i 0.2 -W 2 -M do -s 1400 {SERVER}"
+        done = subprocess.run(ping.split(), capture_output=True, text=True, timeout=20, check=False)
+    assert f"mtu = {NARROW}" in done.stdout + done.stderr or f"mtu={NARROW}" in done.stdout + done.stderr
+
+
+def asked(segment: Segment) -> tuple[socket.socket, socket.socket]:
+    """A server that asks for errors, connected to the pod's socket as it sees it; and that."""
+    server, client = (opened(segment, place, socket.SOCK_DGRAM) for place in ("router", "pod"))
+    server.bind((str(SERVER), PORT))
+    client.sendto(b"hello", (str(SERVER), PORT))
+    _, peer = server.recvfrom(10)
+    server.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    server.connect(peer)
+    return server, client
+
+
+def test_c26_the_server_is_told_as_the_floating_ip_what_a_pods_device_does_not_take(segment: Segment) -> None:
+    """Its node's stack would quote the pod's address, and the server not know what it is about."""
+    device = POD_SIDE.name
+    server, client = asked(segment)
+    narrowed = narrow(segment, "a", f"ip link set {device} mtu {NARROW}", f"ip link set {device} mtu 1500")
+    with closing(server), closing(client), narrowed:
+        server.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        server.send(bytes(1400))
+        assert teller(server) == str(FLOATING_IP)
+        assert server.getsockopt(socket.IPPROTO_IP, IP_MTU) == NARROW
+        server.send(bytes(NARROW - 28))
+        assert len(client.recv(2000)) == NARROW - 28
+
+
+def test_h2_a_traceroute_of_the_server_shows_the_gateway_and_then_the_floating_ip(segment: Segment) -> None:
+    server, client = asked(segment)
+    with closing(server), closing(client):
+        seen = []
+        for ttl in (1, 2):
+            server.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+            server.send(b"where?")
+            seen.append(teller(server))
+        server.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 3)
+        server.send(b"there")
+        assert client.recv(100) == b"there"
+    assert seen == [ADDRESSES["b"], str(FLOATING_IP)]
 
 
 def forget_connections(segment: Segment) -> None:
