@@ -399,7 +399,7 @@ def test_e2_a_connection_that_its_policy_names_no_more_is_reset_at_both_ends(seg
                 node.select(device=POD_SIDE)
 
 
-def asked(segment: Segment) -> int:
+def count_asked(segment: Segment) -> int:
     """Packets that the firewall of the pod's node was asked about."""
     text = segment.places["a"].command("nft list counter ip firewall asked")
     return int(text.split("packets")[1].split()[0])
@@ -439,10 +439,10 @@ def talking(segment: Segment) -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_f2_netfilter_is_asked_of_one_packet_in_half_a_second_and_direction(segment: Segment, held: None) -> None:
     segment.allow_direct(True)
     with talking(segment) as (client, server):
-        before, began = asked(segment), time.monotonic()
+        before, began = count_asked(segment), time.monotonic()
         assert exchange(client, server, 200) == 200
         halves = (time.monotonic() - began) / 0.5
-    assert 2 <= asked(segment) - before <= 2 * (halves + 2)
+    assert 2 <= count_asked(segment) - before <= 2 * (halves + 2)
     assert min(direct(segment)) > 100
 
 
@@ -468,9 +468,9 @@ def test_f2_on_a_device_that_somebody_shapes_every_packet_is_asked(segment: Segm
     with talking(segment) as (client, server):
         exchange(client, server, 1)
         time.sleep(0.6)
-        before, went = asked(segment), direct(segment)
+        before, went = count_asked(segment), direct(segment)
         assert exchange(client, server, 20) == 20
-    assert asked(segment) - before == 40
+    assert count_asked(segment) - before == 40
     assert direct(segment) == went
 
 
