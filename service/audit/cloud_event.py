@@ -27,6 +27,7 @@ _TYPE_PREFIX = "egressgw."
 _SECOND = 1_000_000_000
 _GROUPS = {
     RecordKind.PORTS_MOVED: "ports.moved",
+    RecordKind.PORTS_TABLE: "ports.table",
     RecordKind.LEADER_ELECTED: "leader.elected",
     RecordKind.LEADER_LOST: "leader.lost",
     RecordKind.NODE_UP: "node.up",

@@ -5,19 +5,29 @@ knows when the electors last named the old holder, when it was found to be down 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Unpack
 
 from service.audit.chain import Facts
 from service.audit.outbox import Outbox
+from service.audit.port_run import PortRun, parts_of, text_of
 from service.lease.observer import Observation
 from service.model.assignment import Assignment, Location
-from service.model.audit_record import DEADLINE, HELD_AT, HELD_UNTIL, RecordKind
+from service.model.audit_record import (
+    DEADLINE,
+    HELD_AT,
+    HELD_UNTIL,
+    IS_REMOVED,
+    LEADER_TERM,
+    PORTS,
+    SPAN,
+    RecordKind,
+)
 from service.model.gateway_node import NodeState
 from service.model.keeper_message import HeldLease, LeaseReport
-from service.model.lease import LEADER_KEY, Stamp, Token
+from service.model.lease import LEADER_KEY, Token
 from service.model.objects import Change, Delete, EgressPolicy, Kind, NetworkGateway, ObjectKey, Upsert
 from service.policy.acceptance import PolicyState
 
@@ -309,23 +319,32 @@ class LeaderRecorder(_Recorder):
             token=token,
             previous=row.holder or "",
             reason="no longer in spec.floatingIPs",
+            detail={IS_REMOVED: "true"},
             generation=self._gateway.generation if self._gateway else 0,
         )
 
+    # -- ports --
+
     def ports_moved(
-        self, floating_ip: IPv4Address, ports: Iterable[range], *, owner: str, former: str, stamp: Stamp
+        self, floating_ip: IPv4Address, runs: Sequence[PortRun], *, former: str, reason: str, term: int
     ) -> None:
-        """Which node has these ports from now on; empty where nobody has, or nobody had them."""
-        self._outbox.append(
-            RecordKind.PORTS_MOVED,
-            subject=str(floating_ip),
-            holder=owner,
-            previous=former,
-            detail={
-                "ports": ", ".join(f"{one.start}-{one.stop - 1}" for one in ports),
-                "stamp": ".".join(map(str, stamp)),
-            },
-        )
+        """Which node has these ports from now on, by the leader of that term. `former` had them, empty for nobody."""
+        owner, *others = dict.fromkeys(run.node for run in runs)
+        for part in parts_of(runs):
+            self._outbox.append(
+                RecordKind.PORTS_MOVED,
+                subject=str(floating_ip),
+                holder="" if others else owner,
+                previous=former,
+                reason=reason,
+                detail={PORTS: text_of(part.runs), LEADER_TERM: str(term)},
+            )
+
+    def ports_table(self, floating_ip: IPv4Address, runs: Sequence[PortRun], *, term: int) -> None:
+        """Which node has which ports now, by the leader of that term; the others are nobody's."""
+        for part in parts_of(runs):
+            detail = {PORTS: text_of(part.runs), SPAN: f"{part.first}-{part.last}", LEADER_TERM: str(term)}
+            self._outbox.append(RecordKind.PORTS_TABLE, subject=str(floating_ip), detail=detail)
 
     def observed(self, table: Mapping[str, Observation], rows: Mapping[IPv4Address, Assignment]) -> None:
         """What a majority of electors says now: grants, and failovers, told apart from moves by the leader's rows."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _COLUMNS = ("TIME", "EVENT", "SUBJECT", "TOKEN", "HOLDER", "PREVIOUS", "SEEN BY", "REASON")
 _WIDTHS = (24, 16, 15, 12, 12, 12, 12, 0)
 """Of a table whose rows come one by one."""
+_FACT_CHARS_MAX = 120
 
 
 @click.group()
@@ -114,8 +115,8 @@ def _print_live(row: tuple[str, ...]) -> None:
 def _record_row(record: "AuditRecord") -> tuple[str, ...]:
     from service.audit.cloud_event import format_time
 
-    # Instants of a boot's clock are for programs.
-    facts = [f"{key}={value}" for key, value in record.detail.items() if not key.endswith("BootTimeNs")]
+    # Instants of a boot's clock are for programs, and a table of ports may have a thousand rows.
+    facts = [f"{key}={_cut(value)}" for key, value in record.detail.items() if not key.endswith("BootTimeNs")]
     reason = " ".join([record.reason, *facts]).strip()
     time = f"{format_time(record.wall_time_ns)[:23]}Z"
     return (
@@ -128,6 +129,10 @@ def _record_row(record: "AuditRecord") -> tuple[str, ...]:
         record.node,
         reason,
     )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _FACT_CHARS_MAX else f"{text[:_FACT_CHARS_MAX]}..."
 
 
 @audit.command()

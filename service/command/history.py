@@ -6,6 +6,7 @@ import click
 
 from service.command.console import console, print_json
 from service.command.logs import Logs, dotted, log_options, read
+from service.command.port_history import print_owner, print_owners
 
 if TYPE_CHECKING:
     from service.audit.coverage import Coverage
@@ -16,18 +17,20 @@ _SOURCES_SHOWN = 8
 
 
 @click.command()
-@click.argument("floating_ip", metavar="IP")
+@click.argument("address", metavar="IP[:PORT]")
 @click.option(
     "--at", "at", metavar="TIME", help="12h (ago), 03:12 (UTC, the last one), or an RFC 3339 time. Default: now."
 )
 @click.option("--since", "--from", "since", metavar="TIME", help="Print every tenure from this time on.")
 @click.option("--to", "until", metavar="TIME", help="And until this time. Default: now.")
 @log_options
-def who(logs: Logs, floating_ip: str, at: str | None, since: str | None, until: str | None, as_json: bool) -> None:
-    """Say which node held a floating IP at a time, or in a span of time one after the other."""
-    from ipaddress import IPv4Address
+def who(logs: Logs, address: str, at: str | None, since: str | None, until: str | None, as_json: bool) -> None:
+    """Say which node held a floating IP at a time, or in a span of time one after the other.
 
+    With a port, or an ICMP id, say which node it was given to: from there its connections came.
+    """
     from service.audit.coverage import coverage
+    from service.audit.port_tenure import port_tenures
     from service.audit.timeline import tenures
     from service.command.moment import parse_moment
     from service.host.clock import wall_ns
@@ -37,19 +40,44 @@ def who(logs: Logs, floating_ip: str, at: str | None, since: str | None, until: 
     if at and is_span:
         raise click.UsageError("give --at, or --since and --to")
     try:
-        address = str(IPv4Address(floating_ip))
+        floating_ip, port = _endpoint(address)
         wall_time_ns = parse_moment(at or until or "", now_ns=now_ns) if at or until else now_ns
         since_ns = parse_moment(since, now_ns=now_ns) if since else 0
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     records = [entry.record for entry in read(logs)]
-    known, covered = tenures(records, address), coverage(records)
+    covered = coverage(records)
+    if port is not None:
+        ports, name = port_tenures(records, floating_ip, port), f"{floating_ip}:{port}"
+        if is_span:
+            print_owners(ports, name, (since_ns, wall_time_ns), covered, as_json=as_json)
+        else:
+            print_owner(ports, name, wall_time_ns, covered, as_json=as_json)
+        return
+    known = tenures(records, floating_ip)
     if is_span:
         _print_span(
-            [tenure for tenure in known if tenure.overlaps(since_ns, wall_time_ns)], address, covered, as_json=as_json
+            [one for one in known if one.overlaps(since_ns, wall_time_ns)], floating_ip, covered, as_json=as_json
         )
     else:
-        _print_holder(known, address, wall_time_ns, covered, as_json=as_json)
+        _print_holder(known, floating_ip, wall_time_ns, covered, as_json=as_json)
+
+
+def _endpoint(text: str) -> tuple[str, int | None]:
+    """An address, and its port where there is one. Raises ValueError."""
+    from ipaddress import IPv4Address
+
+    from service.audit.port_run import PORTS_MAX, PORTS_MIN
+
+    host, colon, port = text.partition(":")
+    address = str(IPv4Address(host))
+    if not colon:
+        return address, None
+    if not (port.isascii() and port.isdecimal()) or int(port) > PORTS_MAX:
+        raise ValueError(f"{port!r} is no port")
+    if int(port) < PORTS_MIN:
+        raise ValueError(f"ports below {PORTS_MIN} are given to no node: no connection of a pod has one")
+    return address, int(port)
 
 
 def _print_span(found: "list[Tenure]", address: str, covered: "Coverage", *, as_json: bool) -> None:

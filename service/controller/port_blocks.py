@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from typing import Any
 
+from service.audit.port_run import PortRun
 from service.audit.recorder import LeaderRecorder
 from service.controller.knowledge import Knowledge
 from service.host import identity
@@ -17,7 +18,8 @@ from service.model.lease import Stamp
 from service.model.machine import Address, Source
 from service.port_block.block import ports_of
 from service.port_block.leader import LeaderBlocks
-from service.port_block.way import BlockMoved, LeaderMember, Way
+from service.port_block.record import BlockMoved, Cause, TableRead
+from service.port_block.way import LeaderMember, Way
 from service.settings import Settings
 from service.wire.cluster_view import ClusterView
 from service.wire.envelope import Envelope
@@ -63,7 +65,7 @@ class LeaderPortBlocks:
         self._knowledge = knowledge
         self._clock = clock
         self._recorder = recorder
-        self._moved: list[BlockMoved] = []
+        self._unsaid: list[BlockMoved | TableRead] = []
         """Not yet on record: what moves together is one record."""
         self._present = _PresentTerm()
         envelope = Envelope(
@@ -85,6 +87,7 @@ class LeaderPortBlocks:
         """This process leads in that term until then, unless it is told again."""
         machine, now_ns = self._present.machine, self._clock()
         if machine is None or machine.term != term:
+            self._record()
             machine = self._present.machine = LeaderBlocks(term=term, now_ns=now_ns)
             machine.set_leading_until(until_ns, now_ns=now_ns)
             self.update()
@@ -94,6 +97,7 @@ class LeaderPortBlocks:
 
     def end(self) -> None:
         """It leads no more."""
+        self._record()
         self._present.machine = None
         self.pump.wake()
 
@@ -156,41 +160,53 @@ class LeaderPortBlocks:
         return found
 
     def _handle(self, output: object) -> None:
-        if not isinstance(output, BlockMoved):
+        if not isinstance(output, BlockMoved | TableRead):
             raise TypeError(f"unknown output {output!r}")
-        if not self._moved:
+        if not self._unsaid:
             asyncio.get_running_loop().call_soon(self._record)
-        self._moved.append(output)
+        self._unsaid.append(output)
 
     def _record(self) -> None:
-        moved, self._moved = self._moved, []
+        unsaid, self._unsaid = self._unsaid, []
         term = self._present.machine.term if self._present.machine is not None else 0
-        for (floating_ip, former, owner, stamp), blocks in by_move(moved).items():
-            # What an earlier leader gave is on record; this one has read it.
-            if former or stamp.term == term:
-                self._recorder.ports_moved(floating_ip, ranges_of(blocks), owner=owner, former=former, stamp=stamp)
+        moved: list[BlockMoved] = []
+        for one in unsaid:
+            if isinstance(one, BlockMoved):
+                moved.append(one)
+                continue
+            self._record_moves(moved, term)
+            moved = []
+            self._recorder.ports_table(one.floating_ip, runs_of(one.rows), term=term)
+        self._record_moves(moved, term)
+
+    def _record_moves(self, moved: Iterable[BlockMoved], term: int) -> None:
+        for (floating_ip, former, cause), rows in by_move(moved).items():
+            self._recorder.ports_moved(floating_ip, runs_of(rows), former=former, reason=cause, term=term)
 
 
-Move = tuple[IPv4Address, str, str, Stamp]
-"""Of a floating IP: from whom, to whom (empty: nobody), and by which word."""
+Move = tuple[IPv4Address, str, Cause]
+"""Of a floating IP: from whom (empty: nobody), and why."""
+Held = tuple[int, str, Stamp]
+"""A block, whose it is (empty: nobody's), and the stamp."""
 
 
-def by_move(moved: Iterable[BlockMoved]) -> dict[Move, list[int]]:
-    """The blocks of each move."""
-    found: dict[Move, list[int]] = {}
+def by_move(moved: Iterable[BlockMoved]) -> dict[Move, list[Held]]:
+    """The blocks of each move, with whose they are now."""
+    found: dict[Move, list[Held]] = {}
     for one in moved:
-        key = one.floating_ip, one.former or "", one.row.owner or "", one.row.stamp
-        found.setdefault(key, []).append(one.block)
+        key = one.floating_ip, one.former or "", one.cause
+        found.setdefault(key, []).append((one.block, one.row.owner or "", one.row.stamp))
     return found
 
 
-def ranges_of(blocks: Iterable[int]) -> list[range]:
-    """Their ports, in order; neighbours are one range."""
-    found: list[range] = []
-    for block in sorted(blocks):
+def runs_of(rows: Iterable[Held]) -> list[PortRun]:
+    """Their ports, in order; neighbours of one node and stamp are one run."""
+    found: list[PortRun] = []
+    for block, node, stamp in sorted(rows):
         ports = ports_of(block)
-        if found and found[-1].stop == ports.start:
-            found[-1] = range(found[-1].start, ports.stop)
+        last = found[-1] if found else None
+        if last is not None and (last.last + 1, last.node, last.stamp) == (ports.start, node, stamp):
+            found[-1] = last._replace(last=ports.stop - 1)
         else:
-            found.append(ports)
+            found.append(PortRun(ports.start, ports.stop - 1, stamp, node))
     return found

@@ -13,6 +13,14 @@ HELD_UNTIL = "heldUntilBootTimeNs"
 """Detail of `released` and `expired`: the last instant at which the keeper was known to hold it."""
 DEADLINE = "deadlineBootTimeNs"
 """Detail of `expired`: when the kernel stopped forwarding for it, by the last deadline known."""
+PORTS = "ports"
+"""Detail of `ports-moved` and `ports-table`: runs of ports, each with its stamp, and with its node where it has one."""
+SPAN = "span"
+"""Detail of `ports-table`: the ports that it tells of; those that no run names are nobody's."""
+LEADER_TERM = "leaderTerm"
+"""Detail of `ports-moved` and `ports-table`: the term of the leader that says so. It orders what leaders say."""
+IS_REMOVED = "isRemoved"
+"""Detail of `unassigned`: the spec lists the address no more."""
 
 
 class RecordKind(StrEnum):
@@ -35,6 +43,8 @@ class RecordKind(StrEnum):
     """Somebody else uses a floating IP, or two processes one node name."""
     PORTS_MOVED = "ports-moved"
     """Ports of a floating IP belong to another node from now on, or to none; recorded by the leader that gave them."""
+    PORTS_TABLE = "ports-table"
+    """Which node has which ports of a floating IP now: what a leader has read, and later once in a while."""
     LEADER_ELECTED = "leader-elected"
     LEADER_LOST = "leader-lost"
     NODE_UP = "node-up"

@@ -84,6 +84,8 @@ class Times:
     """How often a leader that is short calls blocks back."""
     release_ns: int = 10 * _SECOND
     """How often the holder is asked to take the blocks of a node that is Down."""
+    state_ns: int = 86_400 * _SECOND
+    """How often a leader tells all of a table for the record: then no answer needs records that are older."""
     grace_ns: int = 2 * _SECOND
     """From a block's last new reservation to the scan that may find it unused."""
 

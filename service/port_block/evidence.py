@@ -20,6 +20,11 @@ class Witness(Enum):
     HOLDER = auto()
     GATEWAY = auto()
 
+    @classmethod
+    def of_gateway(cls, *, holds: bool) -> "Witness":
+        """Who a gateway is as a witness."""
+        return cls.HOLDER if holds else cls.GATEWAY
+
 
 class Judgement(Enum):
     """What to do with the leader's own row."""

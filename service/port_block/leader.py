@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from itertools import count
 
 from service.model.errors import InvariantError, PeerError
-from service.model.lease import VERSION_MAX, Stamp
+from service.model.lease import Stamp
 from service.model.machine import Address, Send, Source
 from service.port_block.allotment import allot
 from service.port_block.block import BLOCKS, TIMES, Row, Times, base_blocks
@@ -37,8 +37,10 @@ from service.port_block.message import (
     entries_of,
 )
 from service.port_block.owner_view import OwnerView
+from service.port_block.record import BlockMoved, Cause, TableRead
+from service.port_block.stamps import Stamps
 from service.port_block.unanswered import Sent, Unanswered
-from service.port_block.way import BlockMoved, LeaderMember, Way
+from service.port_block.way import LeaderMember, Way
 
 TABLES_AT_ONCE, OUTPUTS_AT_ONCE = 8, 512
 """Floating IPs that are looked at in one step, and outputs that it brings, about; the rest follows 5 ms later."""
@@ -49,14 +51,14 @@ WISH_ASKS = 4
 
 
 class LeaderBlocks:
-    """Follows the machine contract, on CLOCK_BOOTTIME. Outputs: Send, BlockMoved."""
+    """Follows the machine contract, on CLOCK_BOOTTIME. Outputs: Send, BlockMoved, TableRead."""
 
     def __init__(
         self, *, term: int, now_ns: int, times: Times = TIMES, blocks: int = BLOCKS, quota: int = BLOCKS // 2
     ) -> None:
         """`quota` is the most blocks that one node may have of one floating IP."""
         self.term = term
-        self._version = 0
+        self._stamps = Stamps(term)
         self._reads = count(1)
         self._times, self._blocks, self._quota = times, blocks, quota
         self._began_ns = self._now_ns = self._tick_ns = self._recall_ns = now_ns
@@ -67,7 +69,7 @@ class LeaderBlocks:
         self._changed: dict[IPv4Address, None] = {}
         """Of which something has happened since it was looked at."""
         self._unanswered = Unanswered(now_ns)
-        self._outputs: list[Send | BlockMoved] = []
+        self._outputs: list[Send | BlockMoved | TableRead] = []
 
     # Inputs
 
@@ -177,7 +179,7 @@ class LeaderBlocks:
         """When `advance` has something to do next; None when leadership is over."""
         return max(self._tick_ns, self._now_ns) if self._leads else None
 
-    def drain(self) -> list[Send | BlockMoved]:
+    def drain(self) -> list[Send | BlockMoved | TableRead]:
         """The outputs since the last call, in order, and forget them."""
         outputs, self._outputs = self._outputs, []
         return outputs
@@ -224,7 +226,7 @@ class LeaderBlocks:
         if not view.take_table(message, self._now_ns):
             return
         if table.is_complete:
-            self._weigh(floating_ip, table, view)
+            self._weigh(floating_ip, table, view.rows, Witness.of_gateway(holds=view.holds), judge)
             table.open(view, self._now_ns)
         self._change(floating_ip)
 
@@ -243,52 +245,50 @@ class LeaderBlocks:
     def _complete(self, floating_ip: IPv4Address, table: LeaderTable, holder: GatewayView) -> None:
         """Make the table of what was read: what the holder has, and what the members say."""
         table.is_complete = True
-        for block, row in sorted(holder.rows.items()):
-            verdict = merge(table.rows.get(block), row, Witness.HOLDER, term=self.term)
-            self._settle(floating_ip, table, block, row, verdict)
+        self._weigh(floating_ip, table, holder.rows, Witness.HOLDER, merge)
         for owner in self._owners.values():
             self._hear(floating_ip, table, owner, judge if holder.is_whole else merge)
         for view in table.gateways.values():
-            self._weigh(floating_ip, table, view)
+            self._weigh(floating_ip, table, view.rows, Witness.of_gateway(holds=view.holds), judge)
             table.open(view, self._now_ns)
         for owner in self._owners.values():
             self._learn(floating_ip, table, owner)
 
     def _hear(self, floating_ip: IPv4Address, table: LeaderTable, owner: OwnerView, weigh: Judge) -> None:
-        for block, stamp in sorted(owner.known.get(floating_ip, {}).items()):
-            if block < self._blocks:
-                row = Row(owner.name, stamp)
-                verdict = weigh(table.rows.get(block), row, Witness.OWNER, term=self.term)
-                self._settle(floating_ip, table, block, row, verdict)
+        rows = {block: Row(owner.name, stamp) for block, stamp in owner.known.get(floating_ip, {}).items()}
+        self._weigh(floating_ip, table, rows, Witness.OWNER, weigh)
 
-    def _weigh(self, floating_ip: IPv4Address, table: LeaderTable, view: GatewayView) -> None:
-        witness = Witness.HOLDER if view.holds else Witness.GATEWAY
-        for block, row in sorted(view.rows.items()):
-            verdict = judge(table.rows.get(block), row, witness, term=self.term)
-            self._settle(floating_ip, table, block, row, verdict)
+    def _weigh(
+        self, floating_ip: IPv4Address, table: LeaderTable, rows: Mapping[int, Row], witness: Witness, weigh: Judge
+    ) -> None:
+        for block, row in sorted(rows.items()):
+            if block < self._blocks:
+                verdict = weigh(table.rows.get(block), row, witness, term=self.term)
+                self._settle(floating_ip, table, block, row, verdict)
 
     def _settle(self, floating_ip: IPv4Address, table: LeaderTable, block: int, row: Row, verdict: Judgement) -> None:
         match verdict:
             case Judgement.TAKE:
-                self._set(floating_ip, table, block, row)
+                self._set(floating_ip, table, block, row, Cause.RECLAIMED if row.is_resting else Cause.FOUND)
             case Judgement.RESTAMP:
-                own = table.row(block)
-                self._set(floating_ip, table, block, own._replace(stamp=self._next_stamp()))
+                own = table.row(block)._replace(stamp=self._stamps.next())
+                self._set(floating_ip, table, block, own, Cause.FOUND)
             case Judgement.YIELD:
-                self._set(floating_ip, table, block, Row(row.owner, self._next_stamp()))
+                self._set(floating_ip, table, block, Row(row.owner, self._stamps.next()), Cause.FOUND)
 
     def _learn(self, floating_ip: IPv4Address, table: LeaderTable, owner: OwnerView) -> None:
         """Whatever concerns an owner and it does not know is to be sent."""
         for block in sorted({*owner.known.get(floating_ip, ()), *table.by_owner.get(owner.name, ())}):
             owner.want((floating_ip, block), table.row(block), self._now_ns)
 
-    def _set(self, floating_ip: IPv4Address, table: LeaderTable, block: int, row: Row) -> None:
+    def _set(self, floating_ip: IPv4Address, table: LeaderTable, block: int, row: Row, cause: Cause) -> None:
         former = table.set(block, row, self._now_ns)
         for name in dict.fromkeys((former, row.owner)):
             if name is not None and name in self._owners:
                 self._owners[name].want((floating_ip, block), row, self._now_ns)
-        if former != row.owner:
-            self._outputs.append(BlockMoved(floating_ip, block, former, row))
+        # What is true before it is told for the first time is told as a whole.
+        if former != row.owner and table.stated_ns is not None and self._leads:
+            self._outputs.append(BlockMoved(floating_ip, block, former, row, cause))
 
     # Deciding
 
@@ -299,6 +299,8 @@ class LeaderBlocks:
             self._complete(floating_ip, table, holder)
         if not table.is_complete:
             return
+        if table.stated_ns is None or now_ns - table.stated_ns >= self._times.state_ns:
+            self._outputs.append(table.state(floating_ip, now_ns))
         self._release(table)
         table.wishes = {name: wish for name, wish in table.wishes.items() if now_ns < wish.until_ns}
         up = [name for name, view in self._owners.items() if view.down_ns is None]
@@ -319,9 +321,9 @@ class LeaderBlocks:
         if table.holder is None or self._now_ns < table.quiet_until_ns:
             self._changed[floating_ip] = None
             return
-        stamp = self._next_stamp()
+        stamp = self._stamps.next()
         for name, block in gifts:
-            self._set(floating_ip, table, block, Row(name, stamp))
+            self._set(floating_ip, table, block, Row(name, stamp), Cause.GIVEN)
 
     def _knows_all(self, table: LeaderTable) -> bool:
         """Whether no block can be in use that is not in the table (Q7)."""
@@ -338,7 +340,7 @@ class LeaderBlocks:
         if self._now_ns < table.release_due_ns:
             return
         if blocks := table.unreleased([name for name, _ in table.owners() if self._is_lost(name)]):
-            table.release(blocks, Row(None, self._next_stamp(), is_resting=True), self._now_ns)
+            table.release(blocks, Row(None, self._stamps.next(), is_resting=True), self._now_ns)
             table.release_due_ns = self._now_ns + self._times.release_ns
 
     def _is_lost(self, name: str) -> bool:
@@ -353,6 +355,7 @@ class LeaderBlocks:
             self._changed[IPv4Address(message.floating_ip)] = None
 
     def _take_return(self, owner: OwnerView, message: Return) -> None:
+        nobodys = None
         for held in message.rows:
             floating_ip = IPv4Address(held.floating_ip)
             table = self._tables.get(floating_ip)
@@ -362,7 +365,10 @@ class LeaderBlocks:
             row = table.row(held.block)
             owner.known.setdefault(floating_ip, {})[held.block] = stamp
             if row.stamp < stamp or row == Row(owner.name, stamp):
-                self._set(floating_ip, table, held.block, Row(None, self._next_stamp()))
+                # One stamp for all: neighbours are one change on record.
+                nobodys = nobodys or Row(None, self._stamps.next())
+                cause = Cause.RECALLED if table.has_use(owner.name) else Cause.RETURNED
+                self._set(floating_ip, table, held.block, nobodys, cause)
                 table.rows[held.block].superseded = max(table.rows[held.block].superseded, stamp)
             owner.want(key, table.row(held.block), self._now_ns)
             self._change(floating_ip)
@@ -453,7 +459,7 @@ class LeaderBlocks:
         for entry, is_taken in zip(sent.entries, message.taken, strict=True):
             if is_taken:
                 if table.confirm(view, entry.block, entry.row.stamp, self._now_ns):
-                    self._set(sent.floating_ip, table, entry.block, entry.row)
+                    self._set(sent.floating_ip, table, entry.block, entry.row, Cause.RECLAIMED)
             elif entry.block in others:
                 self._refused(sent.floating_ip, table, view, entry, others[entry.block].row)
 
@@ -469,7 +475,7 @@ class LeaderBlocks:
             # In use, or changed meanwhile. It is asked again while its node is Down.
             del view.releases[block]
         one = table.rows.get(block)
-        verdict = judge(one, other, Witness.HOLDER if view.holds else Witness.GATEWAY, term=self.term)
+        verdict = judge(one, other, Witness.of_gateway(holds=view.holds), term=self.term)
         if one is not None and one.row.stamp == entry.row.stamp and entry.if_idle and not is_late and view.holds:
             # Its owner sends: the block does not rest.
             verdict = Judgement.YIELD if other.owner is not None else verdict
@@ -482,12 +488,6 @@ class LeaderBlocks:
     @property
     def _leads(self) -> bool:
         return self._now_ns < self._leads_until_ns
-
-    def _next_stamp(self) -> Stamp:
-        self._version += 1
-        if self._version > VERSION_MAX:
-            raise InvariantError("a term has no more versions")
-        return Stamp(self.term, self._version)
 
     def _send(self, to: Address, receiver: Receiver, message: Message) -> None:
         # Whoever leads no more is silent: of two leaders only one may speak (Q7).

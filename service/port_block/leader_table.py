@@ -6,10 +6,12 @@ in use that it does not know of (Q7); only then does it give any away.
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from service.model.lease import Stamp
 from service.port_block.block import NEVER_GIVEN, Row
 from service.port_block.gateway_view import GatewayView
+from service.port_block.record import TableRead
 
 
 @dataclass(slots=True)
@@ -48,6 +50,8 @@ class LeaderTable:
         """No block is given before: a gateway that counts on the word of the leader before this one, or that was the
         successor until now, would not know of it (Q8)."""
         self.release_due_ns = self.recall_ns = 0
+        self.stated_ns: int | None = None
+        """When all of it was told for the record."""
         self.demand: tuple[str, ...] = ()
         self.wishes: dict[str, Wish] = {}
         self.short: dict[str, int] = {}
@@ -79,6 +83,10 @@ class LeaderTable:
         """How many blocks a node has."""
         return len(self.by_owner.get(owner, ()))
 
+    def has_use(self, owner: str) -> bool:
+        """Whether a node needs blocks now."""
+        return owner in self.demand or owner in self.wishes
+
     def free(self, now_ns: int) -> list[int]:
         """The blocks that may be given: nobody's and rested. Those that lay longest come first."""
         rows = ((self.rows.get(block), block) for block in range(self._blocks))
@@ -88,6 +96,12 @@ class LeaderTable:
             if one is None or (one.row.owner is None and now_ns >= one.rests_until_ns)
         ]
         return [block for _, block in sorted(free)]
+
+    def state(self, floating_ip: IPv4Address, now_ns: int) -> TableRead:
+        """All of it, for the record."""
+        self.stated_ns = now_ns
+        rows = ((block, one.row.owner, one.row.stamp) for block, one in sorted(self.rows.items()))
+        return TableRead(floating_ip, tuple((block, owner, stamp) for block, owner, stamp in rows if owner is not None))
 
     # Gateways
 

@@ -15,6 +15,7 @@ import pytest
 from service.agent.neighbours import Neighbours
 from service.agent.port_blocks import PortBlocks
 from service.audit.outbox import Origin, Outbox
+from service.audit.port_run import PortRun
 from service.audit.recorder import LeaderRecorder
 from service.controller.knowledge import Knowledge
 from service.controller.port_blocks import LeaderPortBlocks
@@ -60,6 +61,8 @@ class Site:
         self.moved: list[tuple[object, ...]] = []
         """As the record has it: ports, owner, who had them."""
         self.recorder.ports_moved = self._note  # type: ignore[method-assign]
+        self.tables: list[tuple[PortRun, ...]] = []
+        self.recorder.ports_table = lambda ip, runs, *, term: self.tables.append(tuple(runs))  # type: ignore
         self.holder, self.successor = "worker2", "worker3"
         self.index = PolicyIndex(pod_cidrs_known=True)
         self.index.apply([Upsert(item) for item in OBJECTS])
@@ -67,8 +70,8 @@ class Site:
         self.tokens = 0
         self.fail_over(self.holder, self.successor)
 
-    def _note(self, floating_ip: IPv4Address, ports: Iterable[range], *, owner: str, former: str, stamp: Stamp) -> None:
-        self.moved.append((floating_ip, *ports, owner, former, stamp.term))
+    def _note(self, floating_ip: IPv4Address, runs: Iterable[PortRun], *, former: str, reason: str, term: int) -> None:
+        self.moved.append((floating_ip, *((run.first, run.last, run.node) for run in runs), former, reason, term))
 
     def settings(self, name: str) -> Settings:
         ports = msgspec.structs.replace(PortSettings(), state=self.port)
@@ -188,13 +191,16 @@ async def test_q2_a_node_with_a_selected_pod_has_its_base_once_holder_and_succes
         assert (worker2.known(), worker3.known()) == (BASE, BASE)
         assert (worker2.usable(), worker1.known()) == (0, 0)
         (moved,) = site.moved
-        assert moved == (FLOATING_IP, range(FIRST_PORT, FIRST_PORT + BASE * BLOCK_PORTS), "worker1", "", 7)
+        last = FIRST_PORT + BASE * BLOCK_PORTS - 1
+        assert moved == (FLOATING_IP, (FIRST_PORT, last, "worker1"), "", "given", 7)
+        assert site.tables == [()], "first it has read that nobody has any"
     assert worker1.usable() == BASE, "without a leader everything goes on (Q6)"
     async with site.leading(8) as leader:
         await asyncio.sleep(1.5)
         assert leader.status() == {str(FLOATING_IP): {"isComplete": True, "blocks": {"worker1": BASE}, "lacking": {}}}
         assert leader.lacking() == {}
     assert len(site.moved) == 1, "what is read is no news"
+    assert site.tables[1:] == [(PortRun(FIRST_PORT, last, Stamp(7, 1), "worker1"),)], "it is told once, as a table"
 
 
 async def test_r1_a_successor_takes_over_without_a_leader_and_ports_go_on(site: Site) -> None:

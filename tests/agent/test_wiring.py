@@ -235,7 +235,9 @@ async def leading(site: Site, cluster: ClusterView, monkeypatch: pytest.MonkeyPa
         intake=site.agent._intake,
     )
     settings = msgspec.structs.replace(site.settings, node="controller1", bind_address=host)
-    recorder = cast(LeaderRecorder, SimpleNamespace(ports_moved=lambda *_, **__: None))
+    recorder = cast(
+        LeaderRecorder, SimpleNamespace(ports_moved=lambda *_, **__: None, ports_table=lambda *_, **__: None)
+    )
     leader = LeaderPortBlocks(settings, cluster, cast(Knowledge, knowledge), clock=clock.boot_ns, recorder=recorder)
     async with leader.socket, asyncio.TaskGroup() as group:
         tasks = [group.create_task(leader.pump.run()), group.create_task(_inform(leader))]

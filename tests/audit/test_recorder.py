@@ -11,6 +11,7 @@ import pytest
 
 from service.audit.chain import Facts
 from service.audit.outbox import Origin, Outbox
+from service.audit.port_run import PortRun, parse_runs
 from service.audit.recorder import AgentRecorder, LeaderRecorder, Part
 from service.lease.observer import Observation
 from service.model.assignment import Assignment, Location
@@ -305,10 +306,36 @@ def test_a_changed_gateway_says_what_was_before(leader: Leader) -> None:
 
 
 def test_ports_that_move_say_whose_they_were_and_by_which_word(leader: Leader) -> None:
-    leader.recorder.ports_moved(IP, [range(1024, 5120), range(6000, 6064)], owner="n1", former="n2", stamp=Stamp(7, 12))
+    runs = [PortRun(1024, 5119, Stamp(7, 12), "n1"), PortRun(6000, 6063, Stamp(7, 13), "n1")]
+    leader.recorder.ports_moved(IP, runs, former="n2", reason="given", term=7)
     (record,) = leader.outbox.records
     assert (record.kind, record.subject, record.holder, record.previous) == ("ports-moved", str(IP), "n1", "n2")
-    assert record.detail == {"ports": "1024-5119, 6000-6063", "stamp": "7.12"}
+    assert record.reason == "given"
+    assert record.detail == {"ports": "1024-5119 7.12 n1, 6000-6063 7.13 n1", "leaderTerm": "7"}
+
+
+def test_ports_that_go_to_several_nodes_at_once_are_one_record(leader: Leader) -> None:
+    runs = [PortRun(1024, 5119, Stamp(7, 12), "n1"), PortRun(6000, 6063, Stamp(7, 12), "n2")]
+    leader.recorder.ports_moved(IP, runs, former="", reason="given", term=7)
+    (record,) = leader.outbox.records
+    assert (record.holder, record.detail["ports"]) == ("", "1024-5119 7.12 n1, 6000-6063 7.12 n2")
+
+
+def test_a_table_of_ports_says_all_that_nodes_have_in_one_record_while_that_fits(leader: Leader) -> None:
+    leader.recorder.ports_table(IP, [PortRun(1024, 5119, Stamp(6, 12), "n1")], term=7)
+    (record,) = leader.outbox.records
+    assert (record.kind, record.subject, record.holder) == ("ports-table", str(IP), "")
+    assert record.detail == {"ports": "1024-5119 6.12 n1", "span": "1024-65535", "leaderTerm": "7"}
+
+
+def test_a_table_of_a_thousand_blocks_with_long_names_is_cut_and_loses_nothing(leader: Leader) -> None:
+    runs = [PortRun(1024 + 64 * b, 1087 + 64 * b, Stamp(6, 10**9 + b), f"{b % 2}" + "n" * 252) for b in range(1008)]
+    leader.recorder.ports_table(IP, runs, term=7)
+    said = [run for record in leader.outbox.records for run in parse_runs(record.detail["ports"])]
+    assert said == runs
+    assert len(leader.outbox.records) == 9
+    leader.recorder.ports_moved(IP, runs, former="", reason="given", term=7)
+    assert [run for record in leader.outbox.records[9:] for run in parse_runs(record.detail["ports"])] == runs
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,119 @@ def test_who_lists_the_tenures_of_a_span(outboxes: list[str]) -> None:
     ]
 
 
+# --- ports
+
+
+def said(kind: RecordKind, at: str, sequence: int, *, term: int = 7, ports: str = "", **more: Any) -> AuditRecord:
+    detail = {"ports": ports, "leaderTerm": str(term)} if kind.startswith("ports") else {}
+    time_ns = parse_time(f"2026-11-03T{at}Z")
+    subject = IP if kind.startswith("ports") else "worker9"
+    actor = f"controller/c{term}"
+    return AuditRecord(
+        kind, f"c{term}", "b", sequence, time_ns, 0, subject=subject, term=term, actor=actor, detail=detail, **more
+    )
+
+
+@pytest.fixture
+def ports(tmp_path: Path) -> list[str]:
+    """A leader that gives ports, and takes them; then another one."""
+    first = [
+        said(RecordKind.PORTS_TABLE, "10:00:00", 1),
+        said(RecordKind.PORTS_MOVED, "10:10:00", 2, ports="34560-34623 7.1 worker1", holder="worker1", reason="given"),
+        said(RecordKind.PORTS_MOVED, "10:50:00", 3, ports="34560-34623 7.2", previous="worker1", reason="taken"),
+        said(RecordKind.NODE_UP, "11:00:00", 4),
+    ]
+    second = [said(RecordKind.PORTS_TABLE, "12:00:00", 1, term=8, ports="34560-34623 7.3 worker2")]
+    folders = [write_outbox(tmp_path / "c7", first), write_outbox(tmp_path / "c8", second)]
+    return [part for folder in folders for part in ("--outbox", str(folder))]
+
+
+@pytest.mark.parametrize(
+    ("at", "node", "proved"),
+    [
+        ("10:05:00", None, True),
+        ("10:10:00", "worker1", True),
+        ("10:49:59", "worker1", True),
+        ("10:50:00", None, True),
+        ("11:30:00", None, False),
+        ("12:00:00", "worker2", True),
+        ("13:00:00", "worker2", False),
+    ],
+)
+def test_who_says_which_node_had_a_port_at_any_time(ports: list[str], at: str, node: str | None, proved: bool) -> None:
+    done = invoke("audit", "who", f"{IP}:34567", "--at", f"2026-11-03T{at}Z", "--json", *ports)
+    answer = json.loads(done.stdout)
+    assert (done.exit_code, answer["onRecord"], answer["node"], answer["proved"]) == (0, True, node, proved)
+
+
+def test_who_says_that_the_records_of_a_port_do_not_reach_back_so_far(ports: list[str]) -> None:
+    lines = invoke("audit", "who", f"{IP}:34567", "--at", "2026-11-03T09:59:59Z", *ports).stdout.splitlines()
+    assert lines[:2] == [
+        f"no record says whose {IP}:34567 was at 2026-11-03T09:59:59.000000000Z",
+        "  records of this port begin 2026-11-03T10:00:00.000000000Z",
+    ]
+    document = json.loads(invoke("audit", "who", f"{IP}:34567", "--at", "2026-11-03T09:00Z", "--json", *ports).stdout)
+    assert (document["onRecord"], document["node"]) == (False, None)
+    elsewhere = invoke("audit", "who", "192.0.2.7:34567", *ports).stdout.splitlines()
+    assert elsewhere[1] == "  records of this port are none"
+
+
+def test_who_says_of_a_port_how_it_knows_and_what_it_does_not(ports: list[str], outboxes: list[str]) -> None:
+    def lines(at: str) -> list[str]:
+        return invoke("audit", "who", f"{IP}:34567", "--at", f"2026-11-03T{at}Z", *ports).stdout.splitlines()
+
+    assert lines("10:30:00") == [
+        f"{IP}:34567 was worker1's at 2026-11-03T10:30:00.000000000Z",
+        "  ports 34560-34623, stamp 7.1, from 2026-11-03T10:10:00.000000000Z (given) to "
+        "2026-11-03T10:50:00.000000000Z (taken)",
+        "  read: controller/c7, 4 records, 2026-11-03T10:00:00Z to 2026-11-03T11:00:00Z",
+        "  read: controller/c8, 1 records, 2026-11-03T12:00:00Z to 2026-11-03T12:00:00Z",
+    ]
+    nobody = lines("11:30:00")
+    assert nobody[0].startswith(f"{IP}:34567 was last on record as nobody's; at ")
+    assert nobody[1] == "  a leader's last records are missing: the next one found it changed"
+    assert nobody[3].startswith("  last before: worker1, ports 34560-34623, stamp 7.1")
+    late = lines("13:00:00")
+    assert late[1:3] == [
+        "  no later record of a leader was read",
+        "  ports 34560-34623, stamp 7.3, from 2026-11-03T12:00:00.000000000Z or before (as a leader read it) to "
+        "no end on record",
+    ]
+    without = invoke("audit", "who", f"{IP}:34567", *outboxes).stdout.splitlines()
+    assert without[-1] == "  read: no record of a controller; only controllers record ports"
+
+
+def test_who_proves_nothing_of_a_port_where_records_are_lost(ports: list[str], outboxes: list[str]) -> None:
+    lines = invoke("audit", "who", f"{IP}:34567", "--at", "2026-11-03T10:30:00Z", *ports, *outboxes).stdout.splitlines()
+    assert lines[1] == "  4 records are lost, and may have said otherwise"
+
+
+def test_who_lists_whose_a_port_was_in_a_span(ports: list[str]) -> None:
+    span = ("--from", "2026-11-03T10:30:00Z", "--to", "2026-11-03T12:00:00Z")
+    lines = invoke("audit", "who", f"{IP}:34567", *span, *ports).stdout.splitlines()
+    assert lines[0].split() == ["FROM", "TO", "NODE", "PORTS", "STAMP", "WHY", "END"]
+    assert [("worker1" in line, "or before" in line) for line in lines[1:3]] == [(True, False), (False, True)]
+    document = json.loads(invoke("audit", "who", f"{IP}:34567", *span, "--json", *ports).stdout)
+    assert [(one["node"], one["untilIsExact"]) for one in document["tenures"]] == [
+        ("worker1", True),
+        (None, False),
+        ("worker2", False),
+    ]
+
+
+@pytest.mark.parametrize("address", [f"{IP}:80", f"{IP}:65536", f"{IP}:", f"{IP}:http", "192.0.2.300:34567"])
+def test_who_refuses_what_is_no_port_that_a_connection_of_a_pod_can_have(ports: list[str], address: str) -> None:
+    assert invoke("audit", "who", address, *ports).exit_code == 2
+
+
+def test_tail_shows_the_beginning_of_a_long_table(tmp_path: Path) -> None:
+    table = ", ".join(f"{1024 + 64 * block}-{1087 + 64 * block} 7.1 worker1" for block in range(100))
+    folder = write_outbox(tmp_path / "long", [said(RecordKind.PORTS_TABLE, "10:00:00", 1, ports=table)])
+    shown = invoke("audit", "tail", "--outbox", folder).stdout
+    assert "ports=1024-1087 7.1 worker1" in shown
+    assert len(shown) < 1000
+
+
 def test_verify_says_what_is_good_and_what_is_not(tmp_path: Path) -> None:
     folder = chained_log.write_outbox(
         tmp_path / "outbox", lambda outbox: chained_log.hold(outbox, 1, from_ms=0, until_ms=50)

@@ -29,7 +29,8 @@ from service.port_block.message import (
     encode,
     entries_of,
 )
-from service.port_block.way import BlockMoved, LeaderMember, Way
+from service.port_block.record import BlockMoved
+from service.port_block.way import LeaderMember, Way
 from tests.port_block.site import HOSTS, IP, MS, SECOND, of, say, source, told
 
 LEADER = Receiver.LEADER

@@ -22,7 +22,8 @@ from service.port_block.gateway import GatewayBlocks, SetOwner, Trust
 from service.port_block.leader import LeaderBlocks
 from service.port_block.message import Receiver, receiver_of
 from service.port_block.owner import EndFlows, OwnerBlocks, Store, Usable
-from service.port_block.way import BlockMoved, LeaderMember, Way
+from service.port_block.record import BlockMoved, TableRead
+from service.port_block.way import LeaderMember, Way
 from tests.simulation.world import MS, SECOND, Clock, Node, World
 
 PORT = 9641
@@ -430,6 +431,7 @@ class BlockWorld:
         name = node.key
         if isinstance(output, BlockMoved):
             self.moved += 1
+        if isinstance(output, BlockMoved | TableRead):
             return
         kernel = self.kernels[name]
         if isinstance(output, SetOwner):
