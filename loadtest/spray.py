@@ -16,6 +16,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
 from loadtest.traffic import boot_time_ns, read_line, say
@@ -112,9 +113,9 @@ def count(*, address: str, port: int, flows: int) -> Answer:
         server.bind((address, port))
         server.setblocking(False)
         say({"ready": True})
-        while 0 not in (ready := select.select([0, server], [], [])[0]):
+        while 0 not in (ready := select.select([0, server.fileno()], [], [])[0]):
             with contextlib.suppress(BlockingIOError):
-                while server in ready:
+                while server.fileno() in ready:
                     data, source = server.recvfrom(64)
                     numbers.add(int.from_bytes(data[:4], "big"))
                     sources.add(source[0])
@@ -134,9 +135,9 @@ def accept(*, address: str, port: int) -> Answer:
         server.listen(4096)
         server.setblocking(False)
         say({"ready": True})
-        while 0 not in (ready := select.select([0, server], [], [])[0]):
+        while 0 not in (ready := select.select([0, server.fileno()], [], [])[0]):
             with contextlib.suppress(BlockingIOError):
-                while server in ready:
+                while server.fileno() in ready:
                     connection, source = server.accept()
                     kept.append(connection)
                     sources.add(source[0])
@@ -213,7 +214,7 @@ def _reset(connection: socket.socket) -> None:
     connection.close()
 
 
-VERBS = {"spray": spray, "count": count, "accept": accept, "connect": connect}
+VERBS: dict[str, Callable[..., Answer]] = {"spray": spray, "count": count, "accept": accept, "connect": connect}
 
 
 def main() -> None:

@@ -321,9 +321,9 @@ def download(*, destination: str, port: int) -> Answer:
     with socket.create_connection((destination, port), timeout=WAIT_S) as client:
         say({"ready": True})
         last_ns = boot_time_ns()
-        while 0 not in (ready := select.select([0, client], [], [])[0]):
+        while 0 not in (ready := select.select([0, client.fileno()], [], [])[0]):
             try:
-                count = len(client.recv(BULK_READ)) if client in ready else 0
+                count = len(client.recv(BULK_READ)) if client.fileno() in ready else 0
             except OSError as failure:
                 count, error = 0, type(failure).__name__
             if not count:
