@@ -26,7 +26,8 @@ ALIVE_S = 8.0
 _PATIENCE_S = 120.0
 _FLOWS_A_SECOND = 5000
 """At the least."""
-_PORTS = [1024, 60_000]
+_SOURCE_PORTS, _PORTS = [1024, 1000], [1024, 60_000]
+"""So that each flow finds a free port of the node towards its remote."""
 
 
 def measure_flood(options: DatapathOptions, report: Report) -> Row:
@@ -60,7 +61,7 @@ def lost_by_flood(idle: Site, flooding: Site, connections: int, flows: int, repo
                 timeout_s=flows / _FLOWS_A_SECOND + _PATIENCE_S,
                 destination=NOWHERE,
                 protocols=["udp", "tcp"],
-                source_ports=_PORTS,
+                source_ports=_SOURCE_PORTS,
                 ports=_PORTS,
                 flows=flows,
                 packets=2,
