@@ -24,8 +24,9 @@ from loadtest.chaos.events import CATALOGUE, CLUSTER_CATALOGUE
 from loadtest.chaos.planted import PLANTED, try_planted
 from loadtest.chaos.run import ChaosOptions, ChaosResult, run_chaos, shortest
 from loadtest.chaos.schedule import parse_rounds
-from loadtest.datapath import DatapathOptions, measure_datapath, steps
+from loadtest.datapath import ROWS, chosen_rows, measure_datapath
 from loadtest.failover import KAFKA, FailoverOptions, Kill, measure_failover
+from loadtest.goal import Row
 from loadtest.report import (
     audit_document,
     chaos_document,
@@ -40,8 +41,11 @@ from loadtest.report import (
     print_planted,
     print_round,
     print_shortest,
+    row_line,
     write_json,
 )
+from loadtest.rows.options import DatapathOptions
+from loadtest.variant import PATHS, POLICY_PATH
 from service.model.errors import OperatorError, TransientError
 from service.model.lease import ProfileName
 
@@ -133,24 +137,52 @@ def failover(
 
 
 @main.command()
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100))
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100))
 @click.option(
     "--duration", default=1.0, show_default=True, type=click.FloatRange(0.05, 60), help="Seconds of a measurement."
 )
+@click.option("--only", default="", metavar="NAME,...", help=f"Of the rows: {', '.join(ROWS)}.")
 @click.option(
-    "--pod", type=click.Choice(["bridge", "veth"]), default="veth", show_default=True, help="How it is attached."
+    "--path",
+    "paths",
+    multiple=True,
+    type=click.Choice(PATHS),
+    default=(POLICY_PATH,),
+    show_default=True,
+    help="Of established flows; may be given twice.",
 )
 @click.option("--bulk/--no-bulk", default=True, show_default=True, help="Measure one TCP stream too.")
 @_common_options
-def datapath(rounds: int, duration: float, pod: str, bulk: bool, json_file: Path | None, name: str) -> None:
-    """Measure packets/s, latency and connections/s beside plain routing and nft maps in the same run."""
-    options = DatapathOptions(rounds=rounds, duration_s=duration, name=name, on_bridge=pod == "bridge", bulk=bulk)
+def datapath(
+    rounds: int,
+    duration: float,
+    only: str,
+    paths: tuple[str, ...],
+    bulk: bool,
+    json_file: Path | None,
+    name: str,
+) -> None:
+    """Measure everything that is promised of the datapath, each number beside its goal.
+
+    What costs time is measured beside plain routing and nft maps, in interleaved rounds.
+    """
+    names = tuple(filter(None, only.split(",")))
+    options = DatapathOptions(rounds, duration, name, bulk, names, tuple(dict.fromkeys(paths)))
     console = _console()
-    machine = environment()
-    with _told(), _progress(console, steps(options)) as (report, step):
-        result = measure_datapath(options, report, step)
+    with _told():
+        rows = chosen_rows(options)
+        machine = environment()
+        with _progress(console, len(rows)) as (report, step):
+
+            def advance(row: Row) -> None:
+                console.print(row_line(row))
+                step()
+
+            result = measure_datapath(options, report, advance)
     print_datapath(result, machine, console)
     _write(json_file, datapath_document(result, machine), console)
+    if result.failures:
+        sys.exit(1)
 
 
 @main.command()

@@ -16,7 +16,17 @@ masquerade rules as every node of the lab has them.
   floating IP}` for the same destinations.
 - Connection tracking works on both. There are no INVALID, NetworkPolicy or kube-proxy chains, which a real node would
   add: it is on the cheap side. It has one floating IP on one node, no failover and no fence.
+
+**nft maps, tunnel** is the same for nodes that share no segment: A's table leads into a vxlan device towards B, and B
+has routes to the pods through its own, so that replies take the same way back.
+
+**Rules of a real node** can be put on every node of any of these and of ours, for as long as something is measured:
+what kube-proxy in iptables mode and a CNI that enforces NetworkPolicy leave in `forward`.
 """
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address
 
 from service.lab.lab import Lab
 from service.lab.namespace import ip_batch, nft, write_sysctls
@@ -27,6 +37,12 @@ SERVER_NETWORK = "198.51.100.0/24"
 MARK = 0x2000
 TABLE = 100
 RULE_PRIORITY = 90
+TUNNEL = "peer0"
+TUNNEL_PORT = 4790
+_TUNNEL_ENDS = ("172.31.77.1", "172.31.77.2")
+"""Of the pods' node and of the gateway."""
+SERVICES = 100
+"""Of the cluster that the rules of a real node are of."""
 
 
 def add_server(lab: Lab) -> None:
@@ -34,43 +50,61 @@ def add_server(lab: Lab) -> None:
     ip_batch(lab.plan.router, [f"address add {SERVER}/32 dev lo"])
 
 
-def route_plainly(lab: Lab, pod: PlannedPod, gateway: PlannedNode) -> None:
-    """Make the site the plain routing variant for this pod."""
+def route_plainly(lab: Lab, pods: Sequence[PlannedPod], gateway: PlannedNode) -> None:
+    """Make the site the plain routing variant for these pods of one node."""
     for node in lab.plan.nodes:
         nft(node.netns, "delete table ip cni")
         write_sysctls(node.netns, {"bridge/bridge-nf-call-iptables": "0"})
-    node = lab.node(pod.node)
-    ip_batch(
-        node.netns,
-        [
-            f"route add {SERVER_NETWORK} via {gateway.ip} dev eth0 table {TABLE}",
-            f"rule add from {pod.ip} lookup {TABLE} priority {RULE_PRIORITY}",
-        ],
-    )
-    ip_batch(lab.plan.router, [f"route add {pod.ip}/32 via {gateway.ip}"])
+    node = lab.node(pods[0].node)
+    rules = [f"rule add from {pod.ip} lookup {TABLE} priority {RULE_PRIORITY}" for pod in pods]
+    ip_batch(node.netns, [f"route add {SERVER_NETWORK} via {gateway.ip} dev eth0 table {TABLE}", *rules])
+    ip_batch(lab.plan.router, [f"route add {pod.ip}/32 via {gateway.ip}" for pod in pods])
 
 
-def route_by_nft_maps(lab: Lab, pod: PlannedPod, gateway: PlannedNode, floating_ip: str) -> None:
-    """Make the site the nft maps variant for this pod."""
-    node = lab.node(pod.node)
-    nft(node.netns, marking_ruleset(pod))
-    ip_batch(
-        node.netns,
-        [
-            f"route add default via {floating_ip} dev eth0 onlink table {TABLE}",
-            f"rule add fwmark {MARK:#x} lookup {TABLE} priority {RULE_PRIORITY}",
-        ],
-    )
+def route_by_nft_maps(
+    lab: Lab, pods: Sequence[PlannedPod], gateway: PlannedNode, floating_ip: str, *, through_tunnel: bool = False
+) -> None:
+    """Make the site the nft maps variant for these pods of one node."""
+    node = lab.node(pods[0].node)
+    nft(node.netns, marking_ruleset(pods))
+    way = f"via {floating_ip} dev eth0 onlink"
+    if through_tunnel:
+        _join_by_tunnel(node, gateway, pods)
+        way = f"via {_TUNNEL_ENDS[1]} dev {TUNNEL}"
+    rule = f"rule add fwmark {MARK:#x} lookup {TABLE} priority {RULE_PRIORITY}"
+    ip_batch(node.netns, [f"route add default {way} table {TABLE}", rule])
     ip_batch(gateway.netns, [f"address add {floating_ip}/32 dev eth0"])
-    nft(gateway.netns, translating_ruleset(pod, floating_ip))
+    nft(gateway.netns, translating_ruleset(pods, floating_ip))
 
 
-def marking_ruleset(pod: PlannedPod) -> str:
-    """The pod's node: which packets go to the gateway, and that the CNI leaves their source alone."""
+def _join_by_tunnel(node: PlannedNode, gateway: PlannedNode, pods: Sequence[PlannedPod]) -> None:
+    for (here, own), (there, _) in (
+        ((node, _TUNNEL_ENDS[0]), (gateway, _TUNNEL_ENDS[1])),
+        ((gateway, _TUNNEL_ENDS[1]), (node, _TUNNEL_ENDS[0])),
+    ):
+        ends = f"local {here.ip} remote {there.ip} dstport {TUNNEL_PORT} dev eth0"
+        # Loose: the main table routes the server by eth0, and its replies come out of the tunnel.
+        ip_batch(
+            here.netns,
+            [
+                f"link add {TUNNEL} type vxlan id 77 {ends}",
+                f"address add {own}/30 dev {TUNNEL}",
+                f"link set {TUNNEL} up",
+            ],
+        )
+        write_sysctls(here.netns, {f"ipv4/conf/{TUNNEL}/rp_filter": "2"})
+    # Or the tunnel's own packets, which bear the mark of what is in them, would go into the tunnel.
+    ip_batch(node.netns, [f"rule add iif lo fwmark {MARK:#x} lookup main priority {RULE_PRIORITY - 1}"])
+    ip_batch(gateway.netns, [f"route add {pod.ip}/32 via {_TUNNEL_ENDS[0]} dev {TUNNEL}" for pod in pods])
+
+
+def marking_ruleset(pods: Sequence[PlannedPod]) -> str:
+    """The pods' node: which packets go to the gateway, and that the CNI leaves their source alone."""
+    marks = ", ".join(f"{pod.ip} : {MARK:#x}" for pod in pods)
     return f"""
 table ip peer {{
   set destinations {{ type ipv4_addr; flags interval; elements = {{ {SERVER_NETWORK} }} }}
-  map marks {{ type ipv4_addr : mark; elements = {{ {pod.ip} : {MARK:#x} }} }}
+  map marks {{ type ipv4_addr : mark; elements = {{ {marks} }} }}
   chain prerouting {{
     type filter hook prerouting priority mangle; policy accept;
     ip daddr @destinations meta mark set ip saddr map @marks
@@ -83,15 +117,79 @@ table ip peer {{
 """
 
 
-def translating_ruleset(pod: PlannedPod, floating_ip: str) -> str:
+def translating_ruleset(pods: Sequence[PlannedPod], floating_ip: str) -> str:
     """The gateway node: which source each pod gets."""
+    sources = ", ".join(f"{pod.ip} : {floating_ip}" for pod in pods)
     return f"""
 table ip peer {{
   set destinations {{ type ipv4_addr; flags interval; elements = {{ {SERVER_NETWORK} }} }}
-  map sources {{ type ipv4_addr : ipv4_addr; elements = {{ {pod.ip} : {floating_ip} }} }}
+  map sources {{ type ipv4_addr : ipv4_addr; elements = {{ {sources} }} }}
   chain postrouting {{
     type nat hook postrouting priority 90; policy accept;
     ip daddr @destinations snat to ip saddr map @sources
+  }}
+}}
+"""
+
+
+@contextlib.contextmanager
+def node_rules(lab: Lab) -> Iterator[None]:
+    """Every node has the rules of a real one meanwhile."""
+    for node in lab.plan.nodes:
+        nft(node.netns, node_ruleset([pod.ip for pod in node.pods]))
+    try:
+        yield
+    finally:
+        for node in lab.plan.nodes:
+            nft(node.netns, "delete table ip kube_proxy\ndelete table ip network_policy")
+
+
+def node_ruleset(pods: Sequence[IPv4Address]) -> str:
+    """What kube-proxy (iptables mode, as nft lists it) and a CNI with a NetworkPolicy for each pod have on a node.
+
+    Once a connection stands its packets pass the checks of state and mark, and the chains of their pod; each new one
+    looks at the services too. Everything here is let through in the end.
+    """
+    services = ", ".join(f"10.96.{number // 200}.{number % 200 + 10} : goto service" for number in range(SERVICES))
+    by_pod = ", ".join(f"{pod} : jump pod" for pod in pods)
+    return f"""
+table ip kube_proxy {{
+  map services {{ type ipv4_addr : verdict; elements = {{ {services} }} }}
+  chain service {{ counter dnat to {pods[0]} }}
+  chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+    meta l4proto {{ tcp, udp }} ip daddr vmap @services
+    fib daddr type local counter
+  }}
+  chain firewall {{ ip daddr 10.96.255.254 counter drop }}
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+    ct state new counter jump firewall
+    ct state invalid counter drop
+    meta mark & 0x4000 == 0x4000 counter accept
+    ct state related,established counter accept
+    ct state new ip daddr 10.96.255.253 counter reject
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    meta mark & 0x4000 != 0x4000 return
+    counter masquerade
+  }}
+}}
+table ip network_policy {{
+  map from_pods {{ type ipv4_addr : verdict; elements = {{ {by_pod} }} }}
+  map to_pods {{ type ipv4_addr : verdict; elements = {{ {by_pod} }} }}
+  set peers {{ type ipv4_addr; flags interval; elements = {{ 0.0.0.0/1, 128.0.0.0/1 }} }}
+  chain pod {{
+    ct state invalid counter drop
+    ct state related,established counter return
+    ip saddr @peers counter return
+    counter drop
+  }}
+  chain forward {{
+    type filter hook forward priority filter - 1; policy accept;
+    ip saddr vmap @from_pods
+    ip daddr vmap @to_pods
   }}
 }}
 """

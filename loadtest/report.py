@@ -22,8 +22,9 @@ from loadtest.chaos.planted import Outcome
 from loadtest.chaos.run import ChaosOptions, ChaosResult
 from loadtest.chaos.schedule import Choice
 from loadtest.chaos.shorten import Shortened
-from loadtest.datapath import RATIOS, VARIANTS, DatapathResult
+from loadtest.datapath import DatapathResult
 from loadtest.failover import FailoverResult, Kill
+from loadtest.goal import Figure, Row, Verdict
 from loadtest.statistics import median
 from service.version import VERSION
 
@@ -86,40 +87,65 @@ def datapath_document(result: DatapathResult, machine: dict[str, Any]) -> dict[s
         "test": "datapath",
         "environment": machine,
         "options": asdict(result.options),
-        "core": result.core,
-        "summary": result.summary(),
-        "rounds": result.rounds,
-        "gateway_counters": result.packets,
-        "gateway_drops": result.drops,
+        "rows": [row.document() for row in result.rows],
     }
 
 
+def row_line(row: Row) -> str:
+    """One row in one line, while the run goes on."""
+    if row.error:
+        return f"{row.name}: FAILED: {row.error}"
+    counts = Counter(figure.verdict for figure in row.figures if figure.verdict)
+    return f"{row.name}: {', '.join(f'{count} {verdict}' for verdict, count in counts.items()) or 'no goals'}"
+
+
 def print_datapath(result: DatapathResult, machine: dict[str, Any], console: Console) -> None:
-    """The medians, with what is needed to read them."""
-    options = result.options
-    table = Table(title=f"medians of {options.rounds} interleaved rounds of {options.duration_s:g} s")
-    table.add_column("")
-    for name in ("unit", *VARIANTS, *(name for name, _, _ in RATIOS)):
+    """Every figure beside its goal; then the medians of the variants, with what is needed to read them."""
+    table = Table(title=f"the datapath; ratios of {result.options.rounds} interleaved rounds")
+    for name in ("row", "what"):
+        table.add_column(name)
+    for name in ("goal", "number"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in result.summary():
-        medians = [f"{row['median'][variant]:.{row['digits']}f}" for variant in VARIANTS]
-        ratios = [_ratio(row[name]) for name, _, _ in RATIOS]
-        arrow = "↑" if row["higher_is_better"] else "↓"
-        table.add_row(f"{row['title']} {arrow}", row["unit"], *medians, *ratios)
+    table.add_column("")
+    for row in result.rows:
+        for figure in row.figures:
+            style = "bold red" if figure.verdict is Verdict.MISSED else None
+            verdict = " ".join(filter(None, (str(figure.verdict), figure.note)))
+            table.add_row(row.name, figure.title, str(figure.goal or "-"), _number(figure), verdict, style=style)
     console.print(table)
+    for row in result.rows:
+        for title, groups in _groups(row):
+            for name, summary in groups.items():
+                _print_medians(f"{title}, {name}", summary, console)
     console.print("↑ more is better, ↓ less is better. Ratios are medians of the ratios within each round.")
     console.print(f"{SHARED_MACHINE} CPU times suffer least from others.")
     console.print(_describe_machine(machine))
-    for node, counters in result.packets.items():
-        console.print(f"gateway, {node}: {_pairs(counters)}; drops: {_pairs(result.drops[node]) or 'none'}")
+    for failure in result.failures:
+        console.print(f"FAILED: {failure}", style="bold red")
 
 
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _number(figure: Figure) -> str:
+    return "-" if figure.value is None else f"{figure.value:.{figure.digits}f} {figure.unit}".rstrip()
 
 
-def _pairs(counters: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counters.items())
+def _groups(row: Row) -> list[tuple[str, dict[str, Any]]]:
+    """(title, group -> summary): of a row, or of each of its paths."""
+    nested = [(f"{row.name}, {name} path", part) for name, part in row.detail.items() if isinstance(part, dict)]
+    parts = [(row.name, row.detail), *nested]
+    return [(title, part["groups"]) for title, part in parts if "groups" in part]
+
+
+def _print_medians(title: str, summary: list[dict[str, Any]], console: Console) -> None:
+    if not summary:
+        return
+    variants = list(summary[0]["median"])
+    table = Table("", "unit", title=f"{title}: medians", title_justify="left")
+    for variant in variants:
+        table.add_column(variant, justify="right", no_wrap=True)
+    for row in summary:
+        medians = [f"{row['median'][name]:.{row['digits']}f}" if name in row["median"] else "-" for name in variants]
+        table.add_row(f"{row['title']} {'↑' if row['higher_is_better'] else '↓'}", row["unit"], *medians)
+    console.print(table)
 
 
 # -- audit --

@@ -1,4 +1,4 @@
-"""The near end of a `traffic` process in a namespace: give it commands, take its answers, end it."""
+"""The near end of a process of traffic in a namespace: give it commands, take its answers, end it."""
 
 import contextlib
 import json
@@ -22,11 +22,11 @@ _CHECKOUT = Path(__file__).resolve().parents[1]
 class Station:
     """Context manager: one process, alive while it is entered."""
 
-    def __init__(self, netns: str | None) -> None:
-        """`netns`: None for the namespace this process is in."""
+    def __init__(self, netns: str | None, module: str = "traffic") -> None:
+        """`netns`: None for the namespace this process is in. `module`: `traffic`, or another that takes such lines."""
         self._netns = netns or "this namespace"
         enter = enter_command(netns) if netns else []
-        self._command = [*enter, sys.executable, "-m", "loadtest.traffic"]
+        self._command = [*enter, sys.executable, "-m", f"loadtest.{module}"]
         self._rest = b""
         self._process: subprocess.Popen[bytes]
 
@@ -88,10 +88,10 @@ class Station:
             raise TransientError(f"traffic in {self._netns}: {answer['error']}")
         return answer
 
-    def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
+    def ask(self, verb: str, *, timeout_s: float = ANSWER_TIMEOUT_S, **arguments: Any) -> dict[str, Any]:
         """Run a verb to its end."""
         self.tell(verb, **arguments)
-        return self.answer()
+        return self.answer(timeout_s)
 
     def _write(self, command: dict[str, Any]) -> None:
         try:

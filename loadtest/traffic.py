@@ -2,8 +2,8 @@
 
 Each command is one JSON line with `verb`, its arguments and, to be pinned from then on, `core`; each answer one JSON
 line. Serving verbs first answer `{"ready": true}` when they listen. Another line on standard input ends `udp_sink`,
-`connect_serve` and `stream`; the end of standard input ends the process. Only the standard library is imported, so it
-starts quickly.
+`connect_serve`, `stream`, `download` and `knock`; the end of standard input ends the process. Only the standard library
+is imported, so it starts quickly.
 
 What is measured and how:
 
@@ -16,6 +16,8 @@ What is measured and how:
 - `connect_*` opens a connection and waits until the other end has closed it. The server closes first, so TIME_WAIT is
   its, and the client does not run out of ports.
 - `bulk_*` is one TCP stream of large writes.
+- `download` takes what `download_serve` sends at a steady pace over one TCP connection, and tells its longest pause.
+- `knock` sends what it is told again and again, as a pod does that has just begun.
 """
 
 import contextlib
@@ -37,6 +39,8 @@ BULK_WRITE = 256 << 10
 BULK_READ = 1 << 20
 WAIT_S = 10.0
 """How long to wait for the other end."""
+DOWNLOAD_WRITE = 64 << 10
+DOWNLOAD_PACE_S = 0.01
 STREAM_MAX_NS = 120_000_000_000
 DRAIN_NS = 300_000_000
 
@@ -297,6 +301,56 @@ def bulk_send(*, destination: str, port: int, duration_s: float) -> Answer:
     return {}
 
 
+def download_serve(*, port: int) -> Answer:
+    """Send to one connection at a steady pace, until it is closed."""
+    data, sent = bytes(DOWNLOAD_WRITE), 0
+    with _listen(port) as server:
+        connection, source = server.accept()
+    with connection, contextlib.suppress(OSError):
+        while True:
+            connection.sendall(data)
+            sent += len(data)
+            time.sleep(DOWNLOAD_PACE_S)
+    return {"source": source[0], "sent": sent}
+
+
+def download(*, destination: str, port: int) -> Answer:
+    """Take what comes until the next line on standard input. Whether it still came then, and the longest pause."""
+    received = longest_ns = 0
+    with socket.create_connection((destination, port), timeout=WAIT_S) as client:
+        say({"ready": True})
+        last_ns = boot_time_ns()
+        while 0 not in (ready := select.select([0, client.fileno()], [], [])[0]):
+            count = 0
+            with contextlib.suppress(OSError):
+                count = len(client.recv(BULK_READ))
+            if not count:
+                break
+            received += count
+            before_ns, last_ns = last_ns, boot_time_ns()
+            longest_ns = max(longest_ns, last_ns - before_ns)
+        is_ended = 0 not in ready
+        longest_ns = max(longest_ns, boot_time_ns() - last_ns)
+    read_line()
+    return {"bytes": received, "longest_pause_ns": longest_ns, "ended": is_ended}
+
+
+# -- a pod that has just begun --
+
+
+def knock(*, destination: str, port: int, interval_ns: int) -> Answer:
+    """Datagrams with the time at which each is sent, from before there is a network on, until the next line."""
+    sent = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        say({"ready": True})
+        while not select.select([0], [], [], interval_ns / 1e9)[0]:
+            with contextlib.suppress(OSError):
+                client.sendto(b"%d\n" % boot_time_ns(), (destination, port))
+                sent += 1
+    read_line()
+    return {"sent": sent}
+
+
 # -- a steady stream of requests, for failover --
 
 
@@ -368,6 +422,9 @@ VERBS: dict[str, Callable[..., Answer]] = {
         connect_serve,
         bulk_send,
         bulk_serve,
+        download,
+        download_serve,
+        knock,
         stream,
     )
 }

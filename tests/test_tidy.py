@@ -173,7 +173,6 @@ def imported_modules(path: Path) -> Iterator[str]:
 
 UNTESTED = {
     "loadtest/__main__.py": "tests/loadtest/test_main.py loads it by its name, as `python -m` does",
-    "loadtest/peer.py": "tests/loadtest/test_peer.py, by the site of loadtest/datapath.py that needs it",
     "service/__main__.py": "run by the tests of the command line as a process",
     "service/gossip/randomness.py": "a protocol",
     "service/host/priority.py": "tests/host/test_priority.py, in a process of its own: a priority is not given back",

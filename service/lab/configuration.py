@@ -56,6 +56,7 @@ def _settings(folder: Path, plan: Plan, name: str, address: str, role: NodeRole)
             "pod_cidrs": [str(POD_CIDR)],
             "service_cidrs": [str(SERVICE_CIDR)],
             "bpf_dir": str(home / "bpf"),
-        },
+        }
+        | plan.options.datapath,
         "kafka": {"bootstrap_servers": [plan.options.kafka] if plan.options.kafka else []},
     }

@@ -8,6 +8,7 @@ no way to pod addresses, so a pod's bare packet that leaks is seen outside but n
 import re
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 from service.model.errors import OperatorError
 from service.model.gateway_node import NodeRole
@@ -58,6 +59,8 @@ class LabOptions:
     """A real cluster: its pods, the service's among them, are Kubernetes' business, and so are the pods' bridges."""
     proxy_mode: str = "iptables"
     """Of kube-proxy, in a cluster."""
+    datapath: dict[str, Any] = field(default_factory=dict)
+    """Settings of every member's `datapath`, beside or in the place of the lab's own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ KEY = "ab" * 32
 
 @pytest.fixture
 def plan() -> Plan:
-    return make_plan(LabOptions(name="mine", profile="fast", kafka="127.0.0.1:9"))
+    return make_plan(LabOptions(name="mine", profile="fast", kafka="127.0.0.1:9", datapath={"flows_per_pod": 7}))
 
 
 def written(folder: Path, plan: Plan, name: str) -> Settings:
@@ -50,5 +50,6 @@ def test_options_of_the_lab_arrive(tmp_path: Path, plan: Plan) -> None:
     settings = written(tmp_path, plan, "worker1")
     assert (str(settings.lease.profile), settings.lease.max_lease_ms) == ("fast", MAX_LEASE_MS)
     assert settings.kafka.bootstrap_servers == ("127.0.0.1:9",)
+    assert settings.datapath.flows_per_pod == 7
     without = make_plan(LabOptions())
     assert written(tmp_path, without, "worker1").kafka.bootstrap_servers == ()

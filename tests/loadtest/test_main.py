@@ -10,8 +10,10 @@ from loadtest.chaos.judge import Finding, Promise
 from loadtest.chaos.planted import PLANTED, Outcome, Planted
 from loadtest.chaos.run import ChaosOptions, ChaosResult
 from loadtest.chaos.schedule import make_round
-from loadtest.datapath import METRICS, VARIANTS, DatapathOptions, DatapathResult
+from loadtest.datapath import DatapathResult
 from loadtest.failover import FailoverOptions, FailoverResult, Kill
+from loadtest.goal import Figure, Row
+from loadtest.rows.options import DatapathOptions
 from service.model.errors import OperatorError, TransientError
 
 cli = importlib.import_module("loadtest.__main__")
@@ -36,9 +38,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             raise TransientError("worker1 is not ready")
         if wanted.name == "wrong":
             raise OperatorError("the lab needs root")
-        result = DatapathResult(wanted, core=0)
-        result.rounds.append({variant: {metric.key: 1.0 for metric in METRICS} for variant in VARIANTS})
-        return result
+        row = Row("cost", [Figure("CPU", 1.0)], error="a wrong source" if wanted.name == "leaks" else "")
+        advance(row)
+        return DatapathResult(wanted, [row])
 
     monkeypatch.setattr(cli, "measure_failover", failover)
     monkeypatch.setattr(cli, "measure_datapath", datapath)
@@ -71,9 +73,21 @@ def test_without_a_seed_one_is_drawn(asked: dict[str, Any]) -> None:
 
 
 def test_options_of_datapath_arrive(asked: dict[str, Any]) -> None:
-    done = _run("datapath", "--rounds", "2", "--duration", "0.5", "--pod", "bridge", "--no-bulk", "--name", "mine")
+    paths = ("--path", "direct", "--path", "policy", "--path", "direct")
+    done = _run(
+        "datapath", "--rounds", "2", "--duration", "0.5", "--no-bulk", "--name", "mine", "--only", "cost,edit", *paths
+    )
     assert done.exit_code == 0, done.output
-    assert asked["datapath"] == DatapathOptions(rounds=2, duration_s=0.5, name="mine", on_bridge=True, bulk=False)
+    assert asked["datapath"] == DatapathOptions(2, 0.5, "mine", False, ("cost", "edit"), ("direct", "policy"))
+    assert _run("datapath").exit_code == 0
+    assert asked["datapath"] == DatapathOptions()
+
+
+def test_a_row_that_failed_is_exit_status_1_and_a_row_that_there_is_not_is_2(asked: dict[str, Any]) -> None:
+    done = _run("datapath", "--name", "leaks")
+    assert done.exit_code == 1
+    assert "FAILED: cost: a wrong source" in done.output
+    assert _run("datapath", "--only", "cots").exit_code == 2
 
 
 def test_a_broken_promise_is_exit_status_1(asked: dict[str, Any]) -> None:
@@ -97,6 +111,7 @@ def test_our_own_errors_are_told_in_one_line(asked: dict[str, Any]) -> None:
         ("failover", "--profile", "slow"),
         ("failover", "--kafka", "fast"),
         ("datapath", "--duration", "0"),
+        ("datapath", "--path", "any"),
     ],
 )
 def test_nonsense_is_refused(asked: dict[str, Any], arguments: tuple[str, ...]) -> None:

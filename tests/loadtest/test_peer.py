@@ -5,27 +5,44 @@ from collections.abc import Iterator
 
 import pytest
 
-from loadtest import datapath
-from loadtest.datapath import METRICS, NFT_MAPS, PLAIN, DatapathOptions, Site
+from loadtest import peer
+from loadtest.measurement import (
+    METRICS,
+    Values,
+    measure_bulk,
+    measure_connections,
+    measure_request_response,
+    measure_udp,
+)
+from loadtest.variant import (
+    NFT_MAPS,
+    NFT_TUNNEL,
+    PLAIN,
+    Build,
+    Pair,
+    Site,
+    nft_maps_site,
+    nft_tunnel_site,
+    plain_site,
+)
 from service.lab.namespace import namespaces_of, run
 
 pytestmark = pytest.mark.root
 
-OPTIONS = DatapathOptions(name=f"egwt{os.getpid() % 100000}", duration_s=0.05)
+BUILD: dict[str, Build] = {PLAIN: plain_site, NFT_MAPS: nft_maps_site, NFT_TUNNEL: nft_tunnel_site}
 
 
-@pytest.fixture(scope="module")
-def plain() -> Iterator[Site]:
-    with datapath.plain_site(OPTIONS, lambda line: None) as site:
-        yield site
-    assert namespaces_of(site.lab.plan.options.name) == []
+@pytest.fixture(scope="module", params=BUILD)
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    name = f"e{os.getpid() % 100000}p{list(BUILD).index(request.param)}"
+    with BUILD[request.param](name, lambda line: None) as pair:
+        yield pair
+    assert namespaces_of(name) == []
 
 
-@pytest.fixture(scope="module")
-def nft_maps() -> Iterator[Site]:
-    with datapath.nft_maps_site(OPTIONS, lambda line: None) as site:
-        yield site
-    assert namespaces_of(site.lab.plan.options.name) == []
+@pytest.fixture(params=["veth", "bridge"])
+def site(pair: Pair, request: pytest.FixtureRequest) -> Site:
+    return pair.on_veth if request.param == "veth" else pair.on_bridge
 
 
 def _forwarded(site: Site, node: str) -> int:
@@ -35,29 +52,51 @@ def _forwarded(site: Site, node: str) -> int:
     return int(dict(zip(names, values, strict=True))["ForwDatagrams"])
 
 
-@pytest.mark.parametrize("variant", [PLAIN, NFT_MAPS])
-def test_packets_pass_both_nodes_and_arrive_with_the_right_source(variant: str, plain: Site, nft_maps: Site) -> None:
-    site = plain if variant == PLAIN else nft_maps
+def _measure_all(site: Site) -> Values:
+    cores = sorted(os.sched_getaffinity(0))
+    values: Values = {}
+    for measure in (measure_udp, measure_request_response, measure_connections, measure_bulk):
+        values |= measure(site, 0.05, cores)
+    return values
+
+
+def test_packets_pass_both_nodes_and_arrive_with_the_right_source(site: Site) -> None:
     before = {node: _forwarded(site, node) for node in ("worker1", "worker2")}
-    measured = datapath.measure_udp(site, 0.05, sorted(os.sched_getaffinity(0)))
-    assert measured["udp_pps"] > 0
+    assert measure_udp(site, 0.05, sorted(os.sched_getaffinity(0)))["udp_pps"] > 0
     for node, count in before.items():
         assert _forwarded(site, node) - count >= 1000, node
 
 
-@pytest.mark.parametrize("variant", [PLAIN, NFT_MAPS])
-def test_every_measurement_works(variant: str, plain: Site, nft_maps: Site) -> None:
-    site = plain if variant == PLAIN else nft_maps
-    cores = sorted(os.sched_getaffinity(0))
-    values: dict[str, float] = {}
-    for measure in datapath.measures(OPTIONS):
-        values |= measure(site, 0.05, cores)
+def test_every_measurement_works(site: Site) -> None:
+    values = _measure_all(site)
     assert set(values) == {metric.key for metric in METRICS}
     lost = values.pop("udp_lost")
     assert 0 <= lost < 100
     assert min(values.values()) > 0
 
 
-def test_plain_routing_has_no_netfilter(plain: Site) -> None:
-    for node in plain.lab.plan.nodes:
-        assert run(plain.lab.enter(node.name, "nft", "list", "ruleset")) == ""
+def test_plain_routing_has_no_netfilter_and_only_the_tunnel_has_a_tunnel(pair: Pair) -> None:
+    site = pair.on_veth
+    for node in site.lab.plan.nodes:
+        assert (run(site.lab.enter(node.name, "nft", "list", "ruleset")) == "") == (site.variant == PLAIN)
+    carried = _carried_by_tunnel(site)
+    measure_udp(site, 0.05, sorted(os.sched_getaffinity(0)))
+    assert (_carried_by_tunnel(site) - carried >= 1000) == (site.variant == NFT_TUNNEL)
+
+
+def _carried_by_tunnel(site: Site) -> int:
+    """Packets that have left the pod's node by the tunnel."""
+    text = run(site.lab.enter("worker2", "cat", "/proc/net/dev"))
+    lines = (line.replace(":", " ").split() for line in text.splitlines())
+    return next((int(words[10]) for words in lines if words[:1] == [peer.TUNNEL]), 0)
+
+
+def test_the_rules_of_a_real_node_see_the_packets_and_go_again(pair: Pair) -> None:
+    site = pair.on_veth
+    before = run(site.lab.enter("worker2", "nft", "list", "ruleset"))
+    with peer.node_rules(site.lab):
+        measure_udp(site, 0.05, sorted(os.sched_getaffinity(0)))
+        table = run(site.lab.enter("worker2", "nft", "list", "table", "ip", "kube_proxy"))
+        (passed,) = [line for line in table.splitlines() if "established,related" in line]
+        assert int(passed.split()[passed.split().index("packets") + 1]) >= 1000
+    assert run(site.lab.enter("worker2", "nft", "list", "ruleset")) == before

@@ -91,9 +91,10 @@ def test_a_process_that_is_gone_is_told(use: Callable[[Station], object]) -> Non
             use(station)
 
 
-def test_traffic_needs_only_the_standard_library() -> None:
+@pytest.mark.parametrize("module", ["traffic", "spray", "conversation"])
+def test_traffic_needs_only_the_standard_library(module: str) -> None:
     """So that it starts quickly."""
-    program = "import sys, loadtest.traffic; print(*{name.partition('.')[0] for name in sys.modules})"
+    program = f"import sys, loadtest.{module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
     strangers = {"service", "aiohttp", "msgspec", "rich", "pyroute2", "uvloop"} & set(done.stdout.split())
     assert strangers == set()

@@ -1,9 +1,11 @@
+import socket
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from loadtest.station import Station
-from loadtest.traffic import udp_counters
+from loadtest.traffic import boot_time_ns, udp_counters
 from service.lab.outside import answer_to
 from service.model.errors import TransientError
 
@@ -58,6 +60,45 @@ def test_bulk_is_counted_where_it_arrives(client: Station, server: Station) -> N
     server.answer()
     client.ask("bulk_send", destination=HERE, port=29004, duration_s=DURATION_S)
     assert server.answer()["bytes"] >= 256 << 10
+
+
+def test_a_download_tells_its_longest_pause_and_whether_it_still_went_on(client: Station, server: Station) -> None:
+    server.tell("download_serve", port=29007)
+    server.answer()
+    client.tell("download", destination=HERE, port=29007)
+    assert client.answer() == {"ready": True}
+    time.sleep(0.1)
+    client.end()
+    taken = client.answer()
+    assert taken["ended"] is False
+    assert taken["bytes"] >= 64 << 10
+    assert 5_000_000 < taken["longest_pause_ns"] < 1_000_000_000
+    assert server.answer()["source"] == HERE
+
+
+def test_a_download_whose_server_is_gone_has_ended(client: Station) -> None:
+    with Station(None) as server:
+        server.tell("download_serve", port=29008)
+        server.answer()
+        client.tell("download", destination=HERE, port=29008)
+        client.answer()
+    # Left, and killed, since it never ends by itself.
+    client.end()
+    assert client.answer()["ended"] is True
+
+
+def test_who_knocks_says_when(client: Station) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((HERE, 0))
+        server.settimeout(5)
+        before_ns = boot_time_ns()
+        client.tell("knock", destination=HERE, port=server.getsockname()[1], interval_ns=1_000_000)
+        assert client.answer() == {"ready": True}
+        times_ns = [int(server.recv(64)) for _ in range(5)]
+        client.end()
+        assert client.answer()["sent"] >= 5
+    assert before_ns < times_ns[0]
+    assert times_ns == sorted(times_ns)
 
 
 def test_a_verb_that_fails_is_told_and_the_process_goes_on(client: Station) -> None:
