@@ -67,14 +67,6 @@ static inline int is_approved(const struct flow *flow, const struct packet *pack
            (packet->protocol != PROTOCOL_TCP || is_open_tcp(packet->protocol, flow->state));
 }
 
-/* Each segment of what the device will cut, or the packet: else the stack tells its sender. */
-static inline int fits(struct __sk_buff *skb, u32 ifindex)
-{
-    u32 mtu = 0;
-
-    return bpf_check_mtu(skb, ifindex, &mtu, 0, BPF_MTU_CHK_SEGS) == BPF_MTU_CHK_RET_SUCCESS;
-}
-
 /* Behind the policy path, inwards: the reply leaves for the pod, by the pod's own device (rule B1). */
 static inline void approve_back(struct __sk_buff *skb, struct flow_key *key, u64 now_ns)
 {

@@ -41,6 +41,9 @@ static inline void learn_way(struct __sk_buff *skb, const struct arp *arp, const
     present = ways.lookup(&floating_ip);
     hint = way_hints.lookup(&floating_ip);
     if (present) {
+        /* By the tunnel, nothing heard on a segment says the way. */
+        if (present->kind == WAY_TUNNEL)
+            return;
         learned.way.token = present->token;
         if (present->kind == WAY_L2 && present->ifindex == learned.way.ifindex &&
             same_mac(present->gateway_mac, arp->sender_mac)) {

@@ -129,9 +129,8 @@ static inline int to_pod_directly(struct __sk_buff *skb, const struct packet *pa
     return bpf_redirect_peer(shortcut->ifindex, 0);
 }
 
-/* `is_ingress`: from an uplink, and not on the way out by one, where no device but the own one can be reached. */
-static inline int deliver(struct __sk_buff *skb, const struct packet *packet, int is_ingress,
-                          const struct config *settings)
+/* What this node itself sends is on its way out, where no device of a pod can be reached. */
+static inline int deliver(struct __sk_buff *skb, const struct packet *packet, int by, const struct config *settings)
 {
     __be32 floating_ip = packet->destination;
     struct shortcut shortcut = {};
@@ -146,7 +145,8 @@ static inline int deliver(struct __sk_buff *skb, const struct packet *packet, in
         reason = translate_error_back(skb, packet);
     } else {
         reason = translate_reply(skb, packet, &shortcut, &mtu);
-        if (reason == DROP_NONE && is_ingress && shortcut.ifindex && fits(skb, shortcut.ifindex))
+        if (reason == DROP_NONE && by != BY_ITSELF && shortcut.ifindex &&
+            !is_too_big(skb, packet, device_mtu(skb, shortcut.ifindex)))
             return to_pod_directly(skb, packet, &shortcut);
     }
     if (reason == DROP_TTL_EXPIRED || reason == DROP_TOO_BIG)

@@ -27,4 +27,5 @@ enum drop_reason {
     DROP_FORGED_SOURCE = 22,
     DROP_NO_ROUTE = 23,
     DROP_TOO_BIG = 24,
+    DROP_FORGED_TUNNEL = 25,
 };

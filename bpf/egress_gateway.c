@@ -3,7 +3,8 @@
  *   pod_ingress     tc ingress of each pod's device      direct path; marks candidates (rules F4, W3, W4, W8, W11, D1)
  *   pod_egress      tc egress of each pod's device       approves the direct path of replies (rules F1, F2)
  *   steer_egress    tc egress of egw0                    judges, translates, sends to the holder (rules E1, B1, W1)
- *   steer_ingress   tc ingress of egw0                   replies of live flows, on to netfilter (rule D2)
+ *   steer_ingress   tc ingress of egw0                   replies of live flows, on to netfilter (rule D2); what comes by the
+ *                                                        tunnel, as uplink_ingress does (rule X2)
  *   uplink_ingress  tc ingress of each uplink            holder: checks and forwards (rules H1, H2); pod's node: replies
  *   uplink_egress   tc egress of each uplink             the fence (rules G2, H3)
  * What a program does not consume it leaves to the programs of others (TC_ACT_UNSPEC, rule W7). No other verdicts than
@@ -36,10 +37,12 @@ static long (*redirect_neigh)(u32 ifindex, void *next_hop, int next_hop_bytes, u
 #include "fragment.h"
 #include "approval.h"
 #include "error.h"
+#include "tunnel.h"
 #include "steer.h"
 #include "direct.h"
 #include "deliver.h"
 #include "holder.h"
+#include "probe.h"
 #include "arp.h"
 #include "fence.h"
 
@@ -197,6 +200,11 @@ int steer_egress(struct __sk_buff *skb)
     scratch = scratches.lookup(&zero);
     if (!settings || !scratch || skb->protocol != bpf_htons(ETHERTYPE_IPV4) || !load_ipv4(skb, &ip))
         return drop(skb, DROP_MALFORMED, 0);
+    /* For the tunnel, by another program. */
+    if ((skb->mark & settings->mark) && skb->cb[0] == JUST_JUDGED) {
+        skb->cb[0] = 0;
+        return TC_ACT_UNSPEC;
+    }
     key.pod_ip = ip.source;
     row = selected.lookup(&key);
     if (!row)
@@ -211,7 +219,7 @@ int steer_egress(struct __sk_buff *skb)
     way = find_way(floating_ip);
     if (!way)
         return drop(skb, DROP_NO_GATEWAY, floating_ip);
-    mtu = way_mtu(skb, way);
+    mtu = way_mtu(skb, way, settings);
     if (is_too_big(skb, &scratch->packet, mtu)) {
         if (fault(&scratch->packet, SIDE_POD, ip.source, DROP_TOO_BIG, floating_ip, mtu) != VERDICT_FAULT ||
             !complain(skb))
@@ -219,7 +227,16 @@ int steer_egress(struct __sk_buff *skb)
         return to_pod(skb, settings, floating_ip);
     }
     reason = translate_outwards(skb, scratch);
-    return reason == DROP_NONE ? send_to_holder(skb, floating_ip, way, settings) : drop(skb, reason, floating_ip);
+    if (reason != DROP_NONE)
+        return drop(skb, reason, floating_ip);
+    if (way->kind != WAY_TUNNEL)
+        return send_to_holder(skb, floating_ip, way, settings);
+    /* It is at the right device already. Our mark is what the fence takes the outer packet by. */
+    if (enter_tunnel(skb, way->node, settings) < 0)
+        return drop(skb, DROP_MALFORMED, floating_ip);
+    skb->mark = skb->mark | settings->mark;
+    count(COUNT_STEERED);
+    return TC_ACT_UNSPEC;
 }
 
 /* Of what cannot go on the sender is told: by the way that the packet came, or, about a reply, as the floating IP by its
@@ -239,19 +256,40 @@ static inline int answer_fault(struct __sk_buff *skb, const struct config *setti
     return way ? send_to_holder(skb, floating_ip, way, settings) : TC_ACT_SHOT;
 }
 
-/* Only what uplink_ingress of this node has found to be of a live flow carries our mark. Without it comes what somebody on
- * the network has put into a tunnel. */
+/* What this node has found to be of a live flow carries our mark, and came by no tunnel, whose outer packet somebody may
+ * have marked. All else somebody has put into a tunnel: taken from members alone, from or to a floating IP alone (rules
+ * D2, X2). */
 int steer_ingress(struct __sk_buff *skb)
 {
+    struct config *settings;
+    struct floating_ip *floating;
+    struct ipv4 ip;
     u32 zero = 0;
-    struct config *settings = config.lookup(&zero);
+    u32 member;
+    int verdict;
+    long error;
 
+    settings = config.lookup(&zero);
     if (skb->protocol != bpf_htons(ETHERTYPE_IPV4))
         return drop(skb, DROP_MALFORMED, 0);
-    if (!settings || !(skb->mark & settings->mark))
+    if (!settings)
         return drop(skb, DROP_NO_TRANSPORT, 0);
-    skb->mark = skb->mark & ~settings->mark;
-    return TC_ACT_UNSPEC;
+    member = tunnel_sender(skb, &error);
+    if (error == FROM_NO_TUNNEL && (skb->mark & settings->mark)) {
+        skb->mark = skb->mark & ~settings->mark;
+        return TC_ACT_UNSPEC;
+    }
+    if (!member || skb->vlan_present || !load_ipv4(skb, &ip))
+        return drop(skb, DROP_NO_TRANSPORT, 0);
+    if (floating_ips.lookup(&ip.destination)) {
+        verdict = take_floating(skb, &ip, member, BY_TUNNEL, settings);
+    } else {
+        floating = floating_ips.lookup(&ip.source);
+        if (!floating)
+            return drop(skb, DROP_NO_TRANSPORT, 0);
+        verdict = take_from_floating(skb, &ip, floating, member, BY_TUNNEL, settings);
+    }
+    return verdict == VERDICT_FAULT ? answer_fault(skb, settings) : verdict;
 }
 
 int uplink_ingress(struct __sk_buff *skb)
@@ -260,6 +298,8 @@ int uplink_ingress(struct __sk_buff *skb)
     struct ipv4 ip;
     u32 zero = 0;
     struct floating_ip *floating;
+    __be32 probed;
+    u32 member;
     int verdict;
     int is_own;
     int is_in;
@@ -276,6 +316,9 @@ int uplink_ingress(struct __sk_buff *skb)
     is_own = (skb->mark & settings->mark) != 0;
     if (is_own)
         skb->mark = skb->mark & ~settings->mark;
+    probed = is_own ? 0 : probed_address(skb, &ip);
+    if (probed && floating_ips.lookup(&probed))
+        return take_probe(skb, probed);
     /* A pod of this node to a floating IP that others hold goes out to it; to one that is held here, in by it. */
     is_in = floating_ips.lookup(&ip.destination) && (!is_own || is_lease_live(ip.destination));
     floating = is_in ? NULL : floating_ips.lookup(&ip.source);
@@ -284,7 +327,9 @@ int uplink_ingress(struct __sk_buff *skb)
     /* A priority without a VLAN: what is made of the frame has none. */
     if (skb->vlan_present && bpf_skb_vlan_pop(skb) < 0)
         return drop(skb, DROP_MALFORMED, 0);
-    verdict = floating ? take_from_floating(skb, &ip, floating, is_own, settings) : take_floating(skb, &ip, 0, settings);
+    member = is_own ? 0 : sender_number(skb);
+    verdict = floating ? take_from_floating(skb, &ip, floating, member, is_own ? BY_ITSELF : BY_WIRE, settings)
+                       : take_floating(skb, &ip, member, BY_WIRE, settings);
     return verdict == VERDICT_FAULT ? answer_fault(skb, settings) : verdict;
 }
 
@@ -304,15 +349,17 @@ int uplink_egress(struct __sk_buff *skb)
         return TC_ACT_UNSPEC;
     }
     if (skb->vlan_present || is_vlan(skb->protocol))
-        return fence_tagged(skb, is_ours);
+        return fence_tagged(skb, is_ours, settings);
     if (skb->protocol == bpf_htons(ETHERTYPE_ARP))
         return fence_arp(skb);
     if (skb->protocol != bpf_htons(ETHERTYPE_IPV4) || !load_ipv4(skb, &ip))
         return TC_ACT_UNSPEC;
     if (floating_ips.lookup(&ip.source))
         return fence_packet(skb, ip.source, is_ours);
+    if (!is_ours && settings && ip.protocol == PROTOCOL_UDP && is_for_tunnel(skb, ETHERNET_BYTES, settings))
+        return drop(skb, DROP_FORGED_TUNNEL, 0);
     if (is_ours || !settings || !floating_ips.lookup(&ip.destination) || !is_lease_live(ip.destination))
         return TC_ACT_UNSPEC;
-    verdict = take_floating(skb, &ip, 1, settings);
+    verdict = take_floating(skb, &ip, 0, BY_ITSELF, settings);
     return verdict == VERDICT_FAULT ? drop_fault(skb) : verdict;
 }

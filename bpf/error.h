@@ -165,13 +165,21 @@ static inline int fault(const struct packet *packet, u32 side, u32 who, u32 reas
     return VERDICT_FAULT;
 }
 
-/* Who tells it; 0: nobody. */
-static inline __be32 teller_of(const struct fault *fault, u32 ifindex)
+/* Who tells it; 0: nobody. By which device the packet came does not matter: a gateway has one address on the segment of
+ * the floating IP. */
+static inline __be32 teller_of(const struct fault *fault)
 {
+    __be32 floating_ip = fault->floating_ip;
+    struct floating_ip *floating;
     __be32 *own;
+    u32 ifindex;
 
     if (fault->reason != DROP_TTL_EXPIRED || fault->side == SIDE_REMOTE)
         return fault->packet.destination;
+    floating = floating_ips.lookup(&floating_ip);
+    if (!floating)
+        return 0;
+    ifindex = floating->ifindex;
     own = uplink_addresses.lookup(&ifindex);
     return own ? *own : 0;
 }
@@ -186,7 +194,7 @@ static inline const struct fault *complain(struct __sk_buff *skb)
     if (!fault)
         return NULL;
     drop(skb, fault->reason, fault->floating_ip);
-    teller = teller_of(fault, skb->ifindex);
+    teller = teller_of(fault);
     if (!teller || !may_be_told(&fault->packet) || !is_time_to_tell(fault->side, fault->who) ||
         make_error(skb, fault, teller) < 0)
         return NULL;

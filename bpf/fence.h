@@ -16,8 +16,12 @@ static inline int is_on_the_way(struct __sk_buff *skb, __be32 floating_ip)
 /* `is_ours`: a program of ours made it. It may have waited for a neighbour since. */
 static inline int fence_packet(struct __sk_buff *skb, __be32 floating_ip, int is_ours)
 {
+    struct ipv4 ip;
+
     if (!is_ours)
         return drop(skb, DROP_FORGED_SOURCE, floating_ip);
+    if (!skb->vlan_present && load_ipv4(skb, &ip) && is_question_to_member(skb, &ip))
+        return TC_ACT_UNSPEC;
     if (is_lease_live(floating_ip) || is_on_the_way(skb, floating_ip))
         return TC_ACT_UNSPEC;
     return drop(skb, DROP_LEASE_EXPIRED_EGRESS, floating_ip);
@@ -45,11 +49,14 @@ static inline int fence_arp(struct __sk_buff *skb)
 }
 
 /* With tags: what a VLAN device above this one sends, or what nobody should (rule H5). Judged like all else. */
-static inline int fence_tagged(struct __sk_buff *skb, int is_ours)
+static inline int fence_tagged(struct __sk_buff *skb, int is_ours, const struct config *settings)
 {
     __be16 type;
+    u32 at = skip_tags(skb, &type);
     __be32 source = claimed_source(skb, &type);
 
+    if (!is_ours && settings && type == bpf_htons(ETHERTYPE_IPV4) && is_for_tunnel(skb, at, settings))
+        return drop(skb, DROP_FORGED_TUNNEL, 0);
     if (!source || !floating_ips.lookup(&source))
         return TC_ACT_UNSPEC;
     if (type != bpf_htons(ETHERTYPE_ARP))

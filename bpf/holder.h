@@ -3,7 +3,6 @@
 #pragma once
 
 #define ECHO_REPLY_TTL 64
-#define ETHERNET_FAMILY_IPV4 2 /* AF_INET */
 
 /* Whose packet it is, by the port of this side: source port, ICMP id, or the port that an error of a pod quotes. */
 static inline u32 port_of_sender(struct __sk_buff *skb, const struct packet *packet, __be16 *port)
@@ -111,14 +110,20 @@ static inline int send_outside(struct __sk_buff *skb, const struct packet *packe
 }
 
 /* An error, to where the packet that it is about came from (rule X3). To a floating IP that is held here it goes in once
- * more, like anything for it from outside: to the node of the block. */
+ * more by its uplink, like anything for it from outside: to the node of the block, by whatever transport. */
 static inline int send_back(struct __sk_buff *skb, __be32 destination, const struct config *settings)
 {
+    struct floating_ip *floating = floating_ips.lookup(&destination);
     u8 macs[2 * MAC_BYTES];
+    u32 ifindex;
 
-    if (is_lease_live(destination))
-        return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
-    if (bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)) < 0 || write_macs(skb, macs + MAC_BYTES, macs) < 0)
+    if (floating && is_lease_live(destination)) {
+        ifindex = floating->ifindex;
+        if (!ifindex || write_macs(skb, floating->mac, floating->mac) < 0)
+            return TC_ACT_SHOT;
+        return bpf_redirect(ifindex, BPF_F_INGRESS);
+    }
+    if (skb->ifindex == settings->egw_ifindex || bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)) < 0 || write_macs(skb, macs + MAC_BYTES, macs) < 0)
         return TC_ACT_SHOT;
     return send_judged(skb, skb->ifindex, settings);
 }
@@ -137,19 +142,19 @@ static inline int refuse_block(struct __sk_buff *skb, __be32 floating_ip, __be16
     return drop(skb, DROP_WRONG_BLOCK, floating_ip);
 }
 
-/* What members send from a floating IP that is held here; `is_own` is from a pod of this node (rule H1). */
+/* What members send from a floating IP that is held here; `member` 0: a pod of this node (rule H1). By which transport
+ * it comes does not matter: that may change while the flow lives. */
 static inline int forward(struct __sk_buff *skb, const struct packet *packet, const struct floating_ip *floating,
-                          int is_own, const struct config *settings)
+                          u32 member, int by, const struct config *settings)
 {
     __be32 floating_ip = packet->source;
-    u32 member = is_own ? 0 : sender_number(skb);
     struct block *block;
     __be16 port = 0;
     u32 reason = DROP_NONE;
     u64 now_ns = flow_clock_ns();
     u32 ifindex;
 
-    if (!is_own && !member)
+    if (by != BY_ITSELF && !member)
         return drop(skb, DROP_WRONG_NODE, floating_ip);
     if (!floating->ifindex)
         return drop(skb, DROP_NO_GATEWAY, floating_ip);
@@ -164,16 +169,16 @@ static inline int forward(struct __sk_buff *skb, const struct packet *packet, co
         return drop(skb, reason, floating_ip);
     if (packet->fragment != FRAGMENT_LATER) {
         block = find_block(floating_ip, port);
-        if (!block || (is_own ? block->kind != BLOCK_LOCAL : block->kind != BLOCK_L2 || block->member != member))
+        if (!block || block->member != member)
             return refuse_block(skb, floating_ip, port, member);
         if (now_ns > block->seen_ns + SECOND_NS)
             block->seen_ns = now_ns;
         remember_fragment(packet, STAGE_OUT, member + 1);
     }
     /* This node's forwarding has counted the hop of its own pod's packet (rule X3). */
-    if (!is_own && packet->ttl <= 1)
+    if (by != BY_ITSELF && packet->ttl <= 1)
         return fault(packet, SIDE_MEMBER, member, DROP_TTL_EXPIRED, floating_ip, 0);
-    if (!is_own && write_ttl(skb, packet->ttl - 1) < 0)
+    if (by != BY_ITSELF && write_ttl(skb, packet->ttl - 1) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
     return send_outside(skb, packet, ifindex, member, now_ns, settings);
 }
@@ -196,9 +201,9 @@ static inline int answer_echo(struct __sk_buff *skb, const struct packet *packet
     return send_judged(skb, skb->ifindex, settings);
 }
 
-/* What came for a floating IP that is held here goes to the node of its block, the destination as it is (rule H2).
- * `is_own`: this node itself sent it, so there is no hop to count. */
-static inline int return_to_node(struct __sk_buff *skb, const struct packet *packet, int is_own,
+/* What came for a floating IP that is held here goes to the node of its block, the destination as it is (rule H2). Of
+ * what this node itself sent no hop is to be counted. */
+static inline int return_to_node(struct __sk_buff *skb, const struct packet *packet, int by,
                                  const struct config *settings)
 {
     __be32 floating_ip = packet->destination;
@@ -206,6 +211,8 @@ static inline int return_to_node(struct __sk_buff *skb, const struct packet *pac
     __be16 port = 0;
     u32 reason = DROP_NONE;
     u32 ifindex;
+    __be32 node;
+    u32 kind;
     u32 mtu;
 
     if (packet->fragment == FRAGMENT_LATER) {
@@ -220,24 +227,30 @@ static inline int return_to_node(struct __sk_buff *skb, const struct packet *pac
     if (!block)
         return drop(skb, DROP_NO_FLOW, floating_ip);
     remember_fragment(packet, STAGE_BACK, port);
-    if (block->kind == BLOCK_LOCAL)
-        return deliver(skb, packet, !is_own, settings);
-    if (block->kind != BLOCK_L2)
+    kind = block->kind;
+    if (kind == BLOCK_LOCAL)
+        return deliver(skb, packet, by, settings);
+    if (kind != BLOCK_L2 && kind != BLOCK_TUNNEL)
         return drop(skb, DROP_NO_TRANSPORT, floating_ip);
-    if (!is_own && packet->ttl <= 1)
-        return fault(packet, SIDE_OUTSIDE, 0, DROP_TTL_EXPIRED, floating_ip, 0);
     ifindex = block->ifindex;
-    mtu = device_mtu(skb, ifindex);
+    node = block->node;
+    if (by != BY_ITSELF && packet->ttl <= 1)
+        return fault(packet, SIDE_OUTSIDE, 0, DROP_TTL_EXPIRED, floating_ip, 0);
+    mtu = kind == BLOCK_TUNNEL ? tunnel_mtu(skb, node, settings) : device_mtu(skb, ifindex);
     if (is_too_big(skb, packet, mtu))
         return fault(packet, SIDE_OUTSIDE, 0, DROP_TOO_BIG, floating_ip, mtu);
-    if ((!is_own && write_ttl(skb, packet->ttl - 1) < 0) || write_macs(skb, block->mac, block->own_mac) < 0)
+    if ((by != BY_ITSELF && write_ttl(skb, packet->ttl - 1) < 0) ||
+        (kind == BLOCK_L2 && write_macs(skb, block->mac, block->own_mac) < 0))
         return drop(skb, DROP_MALFORMED, floating_ip);
     count(COUNT_RETURNED);
-    return send_judged(skb, ifindex, settings);
+    return kind == BLOCK_TUNNEL ? send_by_tunnel(skb, node, floating_ip, settings)
+                                : send_judged(skb, ifindex, settings);
 }
 
-/* What came for a floating IP. Nothing of it ever reaches the stack but what a flow of this node waits for. */
-static inline int take_floating(struct __sk_buff *skb, const struct ipv4 *ip, int is_own, const struct config *settings)
+/* What came for a floating IP; `member` sent it, 0: no member. Nothing of it ever reaches the stack but what a flow of
+ * this node waits for. */
+static inline int take_floating(struct __sk_buff *skb, const struct ipv4 *ip, u32 member, int by,
+                                const struct config *settings)
 {
     __be32 floating_ip = ip->destination;
     int is_held = is_lease_live(floating_ip);
@@ -245,17 +258,17 @@ static inline int take_floating(struct __sk_buff *skb, const struct ipv4 *ip, in
     u32 reason;
 
     /* Sent on by its holder, for a flow of this node. */
-    if (!is_held && (is_own || !sender_number(skb)))
+    if (!is_held && (by == BY_ITSELF || !member))
         return drop(skb, DROP_LEASE_EXPIRED_INGRESS, floating_ip);
     reason = load_packet(skb, ip, &packet);
     if (reason != DROP_NONE)
         return drop(skb, reason, floating_ip);
     if (!is_held)
-        return deliver(skb, &packet, !is_own, settings);
+        return deliver(skb, &packet, by, settings);
     if (packet.protocol == PROTOCOL_ICMP && packet.icmp_type == ICMP_ECHO_REQUEST &&
         packet.fragment != FRAGMENT_LATER)
-        return is_own ? drop(skb, DROP_UNSUPPORTED_PROTOCOL, floating_ip) : answer_echo(skb, &packet, settings);
-    return return_to_node(skb, &packet, is_own, settings);
+        return by != BY_WIRE ? drop(skb, DROP_UNSUPPORTED_PROTOCOL, floating_ip) : answer_echo(skb, &packet, settings);
+    return return_to_node(skb, &packet, by, settings);
 }
 
 static inline int is_from_holder(struct __sk_buff *skb, __be32 floating_ip)
@@ -267,9 +280,9 @@ static inline int is_from_holder(struct __sk_buff *skb, __be32 floating_ip)
            bpf_skb_load_bytes(skb, MAC_BYTES, source, MAC_BYTES) == 0 && same_mac(source, way->gateway_mac);
 }
 
-/* What came from a floating IP. `is_own`: with our mark, by steer_egress of this node (rule H4). */
+/* What came from a floating IP. By itself: with our mark, by steer_egress of this node (rule H4). */
 static inline int take_from_floating(struct __sk_buff *skb, const struct ipv4 *ip, const struct floating_ip *floating,
-                                     int is_own, const struct config *settings)
+                                     u32 member, int by, const struct config *settings)
 {
     __be32 floating_ip = ip->source;
     struct packet packet = {};
@@ -278,12 +291,12 @@ static inline int take_from_floating(struct __sk_buff *skb, const struct ipv4 *i
     if (!is_lease_live(floating_ip)) {
         /* From its holder, or by a router, it is ordinary traffic: a pod of another node talks to an address of this one.
          * From another member it was steered to a node that is the holder no more. */
-        if (!is_own && (!sender_number(skb) || is_from_holder(skb, floating_ip)))
+        if (by == BY_WIRE && (!member || is_from_holder(skb, floating_ip)))
             return TC_ACT_UNSPEC;
         return drop(skb, DROP_LEASE_EXPIRED_INGRESS, floating_ip);
     }
     reason = load_packet(skb, ip, &packet);
     if (reason != DROP_NONE)
         return drop(skb, reason, floating_ip);
-    return forward(skb, &packet, floating, is_own, settings);
+    return forward(skb, &packet, floating, member, by, settings);
 }

@@ -10,7 +10,7 @@ struct config {
     __u32 mark;        /* the one mark bit (rule W6) */
     __u32 egw_ifindex; /* the steering device */
     __u8 egw_mac[MAC_BYTES];
-    __u16 _pad;
+    __be16 tunnel_port; /* UDP; 0: nobody asks (a former agent's) */
 };
 _Static_assert(sizeof(struct config) == 16, "config");
 
@@ -70,10 +70,11 @@ struct way {
     __u32 ifindex;
     __u8 own_mac[MAC_BYTES];
     __u8 gateway_mac[MAC_BYTES];
-    __u32 _pad;
+    __be32 node; /* by the tunnel: the holder's own address */
 };
 #define WAY_L2 1
 #define WAY_LOCAL 2
+#define WAY_TUNNEL 3
 _Static_assert(sizeof(struct way) == 32, "way");
 
 /* floating IP -> a way that only gratuitous ARP has told of (rule W2): under the token of the authenticated way it stands
@@ -130,14 +131,18 @@ struct block_key {
 };
 struct block {
     __u64 seen_ns; /* CLOCK_MONOTONIC; the kernel writes it, when a packet of the block goes out (rule Q5) */
-    __u32 member;
-    __u32 ifindex;
+    __u32 member; /* 0: this node */
+    union {
+        __u32 ifindex;
+        __be32 node; /* by the tunnel: the member's own address */
+    };
     __u8 own_mac[MAC_BYTES];
     __u8 mac[MAC_BYTES];
     __u32 kind;
 };
 #define BLOCK_L2 1
 #define BLOCK_LOCAL 2
+#define BLOCK_TUNNEL 3
 _Static_assert(sizeof(struct block_key) == 8, "block_key");
 _Static_assert(sizeof(struct block) == 32, "block");
 
@@ -266,7 +271,8 @@ struct pod_load {
 _Static_assert(sizeof(struct pod_key) == 8, "pod_key");
 _Static_assert(sizeof(struct pod_load) == 16, "pod_load");
 
-/* {destination, uplink} -> the next hop, for half a second (rule H1). */
+/* {destination, uplink} -> the next hop, for half a second (rule H1). With ifindex 0: a node by the tunnel, and the MTU
+ * of what is in it. */
 struct next_hop_key {
     __be32 destination;
     __u32 ifindex;
@@ -301,6 +307,16 @@ struct fragment {
 };
 _Static_assert(sizeof(struct fragment_key) == 12, "fragment_key");
 _Static_assert(sizeof(struct fragment) == 16, "fragment");
+
+/* Questions over the data path, whether a segment lets frames of a floating IP pass (rule X1): UDP between the floating IP
+ * and an address outside that is nobody's (RFC 2544). Those that arrive go up to the agent, which has this address. */
+struct probe_target {
+    __be32 address; /* 0: none are asked */
+    __be16 port;
+    __u16 _pad;
+};
+#define PROBE_OUTSIDE 0xc6120001 /* 198.18.0.1, host order */
+_Static_assert(sizeof(struct probe_target) == 8, "probe_target");
 
 /* Whom an error has been told, for its rate: when the next one is due (CLOCK_MONOTONIC), which may be past. */
 struct error_key {

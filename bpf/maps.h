@@ -23,6 +23,7 @@ BPF_TABLE_PINNED("array", u32, u64, agent_beat, 1, PIN_DIR "/agent_beat");
 BPF_TABLE_PINNED("hash", __be32, struct floating_ip, floating_ips, 4096, PIN_DIR "/floating_ips");
 BPF_TABLE_PINNED("hash", __be32, struct lease, lease_deadlines, 4096, PIN_DIR "/lease_deadlines");
 BPF_TABLE_PINNED("hash", struct member_key, u32, members, 16384, PIN_DIR "/members");
+BPF_TABLE_PINNED("hash", __be32, u32, tunnel_members, 16384, PIN_DIR "/tunnel_members");
 BPF_TABLE_PINNED("hash", __be32, struct own_blocks, own_blocks, 4096, PIN_DIR "/own_blocks", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct block_key, struct block, blocks, 524288, PIN_DIR "/blocks", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", __be32, u64, trusts, 4096, PIN_DIR "/trusts");
@@ -50,6 +51,7 @@ BPF_TABLE_PINNED("hash", struct pod_key, u64, pod_spares, 16384, PIN_DIR "/pod_s
 BPF_TABLE_PINNED("lru_hash", struct fragment_key, struct fragment, fragments, 8192, PIN_DIR "/fragments");
 
 BPF_TABLE_PINNED("hash", u32, __be32, uplink_addresses, 256, PIN_DIR "/uplink_addresses");
+BPF_TABLE_PINNED("array", u32, struct probe_target, probe_target, 1, PIN_DIR "/probe_target");
 BPF_TABLE_PINNED("lru_hash", struct error_key, u64, error_times, 4096, PIN_DIR "/error_times");
 
 BPF_TABLE_PINNED("lru_percpu_hash", struct drop_key, struct tally, drops, 8192, PIN_DIR "/drops");

@@ -14,6 +14,7 @@
 #define PROTOCOL_TCP 6
 #define PROTOCOL_UDP 17
 
+#define ETHERNET_FAMILY_IPV4 2 /* AF_INET */
 #define IPV4_BYTES 20 /* without options */
 #define ICMP_BYTES 8
 #define ICMP_ECHO_REPLY 0

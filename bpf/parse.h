@@ -129,12 +129,10 @@ static inline int is_tagged(struct __sk_buff *skb)
     return skb->vlan_present && (skb->vlan_tci & VLAN_ID_BITS);
 }
 
-/* Whom an IPv4 packet or ARP message says it is from, looked for behind up to two tags in the frame (rule H5), and which
- * of both it is; 0: neither. */
-static inline __be32 claimed_source(struct __sk_buff *skb, __be16 *type)
+/* Where the payload begins, behind up to two tags in the frame, and of which type it is (rule H5). */
+static inline u32 skip_tags(struct __sk_buff *skb, __be16 *type)
 {
     u32 at = ETHERNET_BYTES;
-    __be32 source = 0;
     u32 tags;
 
     *type = skb->protocol;
@@ -142,9 +140,18 @@ static inline __be32 claimed_source(struct __sk_buff *skb, __be16 *type)
         if (!is_vlan(*type))
             break;
         if (bpf_skb_load_bytes(skb, at + 2, type, sizeof(*type)) < 0)
-            return 0;
+            *type = 0;
         at += VLAN_BYTES;
     }
+    return at;
+}
+
+/* Whom an IPv4 packet or ARP message says it is from, looked for behind tags too, and which of both it is; 0: neither. */
+static inline __be32 claimed_source(struct __sk_buff *skb, __be16 *type)
+{
+    u32 at = skip_tags(skb, type);
+    __be32 source = 0;
+
     if (*type == bpf_htons(ETHERTYPE_IPV4))
         at += 12;
     else if (*type == bpf_htons(ETHERTYPE_ARP))

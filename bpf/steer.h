@@ -245,8 +245,10 @@ static inline u32 translate_outwards(struct __sk_buff *skb, const struct scratch
 }
 
 /* How big a packet may be on a way; 0: the holder is this node, which judges it by its next hop. */
-static inline u32 way_mtu(struct __sk_buff *skb, const struct way *way)
+static inline u32 way_mtu(struct __sk_buff *skb, const struct way *way, const struct config *settings)
 {
+    if (way->kind == WAY_TUNNEL)
+        return tunnel_mtu(skb, way->node, settings);
     return way->kind == WAY_L2 ? device_mtu(skb, way->ifindex) : 0;
 }
 
@@ -268,6 +270,10 @@ static inline int send_to_holder(struct __sk_buff *skb, __be32 floating_ip, cons
         skb->mark = skb->mark | settings->mark;
         count(COUNT_STEERED);
         return bpf_redirect(ifindex, BPF_F_INGRESS);
+    }
+    if (way->kind == WAY_TUNNEL) {
+        count(COUNT_STEERED);
+        return send_by_tunnel(skb, way->node, floating_ip, settings);
     }
     if (way->kind != WAY_L2)
         return drop(skb, DROP_NO_TRANSPORT, floating_ip);

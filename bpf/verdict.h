@@ -85,6 +85,11 @@ static inline u32 cluster_flags(__be32 address)
     return flags ? *flags : 0;
 }
 
+/* How a packet came to this node. */
+#define BY_WIRE 0
+#define BY_ITSELF 1 /* of a pod of this node, or of the node */
+#define BY_TUNNEL 2
+
 /* The number of the member whose MAC a frame came from; 0 where it is nobody's. */
 static inline u32 sender_number(struct __sk_buff *skb)
 {

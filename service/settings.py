@@ -49,6 +49,8 @@ class PortSettings(_Section, frozen=True):
     """UDP, for the tunnel device; another than 4789 and 8472, which CNIs use for theirs."""
     lease: PortNumber = 9644
     """UDP; electors and holders, in the lease keepers."""
+    probe: PortNumber = 9645
+    """UDP; agents ask over the data path what a segment lets pass (`datapath.transport: auto`)."""
 
 
 class GossipSettings(_Section, frozen=True):
@@ -142,6 +144,12 @@ class DatapathSettings(_Section, frozen=True):
     """The one bit of the connection mark (rule D2): another bit than `mark`, and not one that the CNI uses."""
     route_table: Annotated[int, Meta(ge=1, le=0x7FFFFFFF)] = 9640
     """Number of the routing table for marked packets; one that nothing else on the node uses."""
+    transport: Literal["l2", "vxlan", "auto"] = "l2"
+    """How packets go between a pod's node and the holder of its floating IP; the same on all nodes. `l2`: over the
+    segment of the floating IP, which both are on (no overhead, the full MTU). `vxlan`: through a tunnel to the node's
+    address (UDP, `ports.vxlan`; 50 bytes less for each packet), also between segments (X2). `auto`: for each node and
+    floating IP over the segment where frames of that address have been answered both ways, else through the tunnel
+    (X1)."""
     tcx: bool = True
     """Programs go to tcx where the kernel has it (Linux 6.6), else to tc filters. Off: to filters on every kernel. That
     is the way back to a version that knows filters only (0.1): first off, then back."""

@@ -49,6 +49,7 @@ FAMILIES = {
             "reverse_snat",
             "snat",
             "steer",
+            "tunnel",
             "unclassified",
             "uplink_arp",
             "uplink_egress",

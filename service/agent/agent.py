@@ -22,12 +22,13 @@ from service.agent.netfilter import NetfilterDifference
 from service.agent.port_blocks import PortBlocks
 from service.agent.segment_watch import SegmentWatch
 from service.agent.status import agent_status
+from service.agent.transport_watch import TransportWatch
 from service.agent.turn import Turn
 from service.audit.outbox import Origin, Outbox
 from service.audit.promise_log import KEEPER_OUTBOX
 from service.audit.publisher import Publisher
 from service.audit.recorder import AgentRecorder
-from service.datapath import node_datapath
+from service.datapath import layout, node_datapath
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
 from service.datapath.shortage import Shortage
@@ -56,6 +57,7 @@ from service.web.metrics import (
     SegmentCollector,
     ShortageCollector,
     TaskCollector,
+    TransportCollector,
 )
 from service.web.notice import until_begun, until_listening
 from service.web.server import WebServer
@@ -128,6 +130,14 @@ class Agent:
             send=self._neighbours.socket.send,
         )
         self._refusals = self._cluster.socket.refusals, self._neighbours.socket.refusals
+        self._transports = TransportWatch(
+            settings,
+            self._reconciler,
+            start_id=start_id,
+            clock=boot_ns,
+            is_answering=self._cluster.is_answering,
+            changed=self._dirty.set,
+        )
         self._make_holdings()
         self._make_turn()
 
@@ -210,6 +220,7 @@ class Agent:
             neighbours=self._neighbours,
             blocks=self._blocks,
             segment_watch=self._segment_watch,
+            transports=self._transports,
             conflicts=self._conflicts,
             netfilter=self._netfilter,
             dirty=self._dirty,
@@ -224,9 +235,12 @@ class Agent:
         await stack.enter_async_context(self._datapath)
         stack.enter_context(self._announcer)
         stack.enter_context(self._segment_watch)
+        stack.enter_context(self._transports)
         await self._inherit()
         segments = tuple(uplink.segment for uplink in self._datapath.uplinks)
         self._cluster.describe(ready=False, segments=segments, role=self._turn.role, schedulable=True)
+        for probes in self._transports.sockets:
+            await until_begun(settings, partial(stack.enter_async_context, probes))
         for socket in (self._cluster, self._neighbours.socket):
             await until_begun(settings, partial(stack.enter_async_context, socket))
         await stack.enter_async_context(self._keeper)
@@ -240,6 +254,7 @@ class Agent:
         registry.register(RefusalCollector(self._refusals))
         registry.register(KeeperCollector(self._living_report))
         registry.register(SegmentCollector(self._segment_watch))
+        registry.register(TransportCollector(self._transports))
         web = WebServer(settings.http.address, settings.ports.http, self, registry)
         await until_listening(stack, web)
         self.recorder.started(VERSION)
@@ -265,6 +280,7 @@ class Agent:
             "announce": self._announcer.run,
             "look for conflicts": self._conflicts.watch.run,
             "watch the segments": self._segment_watch.run,
+            "prove transports": self._transports.run,
             "repair": self._upkeep.repair,
             "refresh": self._refresh,
         }
@@ -280,6 +296,7 @@ class Agent:
             self._reconciler.steering.adopt(pod_ip, rule_set)
         self._reconciler.learn_devices(inherited.devices)
         self._reconciler.inherit(inherited.ways, inherited.rule_sets, inherited.exempt)
+        self._transports.adopt(layout.segment_ways(inherited.ways))
         await asyncio.to_thread(self._blocks.connect, self._datapath.blocks, self._datapath.flows)
 
     # -- what it says --
@@ -298,6 +315,7 @@ class Agent:
             held=self._holdings.held,
             report=self._living_report(),
             port_blocks=self._blocks.status(),
+            transports=self._transports.status(),
             troubles=[
                 *self._tasks.troubles(),
                 *refusals.troubles(self._refusals),

@@ -11,6 +11,7 @@ from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
 from service.agent.port_blocks import PortBlocks
 from service.agent.segment_watch import SegmentWatch
+from service.agent.transport_watch import TransportWatch
 from service.datapath import layout
 from service.datapath.layout import MapName
 from service.datapath.node_datapath import NodeDatapath
@@ -50,6 +51,7 @@ class Turn:
         neighbours: Neighbours,
         blocks: PortBlocks,
         segment_watch: SegmentWatch,
+        transports: TransportWatch,
         conflicts: Conflicts,
         netfilter: NetfilterDifference,
         dirty: asyncio.Event,
@@ -67,6 +69,7 @@ class Turn:
         self._neighbours = neighbours
         self._blocks = blocks
         self._segment_watch = segment_watch
+        self._transports = transports
         self._conflicts = conflicts
         self._netfilter = netfilter
         self._dirty = dirty
@@ -103,6 +106,7 @@ class Turn:
         selections = reconciler.local_selections()
         reconciler.steering.select(selections)
         self._neighbours.tell(now_ns=now_ns)
+        self._transports.update()
         self._blocks.update()
         reconciler.classify(now_ns=now_ns)
         self._upkeep.ask_for_devices()

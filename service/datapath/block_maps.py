@@ -7,42 +7,18 @@ safe on the event loop.
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from service.datapath import layout
 from service.datapath.bpf_map import BpfMap
-from service.datapath.desired import LocalUplink, uplink_for
-from service.datapath.layout import BlockKind, MapName
-from service.model.gateway_node import Segment
+from service.datapath.layout import MapName
+from service.datapath.topology import Topology
 from service.model.lease import Stamp, Token
 from service.port_block.block import NEVER_GIVEN, TIMES, Row
 
 _LONG_AGO_NS = TIMES.down_ns + TIMES.rest_ns + 1
 _ONLY = bytes(4)
 """Key of the only entry of an array."""
-
-
-@dataclass(frozen=True, slots=True)
-class Topology:
-    """How members are reached from here, as far as blocks depend on it."""
-
-    node: str
-    uplinks: Sequence[LocalUplink] = ()
-    segments: Mapping[str, Sequence[Segment]] | None = None
-    numbers: Mapping[str, int] | None = None
-    """Of members, as in the map `members`."""
-
-    def reach(self, owner: str, floating_ip: IPv4Address, seen_ns: int) -> bytes | None:
-        """The kernel's row for a block of that member; None where there is no way to it over the address's segment."""
-        if owner == self.node:
-            return layout.block_value(BlockKind.LOCAL, 0, 0, layout.NO_MAC, layout.NO_MAC, seen_ns=seen_ns)
-        uplink = uplink_for(self.uplinks, floating_ip)
-        theirs = next((one for one in (self.segments or {}).get(owner, ()) if floating_ip in one.network), None)
-        number = (self.numbers or {}).get(owner)
-        if uplink is None or theirs is None or number is None:
-            return None
-        return layout.block_value(BlockKind.L2, number, uplink.ifindex, uplink.mac, theirs.mac, seen_ns=seen_ns)
 
 
 class BlockMaps:
@@ -144,12 +120,7 @@ class BlockMaps:
         if topology == former:
             return
         # Members come and go by the hundred: of most, nothing has changed.
-        same = {
-            name
-            for name, number in (topology.numbers or {}).items()
-            if number == (former.numbers or {}).get(name)
-            and (topology.segments or {}).get(name) == (former.segments or {}).get(name)
-        }
+        same = {name for name in topology.numbers if topology.of(name) == former.of(name)}
         is_here_same = topology.uplinks == former.uplinks
         for (floating_ip, block), row in self._rows.items():
             if row.owner is not None and not (is_here_same and row.owner in same):

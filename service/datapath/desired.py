@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from service.datapath import layout
-from service.datapath.layout import ClusterFlag, Limits, WayKind
-from service.model.assignment import Location
+from service.datapath.layout import ClusterFlag, Limits
 from service.model.gateway_node import Segment
 from service.model.objects import NO_TIMEOUTS
 from service.policy.rule_set import RuleSet
@@ -64,27 +63,6 @@ def floating_ip_rows(floating_ips: Iterable[IPv4Address], uplinks: Sequence[Loca
 def uplink_address_rows(uplinks: Iterable[LocalUplink]) -> Rows:
     """This node's own address on each uplink, by which traceroute knows it (rule X3)."""
     return dict(layout.uplink_address_row(uplink.ifindex, uplink.address.ip) for uplink in uplinks)
-
-
-def way_rows(
-    locations: Mapping[IPv4Address, Location],
-    segments: Mapping[str, Sequence[Segment]],
-    uplinks: Sequence[LocalUplink],
-    *,
-    node: str,
-) -> Rows:
-    """The way to each floating IP's holder over a shared segment (rules W1, W2); none where there is no such way."""
-    rows = {}
-    for floating_ip, location in locations.items():
-        token = location.token.packed()
-        if location.node == node:
-            rows[floating_ip.packed] = layout.way_value(token, WayKind.LOCAL, 0, layout.NO_MAC, layout.NO_MAC)
-            continue
-        uplink = uplink_for(uplinks, floating_ip)
-        theirs = next((segment for segment in segments.get(location.node, ()) if floating_ip in segment.network), None)
-        if uplink is not None and theirs is not None:
-            rows[floating_ip.packed] = layout.way_value(token, WayKind.L2, uplink.ifindex, uplink.mac, theirs.mac)
-    return rows
 
 
 def member_numbers(names: Iterable[str]) -> dict[str, int]:

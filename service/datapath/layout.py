@@ -5,7 +5,7 @@ Addresses are in network byte order (as `IPv4Address.packed`), everything else i
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network
@@ -48,6 +48,7 @@ class MapName:
     OWN_BLOCKS = "own_blocks"
     BLOCKS = "blocks"
     TRUSTS = "trusts"
+    TUNNEL_MEMBERS = "tunnel_members"
     GATEWAY_ROWS = "gateway_rows"
     OWNER_ROWS = "owner_rows"
     BLOCK_MEMORY = "block_memory"
@@ -65,6 +66,7 @@ class MapName:
     FRAGMENTS = "fragments"
     UPLINK_ADDRESSES = "uplink_addresses"
     ERROR_TIMES = "error_times"
+    PROBE_TARGET = "probe_target"
     DROPS = "drops"
     COUNTS = "counts"
 
@@ -96,6 +98,7 @@ MAP_SHAPES = {
     MapName.OWN_BLOCKS: MapShape(_HASH, 4, 128),
     MapName.BLOCKS: MapShape(_HASH, 8, 32),
     MapName.TRUSTS: MapShape(_HASH, 4, 8),
+    MapName.TUNNEL_MEMBERS: MapShape(_HASH, 4, 4),
     MapName.GATEWAY_ROWS: MapShape(_HASH, 8, 272),
     MapName.OWNER_ROWS: MapShape(_HASH, 8, 16),
     MapName.BLOCK_MEMORY: MapShape(_ARRAY, 4, 8),
@@ -112,6 +115,7 @@ MAP_SHAPES = {
     MapName.POD_SPARES: MapShape(_HASH, 8, 8),
     MapName.FRAGMENTS: MapShape(_LRU_HASH, 12, 16),
     MapName.UPLINK_ADDRESSES: MapShape(_HASH, 4, 4),
+    MapName.PROBE_TARGET: MapShape(_ARRAY, 4, 8),
     MapName.ERROR_TIMES: MapShape(_LRU_HASH, 8, 8),
     MapName.DROPS: MapShape(_LRU_PERCPU_HASH, 8, 16),
     MapName.COUNTS: MapShape(_PERCPU_ARRAY, 4, 8),
@@ -154,6 +158,7 @@ class WayKind(IntEnum):
 
     L2 = 1
     LOCAL = 2
+    TUNNEL = 3
 
 
 class BlockKind(IntEnum):
@@ -161,6 +166,7 @@ class BlockKind(IntEnum):
 
     L2 = 1
     LOCAL = 2
+    TUNNEL = 3
 
 
 COUNTER_NAMES = (
@@ -189,9 +195,9 @@ def device_key(ifindex: int) -> bytes:
     return struct.pack("=I", ifindex)
 
 
-def config_value(mark: int, egw_ifindex: int, egw_mac: bytes) -> bytes:
-    """The node's one row: mark bit, and the steering device."""
-    return struct.pack("=II6s2x", mark, egw_ifindex, egw_mac)
+def config_value(mark: int, egw_ifindex: int, egw_mac: bytes, tunnel_port: int) -> bytes:
+    """The node's one row: mark bit, the steering device, and the UDP port of the tunnel."""
+    return struct.pack("=II6s2s", mark, egw_ifindex, egw_mac, tunnel_port.to_bytes(2, "big"))
 
 
 def selected_key(pod_ip: IPv4Address, ifindex: int) -> bytes:
@@ -249,6 +255,17 @@ def way_value(token: int, kind: WayKind, ifindex: int, own_mac: bytes, gateway_m
     return struct.pack("=QII6s6s4x", token, kind, ifindex, own_mac, gateway_mac)
 
 
+def tunnel_way_value(token: int, node: IPv4Address) -> bytes:
+    """The same through the tunnel, to the holder's own address (rule X2)."""
+    return struct.pack("=QI16x4s", token, WayKind.TUNNEL, node.packed)
+
+
+def segment_ways(ways: Mapping[bytes, bytes]) -> tuple[IPv4Address, ...]:
+    """The floating IPs to whose holder packets go over a segment."""
+    kind = struct.Struct("=8xI")
+    return tuple(IPv4Address(key) for key, value in ways.items() if kind.unpack_from(value) == (WayKind.L2,))
+
+
 def way_under_hint(way: bytes | None, hint: bytes) -> bytes | None:
     """The way that a hint stands in for, or the hint's own where it is in force under the same token."""
     token = way[:8] if way is not None else bytes(8)
@@ -268,6 +285,11 @@ def floating_ip_value(ifindex: int, mac: bytes) -> bytes:
 def uplink_address_row(ifindex: int, address: IPv4Address) -> tuple[bytes, bytes]:
     """In whose name this node tells by that uplink that a packet's hops are used up (rule X3)."""
     return struct.pack("=I", ifindex), address.packed
+
+
+def probe_target_value(address: IPv4Address, port: int) -> bytes:
+    """Where questions over the data path go up to (rule X1)."""
+    return struct.pack("=4s2s2x", address.packed, port.to_bytes(2, "big"))
 
 
 def lease_value(deadline_ns: int, token: int) -> bytes:
@@ -308,6 +330,11 @@ def block_value(kind: BlockKind, member: int, ifindex: int, own_mac: bytes, mac:
     """Whose a block is, and how that member is reached. `seen_ns`: CLOCK_MONOTONIC, and the kernel writes it (rule Q5),
     so a row that replaces another one keeps its value, or says now."""
     return struct.pack("=QII6s6sI", seen_ns, member, ifindex, own_mac, mac, kind)
+
+
+def tunnelled_block_value(member: int, node: IPv4Address, *, seen_ns: int) -> bytes:
+    """The same of a member that is reached through the tunnel, by its own address (rule X2)."""
+    return struct.pack("=QI4s12xI", seen_ns, member, node.packed, BlockKind.TUNNEL)
 
 
 def seen_ns_of(block: bytes) -> int:

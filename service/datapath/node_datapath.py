@@ -63,6 +63,7 @@ _DRIVEN_MAPS = (
     MapName.FLOATING_IPS,
     MapName.UPLINK_ADDRESSES,
     MapName.MEMBERS,
+    MapName.TUNNEL_MEMBERS,
 )
 """Maps the agent fills; the keeper owns the deadlines, the kernel the rest."""
 _AWAITED_MAPS = (MapName.SELECTED, MapName.RULES, MapName.FLOATING_IPS)
@@ -151,6 +152,8 @@ class NodeDatapath:
         self.flows = FlowTable(self._loaded.maps, clock=boot_ns, monotonic=time.monotonic_ns)
         self.blocks = BlockMaps(self._loaded.maps, settings.node, clock=boot_ns, monotonic=time.monotonic_ns)
         self._loaded.map(MapName.FLOW_SETTINGS).update(bytes(4), flow_settings(identity.boot_id()))
+        probes = IPv4Address(settings.bind_address) if settings.datapath.transport == "auto" else IPv4Address(0)
+        self._loaded.map(MapName.PROBE_TARGET).update(bytes(4), layout.probe_target_value(probes, settings.ports.probe))
         await self._set_up_steering()
         await self.refresh_uplinks()
         await self.attach_pod_devices()
@@ -362,7 +365,7 @@ class NodeDatapath:
         if device.index == self._egw_ifindex and len(await self._look(device.index, STEERING_DEVICE)) == 2:
             return
         self._egw_ifindex = device.index
-        config = layout.config_value(mark, device.index, device.mac)
+        config = layout.config_value(mark, device.index, device.mac, settings.ports.vxlan)
         self._loaded.map(MapName.CONFIG).update(bytes(4), config)
         programs = self._loaded.programs
         kind = await self.netlink.attach(device.index, "egress", programs["steer_egress"], "steer_egress")
@@ -439,6 +442,7 @@ class NodeDatapath:
             steering_device=STEERING_DEVICE,
             connection_mark=self._settings.datapath.connection_mark,
             lives=lives,
+            tunnel_port=self._settings.ports.vxlan,
         )
         is_same = keeps_out_pods == self._keeps_out_pods
         self._keeps_out_pods = keeps_out_pods

@@ -5,13 +5,14 @@ from ipaddress import IPv4Address, IPv4Network
 
 from service.datapath import desired, layout
 from service.datapath.admission import Admission, MapView
-from service.datapath.block_maps import Topology
 from service.datapath.classification import Classification
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.layout import MapName, SelectedState
 from service.datapath.shortage import Shortage, shortages
 from service.datapath.steering import Clearing, Phase, Steering
+from service.datapath.topology import Topology, tunnel_member_rows, way_rows
 from service.gateway.exemption import ExemptionMemo, Insiders
+from service.gateway.transport import Pair
 from service.gateway.validation import address_fault
 from service.model.assignment import Assignment, Location
 from service.model.cluster_range import ClusterRanges
@@ -58,6 +59,8 @@ class Reconciler:
         self._peers = _configured_peers(settings)
         self._exempt = ExemptionMemo()
         self._limits = desired.node_limits(settings.datapath)
+        self._transport = settings.datapath.transport
+        self._proven: frozenset[Pair] = frozenset()
 
     # -- what is known --
 
@@ -256,7 +259,33 @@ class Reconciler:
     def topology(self) -> Topology:
         """How members are reached, for the blocks that are theirs."""
         segments = self.segments()
-        return Topology(self._node, self._uplinks, segments, desired.member_numbers(segments))
+        return Topology(
+            self._node,
+            self._uplinks,
+            segments,
+            desired.member_numbers(segments),
+            {node.name: node.address for node in self._nodes if node.address is not None},
+            self._transport,
+            self._proven,
+        )
+
+    def probed(self) -> tuple[Pair, ...]:
+        """Which members are to be asked whether a segment lets frames of a floating IP pass (rule X1): who holds an
+        address that pods of this node use, or comes next."""
+        rule_sets = {selection.rule_set.id: selection.rule_set for selection in self.local_selections().values()}
+        used = {floating_ip for rule_set in rule_sets.values() for _, floating_ip in rule_set.entries if floating_ip}
+        topology = self.topology()
+        return tuple(
+            (name, floating_ip)
+            for floating_ip in sorted(used)
+            for name in dict.fromkeys((self.holder_of(floating_ip), self.successor_of(floating_ip)))
+            if name not in (None, self._node) and topology.shared(name, floating_ip) is not None
+        )
+
+    def learn_proven(self, proven: frozenset[Pair]) -> bool:
+        """Take where segments let frames of floating IPs pass (rule X1). False where nothing is new."""
+        is_new, self._proven = proven != self._proven, proven
+        return is_new
 
     def to_clear(self, maps: MapView) -> tuple[Clearing, ...]:
         """Pods whose connection-tracking entries can go now, because the rows that precede it are in the kernel (W10).
@@ -285,7 +314,7 @@ class Reconciler:
 
     def rows(self, maps: MapView) -> dict[str, Rows]:
         """The full content of every driven map, as far as what it depends on is in the kernel by now (rule C1)."""
-        segments = self.segments()
+        segments, topology = self.segments(), self.topology()
         rules = self._admission.admit(self._wanted_rule_sets(), maps)
         self.steering.switch(self._admission.whole)
         return {
@@ -293,8 +322,8 @@ class Reconciler:
             MapName.FLOATING_IPS: desired.floating_ip_rows(self.floating_ips(), self._uplinks),
             MapName.UPLINK_ADDRESSES: desired.uplink_address_rows(self._uplinks),
             MapName.MEMBERS: desired.member_rows(segments, self._uplinks, node=self._node),
-            MapName.WAYS: self._inherited_ways
-            | desired.way_rows(self._listed_locations(), segments, self._uplinks, node=self._node),
+            MapName.TUNNEL_MEMBERS: tunnel_member_rows(topology),
+            MapName.WAYS: self._inherited_ways | way_rows(self._listed_locations(), topology),
             # Before what names them.
             MapName.LIMITS: desired.limit_rows(self._admission.sets(), self._limits),
             MapName.RULES: rules,

@@ -16,7 +16,7 @@ class DropReason(IntEnum):
     NOT_SELECTED = 4
     """Reached the steering device without a rule that matches."""
     NO_TRANSPORT = 5
-    """The pod's node has no way to the gateway node."""
+    """By the tunnel, and not of a member; or to a node that is reached in no way this version knows."""
     LEASE_EXPIRED_INGRESS = 6
     """To or for a floating IP whose lease is over on this node."""
     LEASE_EXPIRED_EGRESS = 7
@@ -47,4 +47,6 @@ class DropReason(IntEnum):
     NO_ROUTE = 23
     """The holder has no route by the floating IP's uplink."""
     TOO_BIG = 24
-    """Bigger than the route's MTU."""
+    """Bigger than the way takes."""
+    FORGED_TUNNEL = 25
+    """For the tunnel's port, and not made by the steering device."""

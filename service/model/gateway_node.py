@@ -62,5 +62,7 @@ class GatewayNode:
     own_addresses: tuple[IPv4Address, ...] = ()
     """Listed floating IPs that are addresses of its interfaces, whoever put them there, or were a moment ago, or its
     API server's."""
+    address: IPv4Address | None = None
+    """By which gossip reaches it."""
     translates: bool = True
     """It gives its pods' packets their floating IP itself; before, the holder did (rule U1)."""

@@ -24,6 +24,8 @@ _HARDWARE_ETHERNET = 1
 _ETH_P_IP = 0x0800
 _ANY_ADDRESS = IPv4Address(0)
 _UNKNOWN_MAC = bytes(6)
+_SO_MARK = 36
+"""Linux; Python's socket module does not name it on every machine."""
 _PROBE_COUNT = 3
 """PROBE_NUM of RFC 5227; the spacing follows from the caller's timeout instead of PROBE_MIN and PROBE_MAX."""
 _INTERFACE_GONE = (errno.ENODEV, errno.ENXIO)
@@ -79,9 +81,13 @@ def parse_arp(frame: bytes) -> ArpPacket | None:
 
 
 class ArpSender:
-    """Sends frames out of interfaces; one packet socket per interface index, opened at first use. A context manager."""
+    """Sends frames out of interfaces; one packet socket per interface index, opened at first use. A context manager.
 
-    def __init__(self) -> None:
+    `mark`: what programs of this node know the frames by; 0: nothing.
+    """
+
+    def __init__(self, *, mark: int = 0) -> None:
+        self._mark = mark
         self._sockets: dict[int, socket.socket] = {}
 
     def __enter__(self) -> "ArpSender":
@@ -108,6 +114,7 @@ class ArpSender:
             if sender is None:
                 # Protocol 0: it sends only, and the kernel queues no received frame to it.
                 sender = self._sockets[ifindex] = _open_packet_socket(ifindex, 0)
+                sender.setsockopt(socket.SOL_SOCKET, _SO_MARK, self._mark)
             sender.send(frame)
         except OSError as error:
             if error.errno in _INTERFACE_GONE and ifindex in self._sockets:

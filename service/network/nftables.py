@@ -46,12 +46,13 @@ from service.network.unclassified import (
     parse_named,
 )
 
-GUARDS = ("guard_unmarked", "guard_marked", "guard_transit", "unclassified")
+GUARDS = ("guard_unmarked", "guard_marked", "guard_transit", "guard_tunnel", "unclassified")
 COUNTERS = ("steered", *GUARDS)
 """steered: packets netfilter let pass to the steering device. The others count drops.
 guard_unmarked: from a selected pod, for a destination of its policy, about to leave without having been marked.
 guard_marked: marked, about to leave by another device than the steering device.
 guard_transit: another node's pod passing through untranslated (G3).
+guard_tunnel: to this node, for the tunnel's port, by no uplink: a pod that plays a member (X2).
 unclassified: from a pod's address and device that the agent has not told `pod_ingress` of, for a destination that some
 policy names (W11)."""
 
@@ -71,6 +72,7 @@ class NftConfig:
     connection_mark: int = 0x2000
     """The one bit of the connection mark (rule D2)."""
     lives: ConnectionLives = connection_life.DEFAULT
+    tunnel_port: int = 9643
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,11 @@ table ip {TABLE} {{
     ip daddr @cluster return
     oifname != "{config.steering_device}" ip saddr vmap @{GUARD}
 {_transit(config)}  }}
+
+  chain tunnel {{
+    type filter hook input priority -300; policy accept;
+    udp dport {config.tunnel_port} iifname != @uplinks counter name guard_tunnel drop
+  }}
 
   chain keep_source {{
     type nat hook postrouting priority 90; policy accept;

@@ -5,7 +5,7 @@ operators' rules and boards: they are added to, not changed.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -53,6 +53,13 @@ class Holding(Protocol):
     @property
     def held(self) -> Sized:
         """All of them."""
+
+
+class Transporting(Protocol):
+    """How members are reached, where that is found out."""
+
+    def status(self) -> Mapping[str, Mapping[str, str]]:
+        """By floating IP and member."""
 
 
 class Durable(Protocol):
@@ -184,6 +191,23 @@ class SegmentCollector(Collector):
         yield deaf
         text = "Announcements of a held floating IP against somebody else's"
         yield CounterMetricFamily("egressgw_floating_ip_defences", text, value=self._watched.defences)
+
+
+class TransportCollector(Collector):
+    """Over which transport the holders of what this node's pods use are reached, where it finds out by itself (X1)."""
+
+    def __init__(self, watched: Transporting) -> None:
+        self._watched = watched
+
+    def collect(self) -> Iterator[Metric]:
+        """Pairs of a member and a floating IP, by transport."""
+        family = GaugeMetricFamily(
+            "egressgw_transport_pairs", "Members that hold an address, or come next, by transport", labels=["transport"]
+        )
+        found = [transport for members in self._watched.status().values() for transport in members.values()]
+        for transport in ("l2", "vxlan"):
+            family.add_metric([transport], found.count(transport))
+        yield family
 
 
 class PortCollector(Collector):

@@ -311,6 +311,7 @@ class ClusterView:
                 segments=metadata.segments,
                 schedulable=metadata.schedulable,
                 own_addresses=metadata.own_addresses,
+                address=IPv4Address(member.address.host),
                 translates=metadata.translates,
             )
             for name, (member, metadata) in self.members().items()

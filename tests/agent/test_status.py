@@ -63,6 +63,7 @@ def shown(
         report=report,
         now_ns=now_ns,
         port_blocks={},
+        transports={},
         troubles=(),
         outbox=some,
         publisher=some,

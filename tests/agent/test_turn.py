@@ -11,6 +11,7 @@ from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
 from service.agent.port_blocks import PortBlocks
 from service.agent.segment_watch import SegmentWatch
+from service.agent.transport_watch import TransportWatch
 from service.agent.turn import Turn
 from service.audit.outbox import Origin, Outbox
 from service.audit.recorder import AgentRecorder
@@ -92,6 +93,14 @@ class Site:
                 send=lambda to, payload: None,
             ),
             segment_watch=self.segment_watch,
+            transports=TransportWatch(
+                settings,
+                self.reconciler,
+                start_id=7,
+                clock=now_ns,
+                is_answering=lambda name: True,
+                changed=self.dirty.set,
+            ),
             conflicts=Conflicts(
                 self.reconciler,
                 self.cluster,

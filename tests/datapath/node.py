@@ -46,6 +46,7 @@ STRANGER_MAC = packet.mac("02:00:00:00:0f:01")
 NEIGHBOUR_MAC = packet.mac("02:00:00:00:50:01")
 
 MARK = 0x1000
+TUNNEL_PORT = 9643
 RULE_SET = 0x1122334455667788
 POD_PORT = 40000
 SERVER_PORT = 443
@@ -159,7 +160,9 @@ class Node:
 
     def configure(self, *, egw: Device = EGW, uplink: Device = UPLINK) -> None:
         """Settings, cluster networks, one floating IP with this node's interface on its segment."""
-        self.map(MapName.CONFIG).update(struct.pack("=I", 0), layout.config_value(MARK, egw.ifindex, egw.mac))
+        self.map(MapName.CONFIG).update(
+            struct.pack("=I", 0), layout.config_value(MARK, egw.ifindex, egw.mac, TUNNEL_PORT)
+        )
         self.in_cluster(POD_NETWORK, ClusterFlag.POD)
         self.in_cluster(SERVICE_NETWORK, ClusterFlag.SERVICE)
         for address in (OWN_ADDRESS, NEIGHBOUR_NODE):
@@ -265,6 +268,19 @@ class Node:
     ) -> None:
         value = struct.pack("=QII6s6s4x", token, kind, device.ifindex, device.mac, gateway_mac)
         self.map(MapName.WAYS).update(floating_ip.packed, value)
+
+    def tunnel_way(self, node: IPv4Address, *, floating_ip: IPv4Address = FLOATING_IP, token: int = TOKEN) -> None:
+        """To the holder by its own address."""
+        self.map(MapName.WAYS).update(floating_ip.packed, layout.tunnel_way_value(token, node))
+
+    def assign_by_tunnel(self, node: IPv4Address, blocks: Sequence[int] = OWN_BLOCKS, *, member: int = NODE_A) -> None:
+        """Whose blocks these are, and that it is reached by its own address."""
+        for block in blocks:
+            value = layout.tunnelled_block_value(member, node, seen_ns=0)
+            self.map(MapName.BLOCKS).update(layout.block_key(FLOATING_IP, block), value)
+
+    def tunnel_member(self, address: IPv4Address, number: int = NODE_A) -> None:
+        self.map(MapName.TUNNEL_MEMBERS).update(address.packed, layout.member_value(number))
 
     def member(self, mac: bytes, number: int = NODE_A, device: Device = UPLINK) -> None:
         self.map(MapName.MEMBERS).update(layout.member_key(device.ifindex, mac), layout.member_value(number))
@@ -447,7 +463,14 @@ class Node:
             self.map(mirrors).update(mirror_key(flow, port), value)
 
 
-_ARRAYS = (MapName.CONFIG, MapName.COUNTS, MapName.AGENT_BEAT, MapName.FLOW_SETTINGS, MapName.BLOCK_MEMORY)
+_ARRAYS = (
+    MapName.CONFIG,
+    MapName.COUNTS,
+    MapName.AGENT_BEAT,
+    MapName.FLOW_SETTINGS,
+    MapName.BLOCK_MEMORY,
+    MapName.PROBE_TARGET,
+)
 FLOW_MAPS = (MapName.FLOWS_OPEN, MapName.FLOWS_YOUNG, MapName.FLOWS_DATAGRAM)
 MIRROR_MAPS = (MapName.MIRRORS_OPEN, MapName.MIRRORS_YOUNG, MapName.MIRRORS_DATAGRAM)
 

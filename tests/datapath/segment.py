@@ -1,4 +1,5 @@
-"""A small cluster of real stacks: a pod, its node, two gateways and a router with the server behind it, on one segment.
+"""A small cluster of real stacks: a pod, its node, two gateways and a router with the server behind it, on one segment,
+or with the pod's node on another one, behind the router.
 
 Each is a network namespace; the nodes have the datapath attached as the agent does it, each with maps of its own. What
 agent, keeper and leader write, the tests write. Packets are those of real sockets: segments that the device is to cut,
@@ -21,7 +22,7 @@ from service.datapath.layout import MapName, WayKind
 from service.datapath.loader import load_datapath
 from service.network import bpf_call, connection_life
 from service.network.priority import ENDED_PRIORITY, FLOW_PRIORITY
-from tests.datapath.node import FLOATING_IP, MARK, POD, ROUTER, SERVER, Node
+from tests.datapath.node import FLOATING_IP, MARK, POD, ROUTER, SERVER, TUNNEL_PORT, Node
 from tests.datapath.packet import mac
 from tests.datapath.program import Device, Namespace, Programs
 
@@ -30,6 +31,8 @@ _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 ADDRESSES = {"a": "192.168.1.11", "b": "192.168.1.12", "c": "192.168.1.13", "router": str(ROUTER)}
+FAR_ADDRESS, FAR_ROUTER = "10.0.2.11", "10.0.2.1"
+"""Of the pod's node on a segment of its own."""
 MEMBERS = {"a": 1, "b": 2, "c": 3}
 BLOCKS = range(32)
 TABLE = 9640
@@ -41,7 +44,10 @@ def uplink(name: str) -> Device:
 
 
 POD_SIDE = Device("pod0", 50, mac("02:00:00:00:10:50"))
-EGW_DEVICE = Device("egw0", 60, mac("02:00:00:00:10:60"))
+
+
+def egw(name: str) -> Device:
+    return Device("egw0", 60, mac(f"02:00:00:00:60:{10 + list(ADDRESSES).index(name):02x}"))
 
 
 class Place:
@@ -80,6 +86,43 @@ class Segment:
 
     places: dict[str, Place]
     nodes: dict[str, Node]
+    is_split: bool = False
+    """The pod's node is on another segment than the gateways."""
+    is_tunnelled: bool = False
+    holder: str = "b"
+
+    @property
+    def pod_node_address(self) -> str:
+        return FAR_ADDRESS if self.is_split else ADDRESSES["a"]
+
+    def forget_paths(self) -> None:
+        """What the stacks have learned of MTUs ends with the routes it is noted at."""
+        routes = {"pod": [f"default via {self.pod_node_address} dev eth0 onlink"]}
+        routes["router"] = [f"192.168.1.0/24 dev eth0 src {ROUTER}", f"10.0.2.0/24 dev eth1 src {FAR_ROUTER}"]
+        for name in MEMBERS:
+            is_far = self.is_split and name == "a"
+            routes[name] = [f"default via {FAR_ROUTER if is_far else ROUTER} dev eth0"]
+        for name, texts in routes.items():
+            for text in texts:
+                self.places[name].command(f"ip route del {text}")
+                self.places[name].command(f"ip route add {text}")
+
+    def use(self, *, tunnel: bool) -> None:
+        """Ways and blocks go by the tunnel, or over the segment, from now on."""
+        self.is_tunnelled = tunnel
+        for name in ("b", "c"):
+            node = self.nodes[name]
+            if tunnel:
+                node.assign_by_tunnel(IPv4Address(self.pod_node_address), BLOCKS)
+            else:
+                node.assign(BLOCKS, mac=uplink("a").mac, device=uplink(name))
+        self._lead(self.holder)
+
+    def _lead(self, name: str) -> None:
+        if self.is_tunnelled:
+            self.nodes["a"].tunnel_way(IPv4Address(ADDRESSES[name]))
+        else:
+            self.nodes["a"].way(WayKind.L2, gateway_mac=uplink(name).mac, device=uplink("a"))
 
     def allow_direct(self, is_allowed: bool) -> None:
         """Nobody shapes the pod's device, or somebody does; what was approved before is asked again."""
@@ -93,30 +136,38 @@ class Segment:
         """This gateway has the lease, nobody else, and the pod's node knows the way there."""
         for other in ("b", "c"):
             self.nodes[other].end_lease()
+        self.holder = name
         self.nodes[name].hold()
-        self.nodes["a"].way(WayKind.L2, gateway_mac=uplink(name).mac, device=uplink("a"))
+        self._lead(name)
         announce = f"ip neigh replace {FLOATING_IP} lladdr {uplink(name).mac.hex(':')} dev eth0 nud reachable"
         self.places["router"].command(announce)
 
 
-def _wire(places: dict[str, Place]) -> None:
-    """Everybody on one bridge; the pod behind its node."""
+def _wire(places: dict[str, Place], *, is_split: bool) -> None:
+    """Everybody on one bridge, but for a pod's node that is on another one; the pod behind its node."""
     switch = places["switch"]
-    switch.command("ip link add br0 type bridge")
-    switch.command("ip link set br0 up")
+    for bridge in ("br0", "br1"):
+        switch.command(f"ip link add {bridge} type bridge")
+        switch.command(f"ip link set {bridge} up")
     for name, address in ADDRESSES.items():
         device = uplink(name)
         port = f"port-{name}"
         make = f"ip link add eth0 index {device.ifindex} address {device.mac.hex(':')} type veth"
         places[name].command(f"{make} peer name {port} netns {switch.name}")
-        switch.command(f"ip link set {port} master br0 up")
-        places[name].command(f"ip addr add {address}/24 dev eth0")
+        is_far = is_split and name == "a"
+        switch.command(f"ip link set {port} master {'br1' if is_far else 'br0'} up")
+        places[name].command(f"ip addr add {FAR_ADDRESS if is_far else address}/24 dev eth0")
         places[name].command("ip link set eth0 up")
         places[name].command("ip link set lo up")
         places[name].command("sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0")
         if name != "router":
-            places[name].command(f"ip route add default via {ROUTER}")
-    places["router"].command(f"ip addr add {SERVER}/32 dev lo")
+            places[name].command(f"ip route add default via {FAR_ROUTER if is_far else ROUTER}")
+    router = places["router"]
+    router.command(f"ip addr add {SERVER}/32 dev lo")
+    router.command(f"ip link add eth1 type veth peer name port-far netns {switch.name}")
+    switch.command("ip link set port-far master br1 up")
+    router.command(f"ip addr add {FAR_ROUTER}/24 dev eth1")
+    router.command("ip link set eth1 up")
     node, pod = places["a"], places["pod"]
     peer = f"peer name eth0 netns {pod.name}"
     node.command(f"ip link add {POD_SIDE.name} index {POD_SIDE.ifindex} type veth {peer}")
@@ -125,23 +176,21 @@ def _wire(places: dict[str, Place]) -> None:
     pod.command(f"ip addr add {POD}/32 dev eth0")
     pod.command("ip link set eth0 up")
     pod.command("ip link set lo up")
-    pod.command(f"ip route add {ADDRESSES['a']} dev eth0")
-    pod.command(f"ip route add default via {ADDRESSES['a']} onlink dev eth0")
+    gateway = FAR_ADDRESS if is_split else ADDRESSES["a"]
+    pod.command(f"ip route add {gateway} dev eth0")
+    pod.command(f"ip route add default via {gateway} onlink dev eth0")
 
 
-def _steer(place: Place) -> None:
+def _steer(place: Place, device: Device) -> None:
     """The steering device and its rules, as service/network/steering_device.py makes them."""
-    mac_text = EGW_DEVICE.mac.hex(":")
-    add = (
-        f"ip link add {EGW_DEVICE.name} index {EGW_DEVICE.ifindex} address {mac_text} type vxlan external dstport 9643"
-    )
+    address = device.mac.hex(":")
     for command in (
-        add,
-        f"ip link set {EGW_DEVICE.name} arp off up mtu 1500",
+        f"ip link add {device.name} index {device.ifindex} address {address} type vxlan external dstport {TUNNEL_PORT}",
+        f"ip link set {device.name} arp off up mtu 1500",
         f"ip rule add pref 96 iif lo fwmark {MARK}/{MARK} lookup main",
         f"ip rule add pref 97 fwmark {MARK}/{MARK} lookup {TABLE}",
-        f"ip route add default via 169.254.99.1 dev {EGW_DEVICE.name} onlink table {TABLE}",
-        f"sysctl -q -w net.ipv4.conf.{EGW_DEVICE.name}.rp_filter=0 net.ipv4.conf.all.rp_filter=0",
+        f"ip route add default via 169.254.99.1 dev {device.name} onlink table {TABLE}",
+        f"sysctl -q -w net.ipv4.conf.{device.name}.rp_filter=0 net.ipv4.conf.all.rp_filter=0",
         "sysctl -q -w net.netfilter.nf_conntrack_tcp_be_liberal=1",
     ):
         place.command(command)
@@ -157,7 +206,7 @@ table ip egressgw {{
     ct direction reply meta mark set meta mark & {0xFFFFFFFF ^ MARK}
   }}
 {connection_life.definition(connection_life.DEFAULT)}
-{connection_life.chain(EGW_DEVICE.name, MARK, 0x2000)}
+{connection_life.chain("egw0", MARK, 0x2000)}
 }}
 table ip firewall {{
   counter asked {{ }}
@@ -179,8 +228,8 @@ def _filter(place: Place) -> None:
 ATTACHED = {
     "pod_ingress": (POD_SIDE.name, "ingress"),
     "pod_egress": (POD_SIDE.name, "egress"),
-    "steer_egress": (EGW_DEVICE.name, "egress"),
-    "steer_ingress": (EGW_DEVICE.name, "ingress"),
+    "steer_egress": ("egw0", "egress"),
+    "steer_ingress": ("egw0", "ingress"),
     "uplink_ingress": ("eth0", "ingress"),
     "uplink_egress": ("eth0", "egress"),
 }
@@ -199,40 +248,44 @@ def _attach(place: Place, programs: dict[str, int], bpffs: Path, names: tuple[st
         path.unlink()
 
 
-def _fill(nodes: dict[str, Node]) -> None:
+def _fill(nodes: dict[str, Node], *, is_split: bool) -> None:
+    addresses = ADDRESSES | ({"a": FAR_ADDRESS} if is_split else {})
     for name, node in nodes.items():
-        node.configure(egw=EGW_DEVICE, uplink=uplink(name))
+        node.configure(egw=egw(name), uplink=uplink(name))
         node.uplink_address(uplink(name), IPv4Address(ADDRESSES[name]))
         for member, number in MEMBERS.items():
             node.member(uplink(member).mac, number, uplink(name))
+            node.tunnel_member(IPv4Address(addresses[member]), number)
         node.hold(for_s=-1)
-    for name in ("b", "c"):
-        nodes[name].assign(BLOCKS, mac=uplink("a").mac, device=uplink(name))
     node = nodes["a"]
+    if is_split:
+        node.floating_ip(FLOATING_IP, None)
     node.rule()
     node.select(device=POD_SIDE)
     node.own(BLOCKS)
 
 
 @contextmanager
-def build(bpffs: Path, run: Path) -> Iterator[Segment]:
-    """Everything, and nothing of it left afterwards."""
+def build(bpffs: Path, run: Path, *, is_split: bool = False) -> Iterator[Segment]:
+    """Everything, and nothing of it left afterwards. With the pod's node apart, all goes by the tunnel."""
     names = ("pod", "a", "b", "c", "router", "switch")
     places = {name: Place(name) for name in names}
     with ExitStack() as stack:
         for place in places.values():
             subprocess.run(["ip", "netns", "add", place.name], check=True, timeout=20)
             stack.callback(subprocess.run, ["ip", "netns", "del", place.name], check=True, timeout=20)
-        _wire(places)
-        _steer(places["a"])
+        _wire(places, is_split=is_split)
+        for name in MEMBERS:
+            _steer(places[name], egw(name))
         _filter(places["a"])
         nodes = {}
         for name in MEMBERS:
-            loaded = stack.enter_context(load_datapath(str(bpffs / name), str(run / name)))
+            loaded = stack.enter_context(load_datapath(str(bpffs / f"{run.name}-{name}"), str(run / name)))
             nodes[name] = Node(loaded, Programs(Namespace(), loaded.programs))
-            mine = tuple(ATTACHED) if name == "a" else ("uplink_ingress", "uplink_egress")
+            mine = tuple(program for program in ATTACHED if name == "a" or program != "pod_ingress")
             _attach(places[name], loaded.programs, bpffs, mine)
-        _fill(nodes)
-        segment = Segment(places, nodes)
+        _fill(nodes, is_split=is_split)
+        segment = Segment(places, nodes, is_split)
+        segment.use(tunnel=is_split)
         segment.hold("b")
         yield segment

@@ -6,9 +6,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import pytest
 
 from service.datapath import layout
-from service.datapath.block_maps import BlockMaps, Topology
+from service.datapath.block_maps import BlockMaps
 from service.datapath.desired import LocalUplink, member_numbers
 from service.datapath.layout import BlockKind, MapName
+from service.datapath.topology import Topology
 from service.model.gateway_node import Segment
 from service.model.lease import Stamp, Token
 from service.port_block.block import NEVER_GIVEN, TIMES, Row

@@ -30,7 +30,7 @@ SIZES = {name: int(size) for name, size in re.findall(r"_Static_assert\(sizeof\(
 """Of each struct, as the compiler has checked it."""
 
 PACKED = {
-    "config": layout.config_value(0x1000, 2, MAC),
+    "config": layout.config_value(0x1000, 2, MAC, 9643),
     "selected_key": layout.selected_key(ADDRESS, 2),
     "selected_value": layout.selected_value(1, SelectedState.STEER),
     "rule_key": layout.rule_key(1, NETWORK),
@@ -47,6 +47,7 @@ PACKED = {
     "refused_key": struct.pack("=4sII", ADDRESS.packed, 1, 2),
     "flow_settings": layout.flow_settings_value(1, range(32768, 61000), is_seeding=True),
     "limits": layout.Limits(tcp_open_s=7440).packed(),
+    "probe_target": layout.probe_target_value(ADDRESS, 9645),
     "error_key": struct.pack("=II", 1, 2),
     "member_key": layout.member_key(2, MAC),
 }
@@ -67,6 +68,7 @@ MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
     MapName.OWN_BLOCKS: (4, "own_blocks"),
     MapName.BLOCKS: ("block_key", "block"),
     MapName.TRUSTS: (4, 8),
+    MapName.TUNNEL_MEMBERS: (4, 4),
     MapName.GATEWAY_ROWS: ("block_key", "gateway_row"),
     MapName.OWNER_ROWS: ("block_key", "owner_row"),
     MapName.BLOCK_MEMORY: (4, 8),
@@ -84,6 +86,7 @@ MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
     MapName.FRAGMENTS: ("fragment_key", "fragment"),
     MapName.UPLINK_ADDRESSES: (4, 4),
     MapName.ERROR_TIMES: ("error_key", 8),
+    MapName.PROBE_TARGET: (4, "probe_target"),
     MapName.DROPS: ("drop_key", "tally"),
     MapName.COUNTS: (4, 8),
 }

@@ -8,23 +8,33 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
 
 from service.datapath.planter import Planter
 from service.network.conntrack import Conntrack
+from tests.datapath.conversation import (
+    IP_MTU,
+    IP_MTU_DISCOVER,
+    IP_PMTUDISC_DO,
+    IP_RECVERR,
+    PORT,
+    asked,
+    connected,
+    listening,
+    narrow,
+    opened,
+    teller,
+    transfer,
+)
 from tests.datapath.node import FLOATING_IP, POD, RULE_SET, SERVER
 from tests.datapath.segment import ADDRESSES, BLOCKS, POD_SIDE, Segment, build
 
 pytestmark = [pytest.mark.bpf, pytest.mark.root]
 
-IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_RECVERR, IP_MTU = 10, 2, 11, 14
 NARROW = 1300
-BYTES = 3_000_000
-PORT = 8080
-TIMEOUT_S = 10
 FIRST, LAST = 1024, 1024 + 64 * len(BLOCKS) - 1
 
 
@@ -38,46 +48,6 @@ def segment(bpffs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def held(segment: Segment, request: pytest.FixtureRequest) -> None:
     segment.allow_direct(request.param == "direct path")
     segment.hold("b")
-
-
-def opened(segment: Segment, place: str, kind: int) -> socket.socket:
-    made = segment.places[place].call(socket.socket, socket.AF_INET, kind)
-    made.settimeout(TIMEOUT_S)
-    return made
-
-
-def listening(segment: Segment) -> socket.socket:
-    server = opened(segment, "router", socket.SOCK_STREAM)
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    server.bind((str(SERVER), PORT))
-    server.listen(5)
-    return server
-
-
-def connected(segment: Segment, server: socket.socket) -> tuple[socket.socket, socket.socket, tuple[str, int]]:
-    """The pod's end, the server's end, and whom the server sees."""
-    client = opened(segment, "pod", socket.SOCK_STREAM)
-    client.connect(server.getsockname())
-    accepted, peer = server.accept()
-    accepted.settimeout(TIMEOUT_S)
-    return client, accepted, peer
-
-
-def received(end: socket.socket, count: int) -> int:
-    total = 0
-    while total < count:
-        data = end.recv(65536)
-        assert data, f"closed after {total} bytes"
-        total += len(data)
-    return total
-
-
-def transfer(source: socket.socket, sink: socket.socket, count: int = BYTES) -> None:
-    """Bytes of a known pattern; the stacks check every checksum on the way."""
-    thread = threading.Thread(target=source.sendall, args=(bytes(count),))
-    thread.start()
-    assert received(sink, count) == count
-    thread.join(TIMEOUT_S)
 
 
 def test_the_server_sees_the_floating_ip_and_a_port_of_the_pods_node(segment: Segment) -> None:
@@ -188,28 +158,7 @@ def test_h2_traceroute_shows_the_nodes_on_the_way(segment: Segment) -> None:
     assert seen == [ADDRESSES["a"], ADDRESSES["b"], str(SERVER)]
 
 
-def teller(client: socket.socket) -> str:
-    """Who sent the ICMP error that is next in the queue of a socket (ip(7), IP_RECVERR)."""
-    with contextlib.suppress(OSError):
-        client.recv(100)
-    _, ancillary, _, _ = client.recvmsg(100, 1000, socket.MSG_ERRQUEUE)
-    [(_, _, data)] = ancillary
-    return socket.inet_ntoa(data[16 + 4 : 16 + 8])
-
-
-@contextlib.contextmanager
-def narrow(segment: Segment, place: str, text: str, undo: str) -> Iterator[None]:
-    """Something on the way takes smaller packets, from now on."""
-    segment.places[place].command(text)
-    try:
-        yield
-    finally:
-        segment.places[place].command(undo)
-        segment.places["pod"].command("ip route flush cache")
-        segment.places["router"].command("ip route flush cache")
-
-
-def narrow_way(segment: Segment, where: str):
+def narrow_way(segment: Segment, where: str) -> AbstractContextManager[None]:
     """Behind the gateway, on the uplink of the pod's node, or on the gateway's."""
     if where == "behind":
         route = f"{SERVER} via {ADDRESSES['router']} dev eth0"
@@ -260,17 +209,6 @@ def test_c31_a_pods_big_ping_is_told_too(segment: Segment) -> None:
         ping = f"ip netns exec {segment.places['pod'].name} ping -c 2 -i 0.2 -W 2 -M do -s 1400 {SERVER}"
         done = subprocess.run(ping.split(), capture_output=True, text=True, timeout=20, check=False)
     assert f"mtu = {NARROW}" in done.stdout + done.stderr or f"mtu={NARROW}" in done.stdout + done.stderr
-
-
-def asked(segment: Segment) -> tuple[socket.socket, socket.socket]:
-    """A server that asks for errors, connected to the pod's socket as it sees it; and that."""
-    server, client = (opened(segment, place, socket.SOCK_DGRAM) for place in ("router", "pod"))
-    server.bind((str(SERVER), PORT))
-    client.sendto(b"hello", (str(SERVER), PORT))
-    _, peer = server.recvfrom(10)
-    server.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-    server.connect(peer)
-    return server, client
 
 
 def test_c26_the_server_is_told_as_the_floating_ip_what_a_pods_device_does_not_take(segment: Segment) -> None:
@@ -368,7 +306,7 @@ def planting(segment: Segment) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(TIMEOUT_S)
+        thread.join(10)
 
 
 def test_b3_a_pod_that_nobody_may_connect_to_hears_a_server_that_conntrack_forgot(segment: Segment) -> None:

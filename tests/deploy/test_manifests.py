@@ -56,7 +56,13 @@ def test_ports_are_those_of_the_settings() -> None:
         for container in containers(name).values()
         for port in container["ports"]
     }
-    assert declared == {"http": ports.http, "gossip": ports.gossip, "state": ports.state, "lease": ports.lease}
+    assert declared == {
+        "http": ports.http,
+        "gossip": ports.gossip,
+        "state": ports.state,
+        "lease": ports.lease,
+        "probe": ports.probe,
+    }
     policy = next(item for item in documents("controller.yaml") if item["kind"] == "NetworkPolicy")
     ingress = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
     egress = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
@@ -70,6 +76,7 @@ def test_ports_are_those_of_the_settings() -> None:
         ports.http,
         ports.vxlan,
         ports.lease,
+        ports.probe,
     }
 
 
