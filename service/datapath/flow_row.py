@@ -1,9 +1,14 @@
-"""A row of the tables of flows: the Python side of `struct flow_key` and `struct flow` (bpf/layout.h)."""
+"""A row of the tables of flows, and what is asked where one is made: the Python side of bpf/layout.h."""
 
+import hashlib
 import struct
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
+from service.datapath import layout
+
+EPHEMERAL_PORTS = range(32768, 61000)
+"""From which pods open connections, as Linux has it (ip(7), ip_local_port_range)."""
 _ENDED_S = 240
 """Of silence, after which an ended flow goes (bpf/life.h)."""
 
@@ -11,6 +16,12 @@ _ENDED_S = 240
 def flow_key(pod: bytes, remote: bytes, port: int, remote_port: int, protocol: int) -> bytes:
     """Ports in host order; ICMP: the id, and no remote port."""
     return struct.pack("=4s4s2s2sB3x", pod, remote, port.to_bytes(2, "big"), remote_port.to_bytes(2, "big"), protocol)
+
+
+def flow_settings(boot_id: str) -> bytes:
+    """Where the search for a port begins, another one after a reboot (rule Q4), and what an ephemeral port is (D4)."""
+    seed = int.from_bytes(hashlib.blake2b(boot_id.encode(), digest_size=8).digest(), "big")
+    return layout.flow_settings_value(seed, EPHEMERAL_PORTS, is_seeding=False)
 
 
 def judge_of(selected: bytes) -> tuple[int, int]:

@@ -5,7 +5,6 @@ the order that never leaks (rule G8).
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from service.datapath import layout, loader
+from service.datapath import flow_row, layout, loader
 from service.datapath.block_maps import BlockMaps
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.flow_room import FlowRoom, physical_memory_bytes
@@ -49,8 +48,6 @@ from service.settings import Settings
 _log = logging.getLogger(__name__)
 
 STEERING_DEVICE = "egw0"
-EPHEMERAL_PORTS = range(32768, 61000)
-"""From which pods open connections, as Linux has it (ip(7), ip_local_port_range)."""
 DEFAULT_MTU = 1500
 """Of the steering device while there is no uplink to take it from."""
 _DRIVEN_MAPS = (
@@ -151,7 +148,7 @@ class NodeDatapath:
             await asyncio.to_thread(self.pool.adopt, name)
         self.flows = FlowTable(self._loaded.maps, clock=boot_ns, monotonic=time.monotonic_ns)
         self.blocks = BlockMaps(self._loaded.maps, settings.node, clock=boot_ns, monotonic=time.monotonic_ns)
-        self._loaded.map(MapName.FLOW_SETTINGS).update(bytes(4), flow_settings(identity.boot_id()))
+        self._loaded.map(MapName.FLOW_SETTINGS).update(bytes(4), flow_row.flow_settings(identity.boot_id()))
         probes = IPv4Address(settings.bind_address) if settings.datapath.transport == "auto" else IPv4Address(0)
         self._loaded.map(MapName.PROBE_TARGET).update(bytes(4), layout.probe_target_value(probes, settings.ports.probe))
         await self._set_up_steering()
@@ -452,12 +449,6 @@ class NodeDatapath:
             await self.nftables.apply(config)
             self._has_netfilter, self._is_netfilter_lost = True, False
         await self.nftables.replace_steer(steer)
-
-
-def flow_settings(boot_id: str) -> bytes:
-    """Where the search for a port begins, another one after a reboot (rule Q4), and what an ephemeral port is (D4)."""
-    seed = int.from_bytes(hashlib.blake2b(boot_id.encode(), digest_size=8).digest(), "big")
-    return layout.flow_settings_value(seed, EPHEMERAL_PORTS, is_seeding=False)
 
 
 def _local_uplink(interface: Interface) -> LocalUplink:

@@ -121,7 +121,15 @@ table ip {TABLE} {{
   }}
 
 {UNCLASSIFIED}
-  chain guard {{
+{_guards(config, outside)}
+}}
+""" + _carried_rules(carried, rest)
+
+
+def _guards(config: NftConfig, outside: str) -> str:
+    """Where packets leave, for another node or for this one: what nobody but ours may send there."""
+    bit = f"{config.mark:#x}"
+    return f"""  chain guard {{
     type filter hook forward priority 200; policy accept;
     meta mark & {bit} == {bit} oifname "{config.steering_device}" counter name steered return
     meta mark & {bit} == {bit} counter name guard_marked drop
@@ -138,9 +146,7 @@ table ip {TABLE} {{
   chain keep_source {{
     type nat hook postrouting priority 90; policy accept;
     oifname "{config.steering_device}" snat to ip saddr
-  }}
-}}
-""" + _carried_rules(carried, rest)
+  }}"""
 
 
 def _transit(config: NftConfig) -> str:
