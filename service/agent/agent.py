@@ -195,6 +195,7 @@ class Agent:
             segment_watch=self._segment_watch,
             conflicts=self._conflicts,
             netfilter=self._netfilter,
+            held=lambda: {floating_ip: lease.token for floating_ip, lease in self._holdings.held.items()},
             dirty=self._dirty,
         )
 
