@@ -1,5 +1,6 @@
 """The lab under chaos: the usual three nodes with traffic in every pod, and what is expected of whom at each moment."""
 
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,9 +201,10 @@ class ChaosSite:
         self.lab.start(kind, member, netns, "service", kind, "--config", config)
 
     def end(self, record: ProcessRecord, number: int, cause: str) -> None:
-        """Send a signal that ends the program, and wait until it has."""
+        """Send a signal that ends the program, and wait until it has. A frozen one is woken, so that it hears it."""
         self.ended[record.kind, record.member] = cause
         send_signal(record, number)
+        send_signal(record, signal.SIGCONT)
         wait_for_end([record], 10.0)
 
     def restart(self, member: str) -> None:

@@ -223,6 +223,7 @@ class Agent:
             transports=self._transports,
             conflicts=self._conflicts,
             netfilter=self._netfilter,
+            held=lambda: {floating_ip: lease.token for floating_ip, lease in self._holdings.held.items()},
             dirty=self._dirty,
         )
 

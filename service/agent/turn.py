@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 
 from service.agent.conflicts import Conflicts
 from service.agent.heartbeat import compose_heartbeat, parts_of, unfit_reasons
 from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
+from service.agent.outlived import outlived
 from service.agent.port_blocks import PortBlocks
 from service.agent.segment_watch import SegmentWatch
 from service.agent.transport_watch import TransportWatch
@@ -20,6 +21,7 @@ from service.datapath.upkeep import Upkeep
 from service.electorate.follower import ElectorateFollower
 from service.model.errors import TransientError
 from service.model.gateway_node import NodeRole
+from service.model.lease import Token
 from service.settings import Settings
 from service.sources.intake import Intake
 from service.wire.cluster_view import ClusterView
@@ -54,9 +56,10 @@ class Turn:
         transports: TransportWatch,
         conflicts: Conflicts,
         netfilter: NetfilterDifference,
+        held: Callable[[], Mapping[IPv4Address, Token]],
         dirty: asyncio.Event,
     ) -> None:
-        """`dirty` is set by whoever learned something; `clock` is CLOCK_BOOTTIME in ns."""
+        """`dirty` is set by whoever learned something; `clock` is CLOCK_BOOTTIME in ns; `held`: what is leased here."""
         self._settings = settings
         self._clock = clock
         self._intake = intake
@@ -72,6 +75,7 @@ class Turn:
         self._transports = transports
         self._conflicts = conflicts
         self._netfilter = netfilter
+        self._held = held
         self._dirty = dirty
 
     async def run(self) -> None:
@@ -150,13 +154,25 @@ class Turn:
         )
         parts = parts_of(self._settings.node, reconciler.assignments)
         self._conflicts.update(parts)
+        ending = self._outlived()
         heartbeat = compose_heartbeat(
             is_ready=self._intake.is_synced,
-            parts=parts,
+            parts={floating_ip: part for floating_ip, part in parts.items() if floating_ip not in ending},
             is_claimable=self._is_claimable,
-            floating_ips=reconciler.floating_ips(),
+            floating_ips=[floating_ip for floating_ip in reconciler.floating_ips() if floating_ip not in ending],
             uplinks=self._segment_watch.useful_uplinks(),
             electorate=self._electorate.record,
-            refused=sorted(self._conflicts.refused),
+            refused=sorted(self._conflicts.refused | ending),
         )
         self._keeper.say(heartbeat)
+
+    def _outlived(self) -> frozenset[IPv4Address]:
+        """Leases of which nobody would hear: they are to begin anew (K1)."""
+        assigned = self._cluster.assignments()
+        return outlived(
+            self._settings.node,
+            self._held(),
+            is_assigned=assigned.__contains__,
+            told=self._cluster.locations(),
+            tell=self._cluster.publish_location,
+        )

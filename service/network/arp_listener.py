@@ -6,7 +6,6 @@ in both directions, which costs a steered one a tenth of its CPU time. Frames of
 
 import asyncio
 import ctypes
-import errno
 import logging
 import socket
 import struct
@@ -88,10 +87,10 @@ class ArpListener:
                 frame = opened.recv(_FRAME_BYTES)
             except BlockingIOError:
                 return
-            except OSError as error:
-                # Down is told once, and the socket hears again when the interface is up; else it is opened anew.
-                if error.errno != errno.ENETDOWN:
-                    self._close(key)
+            except OSError:
+                # Down, or gone. The loop watches no socket any more that has told of an error (uvloop): a new one is
+                # opened at the next call of `listen`.
+                self._close(key)
                 return
             packet = parse_arp(frame)
             if packet is not None:

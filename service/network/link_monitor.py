@@ -142,9 +142,17 @@ class LinkMonitor:
                 if error.errno != errno.ENOBUFS:
                     self._fail(error)
                 else:
+                    self._watch_again()
                     self._put([Resync()])
                 return
             self._put(self._parse(data))
+
+    def _watch_again(self) -> None:
+        """A loop need not watch a socket that has told of an error (uvloop does not): no further event would come."""
+        if self._socket is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._socket.fileno())
+            loop.add_reader(self._socket.fileno(), self._read)
 
     def _parse(self, data: bytes) -> list[NetworkChange]:
         # Nobody keeps a reader's callback going: what is raised here is a change that is never told.

@@ -41,6 +41,7 @@ class Site:
     def __init__(self, folder: Path) -> None:
         settings = settings_of(folder)
         self.said: list[Heartbeat] = []
+        self.held: dict[IPv4Address, Token] = {}
         self.dirty = asyncio.Event()
         self.intake = Intake(settings.datapath)
         self.reconciler = Reconciler(settings, self.intake.index)
@@ -111,6 +112,7 @@ class Site:
                 changed=self.dirty.set,
             ),
             netfilter=NetfilterDifference(self.datapath, self.reconciler),
+            held=lambda: self.held,
             dirty=self.dirty,
         )
 
@@ -242,3 +244,23 @@ async def test_a_turn_that_failed_is_taken_again_and_none_is_taken_for_nothing(t
 async def test_the_configured_role_counts_and_else_the_node_objects(tmp_path: Path) -> None:
     site = Site(tmp_path)
     assert site.turn.role is NodeRole.WORKER
+
+
+@in_virtual_time
+async def test_k1_a_lease_that_outlived_the_listing_of_its_address_is_neither_claimed_nor_served(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path)
+    site.know(*OBJECTS)
+    site.hold("worker1")
+    for _ in range(2):
+        await site.turn.take()
+    assert [claim.floating_ip for claim in site.said[-1].claims] == [str(FLOATING_IP)]
+    site.held[FLOATING_IP] = Token(3, 1, 1)
+    site.cluster.publish_location = lambda location: False  # type: ignore[method-assign]
+    await site.turn.take()
+    assert site.said[-1].claims == ()
+    assert [(uplink.floating_ip, uplink.ifindex) for uplink in site.said[-1].uplinks] == [(str(FLOATING_IP), 0)]
+    site.held.clear()
+    await site.turn.take()
+    assert [claim.floating_ip for claim in site.said[-1].claims] == [str(FLOATING_IP)], "anew"

@@ -93,3 +93,19 @@ def test_an_address_that_is_listed_again_is_held_again(site: Site, former: str) 
         "the record of it",
         lambda: any(record.subject == THIRD and record.token and record.token > before for record in site.records()),
     )
+
+
+def test_a_lease_that_was_kept_while_the_address_was_not_listed_is_begun_anew(site: Site) -> None:
+    """Its keeper hears of nothing while its agent is away, and all others have ended what they knew of the holder. Seen
+    under chaos: dark from every other node, for ever."""
+    holder = str(site.holder(FIRST))
+    pod = next(f"alice/frontend-{node.name}" for node in site.lab.plan.nodes if node.name != holder)
+    witness = pod.removeprefix("alice/frontend-")
+    site.fault(holder, Fault.KILL, only="agent")
+    site.apply("gateway.yaml", gateway(SECOND, THIRD))
+    site.wait(f"{FIRST} to be forgotten", lambda: FIRST not in site.status(witness)["floatingIPs"])
+    site.apply("gateway.yaml", gateway(*FLOATING_IPS))
+    site.fault(holder, Fault.RESTART, only="agent")
+    site.wait_seen(pod, FIRST)
+    site.wait("all to know the holder", lambda: site.holder(FIRST, asked=witness) == site.holder(FIRST, asked=holder))
+    site.wait_whole()

@@ -1,10 +1,12 @@
 """Changes of the node's network arrive as batches, and lost ones as a call to read again."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from ipaddress import IPv4Address, IPv4Interface
+from typing import Any
 
 import pytest
+import uvloop
 
 from service.network import link_monitor
 from service.network.link_monitor import (
@@ -120,3 +122,22 @@ async def test_c2_a_socket_that_fails_is_told_to_whoever_waits(node: Namespace) 
         monitor._fail(OSError(9, "gone"))
         with pytest.raises(OSError, match="gone"):
             await next_change(monitor, lambda change: True)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_after_a_burst_that_was_lost_changes_are_told_on_every_loop(
+    node: Namespace, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    """A loop may watch a socket no more that has told of an error."""
+    run(follow_a_burst(node))
+
+
+async def follow_a_burst(node: Namespace) -> None:
+    async with LinkMonitor(receive_buffer_bytes=2048) as monitor:
+        for number in range(20):
+            node.ip(f"addr add 10.2.0.{number + 1}/32 dev pod0")
+        assert await next_change(monitor, lambda change: isinstance(change, Resync)) == Resync()
+        await asyncio.sleep(0.2)  # until what still was in the buffer is read
+        node.ip("addr add 10.3.0.1/32 dev pod0")
+        last = IPv4Interface("10.3.0.1/32")
+        await next_change(monitor, lambda change: isinstance(change, AddressChange) and change.address == last)
