@@ -86,8 +86,13 @@ class PacketLog:
         for _ in range(_READS_PER_TURN):
             try:
                 data = opened.recv(1 << 16)
+            except BlockingIOError:
+                return
             except OSError:
-                # Nothing more, or some were lost.
+                # Some were lost (ENOBUFS). A loop need not watch a socket that has told of an error (uvloop does not).
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(opened.fileno())
+                loop.add_reader(opened.fileno(), self._read, opened)
                 return
             for packet in packets_of(data):
                 self._heard(packet)

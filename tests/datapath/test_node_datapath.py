@@ -11,16 +11,10 @@ import msgspec
 import pytest
 
 from service.datapath import layout
-<<<<<<< HEAD
 from service.datapath.layout import ClusterFlag, MapName, WayKind
 from service.datapath.node_datapath import STEERING_DEVICE, NodeDatapath, uninstall
 from service.model.errors import TransientError
 from service.network.connection_life import DEFAULT
-=======
-from service.datapath.layout import MapName, WayKind
-from service.datapath.node_datapath import STEERING_DEVICE, NodeDatapath
-from service.model.errors import TransientError
->>>>>>> e7c890fc632df2045aedea7e197b402ba1079b21
 from service.network.destinations import NOTHING
 from service.network.hook import Attachment, Direction, HookKind
 from service.network.link import Interface
@@ -449,13 +443,10 @@ async def test_a_flushed_table_is_told_and_then_written_whole(tmp_path: Path) ->
     assert [config.keeps_out_pods for config in site.nftables.whole] == [False, False, True], "that is a rule"
 
 
-<<<<<<< HEAD
 def test_w11_what_netfilter_drops_is_told_beside_what_the_programs_drop(tmp_path: Path) -> None:
     assert Site(tmp_path).datapath.drops() == {("unclassified", ""): 3}
 
 
-=======
->>>>>>> e7c890fc632df2045aedea7e197b402ba1079b21
 async def test_a_node_without_any_uplink_starts_all_the_same_and_says_what_to_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
