@@ -1,12 +1,15 @@
 """Markers that need rights: in CI a missing right is a failure, elsewhere a skip; both say what is missing."""
 
+import asyncio
 import importlib.util
 import os
 import shutil
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from loadtest.broker import missing_for_kafka
 from service.lab.cluster.build import missing_for_cluster
@@ -16,6 +19,13 @@ from tests.kubernetes.control_plane import missing as missing_for_kubernetes
 CAP_NET_ADMIN = 12
 CAP_SYS_ADMIN = 21
 CAP_BPF = 39
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests run on the loop that the product runs on: it differs in what it does with a socket that tells of an error.
+
+    Where virtual time is used the test brings its own."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @cache
