@@ -205,10 +205,15 @@ struct flow {
     __be16 nat_port;
     __u8 state;
     __u8 is_ended; /* another verdict: drops both ways (rule E2) */
+    /* What passed, for the agent to add up (rule B6). The value is one cache line, which last_ns dirties anyway. */
+    __u32 out_packets; /* from the pod; they may wrap */
+    __u32 in_packets;
+    __u64 out_bytes;
+    __u64 in_bytes;
 };
 #define ENDED_RESET 2 /* in is_ended: the pod was told, so what the remote sends its stack answers with a reset */
 _Static_assert(sizeof(struct flow_key) == 16, "flow_key");
-_Static_assert(sizeof(struct flow) == 40, "flow");
+_Static_assert(sizeof(struct flow) == 64, "flow");
 
 /* The mirror of a flow, for replies: the reservation of its NAT port. It names the flow (rule Q4). */
 struct mirror_key {
@@ -254,6 +259,20 @@ struct pod_load {
 };
 _Static_assert(sizeof(struct pod_key) == 8, "pod_key");
 _Static_assert(sizeof(struct pod_load) == 16, "pod_load");
+
+/* Of a policy and a floating IP, for the next agent; no program reads it (rule B6). `total` is what it has said, `closed`
+ * what of that is of flows that are no more in the table. */
+struct traffic_key {
+    __u64 policy; /* a hash of its name; 0: of no policy that is known */
+    __be32 floating_ip;
+    __u32 _pad;
+};
+struct traffic {
+    __u64 total[5]; /* packets and bytes of the pods, packets and bytes back, flows */
+    __s64 closed[5];
+};
+_Static_assert(sizeof(struct traffic_key) == 16, "traffic_key");
+_Static_assert(sizeof(struct traffic) == 80, "traffic");
 
 /* {destination, uplink} -> the next hop, for half a second (rule H1). */
 struct next_hop_key {

@@ -121,6 +121,21 @@ static inline struct limits *limits_of(u64 rule_set)
     return own ? own : limits.lookup(&node);
 }
 
+/* Plain additions: of two packets of one flow and direction in the same instant on two CPUs one may be missed (rule B6). */
+static inline void tally_packet(struct flow *flow, const struct packet *packet, int from_pod)
+{
+    u32 packets = 1 + packet->segments;
+    u32 bytes = packet->length + packet->headers;
+
+    if (from_pod) {
+        flow->out_packets += packets;
+        flow->out_bytes += bytes;
+    } else {
+        flow->in_packets += packets;
+        flow->in_bytes += bytes;
+    }
+}
+
 /* A packet of a flow, either way: refresh it, and go on to its next state. */
 static inline void advance_flow(struct flow_key *key, struct flow *flow, const struct packet *packet, int from_pod,
                                 u64 now_ns)
@@ -135,6 +150,7 @@ static inline void advance_flow(struct flow_key *key, struct flow *flow, const s
             flow->acked = 0;
     }
     flow->last_ns = now_ns;
+    tally_packet(flow, packet, from_pod);
     if (state == former)
         return;
     flow->state = state;
@@ -203,6 +219,7 @@ static inline void remove_flow(struct flow_key *key, const struct flow *flow)
     u64 *full_word = port_hints.lookup(&full);
 
     count_flow(key->pod_ip, flow->pod, 0);
+    departed_flows.update(key, (struct flow *)flow);
     if (mirror && names(mirror, key)) {
         if (word)
             *word &= ~(1ULL << (offset % PORTS_PER_BLOCK));

@@ -36,6 +36,7 @@ FAMILIES = {
     **{
         f"tests/datapath/test_{name}.py": "bpf/egress_gateway.c"
         for name in (
+            "flow_counters",
             "flow_life",
             "fragment",
             "holder",

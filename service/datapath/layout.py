@@ -61,6 +61,8 @@ class MapName:
     PORT_HINTS = "port_hints"
     POD_LOADS = "pod_loads"
     POD_SPARES = "pod_spares"
+    DEPARTED_FLOWS = "departed_flows"
+    POLICY_TRAFFIC = "policy_traffic"
     FRAGMENTS = "fragments"
     DROPS = "drops"
     COUNTS = "counts"
@@ -97,15 +99,17 @@ MAP_SHAPES = {
     MapName.BLOCK_MEMORY: MapShape(_ARRAY, 4, 8),
     MapName.NEXT_HOPS: MapShape(_LRU_HASH, 8, 24),
     MapName.REFUSED_BLOCKS: MapShape(_LRU_HASH, 12, 8),
-    MapName.FLOWS_OPEN: MapShape(_HASH, 16, 40),
-    MapName.FLOWS_YOUNG: MapShape(_LRU_HASH, 16, 40),
-    MapName.FLOWS_DATAGRAM: MapShape(_LRU_HASH, 16, 40),
+    MapName.FLOWS_OPEN: MapShape(_HASH, 16, 64),
+    MapName.FLOWS_YOUNG: MapShape(_LRU_HASH, 16, 64),
+    MapName.FLOWS_DATAGRAM: MapShape(_LRU_HASH, 16, 64),
     MapName.MIRRORS_OPEN: MapShape(_HASH, 16, 16),
     MapName.MIRRORS_YOUNG: MapShape(_LRU_HASH, 16, 16),
     MapName.MIRRORS_DATAGRAM: MapShape(_LRU_HASH, 16, 16),
     MapName.PORT_HINTS: MapShape(_LRU_HASH, 16, 8),
     MapName.POD_LOADS: MapShape(_HASH, 8, 16),
     MapName.POD_SPARES: MapShape(_HASH, 8, 8),
+    MapName.DEPARTED_FLOWS: MapShape(_LRU_HASH, 16, 64),
+    MapName.POLICY_TRAFFIC: MapShape(_HASH, 16, 80),
     MapName.FRAGMENTS: MapShape(_LRU_HASH, 12, 16),
     MapName.DROPS: MapShape(_LRU_PERCPU_HASH, 8, 16),
     MapName.COUNTS: MapShape(_PERCPU_ARRAY, 4, 8),
@@ -405,14 +409,22 @@ class FlowRow:
     is_ended: bool
     acked: int
     ifindex: int
+    out_packets: int = 0
+    in_packets: int = 0
+    out_bytes: int = 0
+    in_bytes: int = 0
+
+
+FLOW_VALUE = struct.Struct("=QQIII4sI2sBBIIQQ")
 
 
 def parse_flow(key: bytes, value: bytes) -> FlowRow:
     """`last_ns` is CLOCK_MONOTONIC."""
     pod, remote, pod_port, remote_port, protocol = struct.unpack("=4s4s2s2sB3x", key)
-    rule_set, last_ns, life_s, number, ifindex, address, acked, nat_port, state, is_ended = struct.unpack(
-        "=QQIII4sI2sBB", value
+    rule_set, last_ns, life_s, number, ifindex, address, acked, nat_port, state, is_ended, *passed = FLOW_VALUE.unpack(
+        value
     )
+    out_packets, in_packets, out_bytes, in_bytes = passed
     return FlowRow(
         pod=IPv4Address(pod),
         pod_port=int.from_bytes(pod_port, "big"),
@@ -429,6 +441,10 @@ def parse_flow(key: bytes, value: bytes) -> FlowRow:
         is_ended=bool(is_ended),
         acked=acked,
         ifindex=ifindex,
+        out_packets=out_packets,
+        in_packets=in_packets,
+        out_bytes=out_bytes,
+        in_bytes=in_bytes,
     )
 
 

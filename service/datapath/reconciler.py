@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from service.datapath import desired, layout
 from service.datapath.admission import Admission, MapView
+from service.datapath.attribution import Attribution
 from service.datapath.block_maps import Topology
 from service.datapath.classification import Classification
 from service.datapath.desired import LocalUplink, Rows
@@ -231,6 +232,15 @@ class Reconciler:
         return Destinations(
             {pod_ip: selection.rule_set.id for pod_ip, selection in selections.items()},
             {name: rule_set.steered for name, rule_set in rule_sets.items()},
+        )
+
+    def attribution(self) -> Attribution:
+        """Which policy each flow goes by (rule B6)."""
+        states = self._index.policy_states()
+        return Attribution(
+            {state.egress_source_ip.packed: key.name for key, state in states.items() if state.accepted},
+            policies=[key.name for key in states],
+            floating_ips=[floating_ip.packed for floating_ip in self.floating_ips()],
         )
 
     def holder_of(self, floating_ip: IPv4Address) -> str | None:

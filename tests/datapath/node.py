@@ -461,8 +461,7 @@ def _flow_key(flow: Flow) -> bytes:
 
 
 def _flow_value(row: FlowRow) -> bytes:
-    return struct.pack(
-        "=QQIII4sI2sBB",
+    return layout.FLOW_VALUE.pack(
         row.rule_set,
         row.last_ns,
         row.life_s,
@@ -473,6 +472,10 @@ def _flow_value(row: FlowRow) -> bytes:
         row.nat_port.to_bytes(2, "big"),
         row.state,
         row.is_ended,
+        row.out_packets,
+        row.in_packets,
+        row.out_bytes,
+        row.in_bytes,
     )
 
 

@@ -26,7 +26,7 @@ def entry(
     key = struct.pack("=4s4s2s2sB3x", POD, SERVER, b"\x9c\x40", b"\x01\xbb", protocol)
     last_ns = NOW_NS - int(silent_s * SECOND)
     value = struct.pack(
-        "=QQIII4sI2sBB", 7, last_ns, life_s, 71, 3, FLOATING_IP, 0, port.to_bytes(2, "big"), state, ended
+        "=QQIII4sI2sBB24x", 7, last_ns, life_s, 71, 3, FLOATING_IP, 0, port.to_bytes(2, "big"), state, ended
     )
     return key, value
 

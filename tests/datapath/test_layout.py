@@ -79,6 +79,8 @@ MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
     MapName.PORT_HINTS: ("hint_key", 8),
     MapName.POD_LOADS: ("pod_key", "pod_load"),
     MapName.POD_SPARES: ("pod_key", 8),
+    MapName.DEPARTED_FLOWS: ("flow_key", "flow"),
+    MapName.POLICY_TRAFFIC: ("traffic_key", "traffic"),
     MapName.FRAGMENTS: ("fragment_key", "fragment"),
     MapName.DROPS: ("drop_key", "tally"),
     MapName.COUNTS: (4, 8),
@@ -180,11 +182,13 @@ def test_own_blocks_have_a_bit_each() -> None:
 
 def test_a_flow_is_read_as_the_kernel_writes_it() -> None:
     key = ADDRESS.packed + IPv4Address("203.0.113.7").packed + struct.pack(">HHB3x", 40000, 443, 6)
-    value = struct.pack("=QQIII4sI2sBB", 9, 8, 7, 6, 5, ADDRESS.packed, 4, (1024).to_bytes(2, "big"), 1, 1)
+    port = (1024).to_bytes(2, "big")
+    value = struct.pack("=QQIII4sI2sBBIIQQ", 9, 8, 7, 6, 5, ADDRESS.packed, 4, port, 1, 1, 11, 12, 13, 14)
     row = layout.parse_flow(key, value)
     assert (row.pod, row.pod_port, row.remote_port, row.protocol) == (ADDRESS, 40000, 443, 6)
     assert (row.rule_set, row.last_ns, row.life_s, row.pod_number, row.ifindex) == (9, 8, 7, 6, 5)
     assert (row.nat_port, row.acked, row.state, row.is_ended) == (1024, 4, 1, True)
+    assert (row.out_packets, row.in_packets, row.out_bytes, row.in_bytes) == (11, 12, 13, 14)
 
 
 def test_the_numbers_of_blocks_and_priority_are_the_kernels() -> None:
