@@ -28,7 +28,7 @@ _MAP_CREATE, _PROG_TEST_RUN, _INFO_BY_FD = 0, 10, 15
 _CLONE_NEWNET = 0x40000000
 _LPM_TRIE, _NO_PREALLOC = 11, 1
 _CONTEXT_BYTES = 192
-_MARK_AT, _PRIORITY_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT, _CB_AT = 8, 32, 36, 40, 48
+_MARK_AT, _PRIORITY_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT, _CB_AT, _SEGMENTS_AT = 8, 32, 36, 40, 48, 164
 _FRAME_BYTES_MAX = 4096
 _VERIFIED_AT = 216
 """`verified_insns` in `struct bpf_prog_info`."""
@@ -141,11 +141,20 @@ def verified_steps(fd: int) -> int:
 
 
 def run_program(
-    fd: int, frame: bytes, *, ifindex: int, came_in: int = 0, mark: int = 0, priority: int = 0, cb: int = 0
+    fd: int,
+    frame: bytes,
+    *,
+    ifindex: int,
+    came_in: int = 0,
+    mark: int = 0,
+    priority: int = 0,
+    cb: int = 0,
+    segments: int = 0,
 ) -> Outcome:
     """In the calling thread's network namespace. Raises OSError where the kernel refuses the frame itself.
 
-    `came_in`: the device it came in by, where it has been redirected to another since.
+    `came_in`: the device it came in by, where it has been redirected to another since. `segments`: of which the frame
+    is made, as the kernel holds several together.
     """
     context = bytearray(_CONTEXT_BYTES)
     fields = {
@@ -154,6 +163,7 @@ def run_program(
         _INGRESS_IFINDEX_AT: came_in or ifindex,
         _IFINDEX_AT: ifindex,
         _CB_AT: cb,
+        _SEGMENTS_AT: segments,
     }
     for at, value in fields.items():
         context[at : at + 4] = value.to_bytes(4, sys.byteorder)
@@ -198,11 +208,19 @@ class Programs:
         mark: int = 0,
         priority: int = 0,
         cb: int = 0,
+        segments: int = 0,
     ) -> Outcome:
         descriptor, origin = self.descriptors[name], (came_in or device).ifindex
         return self.namespace.call(
             lambda: run_program(
-                descriptor, frame, ifindex=device.ifindex, came_in=origin, mark=mark, priority=priority, cb=cb
+                descriptor,
+                frame,
+                ifindex=device.ifindex,
+                came_in=origin,
+                mark=mark,
+                priority=priority,
+                cb=cb,
+                segments=segments,
             )
         )
 

@@ -15,6 +15,7 @@ from tests.datapath.node import (
     ESTABLISHED,
     FLOATING_IP,
     FLOWS,
+    MARK,
     OTHER_FLOATING_IP,
     OTHER_SERVER,
     POD,
@@ -24,9 +25,10 @@ from tests.datapath.node import (
     Flow,
     Node,
     boot_ns,
+    egw_frame,
 )
 from tests.datapath.packet import ACK, FIN, RST, SYN
-from tests.datapath.program import REDIRECT, SHOT
+from tests.datapath.program import EGW, REDIRECT, SHOT
 
 pytestmark = pytest.mark.bpf
 each_protocol = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
@@ -81,6 +83,17 @@ def test_b6_options_of_the_ip_header_count(pod_node: Node) -> None:
     options = bytes((1, 1, 1, 0))
     pod_node.steer(UDP_FLOW.outbound(options=options))
     assert passed(pod_node, UDP_FLOW)[:2] == (1, len(UDP_FLOW.outbound()) + len(options))
+
+
+@pytest.mark.parametrize(("data", "packets"), [(3_000, 3), (1_300, 1)])
+def test_b6_segments_that_the_kernel_holds_together_count_each_with_its_headers(
+    pod_node: Node, data: int, packets: int
+) -> None:
+    """Where together they are longer than a packet can be."""
+    segment = packet.tcp(POD, TCP_FLOW.server, (TCP_FLOW.pod_port, TCP_FLOW.server_port), ACK, b"x" * data)
+    whole = packet.ipv4(POD, TCP_FLOW.server, packet.TCP, segment)
+    pod_node.programs.run("steer_egress", egw_frame(whole), device=EGW, mark=MARK, segments=3)
+    assert passed(pod_node, TCP_FLOW)[:2] == (packets, data + 40 * packets)
 
 
 def test_b6_a_flow_takes_its_count_along_from_table_to_table(pod_node: Node) -> None:
