@@ -77,9 +77,7 @@ static inline u32 flow_priority(const struct packet *packet, struct flow_key *ke
     if (!flow->is_ended || packet->protocol != PROTOCOL_TCP)
         return FLOW_PRIORITY;
     if (is_opening(packet)) {
-        struct flow former = *flow;
-
-        remove_flow(key, &former);
+        remove_flow(key, flow);
         return 0;
     }
     if (packet->tcp_flags & TCP_RST)

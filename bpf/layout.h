@@ -210,6 +210,11 @@ struct flow {
     __be16 nat_port;
     __u8 state;
     __u8 is_ended; /* another verdict: drops both ways (rule E2) */
+    /* What passed, for the agent to add up (rule B6). The value is one cache line, which last_ns dirties anyway. */
+    __u32 out_packets; /* from the pod; they may wrap */
+    __u32 in_packets;
+    __u64 out_bytes;
+    __u64 in_bytes;
     __u64 out_until_ns;  /* CLOCK_MONOTONIC, coarse: so long netfilter need not be asked of each packet (rule F2) */
     __u64 back_until_ns; /* the same of replies */
     __u32 back_ifindex;  /* the pod's device, and the MACs of what comes to the pod by it */
@@ -219,7 +224,7 @@ struct flow {
 #define ENDED_RESET 2 /* in is_ended: the pod was told, so what the remote sends its stack answers with a reset */
 #define APPROVED_NS 500000000ULL
 _Static_assert(sizeof(struct flow_key) == 16, "flow_key");
-_Static_assert(sizeof(struct flow) == 72, "flow");
+_Static_assert(sizeof(struct flow) == 96, "flow");
 
 /* In the lowest byte of skb->hash, above it 24 bits of a keyed hash of the flow: our program at the pod's device, or at the
  * uplink, has seen the packet as it still is (rule F1). */
@@ -270,6 +275,20 @@ struct pod_load {
 };
 _Static_assert(sizeof(struct pod_key) == 8, "pod_key");
 _Static_assert(sizeof(struct pod_load) == 16, "pod_load");
+
+/* Of a policy and a floating IP, for the next agent; no program reads it (rule B6). `total` is what it has said, `closed`
+ * what of that is of flows that are no more in the table. */
+struct traffic_key {
+    __u64 policy; /* a hash of its name; 0: of no policy that is known */
+    __be32 floating_ip;
+    __u32 _pad;
+};
+struct traffic {
+    __u64 total[5]; /* packets and bytes of the pods, packets and bytes back, flows */
+    __s64 closed[5];
+};
+_Static_assert(sizeof(struct traffic_key) == 16, "traffic_key");
+_Static_assert(sizeof(struct traffic) == 80, "traffic");
 
 /* {destination, uplink} -> the next hop, for half a second (rule H1). With ifindex 0: a node by the tunnel, and the MTU
  * of what is in it. */

@@ -48,6 +48,10 @@ BPF_TABLE_PINNED("lru_hash", struct mirror_key, struct mirror, mirrors_datagram,
 BPF_TABLE_PINNED("lru_hash", struct hint_key, u64, port_hints, 65536, PIN_DIR "/port_hints");
 BPF_TABLE_PINNED("hash", struct pod_key, struct pod_load, pod_loads, 16384, PIN_DIR "/pod_loads");
 BPF_TABLE_PINNED("hash", struct pod_key, u64, pod_spares, 16384, PIN_DIR "/pod_spares");
+/* The last state of flows that a program has removed, until the agent has counted them (rule B6). */
+BPF_TABLE_PINNED("lru_hash", struct flow_key, struct flow, departed_flows, 4096, PIN_DIR "/departed_flows");
+BPF_TABLE_PINNED("hash", struct traffic_key, struct traffic, policy_traffic, 8192, PIN_DIR "/policy_traffic",
+                 BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lru_hash", struct fragment_key, struct fragment, fragments, 8192, PIN_DIR "/fragments");
 
 BPF_TABLE_PINNED("hash", u32, __be32, uplink_addresses, 256, PIN_DIR "/uplink_addresses");

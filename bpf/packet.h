@@ -23,6 +23,7 @@
 #define ICMP_TIME_EXCEEDED 11
 
 #define TCP_BYTES 20 /* without options */
+#define UDP_BYTES 8
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -61,6 +62,10 @@ struct arp {
 #define ARP_REQUEST 1
 #define ARP_REPLY 2
 
+/* A longer packet may be several segments that the kernel holds together. Shorter ones are not asked: that lies in a cache
+ * line of its own. */
+#define SINGLE_BYTES 1500
+
 #define FRAGMENT_FIRST 1
 #define FRAGMENT_LATER 2
 
@@ -80,9 +85,12 @@ struct packet {
     __u8 has_data;  /* TCP: anything behind the header */
     __u8 l4_bytes;  /* of the transport header */
     __u8 is_whole;  /* nobody may cut it: DF */
+    __u8 _pad[3];
+    __u16 segments; /* beyond the first one, which the kernel holds together in this packet */
     __u32 sequence; /* TCP, host order */
     __u32 acked;
     __u32 l4; /* offset of the transport header in the frame */
+    __u32 headers; /* bytes of the headers that those segments will have on the wire */
 };
 
 static inline int is_icmp_error(__u8 type)

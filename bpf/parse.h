@@ -65,6 +65,17 @@ static inline void read_tcp(const u8 *header, struct packet *packet)
     packet->has_data = packet->length > packet->l4 - ETHERNET_BYTES + packet->l4_bytes;
 }
 
+static inline void read_segments(struct __sk_buff *skb, const u8 *header, struct packet *packet)
+{
+    u32 segments = skb->gso_segs;
+    u32 bytes = packet->protocol == PROTOCOL_TCP ? (header[12] >> 4) * 4 : UDP_BYTES;
+
+    if (segments < 2)
+        return;
+    packet->segments = segments - 1;
+    packet->headers = (segments - 1) * (packet->l4 - ETHERNET_BYTES + bytes);
+}
+
 /* Fill in ports, flags and types; returns a drop reason, DROP_NONE where NAT can translate it. A fragment that is not
  * the first has no ports. */
 static inline u32 load_packet(struct __sk_buff *skb, const struct ipv4 *ip, struct packet *packet)
@@ -96,6 +107,8 @@ static inline u32 load_packet(struct __sk_buff *skb, const struct ipv4 *ip, stru
         return DROP_MALFORMED;
     }
     read_ports(header, packet);
+    if (packet->length > SINGLE_BYTES)
+        read_segments(skb, header, packet);
     return DROP_NONE;
 }
 

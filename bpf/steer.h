@@ -94,6 +94,7 @@ static inline u32 make_flow(struct __sk_buff *skb, const struct packet *packet, 
     if (is_over_quota(key->pod_ip, row->pod, own))
         return DROP_QUOTA;
     fresh.life_s = flow_life_s(key, FLOW_NEW, own);
+    tally_packet(&fresh, packet, 1);
     mirror = mirror_of(key, &fresh);
     reason = reserve_port(&mirror, key, settings->seed, now_ns);
     if (reason != DROP_NONE)
@@ -116,6 +117,7 @@ static inline u32 make_flow(struct __sk_buff *skb, const struct packet *packet, 
         else
             mirrors_datagram.delete(&mirror);
     }
+    tally_packet(present, packet, 1);
     nat->floating_ip = present->floating_ip;
     nat->port = present->nat_port;
     return DROP_NONE;
@@ -175,11 +177,8 @@ static inline u32 follow_flow(struct __sk_buff *skb, const struct packet *packet
             return DROP_FLOW_ENDED;
         }
     }
-    if (flow) {
-        struct flow former = *flow;
-
-        remove_flow(key, &former);
-    }
+    if (flow)
+        remove_flow(key, flow);
     return make_flow(skb, packet, key, row, now_ns, nat);
 }
 

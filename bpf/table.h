@@ -73,14 +73,29 @@ static inline struct flow_key flow_of(const struct mirror_key *key, const struct
     return flow;
 }
 
+/* Of a flow that moves: not on the stack, where there is no room, and not the row itself, which others change. */
+BPF_TABLE("percpu_array", u32, struct flow, moved_flows, 1);
+
+static inline struct flow *copy_of(const struct flow *flow)
+{
+    u32 zero = 0;
+    struct flow *moved = moved_flows.lookup(&zero);
+
+    if (moved)
+        __builtin_memcpy(moved, flow, sizeof(*moved));
+    return moved;
+}
+
 /* An answered flow goes to where nothing is evicted. Where that is full it stays, and may be evicted. */
 static inline void move_to_open(struct flow_key *key, struct flow *flow)
 {
     struct mirror_key mirror_key = mirror_of(key, flow);
     struct mirror mirror = {.made_ns = flow->last_ns, .pod_ip = key->pod_ip, .pod_port = key->pod_port};
     struct mirror *young;
-    struct flow moved = *flow;
+    struct flow *moved = copy_of(flow);
 
+    if (!moved)
+        return;
     if (mirrors_open.insert(&mirror_key, &mirror) != 0) {
         count(COUNT_OPEN_FLOWS_FULL);
         return;
@@ -91,7 +106,7 @@ static inline void move_to_open(struct flow_key *key, struct flow *flow)
         mirrors_open.delete(&mirror_key);
         return;
     }
-    if (flows_open.insert(key, &moved) != 0) {
+    if (flows_open.insert(key, moved) != 0) {
         mirrors_open.delete(&mirror_key);
         count(COUNT_OPEN_FLOWS_FULL);
         return;
@@ -104,10 +119,12 @@ static inline void move_to_young(struct flow_key *key, struct flow *flow)
 {
     struct mirror_key mirror_key = mirror_of(key, flow);
     struct mirror mirror = {.made_ns = flow->last_ns, .pod_ip = key->pod_ip, .pod_port = key->pod_port};
-    struct flow moved = *flow;
+    struct flow *moved = copy_of(flow);
 
+    if (!moved)
+        return;
     mirrors_young.update(&mirror_key, &mirror);
-    flows_young.update(key, &moved);
+    flows_young.update(key, moved);
     flows_open.delete(key);
     mirrors_open.delete(&mirror_key);
 }
@@ -119,6 +136,21 @@ static inline struct limits *limits_of(u64 rule_set)
     u64 node = 0;
 
     return own ? own : limits.lookup(&node);
+}
+
+/* Plain additions: of two packets of one flow and direction in the same instant on two CPUs one may be missed (rule B6). */
+static inline void tally_packet(struct flow *flow, const struct packet *packet, int from_pod)
+{
+    u32 packets = 1 + packet->segments;
+    u32 bytes = packet->length + packet->headers;
+
+    if (from_pod) {
+        flow->out_packets += packets;
+        flow->out_bytes += bytes;
+    } else {
+        flow->in_packets += packets;
+        flow->in_bytes += bytes;
+    }
 }
 
 /* A packet of a flow, either way: refresh it, and go on to its next state. */
@@ -135,6 +167,7 @@ static inline void advance_flow(struct flow_key *key, struct flow *flow, const s
             flow->acked = 0;
     }
     flow->last_ns = now_ns;
+    tally_packet(flow, packet, from_pod);
     if (state == former)
         return;
     flow->state = state;
@@ -203,6 +236,7 @@ static inline void remove_flow(struct flow_key *key, const struct flow *flow)
     u64 *full_word = port_hints.lookup(&full);
 
     count_flow(key->pod_ip, flow->pod, 0);
+    departed_flows.update(key, (struct flow *)flow);
     if (mirror && names(mirror, key)) {
         if (word)
             *word &= ~(1ULL << (offset % PORTS_PER_BLOCK));

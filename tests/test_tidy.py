@@ -38,6 +38,7 @@ FAMILIES = {
         for name in (
             "direct",
             "error",
+            "flow_counters",
             "flow_life",
             "fragment",
             "holder",

@@ -52,6 +52,7 @@ from service.web.metrics import (
     AuditCollector,
     DatapathCollector,
     KeeperCollector,
+    PolicyCollector,
     PortCollector,
     RefusalCollector,
     SegmentCollector,
@@ -128,6 +129,7 @@ class Agent:
             start_id=start_id,
             clock=boot_ns,
             send=self._neighbours.socket.send,
+            is_synced=lambda: self._intake.is_synced,
         )
         self._refusals = self._cluster.socket.refusals, self._neighbours.socket.refusals
         self._transports = TransportWatch(
@@ -252,6 +254,7 @@ class Agent:
         registry.register(TaskCollector(self._tasks))
         registry.register(ShortageCollector(self._shortages))
         registry.register(PortCollector(self._blocks))
+        registry.register(PolicyCollector(lambda: self._datapath.flows, self._datapath))
         registry.register(RefusalCollector(self._refusals))
         registry.register(KeeperCollector(self._living_report))
         registry.register(SegmentCollector(self._segment_watch))

@@ -47,13 +47,16 @@ class PortBlocks:
         start_id: int,
         clock: Callable[[], int],
         send: Callable[[Address, bytes], None],
+        is_synced: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`is_synced`: the policies are known; until then nothing is counted for any."""
         self._settings = settings
         self._cluster = cluster
         self._reconciler = reconciler
         self._start_id = start_id
         self._clock = clock
         self._transmit = send
+        self._is_synced = is_synced
         self._own = Address(settings.bind_address, settings.ports.state)
         self._maps: BlockMaps
         self._flows: FlowTable
@@ -244,7 +247,9 @@ class PortBlocks:
         while True:
             began = loop.time()
             unsettled = self._reconciler.steering.unsettled()
-            scan = await self._flows.sweep(frozenset(self._reconciler.local_pods()) - unsettled)
+            settled = frozenset(self._reconciler.local_pods()) - unsettled
+            attribution = self._reconciler.attribution() if self._is_synced() else None
+            scan = await self._flows.sweep(settled, attribution)
             self._note(scan)
             await asyncio.sleep(max(_SCAN_S, 3 * (loop.time() - began)))
 

@@ -7,6 +7,7 @@ from typing import Any
 from service.audit.outbox import Outbox
 from service.audit.publisher import Publisher
 from service.datapath.desired import LocalUplink
+from service.datapath.flow_table import FlowTable
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
 from service.model.gateway_node import NodeRole
@@ -45,7 +46,9 @@ def agent_status(
     held = _still_held(held, report, now_ns)
     heard = {address: HeldBy(location.node, location.token) for address, location in reconciler.locations.items()}
     holders = _holders(node, heard, held, report)
-    return cluster_status(cluster, intake.index, intake.errors, holders, heard) | {
+    shared, drops = cluster_status(cluster, intake.index, intake.errors, holders, heard), datapath.drops()
+    return shared | {
+        "policies": with_traffic(shared["policies"], datapath.flows, drops),
         "node": node,
         "role": role.value,
         "troubles": [
@@ -62,7 +65,7 @@ def agent_status(
         "portBlocks": port_blocks,
         "transports": transports,
         "hooks": datapath.hooks.kinds(),
-        "drops": drops_by_reason(datapath.drops()),
+        "drops": drops_by_reason(drops),
         "packets": datapath.counters(),
         "audit": audit_status(outbox, publisher),
     }
@@ -118,6 +121,32 @@ def keeper_status(report: LeaseReport | None) -> dict[str, Any]:
         "majority": report.majority if report else None,
         "scheduling": report.scheduling if report else None,
     }
+
+
+def with_traffic(
+    policies: Mapping[str, Mapping[str, Any]], flows: FlowTable, drops: Mapping[tuple[str, str], int]
+) -> dict[str, Any]:
+    """Give each policy what passed by it on this node, and what was dropped, by floating IP (rule B6).
+
+    `drops`: packets per (reason, floating IP).
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for (policy, packed), account in sorted(flows.traffic.items()):
+        total, floating_ip = account.total, IPv4Address(packed)
+        found.setdefault(policy, {})[str(floating_ip)] = {
+            "packetsOut": total.out_packets,
+            "bytesOut": total.out_bytes,
+            "packetsIn": total.in_packets,
+            "bytesIn": total.in_bytes,
+            "flowsOpened": total.flows,
+            "flows": account.flows,
+            "drops": {
+                reason: packets
+                for (reason, address), packets in sorted(drops.items())
+                if address == str(floating_ip) and flows.policy_of(floating_ip) == policy
+            },
+        }
+    return {name: {**row, "traffic": found.get(name, {})} for name, row in policies.items()}
 
 
 def drops_by_reason(drops: Mapping[tuple[str, str], int]) -> dict[str, int]:

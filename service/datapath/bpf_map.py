@@ -15,7 +15,7 @@ from service.model.errors import InvariantError
 from service.network.bpf_call import bpf_call, make_attributes, object_info, open_object
 
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 1, 2, 3, 4
-_LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
+_LOOKUP_BATCH, _TAKE_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 25, 26, 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,13 @@ class BpfMap:
 
         Entries that come and go meanwhile may be missed or doubled.
         """
+        return self._pieces(_LOOKUP_BATCH, count)
+
+    def take_all(self, count: int = 4096) -> Iterator[list[tuple[bytes, bytes]]]:
+        """As `pieces`, and each entry is gone from the map in the same step."""
+        return self._pieces(_TAKE_BATCH, count)
+
+    def _pieces(self, command: int, count: int) -> Iterator[list[tuple[bytes, bytes]]]:
         size, place = self.info.key_size, ctypes.create_string_buffer(max(8, self.info.key_size))
         keys, values = (ctypes.create_string_buffer(count * width) for width in (size, self._value_bytes))
         is_first = True
@@ -138,7 +145,7 @@ class BpfMap:
             struct.pack_into("=QQ", attributes, 0, start, _address(place))
             is_last = False
             try:
-                bpf_call(_LOOKUP_BATCH, attributes)
+                bpf_call(command, attributes)
             except OSError as error:
                 if error.errno == errno.ENOSPC and count < self.info.max_entries:
                     # One bucket has more than that: nothing was read, and the place is the same.

@@ -30,7 +30,7 @@ def judge_of(selected: bytes) -> tuple[int, int]:
     return rule_set, number
 
 
-FLOW = struct.Struct("=QQIII4sI2sBBQQI6s6s")
+FLOW = struct.Struct("=QQIII4sI2sBBIIQQQQI6s6s")
 """A row of the tables of flows (`struct flow`)."""
 
 
@@ -53,6 +53,10 @@ class FlowRow:
     is_ended: bool
     acked: int
     ifindex: int
+    out_packets: int = 0
+    in_packets: int = 0
+    out_bytes: int = 0
+    in_bytes: int = 0
     out_until_ns: int = 0
     back_until_ns: int = 0
     back_ifindex: int = 0
@@ -72,6 +76,10 @@ class FlowRow:
             self.nat_port.to_bytes(2, "big"),
             self.state,
             self.is_ended,
+            self.out_packets,
+            self.in_packets,
+            self.out_bytes,
+            self.in_bytes,
             self.out_until_ns,
             self.back_until_ns,
             self.back_ifindex,
@@ -83,7 +91,7 @@ class FlowRow:
 def parse_flow(key: bytes, value: bytes) -> FlowRow:
     """The reverse of `flow_key` and `FlowRow.value`."""
     pod, remote, pod_port, remote_port, protocol = struct.unpack("=4s4s2s2sB3x", key)
-    rule_set, last_ns, life_s, number, ifindex, address, acked, nat_port, state, is_ended, *direct = FLOW.unpack(value)
+    rule_set, last_ns, life_s, number, ifindex, address, acked, nat_port, state, is_ended, *rest = FLOW.unpack(value)
     return FlowRow(
         IPv4Address(pod),
         int.from_bytes(pod_port, "big"),
@@ -100,7 +108,7 @@ def parse_flow(key: bytes, value: bytes) -> FlowRow:
         bool(is_ended),
         acked,
         ifindex,
-        *direct,
+        *rest,
     )
 
 

@@ -26,9 +26,10 @@ class Remote(NamedTuple):
 
 
 class Over(NamedTuple):
-    """A flow that can be taken away: its key, and the mirror's."""
+    """A flow that can be taken away: its row, and the mirror's key."""
 
     key: bytes
+    value: bytes
     mirror: bytes
     pod_ip: bytes
     pod_number: int
@@ -60,7 +61,7 @@ class FlowScan:
             silent_ns = self.now_ns - last_ns
             if silent_ns > life_s * 1_000_000_000 or (is_ended and protocol != _TCP and self._is_settled(pod_ip)):
                 mirror = struct.pack("=4s4s2s2sB3x", remote_ip, floating_ip, remote_port, nat_port, protocol)
-                yield Over(key, mirror, pod_ip, number)
+                yield Over(key, value, mirror, pod_ip, number)
                 if state != _CLOSING or silent_ns > TIME_WAIT_NS:
                     continue
             self.flows += 1

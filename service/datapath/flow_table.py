@@ -7,14 +7,18 @@ thread; what several pods' flows cost is in proportion to the whole table.
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
+from threading import Lock
 
 from service.datapath import flow_row, layout
+from service.datapath.attribution import Attribution, Label
 from service.datapath.bpf_map import BpfMap
 from service.datapath.flow_scan import FlowScan, Over
 from service.datapath.layout import FIRST_PORT, PORTS_PER_BLOCK, MapName
+from service.datapath.traffic import Account, Traffic
+from service.datapath.traffic_map import TrafficMap
 from service.network.conntrack import Flow as Tracked
 from service.network.conntrack import endpoints
 from service.port_block.block import block_of
@@ -41,15 +45,30 @@ class FlowTable:
         self._maps = maps
         self._clock = clock
         self._monotonic = monotonic
+        self._lock = Lock()
+        """Held from the reading of a piece until its rows are counted: meanwhile nobody else takes any away."""
+        self._attribution = Attribution({}, policies=(), floating_ips=())
+        self._traffic: Traffic | None = None
+        """None until the policies were known in a sweep."""
 
-    async def sweep(self, settled: Collection[IPv4Address] | None) -> FlowScan:
-        """Look at every flow, and take those away that are over.
+    @property
+    def traffic(self) -> Mapping[Label, Account]:
+        """What passed by each policy and floating IP, as of the last sweep that knew the policies (rule B6)."""
+        return self._traffic.totals if self._traffic is not None else {}
+
+    def policy_of(self, floating_ip: IPv4Address) -> str:
+        """Which policy has that address, as of the last sweep; empty where none has it."""
+        return self._attribution.label_of(floating_ip.packed)[0]
+
+    async def sweep(self, settled: Collection[IPv4Address] | None, attribution: Attribution | None = None) -> FlowScan:
+        """Look at every flow, take those away that are over, and count what passed.
 
         `settled`: pods whose ended flows may go, because connection tracking has nothing left of them; None: of all.
+        `attribution`: what the policies say now; None where they are not known.
         """
         packed = None if settled is None else frozenset(pod_ip.packed for pod_ip in settled)
         scan = FlowScan(self._monotonic(), self._clock(), packed)
-        await asyncio.to_thread(self._sweep, scan)
+        await asyncio.to_thread(self._sweep, scan, attribution)
         return scan
 
     async def end_pods(self, pod_ips: Iterable[IPv4Address]) -> None:
@@ -131,25 +150,57 @@ class FlowTable:
             if key[_PROTOCOL_AT] != socket.IPPROTO_TCP:
                 self._maps[MapName.FLOWS_DATAGRAM].delete(key)
 
-    def _sweep(self, scan: FlowScan) -> None:
+    def _sweep(self, scan: FlowScan, attribution: Attribution | None) -> None:
+        traffic = self._begin_counting(attribution)
         for name in _FLOWS:
             rows = 0
-            for piece in self._maps[name].pieces():
+            for piece in self._pieces(name):
                 rows += len(piece)
+                if traffic is not None:
+                    traffic.take(piece)
                 for over in scan.take(piece):
                     self._remove(name, over)
             scan.tables[name.removeprefix("flows_")] = rows, self._maps[name].info.max_entries
+        if traffic is not None:
+            with self._lock:
+                changes = traffic.finish()
+            TrafficMap(self._maps[MapName.POLICY_TRAFFIC]).store(changes)
         self._spare(scan)
+
+    def _begin_counting(self, attribution: Attribution | None) -> Traffic | None:
+        if attribution is None:
+            return None
+        with self._lock:
+            if self._traffic is None:
+                self._traffic = Traffic(TrafficMap(self._maps[MapName.POLICY_TRAFFIC]).load(attribution))
+            self._attribution = attribution
+            self._traffic.begin(attribution)
+            for piece in self._maps[MapName.DEPARTED_FLOWS].take_all():
+                self._traffic.depart(piece)
+        return self._traffic
+
+    def _pieces(self, name: str) -> Iterator[list[tuple[bytes, bytes]]]:
+        """The lock is held while the caller works on one."""
+        pieces = self._maps[name].pieces()
+        while True:
+            with self._lock:
+                piece = next(pieces, None)
+                if piece is None:
+                    return
+                yield piece
 
     def _remove_of(self, pods: frozenset[bytes]) -> None:
         for name in _FLOWS:
-            for piece in self._maps[name].pieces():
+            for piece in self._pieces(name):
                 for key, value in piece:
                     if key[:4] in pods:
                         flow = flow_row.parse_flow(key, value)
-                        self._remove(name, Over(key, _mirror_key(key, value), key[:4], flow.pod_number))
+                        over = Over(key, value, _mirror_key(key, value), key[:4], flow.pod_number)
+                        self._remove(name, over)
 
     def _remove(self, name: str, over: Over) -> None:
+        if self._traffic is not None:
+            self._traffic.end(over.key, over.value)
         for mirrors in _MIRRORS[name]:
             mirror = self._maps[mirrors].lookup(over.mirror)
             # It may have the port of another flow by now.

@@ -63,6 +63,8 @@ class MapName:
     PORT_HINTS = "port_hints"
     POD_LOADS = "pod_loads"
     POD_SPARES = "pod_spares"
+    DEPARTED_FLOWS = "departed_flows"
+    POLICY_TRAFFIC = "policy_traffic"
     FRAGMENTS = "fragments"
     UPLINK_ADDRESSES = "uplink_addresses"
     ERROR_TIMES = "error_times"
@@ -104,15 +106,17 @@ MAP_SHAPES = {
     MapName.BLOCK_MEMORY: MapShape(_ARRAY, 4, 8),
     MapName.NEXT_HOPS: MapShape(_LRU_HASH, 8, 24),
     MapName.REFUSED_BLOCKS: MapShape(_LRU_HASH, 12, 8),
-    MapName.FLOWS_OPEN: MapShape(_HASH, 16, 72),
-    MapName.FLOWS_YOUNG: MapShape(_LRU_HASH, 16, 72),
-    MapName.FLOWS_DATAGRAM: MapShape(_LRU_HASH, 16, 72),
+    MapName.FLOWS_OPEN: MapShape(_HASH, 16, 96),
+    MapName.FLOWS_YOUNG: MapShape(_LRU_HASH, 16, 96),
+    MapName.FLOWS_DATAGRAM: MapShape(_LRU_HASH, 16, 96),
     MapName.MIRRORS_OPEN: MapShape(_HASH, 16, 16),
     MapName.MIRRORS_YOUNG: MapShape(_LRU_HASH, 16, 16),
     MapName.MIRRORS_DATAGRAM: MapShape(_LRU_HASH, 16, 16),
     MapName.PORT_HINTS: MapShape(_LRU_HASH, 16, 8),
     MapName.POD_LOADS: MapShape(_HASH, 8, 16),
     MapName.POD_SPARES: MapShape(_HASH, 8, 8),
+    MapName.DEPARTED_FLOWS: MapShape(_LRU_HASH, 16, 96),
+    MapName.POLICY_TRAFFIC: MapShape(_HASH, 16, 80),
     MapName.FRAGMENTS: MapShape(_LRU_HASH, 12, 16),
     MapName.UPLINK_ADDRESSES: MapShape(_HASH, 4, 4),
     MapName.PROBE_TARGET: MapShape(_ARRAY, 4, 8),

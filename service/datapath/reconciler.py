@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from service.datapath import desired, layout
 from service.datapath.admission import Admission, MapView
+from service.datapath.attribution import Attribution
 from service.datapath.classification import Classification
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.layout import MapName, SelectedState
@@ -242,6 +243,15 @@ class Reconciler:
         sets = {selection.rule_set.id: selection.rule_set for selection in self.local_selections().values()}
         said = {rule_set.timeouts for rule_set in sets.values()}
         return ConnectionLives.longest([self._limits.timeouts, *(own.over(self._limits.timeouts) for own in said)])
+
+    def attribution(self) -> Attribution:
+        """Which policy each flow goes by (rule B6)."""
+        states = self._index.policy_states()
+        return Attribution(
+            {state.egress_source_ip.packed: key.name for key, state in states.items() if state.accepted},
+            policies=[key.name for key in states],
+            floating_ips=[floating_ip.packed for floating_ip in self.floating_ips()],
+        )
 
     def holder_of(self, floating_ip: IPv4Address) -> str | None:
         """Who holds it as far as is known; before anybody did, who is assigned."""

@@ -6,6 +6,7 @@ operators' rules and boards: they are added to, not changed.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from ipaddress import IPv4Address
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from service.audit.outbox import OutboxState
     from service.audit.publisher import PublisherState
     from service.datapath.shortage import Shortage
+    from service.datapath.traffic import Numbers
     from service.datapath.worker_pool import PoolCounters
 
 
@@ -33,11 +35,15 @@ class Pool(Protocol):
         """Map entries wished for and not yet written."""
 
 
-class Counted(Protocol):
-    """Where the numbers of the datapath are read."""
+class Dropping(Protocol):
+    """What drops packets, and says why."""
 
     def drops(self) -> dict[tuple[str, str], int]:
         """Packets dropped, by reason and floating IP."""
+
+
+class Counted(Dropping, Protocol):
+    """Where the numbers of the datapath are read."""
 
     def counters(self) -> dict[str, int]:
         """Packets, by what was done with them."""
@@ -109,6 +115,29 @@ class Ports(Protocol):
 
     def status(self) -> dict[str, Any]:
         """By floating IP."""
+
+
+class Passed(Protocol):
+    """Of one policy and floating IP."""
+
+    @property
+    def total(self) -> "Numbers":
+        """Since its maps were made, or the policy."""
+
+    @property
+    def flows(self) -> int:
+        """Now."""
+
+
+class Counting(Protocol):
+    """What flows of this node add up to."""
+
+    @property
+    def traffic(self) -> Mapping[tuple[str, bytes], Passed]:
+        """By name of policy and packed floating IP."""
+
+    def policy_of(self, floating_ip: IPv4Address) -> str:
+        """Empty where none has it."""
 
 
 class Refusing(Protocol):
@@ -239,6 +268,46 @@ class PortCollector(Collector):
             rows.add_metric([name], filled)
             room.add_metric([name], most)
         yield from (rows, room)
+
+
+class PolicyCollector(Collector):
+    """What passed by each policy and floating IP, of this node's pods (rule B6)."""
+
+    def __init__(self, counting: Callable[[], Counting], dropping: Dropping) -> None:
+        self._counting, self._dropping = counting, dropping
+
+    def collect(self) -> Iterator[Metric]:
+        """Samples for each policy and floating IP that are there; a policy that is unknown has no name."""
+        whose = ["policy", "floating_ip"]
+        packets = CounterMetricFamily(
+            "egressgw_policy_packets", "Packets of pods, out and back", labels=[*whose, "direction"]
+        )
+        octets = CounterMetricFamily(
+            "egressgw_policy_bytes", "Bytes of IP packets of pods, out and back", labels=[*whose, "direction"]
+        )
+        opened = CounterMetricFamily("egressgw_policy_flows_opened", "Flows that pods have opened", labels=whose)
+        flows = GaugeMetricFamily("egressgw_policy_flows", "Flows of pods", labels=whose)
+        counting = self._counting()
+        for label, account in sorted(counting.traffic.items()):
+            names, total = [label[0], str(IPv4Address(label[1]))], account.total
+            packets.add_metric([*names, "out"], total.out_packets)
+            packets.add_metric([*names, "in"], total.in_packets)
+            octets.add_metric([*names, "out"], total.out_bytes)
+            octets.add_metric([*names, "in"], total.in_bytes)
+            opened.add_metric(names, total.flows)
+            flows.add_metric(names, account.flows)
+        yield from (packets, octets, opened, flows, self._dropped(counting))
+
+    def _dropped(self, counting: Counting) -> Metric:
+        """A floating IP is one policy's: so are its drops."""
+        dropped = CounterMetricFamily(
+            "egressgw_policy_dropped_packets", "Packets dropped", labels=["policy", "floating_ip", "reason"]
+        )
+        for (reason, floating_ip), packets in sorted(self._dropping.drops().items()):
+            policy = counting.policy_of(IPv4Address(floating_ip)) if floating_ip else ""
+            if policy:
+                dropped.add_metric([policy, floating_ip, reason], packets)
+        return dropped
 
 
 class ShortageCollector(Collector):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -13,6 +13,7 @@ from service.agent import status
 from service.agent.status import drops_by_reason, keeper_status
 from service.datapath.desired import LocalUplink
 from service.datapath.hook_book import HookBook
+from service.datapath.traffic import Account, Numbers
 from service.host import clock
 from service.model.assignment import Assignment, Location
 from service.model.gateway_node import NodeRole
@@ -24,6 +25,21 @@ from tests.agent.whole_agent import NODE, Site, free_ports, until
 from tests.datapath.stand_in import UPLINK
 
 OWN, OTHER = IPv4Address("192.168.1.100"), IPv4Address("192.168.1.101")
+POLICIES = {"all": {"accepted": True}, "idle": {"accepted": True}}
+
+
+class Flows:
+    """Of this node's pods: `all` has OWN."""
+
+    traffic: ClassVar[dict[tuple[str, bytes], Account]] = {
+        ("all", OWN.packed): Account(Numbers(7, 700, 5, 900, 3), Numbers(4, 400, 2, 300, 1)),
+        ("", OTHER.packed): Account(Numbers(1, 40, 0, 0, 1)),
+    }
+
+    def policy_of(self, floating_ip: IPv4Address) -> str:
+        return "all" if floating_ip == OWN else ""
+
+
 LEASE = HeldLease(str(OWN), 1, 1, 1, deadline_ns=5_000_000_000)
 
 
@@ -36,7 +52,9 @@ def shown(
     hooks: HookBook | None = None,
 ) -> dict[str, Any]:
     """The document of worker1, whose keeper last said that it holds OWN, and which heard of OTHER on worker2."""
-    monkeypatch.setattr(status, "cluster_status", lambda *said: {"holders": said[3], "heard": said[4]})
+    monkeypatch.setattr(
+        status, "cluster_status", lambda *said: {"holders": said[3], "heard": said[4], "policies": POLICIES}
+    )
     for name in ("objects_status", "audit_status"):
         monkeypatch.setattr(status, name, lambda *said: {})
     locations = {OWN: Location(OWN, "worker1", Token(1, 1, 1)), OTHER: Location(OTHER, "worker2", Token(1, 2, 1))}
@@ -45,7 +63,8 @@ def shown(
         errors=(),
         locations=locations,
         steering=SimpleNamespace(phases=dict),
-        drops=dict,
+        drops=lambda: {("quota", str(OWN)): 4, ("quota", str(OTHER)): 5},
+        flows=Flows(),
         counters=dict,
         uplinks=uplinks,
         hooks=hooks or HookBook(),
@@ -74,6 +93,22 @@ def test_an_uplink_without_carrier_is_told_while_it_is(monkeypatch: pytest.Monke
     (trouble,) = shown(None, monkeypatch, uplinks=(UPLINK, replace(UPLINK, name="eth1", carrier=False)))["troubles"]
     assert trouble == "uplink eth1 has no carrier: this node can hold no address of 192.168.1.0/24"
     assert shown(None, monkeypatch)["troubles"] == []
+
+
+def test_each_policy_has_what_passed_by_it_here_and_the_drops_of_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    policies = shown(None, monkeypatch)["policies"]
+    assert policies["idle"] == {"accepted": True, "traffic": {}}
+    assert policies["all"]["traffic"] == {
+        "192.168.1.100": {
+            "packetsOut": 7,
+            "bytesOut": 700,
+            "packetsIn": 5,
+            "bytesIn": 900,
+            "flowsOpened": 3,
+            "flows": 2,
+            "drops": {"quota": 4},
+        }
+    }
 
 
 def said(*, majority: bool) -> LeaseReport:

@@ -74,6 +74,11 @@ class StandInMap(BpfMap):
     def items(self) -> dict[bytes, bytes]:
         return dict(self.rows)
 
+    def take_all(self, count: int = 4096) -> Iterator[list[tuple[bytes, bytes]]]:
+        taken = list(self.rows.items())
+        self.rows.clear()
+        yield taken
+
     def pieces(self, count: int = 4096) -> Iterator[list[tuple[bytes, bytes]]]:
         yield list(self.rows.items())
 

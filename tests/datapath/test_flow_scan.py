@@ -28,7 +28,9 @@ def entry(
     key = struct.pack("=4s4s2s2sB3x", POD, SERVER, b"\x9c\x40", b"\x01\xbb", protocol)
     last_ns = NOW_NS - int(silent_s * SECOND)
     value = FLOW.pack(
-        *(7, last_ns, life_s, 71, 3, FLOATING_IP, 0, port.to_bytes(2, "big"), state, ended), 0, 0, 0, NO_MAC, NO_MAC
+        *(7, last_ns, life_s, 71, 3, FLOATING_IP, 0, port.to_bytes(2, "big"), state, ended),
+        *(0, 0, 0, 0),
+        *(0, 0, 0, NO_MAC, NO_MAC),
     )
     return key, value
 

@@ -83,6 +83,8 @@ MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
     MapName.PORT_HINTS: ("hint_key", 8),
     MapName.POD_LOADS: ("pod_key", "pod_load"),
     MapName.POD_SPARES: ("pod_key", 8),
+    MapName.DEPARTED_FLOWS: ("flow_key", "flow"),
+    MapName.POLICY_TRAFFIC: ("traffic_key", "traffic"),
     MapName.FRAGMENTS: ("fragment_key", "fragment"),
     MapName.UPLINK_ADDRESSES: (4, 4),
     MapName.ERROR_TIMES: ("error_key", 8),
@@ -188,13 +190,16 @@ def test_own_blocks_have_a_bit_each() -> None:
 def test_a_flow_is_read_as_the_kernel_writes_it() -> None:
     key = ADDRESS.packed + IPv4Address("203.0.113.7").packed + struct.pack(">HHB3x", 40000, 443, 6)
     port, macs = (1024).to_bytes(2, "big"), (b"\2pod\0\1", b"\2node\1")
-    value = struct.pack("=QQIII4sI2sBBQQI6s6s", 9, 8, 7, 6, 5, ADDRESS.packed, 4, port, 1, 1, 12, 13, 14, *macs)
+    value = struct.pack("=QQIII4sI2sBB", 9, 8, 7, 6, 5, ADDRESS.packed, 4, port, 1, 1)
+    value += struct.pack("=IIQQQQI6s6s", 21, 22, 23, 24, 12, 13, 14, *macs)
     row = flow_row.parse_flow(key, value)
     assert row.value() == value
+    assert (row.out_packets, row.in_packets, row.out_bytes, row.in_bytes) == (21, 22, 23, 24)
     assert (row.out_until_ns, row.back_until_ns, row.back_ifindex, row.pod_mac, row.node_mac) == (12, 13, 14, *macs)
     assert (row.pod, row.pod_port, row.remote_port, row.protocol) == (ADDRESS, 40000, 443, 6)
     assert (row.rule_set, row.last_ns, row.life_s, row.pod_number, row.ifindex) == (9, 8, 7, 6, 5)
     assert (row.nat_port, row.acked, row.state, row.is_ended) == (1024, 4, 1, True)
+    assert (row.out_packets, row.in_packets, row.out_bytes, row.in_bytes) == (11, 12, 13, 14)
 
 
 def test_the_numbers_of_blocks_and_priority_are_the_kernels() -> None:

@@ -10,12 +10,14 @@ from prometheus_client.registry import Collector
 from service.audit.outbox import OutboxState
 from service.audit.publisher import PublisherState
 from service.datapath.shortage import Shortage
+from service.datapath.traffic import Account, Numbers
 from service.datapath.worker_pool import PoolCounters
 from service.model.keeper_message import LeaseReport
 from service.web.metrics import (
     AuditCollector,
     DatapathCollector,
     KeeperCollector,
+    PolicyCollector,
     PortCollector,
     RefusalCollector,
     SegmentCollector,
@@ -152,6 +154,35 @@ def test_what_finds_no_room_in_a_map_is_told_with_how_many_pods_that_costs() -> 
     ]
     lacking.clear()
     assert scraped(registry) == []
+
+
+def test_traffic_is_told_by_policy_and_floating_ip_and_drops_are_those_of_the_policy_that_has_the_address() -> None:
+    class Flows:
+        traffic: ClassVar[dict[tuple[str, bytes], Account]] = {
+            ("all", bytes((192, 0, 2, 100))): Account(Numbers(7, 700, 5, 900, 3), Numbers(4, 400, 2, 300, 1)),
+            ("", bytes((192, 0, 2, 101))): Account(Numbers(1, 40, 0, 0, 1)),
+        }
+
+        def policy_of(self, floating_ip: IPv4Address) -> str:
+            return "all" if floating_ip == IPv4Address("192.0.2.100") else ""
+
+    dropped = {("quota", "192.0.2.100"): 4, ("quota", "192.0.2.101"): 5, ("guard_marked", ""): 6}
+    collector = PolicyCollector(Flows, Datapath(dropped=dropped))
+    assert scraped(registered(collector)) == [
+        'egressgw_policy_packets_total{direction="out",floating_ip="192.0.2.101",policy=""} 1.0',
+        'egressgw_policy_packets_total{direction="in",floating_ip="192.0.2.101",policy=""} 0.0',
+        'egressgw_policy_packets_total{direction="out",floating_ip="192.0.2.100",policy="all"} 7.0',
+        'egressgw_policy_packets_total{direction="in",floating_ip="192.0.2.100",policy="all"} 5.0',
+        'egressgw_policy_bytes_total{direction="out",floating_ip="192.0.2.101",policy=""} 40.0',
+        'egressgw_policy_bytes_total{direction="in",floating_ip="192.0.2.101",policy=""} 0.0',
+        'egressgw_policy_bytes_total{direction="out",floating_ip="192.0.2.100",policy="all"} 700.0',
+        'egressgw_policy_bytes_total{direction="in",floating_ip="192.0.2.100",policy="all"} 900.0',
+        'egressgw_policy_flows_opened_total{floating_ip="192.0.2.101",policy=""} 1.0',
+        'egressgw_policy_flows_opened_total{floating_ip="192.0.2.100",policy="all"} 3.0',
+        'egressgw_policy_flows{floating_ip="192.0.2.101",policy=""} 1.0',
+        'egressgw_policy_flows{floating_ip="192.0.2.100",policy="all"} 2.0',
+        'egressgw_policy_dropped_packets_total{floating_ip="192.0.2.100",policy="all",reason="quota"} 4.0',
+    ]
 
 
 def test_ports_are_told_by_floating_ip_and_flows_in_all() -> None:
