@@ -158,7 +158,15 @@ class Agent:
         self._returns = Returns(lambda: self._announcer.restart(self._holdings.held))
         self._cluster = ClusterView(
             self._settings,
-            MemberMetadata(self._settings.role or NodeRole.WORKER, False, True, (), VERSION, start_id),
+            MemberMetadata(
+                self._settings.role or NodeRole.WORKER,
+                False,
+                True,
+                (),
+                VERSION,
+                start_id,
+                tunnels=self._settings.datapath.transport != "l2",
+            ),
             clock=boot_ns,
             changed=self._dirty.set,
             member_changed=self._returns.note,

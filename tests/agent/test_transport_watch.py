@@ -51,7 +51,9 @@ class Agent:
         self.reconciler = Reconciler(settings, index)
         index.apply(objects(FLOATING_IP, OTHER_IP))
         self.reconciler.learn_uplinks((self.uplink,))
-        self.reconciler.learn_members((node("worker1", 21), replace(node("worker2", 22), address=NODE_2)), {})
+        self.reconciler.learn_members(
+            (node("worker1", 21), replace(node("worker2", 22), address=NODE_2, tunnels=True)), {}
+        )
         self.reconciler.learn_location(Location(FLOATING_IP, "worker2", Token(1, 1, 1)))
         self.changes = 0
         self.living = {"worker1", "worker2"}

@@ -154,4 +154,4 @@ def test_every_envelope_of_the_product_reads_its_keys_again() -> None:
     given = [
         ast.unparse(call.args[0]) for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Envelope"
     ]
-    assert given == ["settings.keys"] * 5
+    assert given == ["settings.keys"] * 6
