@@ -136,6 +136,8 @@ class Agent:
             start_id=start_id,
             clock=boot_ns,
             is_answering=self._cluster.is_answering,
+            held=lambda: self._holdings.held,
+            heard=self._hear_location,
             changed=self._dirty.set,
         )
         self._make_holdings()
@@ -204,6 +206,7 @@ class Agent:
             held=lambda: self._holdings.held,
             gateways=lambda: self._datapath.gateways,
             is_answering=self._cluster.is_answering,
+            announced=self._transports.hear_announcement,
             changed=self._dirty.set,
         )
         self._conflicts = Conflicts(
