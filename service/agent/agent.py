@@ -138,6 +138,8 @@ class Agent:
             start_id=start_id,
             clock=boot_ns,
             is_answering=self._cluster.is_answering,
+            held=lambda: self._holdings.held,
+            heard=self._hear_location,
             changed=self._dirty.set,
         )
         self._make_holdings()
@@ -160,7 +162,15 @@ class Agent:
         self._returns = Returns(lambda: self._announcer.restart(self._holdings.held))
         self._cluster = ClusterView(
             self._settings,
-            MemberMetadata(self._settings.role or NodeRole.WORKER, False, True, (), VERSION, start_id),
+            MemberMetadata(
+                self._settings.role or NodeRole.WORKER,
+                False,
+                True,
+                (),
+                VERSION,
+                start_id,
+                tunnels=self._settings.datapath.transport != "l2",
+            ),
             clock=boot_ns,
             changed=self._dirty.set,
             member_changed=self._returns.note,
@@ -198,6 +208,7 @@ class Agent:
             held=lambda: self._holdings.held,
             gateways=lambda: self._datapath.gateways,
             is_answering=self._cluster.is_answering,
+            announced=self._transports.hear_announcement,
             changed=self._dirty.set,
         )
         self._conflicts = Conflicts(

@@ -48,10 +48,12 @@ class SegmentWatch:
         gateways: Callable[[], Sequence[IPv4Address]],
         is_answering: Callable[[str], bool],
         changed: Callable[[], None],
+        announced: Callable[[IPv4Address, bytes], None] = lambda floating_ip, mac: None,
         sender: FrameSender | None = None,
     ) -> None:
         """`held`: which floating IPs this node holds now. `gateways`: its default gateways. `is_answering`: whether a
-        member is there by gossip, beyond suspicion. `clock`: CLOCK_BOOTTIME in ns."""
+        member is there by gossip, beyond suspicion. `announced` is told of gratuitous ARP. `clock`: CLOCK_BOOTTIME in
+        ns."""
         self._settings = settings
         self._gateways = gateways
         self._is_answering = is_answering
@@ -59,6 +61,7 @@ class SegmentWatch:
         self._clock = clock
         self._held = held
         self._changed = changed
+        self._announced = announced
         self._defence = Defence()
         self._hearing: dict[str, SegmentHearing] = {}
         """By uplink."""
@@ -160,6 +163,8 @@ class SegmentWatch:
         if packet.operation == REPLY and packet.target_mac in own_macs:
             self._hear_answer(ifname, packet)
         floating_ip, mac = packet.sender, packet.sender_mac
+        if packet.sender == packet.target and mac not in own_macs:
+            self._announced(floating_ip, mac)
         if not self._defence.holds(floating_ip) or mac in own_macs:
             return
         is_member = any(segment.mac == mac for node in self._reconciler.nodes for segment in node.segments)

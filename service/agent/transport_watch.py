@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address
 from types import TracebackType
@@ -11,7 +11,10 @@ from typing import Self
 from service.datapath.reconciler import Reconciler
 from service.gateway.probe_message import QuestionMessage, ReplyMessage, decode_message, encode_message
 from service.gateway.transport import Question, Reply, Transports
+from service.model.assignment import Location
 from service.model.errors import PeerError, TransientError
+from service.model.keeper_message import HeldLease
+from service.model.lease import Token
 from service.model.machine import Address, Source
 from service.network.announcer import FrameSender
 from service.network.arp import ArpSender
@@ -37,13 +40,18 @@ class TransportWatch:
         start_id: int,
         clock: Callable[[], int],
         is_answering: Callable[[str], bool],
+        held: Callable[[], Mapping[IPv4Address, HeldLease]],
+        heard: Callable[[Location], None],
         changed: Callable[[], None],
         sender: FrameSender | None = None,
     ) -> None:
-        """`is_answering`: whether a member is there by gossip, beyond suspicion. `clock`: CLOCK_BOOTTIME in ns."""
+        """`is_answering`: whether a member is there by gossip, beyond suspicion. `held`: what this node holds now.
+        `heard` is told where an address is, by the word of its holder (R2). `clock`: CLOCK_BOOTTIME in ns."""
         self._reconciler = reconciler
         self._clock = clock
         self._is_answering = is_answering
+        self._held = held
+        self._heard = heard
         self._changed = changed
         self._port = settings.ports.probe
         self.is_asking = settings.datapath.transport == "auto"
@@ -85,6 +93,13 @@ class TransportWatch:
         self._reconciler.learn_proven(self._machine.proven())
         self._wake.set()
 
+    def hear_announcement(self, floating_ip: IPv4Address, mac: bytes) -> None:
+        """Gratuitous ARP of that MAC, which anybody can forge: the member whose it is, is asked at once (rule R2)."""
+        for name, segments in self._reconciler.segments().items():
+            if any(segment.mac == mac for segment in segments):
+                self._machine.ask_now((name, floating_ip), now_ns=self._clock())
+        self._wake.set()
+
     async def run(self) -> None:
         """Ask when it is due, until cancelled."""
         while True:
@@ -120,12 +135,20 @@ class TransportWatch:
                 is_content=message.is_content,
                 now_ns=now_ns,
             )
-        else:
-            self._machine.hear_reply(
-                source.node, floating_ip, nonce=message.nonce, sequence=message.sequence, now_ns=now_ns
-            )
+        elif self._machine.hear_reply(
+            source.node, floating_ip, nonce=message.nonce, sequence=message.sequence, now_ns=now_ns
+        ):
+            self._learn_holder(source.node, floating_ip, message.token)
         self._send_all()
         self._wake.set()
+
+    def _learn_holder(self, name: str, floating_ip: IPv4Address, token: tuple[int, int, int] | None) -> None:
+        if token is None:
+            return
+        try:
+            self._heard(Location(floating_ip, name, Token.checked(*token)))
+        except ValueError as error:
+            raise PeerError("malformed-probe") from error
 
     def _send_all(self) -> None:
         for output in self._machine.drain():
@@ -138,7 +161,7 @@ class TransportWatch:
         path = self._reconciler.topology().shared(output.to, output.floating_ip)
         if path is None:
             return
-        ends, message = _composed(output, self._machine.nonce)
+        ends, message = self._composed(output)
         self._sent += 1
         macs = path.uplink.mac, path.mac
         frame = probe_frame(macs, ends, self._port, self._sent, self._envelope.seal(encode_message(message)))
@@ -147,12 +170,13 @@ class TransportWatch:
         except TransientError as error:
             _log.debug("probe: %s", error)
 
-
-def _composed(
-    output: Question | Reply, nonce: int
-) -> tuple[tuple[IPv4Address, IPv4Address], QuestionMessage | ReplyMessage]:
-    number = int(output.floating_ip)
-    if isinstance(output, Question):
-        question = QuestionMessage(number, nonce, output.sequence, output.is_content)
-        return (output.floating_ip, PROBE_OUTSIDE), question
-    return (PROBE_OUTSIDE, output.floating_ip), ReplyMessage(number, output.nonce, output.sequence)
+    def _composed(
+        self, output: Question | Reply
+    ) -> tuple[tuple[IPv4Address, IPv4Address], QuestionMessage | ReplyMessage]:
+        number = int(output.floating_ip)
+        if isinstance(output, Question):
+            question = QuestionMessage(number, self._machine.nonce, output.sequence, output.is_content)
+            return (output.floating_ip, PROBE_OUTSIDE), question
+        lease = self._held().get(output.floating_ip)
+        token = lease.token if lease is not None and lease.deadline_ns > self._clock() else None
+        return (PROBE_OUTSIDE, output.floating_ip), ReplyMessage(number, output.nonce, output.sequence, token)

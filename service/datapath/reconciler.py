@@ -48,6 +48,7 @@ class Reconciler:
         self._egw_ifindex = 0
         self._nodes: tuple[GatewayNode, ...] = ()
         self._segments: dict[str, Sequence[Segment]] = {}
+        self._numbers: dict[str, int] = {}
         self._assignments: Mapping[IPv4Address, Assignment] = {}
         self._locations: dict[IPv4Address, Location] = {}
         self._held: frozenset[IPv4Address] = frozenset()
@@ -112,6 +113,7 @@ class Reconciler:
         listed = self._listed()
         self._locations = {ip: location for ip, location in self._locations.items() if ip in listed}
         self._segments = {node.name: node.segments for node in nodes}
+        self._numbers = desired.member_numbers(self._segments)
 
     def learn_uplinks(self, uplinks: tuple[LocalUplink, ...]) -> None:
         """Take the node's uplinks as they are now; none is a state like any other."""
@@ -268,13 +270,12 @@ class Reconciler:
 
     def topology(self) -> Topology:
         """How members are reached, for the blocks that are theirs."""
-        segments = self.segments()
         return Topology(
             self._node,
             self._uplinks,
-            segments,
-            desired.member_numbers(segments),
-            {node.name: node.address for node in self._nodes if node.address is not None},
+            self._segments,
+            self._numbers,
+            {node.name: node.address for node in self._nodes if node.tunnels and node.address is not None},
             self._transport,
             self._proven,
         )

@@ -41,19 +41,21 @@ class Topology:
     numbers: Mapping[str, int] = field(default_factory=dict)
     """Of members, as in the map `members`."""
     addresses: Mapping[str, IPv4Address] = field(default_factory=dict)
-    """By which members are reached from wherever gossip reaches them."""
+    """Of the members that take packets out of the tunnel: by which gossip reaches them."""
     transport: TransportChoice = "l2"
     proven: frozenset[Pair] = frozenset()
     """With `auto`: where the segment has been proven to let frames of the floating IP pass, both ways."""
 
     def path(self, name: str, floating_ip: IPv4Address) -> SegmentPath | TunnelPath | None:
-        """To another member, for packets of that floating IP; None where there is none."""
-        if self.transport == "l2" or (self.transport == "auto" and (name, floating_ip) in self.proven):
-            shared = self.shared(name, floating_ip)
-            if shared is not None or self.transport == "l2":
-                return shared
-        address = self.addresses.get(name)
-        return TunnelPath(address) if address is not None else None
+        """To another member, for packets of that floating IP; None where there is none.
+
+        One that takes nothing out of a tunnel, which has another setting yet, is reached over the segment.
+        """
+        shared, address = self.shared(name, floating_ip), self.addresses.get(name)
+        is_proven = self.transport == "auto" and (name, floating_ip) in self.proven
+        if address is None or self.transport == "l2" or (is_proven and shared is not None):
+            return shared
+        return TunnelPath(address)
 
     def shared(self, name: str, floating_ip: IPv4Address) -> SegmentPath | None:
         """Over the segment of the floating IP, whether it lets its frames pass or not."""
@@ -98,7 +100,7 @@ def way_rows(locations: Mapping[IPv4Address, Location], topology: Topology) -> R
 def tunnel_member_rows(topology: Topology) -> Rows:
     """From whose addresses packets are taken out of the tunnel, and which member that is (rule X2).
 
-    Its own stack chooses the outer source: any address that a member has told of. Nobody's, where nothing is tunnelled.
+    A member's stack chooses the outer source: any address that it has told of. Of nobody, where nothing is tunnelled.
     """
     if topology.transport == "l2":
         return {}
@@ -110,8 +112,5 @@ def tunnel_member_rows(topology: Topology) -> Rows:
 
 
 def _announced(topology: Topology) -> Iterable[tuple[str, list[IPv4Address]]]:
-    for name in topology.segments.keys() | topology.addresses.keys():
-        addresses = [segment.address for segment in topology.segments.get(name, ())]
-        if name in topology.addresses:
-            addresses.append(topology.addresses[name])
-        yield name, addresses
+    for name, address in topology.addresses.items():
+        yield name, [address, *(segment.address for segment in topology.segments.get(name, ()))]

@@ -27,6 +27,8 @@ class ReplyMessage(msgspec.Struct, frozen=True, array_like=True, tag=2):
     floating_ip: AddressNumber
     nonce: Count
     sequence: Count
+    token: tuple[Count, Count, Count] | None = None
+    """Under which the sender holds the address now (rule R2)."""
 
 
 Message = QuestionMessage | ReplyMessage

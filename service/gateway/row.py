@@ -52,6 +52,8 @@ class MemberMetadata:
     """Listed floating IPs that are its own interfaces' addresses; at most OWN_ADDRESSES_MAX."""
     translates: bool = True
     """It gives its pods' packets their floating IP itself; before, the holder did (rule U1)."""
+    tunnels: bool = False
+    """It takes packets of members out of the tunnel (rule X2)."""
 
 
 class _Metadata(msgspec.Struct, array_like=True):
@@ -68,6 +70,7 @@ class _Metadata(msgspec.Struct, array_like=True):
     hearing: tuple[int, ...] = ()
     """On each segment."""
     translates: bool = False
+    tunnels: bool = False
 
 
 class _AssignmentRow(msgspec.Struct, array_like=True):
@@ -133,6 +136,7 @@ def encode_metadata(metadata: MemberMetadata) -> bytes:
             tuple(address.packed for address in metadata.own_addresses[:OWN_ADDRESSES_MAX]),
             tuple(int(segment.hearing) for segment in metadata.segments),
             metadata.translates,
+            metadata.tunnels,
         )
     )
 
@@ -162,7 +166,7 @@ def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
         )
         own = tuple(IPv4Address(address) for address in raw.own_addresses[:OWN_ADDRESSES_MAX])
         head = NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id
-        return MemberMetadata(*head, own, raw.translates)
+        return MemberMetadata(*head, own, raw.translates, raw.tunnels)
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerError(f"metadata of {member or 'a member'}: {error}") from error
 

@@ -109,23 +109,31 @@ class Transports:
         self._words[sender, floating_ip] = _Word(is_content, now_ns)
         self._outputs.append(Reply(sender, floating_ip, nonce, sequence))
 
-    def hear_reply(self, sender: str, floating_ip: IPv4Address, *, nonce: int, sequence: int, now_ns: int) -> None:
+    def ask_now(self, pair: Pair, *, now_ns: int) -> None:
+        """Somebody says on the segment that this member has the address: it is asked at once, if it is asked at all."""
+        asked = self._asked.get(pair)
+        if asked is not None and asked.sent_ns is None:
+            asked.due_ns = min(asked.due_ns, now_ns)
+
+    def hear_reply(self, sender: str, floating_ip: IPv4Address, *, nonce: int, sequence: int, now_ns: int) -> bool:
         """A member answered, over the data path. Of another start, or not to the last question, it changes nothing.
 
-        What is late proves nothing, but it did come: an agent was slow, and the segment swallows nothing.
+        What is late proves nothing, but it did come: an agent was slow, and the segment swallows nothing. Returns
+        whether it is the first answer to the last question, in time: then its word is of now.
         """
         asked = self._asked.get((sender, floating_ip))
         if asked is None or nonce != self.nonce or sequence != asked.sequence:
-            return
+            return False
         asked.losses = 0
         if asked.sent_ns is None or now_ns - asked.sent_ns > ANSWER_NS:
-            return
+            return False
         asked.sent_ns = None
         asked.run += 1
         if asked.lost_ns is not None and now_ns - asked.lost_ns > CALM_NS:
             asked.needed, asked.lost_ns = CONFIRMATIONS, None
         if not asked.is_proven and asked.run >= asked.needed:
             asked.is_proven = True
+        return True
 
     def advance(self, *, now_ns: int) -> None:
         """Give up what was not answered in time, and ask what is due."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 
-from service.lab.plan import POD_CIDR, SEGMENTS, SERVICE_CIDR, Plan
+from service.lab.plan import POD_CIDR, SERVICE_CIDR, Plan
 from service.lab.traffic.leak_check import CaptureSite
 
 
@@ -11,9 +11,13 @@ def capture_site(plan: Plan, floating_ips: Iterable[str]) -> CaptureSite:
     """Floating IPs are not of the plan: the gateway object lists them."""
     listed = frozenset(IPv4Address(address) for address in floating_ips)
     return CaptureSite(
-        node_of_port={node.port(0): node.name for node in plan.nodes},
-        second_uplink_ports=frozenset(f"{name}-1" for name in ("router", *(node.name for node in plan.nodes))),
-        macs_of_node={node.name: tuple(mac_bytes(node.mac(segment)) for segment in (0, 1)) for node in plan.nodes},
+        node_of_port={node.port(node.segments[0]): node.name for node in plan.nodes},
+        second_uplink_ports=frozenset(
+            f"{name}-1" for name in ("router", *(node.name for node in plan.nodes if not node.is_far))
+        ),
+        macs_of_node={
+            node.name: tuple(mac_bytes(node.mac(segment)) for segment in node.segments) for node in plan.nodes
+        },
         pod_cidrs=(POD_CIDR,),
         in_cluster=(POD_CIDR, SERVICE_CIDR, *map(IPv4Network, (*_own_addresses(plan), *listed))),
         floating_ips=listed,
@@ -23,7 +27,7 @@ def capture_site(plan: Plan, floating_ips: Iterable[str]) -> CaptureSite:
 def _own_addresses(plan: Plan) -> Iterator[IPv4Address]:
     """Of members: no other host of their segments is in the cluster (rule W12)."""
     for node in plan.nodes:
-        yield from (node.address(segment) for segment in range(len(SEGMENTS)))
+        yield from (node.address(segment) for segment in node.segments)
     yield from (controller.ip for controller in plan.controllers)
 
 

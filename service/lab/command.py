@@ -20,7 +20,7 @@ from service.lab.demo import LabDemo
 from service.lab.demonstration import demonstrate
 from service.lab.fault import Fault, apply_fault
 from service.lab.lab import Lab, lab_down, lab_up
-from service.lab.plan import DEFAULT_NAME, PROXY_MODES, LabOptions
+from service.lab.plan import DEFAULT_NAME, PROXY_MODES, TRANSPORTS, LabOptions
 from service.lab.state import locked
 from service.model.lease import ProfileName
 
@@ -65,6 +65,8 @@ def lab(context: click.Context, kubernetes: bool, name: str, proxy_mode: str, ke
 @click.option("--controllers", default=2, show_default=True)
 @click.option("--electors", default=0, help="1, 3, 5 or 7; as many as there are nodes for (up to 5) if not given.")
 @click.option("--profile", type=click.Choice([str(name) for name in ProfileName]), default="default", show_default=True)
+@click.option("--far-nodes", default=0, help="So many of the workers are on a segment of their own, behind the router.")
+@click.option("--transport", type=click.Choice(TRANSPORTS), default=TRANSPORTS[0], show_default=True)
 @click.option("--source", type=click.Path(path_type=Path), help="Folder whose manifests the lab starts with.")
 @click.option("--replace", is_flag=True, help="Clear a lab of that name first.")
 @click.option("--no-processes", is_flag=True, help="Only the site and the outside server.")
@@ -78,6 +80,8 @@ def up(
     controllers: int,
     electors: int,
     profile: str,
+    far_nodes: int,
+    transport: str,
     source: Path | None,
     replace: bool,
     no_processes: bool,
@@ -95,6 +99,8 @@ def up(
         profile=profile,
         kubernetes=kubernetes,
         proxy_mode=proxy_mode,
+        far_nodes=far_nodes,
+        transport=transport,
     )
     console = _console()
     with console.status(f"building the {'cluster' if kubernetes else 'lab'}") as status:

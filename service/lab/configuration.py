@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from service.lab.plan import POD_CIDR, SEGMENTS, SERVICE_CIDR, Plan, PlannedController, PlannedNode
+from service.lab.plan import POD_CIDR, SERVICE_CIDR, Plan, PlannedController, PlannedNode
 from service.model.gateway_node import NodeRole
 
 MAX_LEASE_MS = 1000
@@ -28,12 +28,14 @@ def write_configuration(folder: Path, plan: Plan, member: PlannedNode | PlannedC
         (home / name).mkdir(parents=True, exist_ok=True)
     role = member.role if isinstance(member, PlannedNode) else NodeRole.CONTROLLER
     path = home / "config.yaml"
-    path.write_text(yaml.safe_dump(_settings(folder, plan, member.name, str(member.ip), role)), encoding="utf-8")
+    uplinks = [f"eth{segment}" for segment in (member.segments if isinstance(member, PlannedNode) else (0,))]
+    settings = _settings(folder, plan, member.name, str(member.ip), role, uplinks)
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     (home / "keyring").write_text(f"{key}\n", encoding="ascii")
     return path
 
 
-def _settings(folder: Path, plan: Plan, name: str, address: str, role: NodeRole) -> dict[str, Any]:
+def _settings(folder: Path, plan: Plan, name: str, address: str, role: NodeRole, uplinks: list[str]) -> dict[str, Any]:
     home = member_folder(folder, name)
     return {
         "node": name,
@@ -52,7 +54,8 @@ def _settings(folder: Path, plan: Plan, name: str, address: str, role: NodeRole)
         # Electors without memory keep silent for the longest lease; a new lab shall not wait the usual 15 s for that.
         "lease": {"profile": plan.options.profile, "max_lease_ms": MAX_LEASE_MS},
         "datapath": {
-            "uplinks": [f"eth{segment}" for segment in range(len(SEGMENTS))],
+            "uplinks": uplinks,
+            "transport": plan.options.transport,
             "pod_cidrs": [str(POD_CIDR)],
             "service_cidrs": [str(SERVICE_CIDR)],
             "bpf_dir": str(home / "bpf"),

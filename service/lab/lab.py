@@ -98,7 +98,7 @@ class Lab:
             if controller.name == member:
                 return [controller.port]
         node = self.node(member)
-        return [node.port(segment) for segment in range(len(SEGMENT_BRIDGES))]
+        return [node.port(segment) for segment in node.segments]
 
     def remember(self, record: ProcessRecord) -> None:
         """Put a program on record, in the place of an earlier one of its kind and member, so that `down` ends it."""
@@ -193,7 +193,7 @@ class Lab:
             "role": str(node.role),
             "netns": node.netns,
             "ip": str(node.ip),
-            "mac": node.mac(0),
+            "mac": node.mac(node.segments[0]),
             "ports": self.ports(node.name),
             "agent_pid": self._pid("agent", node.name),
             "keeper_pid": self._pid("keeper", node.name),

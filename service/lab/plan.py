@@ -2,7 +2,8 @@
 
 One control-plane node and the rest workers share `segment0` (192.168.1.0/24) with the router and the controllers, and
 a second uplink `segment1` (172.30.1.0/24) with the router only. The router joins them to the outside server and knows
-no way to pod addresses, so a pod's bare packet that leaks is seen outside but never answered.
+no way to pod addresses, so a pod's bare packet that leaks is seen outside but never answered. Far nodes, if any, are
+the last ones, on `segment2` (172.30.2.0/24) alone: the router joins it to the others, and floating IPs are not of it.
 """
 
 import re
@@ -14,6 +15,10 @@ from service.model.errors import OperatorError
 from service.model.gateway_node import NodeRole
 
 SEGMENTS = (IPv4Network("192.168.1.0/24"), IPv4Network("172.30.1.0/24"))
+FAR_SEGMENT = len(SEGMENTS)
+NETWORKS = (*SEGMENTS, IPv4Network("172.30.2.0/24"))
+"""Of all segments, the far one last."""
+TRANSPORTS = ("l2", "vxlan", "auto")
 POD_CIDR = IPv4Network("10.244.0.0/16")
 SERVICE_CIDR = IPv4Network("10.96.0.0/16")
 OUTSIDE_LINK = IPv4Network("203.0.113.0/30")
@@ -61,6 +66,10 @@ class LabOptions:
     """Of kube-proxy, in a cluster."""
     datapath: dict[str, Any] = field(default_factory=dict)
     """Settings of every member's `datapath`, beside or in the place of the lab's own."""
+    far_nodes: int = 0
+    """So many of the workers are on a segment of their own, behind the router."""
+    transport: str = "l2"
+    """`datapath.transport` of every member."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +109,17 @@ class PlannedNode:
     octet: int
     pod_cidr: IPv4Network
     pods: tuple[PlannedPod, ...]
+    is_far: bool = False
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """Which ones it is on, as in NETWORKS; by the first it is known to the others."""
+        return (FAR_SEGMENT,) if self.is_far else tuple(range(len(SEGMENTS)))
 
     @property
     def ip(self) -> IPv4Address:
-        """On the first segment: by this the node is known to the others, and its pods outside."""
-        return self.address(0)
+        """On its first segment: by this the node is known to the others, and its pods outside."""
+        return self.address(self.segments[0])
 
     @property
     def bridge_address(self) -> IPv4Address:
@@ -117,8 +132,8 @@ class PlannedNode:
         return pod_mac(self.bridge_address)
 
     def address(self, segment: int) -> IPv4Address:
-        """`segment`: 0 or 1, as in SEGMENTS."""
-        return SEGMENTS[segment][self.octet]
+        """`segment`: as in NETWORKS."""
+        return NETWORKS[segment][self.octet]
 
     def mac(self, segment: int) -> str:
         """Of the node's own end of its link to that segment."""
@@ -235,6 +250,10 @@ def _check(options: LabOptions) -> None:
         raise OperatorError(f"--controllers: 0 to {len(CONTROLLER_OCTETS)}, not {options.controllers}")
     if options.proxy_mode not in PROXY_MODES:
         raise OperatorError(f"--proxy-mode: {' or '.join(PROXY_MODES)}, not {options.proxy_mode!r}")
+    if not 0 <= options.far_nodes < options.nodes or (options.far_nodes and options.kubernetes):
+        raise OperatorError(f"--far-nodes: fewer than there are nodes, and none of a cluster, not {options.far_nodes}")
+    if options.transport not in TRANSPORTS:
+        raise OperatorError(f"--transport: {', '.join(TRANSPORTS)}, not {options.transport!r}")
     if options.state_kib < 0:
         raise OperatorError(f"the size of a state disk cannot be {options.state_kib} KiB")
     if options.electors not in (0, 1, 3, 5, 7) or options.electors > options.nodes:
@@ -253,6 +272,7 @@ def _node(options: LabOptions, index: int) -> PlannedNode:
         octet=CONTROL_OCTET if control else FIRST_WORKER_OCTET + index - 1,
         pod_cidr=pod_cidr,
         pods=tuple(_pod(options, name, pod_cidr, index, ordinal) for ordinal in range(pods)),
+        is_far=index >= options.nodes - options.far_nodes,
     )
 
 

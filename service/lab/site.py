@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from service.lab.namespace import create_namespaces, ip_batch, nft, run, write_sysctls
 from service.lab.plan import (
+    FAR_SEGMENT,
+    NETWORKS,
     OUTSIDE_ADDRESSES,
     OUTSIDE_NETWORKS,
     POD_CIDR,
@@ -18,7 +20,7 @@ from service.lab.plan import (
     segment_mac,
 )
 
-SEGMENT_BRIDGES = tuple(f"segment{index}" for index in range(len(SEGMENTS)))
+SEGMENT_BRIDGES = tuple(f"segment{index}" for index in range(len(NETWORKS)))
 POD_BRIDGE = "cni0"
 _BRIDGE_OPTIONS = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
 _BASE_SYSCTLS = {
@@ -78,15 +80,20 @@ def _write_all_sysctls(plan: Plan) -> None:
 
 def _fabric_lines(plan: Plan) -> Iterator[str]:
     yield "link set lo up"
-    for bridge in SEGMENT_BRIDGES:
+    for segment in _segments(plan):
+        bridge = SEGMENT_BRIDGES[segment]
         yield f"link add {bridge} {_BRIDGE_OPTIONS}"
         yield f"link set {bridge} up"
-    for segment, bridge in enumerate(SEGMENT_BRIDGES):
         yield from _attach(bridge, f"router-{segment}", plan.router, segment, ROUTER_OCTET)
         for node in plan.nodes:
-            yield from _attach(bridge, node.port(segment), node.netns, segment, node.octet)
+            if segment in node.segments:
+                yield from _attach(bridge, node.port(segment), node.netns, segment, node.octet)
     for controller in plan.controllers:
         yield from _attach(SEGMENT_BRIDGES[0], controller.port, controller.netns, 0, controller.octet)
+
+
+def _segments(plan: Plan) -> range:
+    return range(len(NETWORKS) if plan.options.far_nodes else FAR_SEGMENT)
 
 
 def _attach(bridge: str, port: str, netns: str, segment: int, octet: int) -> Iterator[str]:
@@ -98,7 +105,8 @@ def _attach(bridge: str, port: str, netns: str, segment: int, octet: int) -> Ite
 def _router_lines(plan: Plan) -> Iterator[str]:
     here, there = plan.outside_link
     yield "link set lo up"
-    for segment, network in enumerate(SEGMENTS):
+    for segment in _segments(plan):
+        network = NETWORKS[segment]
         yield f"address add {network[ROUTER_OCTET]}/{network.prefixlen} broadcast + dev eth{segment}"
         yield f"link set eth{segment} up"
     yield f"link add outside0 type veth peer name eth0 netns {plan.outside}"
@@ -129,18 +137,19 @@ def _controller_lines(controller: PlannedController) -> Iterator[str]:
 
 def _node_lines(plan: Plan, node: PlannedNode) -> Iterator[str]:
     yield "link set lo up"
-    for segment in range(len(SEGMENTS)):
+    for segment in node.segments:
         yield f"address add {node.address(segment)}/24 broadcast + dev eth{segment}"
         yield f"link set eth{segment} up"
-    yield f"route add default via {SEGMENTS[0][ROUTER_OCTET]}"
-    yield f"route add {SECOND_UPLINK_DESTINATION} via {SEGMENTS[1][ROUTER_OCTET]}"
+    yield f"route add default via {NETWORKS[node.segments[0]][ROUTER_OCTET]}"
+    if not node.is_far:
+        yield f"route add {SECOND_UPLINK_DESTINATION} via {SEGMENTS[1][ROUTER_OCTET]}"
     if not plan.options.kubernetes:
         yield f"link add {POD_BRIDGE} address {node.bridge_mac} {_BRIDGE_OPTIONS}"
         yield f"address add {node.bridge_address}/24 broadcast + dev {POD_BRIDGE}"
         yield f"link set {POD_BRIDGE} up"
-    # host-gw: the other nodes' pods are reached through their nodes.
+    # host-gw: the other nodes' pods are reached through their nodes, where these are near.
     for other in plan.nodes:
-        if other is not node:
+        if other is not node and other.segments == node.segments:
             yield f"route add {other.pod_cidr} via {other.ip}"
     for pod in node.pods:
         yield from pod_link_lines(pod)
@@ -173,7 +182,7 @@ def pod_lines(node: PlannedNode, pod: PlannedPod) -> Iterator[str]:
 
 def masquerade_ruleset(node: PlannedNode) -> str:
     """What a CNI's `ipMasq` puts on a node: pods are seen outside as their node."""
-    in_cluster = ", ".join(str(network) for network in (POD_CIDR, *SEGMENTS))
+    in_cluster = ", ".join(str(network) for network in (POD_CIDR, *NETWORKS))
     return f"""
 table ip cni {{
   chain postrouting {{

@@ -64,5 +64,7 @@ class GatewayNode:
     API server's."""
     address: IPv4Address | None = None
     """By which gossip reaches it."""
+    tunnels: bool = False
+    """It takes packets of members out of the tunnel (rule X2)."""
     translates: bool = True
     """It gives its pods' packets their floating IP itself; before, the holder did (rule U1)."""

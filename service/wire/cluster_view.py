@@ -312,6 +312,7 @@ class ClusterView:
                 schedulable=metadata.schedulable,
                 own_addresses=metadata.own_addresses,
                 address=IPv4Address(member.address.host),
+                tunnels=metadata.tunnels,
                 translates=metadata.translates,
             )
             for name, (member, metadata) in self.members().items()

@@ -14,6 +14,7 @@ from service.datapath.layout import MapName, WayKind
 from service.datapath.reconciler import Reconciler
 from service.model.assignment import Location
 from service.model.errors import PeerError
+from service.model.keeper_message import HeldLease
 from service.model.lease import Token
 from service.model.machine import Address
 from service.network.path_probe import PROBE_OUTSIDE
@@ -51,16 +52,21 @@ class Agent:
         self.reconciler = Reconciler(settings, index)
         index.apply(objects(FLOATING_IP, OTHER_IP))
         self.reconciler.learn_uplinks((self.uplink,))
-        self.reconciler.learn_members((node("worker1", 21), replace(node("worker2", 22), address=NODE_2)), {})
+        self.reconciler.learn_members(
+            (node("worker1", 21), replace(node("worker2", 22), address=NODE_2, tunnels=True)), {}
+        )
         self.reconciler.learn_location(Location(FLOATING_IP, "worker2", Token(1, 1, 1)))
         self.changes = 0
         self.living = {"worker1", "worker2"}
+        self.held: dict[IPv4Address, HeldLease] = {}
         self.watch = TransportWatch(
             settings,
             self.reconciler,
             start_id=self.last,
             clock=now_ns,
             is_answering=lambda name: name in self.living,
+            held=lambda: self.held,
+            heard=self.reconciler.learn_location,
             changed=self._change,
             sender=self,
         )
@@ -197,6 +203,37 @@ async def test_x1_an_answer_by_another_way_than_the_data_path_proves_nothing() -
         await asyncio.sleep(10)
         assert site.one.way_kind() == WayKind.TUNNEL
     assert set(refused) == {"not-by-the-data-path"}
+
+
+def holding(counter: int, *, until_s: float = 3600) -> dict[IPv4Address, HeldLease]:
+    return {FLOATING_IP: HeldLease(str(FLOATING_IP), 1, 1, counter, round(until_s * 1e9))}
+
+
+@in_virtual_time
+async def test_r2_an_answer_is_the_holders_word_and_a_question_follows_an_announcement_at_once() -> None:
+    """A failover needs neither gossip nor a leader."""
+    site = Site()
+    async with site.running():
+        await asyncio.sleep(5.3)
+        before = len(site.frames)
+        site.two.held = holding(9)
+        site.one.watch.hear_announcement(FLOATING_IP, site.two.uplink.mac)
+        await asyncio.sleep(0.01)
+        assert len(site.frames) == before + 2
+        assert site.one.reconciler.locations[FLOATING_IP] == Location(FLOATING_IP, "worker2", Token(1, 1, 9))
+
+
+@in_virtual_time
+async def test_r2_a_member_that_does_not_hold_the_address_says_nothing_of_it() -> None:
+    """Whoever forged its announcement."""
+    site = Site()
+    async with site.running():
+        await asyncio.sleep(5.3)
+        site.two.held = holding(9, until_s=1)
+        site.one.watch.hear_announcement(FLOATING_IP, site.two.uplink.mac)
+        site.one.watch.hear_announcement(FLOATING_IP, b"strang")
+        await asyncio.sleep(2)
+        assert site.one.reconciler.locations[FLOATING_IP].token == Token(1, 1, 1)
 
 
 @in_virtual_time

@@ -100,6 +100,8 @@ class Site:
                 start_id=7,
                 clock=now_ns,
                 is_answering=lambda name: True,
+                held=dict,
+                heard=lambda location: None,
                 changed=self.dirty.set,
             ),
             conflicts=Conflicts(

@@ -50,7 +50,13 @@ def test_the_own_address_is_reached_on_the_node_itself(transport: TransportChoic
 def test_x2_through_the_tunnel_the_way_is_the_holders_own_address_with_a_shared_segment_and_without() -> None:
     tunnelled = replace(KNOWN, transport="vxlan")
     assert ways(tunnelled) == ways(replace(tunnelled, uplinks=(), segments={})) == BY_TUNNEL
-    assert ways(replace(tunnelled, addresses={})) is None
+    assert ways(replace(tunnelled, uplinks=(), addresses={})) is None
+
+
+def test_x2_a_member_that_takes_nothing_out_of_a_tunnel_is_reached_over_the_segment() -> None:
+    """While the setting changes node by node."""
+    assert ways(replace(KNOWN, transport="vxlan", addresses={})) == BY_SEGMENT
+    assert ways(replace(KNOWN, transport="auto", addresses={})) == BY_SEGMENT
 
 
 def test_x1_of_itself_a_segment_is_used_only_where_it_was_proven_for_that_address() -> None:

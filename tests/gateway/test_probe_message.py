@@ -7,7 +7,12 @@ from service.model.errors import PeerError
 
 
 @pytest.mark.parametrize(
-    "message", [QuestionMessage(0xC0A80164, (1 << 64) - 1, 7, True), ReplyMessage(0xC0A80164, 1, 7)]
+    "message",
+    [
+        QuestionMessage(0xC0A80164, (1 << 64) - 1, 7, True),
+        ReplyMessage(0xC0A80164, 1, 7),
+        ReplyMessage(1, 1, 7, (1, 2, 3)),
+    ],
 )
 def test_what_is_said_is_what_is_read(message: QuestionMessage | ReplyMessage) -> None:
     assert decode_message(encode_message(message)) == message

@@ -43,7 +43,7 @@ def test_what_a_node_hears_travels_with_its_segments() -> None:
     heard = tuple(replace(SEGMENT, hearing=hearing) for hearing in Hearing)
     metadata = MemberMetadata(NodeRole.WORKER, True, True, heard, "1.2.3", 5)
     assert decode_metadata(encode_metadata(metadata)) == metadata
-    *former, _, _ = msgspec.msgpack.decode(encode_metadata(metadata))
+    *former, _, _, _ = msgspec.msgpack.decode(encode_metadata(metadata))
     assert {segment.hearing for segment in decode_metadata(msgspec.msgpack.encode(former)).segments} == {Hearing(0)}
     with pytest.raises(PeerError, match="worker9"):
         decode_metadata(msgspec.msgpack.encode([*former, [9, 9, 9, 9]]), member="worker9")
@@ -51,7 +51,7 @@ def test_what_a_node_hears_travels_with_its_segments() -> None:
 
 def test_u1_a_member_of_a_release_that_translates_at_the_gateway_is_known_by_its_silence() -> None:
     metadata = MemberMetadata(NodeRole.WORKER, True, True, (SEGMENT,), "1.2.3", 5)
-    *former, _ = msgspec.msgpack.decode(encode_metadata(metadata))
+    *former, _, _ = msgspec.msgpack.decode(encode_metadata(metadata))
     assert decode_metadata(encode_metadata(metadata)).translates
     assert not decode_metadata(msgspec.msgpack.encode(former)).translates
 

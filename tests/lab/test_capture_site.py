@@ -21,6 +21,13 @@ def test_a_node_is_known_by_its_addresses_on_both_segments() -> None:
     assert SITE.macs_of_node["worker1"] == (b"\x02eg\0\0\x15", b"\x02eg\0\1\x15")
 
 
+def test_a_far_node_is_known_by_its_only_segment() -> None:
+    site = capture_site(make_plan(LabOptions(nodes=2, far_nodes=1)), ["192.168.1.100"])
+    assert site.node_of_port == {"control1-0": "control1", "worker1-2": "worker1"}
+    assert site.second_uplink_ports == {"router-1", "control1-1"}
+    assert site.macs_of_node["worker1"] == (b"\x02eg\0\2\x15",)
+
+
 def test_pods_services_and_nodes_are_in_the_cluster_and_the_outside_is_not() -> None:
     def is_in_cluster(address: IPv4Address) -> bool:
         return any(address in network for network in SITE.in_cluster)

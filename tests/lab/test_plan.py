@@ -27,6 +27,19 @@ def test_every_name_and_address_is_used_once() -> None:
     assert len(set(macs)) == len(macs)
 
 
+def test_far_nodes_are_the_last_ones_and_on_a_segment_of_their_own() -> None:
+    plan = make_plan(LabOptions(nodes=3, far_nodes=1))
+    assert [node.segments for node in plan.nodes] == [(0, 1), (0, 1), (2,)]
+    assert str(plan.nodes[-1].ip) == "172.30.2.22"
+    with pytest.raises(OperatorError, match="--far-nodes"):
+        make_plan(LabOptions(nodes=3, far_nodes=3))
+
+
+def test_a_transport_that_there_is_not_is_refused() -> None:
+    with pytest.raises(OperatorError, match="--transport"):
+        make_plan(LabOptions(transport="geneve"))
+
+
 def test_a_disk_of_negative_size_is_refused() -> None:
     with pytest.raises(OperatorError, match="-1 KiB"):
         make_plan(LabOptions(state_kib=-1))

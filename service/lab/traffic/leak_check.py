@@ -2,7 +2,7 @@
 
 Three ways to break them: a pod's bare packet for the outside is on a wire, whoever it is for; an IP frame or ARP from a
 floating IP comes from another node than its holder, and is not steered to the holder by a member; or it is on the
-second uplink.
+second uplink. What is within a tunnel is no frame of the floating IP's.
 """
 
 from collections.abc import Iterable, Sequence
@@ -150,7 +150,7 @@ def find_leaks(
     violations = []
     for frame in frames:
         leak = None
-        if frame.source in site.floating_ips:
+        if frame.source in site.floating_ips and not frame.encapsulated:
             leak = floating.judge(frame)
         elif is_pod_to_outside(frame, site):
             leak = Leak.POD_BARE
