@@ -7,7 +7,8 @@ from ipaddress import IPv4Address
 import pytest
 
 from service.datapath.attribution import Attribution, Label
-from service.datapath.layout import FLOW_VALUE
+from service.datapath.flow_row import FLOW
+from service.datapath.layout import NO_MAC
 from service.datapath.traffic import Account, Numbers, Traffic
 
 F, G = (IPv4Address(one).packed for one in ("192.168.1.100", "192.168.1.101"))
@@ -31,7 +32,7 @@ def key(port: int = 1) -> bytes:
 def value(out_packets: int, in_packets: int = 0, *, size: int = 100, floating_ip: bytes = F) -> bytes:
     """`size`: bytes of each packet."""
     numbers = (out_packets % 2**32, in_packets % 2**32, out_packets * size, in_packets * size)
-    return FLOW_VALUE.pack(7, 8, 240, 71, 3, floating_ip, 0, b"\4\0", 1, 0, *numbers)
+    return FLOW.pack(7, 8, 240, 71, 3, floating_ip, 0, b"\4\0", 1, 0, *numbers, 0, 0, 0, NO_MAC, NO_MAC)
 
 
 def sweep(traffic: Traffic, *rows: tuple[bytes, bytes], said: Attribution = BOTH) -> dict[Label, Account]:
