@@ -164,7 +164,7 @@ class DatapathSettings(_Section, frozen=True):
     flows_per_pod: Annotated[int, Meta(ge=1, le=4_000_000)] = 32_768
     """How many flows a pod may have at once; beyond it new ones are dropped, and counted as `quota` (rule B4)."""
     flows: Annotated[int, Meta(ge=0, le=4_000_000)] = 0
-    """For how many open TCP connections, and as many datagram flows, this node's tables have room; 540 bytes of kernel
+    """For how many open TCP connections, and as many datagram flows, this node's tables have room; 600 bytes of kernel
     memory each. 0: one for each 64 KiB of its memory, 16,384 to 1,048,576. What is changed here counts from the node's
     next boot on (rule B5)."""
     timeouts: TimeoutSettings = TimeoutSettings()
