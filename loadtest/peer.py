@@ -155,13 +155,17 @@ def node_ruleset(pods: Sequence[IPv4Address]) -> str:
     return f"""
 table ip kube_proxy {{
   map services {{ type ipv4_addr : verdict; elements = {{ {services} }} }}
-  chain service {{ counter dnat to {pods[0]} }}
+  chain service {{
+    counter dnat to {pods[0]}
+  }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
     meta l4proto {{ tcp, udp }} ip daddr vmap @services
     fib daddr type local counter
   }}
-  chain firewall {{ ip daddr 10.96.255.254 counter drop }}
+  chain firewall {{
+    ip daddr 10.96.255.254 counter drop
+  }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
     ct state new counter jump firewall
@@ -179,7 +183,7 @@ table ip kube_proxy {{
 table ip network_policy {{
   map from_pods {{ type ipv4_addr : verdict; elements = {{ {by_pod} }} }}
   map to_pods {{ type ipv4_addr : verdict; elements = {{ {by_pod} }} }}
-  set peers {{ type ipv4_addr; flags interval; elements = {{ 0.0.0.0/1, 128.0.0.0/1 }} }}
+  set peers {{ type ipv4_addr; flags interval; elements = {{ 8.0.0.0/8, 10.0.0.0/8, {SERVER_NETWORK} }} }}
   chain pod {{
     ct state invalid counter drop
     ct state related,established counter return
