@@ -145,23 +145,28 @@ def node_rules(lab: Lab) -> Iterator[None]:
 
 
 def node_ruleset(pods: Sequence[IPv4Address]) -> str:
-    """What kube-proxy (iptables mode, as nft lists it) and a CNI with a NetworkPolicy for each pod have on a node.
+    """What a real node has in netfilter beside a CNI's masquerade. Everything here is let through in the end."""
+    return kube_proxy_ruleset(pods[0]) + network_policy_ruleset(pods)
 
-    Once a connection stands its packets pass the checks of state and mark, and the chains of their pod; each new one
-    looks at the services too. Everything here is let through in the end.
-    """
+
+def kube_proxy_ruleset(endpoint: IPv4Address) -> str:
+    """kube-proxy's, in iptables mode, as nft lists it: checks of state and mark for every packet that is forwarded, and
+    the services for each new connection."""
     services = ", ".join(f"10.96.{number // 200}.{number % 200 + 10} : goto service" for number in range(SERVICES))
-    by_pod = ", ".join(f"{pod} : jump pod" for pod in pods)
     return f"""
 table ip kube_proxy {{
   map services {{ type ipv4_addr : verdict; elements = {{ {services} }} }}
-  chain service {{ counter dnat to {pods[0]} }}
+  chain service {{
+    counter dnat to {endpoint}
+  }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
     meta l4proto {{ tcp, udp }} ip daddr vmap @services
     fib daddr type local counter
   }}
-  chain firewall {{ ip daddr 10.96.255.254 counter drop }}
+  chain firewall {{
+    ip daddr 10.96.255.254 counter drop
+  }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
     ct state new counter jump firewall
@@ -176,10 +181,17 @@ table ip kube_proxy {{
     counter masquerade
   }}
 }}
+"""
+
+
+def network_policy_ruleset(pods: Sequence[IPv4Address]) -> str:
+    """A CNI's, with a NetworkPolicy for each pod: both directions of its packets go through its chain."""
+    by_pod = ", ".join(f"{pod} : jump pod" for pod in pods)
+    return f"""
 table ip network_policy {{
   map from_pods {{ type ipv4_addr : verdict; elements = {{ {by_pod} }} }}
   map to_pods {{ type ipv4_addr : verdict; elements = {{ {by_pod} }} }}
-  set peers {{ type ipv4_addr; flags interval; elements = {{ 0.0.0.0/1, 128.0.0.0/1 }} }}
+  set peers {{ type ipv4_addr; flags interval; elements = {{ 8.0.0.0/8, 10.0.0.0/8, {SERVER_NETWORK} }} }}
   chain pod {{
     ct state invalid counter drop
     ct state related,established counter return

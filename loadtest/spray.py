@@ -113,9 +113,12 @@ def count(*, address: str, port: int, flows: int) -> Answer:
         server.bind((address, port))
         server.setblocking(False)
         say({"ready": True})
-        while 0 not in (ready := select.select([0, server.fileno()], [], [])[0]):
+        is_over = False
+        while not is_over:
+            is_over = 0 in select.select([0, server.fileno()], [], [])[0]
+            # What came before the word counts.
             with contextlib.suppress(BlockingIOError):
-                while server.fileno() in ready:
+                while True:
                     data, source = server.recvfrom(64)
                     numbers.add(int.from_bytes(data[:4], "big"))
                     sources.add(source[0])
@@ -135,9 +138,11 @@ def accept(*, address: str, port: int) -> Answer:
         server.listen(4096)
         server.setblocking(False)
         say({"ready": True})
-        while 0 not in (ready := select.select([0, server.fileno()], [], [])[0]):
+        is_over = False
+        while not is_over:
+            is_over = 0 in select.select([0, server.fileno()], [], [])[0]
             with contextlib.suppress(BlockingIOError):
-                while server.fileno() in ready:
+                while True:
                     connection, source = server.accept()
                     kept.append(connection)
                     sources.add(source[0])

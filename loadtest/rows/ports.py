@@ -6,6 +6,7 @@ flow, and what is refused before nearly all is taken the search for a free port 
 """
 
 import contextlib
+import time
 from collections.abc import Sequence
 
 from loadtest import gateway, peer
@@ -23,6 +24,8 @@ FILL = 0.95
 _SERVERS = 2
 """Processes on one port: each has a limit of open files."""
 _PATIENCE_S = 60.0
+_UNDER_WAY_S = 0.1
+"""After that what was sent has come, or never will."""
 
 
 def measure_ports(options: DatapathOptions, report: Report) -> Row:
@@ -85,6 +88,7 @@ def fill(site: Site, flows: int, pace: int) -> list[int]:
             packets=1,
             pace=pace,
         )
+        time.sleep(_UNDER_WAY_S)
         server.end()
         counted = server.answer(_PATIENCE_S)
     if counted["sources"] != [gateway.SOURCE_IP]:

@@ -1,12 +1,23 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from loadtest.goal import Verdict
-from loadtest.measurement import METRICS, Round
-from loadtest.rows.cost import BRIDGE, RATIOS, RULES, VETH, difference, measure_cost, measure_vxlan, summary
+from loadtest.measurement import METRICS, Round, measure_request_response
+from loadtest.rows.cost import (
+    BRIDGE,
+    RATIOS,
+    RULES,
+    VETH,
+    difference,
+    interleave,
+    measure_cost,
+    measure_vxlan,
+    summary,
+)
 from loadtest.rows.options import DatapathOptions
-from loadtest.variant import DIRECT_PATH, GATEWAY, NFT_MAPS, NFT_TUNNEL, PLAIN, POLICY_PATH, vxlan_settings
+from loadtest.variant import DIRECT_PATH, GATEWAY, NFT_MAPS, NFT_TUNNEL, PLAIN, POLICY_PATH, Site, vxlan_settings
 from service.lab.namespace import namespaces_of
 
 
@@ -50,6 +61,15 @@ def test_a_summary_has_the_medians_of_what_was_measured() -> None:
     assert rows["udp_cpu_ns"]["median"] == {PLAIN: 6, NFT_MAPS: 6, NFT_TUNNEL: 6, GATEWAY: 2}
     assert set(rows["bulk_gbit"]["median"]) == {NFT_MAPS, NFT_TUNNEL, GATEWAY}
     assert summary([]) == []
+
+
+def test_each_round_begins_with_another_variant(site: Site, options: DatapathOptions) -> None:
+    other, told = replace(site, variant=PLAIN), list[str]()
+    for number in range(2):
+        found = interleave(options, number, [other, site], [measure_request_response], told.append)
+        assert set(found) == {PLAIN, GATEWAY}
+        assert found[GATEWAY]["rr_p99_us"] >= found[GATEWAY]["rr_p50_us"] > 0
+    assert [line.rpartition(", ")[2] for line in told] == [PLAIN, GATEWAY, GATEWAY, PLAIN]
 
 
 def test_what_was_counted_meanwhile_is_told_and_what_stood_still_is_not() -> None:
