@@ -21,7 +21,7 @@ GATEWAY, GATEWAY_VXLAN = "gateway", "gateway, vxlan"
 PEER_HOLDER, PEER_NODE = "worker1", "worker2"
 POLICY_PATH, DIRECT_PATH = "policy", "direct"
 PATHS = (POLICY_PATH, DIRECT_PATH)
-_DIRECT_SETTING, _TRANSPORT_SETTING = "direct_path", "transport"
+_DIRECT_SETTING, _TRANSPORT_SETTING = "direct", "transport"
 
 
 @dataclass(frozen=True, slots=True)

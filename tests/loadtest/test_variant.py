@@ -9,7 +9,7 @@ class Former:
 
 
 class Later:
-    __struct_fields__ = ("uplinks", "direct_path", "transport")
+    __struct_fields__ = ("uplinks", "direct", "transport")
 
 
 def test_what_this_version_has_not_is_not_measured_and_the_policy_path_always_is(
@@ -23,6 +23,6 @@ def test_what_this_version_has_not_is_not_measured_and_the_policy_path_always_is
 
 def test_where_it_is_there_the_nodes_are_told_which_way_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variant, "DatapathSettings", Later)
-    assert path_settings(POLICY_PATH) == {"direct_path": False}
-    assert path_settings(DIRECT_PATH) == {"direct_path": True}
+    assert path_settings(POLICY_PATH) == {"direct": False}
+    assert path_settings(DIRECT_PATH) == {"direct": True}
     assert vxlan_settings() == {"transport": "vxlan"}
