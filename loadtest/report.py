@@ -23,6 +23,7 @@ from loadtest.chaos.run import ChaosOptions, ChaosResult
 from loadtest.chaos.schedule import Choice
 from loadtest.chaos.shorten import Shortened
 from loadtest.datapath import RATIOS, VARIANTS, DatapathResult
+from loadtest.driving import CASES, DrivingResult
 from loadtest.failover import FailoverResult, Kill
 from loadtest.statistics import median
 from service.version import VERSION
@@ -120,6 +121,35 @@ def _ratio(value: float | None) -> str:
 
 def _pairs(counters: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counters.items())
+
+
+# -- driving --
+
+
+def driving_document(result: DrivingResult, machine: dict[str, Any]) -> dict[str, Any]:
+    """Everything, the single repeats too."""
+    return {
+        "test": "driving",
+        "environment": machine,
+        "options": asdict(result.options),
+        "summary": result.summary(),
+        "sizes": [asdict(size) | {"ms": cases} for size, cases in result.cases.items()],
+    }
+
+
+def print_driving(result: DrivingResult, machine: dict[str, Any], console: Console) -> None:
+    """The medians of each size."""
+    options = result.options
+    table = Table(title=f"ms of the event loop, {options.members} members, medians of {options.repeats}")
+    for name in ("policies", "pods", *(title for _, title in CASES)):
+        table.add_column(name, justify="right")
+    for row in result.summary():
+        table.add_row(str(row["policies"]), str(row["pods"]), *(f"{row[case]:.2f}" for case, _ in CASES))
+    console.print(table)
+    console.print(
+        "An idle turn; then all turns from a change until nothing is left to do, without what the kernel does."
+    )
+    console.print(_describe_machine(machine))
 
 
 # -- audit --
