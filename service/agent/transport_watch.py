@@ -10,7 +10,7 @@ from typing import Self
 
 from service.datapath.reconciler import Reconciler
 from service.gateway.probe_message import QuestionMessage, ReplyMessage, decode_message, encode_message
-from service.gateway.transport import Question, Reply, Transports
+from service.gateway.transport import Pair, Question, Reply, Transports
 from service.model.assignment import Location
 from service.model.errors import PeerError, TransientError
 from service.model.keeper_message import HeldLease
@@ -65,6 +65,8 @@ class TransportWatch:
         self._sender = sender or ArpSender(mark=settings.datapath.mark)
         self._sent = 0
         self._wake = asyncio.Event()
+        self._told: tuple[tuple[Pair, ...], set[str]] | None = None
+        """Whom the machine was told to ask last, and who was there."""
 
     def __enter__(self) -> Self:
         return self
@@ -89,6 +91,9 @@ class TransportWatch:
             return
         pairs = self._reconciler.probed()
         living = {name for name in self._reconciler.segments() if self._is_answering(name)}
+        if self._told is not None and pairs is self._told[0] and living == self._told[1]:
+            return
+        self._told = pairs, living
         self._machine.update(pairs, living, now_ns=self._clock())
         self._reconciler.learn_proven(self._machine.proven())
         self._wake.set()

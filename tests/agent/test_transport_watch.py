@@ -85,7 +85,7 @@ class Agent:
         self.watch.socket._receive(Address(str(source), 40000), datagram)
 
     def way_kind(self) -> int | None:
-        row = self.reconciler.rows(StandInPool())[MapName.WAYS].get(FLOATING_IP.packed)
+        row = self.reconciler.wish(StandInPool()).whole[MapName.WAYS].get(FLOATING_IP.packed)
         return row[8] if row else None
 
 
