@@ -210,15 +210,7 @@ class DrivenAgent:
             cluster=cluster,
             keeper=_StillKeeper(folder, clock=boot_ns, on_report=lambda report: None),
             electorate=ElectorateFollower(settings, changed=lambda record: None),
-            neighbours=Neighbours(
-                settings,
-                cluster,
-                reconciler,
-                start_id=7,
-                clock=boot_ns,
-                changed=self.dirty.set,
-                others=lambda source, payload: False,
-            ),
+            neighbours=self._neighbours(),
             blocks=blocks,
             segment_watch=segment_watch,
             transports=self._transports(),
@@ -234,6 +226,17 @@ class DrivenAgent:
             netfilter=NetfilterDifference(self.datapath, reconciler),
             held=dict,
             dirty=self.dirty,
+        )
+
+    def _neighbours(self) -> Neighbours:
+        return Neighbours(
+            self._settings,
+            self.cluster,
+            self.reconciler,
+            start_id=7,
+            clock=boot_ns,
+            changed=self.dirty.set,
+            others=lambda source, payload: False,
         )
 
     def _transports(self) -> TransportWatch:

@@ -72,6 +72,7 @@ CHANGES = st.one_of(OBJECTS.map(Upsert), OBJECTS.map(lambda item: Delete(item.ke
 def test_it_is_at_all_times_what_a_look_at_all_pods_says(batches: list[list[Change]]) -> None:
     known, index = local()
     destinations = LocalDestinations(known)
+    former = destinations.rule_sets
     for batch in batches:
         index.apply(batch)
         here = {one.ip: one.key for one in index.pods_on("worker1")}
@@ -81,4 +82,7 @@ def test_it_is_at_all_times_what_a_look_at_all_pods_says(batches: list[list[Chan
         destinations.renew(known.take_changed())
         assert destinations.value.pods == {place: one.id for place, one in selected.items()}
         assert destinations.value.sets == {one.id: one.steered for one in selected.values()}
+        assert destinations.rule_sets == {one.id: one for one in selected.values()}
+        assert (destinations.rule_sets is former) == (destinations.rule_sets == former), "the same until others"
+        former = destinations.rule_sets
         assert known.compare(known.keys()) == 0

@@ -10,21 +10,23 @@ from hypothesis import strategies as st
 from service.datapath import layout
 from service.datapath.admission import Admission
 from service.datapath.classification import DOUBT_NS
-from service.datapath.desired import LocalUplink, Rows, rule_rows
+from service.datapath.desired import LocalUplink, Rows, node_limits, rule_rows
 from service.datapath.layout import MapName
 from service.datapath.reconciler import Reconciler
 from service.datapath.review import PAUSE_NS, PIECES, Part, Review
 from service.datapath.steering import Phase
 from service.datapath.worker_pool import FULL, Wishes
+from service.gateway.transport import Pair
 from service.model.assignment import Assignment, Location
 from service.model.cluster_range import ClusterRanges
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
 from service.model.lease import Stamp, Token
 from service.model.objects import NO_TIMEOUTS, Change, Delete, EgressRule, FlowTimeouts, Upsert
+from service.network.connection_life import ConnectionLives
 from service.network.destinations import Destinations
 from service.policy.index import PolicyIndex
 from service.policy.rule_set import RuleSet
-from service.settings import Settings
+from service.settings import DatapathSettings, Settings
 from tests.policy.objects import gateway, namespace, pod, policy, selector
 
 NETWORK = IPv4Network("192.168.1.0/24")
@@ -113,12 +115,13 @@ class Node:
 
     def __init__(self, index: PolicyIndex, rooms: Mapping[str, int] | None = None) -> None:
         self.index = index
-        self.known = Reconciler(Settings(node="worker1"), index)
+        self.known = Reconciler(Settings(node="worker1", datapath=DatapathSettings(transport="auto")), index)
         self.kernel = Kernel(rooms)
         self.now_ns = 0
         self.review = Review(lambda: self.known.review_parts(self.kernel))
 
     def turn(self) -> None:
+        said(self.known)
         self.known.destinations()
         self.known.select()
         self.known.classify(now_ns=self.now_ns)
@@ -155,6 +158,7 @@ class Knowledge:
         self.addresses: frozenset[IPv4Address] = frozenset()
         self.server: IPv4Address | None = None
         self.ranges = ClusterRanges()
+        self.proven: frozenset[Pair] = frozenset()
 
     def tell(self, known: Reconciler) -> None:
         known.learn_uplinks(self.uplinks)
@@ -167,6 +171,14 @@ class Knowledge:
         known.learn_locations(dict(self.locations))
         known.learn_members(self.nodes, self.table)
         known.learn_devices(dict(self.devices))
+        known.learn_proven(self.proven)
+
+
+def said(known: Reconciler) -> tuple[object, ...]:
+    """What is asked of it beside rows."""
+    attribution = known.attribution()
+    labels = [attribution.label_of(ip.packed) for ip in IPS], attribution.policies
+    return known.topology(), known.names(), known.probed(), known.connection_lives(), labels
 
 
 Step = Callable[[Node, Knowledge], None]
@@ -236,7 +248,7 @@ POLICIES = st.builds(
     NETWORKS,
     st.lists(st.just("8.8.8.8/32"), max_size=1),
     SELECTORS,
-    st.sampled_from([NO_TIMEOUTS, FlowTimeouts(udp_s=30)]),
+    st.sampled_from([NO_TIMEOUTS, FlowTimeouts(udp_s=30), FlowTimeouts(udp_s=900)]),
 )
 PODS = st.builds(
     lambda name, ip, uid, node, app: pod(name, ip, uid=uid, node=node, app=app),
@@ -259,19 +271,28 @@ SEGMENTS = st.lists(
 )
 MEMBERS = st.lists(
     st.builds(
-        lambda name, segments, ready, own: GatewayNode(
-            name, NodeRole.WORKER, NodeState.UP, ready, tuple(segments), own_addresses=tuple(own)
+        lambda name, segments, ready, own, tunnels: GatewayNode(
+            name,
+            NodeRole.WORKER,
+            NodeState.UP,
+            ready,
+            tuple(segments),
+            own_addresses=tuple(own),
+            address=IPv4Address("192.168.1.22"),
+            tunnels=tunnels,
         ),
         st.sampled_from(["worker2", "worker3"]),
         SEGMENTS,
         st.booleans(),
         st.lists(st.sampled_from(IPS), max_size=1),
+        st.booleans(),
     ),
     max_size=2,
     unique_by=lambda node: node.name,
 )
 HOLDERS = st.sampled_from(["worker1", "worker2", "worker3"])
-DRIVEN = st.sampled_from([MapName.RULES, MapName.SELECTED, MapName.WAYS, MapName.CLUSTER])
+PROVEN = st.frozensets(st.tuples(st.sampled_from(["worker2", "worker3"]), st.sampled_from(IPS)), max_size=3)
+DRIVEN = st.sampled_from([MapName.RULES, MapName.SELECTED, MapName.WAYS, MapName.CLUSTER, MapName.TUNNEL_MEMBERS])
 SETTLE = st.just(lambda node, told: node.settle() and None)
 STEPS: st.SearchStrategy[Step] = st.one_of(
     SETTLE,
@@ -286,6 +307,7 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     st.builds(fact, st.just("uplinks"), st.sampled_from([(), (UPLINK,), (UPLINK, OTHER_UPLINK)])),
     st.builds(fact, st.just("addresses"), st.frozensets(st.sampled_from(IPS), max_size=1)),
     st.builds(fact, st.just("server"), st.sampled_from([IPS[2], IPv4Address("10.96.0.1")])),
+    st.builds(fact, st.just("proven"), PROVEN),
     st.builds(fact, st.just("ranges"), st.just(ClusterRanges(pods=(IPv4Network("10.0.0.0/16"),)))),
     st.builds(tamper, DRIVEN, st.integers(0, 5), st.sampled_from([None, b"other"])),
     st.integers(1, 6).map(wait),
@@ -351,6 +373,8 @@ def test_c2_driven_by_differences_the_maps_end_as_they_would_have_if_all_had_bee
     assert node.settle() == fresh.settle()
     assert set(node.known.steering.phases().values()) <= {Phase.STEERING}
     assert node.known.destinations() == fresh.known.destinations() == naive_destinations(node.known)
+    assert said(node.known) == said(fresh.known)
+    assert (node.known.probed(), node.known.connection_lives()) == naive(node.known)
     assert set(node.known.pods_without_device()) == node.known.local_pods().keys() - told.devices.keys()
     assert node.found() == []
 
@@ -359,6 +383,21 @@ def naive_destinations(known: Reconciler) -> Destinations:
     selections = known.local_selections()
     sets = {one.rule_set.id: one.rule_set.steered for one in selections.values()}
     return Destinations({pod_ip: one.rule_set.id for pod_ip, one in selections.items()}, sets)
+
+
+def naive(known: Reconciler) -> tuple[tuple[Pair, ...], ConnectionLives]:
+    """Whom to ask over the data path, and how long connections are tracked."""
+    selections, topology = known.local_selections().values(), known.topology()
+    used = {ip for one in selections for _, ip in one.rule_set.entries if ip is not None}
+    pairs = (
+        (name, floating_ip)
+        for floating_ip in sorted(used)
+        for name in dict.fromkeys((known.holder_of(floating_ip), known.successor_of(floating_ip)))
+        if name not in (None, "worker1") and topology.shared(name, floating_ip) is not None
+    )
+    node = node_limits(DatapathSettings()).timeouts
+    lives = ConnectionLives.longest([node, *(one.rule_set.timeouts.over(node) for one in selections)])
+    return tuple(pairs), lives
 
 
 @settings(max_examples=150, deadline=None)
