@@ -32,8 +32,9 @@ class LocalDestinations:
         if others:
             self._former = self.value, others
             self.value = Destinations(dict(self._pods), dict(self._sets))
-            if self._are_others:
-                self.rule_sets, self._are_others = dict(self._rule_sets), False
+            if self._are_others and self._rule_sets != self.rule_sets:
+                self.rule_sets = dict(self._rule_sets)
+            self._are_others = False
         return len(others)
 
     def changed_since(self, value: Destinations) -> Collection[IPv4Address] | None:

@@ -46,6 +46,7 @@ def test_x1_a_member_is_reached_as_it_says_and_as_is_proven() -> None:
     known.proven = frozenset({("worker2", FLOATING_IP)})
     assert isinstance(known.topology(UPLINKS).path("worker2", FLOATING_IP), SegmentPath)
     known.proven = frozenset()
+    assert isinstance(known.topology(UPLINKS).path("worker2", FLOATING_IP), TunnelPath)
     known.nodes = (ONE, replace(TWO, tunnels=False))
     assert isinstance(known.topology(UPLINKS).path("worker2", FLOATING_IP), SegmentPath)
     known.nodes = (ONE,)

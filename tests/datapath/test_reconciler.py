@@ -275,6 +275,32 @@ def test_b3_a_policys_timeouts_are_a_row_of_its_rule_set_over_the_nodes_own() ->
     }
 
 
+def test_x1_who_holds_the_address_now_or_comes_next_is_asked_and_the_same_question_is_not_made_twice() -> None:
+    known = reconciler()
+    known.learn_members((*known.nodes, node("worker3", 23)), {})
+    known.learn_location(Location(FLOATING_IP, "worker2", TOKEN))
+    asked = known.probed()
+    assert asked == (("worker2", FLOATING_IP),)
+    assert known.probed() is asked
+    known.learn_location(Location(FLOATING_IP, "worker3", Token(1, 1, 2)))
+    assert known.probed() == (("worker3", FLOATING_IP),)
+    known.learn_members(known.nodes, {FLOATING_IP: Assignment(FLOATING_IP, "worker3", "worker2", Stamp(1, 1))})
+    assert known.probed() == (("worker3", FLOATING_IP), ("worker2", FLOATING_IP))
+    known.learn_members(known.nodes[:2], {})
+    assert known.probed() == (), "whoever is gone is not asked"
+
+
+def test_b6_a_policy_counts_from_its_coming_on_and_nothing_is_worked_out_twice() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known = reconciler(FLOATING_IP, SECOND_IP, index=index)
+    first = known.attribution()
+    assert known.attribution() is first
+    old = objects(FLOATING_IP)[3].object
+    index.apply([Upsert(replace(old, egress_source_ip=SECOND_IP))])
+    assert known.attribution().label_of(SECOND_IP.packed) == ("egress", SECOND_IP.packed)
+    assert known.attribution().label_of(FLOATING_IP.packed) == ("", FLOATING_IP.packed)
+
+
 def steering(known: Reconciler, maps: StandInPool) -> dict[IPv4Address, Phase]:
     """Run the pods of this node as far as they come."""
     for _ in range(8):
