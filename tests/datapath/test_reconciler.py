@@ -266,7 +266,11 @@ def test_b3_a_policys_timeouts_are_a_row_of_its_rule_set_over_the_nodes_own() ->
     node = layout.Limits(7440, 240, 240, 300, 120, 60, 32_768)
     assert maps.rows[MapName.LIMITS] == {layout.limits_key(0): node.packed()}
     gateway, _, _, old = objects(FLOATING_IP, SECOND_IP)
+    assert known.connection_lives().udp_s == node.udp_s
+    index.apply([gateway, Upsert(replace(old.object, timeouts=FlowTimeouts(udp_s=900)))])
+    assert known.connection_lives().udp_s == 900, "connection tracking forgets none sooner"
     index.apply([gateway, Upsert(replace(old.object, timeouts=FlowTimeouts(udp_s=30)))])
+    assert known.connection_lives().udp_s == node.udp_s
     steering(known, maps)
     rule_set = known.local_selections()[POD_IP].rule_set.id
     assert {key: layout.parse_limits(value) for key, value in maps.rows[MapName.LIMITS].items()} == {
