@@ -245,7 +245,7 @@ class DrivenAgent:
             self.reconciler,
             start_id=7,
             clock=boot_ns,
-            is_answering=self.cluster.is_answering,
+            answering=self.cluster.answering,
             held=dict,
             heard=lambda location: None,
             changed=self.dirty.set,

@@ -39,17 +39,17 @@ class TransportWatch:
         *,
         start_id: int,
         clock: Callable[[], int],
-        is_answering: Callable[[str], bool],
+        answering: Callable[[], frozenset[str]],
         held: Callable[[], Mapping[IPv4Address, HeldLease]],
         heard: Callable[[Location], None],
         changed: Callable[[], None],
         sender: FrameSender | None = None,
     ) -> None:
-        """`is_answering`: whether a member is there by gossip, beyond suspicion. `held`: what this node holds now.
+        """`answering`: which members are there by gossip, beyond suspicion. `held`: what this node holds now.
         `heard` is told where an address is, by the word of its holder (R2). `clock`: CLOCK_BOOTTIME in ns."""
         self._reconciler = reconciler
         self._clock = clock
-        self._is_answering = is_answering
+        self._answering = answering
         self._held = held
         self._heard = heard
         self._changed = changed
@@ -65,7 +65,7 @@ class TransportWatch:
         self._sender = sender or ArpSender(mark=settings.datapath.mark)
         self._sent = 0
         self._wake = asyncio.Event()
-        self._told: tuple[tuple[Pair, ...], set[str]] | None = None
+        self._told: tuple[tuple[Pair, ...], frozenset[str]] | None = None
         """Whom the machine was told to ask last, and who was there."""
 
     def __enter__(self) -> Self:
@@ -89,8 +89,7 @@ class TransportWatch:
         """Take whom to ask, and who is there."""
         if not self.is_asking:
             return
-        pairs = self._reconciler.probed()
-        living = {name for name in self._reconciler.segments() if self._is_answering(name)}
+        pairs, living = self._reconciler.probed(), self._answering()
         if self._told is not None and pairs is self._told[0] and living == self._told[1]:
             return
         self._told = pairs, living

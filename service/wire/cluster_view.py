@@ -121,6 +121,7 @@ class ClusterView:
         self._keys = _living(row.decode_keys)
         self._agents: Decoded[Member, GatewayNode] = Decoded(self._agent_of, level=logging.DEBUG)
         self._kept_members = Kept[dict[str, tuple[Member, MemberMetadata]]]()
+        self._kept_answering = Kept[frozenset[str]]()
         self._kept_nodes = Kept[tuple[GatewayNode, ...]]()
         self._kept_assignments = Kept[dict[IPv4Address, Assignment]]()
         self._kept_locations = Kept[dict[IPv4Address, Location]]()
@@ -342,6 +343,13 @@ class ClusterView:
         """Whether it is a member that nobody suspects to be dead: what it has said was true a moment ago."""
         member = self._machine.member(name)
         return member is not None and member.state is MemberState.ALIVE
+
+    def answering(self) -> frozenset[str]:
+        """All of those; the same object until they are others."""
+        members = self._machine.members()
+        return self._kept_answering.of(
+            lambda: frozenset(member.name for member in members if member.state is MemberState.ALIVE), members
+        )
 
     def sockets(self, port: int) -> Mapping[str, Address]:
         """Another port of each member's announced address; the same object until one changes."""

@@ -64,7 +64,7 @@ class Agent:
             self.reconciler,
             start_id=self.last,
             clock=now_ns,
-            is_answering=lambda name: name in self.living,
+            answering=lambda: frozenset(self.living),
             held=lambda: self.held,
             heard=self.reconciler.learn_location,
             changed=self._change,

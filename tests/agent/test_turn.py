@@ -101,7 +101,7 @@ class Site:
                 self.reconciler,
                 start_id=7,
                 clock=now_ns,
-                is_answering=lambda name: True,
+                answering=frozenset,
                 held=dict,
                 heard=lambda location: None,
                 changed=self.dirty.set,
