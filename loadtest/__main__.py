@@ -1,4 +1,4 @@
-"""`python -m loadtest`: failover, datapath and audit.
+"""`python -m loadtest`: failover, datapath, driving and audit.
 
 Exit status: 0 done, 1 a promise was broken or a step failed, 2 wrong use, 130 interrupted.
 """
@@ -25,18 +25,21 @@ from loadtest.chaos.planted import PLANTED, try_planted
 from loadtest.chaos.run import ChaosOptions, ChaosResult, run_chaos, shortest
 from loadtest.chaos.schedule import parse_rounds
 from loadtest.datapath import ROWS, chosen_rows, measure_datapath
+from loadtest.driving import DrivingOptions, measure_driving, sizes
 from loadtest.failover import KAFKA, FailoverOptions, Kill, measure_failover
 from loadtest.goal import Row
 from loadtest.report import (
     audit_document,
     chaos_document,
     datapath_document,
+    driving_document,
     environment,
     failover_document,
     kill_line,
     print_audit,
     print_chaos,
     print_datapath,
+    print_driving,
     print_failover,
     print_planted,
     print_round,
@@ -183,6 +186,35 @@ def datapath(
     _write(json_file, datapath_document(result, machine), console)
     if result.failures:
         sys.exit(1)
+
+
+@main.command()
+@click.option(
+    "--policies", default="1,1000,10000", show_default=True, metavar="N,...", help="So many, one after another."
+)
+@click.option("--pods", default="100,1000,5000", show_default=True, metavar="N,...", help="Of this node, with each.")
+@click.option("--members", default=1000, show_default=True, type=click.IntRange(2, 4000), help="Of the cluster.")
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+def driving(policies: str, pods: str, members: int, repeats: int, json_file: Path | None) -> None:
+    """Measure what an agent's turn costs its event loop, by how much there is. Needs no root and no lab."""
+    options = DrivingOptions(_numbers(policies, "--policies"), _numbers(pods, "--pods"), members, repeats)
+    console = _console()
+    machine = environment()
+    with _told(), _progress(console, len(sizes(options))) as (report, step):
+        result = measure_driving(options, report, step)
+    print_driving(result, machine, console)
+    _write(json_file, driving_document(result, machine), console)
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(map(int, text.split(",")))
+    except ValueError as error:
+        raise click.BadParameter("write N or N,N,...", param_hint=option) from error
+    if min(numbers) < 1:
+        raise click.BadParameter("at least 1", param_hint=option)
+    return numbers
 
 
 @main.command()

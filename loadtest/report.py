@@ -23,6 +23,7 @@ from loadtest.chaos.run import ChaosOptions, ChaosResult
 from loadtest.chaos.schedule import Choice
 from loadtest.chaos.shorten import Shortened
 from loadtest.datapath import DatapathResult
+from loadtest.driving import CASES, DrivingResult
 from loadtest.failover import FailoverResult, Kill
 from loadtest.goal import Figure, Row, Verdict
 from loadtest.statistics import median
@@ -146,6 +147,35 @@ def _print_medians(title: str, summary: list[dict[str, Any]], console: Console) 
         medians = [f"{row['median'][name]:.{row['digits']}f}" if name in row["median"] else "-" for name in variants]
         table.add_row(f"{row['title']} {'↑' if row['higher_is_better'] else '↓'}", row["unit"], *medians)
     console.print(table)
+
+
+# -- driving --
+
+
+def driving_document(result: DrivingResult, machine: dict[str, Any]) -> dict[str, Any]:
+    """Everything, the single repeats too."""
+    return {
+        "test": "driving",
+        "environment": machine,
+        "options": asdict(result.options),
+        "summary": result.summary(),
+        "sizes": [asdict(size) | {"ms": cases} for size, cases in result.cases.items()],
+    }
+
+
+def print_driving(result: DrivingResult, machine: dict[str, Any], console: Console) -> None:
+    """The medians of each size."""
+    options = result.options
+    table = Table(title=f"ms of the event loop, {options.members} members, medians of {options.repeats}")
+    for name in ("policies", "pods", *(title for _, title in CASES)):
+        table.add_column(name, justify="right")
+    for row in result.summary():
+        table.add_row(str(row["policies"]), str(row["pods"]), *(f"{row[case]:.2f}" for case, _ in CASES))
+    console.print(table)
+    console.print(
+        "An idle turn; then all turns from a change until nothing is left to do, without what the kernel does."
+    )
+    console.print(_describe_machine(machine))
 
 
 # -- audit --

@@ -137,7 +137,7 @@ class Agent:
             self._reconciler,
             start_id=start_id,
             clock=boot_ns,
-            is_answering=self._cluster.is_answering,
+            answering=self._cluster.answering,
             held=lambda: self._holdings.held,
             heard=self._hear_location,
             changed=self._dirty.set,

@@ -75,10 +75,10 @@ class Conflicts:
         """Ask about those of these addresses that no member has held yet, and tell everybody who else has one."""
         theirs = (address for node in self._reconciler.nodes for address in node.own_addresses)
         self.refused = frozenset((*self.own_addresses(), *theirs))
-        points = {}
-        for floating_ip in floating_ips:
-            uplink = uplink_for(self._reconciler.uplinks, floating_ip)
-            if uplink is not None and floating_ip not in self._reconciler.locations:
+        points, locations, uplinks = {}, self._reconciler.locations, self._reconciler.uplinks
+        for floating_ip in (one for one in floating_ips if one not in locations):
+            uplink = uplink_for(uplinks, floating_ip)
+            if uplink is not None:
                 points[floating_ip] = ProbePoint(uplink.name, uplink.mac)
         self.watch.want(points)
         self._segment_watch.update()

@@ -1,12 +1,12 @@
 """What this node is fit for, and what its lease keeper is told of it. Functions of values; no clock, no I/O."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from service.datapath.desired import LocalUplink
 from service.model.assignment import Assignment
-from service.model.keeper_message import Claim, ElectorateRecord, Heartbeat, LeaseReport, Uplink
+from service.model.keeper_message import Claim, LeaseReport, Uplink
 
 
 class Part(NamedTuple):
@@ -27,36 +27,31 @@ def parts_of(node: str, assignments: Mapping[IPv4Address, Assignment]) -> dict[I
     return parts
 
 
-def compose_heartbeat(
-    *,
-    is_ready: bool,
-    parts: Mapping[IPv4Address, Part],
-    is_claimable: Callable[[IPv4Address], bool],
-    floating_ips: Iterable[IPv4Address],
-    uplinks: Sequence[LocalUplink],
-    electorate: ElectorateRecord | None,
-    refused: Iterable[IPv4Address] = (),
-) -> Heartbeat:
-    """The whole truth of this moment, as the keeper wants it.
-
-    `is_claimable`: False for an address that may still be another host's (RFC 5227: ask before the first use).
-    `uplinks`, those without carrier too, are told for every floating IP that is known, not only for claimed ones: what
-    is held and no longer claimed has to be announced or given up by them as well (rule S5). `refused`: a member's own
-    addresses, which no uplink serves, so that one that is held is given up at once.
-    """
-    claims = tuple(
-        Claim(str(floating_ip), part.role, part.assignment.stamp.term, part.assignment.stamp.version)
+def claims_of(parts: Mapping[IPv4Address, Part]) -> dict[IPv4Address, Claim]:
+    """What of its parts this node asks the keeper to take, but for an address that may still be another host's (RFC
+    5227: ask before the first use)."""
+    return {
+        floating_ip: Claim(str(floating_ip), part.role, part.assignment.stamp.term, part.assignment.stamp.version)
         for floating_ip, part in parts.items()
-        if is_claimable(floating_ip)
-    )
-    segments = tuple(
+    }
+
+
+def uplinks_of(
+    floating_ips: Iterable[IPv4Address], uplinks: Sequence[LocalUplink], refused: Iterable[IPv4Address] = ()
+) -> tuple[Uplink, ...]:
+    """By which uplinks each floating IP that is known is served.
+
+    Those without carrier too, and not only for claimed ones: what is held and no longer claimed has to be announced or
+    given up by them as well (rule S5). `refused`: a member's own addresses, which no uplink serves, so that one that is
+    held is given up at once.
+    """
+    served = tuple(
         Uplink(str(floating_ip), uplink.name, uplink.ifindex, uplink.mac.hex(), uplink.carrier)
         for floating_ip in floating_ips
         for uplink in uplinks
         if floating_ip in uplink.address.network
     )
-    segments += tuple(Uplink(str(floating_ip), "", 0, "", False) for floating_ip in refused)
-    return Heartbeat(is_ready, segments, claims, electorate)
+    return served + tuple(Uplink(str(floating_ip), "", 0, "", False) for floating_ip in sorted(refused))
 
 
 def unfit_reasons(*, is_synced: bool, is_keeper_alive: bool, uplinks: Iterable[LocalUplink]) -> list[str]:

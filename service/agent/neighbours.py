@@ -1,11 +1,11 @@
 """The other agents: told where floating IPs are, and heard of it, over the state channel (rule W2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from service.datapath.reconciler import Reconciler
 from service.location.sync import LocationHeard, LocationSync
 from service.model.assignment import Location
-from service.model.gateway_node import NodeState
+from service.model.gateway_node import GatewayNode, NodeState
 from service.model.machine import Address, Source
 from service.settings import Settings
 from service.wire.cluster_view import ClusterView
@@ -51,6 +51,8 @@ class Neighbours:
         self.pump = MachinePump(self._sync, clock=clock, send=self.socket.send, handle=self._handle)
         self._known: set[str] = set()
         """Peers that the machine was told of."""
+        self._told: tuple[tuple[GatewayNode, ...], Mapping[str, Address]] | None = None
+        """By which members, and which of their addresses."""
 
     def up(self) -> tuple[str, ...]:
         """Every other agent that is not known to be dead."""
@@ -69,11 +71,13 @@ class Neighbours:
 
     def tell(self, *, now_ns: int) -> None:
         """Bring who is told in step with who is there."""
-        present = {node.name for node in self._reconciler.nodes}
+        nodes, addresses = self._reconciler.nodes, self._cluster.sockets(self._settings.ports.state)
+        if self._told is not None and nodes is self._told[0] and addresses is self._told[1]:
+            return
+        present = {node.name for node in nodes}
         for name in sorted(present | self._known):
-            address = self._cluster.address_of(name, self._settings.ports.state) if name in present else None
-            self._sync.set_peer(name, address, now_ns=now_ns)
-        self._known = present
+            self._sync.set_peer(name, addresses.get(name) if name in present else None, now_ns=now_ns)
+        self._known, self._told = present, (nodes, addresses)
         self.pump.wake()
 
     def _take(self, source: Source, payload: bytes) -> None:

@@ -21,6 +21,8 @@ class NetfilterDifference:
         self._sets: Sets | None = None
         """None: nothing is known of the table, so it is written whole."""
         self._steer = Destinations()
+        self._is_written = False
+        """The table has the pods of `_steer`."""
         self._is_guarding = False
 
     def forget(self) -> None:
@@ -38,9 +40,12 @@ class NetfilterDifference:
             # Until it is done, nothing is known of the table.
             self._sets = None
             await self._datapath.set_netfilter(*sets, steer=steer)
-        elif steer.pods != self._steer.pods:
-            await self._datapath.nftables.replace_steer(steer)
-        self._sets, self._steer = sets, steer
+        elif steer is not self._steer and steer.pods != self._steer.pods:
+            changed = reconciler.destinations_changed(self._steer) if self._is_written else None
+            # Until it is done, nothing is known of the pods there: they are compared as a whole then.
+            self._is_written = False
+            await self._datapath.nftables.replace_steer(steer, changed)
+        self._sets, self._steer, self._is_written = sets, steer, True
 
     async def guard(self, *, is_ready: bool) -> None:
         """Keep what nobody has classified from what policies name (rule W11). It begins once `is_ready`: the pods that

@@ -6,8 +6,9 @@ What they say goes into the kernel before the next datagram leaves.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
+from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from service.datapath.flow_table import FlowTable
 from service.datapath.reconciler import Reconciler
 from service.host.durable_file import replace_durably
 from service.model.errors import PeerError
+from service.model.gateway_node import GatewayNode
+from service.model.kept import Kept
 from service.model.lease import TERM_MAX, Token
 from service.model.machine import Address, Source
 from service.port_block.block import BLOCK_PORTS
@@ -65,6 +68,13 @@ class PortBlocks:
         self._pumps: dict[Receiver, MachinePump] = {}
         self._known: set[IPv4Address] = set()
         self._held: dict[IPv4Address, Token] = {}
+        self._served = frozenset[IPv4Address]()
+        """Addresses of `_held`: another object when they are others."""
+        self._serving: dict[IPv4Address, None] = {}
+        """What this node holds or stands by for."""
+        self._members = Kept[dict[str, Address]]()
+        self._said: tuple[object, ...] = ()
+        """What the machines were told last."""
         self._busiest: dict[IPv4Address, tuple[Remote, int]] = {}
         self._scanned_ns = 0
         self.flows = 0
@@ -140,35 +150,58 @@ class PortBlocks:
         owner, gateway, now_ns = self._owner, self._gateway, self._clock()
         if owner is None or gateway is None:
             return
-        reconciler, port = self._reconciler, self._settings.ports.state
-        addresses = {node.name: self._cluster.address_of(node.name, port) for node in reconciler.nodes}
-        members = {name: address for name, address in addresses.items() if address is not None}
-        members[self._settings.node] = self._own
+        reconciler = self._reconciler
+        nodes, addresses = reconciler.nodes, self._cluster.sockets(self._settings.ports.state)
+        members = self._members.of(lambda: self._sockets_of(nodes, addresses), nodes, addresses)
         leader = self._cluster.leader()
-        leader_address = self._cluster.address_of(leader[0], port) if leader is not None else None
+        leader_address = addresses.get(leader[0]) if leader is not None else None
         self._maps.learn(reconciler.topology())
+        listed, moved = reconciler.floating_ips(), reconciler.take_moved()
+        said = (owner, members, leader_address, listed, reconciler.assignments, self._served)
+        is_said = len(said) == len(self._said) and all(map(is_, said, self._said))
+        if is_said and not moved:
+            # Nothing that they do not know; both have timers of their own.
+            return
+        # Where this fails in the middle, all of it is said again.
+        self._said = ()
         for machine in (owner, gateway):
             machine.set_members(members, now_ns=now_ns)
             machine.set_leader(leader_address, term_max=TERM_MAX, now_ns=now_ns)
-        self._update_addresses(owner, gateway, now_ns)
+        if not is_said:
+            self._forget_others(owner, gateway, frozenset(listed), now_ns)
+        self._update_addresses(owner, gateway, moved if is_said else listed, now_ns)
+        self._said = said
         self._wake()
 
-    def _update_addresses(self, owner: OwnerBlocks, gateway: GatewayBlocks, now_ns: int) -> None:
-        reconciler, node = self._reconciler, self._settings.node
-        listed = frozenset(reconciler.floating_ips())
+    def _sockets_of(self, nodes: Iterable[GatewayNode], sockets: Mapping[str, Address]) -> dict[str, Address]:
+        members = {node.name: sockets[node.name] for node in nodes if node.name in sockets}
+        return members | {self._settings.node: self._own}
+
+    def _forget_others(
+        self, owner: OwnerBlocks, gateway: GatewayBlocks, listed: frozenset[IPv4Address], now_ns: int
+    ) -> None:
         for floating_ip in self._known - listed:
             owner.forget(floating_ip, now_ns=now_ns)
             gateway.forget(floating_ip, now_ns=now_ns)
             self._maps.forget(floating_ip)
+            self._serving.pop(floating_ip, None)
         self._known = set(listed)
-        served = []
-        for floating_ip in listed:
+
+    def _update_addresses(
+        self, owner: OwnerBlocks, gateway: GatewayBlocks, changed: Iterable[IPv4Address], now_ns: int
+    ) -> None:
+        reconciler, node = self._reconciler, self._settings.node
+        for floating_ip in changed:
+            if floating_ip not in self._known:
+                continue
             holder = reconciler.holder_of(floating_ip) or ""
             successor = reconciler.successor_of(floating_ip) or ""
             owner.set_way(floating_ip, holder, successor, now_ns=now_ns)
-            if node in (holder, successor) or floating_ip in self._held:
-                served.append(floating_ip)
-        gateway.serve(served, now_ns=now_ns)
+            if node in (holder, successor) or floating_ip in self._served:
+                self._serving[floating_ip] = None
+            else:
+                self._serving.pop(floating_ip, None)
+        gateway.serve(self._serving, now_ns=now_ns)
 
     def observe(self, held: Mapping[IPv4Address, Token]) -> None:
         """The keeper says what is leased here now, and under which tokens; what is new is looked at at once."""
@@ -178,6 +211,8 @@ class PortBlocks:
         for floating_ip in changed:
             self._gateway.observe(floating_ip, now_ns=self._clock())
         self._held = dict(held)
+        if self._served != held.keys():
+            self._served = frozenset(held)
         if changed:
             self._wake()
 
@@ -236,7 +271,7 @@ class PortBlocks:
     async def _tell_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_REFUSED_S)
-            numbers = {number: name for name, number in (self._reconciler.topology().numbers or {}).items()}
+            numbers = self._reconciler.names()
             for floating_ip, block, node in self._maps.refused(numbers):
                 if self._gateway is not None:
                     self._gateway.note_foreign(floating_ip, block, node, now_ns=self._clock())

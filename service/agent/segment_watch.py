@@ -14,7 +14,8 @@ from service.datapath.reconciler import Reconciler
 from service.gateway.defence import Ask, Defence, Defend
 from service.gateway.hearing import SegmentHearing, Target
 from service.model.errors import TransientError
-from service.model.gateway_node import Hearing, NodeState, Segment
+from service.model.gateway_node import GatewayNode, Hearing, NodeState, Segment
+from service.model.kept import Kept
 from service.network.announcer import FrameSender
 from service.network.arp import (
     BROADCAST_MAC,
@@ -65,6 +66,7 @@ class SegmentWatch:
         self._defence = Defence()
         self._hearing: dict[str, SegmentHearing] = {}
         """By uplink."""
+        self._peers = Kept[tuple[GatewayNode, ...]]()
         self._gateway_macs: dict[IPv4Address, bytes] = {}
         """Of default gateways, as they answered last."""
         self._listener = ArpListener(self.hear)
@@ -108,8 +110,9 @@ class SegmentWatch:
                 # Where it does not answer, it may have another MAC now: everybody is asked.
                 is_heard = self._hearing[uplink.name].state is Hearing.HEARS
                 yield Target(gateway, self._gateway_macs.get(gateway, b"") if is_heard else b"")
-        own = self._settings.node
-        for node in sorted(self._reconciler.nodes, key=lambda node: (node.name < own, node.name)):
+        own, nodes = self._settings.node, self._reconciler.nodes
+        peers = self._peers.of(lambda: tuple(sorted(nodes, key=lambda peer: (peer.name < own, peer.name))), nodes)
+        for node in peers:
             if node.name != own and node.state is NodeState.UP:
                 for segment in node.segments:
                     if segment.network == uplink.address.network:

@@ -10,7 +10,7 @@ from typing import Self
 
 from service.datapath.reconciler import Reconciler
 from service.gateway.probe_message import QuestionMessage, ReplyMessage, decode_message, encode_message
-from service.gateway.transport import Question, Reply, Transports
+from service.gateway.transport import Pair, Question, Reply, Transports
 from service.model.assignment import Location
 from service.model.errors import PeerError, TransientError
 from service.model.keeper_message import HeldLease
@@ -39,17 +39,17 @@ class TransportWatch:
         *,
         start_id: int,
         clock: Callable[[], int],
-        is_answering: Callable[[str], bool],
+        answering: Callable[[], frozenset[str]],
         held: Callable[[], Mapping[IPv4Address, HeldLease]],
         heard: Callable[[Location], None],
         changed: Callable[[], None],
         sender: FrameSender | None = None,
     ) -> None:
-        """`is_answering`: whether a member is there by gossip, beyond suspicion. `held`: what this node holds now.
+        """`answering`: which members are there by gossip, beyond suspicion. `held`: what this node holds now.
         `heard` is told where an address is, by the word of its holder (R2). `clock`: CLOCK_BOOTTIME in ns."""
         self._reconciler = reconciler
         self._clock = clock
-        self._is_answering = is_answering
+        self._answering = answering
         self._held = held
         self._heard = heard
         self._changed = changed
@@ -65,6 +65,8 @@ class TransportWatch:
         self._sender = sender or ArpSender(mark=settings.datapath.mark)
         self._sent = 0
         self._wake = asyncio.Event()
+        self._told: tuple[tuple[Pair, ...], frozenset[str]] | None = None
+        """Whom the machine was told to ask last, and who was there."""
 
     def __enter__(self) -> Self:
         return self
@@ -87,8 +89,10 @@ class TransportWatch:
         """Take whom to ask, and who is there."""
         if not self.is_asking:
             return
-        pairs = self._reconciler.probed()
-        living = {name for name in self._reconciler.segments() if self._is_answering(name)}
+        pairs, living = self._reconciler.probed(), self._answering()
+        if self._told is not None and pairs is self._told[0] and living == self._told[1]:
+            return
+        self._told = pairs, living
         self._machine.update(pairs, living, now_ns=self._clock())
         self._reconciler.learn_proven(self._machine.proven())
         self._wake.set()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 
 from service.agent.conflicts import Conflicts
-from service.agent.heartbeat import compose_heartbeat, parts_of, unfit_reasons
+from service.agent.heartbeat import Part, claims_of, parts_of, unfit_reasons, uplinks_of
 from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
 from service.agent.outlived import outlived
@@ -17,10 +17,13 @@ from service.datapath import layout
 from service.datapath.layout import MapName
 from service.datapath.node_datapath import NodeDatapath
 from service.datapath.reconciler import Reconciler
+from service.datapath.review import Review
 from service.datapath.upkeep import Upkeep
 from service.electorate.follower import ElectorateFollower
 from service.model.errors import TransientError
 from service.model.gateway_node import NodeRole
+from service.model.keeper_message import Claim, Heartbeat, Uplink
+from service.model.kept import Kept
 from service.model.lease import Token
 from service.settings import Settings
 from service.sources.intake import Intake
@@ -77,6 +80,12 @@ class Turn:
         self._netfilter = netfilter
         self._held = held
         self._dirty = dirty
+        self._is_new = True
+        """Nothing has been wished for yet."""
+        self._review = Review(lambda: reconciler.review_parts(datapath.pool))
+        self._parts = Kept[dict[IPv4Address, Part]]()
+        self._claims = Kept[dict[IPv4Address, Claim]]()
+        self._uplinks = Kept[tuple[Uplink, ...]]()
 
     async def run(self) -> None:
         """Take a turn whenever something has changed, until cancelled. What fails for now is tried again.
@@ -84,6 +93,7 @@ class Turn:
         Begins with a turn: after an unexpected error nobody may ask for one again.
         """
         self._dirty.set()
+        self._review.begin_again()
         while True:
             await self._dirty.wait()
             await asyncio.sleep(COALESCE_S)
@@ -99,29 +109,47 @@ class Turn:
         """One turn. Raises TransientError where part of it has to be done again; the keeper has been told before."""
         reconciler = self._reconciler
         reconciler.learn_members(self._cluster.gateway_nodes(), self._cluster.assignments())
-        for location in self._cluster.locations().values():
-            reconciler.learn_location(location)
+        reconciler.learn_locations(self._cluster.locations())
         self._beat()
         if not self._intake.is_synced:
             # Who is selected is not known yet: what a former agent has left in the kernel stays as it is.
             return
         await self._netfilter.write()
         now_ns = self._clock()
-        selections = reconciler.local_selections()
-        reconciler.steering.select(selections)
+        reconciler.select()
         self._neighbours.tell(now_ns=now_ns)
         self._transports.update()
         self._blocks.update()
         reconciler.classify(now_ns=now_ns)
         self._upkeep.ask_for_devices()
         maps = self._datapath.pool
-        # Whoever writes ways so often hears where addresses are: hints of the segment need not last (W2).
-        beat = {MapName.AGENT_BEAT: layout.beat_rows(now_ns)}
-        self._datapath.write(reconciler.rows(maps) | beat)
+        self._write(now_ns)
         self._upkeep.note_exempt(reconciler.cluster_networks())
-        if reconciler.steering.to_clear() or self._upkeep.is_clearing_due:
+        if not reconciler.steering.is_settled or self._upkeep.is_clearing_due:
             self._upkeep.clearing_wanted.set()
         await self._netfilter.guard(is_ready=self._upkeep.has_looked and maps.is_settled(MapName.SELECTED))
+
+    def _write(self, now_ns: int) -> None:
+        maps, wish = self._datapath.pool, self._reconciler.wish(self._datapath.pool)
+        # Whoever writes ways so often hears where addresses are: hints of the segment need not last (W2).
+        self._datapath.write({**wish.whole, MapName.AGENT_BEAT: layout.beat_rows(now_ns)})
+        for name, rows in wish.changes.items():
+            maps.change(name, rows)
+            if self._is_new:
+                # The first wish is of everything: what else a former agent has left there is over.
+                maps.drop_others(name)
+        self._is_new = False
+        self._look_again(now_ns)
+
+    def _look_again(self, now_ns: int) -> None:
+        """What differences have missed is put right (rule C2), at the latest in the next turn."""
+        maps = self._datapath.pool
+        for found in self._review.take_piece(now_ns=now_ns):
+            _log.warning("%s: %d were not as all that is known says; put right", found.map or "tables", found.count)
+            maps.counters.reviewed += found.count
+            if found.map:
+                maps.change(found.map, found.wishes)
+            self._dirty.set()
 
     @property
     def role(self) -> NodeRole:
@@ -152,19 +180,27 @@ class Turn:
             schedulable=self._intake.inventory.is_schedulable(self._settings.node),
             own_addresses=self._conflicts.own_addresses(),
         )
-        parts = parts_of(self._settings.node, reconciler.assignments)
+        assignments, floating_ips = reconciler.assignments, reconciler.floating_ips()
+        parts = self._parts.of(lambda: parts_of(self._settings.node, assignments), assignments)
         self._conflicts.update(parts)
         ending = self._outlived()
-        heartbeat = compose_heartbeat(
-            is_ready=self._intake.is_synced,
-            parts={floating_ip: part for floating_ip, part in parts.items() if floating_ip not in ending},
-            is_claimable=self._is_claimable,
-            floating_ips=[floating_ip for floating_ip in reconciler.floating_ips() if floating_ip not in ending],
-            uplinks=self._segment_watch.useful_uplinks(),
-            electorate=self._electorate.record,
-            refused=sorted(self._conflicts.refused | ending),
+        claims = self._claims.of(lambda: claims_of(_without(parts, ending)), parts, ending)
+        heartbeat = Heartbeat(
+            self._intake.is_synced,
+            self._served(floating_ips, ending),
+            tuple(claim for floating_ip, claim in claims.items() if self._is_claimable(floating_ip)),
+            self._electorate.record,
         )
         self._keeper.say(heartbeat)
+
+    def _served(self, floating_ips: tuple[IPv4Address, ...], ending: frozenset[IPv4Address]) -> tuple[Uplink, ...]:
+        uplinks, refused = self._segment_watch.useful_uplinks(), self._conflicts.refused
+
+        def served() -> tuple[Uplink, ...]:
+            lasting = [floating_ip for floating_ip in floating_ips if floating_ip not in ending]
+            return uplinks_of(lasting, uplinks, refused | ending)
+
+        return self._uplinks.of(served, floating_ips, uplinks, refused, ending)
 
     def _outlived(self) -> frozenset[IPv4Address]:
         """Leases of which nobody would hear: they are to begin anew (K1)."""
@@ -176,3 +212,7 @@ class Turn:
             told=self._cluster.locations(),
             tell=self._cluster.publish_location,
         )
+
+
+def _without(parts: Mapping[IPv4Address, Part], ending: frozenset[IPv4Address]) -> dict[IPv4Address, Part]:
+    return {floating_ip: part for floating_ip, part in parts.items() if floating_ip not in ending}

@@ -9,6 +9,6 @@ Invariants: the deadlines of leases are the keeper's alone, and nothing here wri
 never reused; what is in the kernel outlives the agent, and only `uninstall` takes it away.
 
 Its caller tells the reconciler all it learns (`learn_...`), hands in the clock, runs `WorkerPool.run` and the tasks
-of `Upkeep`, and writes `Reconciler.rows` after each change. The C side, the walk of a packet and the maps:
-docs/datapath.md.
+of `Upkeep`, and has the pool write what `Reconciler.wish` says after each change: the difference, not everything. The C
+side, the walk of a packet and the maps: docs/datapath.md.
 """

@@ -120,7 +120,7 @@ class BlockMaps:
         if topology == former:
             return
         # Members come and go by the hundred: of most, nothing has changed.
-        same = {name for name in topology.numbers if topology.of(name) == former.of(name)}
+        same = topology.unchanged(former)
         is_here_same = topology.uplinks == former.uplinks
         for (floating_ip, block), row in self._rows.items():
             if row.owner is not None and not (is_here_same and row.owner in same):

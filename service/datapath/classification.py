@@ -5,11 +5,9 @@ the object of the former one is still there. What is told of the former one must
 device under the same pod is believed after a while only; one under the object of another pod, at once.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-
-from service.model.objects import Pod
 
 DOUBT_NS = 5_000_000_000
 """How long another device of the same pod is doubted: kubelet tells of a new pod's address within a second or two. One
@@ -28,25 +26,38 @@ class _Place:
 
 
 class Classification:
-    """Remembers where each local pod was; what it says is as of the last `learn`."""
+    """Remembers where each local pod was. Whoever learns of a pod or a device says so; then time passes."""
 
     def __init__(self) -> None:
         self._places: dict[IPv4Address, _Place] = {}
-        self.doubted: frozenset[IPv4Address] = frozenset()
-        """Addresses whose device is not believed yet."""
+        self._doubted: dict[IPv4Address, None] = {}
+
+    def is_doubted(self, pod_ip: IPv4Address) -> bool:
+        """Whether the device of this address is not believed yet."""
+        return pod_ip in self._doubted
 
     def inherit(self, devices: Mapping[IPv4Address, int]) -> None:
         """Devices that a former agent believed in."""
         self._places = {pod_ip: _Place("", device, -SETTLED_NS) for pod_ip, device in devices.items()}
 
-    def learn(self, pods: Iterable[Pod], devices: Mapping[IPv4Address, int], *, now_ns: int) -> None:
-        """Take the local pods, and behind which device each address was seen last."""
-        before, self._places = self._places, {}
-        for pod in pods:
-            device = devices.get(pod.ip) if pod.ip is not None else None
-            if pod.ip is not None and device is not None:
-                self._places[pod.ip] = _place(before.get(pod.ip), pod.uid, device, now_ns)
-        self.doubted = frozenset(pod_ip for pod_ip, place in self._places.items() if place.since_ns > now_ns)
+    def learn(self, pod_ip: IPv4Address, uid: str | None, device: int | None, *, now_ns: int) -> None:
+        """Take which pod has the address now, and behind which device it was seen last; None: none."""
+        if uid is None or device is None:
+            self._places.pop(pod_ip, None)
+            self._doubted.pop(pod_ip, None)
+            return
+        place = self._places[pod_ip] = _place(self._places.get(pod_ip), uid, device, now_ns)
+        if place.since_ns > now_ns:
+            self._doubted[pod_ip] = None
+        else:
+            self._doubted.pop(pod_ip, None)
+
+    def pass_time(self, *, now_ns: int) -> tuple[IPv4Address, ...]:
+        """The addresses whose device is believed from now on."""
+        believed = tuple(pod_ip for pod_ip in self._doubted if self._places[pod_ip].since_ns <= now_ns)
+        for pod_ip in believed:
+            del self._doubted[pod_ip]
+        return believed
 
 
 def _place(before: _Place | None, uid: str, device: int, now_ns: int) -> _Place:

@@ -81,9 +81,14 @@ def member_numbers(names: Iterable[str]) -> dict[str, int]:
     return numbers
 
 
-def member_rows(segments: Mapping[str, Sequence[Segment]], uplinks: Sequence[LocalUplink], *, node: str) -> Rows:
-    """Whose MAC is a member's, per uplink, and which member's (rules W2, H1)."""
-    numbers = member_numbers(segments)
+def member_rows(
+    segments: Mapping[str, Sequence[Segment]],
+    uplinks: Sequence[LocalUplink],
+    numbers: Mapping[str, int],
+    *,
+    node: str,
+) -> Rows:
+    """Whose MAC is a member's, per uplink, and which member's (rules W2, H1); `numbers` of `member_numbers`."""
     rows = {}
     for name, theirs in segments.items():
         if name == node:
@@ -98,10 +103,8 @@ def member_rows(segments: Mapping[str, Sequence[Segment]], uplinks: Sequence[Loc
 
 def rule_rows(rule_set: RuleSet) -> Rows:
     """One row for each destination; equal sets have one id, so they share their rows."""
-    return {
-        layout.rule_key(rule_set.id, network): layout.rule_value(floating_ip)
-        for network, floating_ip in rule_set.entries
-    }
+    values = {address: layout.rule_value(address) for address in (*rule_set.addresses(), None)}
+    return {layout.rule_key(rule_set.id, network): values[address] for network, address in rule_set.entries}
 
 
 def node_limits(settings: DatapathSettings) -> Limits:

@@ -209,6 +209,11 @@ def selected_key(pod_ip: IPv4Address, ifindex: int) -> bytes:
     return struct.pack("=4sI", pod_ip.packed, ifindex)
 
 
+def pod_of(key: bytes) -> IPv4Address:
+    """The pod of a key of `selected`."""
+    return IPv4Address(key[:4])
+
+
 def selected_value(rule_set: int, state: SelectedState, pod: int = 0) -> bytes:
     """Its rules, what is done with it now, and its number: another one for another UID or device (B2)."""
     return struct.pack("=QII", rule_set, state, pod)
@@ -228,6 +233,9 @@ def rule_key(rule_set: int, destination: IPv4Network) -> bytes:
         rule_set & 0xFFFFFFFF,
         destination.network_address.packed,
     )
+
+
+_RULE_SET = struct.Struct("=II")
 
 
 def rule_value(floating_ip: IPv4Address | None) -> bytes:
@@ -440,6 +448,12 @@ def parse_rule_key(key: bytes) -> tuple[int, IPv4Network]:
     """(rule set, destination)."""
     length, high, low, address = struct.unpack("=III4s", key)
     return high << 32 | low, IPv4Network((address, length - 64))
+
+
+def rule_set_of(key: bytes) -> int:
+    """The rule set alone: asked of many keys."""
+    high, low = _RULE_SET.unpack_from(key, 4)
+    return int(high << 32 | low)
 
 
 def parse_rule_value(value: bytes) -> IPv4Address | None:

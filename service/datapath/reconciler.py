@@ -1,68 +1,129 @@
-"""From what is known to what the maps of this node shall contain. Holds the knowledge, decides nothing about leases."""
+"""From what is known to what the maps of this node shall contain. Holds the knowledge, decides nothing about leases.
 
-from collections.abc import Mapping, Sequence
+A turn costs what has changed since the last one, and next to nothing where nothing has. Pods, rule sets and what
+netfilter asks of them change often and are many: they are worked out one by one, as differences say. All else (members,
+ways, floating IPs, ranges) changes seldom: it is made as a whole, and only where what it is made of is another
+(`Kept`). What a difference has missed all the same, `review` finds.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from service.datapath import desired, layout
-from service.datapath.admission import Admission, MapView
+from service.datapath import desired
+from service.datapath.admission import MapView
 from service.datapath.attribution import Attribution
-from service.datapath.classification import Classification
 from service.datapath.desired import LocalUplink, Rows
-from service.datapath.layout import MapName, SelectedState
-from service.datapath.shortage import Shortage, shortages
-from service.datapath.steering import Clearing, Phase, Steering
+from service.datapath.driven_pods import DrivenPods
+from service.datapath.layout import MapName
+from service.datapath.located_rows import LocatedRows
+from service.datapath.members import Members
+from service.datapath.review import Part
+from service.datapath.shortage import Shortage
+from service.datapath.steering import Clearing, Steering
 from service.datapath.topology import Topology, tunnel_member_rows, way_rows
-from service.gateway.exemption import ExemptionMemo, Insiders
+from service.datapath.worker_pool import Wishes
+from service.gateway.exemption import Exemptions, Insiders
 from service.gateway.transport import Pair
-from service.gateway.validation import address_fault
 from service.model.assignment import Assignment, Location
 from service.model.cluster_range import ClusterRanges
 from service.model.gateway_node import GatewayNode, Segment
+from service.model.kept import Kept
 from service.model.objects import Pod
 from service.network.connection_life import ConnectionLives
 from service.network.destinations import Destinations
-from service.network.unclassified import Named, named_sets
-from service.policy.index import PolicyIndex
-from service.policy.rule_set import RuleSet, Selection
+from service.network.unclassified import Named, NamedSets
+from service.policy.index import PolicyDelta, PolicyIndex
+from service.policy.rule_set import RuleSet, Selection, network_order
 from service.settings import Settings
 from service.wire.cluster_view import parse_seeds
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the maps shall contain from now on."""
+
+    whole: Mapping[str, Rows]
+    """Exactly these rows; the same object as the last time where nothing has changed."""
+    changes: Mapping[str, Wishes]
+    """These rows, and of all others what was wished for before; in the order in which they are to be wished for."""
+
+
+class _Derived:
+    """What follows from knowledge that seldom changes."""
+
+    def __init__(self) -> None:
+        self.listed = Kept[dict[IPv4Address, None]]()
+        self.in_spec = Kept[frozenset[IPv4Address]]()
+        self.floating_ips = Kept[tuple[IPv4Address, ...]]()
+        self.own_addresses = Kept[tuple[IPv4Address, ...]]()
+        self.probed = Kept[tuple[Pair, ...]]()
+        self.attribution = Kept[Attribution]()
+        self.insiders = Kept[Insiders]()
+        self.exempt = Kept[Exemptions]()
+        self.networks = Kept[tuple[IPv4Network, ...]]()
+        self.rows: dict[str, Kept[Rows]] = {name: Kept() for name in WHOLE_MAPS if name != MapName.WAYS}
+
+    def forget(self, name: str) -> None:
+        """Have the content of this map made anew, and with that of the first one what all of them follow from."""
+        if name in self.rows:
+            self.rows[name].forget()
+        if name == WHOLE_MAPS[0]:
+            for kept in vars(self).values():
+                if isinstance(kept, Kept):
+                    kept.forget()
+
+
+_WHOLE_COST = 8192
+"""In the review, of making one of these maps anew, beside a look at one row."""
+WHOLE_MAPS = (
+    MapName.CLUSTER,
+    MapName.FLOATING_IPS,
+    MapName.UPLINK_ADDRESSES,
+    MapName.MEMBERS,
+    MapName.TUNNEL_MEMBERS,
+    MapName.WAYS,
+)
+"""Maps whose content is made as a whole."""
+
+
 class Reconciler:
-    """State of one agent's view; `rows` is a pure function of it. `learn_...` methods are the only way in."""
+    """State of one agent's view; `wish` says what follows from it. `learn_...` methods are the only way in."""
 
     def __init__(self, settings: Settings, index: PolicyIndex) -> None:
         self._node = settings.node
         self._index = index
         """The objects; whoever reads the source feeds it."""
-        self.steering = Steering()
-        self._admission = Admission()
-        self._classification = Classification()
+        self._pods = DrivenPods(settings.node, index, desired.node_limits(settings.datapath))
+        self._policy_changes = 0
+        """How often any policy has come, gone or got another state: what the index shows of them is a live view."""
+        index.follow(self._note_policies)
+        self._derived = _Derived()
         self._guards = settings.datapath.unclassified == "drop"
-        self._named: tuple[tuple[IPv4Network, ...], Named] = ((), {})
-        """What policies named last, as it is and cut into sets."""
+        self._named = NamedSets()
         self._uplinks: tuple[LocalUplink, ...] = ()
         self._addresses: frozenset[IPv4Address] = frozenset()
         """Of all interfaces of this node."""
         self._server: IPv4Address | None = None
         self._egw_ifindex = 0
-        self._nodes: tuple[GatewayNode, ...] = ()
-        self._segments: dict[str, Sequence[Segment]] = {}
-        self._numbers: dict[str, int] = {}
+        self._members = Members(settings.node, settings.datapath.transport)
         self._assignments: Mapping[IPv4Address, Assignment] = {}
         self._locations: dict[IPv4Address, Location] = {}
+        self._heard: Mapping[IPv4Address, Location] = {}
+        """Locations as gossip told them last."""
+        self._ways = LocatedRows()
+        self._moved: dict[IPv4Address, None] = {}
+        """Floating IPs that are somewhere else since `take_moved`."""
+        self._moves = 0
+        """How often any has moved."""
+        self._kept_for: dict[IPv4Address, None] = {}
+        """What was listed when those were last looked through."""
         self._held: frozenset[IPv4Address] = frozenset()
-        self._devices: dict[IPv4Address, int] = {}
         self._inherited_ways: Rows = {}
-        self._inherited_rule_sets: tuple[RuleSet, ...] = ()
         self._inherited_exempt: tuple[IPv4Address, ...] = ()
         self._ranges = settings.datapath.ranges
         """The cluster's own ranges; they may change at any time."""
         self._peers = _configured_peers(settings)
-        self._exempt = ExemptionMemo()
-        self._limits = desired.node_limits(settings.datapath)
-        self._transport = settings.datapath.transport
-        self._proven: frozenset[Pair] = frozenset()
 
     # -- what is known --
 
@@ -74,7 +135,7 @@ class Reconciler:
     @property
     def nodes(self) -> tuple[GatewayNode, ...]:
         """All agents that have not left, this node among them."""
-        return self._nodes
+        return self._members.nodes
 
     @property
     def assignments(self) -> Mapping[IPv4Address, Assignment]:
@@ -89,7 +150,12 @@ class Reconciler:
     @property
     def devices(self) -> Mapping[IPv4Address, int]:
         """Interface index behind which each local pod is."""
-        return self._devices
+        return self._pods.devices
+
+    @property
+    def steering(self) -> Steering:
+        """How far each selected pod of this node is."""
+        return self._pods.steering
 
     @property
     def ranges(self) -> ClusterRanges:
@@ -99,7 +165,7 @@ class Reconciler:
     @property
     def has_former_members(self) -> bool:
         """A member of a release before NAT on the pod's node is there, whose steered frames have a pod's address."""
-        return any(not node.translates for node in self._nodes)
+        return self._members.has_former
 
     def is_guarded(self, address: IPv4Address) -> bool:
         """Netfilter asks of this address whether it is classified (rule W11)."""
@@ -109,11 +175,13 @@ class Reconciler:
 
     def learn_members(self, nodes: tuple[GatewayNode, ...], assignments: Mapping[IPv4Address, Assignment]) -> None:
         """Take what gossip says of the agents, and the leader's table. Locations that nobody asks for any more go."""
-        self._nodes, self._assignments = nodes, assignments
+        self._members.nodes, self._assignments = nodes, assignments
         listed = self._listed()
-        self._locations = {ip: location for ip, location in self._locations.items() if ip in listed}
-        self._segments = {node.name: node.segments for node in nodes}
-        self._numbers = desired.member_numbers(self._segments)
+        if listed is not self._kept_for:
+            for floating_ip in [floating_ip for floating_ip in self._locations if floating_ip not in listed]:
+                del self._locations[floating_ip]
+                self._move(floating_ip)
+            self._kept_for, self._heard = listed, {}
 
     def learn_uplinks(self, uplinks: tuple[LocalUplink, ...]) -> None:
         """Take the node's uplinks as they are now; none is a state like any other."""
@@ -144,25 +212,26 @@ class Reconciler:
 
     def learn_devices(self, devices: Mapping[IPv4Address, int]) -> bool:
         """Take which device each local pod is behind, all of them at once. False where nothing is new."""
-        if devices == self._devices:
-            return False
-        self._devices = dict(devices)
-        return True
+        return self._pods.learn_devices(devices)
 
     def classify(self, *, now_ns: int) -> None:
         """Say anew which devices are believed to be their pods', of pods and devices as they are known now (W11)."""
-        self._classification.learn(self.local_pods().values(), self._devices, now_ns=now_ns)
+        self._pods.classify(now_ns=now_ns)
+
+    def select(self) -> None:
+        """Take the selections of this node's pods as they are now."""
+        self._pods.select()
 
     def inherit(self, ways: Rows, rule_sets: tuple[RuleSet, ...], exempt: tuple[IPv4Address, ...] = ()) -> None:
         """Go on with what a former agent knew, after `learn_devices`, until gossip and peers have told it again."""
-        self._classification.inherit(self._devices)
-        self._inherited_rule_sets = rule_sets
         self._inherited_ways, self._inherited_exempt = dict(ways), exempt
+        self._pods.inherit(rule_sets)
 
     def disinherit(self) -> None:
         """What nobody has told again by now is not so any more."""
-        self._inherited_rule_sets = ()
-        self._inherited_ways, self._inherited_exempt = {}, ()
+        if self._inherited_ways or self._inherited_exempt:
+            self._inherited_ways, self._inherited_exempt = {}, ()
+        self._pods.disinherit()
 
     def learn_held(self, held: frozenset[IPv4Address]) -> bool:
         """Take what this node has leased. False where nothing is new."""
@@ -171,21 +240,44 @@ class Reconciler:
         self._held = held
         return True
 
+    def learn_locations(self, locations: Mapping[IPv4Address, Location]) -> None:
+        """Take the words of all holders, as gossip has them; the same object where nothing is new."""
+        if locations is not self._heard:
+            for location in locations.values():
+                self.learn_location(location)
+            self._heard = locations
+
     def learn_location(self, location: Location) -> bool:
         """Take the word of a holder; False where a newer token is known (rule W2)."""
         known = self._locations.get(location.floating_ip)
         if known is not None and known.token >= location.token:
             return False
         self._locations[location.floating_ip] = location
+        self._move(location.floating_ip)
         return True
+
+    def _move(self, floating_ip: IPv4Address) -> None:
+        self._moved[floating_ip] = None
+        self._moves += 1
+        self._ways.move(floating_ip)
+
+    def _note_policies(self, delta: PolicyDelta) -> None:
+        if delta.policies:
+            self._policy_changes += 1
+
+    def take_moved(self) -> dict[IPv4Address, None]:
+        """The floating IPs that are somewhere else since the last call, or nowhere any more."""
+        moved, self._moved = self._moved, {}
+        return moved
 
     def segments(self) -> dict[str, Sequence[Segment]]:
         """Subnets, addresses and MACs of each agent, by its name."""
-        return self._segments
+        return self._members.segments()
 
     def cluster_networks(self) -> tuple[IPv4Network, ...]:
         """Every range that is never steered, sorted, each once: in-cluster ones, and those of the own link."""
-        return tuple(sorted(self._exempt.of(self._insiders())))
+        exempt = self._exempt()
+        return self._derived.networks.of(lambda: tuple(sorted(exempt, key=network_order)), exempt)
 
     def floating_ips(self) -> tuple[IPv4Address, ...]:
         """Every floating IP of the spec or the leader's table, and what is still leased here: the fence knows them all.
@@ -193,66 +285,76 @@ class Reconciler:
         No others: an address that was a floating IP once may be anybody's now, also this host's. But never an address
         of a node's interface, nor a network's or a broadcast address: the fence would cut off whoever has it.
         """
-        known = self._listed()
-        own = {uplink.address.ip for uplink in self._uplinks} | self._addresses | {self._server}
-        return tuple(ip for ip in known if ip not in own and address_fault(ip, self._nodes) is None)
+        known, faults = self._listed(), self._members.faults()
+        uplinks, addresses, server = self._uplinks, self._addresses, self._server
+
+        def fit() -> tuple[IPv4Address, ...]:
+            own = {uplink.address.ip for uplink in uplinks} | addresses | {server}
+            return tuple(ip for ip in known if ip not in own and ip not in faults)
+
+        return self._derived.floating_ips.of(fit, known, faults, uplinks, addresses, server)
 
     def own_addresses(self) -> tuple[IPv4Address, ...]:
         """What is a floating IP to others and an address of an interface here, or the API server's: never ours to
         hold."""
-        return tuple(sorted(ip for ip in self._listed() if ip in self._addresses or ip == self._server))
+        known, addresses, server = self._listed(), self._addresses, self._server
+        return self._derived.own_addresses.of(
+            lambda: tuple(sorted(ip for ip in known if ip in addresses or ip == server)), known, addresses, server
+        )
 
     def _listed(self) -> dict[IPv4Address, None]:
-        gateway = self._index.gateway()
-        known: dict[IPv4Address, None] = dict.fromkeys(gateway.floating_ips if gateway else ())
-        known |= dict.fromkeys(sorted(self._assignments))
-        known |= dict.fromkeys(sorted(self._held))
-        return known
+        gateway, assignments, held = self._index.gateway(), self._assignments, self._held
 
-    def local_selections(self) -> dict[IPv4Address, Selection]:
-        """This node's selected pods by address."""
-        return {
-            selection.pod.ip: selection
-            for selection in self._index.selections().values()
-            if selection.pod.node == self._node and selection.pod.ip is not None
-        }
+        def listed() -> dict[IPv4Address, None]:
+            known: dict[IPv4Address, None] = dict.fromkeys(gateway.floating_ips if gateway else ())
+            return known | dict.fromkeys(sorted(assignments, key=int)) | dict.fromkeys(sorted(held, key=int))
 
-    def local_pods(self) -> dict[IPv4Address, Pod]:
-        """This node's pods by address, selected or not."""
-        return {pod.ip: pod for pod in self._index.pods_on(self._node) if pod.ip is not None}
+        return self._derived.listed.of(listed, gateway, assignments, held)
+
+    def local_selections(self) -> Mapping[IPv4Address, Selection]:
+        """This node's selected pods by address; a live view."""
+        return self._pods.selections
+
+    def local_pods(self) -> Mapping[IPv4Address, Pod]:
+        """This node's pods by address, selected or not; a live view."""
+        return self._pods.pods
+
+    def pods_without_device(self) -> Collection[IPv4Address]:
+        """This node's pods of which it is not known behind which device they are; a live view."""
+        return self._pods.without_device()
 
     def named(self) -> Named:
         """Where no pod may send before it is classified (rule W11): what any policy in force names; it is in the
         cluster or not, which netfilter sees."""
         if not self._guards:
             return {}
-        networks = self._index.named.networks()
-        if networks is not self._named[0]:
-            self._named = networks, named_sets(networks)
-        return self._named[1]
+        self._named.renew(self._index.named.numbers())
+        return self._named.value
 
     def destinations(self) -> Destinations:
-        """What the rules of each local pod name: what netfilter may keep marked after DNAT (rule W4)."""
-        selections = self.local_selections()
-        rule_sets = {selection.rule_set.id: selection.rule_set for selection in selections.values()}
-        return Destinations(
-            {pod_ip: selection.rule_set.id for pod_ip, selection in selections.items()},
-            {name: rule_set.steered for name, rule_set in rule_sets.items()},
-        )
+        """What the rules of each local pod name: what netfilter may keep marked after DNAT (rule W4). The same object
+        until something changes."""
+        return self._pods.destinations()
+
+    def destinations_changed(self, since: Destinations) -> Collection[IPv4Address] | None:
+        """The pods that are otherwise now than in that former value of `destinations`; None: not known."""
+        return self._pods.destinations_changed(since)
 
     def connection_lives(self) -> ConnectionLives:
         """For how long connection tracking has to remember what is steered (rule B3)."""
-        sets = {selection.rule_set.id: selection.rule_set for selection in self.local_selections().values()}
-        said = {rule_set.timeouts for rule_set in sets.values()}
-        return ConnectionLives.longest([self._limits.timeouts, *(own.over(self._limits.timeouts) for own in said)])
+        return self._pods.connection_lives()
 
     def attribution(self) -> Attribution:
-        """Which policy each flow goes by (rule B6)."""
-        states = self._index.policy_states()
-        return Attribution(
-            {state.egress_source_ip.packed: key.name for key, state in states.items() if state.accepted},
-            policies=[key.name for key in states],
-            floating_ips=[floating_ip.packed for floating_ip in self.floating_ips()],
+        """Which policy each flow goes by (rule B6); the same object until something changes."""
+        states, floating_ips = self._index.policy_states(), self.floating_ips()
+        return self._derived.attribution.of(
+            lambda: Attribution(
+                {state.egress_source_ip.packed: key.name for key, state in states.items() if state.accepted},
+                policies=[key.name for key in states],
+                floating_ips=[floating_ip.packed for floating_ip in floating_ips],
+            ),
+            self._policy_changes,
+            floating_ips,
         )
 
     def holder_of(self, floating_ip: IPv4Address) -> str | None:
@@ -268,117 +370,122 @@ class Reconciler:
         assignment = self._assignments.get(floating_ip)
         return assignment.successor if assignment else None
 
+    def names(self) -> dict[int, str]:
+        """Of all members, by their numbers in the map `members`."""
+        return self._members.names()
+
     def topology(self) -> Topology:
         """How members are reached, for the blocks that are theirs."""
-        return Topology(
-            self._node,
-            self._uplinks,
-            self._segments,
-            self._numbers,
-            {node.name: node.address for node in self._nodes if node.tunnels and node.address is not None},
-            self._transport,
-            self._proven,
-        )
+        return self._members.topology(self._uplinks)
 
     def probed(self) -> tuple[Pair, ...]:
         """Which members are to be asked whether a segment lets frames of a floating IP pass (rule X1): who holds an
-        address that pods of this node use, or comes next."""
-        rule_sets = {selection.rule_set.id: selection.rule_set for selection in self.local_selections().values()}
-        used = {floating_ip for rule_set in rule_sets.values() for _, floating_ip in rule_set.entries if floating_ip}
-        topology = self.topology()
-        return tuple(
-            (name, floating_ip)
-            for floating_ip in sorted(used)
-            for name in dict.fromkeys((self.holder_of(floating_ip), self.successor_of(floating_ip)))
-            if name not in (None, self._node) and topology.shared(name, floating_ip) is not None
+        address that pods of this node use, or comes next. The same object until something changes."""
+        used, topology = self._pods.floating_ips(), self.topology()
+        return self._derived.probed.of(
+            lambda: tuple(
+                (name, floating_ip)
+                for floating_ip in used
+                for name in dict.fromkeys((self.holder_of(floating_ip), self.successor_of(floating_ip)))
+                if name not in (None, self._node) and topology.shared(name, floating_ip) is not None
+            ),
+            used,
+            topology,
+            self._assignments,
+            self._moves,
         )
 
     def learn_proven(self, proven: frozenset[Pair]) -> bool:
         """Take where segments let frames of floating IPs pass (rule X1). False where nothing is new."""
-        is_new, self._proven = proven != self._proven, proven
-        return is_new
+        if proven == self._members.proven:
+            return False
+        self._members.proven = proven
+        return True
 
     def to_clear(self, maps: MapView) -> tuple[Clearing, ...]:
-        """Pods whose connection-tracking entries can go now, because the rows that precede it are in the kernel (W10).
-
-        Each for itself: a pod for whose rows there is no room holds up no other.
-        """
-        devices = self._believed_devices()
-        return tuple(clearing for clearing in self.steering.to_clear() if self._is_preceded(clearing, devices, maps))
-
-    def _is_preceded(self, clearing: Clearing, devices: Mapping[IPv4Address, int], maps: MapView) -> bool:
-        whole = self._admission.whole
-        rows = self.steering.rows_of(clearing.pod_ip, devices, whole)
-        if clearing.phase is not Phase.LEAVING:
-            return clearing.rule_set in whole and maps.contains(MapName.SELECTED, rows)
-        # Of a pod that has no row nothing is steered: it need not get one in order to leave.
-        return all(
-            maps.contains(MapName.SELECTED, {key: value}) or not maps.has(MapName.SELECTED, key)
-            for key, value in rows.items()
-        )
+        """Pods whose connection-tracking entries can go now: the rows that precede it are in the kernel (W10)."""
+        return self._pods.to_clear(maps)
 
     def shortages(self, maps: MapView) -> tuple[Shortage, ...]:
-        """What is not in the kernel for want of room, and which pods suffer; as of the last `rows`."""
-        served = self.steering.rule_sets()
-        unfit = {rule_set.id: rule_set for _, rule_set in served if rule_set.id in self._admission.unfit}
-        return shortages(maps.waiting(), unfit, self._admission.unfit_pods, served)
+        """What is not in the kernel for want of room, and which pods suffer; as of the last `wish`."""
+        return self._pods.shortages(maps)
 
-    def rows(self, maps: MapView) -> dict[str, Rows]:
-        """The full content of every driven map, as far as what it depends on is in the kernel by now (rule C1)."""
-        segments, topology = self.segments(), self.topology()
-        rules = self._admission.admit(self._wanted_rule_sets(), maps)
-        self.steering.switch(self._admission.whole)
-        return {
-            MapName.CLUSTER: self._cluster_rows(),
-            MapName.FLOATING_IPS: desired.floating_ip_rows(self.floating_ips(), self._uplinks),
-            MapName.UPLINK_ADDRESSES: desired.uplink_address_rows(self._uplinks),
-            MapName.MEMBERS: desired.member_rows(segments, self._uplinks, node=self._node),
-            MapName.TUNNEL_MEMBERS: tunnel_member_rows(topology),
-            MapName.WAYS: self._inherited_ways | way_rows(self._listed_locations(), topology),
-            # Before what names them.
-            MapName.LIMITS: desired.limit_rows(self._admission.sets(), self._limits),
-            MapName.RULES: rules,
-            MapName.SELECTED: self._selected_rows(maps),
+    def wish(self, maps: MapView) -> Wish:
+        """What every driven map shall contain, as far as what it depends on is in the kernel by now (rule C1)."""
+        return Wish(self._whole(), self._pods.wish(maps))
+
+    def review_parts(self, maps: MapView) -> tuple[Part, ...]:
+        """What `Review` goes through. Each is looked at right after a `wish` that was wished for."""
+
+        def compare(names: Iterable[str]) -> tuple[int, Wishes]:
+            return sum(map(self._compare_whole, names)), {}
+
+        return (*self._pods.review_parts(maps), Part("", lambda: WHOLE_MAPS, compare, cost=_WHOLE_COST))
+
+    def _compare_whole(self, name: str) -> bool:
+        """Make this map's content anew; True where that was not as was thought."""
+        before = self._whole()[name]
+        self._derived.forget(name)
+        if name == WHOLE_MAPS[0]:
+            self._members.forget()
+        if name == MapName.WAYS:
+            self._ways.forget()
+        return self._whole()[name] is not before
+
+    # -- inside --
+
+    def _whole(self) -> dict[str, Rows]:
+        kept, node, uplinks, segments = self._derived.rows, self._node, self._uplinks, self.segments()
+        floating_ips, numbers, topology = self.floating_ips(), self._members.numbers(), self.topology()
+        insiders, exempt = self._insiders(), self._exempt()
+        makers: dict[str, tuple[Callable[[], Rows], tuple[object, ...]]] = {
+            MapName.CLUSTER: (lambda: self._cluster_rows(insiders, exempt), (insiders, exempt)),
+            MapName.FLOATING_IPS: (
+                lambda: desired.floating_ip_rows(floating_ips, uplinks),
+                (floating_ips, uplinks),
+            ),
+            MapName.UPLINK_ADDRESSES: (lambda: desired.uplink_address_rows(uplinks), (uplinks,)),
+            MapName.MEMBERS: (
+                lambda: desired.member_rows(segments, uplinks, numbers, node=node),
+                (segments, uplinks, numbers),
+            ),
+            MapName.TUNNEL_MEMBERS: (lambda: tunnel_member_rows(topology), (topology,)),
         }
+        rows = {name: kept[name].of(make, *sources) for name, (make, sources) in makers.items()}
+        return rows | {MapName.WAYS: self._way_rows(topology)}
 
-    def _selected_rows(self, maps: MapView) -> Rows:
-        devices, in_force = self._believed_devices(), self.steering.phases()
-        rows = Rows()
-        for pod_ip in self._admission.admit_pods(in_force, maps):
-            rows |= self.steering.rows_of(pod_ip, devices, self._admission.whole)
-        # Pods that are left alone come last: of them only as many as there is room for.
-        concerned = self.local_selections() | in_force
-        others = [pod_ip for pod_ip in self.local_pods() if pod_ip in devices and pod_ip not in concerned]
-        for pod_ip in others[: max(0, maps.room(MapName.SELECTED) - len(rows))]:
-            rows[layout.selected_key(pod_ip, devices[pod_ip])] = layout.selected_value(0, SelectedState.NOT)
-        return rows
-
-    def _believed_devices(self) -> dict[IPv4Address, int]:
-        doubted = self._classification.doubted
-        return {pod_ip: device for pod_ip, device in self._devices.items() if pod_ip not in doubted}
-
-    def _wanted_rule_sets(self) -> dict[int, RuleSet]:
-        inherited = {rule_set.id: rule_set for rule_set in self._inherited_rule_sets}
-        return inherited | {rule_set.id: rule_set for _, rule_set in self.steering.rule_sets()}
-
-    def _listed_locations(self) -> dict[IPv4Address, Location]:
+    def _way_rows(self, topology: Topology) -> Rows:
         """A floating IP that is no longer in the spec has no holder: its packets are dropped on the pod's node and not
         sent, from the pod's address, to whoever held it last (rule L1)."""
         gateway = self._index.gateway()
-        listed = gateway.floating_ips if gateway else ()
-        return {floating_ip: location for floating_ip, location in self._locations.items() if floating_ip in listed}
+        listed = self._derived.in_spec.of(lambda: frozenset(gateway.floating_ips if gateway else ()), gateway)
 
-    def _cluster_rows(self) -> Rows:
-        insiders = self._insiders()
+        def make(locations: Mapping[IPv4Address, Location]) -> Rows:
+            known = {floating_ip: location for floating_ip, location in locations.items() if floating_ip in listed}
+            return way_rows(known, topology)
+
+        return self._ways.renew(make, self._locations, self._inherited_ways, listed, topology)
+
+    def _cluster_rows(self, insiders: Insiders, exempt: Exemptions) -> Rows:
         # What an address of a service is translated to may be outside: which one it is, is only known after that (W4).
-        services = (*self._ranges.services, *insiders.servers)
-        return desired.cluster_rows(self._ranges.pods, services, self._exempt.of(insiders))
+        services = (*insiders.ranges.services, *insiders.servers)
+        return desired.cluster_rows(insiders.ranges.pods, services, exempt)
+
+    def _exempt(self) -> Exemptions:
+        insiders = self._insiders()
+        return self._derived.exempt.of(insiders.exemptions, insiders)
 
     def _insiders(self) -> Insiders:
         """What is never steered follows from this (rule W12)."""
-        nodes = [*self._peers, *(uplink.address.ip for uplink in self._uplinks)]
-        nodes += [segment.address for segments in self._segments.values() for segment in segments]
-        return Insiders(self._ranges, tuple(nodes), tuple(self._listed()), self._server, self._inherited_exempt)
+        listed, segments, uplinks, ranges = self._listed(), self.segments(), self._uplinks, self._ranges
+        server, inherited = self._server, self._inherited_exempt
+
+        def insiders() -> Insiders:
+            nodes = [*self._peers, *(uplink.address.ip for uplink in uplinks)]
+            nodes += [segment.address for theirs in segments.values() for segment in theirs]
+            return Insiders(ranges, tuple(nodes), tuple(listed), server, inherited)
+
+        return self._derived.insiders.of(insiders, listed, segments, uplinks, ranges, server, inherited)
 
 
 def _configured_peers(settings: Settings) -> tuple[IPv4Address, ...]:

@@ -74,10 +74,15 @@ class Topology:
             return layout.tunnelled_block_value(number, path.address, seen_ns=seen_ns)
         return layout.block_value(BlockKind.L2, number, path.uplink.ifindex, path.uplink.mac, path.mac, seen_ns=seen_ns)
 
-    def of(self, name: str) -> object:
-        """All that a member's rows depend on, beside this node's own uplinks: equal if nothing has changed for it."""
-        proofs = frozenset(proof for proof in self.proven if proof[0] == name)
-        return self.numbers.get(name), self.segments.get(name), self.addresses.get(name), self.transport, proofs
+    def unchanged(self, former: "Topology") -> set[str]:
+        """The members that are reached as they were there, beside what is of this node's own uplinks."""
+        proofs = {name for name, _ in self.proven ^ former.proven} if self.proven is not former.proven else set()
+        if self.transport != former.transport:
+            return set()
+        return {name for name in self.numbers if name not in proofs and self._of(name) == former._of(name)}
+
+    def _of(self, name: str) -> object:
+        return self.numbers.get(name), self.segments.get(name), self.addresses.get(name)
 
 
 def way_rows(locations: Mapping[IPv4Address, Location], topology: Topology) -> Rows:

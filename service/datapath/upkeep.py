@@ -181,7 +181,8 @@ class Upkeep:
 
     async def _find_devices(self) -> bool:
         """False where it is worth looking again soon."""
-        is_synced, pods = self.is_synced, self._reconciler.local_pods()
+        # As they are now: pods come and go while the kernel is asked.
+        is_synced, pods = self.is_synced, tuple(self._reconciler.local_pods())
         self._sought = frozenset(pods)
         try:
             await self._datapath.attach_pod_devices(set(self._reconciler.devices.values()))
@@ -219,7 +220,7 @@ class Upkeep:
         """Whether a pod is without a device: a selected one, or another that has not been so for long. Those whose
         device is of no kind that we know shall not be looked for all the time."""
         reconciler, now_ns = self._reconciler, self._clock()
-        missing = [pod_ip for pod_ip in reconciler.local_pods() if pod_ip not in reconciler.devices]
+        missing = reconciler.pods_without_device()
         self._missing = {pod_ip: self._missing.get(pod_ip, now_ns) for pod_ip in missing}
         selected = reconciler.local_selections()
         if self.is_synced and not self.has_looked:

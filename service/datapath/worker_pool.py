@@ -1,7 +1,8 @@
 """Desired state to BPF maps, through a pool of worker threads. Level-triggered: what is wanted and what is known to be
 in the kernel are two tables, and a key stays open until they agree.
 
-Callers say what a map shall contain, key by key, and never wait for the kernel; who depends on a row asks `contains`.
+Callers say what a map shall contain, key by key or as a whole, and never wait for the kernel; who depends on a row asks
+`contains`, and `take_news` says for which keys the answer may be another one.
 Wishes for one key coalesce: only the newest is written. Each map has one writer at a time, so order per map is kept;
 different maps go in parallel. Upserts go before deletes, so an update has no gap.
 
@@ -11,10 +12,11 @@ the map. It is told in `waiting`, and tried again with back-off, and as soon as 
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from service.datapath.bpf_map import BpfMap, is_full
 
@@ -49,6 +51,8 @@ class PoolCounters:
     """Batches cut short because the map was full."""
     repaired: int = 0
     """Entries that were found to be other than written."""
+    reviewed: int = 0
+    """What was found to be wished for otherwise than what is known asks for (rule C2)."""
 
 
 @dataclass(slots=True)
@@ -78,6 +82,10 @@ class _Lane:
     """How far the look at the kernel's entries has come."""
     unseen: list[bytes] = field(default_factory=list)
     """Wanted keys whose turn at being looked at is still to come."""
+    table: Mapping[bytes, bytes] | None = None
+    """What was wished for as a whole; None where single keys were wished for since."""
+    news: Keys | None = None
+    """Keys of which something else is known than when it was last asked; None: nobody has asked, or of all."""
 
 
 class WorkerPool:
@@ -98,40 +106,62 @@ class WorkerPool:
     def upsert(self, name: str, key: bytes, value: bytes) -> None:
         """Wish for `key` to have `value`; returns at once."""
         lane = self._lanes[name]
-        lane.wanted[key] = value
-        is_settled = key not in lane.open and key not in lane.writing
-        if key in lane.waiting or (is_settled and lane.content.get(key) == value):
-            return
-        self._wish(lane, key)
+        lane.table = None
+        self._upsert(lane, key, value)
 
     def delete(self, name: str, key: bytes) -> None:
         """Wish for `key` to be absent; returns at once."""
         lane = self._lanes[name]
-        lane.wanted.pop(key, None)
-        lane.waiting.pop(key, None)
-        if key in lane.content or key in lane.open or key in lane.writing:
-            self._wish(lane, key)
+        lane.table = None
+        self._delete(lane, key)
+
+    def change(self, name: str, rows: Wishes) -> None:
+        """Wish for these keys to be so, and for all others as before."""
+        for key, value in rows.items():
+            if value is None:
+                self.delete(name, key)
+            else:
+                self.upsert(name, key, value)
 
     def replace(self, name: str, content: Mapping[bytes, bytes]) -> None:
-        """Wish for the map to contain exactly `content`; only the difference is written."""
+        """Wish for the map to contain exactly `content`, which must not change; only the difference is written."""
         lane = self._lanes[name]
+        if content is lane.table:
+            return
         former = lane.wanted
         for key in [key for key, value in content.items() if former.get(key) != value]:
-            self.upsert(name, key, content[key])
+            self._upsert(lane, key, content[key])
         known = (former, lane.content, lane.open, lane.writing)
         for key in {key: None for keys in known for key in keys if key not in content}:
             if key in former or lane.writing.get(key) is not None or (key in lane.content and key not in lane.open):
-                self.delete(name, key)
+                self._delete(lane, key)
+        lane.table = content
+
+    def drop_others(self, name: str) -> None:
+        """Wish for all to be absent that the map is known to contain and nobody wishes for, as after `adopt`."""
+        lane = self._lanes[name]
+        for key in [key for key in lane.content if key not in lane.wanted]:
+            self.delete(name, key)
+
+    def wanted(self, name: str) -> Mapping[bytes, bytes]:
+        """A live view of what is wished for."""
+        return MappingProxyType(self._lanes[name].wanted)
+
+    def take_news(self, name: str) -> Collection[bytes] | None:
+        """Keys for which `contains` and `has` may say otherwise than at the last call; None: any."""
+        lane = self._lanes[name]
+        news, lane.news = lane.news, {}
+        return news
 
     def adopt(self, name: str) -> None:
         """Take what the map contains now (pins of a former agent) as the base of differences. Blocks: start-up only."""
         lane = self._lanes[name]
-        lane.content = lane.target.items()
+        lane.content, lane.table, lane.news = lane.target.items(), None, None
 
     def contains(self, name: str, rows: Mapping[bytes, bytes]) -> bool:
         """All of these rows are in the kernel now, as far as is known, and none is just being written."""
         lane = self._lanes[name]
-        return all(lane.content.get(key) == value and key not in lane.writing for key, value in rows.items())
+        return rows.items() <= lane.content.items() and lane.writing.keys().isdisjoint(rows)
 
     def has(self, name: str, key: bytes) -> bool:
         """The kernel has a row for `key`, whichever; also while another value is being written."""
@@ -168,6 +198,19 @@ class WorkerPool:
                 group.create_task(self._compare(executor))
         finally:
             executor.shutdown(wait=False)
+
+    def _upsert(self, lane: _Lane, key: bytes, value: bytes) -> None:
+        lane.wanted[key] = value
+        is_settled = key not in lane.open and key not in lane.writing
+        if key in lane.waiting or (is_settled and lane.content.get(key) == value):
+            return
+        self._wish(lane, key)
+
+    def _delete(self, lane: _Lane, key: bytes) -> None:
+        lane.wanted.pop(key, None)
+        lane.waiting.pop(key, None)
+        if key in lane.content or key in lane.open or key in lane.writing:
+            self._wish(lane, key)
 
     def _wish(self, lane: _Lane, key: bytes) -> None:
         if key in lane.open:
@@ -208,6 +251,8 @@ class WorkerPool:
         return outcome
 
     def _note(self, lane: _Lane, outcome: _Outcome) -> None:
+        if lane.news is not None:
+            lane.news |= dict.fromkeys(outcome.done) | dict.fromkeys(outcome.waiting)
         for key, value in outcome.done.items():
             lane.waiting.pop(key, None)
             if value is None:
@@ -247,6 +292,8 @@ class WorkerPool:
             for key, value in present.items()
             if key not in lane.open and key not in lane.writing and lane.content.get(key) != value
         ]
+        if lane.news is not None:
+            lane.news |= dict.fromkeys(wrong)
         for key in wrong:
             value = present[key]
             lane.content.pop(key, None)

@@ -8,7 +8,7 @@ with its own result it changes nothing.
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
 
-from service.gateway.validation import address_fault
+from service.gateway.validation import AddressFaults
 from service.model.assignment import Assignment
 from service.model.gateway_node import GatewayNode, Hearing, NodeRole, NodeState
 from service.model.lease import Stamp
@@ -57,6 +57,7 @@ class _Placement:
         """Without the floating IPs that nobody can hold."""
         self.successor: dict[IPv4Address, str] = {}
         """Without those that only one node can hold."""
+        self._faults = AddressFaults(self._nodes)
         self._qualified: dict[IPv4Address, list[GatewayNode]] = {}
         """Cache of `_candidates`."""
         self._held = {node.name: 0 for node in self._nodes}
@@ -88,7 +89,7 @@ class _Placement:
         if ip not in self._qualified:
             fit = [node for node in self._nodes if _is_available(node) and _is_on_segment(node, ip)]
             # Never an address that is a node's own, a network or a broadcast address, whoever is up.
-            self._qualified[ip] = fit if address_fault(ip, self._nodes) is None else []
+            self._qualified[ip] = fit if ip not in self._faults else []
         return self._qualified[ip]
 
     def keep_holder(self, ip: IPv4Address, present: str | None, previous: Assignment | None) -> str | None:
@@ -113,7 +114,7 @@ class _Placement:
 
         A cordoned or draining node may not: somebody decided that it shall hand over.
         """
-        return address_fault(ip, self._nodes) is None and any(
+        return ip not in self._faults and any(
             node.name == name and node.role is not NodeRole.CONTROLLER and node.schedulable and _is_on_segment(node, ip)
             for node in self._nodes
         )
@@ -159,7 +160,7 @@ class _Placement:
 
     def why_unassigned(self, ip: IPv4Address) -> str:
         """Give the reason as one sentence for the condition; the same facts give the same words."""
-        fault = address_fault(ip, self._nodes)
+        fault = self._faults.of(ip)
         if fault is not None:
             return fault
         near = [node for node in self._nodes if node.role is not NodeRole.CONTROLLER and _has_segment(node, ip)]

@@ -6,9 +6,10 @@ Of a node only its own addresses are: a server in the nodes' subnet is as much o
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_address_range
+from ipaddress import IPv4Address, IPv4Network
 
 from service.model.cluster_range import ClusterRanges
+from service.model.span import networks_of, spans
 
 NEVER_STEERED = tuple(
     IPv4Network(cidr)
@@ -71,14 +72,12 @@ def unchanged(before: Iterable[IPv4Network], after: Iterable[IPv4Network]) -> tu
     """All addresses that are in both or in neither, as networks."""
     edges = {0, _ADDRESSES}
     for networks in (before, after):
-        for network in collapse_addresses(networks):
-            first = int(network.network_address)
-            edges ^= {first}
-            edges ^= {first + network.num_addresses}
+        for span in spans(networks):
+            edges.symmetric_difference_update(span)
     places = sorted(edges)
     found: list[IPv4Network] = []
     for first, end in zip(places[::2], places[1::2], strict=True):
-        found += summarize_address_range(IPv4Address(first), IPv4Address(end - 1))
+        found += networks_of(first, end)
     return tuple(found)
 
 

@@ -8,6 +8,7 @@ nobody gives anything up. It is *deaf* when it stays silent while another says t
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
+from itertools import islice
 
 from service.model.gateway_node import Hearing
 
@@ -53,7 +54,7 @@ class SegmentHearing:
 
     def update(self, targets: Iterable[Target], *, do_others_hear: bool, now_ns: int) -> None:
         """Whom to ask, best first, and whether another living node says that it is answered on the segment."""
-        wanted = tuple(targets)[:TARGETS_MAX] if self.deaf_after_ns else ()
+        wanted = tuple(islice(targets, TARGETS_MAX)) if self.deaf_after_ns else ()
         if wanted and not self._targets:
             self._answered_ns = self._probe_ns = self._advanced_ns = now_ns
         if not wanted:

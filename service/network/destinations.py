@@ -8,8 +8,10 @@ it, and goes when none does. A pod changes its set by one small transaction, so 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_address_range
+from ipaddress import IPv4Address, IPv4Network, summarize_address_range
 from typing import Any
+
+from service.model.span import merged
 
 TABLE = "egressgw"
 PART = 2048
@@ -37,8 +39,8 @@ NOTHING = Destinations()
 
 def parts_of(networks: Iterable[IPv4Network]) -> list[list[IPv4Network]]:
     """Free of overlaps, which the kernel refuses, and cut into sets that are made quickly; at least one."""
-    merged = list(collapse_addresses(networks))
-    return [merged[start : start + PART] for start in range(0, len(merged), PART)] or [[]]
+    distinct = merged(networks)
+    return [distinct[start : start + PART] for start in range(0, len(distinct), PART)] or [[]]
 
 
 def set_name(identity: int, part: int) -> str:
@@ -72,10 +74,14 @@ def rule_count(parts: int) -> int:
     return 2 * parts + 1
 
 
-def switch(before: Mapping[IPv4Address, int], after: Mapping[IPv4Address, int]) -> str:
-    """One transaction that gives each pod its set; empty where nothing changes."""
-    gone = [(pod, identity) for pod, identity in before.items() if after.get(pod) != identity]
-    new = [(pod, identity) for pod, identity in after.items() if before.get(pod) != identity]
+def switch(
+    before: Mapping[IPv4Address, int], after: Mapping[IPv4Address, int], among: Iterable[IPv4Address] | None = None
+) -> str:
+    """One transaction that gives each pod its set; empty where nothing changes. `among`: only these are looked at."""
+    looked = {**before, **after} if among is None else among
+    changed = [pod for pod in looked if before.get(pod) != after.get(pod)]
+    gone = [(pod, before[pod]) for pod in changed if pod in before]
+    new = [(pod, after[pod]) for pod in changed if pod in after]
     lines = []
     for verb, pods in (("delete", gone), ("add", new)):
         for name, elements in elements_of(pods).items():

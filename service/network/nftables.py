@@ -236,16 +236,17 @@ class Nftables:
         """Change cluster, pods, uplinks and times only; mark and steering device must be those of `apply`."""
         await self._run("-f", "-", text=set_replacement(config))
 
-    async def replace_steer(self, wanted: Destinations) -> None:
+    async def replace_steer(self, wanted: Destinations, changed: Iterable[IPv4Address] | None = None) -> None:
         """Make the steered pods exactly these: new sets, then the pods, then away with sets that no pod has any more.
 
+        `changed`: since the last call, which has succeeded, only these have come, gone or got another set.
         Each is a short transaction (rule C3), and after each all pods have their former or their new destinations.
         Raises TransientError where one fails: some may have been made, and the next call goes on from there.
         """
         async with self._lock, self._learning():
             for identity in wanted.sets.keys() - self._ready:
                 await self._define(identity, wanted.sets[identity])
-            if text := switch(self._pods, wanted.pods):
+            if text := switch(self._pods, wanted.pods, changed):
                 await self._run("-f", "-", text=text)
                 self._pods = dict(wanted.pods)
             for identity in self._parts.keys() - wanted.sets.keys():

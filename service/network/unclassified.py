@@ -7,10 +7,13 @@ in a short transaction (C3), and a last short one points to them.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any
 
+from service.model.span import network_of
 from service.network.destinations import (
     PART,
     TABLE,
@@ -49,19 +52,64 @@ Named = Mapping[int, Sequence[IPv4Network]]
 """Networks by the name of their content."""
 
 
-def named_sets(networks: Iterable[IPv4Network]) -> dict[int, tuple[IPv4Network, ...]]:
-    """Cut what policies name into sets that are free of overlaps, which the kernel refuses."""
-    by_key = {int(network.network_address) << 6 | network.prefixlen: network for network in networks}
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Networks up to a place where a set ends in any case."""
+
+    numbers: tuple[int, ...]
+    covered: int
+    """Up to which address a network before them reaches."""
+    sets: Mapping[int, tuple[IPv4Network, ...]]
+    end: int
+    """Up to which address these reach, or one before them."""
+
+
+class NamedSets:
+    """Cuts what policies name into sets that are free of overlaps, which the kernel refuses. An edit costs a look at
+    where to cut, and the stretch that it changes."""
+
+    def __init__(self) -> None:
+        self.value: dict[int, tuple[IPv4Network, ...]] = {}
+        """As of the last `renew`; another object when they are others."""
+        self._numbers: tuple[int, ...] = ()
+        self._present: set[int] = set()
+        self._cuts: set[int] = set()
+        """Of those that are present, where a set ends."""
+        self._stretches: dict[int, _Stretch] = {}
+        """By the first number of each."""
+
+    def renew(self, numbers: tuple[int, ...]) -> None:
+        """Take all that is named now, as sorted numbers (`number_of`)."""
+        if numbers is self._numbers:
+            return
+        self._numbers = numbers
+        former, self._stretches, start, covered = self._stretches, {}, 0, 0
+        for end in self._ends(numbers):
+            part = numbers[start:end]
+            covered = covered if covered > part[0] >> 6 else 0
+            known = former.get(part[0])
+            if known is None or known.covered != covered or known.numbers != part:
+                known = _stretch(part, covered)
+            self._stretches[part[0]] = known
+            start, covered = end, known.end
+        self.value = {name: one for stretch in self._stretches.values() for name, one in stretch.sets.items()}
+
+    def _ends(self, numbers: tuple[int, ...]) -> list[int]:
+        present = set(numbers)
+        fresh = present - self._present
+        self._cuts = (self._cuts & present) | {number for number in fresh if _mix(number) % _CUT == 0}
+        self._present = present
+        ends = [bisect_right(numbers, cut) for cut in sorted(self._cuts)]
+        return ends if ends[-1:] == [len(numbers)] or not numbers else [*ends, len(numbers)]
+
+
+def _stretch(numbers: tuple[int, ...], covered: int) -> _Stretch:
     sets: dict[int, tuple[IPv4Network, ...]] = {}
-    part: list[int] = []
-    for key in _uncovered(sorted(by_key)):
-        part.append(key)
-        if len(part) == PART or _mix(key) % _CUT == 0:
-            sets[_name(part)] = tuple(by_key[one] for one in part)
-            part = []
-    if part:
-        sets[_name(part)] = tuple(by_key[one] for one in part)
-    return sets
+    free, end = _uncovered(numbers, covered)
+    for start in range(0, len(free), PART):
+        part = free[start : start + PART]
+        sets[_name(part)] = tuple(map(network_of, part))
+    return _Stretch(numbers, covered, sets, end)
 
 
 def named_definition(identity: int, networks: Sequence[IPv4Network]) -> str:
@@ -104,14 +152,16 @@ def parse_named(document: Mapping[str, Any]) -> tuple[dict[int, tuple[IPv4Networ
     return sets, frozenset(_identity(name) for name in asked)
 
 
-def _uncovered(keys: Iterable[int]) -> Iterator[int]:
-    """Sorted keys but for what a wider one contains. Siblings stay apart: joined, an edit of one would move both."""
-    end = 0
-    for key in keys:
-        first, length = key >> 6, key & 63
+def _uncovered(numbers: Iterable[int], end: int) -> tuple[list[int], int]:
+    """Sorted numbers but for what a wider network contains, and up to where they reach. Siblings stay apart: joined, an
+    edit of one would move both."""
+    found = []
+    for number in numbers:
+        first, length = number >> 6, number & 63
         if first >= end:
             end = first + (1 << 32 - length)
-            yield key
+            found.append(number)
+    return found, end
 
 
 def _mix(key: int) -> int:

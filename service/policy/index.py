@@ -10,7 +10,7 @@ policies are computed anew, and what really came out differently is the delta: a
 news, whatever happened in between.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from types import MappingProxyType
@@ -45,6 +45,8 @@ class PolicyDelta:
 
     selections: dict[ObjectKey, Selection | None] = field(default_factory=dict)
     """Pods whose address, node, rule set or policies changed; None: no longer selected."""
+    pods: dict[ObjectKey, Pod | None] = field(default_factory=dict)
+    """Pods, selected or not, that came to own an address, or another one; None: they own none any more."""
     policies: dict[ObjectKey, PolicyState | None] = field(default_factory=dict)
     """Policies whose state changed; None: deleted."""
     gateway_changed: bool = False
@@ -61,6 +63,8 @@ class _Dirty:
     """Policies whose state may read otherwise: another verdict, or another number of pods."""
     addresses: dict[IPv4Address, None] = field(default_factory=dict)
     """Egress source addresses whose policies have to be judged."""
+    owners: dict[ObjectKey, None] = field(default_factory=dict)
+    """Pods that may own another address."""
 
 
 class PolicyIndex:
@@ -87,6 +91,13 @@ class PolicyIndex:
         self._verdicts: dict[ObjectKey, Verdict] = {}
         self._states: dict[ObjectKey, PolicyState] = {}
         self._selections: dict[ObjectKey, Selection] = {}
+        self._owners: dict[ObjectKey, Pod] = {}
+        """Pods that own an address."""
+        self._followers: list[Callable[[PolicyDelta], None]] = []
+
+    def follow(self, follower: Callable[[PolicyDelta], None]) -> None:
+        """Have each batch's net effect told, when all that is asked of this is as of after it."""
+        self._followers.append(follower)
 
     def selections(self) -> Mapping[ObjectKey, Selection]:
         """Return a live view of all selected pods."""
@@ -103,6 +114,10 @@ class PolicyIndex:
     def pods_on(self, node: str) -> Iterator[Pod]:
         """The pods of a node that own an address there, selected or not."""
         return self._pods.on_node(node)
+
+    def pod(self, key: ObjectKey) -> Pod | None:
+        """A pod that owns an address; None for any other."""
+        return self._pods.get(key)
 
     def policy(self, key: ObjectKey) -> EgressPolicy | None:
         """Return a policy, accepted or not; None where there is none of that name."""
@@ -124,11 +139,17 @@ class PolicyIndex:
                 self._delete(change.key, dirty)
         # The order matters: verdicts decide which policies a selection is made of, and mark more pods.
         self._judge(dirty)
-        return PolicyDelta(
+        delta = PolicyDelta(
             selections=self._reselect(dirty),
+            pods=self._renew_owners(dirty.owners),
             policies=self._restate(dirty.policies),
             gateway_changed=self._gateway != gateway,
         )
+        # Last, so that whoever follows may ask this index and finds what it was told. Told from here, and not by the
+        # caller with what this returns: none can forget to hand a difference on.
+        for follower in self._followers:
+            follower(delta)
+        return delta
 
     def _upsert(self, item: Object, dirty: _Dirty) -> None:
         # Nodes and service ranges are no matter of selection; the gateway of another name is not in use.
@@ -157,6 +178,7 @@ class PolicyIndex:
 
     def _rematch_pods(self, keys: Iterable[ObjectKey], dirty: _Dirty) -> None:
         for key in keys:
+            dirty.owners[key] = None
             pod = self._pods.get(key)
             # None where it is gone or lost its address: then it matches nothing, and every link goes.
             matches: dict[ObjectKey, None] = {}
@@ -195,9 +217,10 @@ class PolicyIndex:
         self._gateway = gateway
 
     def _put_policy(self, policy: EgressPolicy, dirty: _Dirty) -> None:
-        key, old, content = policy.key, self._policies.get(policy.key), policy_content(policy)
+        key, old = policy.key, self._policies.get(policy.key)
         if old == policy:
             return
+        content = policy_content(policy)
         self._policies[key] = policy
         dirty.policies[key] = None
         # Four things can differ (content, age, address, rules), and each costs only its own work.
@@ -297,7 +320,7 @@ class PolicyIndex:
             elif old is not None:
                 del self._selections[key]
             # Labels that select the same policies as before are no news to the datapath.
-            if _footprint(old) != _footprint(new):
+            if not is_same_selection(old, new):
                 changed[key] = new
         return changed
 
@@ -321,6 +344,19 @@ class PolicyIndex:
         if pod is None or rule_set is None:
             return None
         return Selection(pod, rule_set, contents)
+
+    def _renew_owners(self, keys: Iterable[ObjectKey]) -> dict[ObjectKey, Pod | None]:
+        changed: dict[ObjectKey, Pod | None] = {}
+        for key in keys:
+            # Against what was told last: a pod that came and went within the batch is no news.
+            old, new = self._owners.get(key), self._pods.get(key)
+            if new is not None:
+                self._owners[key] = new
+            elif old is not None:
+                del self._owners[key]
+            if not is_same_place(old, new):
+                changed[key] = new
+        return changed
 
     def _restate(self, keys: Iterable[ObjectKey]) -> dict[ObjectKey, PolicyState | None]:
         changed: dict[ObjectKey, PolicyState | None] = {}
@@ -348,12 +384,19 @@ class PolicyIndex:
         return changed
 
 
-def _footprint(selection: Selection | None) -> object:
-    """What of a selection the datapath and the other nodes act on.
+def is_same_place(one: Pod | None, other: Pod | None) -> bool:
+    """Whether two versions of a pod are the same pod, on the same node under the same address."""
+    if one is None or other is None:
+        return one is other
+    return (one.uid, one.ip, one.node) == (other.uid, other.ip, other.node)
+
+
+def is_same_selection(one: Selection | None, other: Selection | None) -> bool:
+    """Whether two selections are the same for the datapath.
 
     The uid counts: a pod that was replaced under its name is another, though address and rule set be the same.
     """
-    if selection is None:
-        return None
-    pod = selection.pod
-    return (pod.uid, pod.ip, pod.node, selection.rule_set.id, selection.policies)
+    if one is None or other is None:
+        return one is other
+    is_same_set = (one.rule_set.id, one.policies) == (other.rule_set.id, other.policies)
+    return is_same_set and is_same_place(one.pod, other.pod)

@@ -7,10 +7,11 @@ comes, goes or changes leaves it, and the datapath rows of the pod, alone.
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field
-from ipaddress import IPv4Address, IPv4Network, summarize_address_range
+from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 
 from service.model.objects import NO_TIMEOUTS, EgressPolicy, FlowTimeouts, Pod
+from service.model.span import networks_of
 from service.policy.prefix import Prefix, decider, prefixes_of
 
 Entries = tuple[tuple[IPv4Network, IPv4Address | None], ...]
@@ -50,13 +51,18 @@ class Selection:
     """Content names of its accepted policies in precedence order: oldest first, ties by name."""
 
 
+def network_order(network: IPv4Network) -> tuple[int, int]:
+    """Networks sort by this as they do by themselves, ten times faster: a policy may have tens of thousands."""
+    return int(network.network_address), network.prefixlen
+
+
 def policy_content(policy: EgressPolicy) -> int:
     """Name a policy by what it sends where: (name, egressSourceIP, sorted CIDRs, those excluded, timeouts), as 64 bits,
     never 0.
 
     Selectors and age are left out: they decide which pods and in what order, which the announcing node says itself.
     """
-    cidrs = ",".join(str(network) for network in sorted(policy.destinations))
+    cidrs = ",".join(str(network) for network in sorted(policy.destinations, key=network_order))
     parts: tuple[str, ...] = (policy.key.name, str(policy.egress_source_ip), cidrs)
     # Without exclusions and timeouts the name is that of releases which know none.
     if policy.excluded:
@@ -84,7 +90,7 @@ def _union(policies: Sequence[EgressPolicy]) -> Entries:
     for policy in policies:
         for network in policy.destinations:
             chosen.setdefault(network, policy.egress_source_ip)
-    return tuple(sorted(chosen.items()))
+    return tuple(sorted(chosen.items(), key=lambda entry: network_order(entry[0])))
 
 
 def _with_exclusions(policies: Sequence[EgressPolicy]) -> Entries:
@@ -111,7 +117,7 @@ def _steered(entries: Entries) -> tuple[IPv4Network, ...]:
         return tuple(network for network, _ in entries)
     found: list[IPv4Network] = []
     for first, end in _spans(entries):
-        found += summarize_address_range(IPv4Address(first), IPv4Address(end - 1))
+        found += networks_of(first, end)
     return tuple(found)
 
 

@@ -405,5 +405,6 @@ def _pool_families(pool: Pool) -> Iterator[Metric]:
     writes.add_metric(["retries"], counters.retries)
     writes.add_metric(["full"], counters.full)
     writes.add_metric(["repaired"], counters.repaired)
+    writes.add_metric(["reviewed"], counters.reviewed)
     yield writes
     yield GaugeMetricFamily("egressgw_map_pending", "Map entries wished for and not yet written", pool.pending())

@@ -29,6 +29,7 @@ from service.gossip.table import Row, VersionTuple
 from service.model.assignment import Assignment, Location
 from service.model.errors import OperatorError
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
+from service.model.kept import Kept
 from service.model.lease import LEADER_KEY
 from service.model.machine import Address
 from service.settings import Settings
@@ -118,6 +119,13 @@ class ClusterView:
         self._conflicts = _living(row.decode_conflict)
         self._leader = _living(row.decode_leader)
         self._keys = _living(row.decode_keys)
+        self._agents: Decoded[Member, GatewayNode] = Decoded(self._agent_of, level=logging.DEBUG)
+        self._kept_members = Kept[dict[str, tuple[Member, MemberMetadata]]]()
+        self._kept_answering = Kept[frozenset[str]]()
+        self._kept_nodes = Kept[tuple[GatewayNode, ...]]()
+        self._kept_assignments = Kept[dict[IPv4Address, Assignment]]()
+        self._kept_locations = Kept[dict[IPv4Address, Location]]()
+        self._kept_sockets: dict[int, Kept[dict[str, Address]]] = {}
         own_process = "controller" if self._metadata.role is NodeRole.CONTROLLER else "agent"
         self._key_ids: dict[str, Callable[[], tuple[str, ...]]] = {own_process: lambda: self.socket.key_ids}
 
@@ -279,49 +287,76 @@ class ClusterView:
         """MAC of the stranger per floating IP that somebody else has."""
         return dict(self._rows(CONFLICT_TABLE, self._conflicts).values())
 
-    def assignments(self) -> dict[IPv4Address, Assignment]:
-        """The leader's table as far as it has come here, without removed floating IPs."""
-        return {found.floating_ip: found for found in self._rows(ASSIGNMENT_TABLE, self._assignments).values()}
+    def assignments(self) -> Mapping[IPv4Address, Assignment]:
+        """The leader's table as far as it has come here, without removed floating IPs; the same object until it
+        changes."""
+        return self._kept_assignments.of(
+            lambda: {one.floating_ip: one for one in self._rows(ASSIGNMENT_TABLE, self._assignments).values()},
+            self._machine.revision(ASSIGNMENT_TABLE),
+        )
 
-    def locations(self) -> dict[IPv4Address, Location]:
-        """Where each floating IP was last said to be."""
-        return {found.floating_ip: found for found in self._rows(LOCATION_TABLE, self._locations).values()}
+    def locations(self) -> Mapping[IPv4Address, Location]:
+        """Where each floating IP was last said to be; the same object until it changes."""
+        return self._kept_locations.of(
+            lambda: {one.floating_ip: one for one in self._rows(LOCATION_TABLE, self._locations).values()},
+            self._machine.revision(LOCATION_TABLE),
+        )
 
-    def members(self) -> dict[str, tuple[Member, MemberMetadata]]:
+    def members(self) -> Mapping[str, tuple[Member, MemberMetadata]]:
         """Every member whose metadata is understood, with this process itself, by name in order."""
+        members = self._machine.members()
+        return self._kept_members.of(lambda: self._understand(members), members)
+
+    def _understand(self, members: tuple[Member, ...]) -> dict[str, tuple[Member, MemberMetadata]]:
         understood = self._understood()
-        return {
-            member.name: (member, understood[member.name])
-            for member in self._machine.members()
-            if member.name in understood
-        }
+        return {member.name: (member, understood[member.name]) for member in members if member.name in understood}
 
     def _understood(self) -> Mapping[str, MemberMetadata]:
         members = self._machine.members()
         return self._words.read(members, lambda: ((member.name, member.metadata) for member in members))
 
     def gateway_nodes(self) -> tuple[GatewayNode, ...]:
-        """All agents that have not left, as the assignment sees them."""
-        return tuple(
-            GatewayNode(
-                name=name,
-                role=metadata.role,
-                state=node_state(member.state),
-                ready=metadata.ready,
-                segments=metadata.segments,
-                schedulable=metadata.schedulable,
-                own_addresses=metadata.own_addresses,
-                address=IPv4Address(member.address.host),
-                tunnels=metadata.tunnels,
-                translates=metadata.translates,
-            )
-            for name, (member, metadata) in self.members().items()
-            if metadata.role is not NodeRole.CONTROLLER and member.state is not MemberState.LEFT
+        """All agents that have not left, as the assignment sees them; the same object until that changes."""
+        members = self._machine.members()
+        return self._kept_nodes.of(
+            lambda: tuple(self._agents.read(members, lambda: ((one.name, one) for one in members)).values()), members
+        )
+
+    def _agent_of(self, name: str, member: Member) -> GatewayNode | None:
+        metadata = self._understood().get(name)
+        if metadata is None or metadata.role is NodeRole.CONTROLLER or member.state is MemberState.LEFT:
+            return None
+        return GatewayNode(
+            name=name,
+            role=metadata.role,
+            state=node_state(member.state),
+            ready=metadata.ready,
+            segments=metadata.segments,
+            schedulable=metadata.schedulable,
+            own_addresses=metadata.own_addresses,
+            address=IPv4Address(member.address.host),
+            tunnels=metadata.tunnels,
+            translates=metadata.translates,
         )
 
     def is_answering(self, name: str) -> bool:
         """Whether it is a member that nobody suspects to be dead: what it has said was true a moment ago."""
-        return any(member.name == name and member.state is MemberState.ALIVE for member in self._machine.members())
+        member = self._machine.member(name)
+        return member is not None and member.state is MemberState.ALIVE
+
+    def answering(self) -> frozenset[str]:
+        """All of those; the same object until they are others."""
+        members = self._machine.members()
+        return self._kept_answering.of(
+            lambda: frozenset(member.name for member in members if member.state is MemberState.ALIVE), members
+        )
+
+    def sockets(self, port: int) -> Mapping[str, Address]:
+        """Another port of each member's announced address; the same object until one changes."""
+        members = self.members()
+        return self._kept_sockets.setdefault(port, Kept()).of(
+            lambda: {name: Address(member.address.host, port) for name, (member, _) in members.items()}, members
+        )
 
     def address_of(self, name: str, port: int) -> Address | None:
         """Another port of a member's announced address."""

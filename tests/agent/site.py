@@ -73,6 +73,9 @@ class StandInCluster(ClusterView):
     def address_of(self, name: str, port: int) -> Address | None:
         return self.addresses.get(name)
 
+    def sockets(self, port: int) -> dict[str, Address]:
+        return self.addresses
+
 
 def steered(*pods: str) -> Inheritance:
     """What a former agent left: these pods under one rule set."""

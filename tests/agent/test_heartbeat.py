@@ -3,7 +3,7 @@
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 
-from service.agent.heartbeat import compose_heartbeat, keeper_reasons, parts_of, unfit_reasons
+from service.agent.heartbeat import claims_of, keeper_reasons, parts_of, unfit_reasons, uplinks_of
 from service.datapath.desired import LocalUplink
 from service.model.assignment import Assignment
 from service.model.keeper_message import Heartbeat, LeaseReport
@@ -26,15 +26,8 @@ TABLE = {
 }
 
 
-def heartbeat(node: str = "worker1", *, clear: bool = True, uplinks: tuple[LocalUplink, ...] = (UPLINK,)) -> Heartbeat:
-    return compose_heartbeat(
-        is_ready=True,
-        parts=parts_of(node, TABLE),
-        is_claimable=lambda floating_ip: clear or floating_ip != FLOATING_IP,
-        floating_ips=TABLE,
-        uplinks=uplinks,
-        electorate=None,
-    )
+def heartbeat(node: str = "worker1", *, uplinks: tuple[LocalUplink, ...] = (UPLINK,)) -> Heartbeat:
+    return Heartbeat(True, uplinks_of(TABLE, uplinks), tuple(claims_of(parts_of(node, TABLE)).values()))
 
 
 def test_a_node_claims_what_it_is_holder_or_successor_of_under_the_stamp_of_its_row() -> None:
@@ -42,10 +35,6 @@ def test_a_node_claims_what_it_is_holder_or_successor_of_under_the_stamp_of_its_
     assert claims == [("192.168.1.100", "holder", 4, 1), ("192.168.1.101", "successor", 4, 2)]
     assert [claim.role for claim in heartbeat("worker2").claims] == ["successor", "holder", "holder"]
     assert heartbeat("worker9").claims == ()
-
-
-def test_an_address_that_may_be_another_hosts_is_not_claimed() -> None:
-    assert [claim.floating_ip for claim in heartbeat(clear=False).claims] == ["192.168.1.101"]
 
 
 def test_every_address_is_told_with_each_uplink_of_its_segment_also_one_without_carrier() -> None:
@@ -79,13 +68,5 @@ def test_a_silent_elector_or_a_lost_majority_keeps_other_nodes_from_being_restar
 
 
 def test_a_members_own_address_has_no_uplink_that_serves_it() -> None:
-    told = compose_heartbeat(
-        is_ready=True,
-        parts={},
-        is_claimable=lambda floating_ip: False,
-        floating_ips=(),
-        uplinks=(UPLINK,),
-        electorate=None,
-        refused=(FLOATING_IP,),
-    )
-    assert [(uplink.floating_ip, uplink.carrier) for uplink in told.uplinks] == [(str(FLOATING_IP), False)]
+    told = uplinks_of((), (UPLINK,), refused=(FLOATING_IP,))
+    assert [(uplink.floating_ip, uplink.carrier) for uplink in told] == [(str(FLOATING_IP), False)]

@@ -89,6 +89,21 @@ def test_peers_are_the_other_agents_that_are_not_dead(tmp_path: Path) -> None:
     assert not side.neighbours.is_up("worker3")
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_a_peer_that_came_and_one_that_is_somewhere_else_now_are_told_there(
+    sides: tuple[Side, Side], is_new: bool
+) -> None:
+    here, there = sides
+    right, wrong = here.cluster.addresses, {"worker2": Address("127.0.0.9", 9)}
+    for nodes, addresses in ((NODES[:1] if is_new else NODES, right if is_new else wrong), (NODES, right)):
+        here.reconciler.learn_members(nodes, here.reconciler.assignments)
+        here.cluster.addresses = addresses
+        here.turn()
+    there.turn()
+    here.neighbours.locate(Location(FLOATING_IP, "worker1", Token(7, 1, 1)))
+    await until(lambda: there.reconciler.holder_of(FLOATING_IP) == "worker1")
+
+
 async def test_the_new_holders_own_word_reaches_its_peers_directly(sides: tuple[Side, Side]) -> None:
     here, there = sides
     for side in sides:

@@ -1,5 +1,6 @@
 """Which difference our netfilter table gets."""
 
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -78,6 +79,20 @@ async def test_what_nft_refused_is_written_at_the_next_turn(tmp_path: Path) -> N
     await site.netfilter.write()
     refused, written = site.datapath.named("replace_steer")
     assert refused == written == ({IPv4Address(f"10.0.0.{last}"): [DESTINATION] for last in (1, 2)},)
+
+
+async def test_only_pods_that_changed_are_looked_at_and_all_of_them_after_a_refusal(tmp_path: Path) -> None:
+    """Another may have changed the table meanwhile: that is mostly why something is refused."""
+    site = Site(tmp_path)
+    await site.netfilter.write()
+    for last, failures in ((2, 0), (3, 1), (5, 0)):
+        site.index.apply([Upsert(pod(f"pod-{last}", f"10.0.0.{last}"))])
+        site.datapath.failing = {"replace_steer": failures}
+        for _ in range(1 + failures):
+            with suppress(TransientError):
+                await site.netfilter.write()
+    second, third, fifth = (IPv4Address(f"10.0.0.{last}") for last in (2, 3, 5))
+    assert site.datapath.changed_pods == [[second], [third], None, [fifth]]
 
 
 async def test_c2_a_table_that_was_refused_is_not_taken_for_the_one_before(tmp_path: Path) -> None:

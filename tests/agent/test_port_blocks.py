@@ -100,6 +100,18 @@ class Site:
             one.reconciler.learn_location(Location(FLOATING_IP, to, token))
             one.turn()
 
+    def move(self, to: str) -> None:
+        """Another takes the address over, and says so; nobody has heard of a new table."""
+        self.tokens += 1
+        token = Token(7, 1, self.tokens)
+        for name, one in self.nodes.items():
+            deadline_ns = boot_ns() + 600 * 10**9 if name == to else 0
+            one.maps[MapName.LEASE_DEADLINES].update(
+                FLOATING_IP.packed, layout.lease_value(deadline_ns, token.packed())
+            )
+            one.reconciler.learn_location(Location(FLOATING_IP, to, token))
+            one.turn()
+
     @asynccontextmanager
     async def leading(self, term: int = 7) -> AsyncIterator[LeaderPortBlocks]:
         """A controller leads meanwhile."""
@@ -223,6 +235,15 @@ async def test_r3_a_holder_that_never_stood_by_learns_from_the_owners(site: Site
     trust = worker1.maps[MapName.TRUSTS].lookup(FLOATING_IP.packed)
     assert trust == Token(7, 1, site.tokens).packed().to_bytes(8, "little")
     assert worker2.usable() == worker3.usable() == 0
+
+
+async def test_r3_a_holder_that_only_its_own_word_names_learns_from_the_owners(site: Site) -> None:
+    """The leader's table is as before: nothing has changed but where the address is."""
+    worker1, _, worker3 = site.nodes.values()
+    async with site.leading():
+        await holds(lambda: worker1.usable() == BASE and worker3.known() == BASE)
+    site.move("worker1")
+    await holds(lambda: worker1.known() == BASE and worker1.usable() == BASE)
 
 
 async def test_the_next_process_of_a_node_goes_on_with_what_the_kernel_remembers(site: Site) -> None:

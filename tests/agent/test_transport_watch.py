@@ -64,7 +64,7 @@ class Agent:
             self.reconciler,
             start_id=self.last,
             clock=now_ns,
-            is_answering=lambda name: name in self.living,
+            answering=lambda: frozenset(self.living),
             held=lambda: self.held,
             heard=self.reconciler.learn_location,
             changed=self._change,
@@ -85,7 +85,7 @@ class Agent:
         self.watch.socket._receive(Address(str(source), 40000), datagram)
 
     def way_kind(self) -> int | None:
-        row = self.reconciler.rows(StandInPool())[MapName.WAYS].get(FLOATING_IP.packed)
+        row = self.reconciler.wish(StandInPool()).whole[MapName.WAYS].get(FLOATING_IP.packed)
         return row[8] if row else None
 
 

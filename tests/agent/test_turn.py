@@ -1,7 +1,7 @@
 """One turn: who is told what, and what waits for what."""
 
 import asyncio
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,9 @@ from service.audit.outbox import Origin, Outbox
 from service.audit.recorder import AgentRecorder
 from service.datapath import layout
 from service.datapath.layout import MapName, SelectedState
-from service.datapath.reconciler import Reconciler
+from service.datapath.reconciler import WHOLE_MAPS, Reconciler
 from service.datapath.upkeep import Upkeep
+from service.datapath.worker_pool import WorkerPool
 from service.electorate.follower import ElectorateFollower
 from service.model.assignment import Assignment, Location
 from service.model.gateway_node import NodeRole
@@ -29,6 +30,7 @@ from service.sources.intake import Intake
 from service.wire.keeper_link import KeeperLink
 from tests.agent.site import FLOATING_IP, StandInCluster, node, settings_of
 from tests.datapath.stand_in import UPLINK, StandInDatapath
+from tests.datapath.test_worker_pool import FakeMap, serving, settle
 from tests.policy.objects import gateway, namespace, pod, policy
 from tests.virtual_time import in_virtual_time, now_ns
 
@@ -99,7 +101,7 @@ class Site:
                 self.reconciler,
                 start_id=7,
                 clock=now_ns,
-                is_answering=lambda name: True,
+                answering=frozenset,
                 held=dict,
                 heard=lambda location: None,
                 changed=self.dirty.set,
@@ -203,6 +205,20 @@ async def test_g2_an_assigned_address_is_claimed_once_the_fence_knows_it(tmp_pat
 
 
 @in_virtual_time
+async def test_a1_an_address_that_may_be_another_hosts_is_not_claimed(tmp_path: Path) -> None:
+    """No member has held it yet, and nobody on the segment was asked."""
+    site = Site(tmp_path)
+    site.know(*OBJECTS)
+    site.cluster.table = {FLOATING_IP: Assignment(FLOATING_IP, "worker1", None, Stamp(3, 1))}
+    for _ in range(3):
+        await site.turn.take()
+    assert site.said[-1].claims == ()
+    site.hold("worker1")
+    await site.turn.take()
+    assert len(site.said[-1].claims) == 1
+
+
+@in_virtual_time
 async def test_a_pod_under_a_new_policy_has_its_connections_cleared(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.hold("worker1")
@@ -237,6 +253,76 @@ async def test_a_turn_that_failed_is_taken_again_and_none_is_taken_for_nothing(t
     turns = len(site.said)
     await asyncio.sleep(60)
     assert len(site.said) <= turns + 2
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+@in_virtual_time
+async def test_what_a_former_agent_left_of_pods_and_rules_that_are_gone_leaves_the_kernel_with_the_first_turn(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path)
+    names = (*WHOLE_MAPS, MapName.AGENT_BEAT, MapName.LIMITS, MapName.RULES, MapName.SELECTED)
+    gone = layout.selected_key(IPv4Address("10.0.0.77"), 0)
+    maps = {name: FakeMap() for name in names}
+    maps[MapName.SELECTED].content[gone] = layout.selected_value(5, SelectedState.STEER)
+    maps[MapName.RULES].content[layout.rule_key(5, IPv4Network("9.9.9.0/24"))] = layout.rule_value(FLOATING_IP)
+    maps[MapName.LIMITS].content[layout.limits_key(5)] = layout.Limits(udp_s=7).packed()
+    site.datapath.pool = WorkerPool(maps)  # type: ignore[arg-type,assignment]
+    for name in names:
+        site.datapath.pool.adopt(name)
+    site.know(*OBJECTS)
+    async with serving(site.datapath.pool):
+        await site.turn.take()
+        await settle(site.datapath.pool)
+    assert gone not in maps[MapName.SELECTED].content
+    assert layout.selected_key(IPv4Address("10.0.0.1"), 0) in maps[MapName.SELECTED].content
+    assert 5 not in map(layout.rule_set_of, maps[MapName.RULES].content)
+    assert list(maps[MapName.LIMITS].content) == [layout.limits_key(0)]
+
+
+@in_virtual_time
+async def test_c2_a_wish_that_was_lost_is_found_within_half_a_minute_put_right_and_counted(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.know(*OBJECTS)
+    running = asyncio.create_task(site.turn.run())
+    await asyncio.sleep(1)
+    pool = site.datapath.pool
+    right = dict(pool.wanted(MapName.SELECTED))
+    assert right
+    pool.change(MapName.SELECTED, dict.fromkeys(right))
+    for _ in range(31):
+        site.dirty.set()
+        await asyncio.sleep(1)
+    assert pool.wanted(MapName.SELECTED) == right
+    assert pool.counters.reviewed == 1
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+@in_virtual_time
+async def test_c2_after_an_error_in_the_middle_of_a_turn_everything_is_looked_at_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the turn had worked out is lost."""
+    site, late = Site(tmp_path), layout.selected_key(IPv4Address("10.0.0.2"), 0)
+    site.know(*OBJECTS)
+    await site.turn.take()
+
+    def fail(name: str, rows: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    site.know(pod("late", "10.0.0.2"))
+    with monkeypatch.context() as patched:
+        patched.setattr(site.datapath.pool, "change", fail)
+        with pytest.raises(RuntimeError):
+            await site.turn.run()
+    assert late not in site.datapath.content[MapName.SELECTED]
+    running = asyncio.create_task(site.turn.run())
+    await asyncio.sleep(0.1)
+    assert late in site.datapath.content[MapName.SELECTED]
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

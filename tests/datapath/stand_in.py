@@ -14,7 +14,8 @@ from service.datapath.flow_table import FlowTable
 from service.datapath.layout import MAP_SHAPES
 from service.datapath.node_datapath import Inheritance, NodeDatapath
 from service.datapath.planter import Planter
-from service.datapath.worker_pool import FULL, WorkerPool
+from service.datapath.reconciler import Reconciler
+from service.datapath.worker_pool import FULL, Wishes, WorkerPool
 from service.host.clock import boot_ns
 from service.model.errors import TransientError
 from service.network import connection_life
@@ -89,7 +90,7 @@ class StandInPool(WorkerPool):
     def __init__(self) -> None:
         super().__init__({}, workers=1)
         self.rows: dict[str, Rows] = {}
-        self.wanted: dict[str, Rows] = {}
+        self.wishes: dict[str, Rows] = {}
         self.rooms: dict[str, int] = {}
         self.stuck: set[str] = set()
         self.is_idle = False
@@ -97,14 +98,27 @@ class StandInPool(WorkerPool):
 
     async def run(self) -> None:
         self.is_idle = False
-        for name in self.wanted.keys() - self.stuck:
+        for name in self.wishes.keys() - self.stuck:
             self._settle(name)
         await super().run()
 
     def replace(self, name: str, content: Mapping[bytes, bytes]) -> None:
-        self.wanted[name] = dict(content)
+        self.wishes[name] = dict(content)
         if name not in self.stuck and not self.is_idle:
             self._settle(name)
+
+    def change(self, name: str, rows: Wishes) -> None:
+        wanted = {**self.wishes.get(name, {}), **rows}
+        self.replace(name, {key: value for key, value in wanted.items() if value is not None})
+
+    def drop_others(self, name: str) -> None:
+        """It never has what it was not told."""
+
+    def wanted(self, name: str) -> Rows:
+        return self.wishes.get(name, {})
+
+    def take_news(self, name: str) -> None:
+        """Anything: rooms and rows are changed by hand."""
 
     def release(self, name: str) -> None:
         """What was wished for comes into the map after all."""
@@ -112,7 +126,7 @@ class StandInPool(WorkerPool):
         self._settle(name)
 
     def _settle(self, name: str) -> None:
-        before, wanted = self.rows.get(name, {}), self.wanted.get(name, {})
+        before, wanted = self.rows.get(name, {}), self.wishes.get(name, {})
         kept = {key: value for key, value in wanted.items() if key in before}
         new = [(key, value) for key, value in wanted.items() if key not in before]
         self.rows[name] = kept | dict(new[: max(0, self.room(name) - len(kept))])
@@ -129,7 +143,7 @@ class StandInPool(WorkerPool):
         return name not in self.stuck
 
     def waiting(self) -> dict[str, dict[bytes, str]]:
-        lacking = {name: wanted.keys() - self.rows.get(name, {}).keys() for name, wanted in self.wanted.items()}
+        lacking = {name: wanted.keys() - self.rows.get(name, {}).keys() for name, wanted in self.wishes.items()}
         return {name: dict.fromkeys(keys, FULL) for name, keys in lacking.items() if keys and name not in self.stuck}
 
     def room(self, name: str) -> int:
@@ -141,6 +155,15 @@ class StandInPlanter(Planter):
 
     async def run(self) -> None:
         await asyncio.Event().wait()
+
+
+def grant(known: Reconciler, maps: WorkerPool) -> None:
+    """One turn's wish, wished for."""
+    wish = known.wish(maps)
+    for name, content in wish.whole.items():
+        maps.replace(name, content)
+    for name, rows in wish.changes.items():
+        maps.change(name, rows)
 
 
 class StandInDatapath(NodeDatapath):
@@ -168,8 +191,6 @@ class StandInDatapath(NodeDatapath):
         self.tracked: list[list[Tracked]] = []
         """What it finds, one time after the other; nothing in the end."""
         self.failing: dict[str, int] = {}
-        self.content: dict[str, Rows] = {}
-        """As last wished for."""
         self.devices: dict[IPv4Address, int] = {}
         self.waiting: set[int] = set()
         """Devices that are not attached to."""
@@ -180,6 +201,8 @@ class StandInDatapath(NodeDatapath):
         self.left = NOTHING_INHERITED
         """By a former agent."""
         self.dropped: dict[tuple[str, str], int] = {}
+        self.changed_pods: list[list[IPv4Address] | None] = []
+        """What each `replace_steer` had to look at; None: everything."""
         self.keeps_out_pods: list[bool] = []
         """At each `set_netfilter`."""
         self.named_networks: list[IPv4Network] = []
@@ -231,8 +254,12 @@ class StandInDatapath(NodeDatapath):
 
     def write(self, content: Mapping[str, Rows]) -> None:
         self._call("write")
-        self.content = dict(content)
         super().write(content)
+
+    @property
+    def content(self) -> dict[str, Rows]:
+        """As last wished for."""
+        return self.pool.wishes
 
     async def find(self, pods: Mapping[IPv4Address, Networks], keep: Networks) -> list[Tracked]:
         """Of `conntrack`."""
@@ -275,8 +302,9 @@ class StandInDatapath(NodeDatapath):
         self.lives = lives
         self._call("set_netfilter", tuple(uplinks), _networks(steer))
 
-    async def replace_steer(self, wanted: Destinations) -> None:
+    async def replace_steer(self, wanted: Destinations, changed: Collection[IPv4Address] | None = None) -> None:
         """Of `nftables`."""
+        self.changed_pods.append(None if changed is None else sorted(changed))
         self._call("replace_steer", _networks(wanted))
 
     async def replace_named(self, wanted: Named) -> None:

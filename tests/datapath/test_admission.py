@@ -34,11 +34,19 @@ def rule_set(identity: int, size: int) -> RuleSet:
     return RuleSet(identity, tuple((IPv4Network((f"8.{identity}.{last}.0", 24)), FLOATING_IP) for last in range(size)))
 
 
+def admit_once(admission: Admission, maps: StandInPool, *sets: RuleSet) -> Rows:
+    """What the map shall contain where these sets are wanted, and no others."""
+    wanted = {one.id: one for one in sets}
+    for identity in {**dict.fromkeys(admission.ids()), **wanted}:
+        admission.want(identity, wanted.get(identity))
+    maps.change(MapName.RULES, admission.admit(maps).rows)
+    return maps.wanted(MapName.RULES)
+
+
 def admit(admission: Admission, maps: StandInPool, *sets: RuleSet) -> Rows:
     """Until it is in the map, as far as it comes."""
     for _ in range(3):
-        rows = admission.admit({one.id: one for one in sets}, maps)
-        maps.replace(MapName.RULES, rows)
+        rows = admit_once(admission, maps, *sets)
     return rows
 
 
@@ -75,19 +83,30 @@ def test_what_did_not_fit_comes_when_there_is_room(caplog: pytest.LogCaptureFixt
 def test_a_set_that_went_stays_for_one_turn_and_while_rows_that_name_it_are_not_written() -> None:
     admission, maps = Admission(), StandInPool()
     admit(admission, maps, rule_set(1, 2))
-    assert admission.admit({}, maps) == rule_rows(rule_set(1, 2)), "rows that name it go with this very turn"
+    assert admit_once(admission, maps) == rule_rows(rule_set(1, 2)), "rows that name it go with this very turn"
     maps.stuck = {MapName.SELECTED}
-    assert admission.admit({}, maps) == rule_rows(rule_set(1, 2))
+    assert admit_once(admission, maps) == rule_rows(rule_set(1, 2))
     maps.stuck = set()
-    assert admission.admit({}, maps) == {}
+    assert admit_once(admission, maps) == {}
 
 
 def test_a_set_that_went_is_no_shortage_where_it_finds_no_room() -> None:
     admission, maps = Admission(), StandInPool()
     maps.rooms[MapName.RULES] = 1
-    admission.admit({1: rule_set(1, 2)}, maps)
-    admission.admit({}, maps)
+    admit_once(admission, maps, rule_set(1, 2))
+    admit_once(admission, maps)
     assert admission.unfit == frozenset()
+
+
+def test_a_set_that_is_wanted_again_before_it_went_is_a_shortage_again() -> None:
+    admission, maps = Admission(), StandInPool()
+    maps.rooms[MapName.RULES] = 3
+    both = rule_set(1, 2), rule_set(2, 2)
+    admit(admission, maps, *both)
+    admit_once(admission, maps, both[0])
+    assert admission.unfit == frozenset()
+    admit_once(admission, maps, *both)
+    assert admission.unfit == {2}
 
 
 def test_of_an_inherited_set_that_was_cut_the_rest_comes_with_the_objects() -> None:
@@ -140,10 +159,13 @@ class Kernel:
         """As many turns as it takes."""
         for _ in range(30):
             known = self.reconciler
-            known.steering.select(known.local_selections())
-            content = known.rows(self.pool)
+            known.select()
+            wish = known.wish(self.pool)
             for name in self.names:
-                self.pool.replace(name, content[name])
+                if name in wish.whole:
+                    self.pool.replace(name, wish.whole[name])
+                else:
+                    self.pool.change(name, wish.changes[name])
             known.steering.cleared(known.to_clear(self.pool))
             await asyncio.sleep(0.01)
 

@@ -31,5 +31,6 @@ def test_destinations_beyond_the_cluster_are_told_from_those_inside() -> None:
 
 def test_gratuitous_arp_is_believed_of_members_only_and_not_of_oneself() -> None:
     own = Segment(THEIRS.network, IPv4Address("192.168.1.21"), OWN_MAC)
-    rows = desired.member_rows({"worker1": [own], "worker2": [THEIRS]}, (ETH0, ETH1), node="worker1")
+    members = {"worker1": [own], "worker2": [THEIRS]}
+    rows = desired.member_rows(members, (ETH0, ETH1), desired.member_numbers(members), node="worker1")
     assert list(rows) == [layout.member_key(2, THEIR_MAC)]

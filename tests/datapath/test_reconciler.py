@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from weakref import WeakKeyDictionary
 
 import pytest
 
-from service.datapath import layout
+from service.datapath import desired, layout
 from service.datapath.classification import SETTLED_NS
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.layout import ClusterFlag, MapName, SelectedState, WayKind
@@ -30,7 +31,7 @@ from service.model.objects import (
 from service.policy.index import PolicyIndex
 from service.policy.rule_set import RuleSet
 from service.settings import DatapathSettings, GossipSettings, Settings
-from tests.datapath.stand_in import StandInPool
+from tests.datapath.stand_in import StandInPool, grant
 
 FLOATING_IP, SECOND_IP = IPv4Address("192.168.1.100"), IPv4Address("192.168.1.101")
 POD_IP = IPv4Address("10.244.1.10")
@@ -39,6 +40,8 @@ NETWORK = IPv4Network("192.168.1.0/24")
 UPLINK = LocalUplink(2, "eth0", b"\2\0\0\0\0\1", IPv4Interface("192.168.1.21/24"), True)
 THEIR_MAC = b"\2\0\0\0\0\2"
 TOKEN = Token(1, 1, 1)
+POOLS = WeakKeyDictionary[Reconciler, StandInPool]()
+"""The maps of each one: a wish is what differs from the last one."""
 
 
 def node(name: str, last: int, mac: bytes = THEIR_MAC, state: NodeState = NodeState.UP) -> GatewayNode:
@@ -69,12 +72,10 @@ def reconciler(*floating_ips: IPv4Address, index: PolicyIndex | None = None) -> 
 
 def rows(known: Reconciler, maps: StandInPool | None = None) -> dict[str, Rows]:
     """What is wanted once all that it depends on is in the kernel, as far as there is room."""
-    maps = maps or StandInPool()
+    maps = POOLS.setdefault(known, maps or StandInPool())
     for _ in range(3):
-        content = known.rows(maps)
-        for name, wanted in content.items():
-            maps.replace(name, wanted)
-    return content
+        grant(known, maps)
+    return {name: dict(maps.wanted(name)) for name in maps.wishes}
 
 
 def test_a_nodes_own_address_never_becomes_a_floating_ip_of_the_fence() -> None:
@@ -214,6 +215,21 @@ def test_where_an_address_was_is_forgotten_once_nobody_lists_it() -> None:
     assert known.locations == {}
 
 
+def test_where_an_address_is_is_known_again_once_somebody_lists_it_again() -> None:
+    """Gossip has nothing new to say of it."""
+    index = PolicyIndex(pod_cidrs_known=True)
+    known = reconciler(index=index)
+    told = {FLOATING_IP: Location(FLOATING_IP, "worker2", TOKEN)}
+    known.learn_locations(told)
+    index.apply([Delete(ObjectKey(Kind.GATEWAY, "kube-system", "default"))])
+    known.learn_members((), {})
+    assert known.locations == {}
+    index.apply(objects(FLOATING_IP)[:1])
+    known.learn_members((), {})
+    known.learn_locations(told)
+    assert known.locations == told
+
+
 def test_what_the_leader_still_assigns_stays_behind_the_fence() -> None:
     index = PolicyIndex(pod_cidrs_known=True)
     known = reconciler(index=index)
@@ -250,7 +266,11 @@ def test_b3_a_policys_timeouts_are_a_row_of_its_rule_set_over_the_nodes_own() ->
     node = layout.Limits(7440, 240, 240, 300, 120, 60, 32_768)
     assert maps.rows[MapName.LIMITS] == {layout.limits_key(0): node.packed()}
     gateway, _, _, old = objects(FLOATING_IP, SECOND_IP)
+    assert known.connection_lives().udp_s == node.udp_s
+    index.apply([gateway, Upsert(replace(old.object, timeouts=FlowTimeouts(udp_s=900)))])
+    assert known.connection_lives().udp_s == 900, "connection tracking forgets none sooner"
     index.apply([gateway, Upsert(replace(old.object, timeouts=FlowTimeouts(udp_s=30)))])
+    assert known.connection_lives().udp_s == node.udp_s
     steering(known, maps)
     rule_set = known.local_selections()[POD_IP].rule_set.id
     assert {key: layout.parse_limits(value) for key, value in maps.rows[MapName.LIMITS].items()} == {
@@ -259,10 +279,36 @@ def test_b3_a_policys_timeouts_are_a_row_of_its_rule_set_over_the_nodes_own() ->
     }
 
 
+def test_x1_who_holds_the_address_now_or_comes_next_is_asked_and_the_same_question_is_not_made_twice() -> None:
+    known = reconciler()
+    known.learn_members((*known.nodes, node("worker3", 23)), {})
+    known.learn_location(Location(FLOATING_IP, "worker2", TOKEN))
+    asked = known.probed()
+    assert asked == (("worker2", FLOATING_IP),)
+    assert known.probed() is asked
+    known.learn_location(Location(FLOATING_IP, "worker3", Token(1, 1, 2)))
+    assert known.probed() == (("worker3", FLOATING_IP),)
+    known.learn_members(known.nodes, {FLOATING_IP: Assignment(FLOATING_IP, "worker3", "worker2", Stamp(1, 1))})
+    assert known.probed() == (("worker3", FLOATING_IP), ("worker2", FLOATING_IP))
+    known.learn_members(known.nodes[:2], {})
+    assert known.probed() == (), "whoever is gone is not asked"
+
+
+def test_b6_a_policy_counts_from_its_coming_on_and_nothing_is_worked_out_twice() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known = reconciler(FLOATING_IP, SECOND_IP, index=index)
+    first = known.attribution()
+    assert known.attribution() is first
+    old = objects(FLOATING_IP)[3].object
+    index.apply([Upsert(replace(old, egress_source_ip=SECOND_IP))])
+    assert known.attribution().label_of(SECOND_IP.packed) == ("egress", SECOND_IP.packed)
+    assert known.attribution().label_of(FLOATING_IP.packed) == ("", FLOATING_IP.packed)
+
+
 def steering(known: Reconciler, maps: StandInPool) -> dict[IPv4Address, Phase]:
     """Run the pods of this node as far as they come."""
     for _ in range(8):
-        known.steering.select(known.local_selections())
+        known.select()
         rows(known, maps)
         known.steering.cleared(known.to_clear(maps))
     return known.steering.phases()
@@ -345,7 +391,7 @@ def test_w11_a_pod_that_leaves_its_policy_drops_until_its_connections_are_cleare
     known.learn_devices({POD_IP: 7})
     steering(known, maps)
     index.apply([Delete(ObjectKey(Kind.POLICY, "", "egress"))])
-    known.steering.select({})
+    known.select()
     known.classify(now_ns=9)
     assert left_alone(rows(known, maps)[MapName.SELECTED]) == {}
     known.steering.cleared(known.to_clear(maps))
@@ -426,11 +472,36 @@ def test_c1_rules_stay_while_a_row_in_the_kernel_can_still_name_them() -> None:
     old = dict(maps.rows[MapName.RULES])
     index.apply([Delete(ObjectKey(Kind.POLICY, "", "egress"))])
     maps.stuck = {MapName.SELECTED}
-    known.steering.select({})
+    known.select()
     known.steering.cleared(known.steering.to_clear())
     assert rows(known, maps)[MapName.RULES] == old
     maps.release(MapName.SELECTED)
     assert rows(known, maps)[MapName.RULES] == {}
+
+
+def test_e1_the_turn_that_finds_the_new_rules_whole_in_the_kernel_lets_the_pod_go_by_them() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
+    steering(known, maps)
+    maps.stuck = {MapName.RULES}
+    gateway, _, _, old = objects(FLOATING_IP, SECOND_IP)
+    index.apply([gateway, Upsert(replace(old.object, destinations=(IPv4Network("9.9.9.0/24"),)))])
+    known.select()
+    before = dict(rows(known, maps)[MapName.SELECTED])
+    maps.release(MapName.RULES)
+    grant(known, maps)
+    (after,) = maps.wanted(MapName.SELECTED).values()
+    assert after not in before.values()
+    assert layout.parse_selected(layout.selected_key(POD_IP, 0), after)[3] == SelectedState.STEER
+
+
+def test_e1_rules_that_a_former_agent_left_stay_until_it_is_known_who_goes_by_them() -> None:
+    known, maps = reconciler(), StandInPool()
+    left = RuleSet(5, ((IPv4Network("9.9.9.0/24"), FLOATING_IP),))
+    known.inherit({}, (left,))
+    assert rows(known, maps)[MapName.RULES].items() >= desired.rule_rows(left).items()
+    known.disinherit()
+    assert not rows(known, maps)[MapName.RULES].keys() & desired.rule_rows(left).keys()
 
 
 def test_a_pod_adopted_with_half_of_its_rules_gets_the_rest() -> None:

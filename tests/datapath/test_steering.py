@@ -166,6 +166,27 @@ def test_w10_a_pod_that_leaves_before_an_edit_is_cleared_makes_up_for_both() -> 
     assert [is_kept(clearing, address) for address in ("8.8.8.8", "9.9.9.9", "1.1.1.1")] == [False, False, True]
 
 
+def test_w10_a_pod_that_goes_on_leaving_makes_up_for_it_once() -> None:
+    steering = steered()
+    for _ in range(3):
+        steering.select_some({POD: None})
+    assert [clearing.former for clearing in steering.to_clear()] == [2]
+    clear_all(steering)
+    assert steering.phases() == {}
+    assert steering.is_settled
+
+
+def test_e3_what_a_former_agent_left_of_the_rest_of_a_set_is_looked_for_once_the_set_is_known() -> None:
+    """Another pod has been looked after by what of the set had come into the kernel."""
+    steering = Steering()
+    for pod_ip in (POD, OTHER):
+        steering.adopt(pod_ip, rule_set(7, "8.8.8.0/24"))
+    steering.select_some({OTHER: selection(7, OTHER, "8.8.8.0/24")})
+    assert [is_kept(clearing, "9.9.9.9") for clearing in steering.to_clear()] == [True, True]
+    steering.select_some({POD: selection(7, POD, "8.8.8.0/24", "9.9.9.0/24")})
+    assert [is_kept(clearing, "9.9.9.9") for clearing in steering.to_clear() if clearing.pod_ip == POD] == [False]
+
+
 def test_a_change_of_one_pod_does_not_touch_another() -> None:
     steering = steered()
     steering.select({POD: selection(), OTHER: selection(9, OTHER)})

@@ -89,5 +89,7 @@ def test_a_members_rows_depend_on_what_is_known_of_it_alone() -> None:
     others = replace(
         auto, proven=frozenset({("worker3", FLOATING_IP)}), addresses=auto.addresses | {"worker3": FLOATING_IP}
     )
-    assert others.of("worker2") == auto.of("worker2")
-    assert replace(auto, proven=frozenset({("worker2", FLOATING_IP)})).of("worker2") != auto.of("worker2")
+    assert "worker2" in others.unchanged(auto)
+    assert "worker2" not in replace(auto, proven=frozenset({("worker2", FLOATING_IP)})).unchanged(auto)
+    assert "worker2" not in replace(auto, addresses={}).unchanged(auto)
+    assert "worker2" not in auto.unchanged(KNOWN), "another setting"

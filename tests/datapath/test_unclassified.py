@@ -1,15 +1,16 @@
 """Program and netfilter together, with real packets: pods that nobody has classified, and those that are (rule W11)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from service.datapath.loader import LoadedDatapath
+from service.model.span import number_of
 from service.network.netlink import Netlink
 from service.network.nftables import Nftables, NftConfig
-from service.network.unclassified import named_sets
+from service.network.unclassified import Named, NamedSets
 from tests.datapath.node import MARK, Node
 from tests.datapath.program import Device
 from tests.network.namespace import Namespace, namespaces
@@ -76,6 +77,12 @@ class Site:
                 opened.sendto(name.encode(), (destination, 80))
             seen = {packet.payload.decode(): packet.source for packet in uplink.until(b"last")}
         return {name: source for name, source in seen.items() if name != "last"}
+
+
+def named_sets(networks: Iterable[IPv4Network]) -> Named:
+    made = NamedSets()
+    made.renew(tuple(sorted(set(map(number_of, networks)))))
+    return made.value
 
 
 @pytest.fixture

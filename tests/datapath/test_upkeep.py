@@ -20,7 +20,7 @@ from service.network.conntrack import Flow as Tracked
 from service.network.conntrack import Networks
 from service.policy.index import PolicyIndex
 from tests.agent.site import settings_of
-from tests.datapath.stand_in import StandInDatapath
+from tests.datapath.stand_in import StandInDatapath, grant
 from tests.policy.objects import gateway, namespace, pod, pod_key, policy, policy_key
 from tests.virtual_time import in_virtual_time, now_ns
 
@@ -48,13 +48,13 @@ class Site:
 
     def select(self) -> None:
         """Take the selections as they are, and write."""
-        self.reconciler.steering.select(self.reconciler.local_selections())
+        self.reconciler.select()
         self.write()
 
     def write(self) -> None:
         """As a turn does it, twice: what depends on rows that the first has written comes with the second."""
         for _ in range(2):
-            self.datapath.write(self.reconciler.rows(self.datapath.pool))
+            grant(self.reconciler, self.datapath.pool)
 
     def _change(self) -> None:
         self.changes += 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from service.datapath import worker_pool
-from service.datapath.bpf_map import BpfMap
+from service.datapath.bpf_map import BpfMap, MapInfo
 from service.datapath.worker_pool import FULL, WorkerPool
 from service.model.errors import InvariantError
 from tests.datapath.program import create_map
@@ -37,6 +37,10 @@ class FakeMap:
     """A write waits until it is set."""
     entered: threading.Event = field(default_factory=threading.Event)
     """A write has begun."""
+
+    @property
+    def info(self) -> MapInfo:
+        return MapInfo(type=1, key_size=0, value_size=0, max_entries=self.room, flags=0, name="fake")
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -158,6 +162,71 @@ async def test_wishes_for_many_keys_are_one_batch(pool: WorkerPool, target: Fake
         await settle(pool)
     assert target.calls == [("update", wishes)]
     assert pool.counters.written == 100
+
+
+async def test_a_change_of_some_keys_leaves_all_others_as_they_are(pool: WorkerPool, target: FakeMap) -> None:
+    async with serving(pool):
+        pool.replace("map", {A: ONE, B: ONE})
+        await settle(pool)
+        pool.change("map", {A: None, C: TWO})
+        await settle(pool)
+    assert target.content == {B: ONE, C: TWO} == pool.wanted("map")
+
+
+async def test_of_what_a_former_process_left_all_goes_that_nobody_wishes_for(pool: WorkerPool, target: FakeMap) -> None:
+    target.content = {A: ONE, B: ONE}
+    pool.adopt("map")
+    async with serving(pool):
+        pool.change("map", {A: ONE, C: ONE})
+        pool.drop_others("map")
+        await settle(pool)
+    assert target.content == {A: ONE, C: ONE}
+    assert [kind for kind, _ in target.calls] == ["update", "delete"]
+
+
+async def test_the_same_table_is_not_looked_through_again_unless_single_keys_were_wished_for_since(
+    pool: WorkerPool, target: FakeMap
+) -> None:
+    table = {A: ONE, B: ONE}
+    async with serving(pool):
+        pool.replace("map", table)
+        pool.replace("map", table)
+        await settle(pool)
+        pool.change("map", {A: None})
+        await settle(pool)
+        pool.replace("map", table)
+        await settle(pool)
+    assert target.content == table
+
+
+async def test_it_is_told_which_keys_have_come_into_the_kernel_left_it_or_were_refused(
+    pool: WorkerPool, target: FakeMap
+) -> None:
+    assert pool.take_news("map") is None, "anything may have changed"
+    target.broken = {C}
+    async with serving(pool):
+        pool.change("map", {A: ONE, B: ONE, C: ONE})
+        await until(lambda: bool(pool.waiting()) and pool.is_settled("map"))
+        assert set(pool.take_news("map") or ()) == {A, B, C}
+        pool.change("map", {A: None, C: None})
+        await settle(pool)
+        assert A in (pool.take_news("map") or ())
+        assert set(pool.take_news("map") or ()) == set()
+
+
+async def test_c2_what_others_changed_is_told_too(
+    pool: WorkerPool, target: FakeMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule set that counts as whole in the kernel is looked at again."""
+    monkeypatch.setattr(worker_pool, "_COMPARE_S", 0.001)
+    pool.take_news("map")
+    async with serving(pool):
+        pool.change("map", {A: ONE})
+        await settle(pool)
+        pool.take_news("map")
+        target.content[A] = TWO
+        await until(lambda: pool.counters.repaired == 1)
+        assert A in (pool.take_news("map") or ())
 
 
 async def test_a_long_list_is_cut_into_batches(

@@ -1,13 +1,17 @@
 """What policies name, cut into sets of netfilter's (rules W11, C3)."""
 
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.model.span import number_of
+from service.network import unclassified
 from service.network.destinations import PART
-from service.network.unclassified import named_definition, named_removal, named_rules, named_sets, parse_named
+from service.network.unclassified import NamedSets, named_definition, named_removal, named_rules, parse_named
 
 NETWORK = st.builds(
     lambda address, length: IPv4Network((address & 0xFFFFFFFF << 32 - length & 0xFFFFFFFF, length)),
@@ -19,6 +23,17 @@ NETWORK = st.builds(
 def networks(count: int) -> list[IPv4Network]:
     """Spread over the address space, without overlaps."""
     return [IPv4Network((index * 40503 % 65536 << 16 | 0x0100, 24)) for index in range(1, count + 1)]
+
+
+def named_sets(named: Iterable[IPv4Network]) -> dict[int, tuple[IPv4Network, ...]]:
+    """Cut from the beginning."""
+    made = NamedSets()
+    made.renew(numbers(named))
+    return made.value
+
+
+def numbers(named: Iterable[IPv4Network]) -> tuple[int, ...]:
+    return tuple(sorted(set(map(number_of, named))))
 
 
 def in_order(sets: dict[int, tuple[IPv4Network, ...]]) -> list[IPv4Network]:
@@ -47,6 +62,29 @@ def test_c3_an_edit_makes_one_or_two_sets_anew_and_leaves_all_others() -> None:
         after = named_sets(edited)
         assert 1 <= len(after.keys() - before.keys()) <= 2
         assert 1 <= len(before.keys() - after.keys()) <= 2
+
+
+@given(st.lists(st.tuples(NETWORK, st.booleans()), max_size=30), st.integers(1, 4))
+def test_cut_after_each_edit_it_is_as_if_it_had_been_cut_from_the_beginning(
+    edits: list[tuple[IPv4Network, bool]], cut: int
+) -> None:
+    made, named = NamedSets(), dict[IPv4Network, None]()
+    with pytest.MonkeyPatch.context() as patched:
+        # So that a handful of networks has many stretches, and sets.
+        patched.setattr(unclassified, "_CUT", cut)
+        patched.setattr(unclassified, "PART", 3)
+        for network, is_named in edits:
+            named.pop(network, None)
+            if is_named:
+                named[network] = None
+            made.renew(numbers(named))
+            assert made.value == named_sets(named)
+            assert in_order(made.value) == outermost(named)
+
+
+def outermost(named: Iterable[IPv4Network]) -> list[IPv4Network]:
+    many = tuple(named)
+    return sorted(one for one in many if not any(one != other and one.subnet_of(other) for other in many))
 
 
 def test_the_order_in_which_policies_name_them_makes_no_difference() -> None:

@@ -119,7 +119,7 @@ def test_without_brokers_nothing_is_told_of_kafka() -> None:
 
 def test_the_datapath_tells_drops_packets_work_and_leases() -> None:
     datapath = Datapath(
-        Pool(PoolCounters(written=9, deleted=8, coalesced=7, retries=6, full=5, repaired=3), waiting=4),
+        Pool(PoolCounters(written=9, deleted=8, coalesced=7, retries=6, full=5, repaired=3, reviewed=2), waiting=4),
         {("no_gateway", "192.0.2.101"): 2, ("fragment", ""): 1, ("no_gateway", "192.0.2.100"): 3},
         {"steered": 11, "snat": 12},
     )
@@ -136,6 +136,7 @@ def test_the_datapath_tells_drops_packets_work_and_leases() -> None:
         'egressgw_map_operations_total{kind="retries"} 6.0',
         'egressgw_map_operations_total{kind="full"} 5.0',
         'egressgw_map_operations_total{kind="repaired"} 3.0',
+        'egressgw_map_operations_total{kind="reviewed"} 2.0',
         "egressgw_map_pending 4.0",
         "egressgw_leases_held 2.0",
     ]

@@ -105,6 +105,8 @@ async def test_members_rows_and_the_leader_reach_the_other_process(unused_udp_po
         await until(lambda: second.gateway_nodes() and second.gateway_nodes()[0].ready and second.conflicts())
         await until(lambda: first.assignments() and first.leader() and heard)
         assert second.is_answering("worker1")
+        assert "worker1" in second.answering()
+        assert second.answering() is second.answering()
         assert not second.is_answering("worker9")
     (node,) = second.gateway_nodes()
     assert (node.name, node.state, node.segments) == ("worker1", NodeState.UP, (SEGMENT,))
