@@ -170,7 +170,8 @@ def _steer(place: Place, device: Device) -> None:
     """The steering device and its rules, as service/network/steering_device.py makes them."""
     address = device.mac.hex(":")
     for command in (
-        f"ip link add {device.name} index {device.ifindex} address {address} type vxlan external dstport {TUNNEL_PORT}",
+        f"ip link add {device.name} index {device.ifindex} address {address} type vxlan external nolearning"
+        f" dstport {TUNNEL_PORT}",
         f"ip link set {device.name} arp off up mtu 1500",
         f"ip rule add pref 96 iif lo fwmark {MARK}/{MARK} lookup main",
         f"ip rule add pref 97 fwmark {MARK}/{MARK} lookup {TABLE}",
