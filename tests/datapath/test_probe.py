@@ -95,7 +95,7 @@ def test_h3_the_agents_question_leaves_to_a_member_that_does_not_hold_the_addres
 
 def test_h3_to_nobody_else_nor_by_another_uplink_nor_unmarked(asking: Node) -> None:
     assert leave(asking, QUESTION, to=STRANGER_MAC) == SHOT
-    assert leave(asking, QUESTION, device=UPLINK_2) == SHOT
+    assert leave(asking, QUESTION, to=NODE_A_MAC, device=UPLINK_2) == SHOT
     assert leave(asking, QUESTION, mark=0) == SHOT
     assert leave(asking, (FLOATING_IP, SERVER), to=NODE_A_MAC) == SHOT
 
