@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
-from service.datapath.layout import WayKind
+from service.datapath.layout import ClusterFlag, WayKind
 from service.datapath.loader import load_datapath
 from service.network import bpf_call
 from service.network.priority import ENDED_PRIORITY, FLOW_PRIORITY
@@ -231,6 +231,7 @@ def _fill(nodes: dict[str, Node], *, is_split: bool) -> None:
         for member, number in MEMBERS.items():
             node.member(uplink(member).mac, number, uplink(name))
             node.tunnel_member(IPv4Address(addresses[member]), number)
+            node.in_cluster(IPv4Network(addresses[member]), ClusterFlag.NODE)
         node.hold(for_s=-1)
     node = nodes["a"]
     if is_split:
