@@ -91,6 +91,8 @@ static inline u32 load_packet(struct __sk_buff *skb, const struct ipv4 *ip, stru
     packet->l4 = ETHERNET_BYTES + (ip->version_ihl & 0x0f) * 4;
     packet->l4_bytes = ICMP_BYTES;
     packet->is_whole = (ip->fragment & bpf_htons(0x4000)) != 0;
+    if (packet->length > skb->len - ETHERNET_BYTES) /* cut on the way, or lying about how big it is */
+        return DROP_MALFORMED;
     if (ip->protocol != PROTOCOL_TCP && ip->protocol != PROTOCOL_UDP && ip->protocol != PROTOCOL_ICMP)
         return DROP_UNSUPPORTED_PROTOCOL;
     if (ip->fragment & bpf_htons(0x1fff)) {

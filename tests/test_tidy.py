@@ -47,6 +47,7 @@ FAMILIES = {
             "live_traffic",
             "pod_ingress",
             "port",
+            "probe",
             "reverse_snat",
             "snat",
             "steer",

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
 from service.datapath import layout
-from service.datapath.layout import MapName, WayKind
+from service.datapath.layout import ClusterFlag, MapName, WayKind
 from service.datapath.loader import load_datapath
 from service.network import bpf_call, connection_life
 from service.network.priority import ENDED_PRIORITY, FLOW_PRIORITY
@@ -185,7 +185,8 @@ def _steer(place: Place, device: Device) -> None:
     """The steering device and its rules, as service/network/steering_device.py makes them."""
     address = device.mac.hex(":")
     for command in (
-        f"ip link add {device.name} index {device.ifindex} address {address} type vxlan external dstport {TUNNEL_PORT}",
+        f"ip link add {device.name} index {device.ifindex} address {address} type vxlan external nolearning"
+        f" dstport {TUNNEL_PORT}",
         f"ip link set {device.name} arp off up mtu 1500",
         f"ip rule add pref 96 iif lo fwmark {MARK}/{MARK} lookup main",
         f"ip rule add pref 97 fwmark {MARK}/{MARK} lookup {TABLE}",
@@ -256,6 +257,7 @@ def _fill(nodes: dict[str, Node], *, is_split: bool) -> None:
         for member, number in MEMBERS.items():
             node.member(uplink(member).mac, number, uplink(name))
             node.tunnel_member(IPv4Address(addresses[member]), number)
+            node.in_cluster(IPv4Network(addresses[member]), ClusterFlag.NODE)
         node.hold(for_s=-1)
     node = nodes["a"]
     if is_split:

@@ -1,6 +1,7 @@
 """The fence: only the holder speaks for a floating IP, but to the holder (rules G2, H3, H5)."""
 
 import struct
+from ipaddress import IPv4Address
 
 import pytest
 
@@ -13,10 +14,12 @@ from tests.datapath.node import (
     MARK,
     NODE_A_MAC,
     OTHER_FLOATING_IP,
+    OWN_ADDRESS,
     POD,
     ROUTER,
     ROUTER_MAC,
     SERVER,
+    TUNNEL_PORT,
     Node,
 )
 from tests.datapath.packet import BROADCAST
@@ -175,3 +178,36 @@ def test_h5_what_goes_to_the_holder_may_go_by_a_vlan(pod_node: Node, tags: list[
 def test_other_traffic_passes_lease_or_not(node: Node, frame: bytes) -> None:
     assert leave(node, frame, mark=0).verdict == UNSPEC
     assert node.drops() == {}
+
+
+# ---- the tunnel's port ----
+
+
+FAR = IPv4Address("10.0.2.11")
+
+
+def to_tunnel(port: int = TUNNEL_PORT, *, fragment: int = packet.DONT_FRAGMENT, options: bytes = b"") -> bytes:
+    datagram = packet.udp(OWN_ADDRESS, FAR, (40000, port))
+    return packet.ipv4(OWN_ADDRESS, FAR, packet.UDP, datagram, fragment=fragment, options=options)
+
+
+@pytest.mark.parametrize(
+    "tags", [(), ((packet.VLAN, 5),), ((packet.QINQ, 5), (packet.VLAN, 6))], ids=["bare", "1", "2"]
+)
+@pytest.mark.parametrize(
+    "datagram",
+    [to_tunnel(), to_tunnel(fragment=packet.MORE_FRAGMENTS), to_tunnel(options=b"\x94\x04\0\0")],
+    ids=["whole", "first-fragment", "options"],
+)
+def test_h5_nothing_leaves_to_the_tunnels_port_but_what_the_steering_device_made(
+    node: Node, datagram: bytes, tags: tuple[tuple[int, int], ...]
+) -> None:
+    frame = packet.tagged(packet.ethernet(ROUTER_MAC, UPLINK.mac, packet.IPV4, datagram), *tags)
+    assert node.programs.run("uplink_egress", frame, device=UPLINK).verdict == SHOT
+    assert node.drops() == {(None, DropReason.FORGED_TUNNEL): 1}
+    assert node.programs.run("uplink_egress", frame, device=UPLINK, mark=MARK).verdict == UNSPEC
+
+
+def test_h5_other_ports_are_nobodys_business(node: Node) -> None:
+    frame = packet.ethernet(ROUTER_MAC, UPLINK.mac, packet.IPV4, to_tunnel(TUNNEL_PORT + 1))
+    assert node.programs.run("uplink_egress", frame, device=UPLINK).verdict == UNSPEC

@@ -600,3 +600,17 @@ async def test_a_chain_that_somebody_flushes_right_behind_our_writing_is_missed(
     assert not await nftables.is_intact()
     await nftables.apply(CONFIG)
     assert await nftables.is_intact()
+
+
+@pytest.mark.root
+async def test_x2_what_comes_for_the_tunnels_port_by_no_uplink_is_dropped_and_counted(site: Site) -> None:
+    """A pod that plays another node, to its own node: neither an uplink nor its fence is on that way."""
+    nftables = await protect()
+    site.pod.ip("addr add 192.168.7.2/32 dev lo")
+    for name in ("all", "pod0"):
+        site.node.sysctl(f"ipv4/conf/{name}/rp_filter", "0")
+    send(site.pod, b"as another node", (NODE, VNI_PORT), "192.168.7.2")
+    send(site.pod, b"to the pods' gateway", ("10.244.1.1", VNI_PORT))
+    send(site.pod, b"another port", (NODE, VNI_PORT + 1))
+    send(site.outside, b"by an uplink", (NODE, VNI_PORT))
+    assert (await nftables.counters())["guard_tunnel"] == 2
