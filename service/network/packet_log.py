@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from service.model.errors import OperatorError, TransientError
+from service.model.errors import TransientError
 
 _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 4
@@ -41,7 +41,7 @@ class PacketLog:
         self._socket: socket.socket | None = None
 
     def __enter__(self) -> Self:
-        """Raises OperatorError without CAP_NET_ADMIN, TransientError where the group is somebody else's now."""
+        """Raises TransientError where the group is somebody else's now, or the process may not read it."""
         opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
         try:
             opened.bind((0, 0))
@@ -50,10 +50,8 @@ class PacketLog:
             self._configure(opened, _CFG_MODE, struct.pack(">IBx", self._length, _COPY_PACKET))
             # Each at once, and not when a buffer of the kernel's is full.
             self._configure(opened, _CFG_THRESHOLD, struct.pack(">I", 1))
-        except PermissionError as error:
-            opened.close()
-            raise OperatorError("reading netfilter's log is not permitted; CAP_NET_ADMIN is needed") from error
         except OSError as error:
+            # EPERM where the group is another process's, as after an agent that has not ended yet.
             opened.close()
             raise TransientError(f"netfilter's log, group {self._group}: {error.strerror or error}") from error
         opened.setblocking(False)

@@ -284,7 +284,7 @@ def build(bpffs: Path, run: Path, *, is_split: bool = False) -> Iterator[Segment
         for name in MEMBERS:
             loaded = stack.enter_context(load_datapath(str(bpffs / f"{run.name}-{name}"), str(run / name)))
             nodes[name] = Node(loaded, Programs(Namespace(), loaded.programs))
-            mine = tuple(program for program in ATTACHED if name == "a" or program != "pod_ingress")
+            mine = tuple(program for program in ATTACHED if name == "a" or not program.startswith("pod_"))
             _attach(places[name], loaded.programs, bpffs, mine)
         _fill(nodes, is_split=is_split)
         segment = Segment(places, nodes, is_split)

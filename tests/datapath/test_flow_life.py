@@ -385,7 +385,7 @@ def test_b4_ended_flows_that_the_agent_wrote_do_not_count_against_the_pod(pod_no
 def test_c19_where_open_flows_have_no_more_room_a_connection_goes_on_and_may_be_evicted(
     namespace: Namespace, bpffs: Path, tmp_path: Path
 ) -> None:
-    room = FlowRoom(open=4, young=64, datagram=64)
+    room = FlowRoom(open=4, young=1024, datagram=1024)
     with load_datapath(str(bpffs / "small"), str(tmp_path), room) as loaded:
         node = Node(loaded, Programs(namespace, loaded.programs))
         node.configure()

@@ -160,10 +160,10 @@ async def test_ten_thousand_flows_are_forgotten_in_one_call(node: Namespace, pod
 async def test_c3_a_large_table_is_not_searched_by_the_kernel_in_one_piece(
     node: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(pod: IPv4Address) -> bytes:
+    def refuse(pod: IPv4Address, side: int, flag: int) -> bytes:
         raise AssertionError("the kernel is asked to filter")
 
-    monkeypatch.setattr(conntrack_module, "_source_filter", refuse)
+    monkeypatch.setattr(conntrack_module, "_filter", refuse)
     open_flows(node, POD, [("127.20.0.9", 53), ("127.10.0.9", 53)])
     open_flows(node, NEIGHBOUR, [("127.20.0.9", 53)])
     async with Conntrack() as conntrack:

@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from service.model.errors import InvariantError, TransientError
-from service.network.conntrack import Conntrack
+from service.network.conntrack import Conntrack, Networks
 from service.network.link_monitor import LinkChange, LinkMonitor
 from service.network.netlink import Netlink
 from service.network.nftables import COUNTERS, Nftables, NftConfig
@@ -72,7 +72,7 @@ def test_everything_runs_on_uvloop(node: Namespace) -> None:
             await nftables.apply(NftConfig(0x1000, (), (), ("up0",)))
             assert await nftables.counters() == dict.fromkeys(COUNTERS, 0)
             async with Conntrack() as conntrack:
-                assert await conntrack.forget([IPv4Address("10.0.0.1")], []) == 0
+                assert await conntrack.find({IPv4Address("10.0.0.1"): Networks(())}, Networks(())) == []
             await netlink.remove_steering_device(table=9640, mark=0x1000)
 
     uvloop.run(main())

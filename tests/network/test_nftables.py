@@ -527,10 +527,10 @@ async def test_w6_the_rule_that_uses_our_bit_is_named(site: Site) -> None:
     site.node.run("iptables -t mangle -A FORWARD -m mark --mark 0x2000/0x2000 -j ACCEPT")
     with pytest.raises(OperatorError, match=r"datapath\.mark: 0x2000 is in use.*(FORWARD|mangle)"):
         await nftables.check_marks(0x2000, 0x4000)
-    await nftables.check_marks(0x1000, 0x2000)
+    await nftables.check_marks(0x8000, 0x2000)
     site.node.run("iptables -t mangle -A FORWARD -m connmark --mark 0x2000/0x2000 -j ACCEPT")
     with pytest.raises(OperatorError, match=r"datapath\.connection_mark: 0x2000 is in use.*(FORWARD|mangle)"):
-        await nftables.check_marks(0x1000, 0x2000)
+        await nftables.check_marks(0x8000, 0x2000)
 
 
 async def test_without_nft_the_operator_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
