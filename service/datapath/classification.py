@@ -43,7 +43,9 @@ class Classification:
     def learn(self, pod_ip: IPv4Address, uid: str | None, device: int | None, *, now_ns: int) -> None:
         """Take which pod has the address now, and behind which device it was seen last; None: none."""
         if uid is None or device is None:
-            self._places.pop(pod_ip, None)
+            # Where a pod has been is known as long as its object stays: what comes after is another device.
+            if uid is None:
+                self._places.pop(pod_ip, None)
             self._doubted.pop(pod_ip, None)
             return
         place = self._places[pod_ip] = _place(self._places.get(pod_ip), uid, device, now_ns)

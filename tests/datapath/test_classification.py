@@ -58,6 +58,20 @@ def test_a_pod_that_is_back_behind_its_device_and_one_that_is_gone_are_not_doubt
     assert not known.is_doubted(POD)
 
 
+def test_another_device_is_doubted_though_there_was_none_for_a_moment() -> None:
+    """A pod's device goes some time before the next pod's comes; the object of the former one is still there."""
+    known = settled()
+    learn(known, ONE, None, now_ns=1)
+    learn(known, ONE, 8, now_ns=2)
+    assert known.is_doubted(POD)
+    learn(known, ONE, None, now_ns=3)
+    learn(known, ONE, 7, now_ns=4)
+    assert not known.is_doubted(POD), "the kernel gives no number twice: it is the same one"
+    learn(known, None, None, now_ns=5)
+    learn(known, ONE, 9, now_ns=6)
+    assert not known.is_doubted(POD)
+
+
 def test_what_a_former_agent_knew_goes_on_and_another_device_is_doubted_here_too() -> None:
     for device, is_doubted in ((7, False), (8, True)):
         known = Classification()

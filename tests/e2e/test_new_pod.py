@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from service.datapath.classification import SETTLED_NS
 from service.lab.fault import Fault
 from service.lab.manifest import pod_manifest
 from service.lab.namespace import create_namespaces, ip_batch
@@ -149,6 +150,7 @@ def test_an_address_that_passes_to_a_selected_pod_is_not_taken_for_the_one_that_
     with sending(site, former):
         publish(site, former)
         site.wait("the former pod to be seen", lambda: bool(site.sources_of(since)))
+        time.sleep(2 * SETTLED_NS / 1e9)
     since = site.log_length()
     with sending(site, pod):
         time.sleep(UNPUBLISHED_S)

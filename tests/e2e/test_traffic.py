@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,6 +33,19 @@ def grown(site: Site, before: dict[str, Any], **where: str) -> dict[str, int]:
     return {name: after[name] - before[name] for name in ("packetsOut", "bytesOut", "packetsIn", "bytesIn")}
 
 
+def settled(site: Site) -> dict[str, Any]:
+    """What has been counted once nothing is on its way."""
+    seen: list[dict[str, Any]] = [traffic(site)]
+
+    def is_at_rest() -> bool:
+        time.sleep(2.5)
+        seen.append(traffic(site))
+        return seen[-1] == seen[-2] and seen[-1]["packetsOut"] > 0
+
+    site.wait("nothing to be counted any more", is_at_rest)
+    return seen[-1]
+
+
 def logged(site: Site, since: int, source: str) -> dict[str, int]:
     """The calls by UDP from an address, and the answers that they got."""
     calls = [call for call in read_calls(site.lab.outside_log, since) if call["source"] == source]
@@ -51,7 +65,7 @@ def call(site: Site, times: int, source: str = FIRST, pod: str = POD) -> None:
 
 
 def test_b6_packets_and_bytes_of_both_directions_are_those_that_the_outside_server_has_logged(site: Site) -> None:
-    before, since = traffic(site), site.log_length()
+    before, since = settled(site), site.log_length()
     call(site, 12)
     expected = logged(site, since, FIRST)
     assert expected["packetsOut"] == 12
@@ -74,10 +88,10 @@ with socket.create_connection(({OUTSIDE!r}, {TCP_PORT})) as client:
 
 
 def test_b6_segments_that_the_kernel_holds_together_are_counted_as_they_are_on_the_wire(site: Site) -> None:
-    before, octets = traffic(site), LINES * LINE
+    before, octets = settled(site), LINES * LINE
     subprocess.run(site.lab.enter(POD, sys.executable, "-c", UPLOAD), check=True, timeout=30)
     site.wait("it to be counted", lambda: grown(site, before)["bytesOut"] >= octets)
-    site.wait("nothing more to come", lambda: grown(site, before) == grown(site, before))
+    settled(site)
     found = grown(site, before)
     print(f"{octets} bytes in one connection: {found}")
     # An Ethernet's segment has 1,460 bytes at most, and 40 to 60 bytes of headers.
@@ -86,7 +100,7 @@ def test_b6_segments_that_the_kernel_holds_together_are_counted_as_they_are_on_t
 
 
 def test_b6_a_restart_of_the_agent_loses_nothing_and_what_passes_meanwhile_is_counted(site: Site) -> None:
-    before, since = traffic(site), site.log_length()
+    before, since = settled(site), site.log_length()
     call(site, 3)
     site.wait("them to be counted", lambda: grown(site, before) == logged(site, since, FIRST))
     site.fault(NODE, Fault.KILL, only="agent")
