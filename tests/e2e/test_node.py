@@ -223,14 +223,18 @@ def test_status_and_metrics_tell_what_the_datapath_does(site: Site) -> None:
     ids=" ".join,
 )
 def test_what_others_remove_is_put_back_and_meanwhile_nothing_leaks(site: Site, command: tuple[str, ...]) -> None:
-    folder = str(site.lab.folder / NODE / "bpf" / "links")
-    command = tuple(folder if word == LINKS else word for word in command)
+    links = site.lab.folder / NODE / "bpf" / "links"
+    command = tuple(str(links) if word == LINKS else word for word in command)
+    pins = set(links.iterdir())
     masquerade = on_node(site, "nft", "list", "ruleset")
     length = site.log_length()
     on_node(site, *command)
     try:
         site.wait_seen(POD, FIRST)
-        site.wait("every part to be back", lambda: "egressgw" in on_node(site, "nft", "list", "tables"))
+        site.wait("our table to be back", lambda: "egressgw" in on_node(site, "nft", "list", "tables"))
+        # The kernel detaches a program some time after its pin has gone: a packet that passes says nothing yet.
+        site.wait("every program to be back", lambda: set(links.iterdir()) == pins)
+        site.wait_seen(POD, FIRST)
     finally:
         if command == ("nft", "flush", "ruleset"):
             cni = masquerade[masquerade.index("table ip cni") :].split("\ntable ")[0]
