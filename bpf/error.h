@@ -58,6 +58,14 @@ static inline u32 device_mtu(struct __sk_buff *skb, u32 ifindex)
     return mtu;
 }
 
+/* By a route, whether or not its next hop is known: too big for any route, so the answer is its MTU, and nobody is asked
+ * for a MAC. 0 where there is no route now. */
+static inline u32 route_mtu(struct __sk_buff *skb, struct bpf_fib_lookup *route, u32 flags)
+{
+    route->tot_len = 0xffff;
+    return bpf_fib_lookup(skb, route, sizeof(*route), flags) == BPF_FIB_LKUP_RET_FRAG_NEEDED ? route->tot_len : 0;
+}
+
 static inline u16 folded(u32 sum)
 {
     sum = (sum & 0xffff) + (sum >> 16);

@@ -68,6 +68,7 @@ static inline int find_next_hop(struct __sk_buff *skb, const struct packet *pack
     };
     struct next_hop *known = next_hops.lookup(&key);
     long answer;
+    u32 mtu;
 
     if (known && now_ns < known->until_ns) {
         *hop = *known;
@@ -80,7 +81,12 @@ static inline int find_next_hop(struct __sk_buff *skb, const struct packet *pack
         route.ifindex != ifindex)
         return -1;
     if (answer != BPF_FIB_LKUP_RET_SUCCESS) {
-        hop->mtu = device_mtu(skb, ifindex);
+        /* The kernel has written its answer over the question. */
+        route.family = ETHERNET_FAMILY_IPV4;
+        route.tos = 0;
+        route.ipv4_dst = packet->destination;
+        mtu = answer == BPF_FIB_LKUP_RET_NO_NEIGH ? route_mtu(skb, &route, BPF_FIB_LOOKUP_OUTPUT) : 0;
+        hop->mtu = mtu ? mtu : device_mtu(skb, ifindex);
         return 0;
     }
     hop->until_ns = now_ns + NEXT_HOP_NS;

@@ -33,20 +33,21 @@ static inline u32 tunnel_mtu(struct __sk_buff *skb, __be32 node, const struct co
     struct bpf_fib_lookup route = {
         .family = ETHERNET_FAMILY_IPV4,
         .l4_protocol = PROTOCOL_UDP,
-        .tot_len = 0xffff, /* too big for any route: so the answer is its MTU, and nobody is asked for a MAC */
         .ifindex = settings->egw_ifindex,
         .ipv4_dst = node,
     };
     struct next_hop *known = next_hops.lookup(&key);
     struct next_hop found = {};
     u64 now_ns = flow_clock_ns();
+    u32 mtu;
 
     if (known && now_ns < known->until_ns)
         return known->mtu;
-    if (bpf_fib_lookup(skb, &route, sizeof(route), 0) != BPF_FIB_LKUP_RET_FRAG_NEEDED || route.tot_len <= TUNNEL_BYTES)
+    mtu = route_mtu(skb, &route, 0);
+    if (mtu <= TUNNEL_BYTES)
         return 0;
     found.until_ns = now_ns + NEXT_HOP_NS;
-    found.mtu = route.tot_len - TUNNEL_BYTES;
+    found.mtu = mtu - TUNNEL_BYTES;
     next_hops.update(&key, &found);
     return found.mtu;
 }

@@ -150,6 +150,14 @@ def test_c31_the_uplink_is_asked_where_the_neighbour_is_not_known(holder: Node) 
         assert said(holder.uplink_ingress(steered(UDP_FLOW))) == TOO_BIG
 
 
+@each_protocol
+def test_c31_the_route_is_asked_where_the_neighbour_is_not_known(holder: Node, flow: Flow) -> None:
+    with narrow_route(holder, is_resolved=False):
+        assert said(holder.uplink_ingress(steered(flow))) == TOO_BIG
+        assert holder.uplink_ingress(steered(flow, FITTING)).verdict == REDIRECT
+    assert holder.counters() == {"forwarded": 1, "errors_made": 1}
+
+
 @pytest.mark.parametrize("fragment", [0, packet.DONT_FRAGMENT, packet.MORE_FRAGMENTS], ids=["df-off", "df-on", "first"])
 def test_c31_a_sender_that_allows_cutting_is_told_too(holder: Node, fragment: int) -> None:
     """Nobody cuts here. Told, its stack does from the next datagram on."""

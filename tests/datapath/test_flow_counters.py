@@ -92,7 +92,7 @@ def test_b6_segments_that_the_kernel_holds_together_count_each_with_its_headers(
     """Where together they are longer than a packet can be."""
     segment = packet.tcp(POD, TCP_FLOW.server, (TCP_FLOW.pod_port, TCP_FLOW.server_port), ACK, b"x" * data)
     whole = packet.ipv4(POD, TCP_FLOW.server, packet.TCP, segment)
-    pod_node.programs.run("steer_egress", egw_frame(whole), device=EGW, mark=MARK, segments=(3, 1000))
+    pod_node.programs.run("steer_egress", egw_frame(whole), device=EGW, mark=MARK, segments=(-(-data // 1000), 1000))
     assert passed(pod_node, TCP_FLOW)[:2] == (packets, data + 40 * packets)
 
 

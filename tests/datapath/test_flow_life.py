@@ -386,7 +386,7 @@ def test_c19_where_open_flows_have_no_more_room_a_connection_goes_on_and_may_be_
     namespace: Namespace, bpffs: Path, tmp_path: Path
 ) -> None:
     room = FlowRoom(open=4, young=1024, datagram=1024)
-    with load_datapath(str(bpffs / "small"), str(tmp_path), room) as loaded:
+    with load_datapath(str(bpffs / "few-open"), str(tmp_path), room) as loaded:
         node = Node(loaded, Programs(namespace, loaded.programs))
         node.configure()
         for make in (node.rule, node.select, node.own, node.way):

@@ -82,14 +82,15 @@ class SharedDevice:
         fields = ("=I", 0, program), ("=I", 4, self.ifindex), ("=I", 8, kind), ("=I", 12, flags)
         self._stack.callback(os.close, bpf_call(_LINK_CREATE, make_attributes(*fields)))
 
-    def add_filter(self, program: int, *, priority: int = 1) -> None:
+    def add_filter(self, program: int, *, direction: Direction = "ingress") -> None:
         """Somebody's filter in a clsact that is made where there is none."""
         if "clsact" not in self.qdiscs():
             self.here.run("tc qdisc add dev v0 clsact")
 
         def add() -> None:
             with IPRoute() as ipr:
-                arguments = {"parent": 0xFFFFFFF2, "prio": priority, "protocol": 3, "direct_action": True}
+                parent = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}[direction]
+                arguments = {"parent": parent, "prio": 1, "protocol": 3, "direct_action": True}
                 ipr.tc("add-filter", "bpf", self.ifindex, 1, fd=program, name="cni", **arguments)
 
         # Its socket has an event loop of its own, of which a thread has room for one.

@@ -385,15 +385,20 @@ async def test_f2_a_device_with_nothing_but_ours_is_plain(device: SharedDevice, 
     assert await is_plain(device, tcx=tcx)
 
 
+ANY = "protocol all prio 5 u32 match u32 0 0 flowid 1:1"
+"""Of each packet, by a classifier that small kernels have too, and without an action of its own."""
+
+
 @pytest.mark.parametrize(
     "commands",
     [
         ["qdisc add dev v0 root tbf rate 10mbit burst 20k latency 50ms"],
-        ["qdisc add dev v0 root netem delay 1ms"],
-        ["qdisc add dev v0 clsact", "filter add dev v0 ingress protocol all matchall action pass"],
-        ["qdisc add dev v0 clsact", "filter add dev v0 egress protocol all prio 5 matchall action pass"],
-        ["qdisc add dev v0 ingress", "filter add dev v0 ingress protocol all matchall action pass"],
+        ["qdisc add dev v0 root htb"],
+        ["qdisc add dev v0 clsact", f"filter add dev v0 ingress {ANY}"],
+        ["qdisc add dev v0 clsact", f"filter add dev v0 egress {ANY}"],
+        ["qdisc add dev v0 ingress", f"filter add dev v0 ingress {ANY}"],
     ],
+    ids=["tbf", "htb", "ingress filter", "egress filter", "filter of an older qdisc"],
 )
 @pytest.mark.parametrize("tcx", [True, False])
 async def test_f2_a_device_that_somebody_shapes_or_filters_is_not(
@@ -401,6 +406,15 @@ async def test_f2_a_device_that_somebody_shapes_or_filters_is_not(
 ) -> None:
     for command in commands:
         device.here.run(f"tc {command}")
+    assert not await is_plain(device, tcx=tcx)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("tcx", [True, False])
+async def test_f2_one_with_a_program_of_somebody_as_a_filter_is_not(
+    device: SharedDevice, direction: Direction, tcx: bool
+) -> None:
+    device.add_filter(device.program(TC_ACT_OK), direction=direction)
     assert not await is_plain(device, tcx=tcx)
 
 
