@@ -43,9 +43,10 @@ def segment(request: pytest.FixtureRequest, bpffs: Path, tmp_path_factory: pytes
         yield built
 
 
-@pytest.fixture(autouse=True)
-def tunnelled(segment: Segment) -> None:
+@pytest.fixture(autouse=True, params=["policy path", "direct path"])
+def tunnelled(segment: Segment, request: pytest.FixtureRequest) -> None:
     """The stacks know nothing of the tunnel's MTU: what another test has taught them would hold for minutes."""
+    segment.allow_direct(request.param == "direct path")
     segment.use(tunnel=True)
     segment.hold("b")
     segment.forget_paths()
@@ -70,6 +71,17 @@ def test_x2_bulk_goes_through_both_ways(segment: Segment, is_upload: bool) -> No
             ends = (client, accepted) if is_upload else (accepted, client)
             transfer(*ends)
             assert ends[0].getsockopt(socket.IPPROTO_IP, IP_MTU) == INNER_MTU
+
+
+def test_f3_the_direct_path_goes_through_the_tunnel_both_ways(counted: Segment) -> None:
+    counted.allow_direct(True)
+    with listening(counted) as server:
+        client, accepted, _ = connected(counted, server)
+        with closing(client), closing(accepted):
+            transfer(client, accepted)
+            transfer(accepted, client)
+    counters = counted.nodes["a"].counters()
+    assert min(counters.get(name, 0) for name in ("direct_out", "direct_back")) > 20
 
 
 def test_r1_a_connection_survives_a_change_of_gateway(segment: Segment) -> None:
@@ -268,6 +280,28 @@ def eventually(is_so: Callable[[], bool], timeout_s: float = 3.0) -> bool:
 
 def test_x2_a_tunnel_packet_of_a_stranger_is_dropped_and_counted(counted: Segment) -> None:
     say(counted, "router", FORGED, ADDRESSES["b"])
+    assert eventually(lambda: counted.nodes["b"].drops() == {(None, DropReason.NO_TRANSPORT): 1})
+    assert "forwarded" not in counted.nodes["b"].counters()
+
+
+def test_x2_a_mark_on_the_outer_packet_makes_no_member_of_a_stranger(counted: Segment) -> None:
+    """Netfilter of the node may mark what comes in, also with our bit, and the inner packet inherits the mark."""
+    holder = counted.places["b"]
+    chain = "{ type filter hook prerouting priority -300; }"
+    holder.command("nft add table ip marks")
+    try:
+        holder.command(f"nft add chain ip marks incoming {chain}")
+        holder.command(f"nft add rule ip marks incoming udp dport {TUNNEL_PORT} meta mark set {MARK}")
+        say(counted, "router", FORGED, ADDRESSES["b"])
+        assert eventually(lambda: counted.nodes["b"].drops() == {(None, DropReason.NO_TRANSPORT): 1})
+    finally:
+        holder.command("nft delete table ip marks")
+    assert "forwarded" not in counted.nodes["b"].counters()
+
+
+def test_x2_a_tag_within_the_tunnel_is_not_ours(counted: Segment) -> None:
+    header, frame = FORGED[:8], FORGED[8:]
+    say(counted, "a", header + packet.tagged(frame, (packet.VLAN, 5)), ADDRESSES["b"], mark=MARK)
     assert eventually(lambda: counted.nodes["b"].drops() == {(None, DropReason.NO_TRANSPORT): 1})
     assert "forwarded" not in counted.nodes["b"].counters()
 
