@@ -187,6 +187,7 @@ def _steer(place: Place, device: Device) -> None:
     for command in (
         f"ip link add {device.name} index {device.ifindex} address {address} type vxlan external nolearning"
         f" dstport {TUNNEL_PORT}",
+        f"sysctl -q -e -w net.ipv6.conf.{device.name}.disable_ipv6=1",
         f"ip link set {device.name} arp off up mtu 1500",
         f"ip rule add pref 96 iif lo fwmark {MARK}/{MARK} lookup main",
         f"ip rule add pref 97 fwmark {MARK}/{MARK} lookup {TABLE}",

@@ -211,3 +211,10 @@ def test_h5_nothing_leaves_to_the_tunnels_port_but_what_the_steering_device_made
 def test_h5_other_ports_are_nobodys_business(node: Node) -> None:
     frame = packet.ethernet(ROUTER_MAC, UPLINK.mac, packet.IPV4, to_tunnel(TUNNEL_PORT + 1))
     assert node.programs.run("uplink_egress", frame, device=UPLINK).verdict == UNSPEC
+
+
+def test_h5_a_later_fragment_has_no_port_to_ask_for(node: Node) -> None:
+    """Whatever its data look like. It is of no use without the first one, which does not leave."""
+    for tags in ((), ((packet.VLAN, 5),)):
+        frame = packet.tagged(packet.ethernet(ROUTER_MAC, UPLINK.mac, packet.IPV4, to_tunnel(fragment=185)), *tags)
+        assert node.programs.run("uplink_egress", frame, device=UPLINK).verdict == UNSPEC
