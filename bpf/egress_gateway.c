@@ -212,9 +212,12 @@ int steer_egress(struct __sk_buff *skb)
     __builtin_memset(scratch, 0, sizeof(*scratch));
     reason = judge_outwards(skb, &ip, row, scratch);
     floating_ip = scratch->nat.floating_ip;
+    way = find_way(floating_ip);
+    /* Nobody leases ports of an address that nobody holds: what is missing first is the gateway. */
+    if (reason == DROP_NO_PORTS && !way)
+        reason = DROP_NO_GATEWAY;
     if (reason != DROP_NONE)
         return drop(skb, reason, floating_ip);
-    way = find_way(floating_ip);
     if (!way)
         return drop(skb, DROP_NO_GATEWAY, floating_ip);
     mtu = way_mtu(skb, way, settings);

@@ -81,13 +81,13 @@ def judge_speakers(
 ) -> Iterator[str]:
     """Frames, IP and ARP, from a floating IP by a node after another has begun to speak for it.
 
-    What one node steers to another is not spoken.
+    What one node steers to another, over the segment or by the tunnel, is not spoken.
     `strangers`: (node, floating IP) of whoever speaks there beside us.
     """
     began: dict[IPv4Address, tuple[str, int]] = {}
     spoke: dict[tuple[IPv4Address, str], int] = {}
     for frame in frames:
-        if frame.source not in site.floating_ips:
+        if frame.source not in site.floating_ips or frame.encapsulated:
             continue
         if frame.port in site.second_uplink_ports:
             yield f"on the second uplink: {frame}"
