@@ -146,11 +146,11 @@ class Arena:
         """What was lost against what may be, and against what was counted. Two at once may lose what neither does."""
         cost = events[0][1].cost if len(events) == 1 else Cost()
         self._costs = [*self._costs, (began_ns, cost)][-ROUNDS_KEPT:]
-        told = judge_flows(self._flows.lines, self._costs)
+        selected = frozenset(self._site.word(pod) for pod in self._site.selected)
+        told = judge_flows(self._flows.lines, self._costs, selected=selected)
         findings = [Finding(number, promise, detail) for promise, detail in told]
         act, event = events[0]
         if self.is_whole and len(events) == 1 and act.hold_s >= COUNTING_S:
-            selected = frozenset(self._site.word(pod) for pod in self._site.selected)
             uncounted = judge_drops(
                 self._flows.lines, before, drop_totals(self._site), fitting=event.drops, selected=selected
             )

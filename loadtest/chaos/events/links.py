@@ -112,7 +112,12 @@ class SecondAddress(Event):
 
     name = "second-address"
     cost = QUIET
-    _address = "192.168.1.77/24"
+    _host = 77
+
+    @property
+    def _address(self) -> str:
+        network = NETWORKS[self.node.segments[0]]
+        return f"{network[self._host]}/{network.prefixlen}"
 
     def apply(self) -> None:
         """Behind the first one."""

@@ -88,7 +88,7 @@ class FramesSwallowed(Event):
         addresses, router = ", ".join(FLOATING_IPS), segment_mac(0, ROUTER_OCTET)
         rule = f'iifname "{self._port}" ether type ip ether daddr != {router} ip saddr {{ {addresses} }} drop'
         hook = "type filter hook prerouting priority 0; policy accept;"
-        nft(self.site.lab.plan.fabric, f"table bridge security {{ chain incoming {{ {hook} {rule}; }} }}")
+        nft(self.site.lab.plan.fabric, f"table bridge security {{\nchain incoming {{ {hook} {rule}; }}\n}}")
 
     def undo(self) -> None:
         """The filter goes, whichever of two put it there."""

@@ -114,7 +114,7 @@ def test_every_judge_is_asked_in_every_round(site: ChaosSite, tmp_path: Path, mo
     monkeypatch.setitem(ALL, "untold", Untold)
     for name in ("judge_speakers", "judge_frames", "judge_calls", "judge_drops", "still_told"):
         monkeypatch.setattr(arena, name, lambda *arguments, **options: ["found"])
-    monkeypatch.setattr(arena, "judge_flows", lambda lines, rounds: [(Promise.LOST, "found")])
+    monkeypatch.setattr(arena, "judge_flows", lambda lines, rounds, selected: [(Promise.LOST, "found")])
     monkeypatch.setattr(arena, "wait_for_calm", lambda *arguments, **options: (1.0, ""))
     monkeypatch.setattr(arena, "read_frames", lambda path: [])
     monkeypatch.setattr(arena, "drop_totals", lambda site: {})
