@@ -197,6 +197,14 @@ class Footprint:
                 yield f"{' of '.join(key)}: {rss_kb} kB of memory are {rss_now_kb} now"
 
 
+def still_grown(site: ChaosSite, before: Footprint, *, timeout_s: float) -> list[str]:
+    """What has grown and still has at the end of that time; none as soon as nothing has."""
+    deadline_s = time.monotonic() + timeout_s
+    while (grown := list(before.grown(Footprint(site)))) and time.monotonic() < deadline_s:
+        time.sleep(_POLL_S)
+    return grown
+
+
 def _program(record: ProcessRecord) -> tuple[int, int]:
     """(open files, resident kB); zero of one that is gone."""
     try:

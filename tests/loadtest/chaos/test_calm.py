@@ -86,6 +86,14 @@ def test_rules_must_be_as_many_as_before_and_files_and_memory_not_much_more() ->
     assert [line.split(":")[0] for line in grown] == ["agent of worker1", "agent of worker1"]
 
 
+def test_what_goes_soon_has_not_grown_and_what_stays_has(site: ChaosSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, taken = footprint(5, 60, 1), [footprint(6, 60, 1), footprint(6, 60, 1), footprint(5, 60, 1)]
+    monkeypatch.setattr(calm, "Footprint", lambda site: taken.pop(0) if len(taken) > 1 else taken[0])
+    assert calm.still_grown(site, before, timeout_s=10.0) == []
+    taken[:] = [footprint(6, 60, 1)]
+    assert calm.still_grown(site, before, timeout_s=0.0) == ["worker1: 5 ip rules are 6 now"]
+
+
 def test_an_echo_request_has_a_sound_checksum() -> None:
     packet = client._echo_request(b"p0:ping:1")
     padded = packet + b"\0" * (len(packet) % 2)
