@@ -87,13 +87,6 @@ KNOWN: tuple[Known, ...] = (
         r" proto 6 .*:8092\b|^and \d+ more$",
     ),
     Known(
-        "a node that was holder or successor keeps the endpoints of pods for some rounds after it begins anew (seen "
-        "once in an hour: python -m loadtest chaos --seed 63 --rounds 446 --strict)",
-        Promise.GROWN,
-        frozenset(("restart-node", "wrong-key")),
-        r" entries of endpoints are ",
-    ),
-    Known(
         "a reply that is under way when connection tracking forgets its flow is lost (W4)",
         Promise.LOST,
         frozenset(("conntrack-flush",)),
