@@ -70,11 +70,11 @@ static inline struct flow *flow_of_packet(struct __sk_buff *skb, const struct pa
     return flow;
 }
 
-/* What a flow says to netfilter of its packet: 0, or a priority. Ended flows are dropped at egw0, and TCP is reset before.
+/* What a flow says to netfilter of its packet: 0, or a priority. Segments of ended ones are reset there, or go to egw0.
  * With a new SYN an ended flow gives way to a new connection, which takes the new verdict (rule E2). */
 static inline u32 flow_priority(const struct packet *packet, struct flow_key *key, struct flow *flow)
 {
-    if (!flow->is_ended || packet->protocol != PROTOCOL_TCP)
+    if (!flow->is_ended)
         return FLOW_PRIORITY;
     if (is_opening(packet)) {
         remove_flow(key, flow);
@@ -111,6 +111,9 @@ static inline int take_from_pod(struct __sk_buff *skb, const struct ipv4 *ip, co
     if (row->state != SELECTED_CHANGING && load_packet(skb, ip, &packet) == DROP_NONE)
         flow = flow_of_packet(skb, &packet, row, &key, now_ns);
     if (flow) {
+        /* Before connection tracking, in which there must be nothing of it until it takes its new verdict (rule E2). */
+        if (flow->is_ended && packet.protocol != PROTOCOL_TCP)
+            return drop(skb, DROP_FLOW_ENDED, flow->floating_ip);
         verdict = row->state == SELECTED_STEER ? send_direct(skb, &packet, &key, flow, now_ns, settings) : TC_ACT_UNSPEC;
         if (verdict != TC_ACT_UNSPEC)
             return verdict;

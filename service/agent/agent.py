@@ -130,6 +130,7 @@ class Agent:
             clock=boot_ns,
             send=self._neighbours.socket.send,
             is_synced=lambda: self._intake.is_synced,
+            changed=self._dirty.set,
         )
         self._refusals = self._cluster.socket.refusals, self._neighbours.socket.refusals
         self._transports = TransportWatch(

@@ -50,6 +50,7 @@ class PortBlocks:
         start_id: int,
         clock: Callable[[], int],
         send: Callable[[Address, bytes], None],
+        changed: Callable[[], None],
         is_synced: Callable[[], bool] = lambda: True,
     ) -> None:
         """`is_synced`: the policies are known; until then nothing is counted for any."""
@@ -60,6 +61,7 @@ class PortBlocks:
         self._clock = clock
         self._transmit = send
         self._is_synced = is_synced
+        self._changed = changed
         self._own = Address(settings.bind_address, settings.ports.state)
         self._maps: BlockMaps
         self._flows: FlowTable
@@ -285,7 +287,10 @@ class PortBlocks:
             unsettled = self._reconciler.steering.unsettled()
             settled = frozenset(self._reconciler.local_pods()) - unsettled
             attribution = self._reconciler.attribution() if self._is_synced() else None
+            left = self._reconciler.steering.left()
             scan = await self._flows.sweep(settled, attribution)
+            if self._reconciler.steering.forget(scan.without_flows(left)):
+                self._changed()
             self._note(scan)
             await asyncio.sleep(max(_SCAN_S, 3 * (loop.time() - began)))
 

@@ -221,7 +221,8 @@ class DrivenPods:
 
     def _is_preceded(self, clearing: Clearing, maps: MapView) -> bool:
         whole = self._admission.whole
-        rows = self.steering.rows_of(clearing.pod_ip, self._selected.believed(clearing.pod_ip), whole)
+        device = self._selected.believed(clearing.pod_ip)
+        rows = self.steering.rows_of(clearing.pod_ip, device, whole, self._local.pods)
         if clearing.phase is not Phase.LEAVING:
             return clearing.rule_set in whole and maps.contains(MapName.SELECTED, rows)
         # Of a pod that has no row nothing is steered: it need not get one in order to leave.

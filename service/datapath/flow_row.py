@@ -112,6 +112,11 @@ def parse_flow(key: bytes, value: bytes) -> FlowRow:
     )
 
 
+def ended(flow: FlowRow, *, now_ns: int) -> bytes:
+    """The row of a flow that ends now."""
+    return replace(flow, last_ns=now_ns, life_s=min(flow.life_s, _ENDED_S), is_ended=True).value()
+
+
 def ended_flow(key: bytes, selected: bytes, *, now_ns: int) -> bytes:
     """A flow that has ended before it had a port, of the pod with this row of `selected` (rule E3)."""
     rule_set, number = judge_of(selected)

@@ -75,6 +75,11 @@ class FlowScan:
     def _is_settled(self, pod_ip: bytes) -> bool:
         return self.settled is None or pod_ip in self.settled
 
+    def without_flows(self, pod_ips: Iterable[IPv4Address]) -> list[IPv4Address]:
+        """Those that have none, not even one that has ended."""
+        present = {pod_ip for pod_ip, _ in self.pods}
+        return [pod_ip for pod_ip in pod_ips if pod_ip.packed not in present]
+
     def busiest(self) -> dict[IPv4Address, tuple[Remote, int]]:
         """Of each floating IP the remote to which most ports are taken, and how many."""
         found: dict[bytes, tuple[Remote, int]] = {}

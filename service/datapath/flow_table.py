@@ -7,7 +7,7 @@ thread; what several pods' flows cost is in proportion to the whole table.
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from threading import Lock
@@ -71,9 +71,13 @@ class FlowTable:
         await asyncio.to_thread(self._sweep, scan, attribution)
         return scan
 
-    async def end_pods(self, pod_ips: Iterable[IPv4Address]) -> None:
-        """Take away every flow of these pods, and so what comes back for them (rule B2)."""
-        await asyncio.to_thread(self._remove_of, frozenset(pod_ip.packed for pod_ip in pod_ips))
+    async def end_pods(self, pod_ips: Iterable[IPv4Address], gone: Container[IPv4Address]) -> None:
+        """Take away every flow of these pods, and so what comes back for them (rule B2).
+
+        Connections of those that are not `gone` stay as ended ones: their segments are answered with resets (rule E2).
+        """
+        pods = {pod_ip.packed: pod_ip in gone for pod_ip in pod_ips}
+        await asyncio.to_thread(self._end_pods, pods)
 
     def end_blocks(self, ending: Mapping[IPv4Address, Collection[int]]) -> None:
         """End what flows with a port of these blocks, before this returns: they are somebody else's (rule Q3)."""
@@ -189,14 +193,17 @@ class FlowTable:
                     return
                 yield piece
 
-    def _remove_of(self, pods: frozenset[bytes]) -> None:
+    def _end_pods(self, pods: Mapping[bytes, bool]) -> None:
         for name in _FLOWS:
             for piece in self._pieces(name):
                 for key, value in piece:
-                    if key[:4] in pods:
-                        flow = flow_row.parse_flow(key, value)
-                        over = Over(key, value, _mirror_key(key, value), key[:4], flow.pod_number)
-                        self._remove(name, over)
+                    if (is_gone := pods.get(key[:4])) is None:
+                        continue
+                    flow = flow_row.parse_flow(key, value)
+                    if is_gone or flow.protocol != socket.IPPROTO_TCP:
+                        self._remove(name, Over(key, value, _mirror_key(key, value), key[:4], flow.pod_number))
+                    elif not flow.is_ended:
+                        self._maps[name].update(key, flow_row.ended(flow, now_ns=self._monotonic()))
 
     def _remove(self, name: str, over: Over) -> None:
         if self._traffic is not None:

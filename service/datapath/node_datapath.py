@@ -25,6 +25,7 @@ from service.datapath.layout import COUNTER_NAMES, ClusterFlag, MapName, Selecte
 from service.datapath.loader import LoadedDatapath
 from service.datapath.map_size import KeptSize
 from service.datapath.planter import Planter
+from service.datapath.steering import NOTHING
 from service.datapath.worker_pool import WorkerPool
 from service.host import identity
 from service.host.clock import boot_ns
@@ -207,6 +208,9 @@ class NodeDatapath:
             pod_ip, ifindex, rule_set, state = layout.parse_selected(key, value)
             if ifindex == 0 and state == SelectedState.STEER and rule_set in rule_sets:
                 steered[pod_ip] = rule_sets[rule_set]
+            elif ifindex == 0 and state == SelectedState.STEER and rule_set == NOTHING.id:
+                # It had left, and may have flows that have ended.
+                steered[pod_ip] = NOTHING
             elif ifindex:
                 devices[pod_ip] = ifindex
         ways = self._loaded.map(MapName.WAYS).items()

@@ -79,7 +79,7 @@ class SelectedRows:
     def _rows_of(self, pod_ip: IPv4Address) -> Rows:
         device = self.believed(pod_ip)
         if pod_ip in self._steering:
-            return self._steering.rows_of(pod_ip, device, self._admission.whole)
+            return self._steering.rows_of(pod_ip, device, self._admission.whole, self._local.pods)
         if not device or pod_ip not in self._local.pods or pod_ip in self._local.selections:
             return {}
         return {layout.selected_key(pod_ip, device[pod_ip]): layout.selected_value(0, SelectedState.NOT)}

@@ -6,7 +6,8 @@ before netfilter sees them, until its outside entries are deleted (rule W10). It
 time would let an unsteered packet leave with the bare pod address. In between, an edit of its rules is one write to its
 row (rule E1): open flows go on under the rules by which they were judged, are judged anew by the next packet, and those
 whose verdict is the same feel nothing. What connection tracking knows of destinations that are named now and were not,
-or the reverse, is deleted then.
+or the reverse, is deleted then. A pod that is no longer selected has a row without rules while it has flows: of a
+connection that has ended, connection tracking would take a FIN for invalid, and nobody would translate it (rule E2).
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -31,13 +32,16 @@ class Phase(Enum):
     """The rules stand but drop; connection tracking is to be cleared."""
     STEERING = "steering"
     LEAVING = "leaving"
-    """No longer selected; the former rules drop until connection tracking is cleared, then the pod goes."""
+    """No longer selected; the former rules drop until connection tracking is cleared."""
+    LEFT = "left"
+    """Not selected; its connections have ended, and their segments are answered with resets until they are silent."""
 
 
 _STATES = {
     Phase.SETTING: SelectedState.CHANGING,
     Phase.STEERING: SelectedState.STEER,
     Phase.LEAVING: SelectedState.CHANGING,
+    Phase.LEFT: SelectedState.STEER,
 }
 
 
@@ -90,6 +94,7 @@ class Steering:
         """Pods that are steered and shall go by other rules."""
         self._unsettled: dict[IPv4Address, None] = {}
         """Pods of which connection tracking knows what must go."""
+        self._left: dict[IPv4Address, None] = {}
         self._kept = _Kept()
         # What changed since it was last taken.
         self._changed: dict[IPv4Address, None] = {}
@@ -99,7 +104,8 @@ class Steering:
         """A pod that a former agent was steering: if its rule set is still the same, nothing is interrupted.
 
         That agent may not have come to clearing. What has a flow is in step (rule E3)."""
-        self._pods[pod_ip] = SteeredPod(rule_set, None, Phase.STEERING, None)
+        phase, former = (Phase.STEERING, (NOTHING,)) if rule_set.id != NOTHING.id else (Phase.LEFT, ())
+        self._pods[pod_ip] = SteeredPod(rule_set, None, phase, None, former)
         self._file(pod_ip)
 
     def select(self, selections: Mapping[IPv4Address, Selection]) -> None:
@@ -117,7 +123,7 @@ class Steering:
                 self._pods[pod_ip] = SteeredPod(selection.rule_set, selection, Phase.SETTING, selection.pod)
             elif selection is not None:
                 _select(known, selection)
-            elif known.phase is not Phase.LEAVING:
+            elif known.phase not in (Phase.LEAVING, Phase.LEFT):
                 # Selected again, it has lost its flows, and with them what is known of its connections.
                 known.wanted, known.phase = None, Phase.LEAVING
                 known.former += (known.rule_set, NOTHING)
@@ -152,18 +158,30 @@ class Steering:
                 continue
             pod.former = pod.former[clearing.former :]
             if pod.wanted is None:
-                del self._pods[clearing.pod_ip]
+                pod.rule_set, pod.phase, pod.former = NOTHING, Phase.LEFT, ()
             elif pod.phase is Phase.SETTING:
                 pod.phase = Phase.STEERING
             self._file(clearing.pod_ip)
+
+    def left(self) -> tuple[IPv4Address, ...]:
+        """Pods that are kept for their ended flows alone."""
+        return tuple(self._left)
+
+    def forget(self, pod_ips: Iterable[IPv4Address]) -> bool:
+        """Those of them that have left and have no flow any more; True where there were any."""
+        gone = [pod_ip for pod_ip in pod_ips if pod_ip in self._left]
+        for pod_ip in gone:
+            del self._pods[pod_ip]
+            self._file(pod_ip)
+        return bool(gone)
 
     def rule_sets(self) -> list[tuple[IPv4Address, RuleSet]]:
         """What each pod goes by, and what it shall go by: both have to be in the kernel."""
         return [(pod_ip, self._uses[name].rule_set) for pod_ip, names in self._named.items() for name in names]
 
     def phases(self) -> dict[IPv4Address, Phase]:
-        """How far each selected pod is; for status."""
-        return {pod_ip: pod.phase for pod_ip, pod in self._pods.items()}
+        """How far each pod is that is selected, or was until now; for status."""
+        return {pod_ip: pod.phase for pod_ip, pod in self._pods.items() if pod.phase is not Phase.LEFT}
 
     def unsettled(self) -> frozenset[IPv4Address]:
         """Pods of which connection tracking may know flows that are judged otherwise now: theirs must stay ended."""
@@ -219,8 +237,9 @@ class Steering:
             if name not in names:
                 self._disuse(pod_ip, name)
         _keep(self._waiting, pod_ip, pod is not None and pod.phase is Phase.STEERING and len(names) > 1)
-        is_settled = pod is None or (pod.phase is Phase.STEERING and not pod.former)
+        is_settled = pod is None or (pod.phase in (Phase.STEERING, Phase.LEFT) and not pod.former)
         _keep(self._unsettled, pod_ip, not is_settled)
+        _keep(self._left, pod_ip, pod is not None and pod.phase is Phase.LEFT)
         if not self._unsettled:
             self._kept = _Kept()
         self._changed[pod_ip] = None
@@ -244,16 +263,23 @@ class Steering:
             self._changed_sets[identity] = None
 
     def rows_of(
-        self, pod_ip: IPv4Address, devices: Mapping[IPv4Address, int], whole: Container[int]
+        self,
+        pod_ip: IPv4Address,
+        devices: Mapping[IPv4Address, int],
+        whole: Container[int],
+        pods: Mapping[IPv4Address, Pod],
     ) -> dict[bytes, bytes]:
         """Of the `selected` map: one row with the pod's device, where known, and one with device 0.
 
         Without the first, matching packets of the pod are dropped as from an unknown device: never leaked. A pod whose
         rule set is not in `whole` is not steered: by half of its rules it could get a wrong address (rule C1).
+        `pods`: as they are now, for those that only a former agent has seen selected.
         """
         pod, device = self._pods[pod_ip], devices.get(pod_ip)
-        state = _STATES[pod.phase] if pod.rule_set.id in whole else SelectedState.CHANGING
-        uid = pod.pod.uid if pod.pod is not None else ""
+        is_whole = pod.phase is Phase.LEFT or pod.rule_set.id in whole
+        state = _STATES[pod.phase] if is_whole else SelectedState.CHANGING
+        selected = pod.pod or pods.get(pod_ip)
+        uid = selected.uid if selected is not None else ""
         value = layout.selected_value(pod.rule_set.id, state, layout.pod_number(uid, device or 0))
         rows = {layout.selected_key(pod_ip, 0): value}
         if device is not None:
@@ -263,7 +289,9 @@ class Steering:
 
 def _select(pod: SteeredPod, selection: Selection) -> None:
     wanted = selection.rule_set
-    if pod.phase is Phase.LEAVING or (pod.phase is Phase.SETTING and wanted.id != pod.rule_set.id):
+    if pod.phase is Phase.LEFT:
+        pod.former = (NOTHING,)
+    if pod.phase in (Phase.LEAVING, Phase.LEFT) or (pod.phase is Phase.SETTING and wanted.id != pod.rule_set.id):
         pod.rule_set, pod.phase = wanted, Phase.SETTING
     if wanted.id == pod.rule_set.id:
         # Of an adopted one only that is known which had come into the kernel.
@@ -272,6 +300,8 @@ def _select(pod: SteeredPod, selection: Selection) -> None:
 
 
 def _sets_of(pod: SteeredPod) -> tuple[RuleSet, ...]:
+    if pod.phase is Phase.LEFT:
+        return ()
     if pod.wanted is None or pod.wanted.rule_set.id == pod.rule_set.id:
         return (pod.rule_set,)
     return pod.rule_set, pod.wanted.rule_set

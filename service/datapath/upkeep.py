@@ -105,7 +105,9 @@ class Upkeep:
         leaving = [clearing.pod_ip for clearing in part if clearing.phase is Phase.LEAVING]
         if leaving:
             # First what comes back for them ends: it would make an entry by which the pod's next packet leaves bare.
-            await self._datapath.flows.end_pods(leaving)
+            present = self._reconciler.local_pods()
+            gone = frozenset(pod_ip for pod_ip in leaving if pod_ip not in present)
+            await self._datapath.flows.end_pods(leaving, gone)
         return await self._forget({clearing.pod_ip: clearing.keep for clearing in part}, leaving=leaving)
 
     async def _forget_exempt(self) -> bool:

@@ -22,6 +22,7 @@ from service.controller.port_blocks import LeaderPortBlocks
 from service.datapath import layout
 from service.datapath.layout import MapName
 from service.datapath.reconciler import Reconciler
+from service.datapath.steering import NOTHING
 from service.host.clock import boot_ns
 from service.model.assignment import Assignment, Location
 from service.model.lease import HeldBy, Stamp, Token
@@ -140,6 +141,7 @@ class Node:
         settings, cluster = site.settings(name), site.cluster(name)
         own = next(one for one in NODES if one.name == name)
         self.name = name
+        self.changed: list[str] = []
         self.datapath = StandInDatapath(settings)
         self.maps = self.datapath.maps
         self.reconciler = Reconciler(settings, site.index)
@@ -160,6 +162,7 @@ class Node:
             start_id=sum(map(ord, name)),
             clock=boot_ns,
             send=self.neighbours.socket.send,
+            changed=lambda: self.changed.append(name),
         )
         self.blocks.connect(self.datapath.blocks, self.datapath.flows)
 
@@ -215,6 +218,14 @@ async def test_q2_a_node_with_a_selected_pod_has_its_base_once_holder_and_succes
     assert site.tables[1:] == [(PortRun(FIRST_PORT, last, Stamp(7, 1), "worker1"),)], "it is told once, as a table"
 
 
+async def test_e2_a_pod_that_is_not_selected_any_more_is_forgotten_once_it_has_no_flow(site: Site) -> None:
+    worker1 = site.nodes["worker1"]
+    steering = worker1.reconciler.steering
+    steering.adopt(IPv4Address("10.244.1.10"), NOTHING)
+    await holds(lambda: steering.left() == ())
+    assert worker1.changed, "its row is to go"
+
+
 async def test_r1_a_successor_takes_over_without_a_leader_and_ports_go_on(site: Site) -> None:
     worker1, _, worker3 = site.nodes.values()
     async with site.leading():
@@ -257,6 +268,7 @@ async def test_the_next_process_of_a_node_goes_on_with_what_the_kernel_remembers
         start_id=99,
         clock=boot_ns,
         send=lambda to, payload: None,
+        changed=lambda: None,
     )
     again.connect(worker1.datapath.blocks, worker1.datapath.flows)
     assert worker1.usable() == BASE

@@ -94,6 +94,7 @@ class Site:
                 start_id=7,
                 clock=now_ns,
                 send=lambda to, payload: None,
+                changed=self.dirty.set,
             ),
             segment_watch=self.segment_watch,
             transports=TransportWatch(

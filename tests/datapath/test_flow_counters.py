@@ -187,7 +187,7 @@ async def test_b6_flows_of_a_pod_that_leaves_are_counted_to_the_end(pod_node: No
     pod_node.send(UDP_FLOW)
     await counted(table)
     pod_node.send(UDP_FLOW)
-    await table.end_pods([POD])
+    await table.end_pods([POD], gone=[POD])
     found = await counted(table)
     assert (found.total.out_packets, found.total.flows, found.flows) == (2, 1, 0)
 

@@ -11,12 +11,13 @@ from service.datapath.flow_table import FlowTable
 from service.datapath.loader import LoadedDatapath
 from service.model.drop import DropReason
 from service.network.conntrack import Flow as Tracked
-from service.network.priority import ENDED_PRIORITY, FLOW_PRIORITY
+from service.network.priority import ENDED_PRIORITY
 from service.port_block.block import block_of
 from tests.datapath.node import (
     CLOSING,
     FLOATING_IP,
     FLOWS,
+    MARK,
     OTHER_FLOATING_IP,
     OTHER_POD,
     OTHER_SERVER,
@@ -31,7 +32,7 @@ from tests.datapath.node import (
     Node,
     boot_ns,
 )
-from tests.datapath.packet import ACK, ICMP, TCP
+from tests.datapath.packet import ACK, FIN, ICMP, SYN, TCP
 from tests.datapath.program import REDIRECT, SHOT
 
 pytestmark = pytest.mark.bpf
@@ -96,10 +97,27 @@ async def test_b2_a_pod_that_leaves_has_no_flow_and_gets_no_reply(pod_node: Node
     pod_node.select(OTHER_POD)
     pod_node.send(flow)
     pod_node.send(other)
-    await table.end_pods([POD])
+    await table.end_pods([POD], gone=[POD])
     assert pod_node.answer(flow).verdict == SHOT
     assert pod_node.place(other) is not None
     assert {reason for _, reason in pod_node.drops()} == {DropReason.NO_FLOW}
+
+
+async def test_e2_connections_of_a_pod_that_is_not_selected_any_more_end_and_are_answered_with_resets(
+    pod_node: Node, table: FlowTable
+) -> None:
+    """Connection tracking takes a FIN without a connection for invalid, and nobody would translate it."""
+    pod_node.send(TCP_FLOW)
+    pod_node.send(UDP_FLOW)
+    await table.end_pods([POD], gone=[])
+    pod_node.select(rule_set=0)
+    assert (pod_node.answer(TCP_FLOW).verdict, pod_node.place(UDP_FLOW)) == (SHOT, None)
+    assert pod_node.drops() == {(FLOATING_IP, DropReason.FLOW_ENDED): 1}
+    for flags in (ACK, ACK | FIN):
+        outcome = pod_node.leave_pod(TCP_FLOW.outbound(flags=flags))
+        assert (outcome.mark, outcome.priority) == (MARK, ENDED_PRIORITY)
+    assert (await table.sweep(None)).without_flows([POD, OTHER_POD]) == [OTHER_POD]
+    assert pod_node.leave_pod(TCP_FLOW.outbound(flags=SYN)).mark == 0, "what is new is nobody's business"
 
 
 async def test_q3_flows_of_a_block_that_is_another_nodes_end(pod_node: Node, table: FlowTable) -> None:
@@ -153,7 +171,10 @@ async def test_e3_a_connection_older_than_the_selection_has_ended_until_it_is_fo
     older = tracked(flow)
     assert await table.end_older([older], [POD], ended) == [older]
     outcome = pod_node.leave_pod(flow.outbound(flags=ACK))
-    assert outcome.priority == (ENDED_PRIORITY if flow.protocol == TCP else FLOW_PRIORITY), "whatever its direction"
+    if flow.protocol == TCP:
+        assert outcome.priority == ENDED_PRIORITY, "whatever its direction"
+    else:
+        assert outcome.verdict == SHOT, "before connection tracking makes an entry of it anew"
     assert pod_node.send(flow, flags=ACK).verdict == SHOT
     assert {reason for _, reason in pod_node.drops()} == {DropReason.FLOW_ENDED}
     await table.release(ended)

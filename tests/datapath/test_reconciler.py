@@ -396,6 +396,9 @@ def test_w11_a_pod_that_leaves_its_policy_drops_until_its_connections_are_cleare
     assert left_alone(rows(known, maps)[MapName.SELECTED]) == {}
     known.steering.cleared(known.to_clear(maps))
     known.classify(now_ns=9)
+    left = rows(known, maps)[MapName.SELECTED]
+    assert {layout.parse_selected(key, value)[2:] for key, value in left.items()} == {(0, SelectedState.STEER)}, "E2"
+    assert known.steering.forget([POD_IP])
     assert left_alone(rows(known, maps)[MapName.SELECTED]) == {POD_IP: 7}
 
 

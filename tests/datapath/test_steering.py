@@ -4,7 +4,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from service.datapath import layout
 from service.datapath.layout import SelectedState
-from service.datapath.steering import Clearing, Phase, Steering
+from service.datapath.steering import NOTHING, Clearing, Phase, Steering
 from service.model.objects import Kind, ObjectKey, Pod
 from service.policy.rule_set import RuleSet, Selection
 
@@ -38,7 +38,7 @@ def steered(identity: int = 7, *destinations: str) -> Steering:
 
 
 def state_of(steering: Steering) -> tuple[int, int]:
-    value = steering.rows_of(POD, {}, ALL)[layout.selected_key(POD, 0)]
+    value = steering.rows_of(POD, {}, ALL, {})[layout.selected_key(POD, 0)]
     _, _, identity, state = layout.parse_selected(layout.selected_key(POD, 0), value)
     return identity, state
 
@@ -108,6 +108,46 @@ def test_a_deselected_pod_keeps_its_rules_until_its_connections_are_cleared() ->
     assert steering.rule_sets() == [(POD, rule_set(7))]
     steering.cleared(steering.to_clear())
     assert steering.phases() == {}
+
+
+def test_e2_a_deselected_pod_has_a_row_without_rules_while_it_has_flows() -> None:
+    steering = steered()
+    before = steering.rows_of(POD, {POD: 12}, ALL, {})
+    steering.select({})
+    assert (steering.left(), steering.forget([POD])) == ((), False), "connection tracking is to be cleared first"
+    steering.cleared(steering.to_clear())
+    assert (steering.left(), steering.rule_sets(), steering.to_clear()) == ((POD,), [], ())
+    assert state_of(steering) == (0, SelectedState.STEER)
+    after = steering.rows_of(POD, {POD: 12}, (), {})
+    assert {key: value[-4:] for key, value in after.items()} == {key: value[-4:] for key, value in before.items()}, (
+        "by the pod's number it has its flows"
+    )
+    steering.select({})
+    assert steering.left() == (POD,)
+    assert steering.forget([OTHER, POD])
+    assert (steering.left(), list(steering)) == ((), [])
+
+
+def test_e2_a_pod_that_had_left_and_is_selected_again_is_cleared_from_the_start() -> None:
+    steering = steered()
+    steering.select({})
+    steering.cleared(steering.to_clear())
+    steering.select({POD: selection(7)})
+    assert steering.phases() == {POD: Phase.SETTING}
+    assert not steering.forget([POD])
+    (clearing,) = steering.to_clear()
+    assert not is_kept(clearing, "8.8.8.8")
+    steering.cleared([clearing])
+    assert steering.phases() == {POD: Phase.STEERING}
+
+
+def test_e2_a_pod_that_had_left_before_the_agent_began_anew_still_has_its_flows() -> None:
+    steering, pod = Steering(), selection().pod
+    steering.adopt(POD, NOTHING)
+    steering.select({})
+    assert (steering.left(), steering.phases(), steering.rule_sets(), steering.to_clear()) == ((POD,), {}, [], ())
+    value = steering.rows_of(POD, {POD: 12}, (), {POD: pod})[layout.selected_key(POD, 12)]
+    assert value == layout.selected_value(0, SelectedState.STEER, layout.pod_number(pod.uid, 12))
 
 
 def test_a_pod_selected_again_while_leaving_is_cleared_from_the_start() -> None:
@@ -197,15 +237,15 @@ def test_a_change_of_one_pod_does_not_touch_another() -> None:
 
 def test_without_a_known_device_only_the_row_that_drops_strangers_is_written() -> None:
     steering = steered()
-    assert list(steering.rows_of(POD, {}, ALL)) == [layout.selected_key(POD, 0)]
-    assert set(steering.rows_of(POD, {POD: 12}, ALL)) == {layout.selected_key(POD, 0), layout.selected_key(POD, 12)}
+    assert list(steering.rows_of(POD, {}, ALL, {})) == [layout.selected_key(POD, 0)]
+    assert set(steering.rows_of(POD, {POD: 12}, ALL, {})) == {layout.selected_key(POD, 0), layout.selected_key(POD, 12)}
 
 
 def test_b2_another_pod_or_another_device_under_an_address_has_another_number() -> None:
     def number(uid: str, device: int) -> bytes:
         steering = Steering()
         steering.select({POD: selection(uid=uid)})
-        return steering.rows_of(POD, {POD: device}, ALL)[layout.selected_key(POD, 0)][-4:]
+        return steering.rows_of(POD, {POD: device}, ALL, {})[layout.selected_key(POD, 0)][-4:]
 
     assert number("uid", 12) == number("uid", 12)
     assert len({number("uid", 12), number("uid", 13), number("other", 12)}) == 3
@@ -213,6 +253,6 @@ def test_b2_another_pod_or_another_device_under_an_address_has_another_number() 
 
 def test_c1_a_pod_whose_rules_are_not_whole_in_the_kernel_drops() -> None:
     steering = steered()
-    value = steering.rows_of(POD, {}, ())[layout.selected_key(POD, 0)]
+    value = steering.rows_of(POD, {}, (), {})[layout.selected_key(POD, 0)]
     assert layout.parse_selected(layout.selected_key(POD, 0), value)[2:] == (7, SelectedState.CHANGING)
     assert state_of(steering) == (7, SelectedState.STEER)

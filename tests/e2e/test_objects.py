@@ -1,15 +1,18 @@
 """Objects change while traffic runs: what is concerned follows, what is not loses nothing, and nothing ever leaks."""
 
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from service.lab.fault import Fault
+from service.lab.namespace import inside
+from service.lab.plan import TCP_PORT
 from service.model.objects import Kind, ObjectKey
 from service.report.validity import RENEW_NS, VALID_NS
 from service.sources.manifests.status_file import StatusFolder
-from tests.e2e.site import ELSEWHERE, FLOATING_IPS, Site, gateway, policy
+from tests.e2e.site import ELSEWHERE, FLOATING_IPS, OUTSIDE, Site, gateway, policy
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -38,6 +41,27 @@ def test_other_pods_and_other_destinations_are_left_as_they_were(site: Site) -> 
     assert site.seen("carol/other-worker1") == WORKER1
     assert site.seen("paul/frontend-worker2") == WORKER2
     assert site.seen("alice/frontend-worker2", ELSEWHERE) == WORKER2
+
+
+def test_e2_a_connection_that_is_closed_after_its_policy_has_gone_is_reset_and_leaks_nothing(
+    site: Site, tmp_path: Path
+) -> None:
+    """Connection tracking, which knows nothing of it any more, takes a FIN for invalid: nobody would translate it."""
+    pod = "alice/frontend-worker2"
+    opened = inside(site.pod(pod).netns, lambda: socket.create_connection((OUTSIDE, TCP_PORT), timeout=5.0))
+    with opened as connection, site.captured(tmp_path / "frames") as leaks:
+        connection.sendall(b"before\n")
+        assert connection.recv(100).startswith(FIRST.encode())
+        site.delete("alice.yaml")
+        try:
+            site.wait_seen(pod, WORKER2)
+            connection.shutdown(socket.SHUT_WR)
+            with pytest.raises(ConnectionResetError):
+                connection.recv(1)
+        finally:
+            site.apply("alice.yaml", policy("alice", FIRST, user="alice"))
+        site.wait_seen(pod, FIRST)
+    assert leaks() == []
 
 
 def test_changes_for_others_lose_no_packet_of_pods_that_are_not_concerned(site: Site, tmp_path: Path) -> None:
