@@ -9,8 +9,7 @@ from ipaddress import IPv4Address
 
 from service.datapath import desired
 from service.datapath.desired import LocalUplink
-from service.datapath.topology import Topology, TransportChoice
-from service.gateway.transport import Pair
+from service.datapath.topology import NOTHING_PROVEN, Topology, TransportChoice
 from service.gateway.validation import AddressFaults
 from service.model.gateway_node import GatewayNode, Segment
 from service.model.kept import Kept
@@ -24,7 +23,7 @@ class Members:
         self._transport = transport
         self.nodes: tuple[GatewayNode, ...] = ()
         """All agents that have not left, this node among them."""
-        self.proven: frozenset[Pair] = frozenset()
+        self.proven = NOTHING_PROVEN
         self._segments = Kept[dict[str, Sequence[Segment]]]()
         self._numbers = Kept[dict[str, int]]()
         self._names = Kept[dict[int, str]]()

@@ -24,7 +24,7 @@ from service.datapath.steering import Clearing, Steering
 from service.datapath.topology import Topology, tunnel_member_rows, way_rows
 from service.datapath.worker_pool import Wishes
 from service.gateway.exemption import Exemptions, Insiders
-from service.gateway.transport import Pair
+from service.gateway.transport import Pair, Proven
 from service.model.assignment import Assignment, Location
 from service.model.cluster_range import ClusterRanges
 from service.model.gateway_node import GatewayNode, Segment
@@ -395,7 +395,7 @@ class Reconciler:
             self._moves,
         )
 
-    def learn_proven(self, proven: frozenset[Pair]) -> bool:
+    def learn_proven(self, proven: Proven) -> bool:
         """Take where segments let frames of floating IPs pass (rule X1). False where nothing is new."""
         if proven == self._members.proven:
             return False

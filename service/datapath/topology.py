@@ -8,12 +8,13 @@ from typing import Literal
 from service.datapath import layout
 from service.datapath.desired import LocalUplink, Rows, uplink_for
 from service.datapath.layout import BlockKind, WayKind
-from service.gateway.transport import Pair
+from service.gateway.transport import Pair, Proven
 from service.model.assignment import Location
 from service.model.gateway_node import Segment
 
 TransportChoice = Literal["l2", "vxlan", "auto"]
 """As in `datapath.transport`."""
+NOTHING_PROVEN = Proven()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +44,23 @@ class Topology:
     addresses: Mapping[str, IPv4Address] = field(default_factory=dict)
     """Of the members that take packets out of the tunnel: by which gossip reaches them."""
     transport: TransportChoice = "l2"
-    proven: frozenset[Pair] = frozenset()
-    """With `auto`: where the segment has been proven to let frames of the floating IP pass, both ways."""
+    proven: Proven = NOTHING_PROVEN
+    """Goes for `auto` alone."""
 
-    def path(self, name: str, floating_ip: IPv4Address) -> SegmentPath | TunnelPath | None:
-        """To another member, for packets of that floating IP; None where there is none.
+    def out(self, holder: str, floating_ip: IPv4Address) -> SegmentPath | TunnelPath | None:
+        """To another member, for what pods of this node send from the floating IP; None where there is no way.
 
         One that takes nothing out of a tunnel, which has another setting yet, is reached over the segment.
         """
+        return self._path(holder, floating_ip, self.proven.out)
+
+    def back(self, owner: str, floating_ip: IPv4Address) -> SegmentPath | TunnelPath | None:
+        """The same, for what comes back to that member's pods."""
+        return self._path(owner, floating_ip, self.proven.back)
+
+    def _path(self, name: str, floating_ip: IPv4Address, proven: frozenset[Pair]) -> SegmentPath | TunnelPath | None:
         shared, address = self.shared(name, floating_ip), self.addresses.get(name)
-        is_proven = self.transport == "auto" and (name, floating_ip) in self.proven
+        is_proven = self.transport == "auto" and (name, floating_ip) in proven
         if address is None or self.transport == "l2" or (is_proven and shared is not None):
             return shared
         return TunnelPath(address)
@@ -67,7 +75,7 @@ class Topology:
         """The kernel's row for a block of that member; None where there is no way to it."""
         if owner == self.node:
             return layout.block_value(BlockKind.LOCAL, 0, 0, layout.NO_MAC, layout.NO_MAC, seen_ns=seen_ns)
-        number, path = self.numbers.get(owner), self.path(owner, floating_ip)
+        number, path = self.numbers.get(owner), self.back(owner, floating_ip)
         if number is None or path is None:
             return None
         if isinstance(path, TunnelPath):
@@ -76,7 +84,8 @@ class Topology:
 
     def unchanged(self, former: "Topology") -> set[str]:
         """The members that are reached as they were there, beside what is of this node's own uplinks."""
-        proofs = {name for name, _ in self.proven ^ former.proven} if self.proven is not former.proven else set()
+        proven, before = self.proven, former.proven
+        proofs = {name for name, _ in (proven.out ^ before.out) | (proven.back ^ before.back)}
         if self.transport != former.transport:
             return set()
         return {name for name in self.numbers if name not in proofs and self._of(name) == former._of(name)}
@@ -93,7 +102,7 @@ def way_rows(locations: Mapping[IPv4Address, Location], topology: Topology) -> R
         if location.node == topology.node:
             rows[floating_ip.packed] = layout.way_value(token, WayKind.LOCAL, 0, layout.NO_MAC, layout.NO_MAC)
             continue
-        path = topology.path(location.node, floating_ip)
+        path = topology.out(location.node, floating_ip)
         if isinstance(path, TunnelPath):
             rows[floating_ip.packed] = layout.tunnel_way_value(token, path.address)
         elif path is not None:

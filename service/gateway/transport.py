@@ -37,6 +37,17 @@ Pair = tuple[str, IPv4Address]
 
 
 @dataclass(frozen=True, slots=True)
+class Proven:
+    """Where segments let frames of floating IPs pass, both ways. A filter may sit at one of two ports alone, so what is
+    proven of the pods of one node says nothing of those of the other."""
+
+    out: frozenset[Pair] = frozenset()
+    """By own answers: of what pods of this node send to the member, and get back from it."""
+    back: frozenset[Pair] = frozenset()
+    """By the member's word: of what its pods send to this node, and get back."""
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """To be sent from the floating IP to the member, as a frame of the segment."""
 
@@ -163,10 +174,12 @@ class Transports:
             asked.needed = min(2 * asked.needed, CONFIRMATIONS_MAX) if asked.lost_ns is not None else CONFIRMATIONS
             asked.lost_ns = now_ns
 
-    def proven(self) -> frozenset[Pair]:
-        """Where the segment lets frames of the floating IP pass, both ways: by own answers, or by the member's word."""
-        own = {pair for pair, asked in self._asked.items() if asked.is_proven}
-        return frozenset(own | {pair for pair, word in self._words.items() if word.is_content})
+    def proven(self) -> Proven:
+        """As far as is known now."""
+        return Proven(
+            frozenset(pair for pair, asked in self._asked.items() if asked.is_proven),
+            frozenset(pair for pair, word in self._words.items() if word.is_content),
+        )
 
     def asked(self) -> dict[Pair, bool]:
         """Every pair that is asked about, and whether it is proven."""

@@ -12,6 +12,7 @@ from service.agent.transport_watch import TransportWatch
 from service.datapath.desired import LocalUplink
 from service.datapath.layout import MapName, WayKind
 from service.datapath.reconciler import Reconciler
+from service.gateway.transport import Proven
 from service.model.assignment import Location
 from service.model.errors import PeerError
 from service.model.keeper_message import HeldLease
@@ -149,7 +150,7 @@ async def test_x1_both_use_the_segment_once_it_is_proven() -> None:
         await asyncio.sleep(5)
         assert site.one.way_kind() == WayKind.L2
         assert site.one.watch.status() == {str(FLOATING_IP): {"worker2": "l2"}}
-        assert ("worker1", FLOATING_IP) in site.two.reconciler.topology().proven
+        assert ("worker1", FLOATING_IP) in site.two.reconciler.topology().proven.back
         assert site.one.changes == site.two.changes == 1
 
 
@@ -161,7 +162,7 @@ async def test_x1_a_segment_that_swallows_frames_of_the_floating_ip_either_way_i
     async with site.running():
         await asyncio.sleep(30)
         assert site.one.way_kind() == WayKind.TUNNEL
-        assert site.two.reconciler.topology().proven == frozenset()
+        assert site.two.reconciler.topology().proven == Proven()
         assert site.one.watch.status() == {str(FLOATING_IP): {"worker2": "vxlan"}}
 
 
@@ -173,7 +174,7 @@ async def test_x1_when_the_segment_begins_to_swallow_frames_both_leave_it() -> N
         site.swallows = lambda sender, frame: True
         await asyncio.sleep(6)
         assert site.one.way_kind() == WayKind.TUNNEL
-        assert site.two.reconciler.topology().proven == frozenset()
+        assert site.two.reconciler.topology().proven == Proven()
 
 
 @in_virtual_time

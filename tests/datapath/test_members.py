@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from service.datapath.desired import LocalUplink
 from service.datapath.members import Members
 from service.datapath.topology import SegmentPath, TunnelPath
+from service.gateway.transport import Proven
 from service.model.gateway_node import GatewayNode, NodeState
 from tests.agent.site import FLOATING_IP, node
 
@@ -42,15 +43,15 @@ def test_what_is_made_anew_in_vain_is_still_the_same_object() -> None:
 
 def test_x1_a_member_is_reached_as_it_says_and_as_is_proven() -> None:
     known = members(ONE, TWO)
-    assert isinstance(known.topology(UPLINKS).path("worker2", FLOATING_IP), TunnelPath)
-    known.proven = frozenset({("worker2", FLOATING_IP)})
-    assert isinstance(known.topology(UPLINKS).path("worker2", FLOATING_IP), SegmentPath)
-    known.proven = frozenset()
-    assert isinstance(known.topology(UPLINKS).path("worker2", FLOATING_IP), TunnelPath)
+    assert isinstance(known.topology(UPLINKS).out("worker2", FLOATING_IP), TunnelPath)
+    known.proven = Proven(out=frozenset({("worker2", FLOATING_IP)}))
+    assert isinstance(known.topology(UPLINKS).out("worker2", FLOATING_IP), SegmentPath)
+    known.proven = Proven()
+    assert isinstance(known.topology(UPLINKS).out("worker2", FLOATING_IP), TunnelPath)
     known.nodes = (ONE, replace(TWO, tunnels=False))
-    assert isinstance(known.topology(UPLINKS).path("worker2", FLOATING_IP), SegmentPath)
+    assert isinstance(known.topology(UPLINKS).out("worker2", FLOATING_IP), SegmentPath)
     known.nodes = (ONE,)
-    assert known.topology(UPLINKS).path("worker2", FLOATING_IP) is None
+    assert known.topology(UPLINKS).out("worker2", FLOATING_IP) is None
     assert list(known.names().values()) == ["worker1"]
 
 

@@ -16,7 +16,7 @@ from service.datapath.reconciler import Reconciler
 from service.datapath.review import PAUSE_NS, PIECES, Part, Review
 from service.datapath.steering import Phase
 from service.datapath.worker_pool import FULL, Wishes
-from service.gateway.transport import Pair
+from service.gateway.transport import Pair, Proven
 from service.model.assignment import Assignment, Location
 from service.model.cluster_range import ClusterRanges
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
@@ -129,6 +129,7 @@ class Node:
 
     def clear(self) -> None:
         self.known.steering.cleared(self.known.to_clear(self.kernel))
+        self.known.steering.forget(self.known.steering.left())
 
     def settle(self) -> dict[str, Rows]:
         """Whatever is on its way comes to its end."""
@@ -158,7 +159,7 @@ class Knowledge:
         self.addresses: frozenset[IPv4Address] = frozenset()
         self.server: IPv4Address | None = None
         self.ranges = ClusterRanges()
-        self.proven: frozenset[Pair] = frozenset()
+        self.proven = Proven()
 
     def tell(self, known: Reconciler) -> None:
         known.learn_uplinks(self.uplinks)
@@ -291,7 +292,8 @@ MEMBERS = st.lists(
     unique_by=lambda node: node.name,
 )
 HOLDERS = st.sampled_from(["worker1", "worker2", "worker3"])
-PROVEN = st.frozensets(st.tuples(st.sampled_from(["worker2", "worker3"]), st.sampled_from(IPS)), max_size=3)
+_PAIRS = st.frozensets(st.tuples(st.sampled_from(["worker2", "worker3"]), st.sampled_from(IPS)), max_size=3)
+PROVEN = st.builds(Proven, _PAIRS, _PAIRS)
 DRIVEN = st.sampled_from([MapName.RULES, MapName.SELECTED, MapName.WAYS, MapName.CLUSTER, MapName.TUNNEL_MEMBERS])
 SETTLE = st.just(lambda node, told: node.settle() and None)
 STEPS: st.SearchStrategy[Step] = st.one_of(

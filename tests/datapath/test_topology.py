@@ -9,6 +9,7 @@ from service.datapath import layout
 from service.datapath.desired import LocalUplink
 from service.datapath.layout import BlockKind, WayKind
 from service.datapath.topology import Topology, TransportChoice, tunnel_member_rows, way_rows
+from service.gateway.transport import Proven
 from service.model.assignment import Location
 from service.model.gateway_node import Segment
 from service.model.lease import Token
@@ -62,9 +63,23 @@ def test_x2_a_member_that_takes_nothing_out_of_a_tunnel_is_reached_over_the_segm
 def test_x1_of_itself_a_segment_is_used_only_where_it_was_proven_for_that_address() -> None:
     auto = replace(KNOWN, transport="auto")
     assert ways(auto) == BY_TUNNEL
-    assert ways(replace(auto, proven=frozenset({("worker2", FLOATING_IP)}))) == BY_SEGMENT
-    assert ways(replace(auto, proven=frozenset({("worker2", FLOATING_IP + 1), ("worker3", FLOATING_IP)}))) == BY_TUNNEL
-    assert ways(replace(auto, proven=frozenset({("worker2", FLOATING_IP)}), uplinks=(ETH1,))) == BY_TUNNEL
+    assert ways(replace(auto, proven=Proven(out=frozenset({("worker2", FLOATING_IP)})))) == BY_SEGMENT
+    assert (
+        ways(replace(auto, proven=Proven(out=frozenset({("worker2", FLOATING_IP + 1), ("worker3", FLOATING_IP)}))))
+        == BY_TUNNEL
+    )
+    assert ways(replace(auto, proven=Proven(out=frozenset({("worker2", FLOATING_IP)})), uplinks=(ETH1,))) == BY_TUNNEL
+
+
+def test_x1_a_way_out_and_a_way_back_are_proven_each_for_itself() -> None:
+    """A filter at one port swallows what its node sends from the floating IP, and nothing that the others do."""
+    by_segment = layout.block_value(BlockKind.L2, 2, 2, OWN_MAC, THEIR_MAC, seen_ns=7)
+    by_tunnel = layout.tunnelled_block_value(2, THEIR_ADDRESS, seen_ns=7)
+    auto, pairs = replace(KNOWN, transport="auto"), frozenset({("worker2", FLOATING_IP)})
+    out, back = replace(auto, proven=Proven(out=pairs)), replace(auto, proven=Proven(back=pairs))
+    assert (ways(out), out.reach("worker2", FLOATING_IP, 7)) == (BY_SEGMENT, by_tunnel)
+    assert (ways(back), back.reach("worker2", FLOATING_IP, 7)) == (BY_TUNNEL, by_segment)
+    assert all("worker2" not in one.unchanged(auto) for one in (out, back))
 
 
 def test_a_block_is_reached_as_its_member_is() -> None:
@@ -87,9 +102,11 @@ def test_x2_where_nothing_is_tunnelled_nothing_is_taken_out_of_a_tunnel() -> Non
 def test_a_members_rows_depend_on_what_is_known_of_it_alone() -> None:
     auto = replace(KNOWN, transport="auto")
     others = replace(
-        auto, proven=frozenset({("worker3", FLOATING_IP)}), addresses=auto.addresses | {"worker3": FLOATING_IP}
+        auto,
+        proven=Proven(out=frozenset({("worker3", FLOATING_IP)})),
+        addresses=auto.addresses | {"worker3": FLOATING_IP},
     )
     assert "worker2" in others.unchanged(auto)
-    assert "worker2" not in replace(auto, proven=frozenset({("worker2", FLOATING_IP)})).unchanged(auto)
+    assert "worker2" not in replace(auto, proven=Proven(out=frozenset({("worker2", FLOATING_IP)}))).unchanged(auto)
     assert "worker2" not in replace(auto, addresses={}).unchanged(auto)
     assert "worker2" not in auto.unchanged(KNOWN), "another setting"

@@ -14,6 +14,7 @@ from service.gateway.transport import (
     GAP_NS,
     LOSSES,
     WORD_NS,
+    Proven,
     Question,
     Reply,
     Transports,
@@ -71,7 +72,7 @@ class Segment:
 
     @property
     def is_proven(self) -> bool:
-        return PAIR in self.machine.proven()
+        return PAIR in self.machine.proven().out
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_each_floating_ip_and_member_is_proven_for_itself(segment: Segment) -> N
     segment.delay_ns = lambda question: MS if question.floating_ip == FLOATING_IP else None
     segment.machine.update([PAIR, OTHER, ("worker3", FLOATING_IP)], segment.living, now_ns=segment.now_ns)
     segment.run(10 * SECOND)
-    assert segment.machine.proven() == {PAIR}
+    assert segment.machine.proven().out == {PAIR}
     assert segment.machine.asked() == {PAIR: True, OTHER: False, ("worker3", FLOATING_IP): False}
 
 
@@ -195,7 +196,7 @@ def test_an_answer_of_another_member_start_question_or_address_changes_nothing(s
         sequence = question.sequence + (1 if forgery == "sequence" else 0)
         address = OTHER_IP if forgery == "address" else FLOATING_IP
         segment.machine.hear_reply(sender, address, nonce=nonce, sequence=sequence, now_ns=segment.now_ns)
-    assert not segment.machine.proven()
+    assert segment.machine.proven() == Proven()
 
 
 def test_one_answer_counts_once(segment: Segment) -> None:
@@ -244,12 +245,12 @@ def test_a_members_word_that_it_is_content_holds_for_some_seconds(segment: Segme
     machine.hear_question(*OTHER, nonce=5, sequence=1, is_content=True, now_ns=segment.now_ns)
     machine.drain()
     segment.run(WORD_NS - SECOND)
-    assert machine.proven() == {OTHER}
+    assert machine.proven() == Proven(back=frozenset({OTHER}))
     segment.run(2 * SECOND)
-    assert machine.proven() == frozenset()
+    assert machine.proven() == Proven()
     machine.hear_question(*OTHER, nonce=5, sequence=2, is_content=True, now_ns=segment.now_ns)
     machine.hear_question(*OTHER, nonce=5, sequence=3, is_content=False, now_ns=segment.now_ns)
-    assert machine.proven() == frozenset()
+    assert machine.proven() == Proven()
 
 
 def test_a_members_word_stays_while_its_agent_is_gone(segment: Segment) -> None:
@@ -258,13 +259,13 @@ def test_a_members_word_stays_while_its_agent_is_gone(segment: Segment) -> None:
     machine.drain()
     machine.update([], {"worker3"}, now_ns=segment.now_ns)
     segment.run(60 * SECOND)
-    assert machine.proven() == {OTHER}
+    assert machine.proven() == Proven(back=frozenset({OTHER}))
 
 
 def test_what_is_asked_about_no_more_is_forgotten(segment: Segment) -> None:
     until_proven(segment)
     segment.machine.update([], segment.living, now_ns=segment.now_ns)
-    assert (segment.machine.proven(), segment.machine.deadline_ns()) == (frozenset(), None)
+    assert (segment.machine.proven(), segment.machine.deadline_ns()) == (Proven(), None)
 
 
 def test_a_settled_segment_is_asked_once_a_second(segment: Segment) -> None:
