@@ -198,8 +198,6 @@ class DrivenAgent:
             changed=self.dirty.set,
         )
         segment_watch._listener = _DeafListener(lambda ifname, packet: None)
-        blocks = PortBlocks(settings, cluster, reconciler, start_id=7, clock=boot_ns, send=lambda to, payload: None)
-        blocks.connect(self.datapath.blocks, self.datapath.flows)
         self.turn = Turn(
             settings,
             clock=boot_ns,
@@ -211,7 +209,7 @@ class DrivenAgent:
             keeper=_StillKeeper(folder, clock=boot_ns, on_report=lambda report: None),
             electorate=ElectorateFollower(settings, changed=lambda record: None),
             neighbours=self._neighbours(),
-            blocks=blocks,
+            blocks=self._blocks(),
             segment_watch=segment_watch,
             transports=self._transports(),
             conflicts=Conflicts(
@@ -238,6 +236,19 @@ class DrivenAgent:
             changed=self.dirty.set,
             others=lambda source, payload: False,
         )
+
+    def _blocks(self) -> PortBlocks:
+        blocks = PortBlocks(
+            self._settings,
+            self.cluster,
+            self.reconciler,
+            start_id=7,
+            clock=boot_ns,
+            send=lambda to, payload: None,
+            changed=self.dirty.set,
+        )
+        blocks.connect(self.datapath.blocks, self.datapath.flows)
+        return blocks
 
     def _transports(self) -> TransportWatch:
         return TransportWatch(
