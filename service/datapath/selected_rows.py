@@ -78,6 +78,9 @@ class SelectedRows:
 
     def _rows_of(self, pod_ip: IPv4Address) -> Rows:
         device = self.believed(pod_ip)
+        if self._steering.has_left(pod_ip) and pod_ip not in self._local.pods:
+            # Whoever has its address next is not known by its row (rule W11).
+            return {}
         if pod_ip in self._steering:
             return self._steering.rows_of(pod_ip, device, self._admission.whole, self._local.pods)
         if not device or pod_ip not in self._local.pods or pod_ip in self._local.selections:

@@ -167,6 +167,10 @@ class Steering:
         """Pods that are kept for their ended flows alone."""
         return tuple(self._left)
 
+    def has_left(self, pod_ip: IPv4Address) -> bool:
+        """It is kept for its ended flows alone."""
+        return pod_ip in self._left
+
     def forget(self, pod_ips: Iterable[IPv4Address]) -> bool:
         """Those of them that have left and have no flow any more; True where there were any."""
         gone = [pod_ip for pod_ip in pod_ips if pod_ip in self._left]

@@ -402,6 +402,19 @@ def test_w11_a_pod_that_leaves_its_policy_drops_until_its_connections_are_cleare
     assert left_alone(rows(known, maps)[MapName.SELECTED]) == {POD_IP: 7}
 
 
+def test_w11_whoever_has_the_address_of_a_pod_that_has_gone_is_not_known_by_what_is_left_of_that_one() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known, maps = reconciler(index=index), StandInPool()
+    known.learn_devices({POD_IP: 7})
+    steering(known, maps)
+    index.apply([Delete(ObjectKey(Kind.POD, "alice", "web"))])
+    known.select()
+    known.steering.cleared(known.to_clear(maps))
+    known.learn_devices({POD_IP: 8})
+    known.classify(now_ns=9)
+    assert (known.steering.left(), rows(known, maps)[MapName.SELECTED]) == ((POD_IP,), {})
+
+
 def test_w11_pods_that_are_left_alone_take_no_room_from_selected_ones() -> None:
     index = PolicyIndex(pod_cidrs_known=True)
     known, maps = reconciler(index=index), StandInPool()
