@@ -64,7 +64,7 @@ _DRIVEN_MAPS = (
 )
 """Maps the agent fills; the keeper owns the deadlines, the kernel the rest."""
 _AWAITED_MAPS = (MapName.SELECTED, MapName.RULES, MapName.FLOATING_IPS)
-"""Those on whose rows something waits (rule C1). What is written at every turn must not be among them."""
+"""Those on whose rows something waits (rule I1). What is written at every turn must not be among them."""
 
 
 _REASONS = {reason.value: reason.name.lower() for reason in DropReason}

@@ -249,7 +249,7 @@ class Steering:
         """Of the `selected` map: one row with the pod's device, where known, and one with device 0.
 
         Without the first, matching packets of the pod are dropped as from an unknown device: never leaked. A pod whose
-        rule set is not in `whole` is not steered: by half of its rules it could get a wrong address (rule C1).
+        rule set is not in `whole` is not steered: by half of its rules it could get a wrong address (rule I1).
         """
         pod, device = self._pods[pod_ip], devices.get(pod_ip)
         state = _STATES[pod.phase] if pod.rule_set.id in whole else SelectedState.CHANGING

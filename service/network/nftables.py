@@ -4,7 +4,7 @@ The programs mark candidates; netfilter sees what tc cannot: the direction of a 
 DNAT. The guards need no agent: they stay when it dies, and drop, with a count, what would leave with a wrong source.
 
 Rendering is pure text; one `nft -f -` is one atomic transaction, and a refused one has changed nothing. While the
-kernel commits one, nothing else runs on that CPU where it does not preempt itself: long work is done in pieces (C3).
+kernel commits one, nothing else runs on that CPU where it does not preempt itself: long work is done in pieces (I3).
 """
 
 import asyncio
@@ -157,7 +157,7 @@ def _transit(config: NftConfig) -> str:
 
 
 def _carried_sets(carried: Carried) -> str:
-    # Made with their elements: added to a set that is there, these hold up the CPU for twice as long (C3, measured).
+    # Made with their elements: added to a set that is there, these hold up the CPU for twice as long (I3, measured).
     sets = {
         set_name(identity, number): networks
         for identity in sorted(set(carried.steer.pods.values()))
@@ -240,7 +240,7 @@ class Nftables:
         """Make the steered pods exactly these: new sets, then the pods, then away with sets that no pod has any more.
 
         `changed`: since the last call, which has succeeded, only these have come, gone or got another set.
-        Each is a short transaction (rule C3), and after each all pods have their former or their new destinations.
+        Each is a short transaction (rule I3), and after each all pods have their former or their new destinations.
         Raises TransientError where one fails: some may have been made, and the next call goes on from there.
         """
         async with self._lock, self._learning():

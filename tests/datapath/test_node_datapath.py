@@ -181,7 +181,7 @@ async def test_the_fence_is_attached_to_an_uplink_before_what_answers_on_it(tmp_
     assert site.netlink.attaches == [(2, "uplink_egress"), (2, "uplink_ingress")]
 
 
-async def test_g2_c2_what_cannot_be_attached_to_is_no_uplink_yet_and_costs_no_other_one(tmp_path: Path) -> None:
+async def test_g2_i2_what_cannot_be_attached_to_is_no_uplink_yet_and_costs_no_other_one(tmp_path: Path) -> None:
     site = Site(tmp_path, uplinks=("eth0", "eth1"))
     site.netlink.refused = {2}
     assert not await site.datapath.refresh_uplinks()
@@ -359,7 +359,7 @@ async def test_a_device_that_is_forgotten_while_repair_looks_at_it_ends_nothing(
     assert not await site.datapath.repair()
 
 
-async def test_c2_what_is_gone_or_refuses_keeps_nothing_else_from_being_repaired(tmp_path: Path) -> None:
+async def test_i2_what_is_gone_or_refuses_keeps_nothing_else_from_being_repaired(tmp_path: Path) -> None:
     site = Site(tmp_path, uplinks=("eth0", "eth1"))
     await site.datapath.refresh_uplinks()
     site.netlink.veths = (VETH,)

@@ -350,7 +350,7 @@ async def test_overlapping_destinations_are_merged(site: Site) -> None:
 
 
 @pytest.mark.root
-async def test_c3_pods_share_a_set_and_the_last_one_takes_it_away(site: Site) -> None:
+async def test_i3_pods_share_a_set_and_the_last_one_takes_it_away(site: Site) -> None:
     nftables = await protect()
     both = Destinations({POD: 1, IPv4Address("10.244.1.11"): 1}, {1: [OUTSIDE]})
     await nftables.replace_steer(both)
@@ -363,7 +363,7 @@ async def test_c3_pods_share_a_set_and_the_last_one_takes_it_away(site: Site) ->
 
 
 @pytest.mark.root
-async def test_c3_a_large_set_is_guarded_in_all_of_its_parts(site: Site) -> None:
+async def test_i3_a_large_set_is_guarded_in_all_of_its_parts(site: Site) -> None:
     nftables = await protect()
     many = [IPv4Network((f"8.{index >> 7}.{index % 128 * 2}.0", 24)) for index in range(2 * PART)]
     await nftables.replace_steer(Destinations({POD: 1}, {1: [*many, OUTSIDE]}))
@@ -378,7 +378,7 @@ async def test_c3_a_large_set_is_guarded_in_all_of_its_parts(site: Site) -> None
 
 
 @pytest.mark.root
-async def test_c3_no_transaction_is_long_and_at_none_is_a_pod_without_its_destinations(
+async def test_i3_no_transaction_is_long_and_at_none_is_a_pod_without_its_destinations(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nftables = await protect()
@@ -413,7 +413,7 @@ async def test_a_refused_transaction_changes_nothing_and_the_next_one_fits(site:
 
 
 @pytest.mark.root
-async def test_c2_a_set_that_was_made_in_part_is_made_whole_by_the_next_call(
+async def test_i2_a_set_that_was_made_in_part_is_made_whole_by_the_next_call(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nftables = await protect(steer=False)

@@ -67,7 +67,7 @@ async def test_what_others_removed_is_repaired_and_doubles_go(node: Namespace) -
     assert picture(node)[:2] == before[:2]
 
 
-async def test_c2_an_uplink_that_is_gone_by_now_keeps_nothing_from_being_set_up(node: Namespace) -> None:
+async def test_i2_an_uplink_that_is_gone_by_now_keeps_nothing_from_being_set_up(node: Namespace) -> None:
     async with Netlink() as netlink:
         device = await netlink.ensure_steering_device(vni_port=9643, table=TABLE, mark=MARK, uplinks=["gone0", "up0"])
     assert device.up
