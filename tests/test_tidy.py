@@ -56,6 +56,7 @@ FAMILIES = {
             "uplink_arp",
             "uplink_egress",
             "walk",
+            "walk_ends",
         )
     },
 }

@@ -148,7 +148,8 @@ class NodeDatapath:
             await asyncio.to_thread(self.pool.adopt, name)
         self.flows = FlowTable(self._loaded.maps, clock=boot_ns, monotonic=time.monotonic_ns)
         self.blocks = BlockMaps(self._loaded.maps, settings.node, clock=boot_ns, monotonic=time.monotonic_ns)
-        self._loaded.map(MapName.FLOW_SETTINGS).update(bytes(4), flow_row.flow_settings(identity.boot_id()))
+        searching = flow_row.flow_settings(identity.boot_id(), settings.datapath.ephemeral_ports)
+        self._loaded.map(MapName.FLOW_SETTINGS).update(bytes(4), searching)
         probes = IPv4Address(settings.bind_address) if settings.datapath.transport == "auto" else IPv4Address(0)
         self._loaded.map(MapName.PROBE_TARGET).update(bytes(4), layout.probe_target_value(probes, settings.ports.probe))
         await self._set_up_steering()
@@ -440,6 +441,7 @@ class NodeDatapath:
             connection_mark=self._settings.datapath.connection_mark,
             lives=lives,
             tunnel_port=self._settings.ports.vxlan,
+            ephemeral=self._settings.datapath.ephemeral_ports,
         )
         is_same = keeps_out_pods == self._keeps_out_pods
         self._keeps_out_pods = keeps_out_pods

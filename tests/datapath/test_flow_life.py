@@ -214,15 +214,10 @@ def test_d4_a_segment_from_a_port_that_servers_use_makes_none(pod_node: Node) ->
     assert pod_node.send(served, flags=PSH | ACK).verdict == REDIRECT
 
 
-def bare_ack(flow: Flow) -> bytes:
-    segment = packet.tcp(flow.pod, flow.server, (flow.pod_port, flow.server_port), ACK)
-    return packet.ipv4(flow.pod, flow.server, packet.TCP, segment)
-
-
-def test_d4_a_bare_ack_makes_a_flow_only_until_flows_of_before_are_known(pod_node: Node) -> None:
-    assert pod_node.steer(bare_ack(TCP_FLOW)).verdict == SHOT
-    pod_node.flow_settings(seeding=True)
-    assert pod_node.steer(bare_ack(TCP_FLOW)).verdict == REDIRECT
+def test_d4_a_bare_ack_makes_none(pod_node: Node) -> None:
+    segment = packet.tcp(POD, TCP_FLOW.server, (POD_PORT, TCP_FLOW.server_port), ACK)
+    assert pod_node.steer(packet.ipv4(POD, TCP_FLOW.server, packet.TCP, segment)).verdict == SHOT
+    assert pod_node.drops() == {(None, DropReason.NO_STATE): 1}
 
 
 def test_b4_a_pod_has_no_more_flows_than_its_quota_and_open_ones_go_on(pod_node: Node) -> None:

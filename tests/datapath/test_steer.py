@@ -1,4 +1,4 @@
-"""The steering device: judged after netfilter, translated, and the way to the holder (rules T1, W1, W2, W3, H4)."""
+"""The steering device: judged after netfilter, translated, and the way to the holder (rules B1, W1, W2, W3, H4)."""
 
 import struct
 from ipaddress import IPv4Address
@@ -19,7 +19,7 @@ from tests.datapath.node import (
     TOKEN,
     Node,
 )
-from tests.datapath.program import REDIRECT, SHOT, UPLINK
+from tests.datapath.program import EGW, POD_DEVICE, REDIRECT, SHOT, UNSPEC, UPLINK, Device
 
 pytestmark = pytest.mark.bpf
 
@@ -158,3 +158,22 @@ def test_w2_a_node_that_holds_the_lease_follows_no_hint(own_holder: Node) -> Non
     hint(own_holder)
     own_holder.way(WayKind.LOCAL)
     assert heading(own_holder) == UPLINK.mac
+
+
+@pytest.mark.parametrize(
+    ("program", "device", "verdict"),
+    [
+        ("pod_ingress", POD_DEVICE, UNSPEC),
+        ("pod_egress", POD_DEVICE, UNSPEC),
+        ("steer_egress", EGW, SHOT),
+        ("steer_ingress", EGW, SHOT),
+        ("uplink_ingress", UPLINK, UNSPEC),
+        ("uplink_egress", UPLINK, UNSPEC),
+    ],
+)
+def test_c27_ipv6_is_nobodys_business_and_never_steered(
+    own_holder: Node, program: str, device: Device, verdict: int
+) -> None:
+    frame = packet.ethernet(device.mac, NODE_A_MAC, packet.IPV6, bytes(40))
+    outcome = own_holder.programs.run(program, frame, device=device)
+    assert (outcome.verdict, outcome.frame) == (verdict, frame)
