@@ -36,6 +36,7 @@ FAMILIES = {
     **{
         f"tests/datapath/test_{name}.py": "bpf/egress_gateway.c"
         for name in (
+            "cut",
             "direct",
             "error",
             "flow_counters",
