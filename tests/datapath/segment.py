@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from service.datapath import layout
-from service.datapath.layout import ClusterFlag, MapName, WayKind
+from service.datapath.layout import BlockKind, ClusterFlag, MapName, WayKind
 from service.datapath.loader import load_datapath
 from service.network import bpf_call
 from service.network.destinations import Destinations
@@ -131,7 +131,11 @@ class Segment:
         self.lead(self.holder)
 
     def lead(self, name: str) -> None:
-        """The pod's node knows that this gateway holds it."""
+        """The pod's node knows that this gateway holds it, or that it does so itself."""
+        if name == "a":
+            self.nodes["a"].assign(BLOCKS, kind=BlockKind.LOCAL, member=0)
+            self.nodes["a"].way(WayKind.LOCAL, device=uplink("a"))
+            return
         if self.is_tunnelled:
             self.nodes["a"].tunnel_way(IPv4Address(ADDRESSES[name]))
         else:
@@ -152,8 +156,8 @@ class Segment:
 
     def move_lease(self, name: str) -> None:
         """The router knows it at once, and the pod's node not yet."""
-        for other in ("b", "c"):
-            self.nodes[other].end_lease()
+        for node in self.nodes.values():
+            node.end_lease()
         self.holder = name
         holder = uplink(name).mac.hex(":")
         self.places["switch"].feed(

@@ -109,6 +109,17 @@ def test_c20_both_directions_refresh(pod_node: Node, flow: Flow) -> None:
         assert pod_node.answer(flow, flags=ACK).verdict == REDIRECT
 
 
+def test_c20_a_connection_that_is_silent_lives_up_to_its_time_and_no_longer(opened: Node) -> None:
+    opened.limit(tcp_open_s=100)
+    opened.send(TCP_FLOW, flags=RST)
+    opened.send(TCP_FLOW)
+    opened.answer(TCP_FLOW)
+    opened.age(TCP_FLOW, 95)
+    assert opened.answer(TCP_FLOW, flags=ACK).verdict == REDIRECT
+    opened.age(TCP_FLOW, 105)
+    assert opened.answer(TCP_FLOW, flags=ACK).verdict == SHOT
+
+
 @each_protocol
 def test_c23_an_answer_after_its_time_is_dropped_and_counted(pod_node: Node, flow: Flow) -> None:
     pod_node.send(flow)

@@ -430,7 +430,9 @@ def test_a_ping_is_answered_where_it_came_from(holder: Node, wires: Wires) -> No
 
 
 @pytest.mark.parametrize("ask", ["arp", "ping", "packet", "reply"])
-def test_after_the_lease_nothing_comes_out_whatever_goes_in(holder: Node, wires: Wires, ask: str) -> None:
+def test_c32_after_the_lease_nothing_comes_out_of_the_former_holder_whatever_goes_in(
+    holder: Node, wires: Wires, ask: str
+) -> None:
     holder.end_lease()
     question = packet.arp(1, ROUTER_MAC, ROUTER, bytes(6), FLOATING_IP)
     request = packet.ipv4(SERVER, FLOATING_IP, packet.ICMP, packet.echo(packet.ECHO_REQUEST, 9))

@@ -102,6 +102,23 @@ def test_r1_an_idle_connection_is_spoken_to_first_through_the_new_gateway(segmen
             transfer(accepted, client, 1000)
 
 
+@pytest.mark.parametrize("is_upload", [True, False], ids=["upload", "download"])
+def test_c6_a_pod_of_the_holder_itself_is_like_any_other_and_goes_on_when_that_changes(
+    segment: Segment, is_upload: bool
+) -> None:
+    """Rule H4."""
+    with listening(segment) as server:
+        segment.hold("a")
+        client, accepted, peer = connected(segment, server)
+        with closing(client), closing(accepted):
+            assert peer[0] == str(FLOATING_IP)
+            ends = (client, accepted) if is_upload else (accepted, client)
+            transfer(*ends, 100_000)
+            for gateway in ("b", "a"):
+                segment.hold(gateway)
+                transfer(*ends, 100_000)
+
+
 def announce(segment: Segment, name: str) -> None:
     """As the keeper of a new holder does it at once."""
     own = uplink(name).mac
