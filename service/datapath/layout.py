@@ -278,10 +278,12 @@ def segment_ways(ways: Mapping[bytes, bytes]) -> tuple[IPv4Address, ...]:
     return tuple(IPv4Address(key) for key, value in ways.items() if kind.unpack_from(value) == (WayKind.L2,))
 
 
-def way_under_hint(way: bytes | None, hint: bytes) -> bytes | None:
-    """The way that a hint stands in for, or the hint's own where it is in force under the same token."""
+def way_under_hint(way: bytes | None, hint: bytes, beat: bytes | None) -> bytes | None:
+    """The way that a hint stands in for, or the hint's own where it is under the same token, and had not ended yet when
+    an agent last lived (`beat`): one that had is refuted (rule W2)."""
     token = way[:8] if way is not None else bytes(8)
-    return hint[:32] if hint[:8] == token and any(hint[32:40]) else way
+    (until_ns,) = struct.unpack_from("=Q", hint, 32)
+    return hint[:32] if hint[:8] == token and until_ns > int.from_bytes(beat or b"", "little") else way
 
 
 def beat_rows(at_ns: int) -> dict[bytes, bytes]:

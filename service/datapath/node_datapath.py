@@ -209,8 +209,9 @@ class NodeDatapath:
                 devices[pod_ip] = ifindex
         ways = self._loaded.map(MapName.WAYS).items()
         # Where an address went while there was no agent is known by a hint alone.
+        beat = self._loaded.map(MapName.AGENT_BEAT).lookup(bytes(4))
         for key, hint in self._loaded.map(MapName.WAY_HINTS).items().items():
-            way = layout.way_under_hint(ways.get(key), hint)
+            way = layout.way_under_hint(ways.get(key), hint, beat)
             ways |= {key: way} if way is not None else {}
         cluster = [layout.parse_cluster(*row) for row in self._loaded.map(MapName.CLUSTER).items().items()]
         # No networks: releases that took whole subnets of nodes for in-cluster have left those.

@@ -290,6 +290,7 @@ CUTS = {
         "if (0)\n        return fault(packet, SIDE_MEMBER",
         test_error.test_h2_a_member_is_told_by_the_holders_own_address_that_the_hops_are_used_up,
         "holder",
+        TCP,
     ),
     "C4": Cut(
         "egress_gateway.c",
@@ -332,8 +333,8 @@ CUTS = {
     ),
     "C29": Cut(
         "rewrite.h",
-        "BPF_F_PSEUDO_HDR | flags | 4",
-        "flags | 4",
+        "u64 flags = checksum_flags(packet);",
+        "u64 flags = 0;",
         test_snat.test_c29_a_udp_checksum_that_comes_out_as_zero_is_sent_as_all_ones,
         "pod_node",
     ),

@@ -101,6 +101,7 @@ def test_b3_lifetimes_are_set_by_settings_and_by_policy(pod_node: Node, rule_set
 
 @each_protocol
 def test_c20_both_directions_refresh(pod_node: Node, flow: Flow) -> None:
+    pod_node.limit(**dict.fromkeys(("tcp_open_s", "tcp_new_s", "udp_s", "udp_new_s", "icmp_s"), 60))
     pod_node.send(flow)
     for refresh in (lambda: pod_node.answer(flow, flags=ACK), lambda: pod_node.send(flow, flags=ACK)):
         pod_node.age(flow, 50)

@@ -431,7 +431,7 @@ def served(segment: Segment) -> Iterator[None]:
     chain = "chain services { type nat hook prerouting priority -100; %s; }"
     rule = f"ip daddr {SERVICE} udp dport {SERVICE_PORT} dnat to {SERVER}:{PORT}"
     place = segment.places["a"]
-    place.feed("nft -f -", "table ip services { " + chain % rule + " }\n")
+    place.feed("nft -f -", "table ip services {\n" + chain % rule + "\n}\n")
     try:
         yield
     finally:
