@@ -242,6 +242,13 @@ def replace_if_idle(entry: Entry) -> Entry:
 
 
 @pytest.mark.bpf
+def test_q9_what_no_holder_has_confirmed_is_taken_from_no_owner(a_gateway: Gateway) -> None:
+    a_gateway.observe()
+    a_gateway.hear("node1", Push(7, (HeldRow(int(FLOATING_IP), OWN_BLOCKS[0], 5, 1, False),)))
+    assert a_gateway.passes() == []
+
+
+@pytest.mark.bpf
 def test_r3_a_holder_that_never_stood_by_takes_packets_as_soon_as_an_owner_has_told_it(a_gateway: Gateway) -> None:
     """And none by what it knew before it heard of its lease."""
     a_gateway.blocks.set_owner(FLOATING_IP, OWN_BLOCKS[0], Row("node2", Stamp(4, 1)))

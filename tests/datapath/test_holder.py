@@ -343,7 +343,7 @@ def test_g1_after_the_lease_a_ping_is_not_answered(holder: Node) -> None:
 
 
 @pytest.mark.parametrize("flow", [UDP_FLOW, ECHO_FLOW], ids=["udp", "echo"])
-def test_h1_each_member_has_its_own_blocks(holder: Node, flow: Flow) -> None:
+def test_g4_each_member_has_its_own_blocks(holder: Node, flow: Flow) -> None:
     holder.assign(OWN_BLOCKS[1:], member=2, mac=HOLDER_MAC)
     port = POD_PORT + 64
     other = dataclasses.replace(flow, pod_port=port)

@@ -198,7 +198,7 @@ def test_q3_a_member_that_uses_a_block_which_the_holder_knows_as_anothers_reache
         segment.nodes["b"].assign(BLOCKS, mac=uplink("a").mac, device=uplink("b"))
 
 
-def test_q6_without_a_block_nothing_is_seen_and_with_one_all_is_well(segment: Segment) -> None:
+def test_g5_q6_without_a_block_nothing_is_seen_and_with_one_all_is_well(segment: Segment) -> None:
     node = segment.nodes["a"]
     node.map(MapName.OWN_BLOCKS).delete(FLOATING_IP.packed)
     assert_lost(segment, "a", DropReason.NO_PORTS)

@@ -194,7 +194,7 @@ async def test_w4_other_mark_bits_are_left_alone(site: Site) -> None:
 
 
 @pytest.mark.root
-async def test_c8_masquerade_at_the_head_does_not_change_the_source(site: Site) -> None:
+async def test_w5_c8_masquerade_at_the_head_does_not_change_the_source(site: Site) -> None:
     await protect()
     site.node.run("iptables -t nat -I POSTROUTING 1 -s 10.244.0.0/16 -j MASQUERADE")
     with site.node.capture("egw0") as steered, site.node.capture("up0") as uplink:
