@@ -72,7 +72,7 @@ def test_every_rule_that_docs_define_is_named_by_code_or_tests() -> None:
     assert [rule for rule in definitions() if rule not in named] == []
 
 
-def tests_by_rule(folders: tuple[str, ...]) -> dict[str, list[str]]:
+def named_by_tests(folders: tuple[str, ...]) -> dict[str, list[str]]:
     """Names of tests that are named after a rule, where the programs and netfilter run."""
     found: dict[str, list[str]] = {}
     for folder in folders:
@@ -85,7 +85,7 @@ def tests_by_rule(folders: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def test_every_rule_of_the_datapath_and_every_case_of_nat_has_a_test_named_after_it() -> None:
-    named = tests_by_rule(("datapath", "network", "e2e", "cluster"))
+    named = named_by_tests(("datapath", "network", "e2e", "cluster"))
     pages = [(ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in ("datapath", "flows")]
     rules = [rule for page in pages for rule in DEFINED.findall(page)]
     assert {f"C{number}" for number in range(1, 33)} <= set(rules)
