@@ -502,6 +502,9 @@ def leave(site: Site, content: dict[str, dict[bytes, bytes]]) -> None:
         def items(self) -> dict[bytes, bytes]:
             return content.get(self.name, {})
 
+        def lookup(self, key: bytes) -> bytes | None:
+            return self.items().get(key)
+
     site.datapath._loaded.map = Left  # type: ignore[assignment, method-assign]
 
 
@@ -526,6 +529,8 @@ async def test_w2_a_restarted_agent_goes_on_with_where_an_address_went_while_the
         third: told,
         fourth: bytes(8) + heard[8:],
     }
+    content |= {MapName.WAYS: dict.fromkeys((first, second, third), told), MapName.AGENT_BEAT: layout.beat_rows(1)}
+    assert site.datapath.inherited().ways == dict.fromkeys((first, second, third), told), "the hints had ended before"
 
 
 async def test_what_a_former_agent_excluded_and_never_steered_is_known_again(tmp_path: Path) -> None:
