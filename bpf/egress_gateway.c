@@ -116,10 +116,9 @@ static inline int take_from_pod(struct __sk_buff *skb, const struct ipv4 *ip, co
             return verdict;
         priority = flow_priority(&packet, &key, flow);
     }
-    if (priority)
-        skb->priority = priority;
-    else if (!is_candidate(ip, row))
+    if (!priority && !is_candidate(ip, row))
         return TC_ACT_UNSPEC;
+    skb->priority = priority ? priority : CANDIDATE_PRIORITY;
     if (row->state == SELECTED_CHANGING)
         return drop(skb, DROP_ENDPOINT_PENDING, 0);
     if (key.pod_ip && is_plain(skb->ingress_ifindex))
@@ -142,7 +141,7 @@ int pod_ingress(struct __sk_buff *skb)
     if (!settings)
         return TC_ACT_UNSPEC;
     /* A pod may set it too: only this program says that a packet is of a flow, or of a pod that is known. */
-    if (skb->priority == FLOW_PRIORITY || skb->priority == ENDED_PRIORITY || skb->priority == CLASSIFIED_PRIORITY)
+    if (skb->priority - FLOW_PRIORITY <= CLASSIFIED_PRIORITY - FLOW_PRIORITY)
         skb->priority = 0;
     clear_seen(skb);
     if (skb->protocol == bpf_htons(ETHERTYPE_IPV4) && !is_tagged(skb) && load_ipv4(skb, &ip)) {
@@ -212,9 +211,12 @@ int steer_egress(struct __sk_buff *skb)
     __builtin_memset(scratch, 0, sizeof(*scratch));
     reason = judge_outwards(skb, &ip, row, scratch);
     floating_ip = scratch->nat.floating_ip;
+    way = find_way(floating_ip);
+    /* Nobody leases ports of an address that nobody holds: what is missing first is the gateway. */
+    if (reason == DROP_NO_PORTS && !way)
+        reason = DROP_NO_GATEWAY;
     if (reason != DROP_NONE)
         return drop(skb, reason, floating_ip);
-    way = find_way(floating_ip);
     if (!way)
         return drop(skb, DROP_NO_GATEWAY, floating_ip);
     mtu = way_mtu(skb, way, settings);

@@ -351,7 +351,8 @@ _Static_assert(sizeof(struct error_key) == 8, "error_key");
 /* pod_ingress writes it into skb->priority of a live flow's packet, and netfilter reads it before it asks connection
  * tracking for the direction (rule D1). */
 #define FLOW_PRIORITY 0x45470001
-#define ENDED_PRIORITY 0x45470002 /* of an ended TCP flow: netfilter answers with a reset (rule E2) */
+#define ENDED_PRIORITY 0x45470002     /* of an ended TCP flow: netfilter answers with a reset (rule E2) */
+#define CANDIDATE_PRIORITY 0x45470003 /* of no flow yet: with a mark and none of these, somebody else has marked it (W6) */
 
 struct drop_key {
     __be32 floating_ip; /* 0 where none is known yet */

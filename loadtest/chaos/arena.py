@@ -13,6 +13,7 @@ from loadtest.chaos.calm import (
     ProgramLogs,
     answers,
     drop_totals,
+    still_grown,
     still_told,
     trouble_seen,
     wait_for_calm,
@@ -45,6 +46,8 @@ RECOVERY_S = 60.0
 """A site that is not calm in time gets so long more before it is built anew: the finding stands in any case."""
 TRUTH_S = 14.0
 """So long after calm status may still tell of it: what came lately is told of for ten seconds."""
+GROWN_S = 10.0
+"""So long after calm something that has gone may still be there: agents look at what nobody tells them each 5 s."""
 COUNTING_S = 1.0
 """An event that lasts so long loses enough for its drops to be compared with what was lost."""
 ROUNDS_KEPT = 6
@@ -125,7 +128,7 @@ class Arena:
         findings += self._judge_losses(played.number, events, drops, began_ns)
         if not wrong:
             findings += limited(played.number, Promise.STALE, still_told(site, timeout_s=TRUTH_S))
-            findings += limited(played.number, Promise.GROWN, self._before.grown(Footprint(site)))
+            findings += limited(played.number, Promise.GROWN, still_grown(site, self._before, timeout_s=GROWN_S))
         return RoundResult(played, calm_s, findings)
 
     def _judge_wire(self, number: int, capture: Path, events: Played) -> list[Finding]:
@@ -146,11 +149,11 @@ class Arena:
         """What was lost against what may be, and against what was counted. Two at once may lose what neither does."""
         cost = events[0][1].cost if len(events) == 1 else Cost()
         self._costs = [*self._costs, (began_ns, cost)][-ROUNDS_KEPT:]
-        told = judge_flows(self._flows.lines, self._costs)
+        selected = frozenset(self._site.word(pod) for pod in self._site.selected)
+        told = judge_flows(self._flows.lines, self._costs, selected=selected)
         findings = [Finding(number, promise, detail) for promise, detail in told]
         act, event = events[0]
         if self.is_whole and len(events) == 1 and act.hold_s >= COUNTING_S:
-            selected = frozenset(self._site.word(pod) for pod in self._site.selected)
             uncounted = judge_drops(
                 self._flows.lines, before, drop_totals(self._site), fitting=event.drops, selected=selected
             )

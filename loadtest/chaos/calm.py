@@ -28,12 +28,11 @@ _FAILED = re.compile(r" task .+: .+; .*\bagain\b")
 """The line of a task that failed (service/host/supervisor.py)."""
 _FILES_SPARE = 24
 _LEVEL_MAPS = frozenset(
-    (MapName.SELECTED, MapName.RULES, MapName.CLUSTER, MapName.FLOATING_IPS, MapName.LEASE_DEADLINES, MapName.BLOCKS)
+    (MapName.SELECTED, MapName.RULES, MapName.CLUSTER, MapName.FLOATING_IPS, MapName.LEASE_DEADLINES)
 )
-"""Maps that say what is wanted, so that the same wishes give as many entries. The others learn and forget in time."""
+"""Maps that say what is wanted, so that the same wishes give as many entries. The others learn and forget in time, and
+blocks are leased as nodes need ports, and given back much later."""
 _RSS_SPARE_KB = 40_000
-_OF_GATEWAYS = (f"entries of {MapName.BLOCKS}",)
-"""Each node has as many as it is holder or successor of addresses, or was within minutes: no more than another has."""
 
 
 class FlowLogs:
@@ -188,12 +187,8 @@ class Footprint:
         """What has grown since this was taken."""
         for node, before in self.rules.items():
             for what, count in now.rules[node].items():
-                if what not in _OF_GATEWAYS and count != before.get(what):
+                if count != before.get(what):
                     yield f"{node}: {before.get(what)} {what} are {count} now"
-        for what in _OF_GATEWAYS:
-            counts, counts_now = _counts(self, what), _counts(now, what)
-            if max(counts_now, default=0) > max(counts, default=0):
-                yield f"all nodes: {counts} {what} are {counts_now} now"
         for key, (files, rss_kb) in self.programs.items():
             files_now, rss_now_kb = now.programs.get(key, (0, 0))
             if files_now > files + _FILES_SPARE:
@@ -202,8 +197,12 @@ class Footprint:
                 yield f"{' of '.join(key)}: {rss_kb} kB of memory are {rss_now_kb} now"
 
 
-def _counts(taken: Footprint, what: str) -> list[int]:
-    return sorted(node[what] for node in taken.rules.values() if what in node)
+def still_grown(site: ChaosSite, before: Footprint, *, timeout_s: float) -> list[str]:
+    """What has grown and still has at the end of that time; none as soon as nothing has."""
+    deadline_s = time.monotonic() + timeout_s
+    while (grown := list(before.grown(Footprint(site)))) and time.monotonic() < deadline_s:
+        time.sleep(_POLL_S)
+    return grown
 
 
 def _program(record: ProcessRecord) -> tuple[int, int]:

@@ -81,13 +81,13 @@ def judge_speakers(
 ) -> Iterator[str]:
     """Frames, IP and ARP, from a floating IP by a node after another has begun to speak for it.
 
-    What one node steers to another is not spoken.
+    What one node steers to another, over the segment or by the tunnel, is not spoken.
     `strangers`: (node, floating IP) of whoever speaks there beside us.
     """
     began: dict[IPv4Address, tuple[str, int]] = {}
     spoke: dict[tuple[IPv4Address, str], int] = {}
     for frame in frames:
-        if frame.source not in site.floating_ips:
+        if frame.source not in site.floating_ips or frame.encapsulated:
             continue
         if frame.port in site.second_uplink_ports:
             yield f"on the second uplink: {frame}"
@@ -132,29 +132,32 @@ def judge_calls(calls: Iterable[Mapping[str, Any]], site: ChaosSite, *, may_be_b
 
 
 def judge_flows(
-    lines: Sequence[Mapping[str, Any]], rounds: Sequence[tuple[int, Cost]]
+    lines: Sequence[Mapping[str, Any]], rounds: Sequence[tuple[int, Cost]], *, selected: frozenset[str]
 ) -> Iterator[tuple[Promise, str]]:
-    """Losses and breaks that no event explains.
+    """Losses and breaks that no event explains. `selected`: pods whose connections are our business in any case.
 
     `rounds`: when each of the last ones began, and what its events may cost; the one that is judged is the last. A
     request or connection is given up seconds after it went unanswered: it is of the round in which that was.
     """
     for what, promise in (("lost", Promise.LOST), ("broken", Promise.BROKEN)):
-        counts = Counter(
-            f"{line['kind']} of {line['pod']}" for line in lines if line["what"] == what and not _may_be(line, rounds)
-        )
+        told_of = [line for line in lines if line["what"] == what and not _may_be(line, rounds, selected)]
+        counts = Counter(f"{line['kind']} of {line['pod']}" for line in told_of)
         if counts:
             told = ", ".join(f"{number} {whose}" for whose, number in sorted(counts.items())[:FINDINGS_MAX])
             yield promise, f"{counts.total()} in {len(counts)} flows: {told}"
 
 
-def _may_be(line: Mapping[str, Any], rounds: Sequence[tuple[int, Cost]]) -> bool:
-    """Whether a round in which it may have gone unanswered may cost it."""
+def _may_be(line: Mapping[str, Any], rounds: Sequence[tuple[int, Cost]], selected: frozenset[str]) -> bool:
+    """Whether a round in which it may have gone unanswered may cost it.
+
+    Without the CNI's NAT, those whom no policy selects lose what only the other side speaks in.
+    """
     first_ns, last_ns = _unanswered_ns(line)
     ends_ns = [began_ns for began_ns, _ in rounds[1:]]
     for (began_ns, cost), end_ns in zip(rounds, (*ends_ns, last_ns + 1), strict=True):
         is_of_it = began_ns <= last_ns and first_ns < end_ns
-        if is_of_it and (cost.loses if line["what"] == "lost" else cost.breaks):
+        is_of_cni = cost.bare and line["pod"] not in selected
+        if is_of_it and (is_of_cni or (cost.loses if line["what"] == "lost" else cost.breaks)):
             return True
     return last_ns < rounds[0][0]
 

@@ -98,7 +98,15 @@ def run_chaos(options: ChaosOptions, report: Report, done: Callable[[RoundResult
 @contextlib.contextmanager
 def _running_site(options: ChaosOptions, report: Report) -> Iterator[ChaosSite]:
     if not options.kubernetes:
-        lab_options = LabOptions(name=options.name, nodes=3, pods_per_node=3, controllers=2, state_kib=STATE_KIB)
+        lab_options = LabOptions(
+            name=options.name,
+            nodes=4,
+            far_nodes=1,
+            transport="auto",
+            pods_per_node=3,
+            controllers=2,
+            state_kib=STATE_KIB,
+        )
         with running_lab(lab_options, report, processes=False) as lab:
             site = ChaosSite(lab)
             report("our programs, each with a /run of its own")

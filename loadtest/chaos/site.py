@@ -1,4 +1,4 @@
-"""The lab under chaos: the usual three nodes with traffic in every pod, and what is expected of whom at each moment."""
+"""The lab under chaos: three near nodes and a far one, traffic in every pod, and what is expected of whom and when."""
 
 import signal
 from collections.abc import Iterator, Mapping
@@ -64,6 +64,11 @@ class ChaosSite:
     def nodes(self) -> tuple[PlannedNode, ...]:
         """All of them, the control-plane node first."""
         return self.lab.plan.nodes
+
+    @property
+    def near(self) -> tuple[PlannedNode, ...]:
+        """Those on the segment of the floating IPs: frames between them go over it, to the far ones by the tunnel."""
+        return tuple(node for node in self.nodes if not node.is_far)
 
     @property
     def pods(self) -> tuple[PlannedPod, ...]:

@@ -35,7 +35,7 @@ from service.network.destinations import (
     switch,
 )
 from service.network.mark_conflict import conflicting_lines, used_bits, used_connection_bits
-from service.network.priority import ENDED_PRIORITY, FLOW_PRIORITY, written
+from service.network.priority import CANDIDATE_PRIORITY, ENDED_PRIORITY, FLOW_PRIORITY, written
 from service.network.unclassified import (
     UNCLASSIFIED,
     Named,
@@ -116,6 +116,7 @@ table ip {TABLE} {{
     meta mark & {bit} == 0 goto unmarked
     meta priority {written(ENDED_PRIORITY)} meta l4proto tcp reject with tcp reset
     meta priority {written(FLOW_PRIORITY)} return
+    meta priority != {written(CANDIDATE_PRIORITY)} meta mark set meta mark & {rest} goto unmarked
     {outside} meta mark set meta mark & {rest} return
     ip daddr @cluster meta mark set meta mark & {rest} return
     {_forgotten(config)}

@@ -14,7 +14,7 @@ from service.datapath.layout import MAP_SHAPES, BlockKind, ClusterFlag, MapName,
 from service.datapath.loader import LoadedDatapath
 from service.model.drop import DropReason
 from service.model.lease import Stamp
-from service.network.priority import CLASSIFIED_PRIORITY, FLOW_PRIORITY
+from service.network.priority import CANDIDATE_PRIORITY, CLASSIFIED_PRIORITY, FLOW_PRIORITY
 from service.port_block.block import Row
 
 BPF = Path(__file__).parents[2] / "bpf"
@@ -208,6 +208,7 @@ def test_the_numbers_of_blocks_and_priority_are_the_kernels() -> None:
     ]
     assert numbers == [layout.FIRST_PORT, layout.PORTS_PER_BLOCK, layout.BLOCKS]
     assert int(re.findall(r"#define FLOW_PRIORITY (\w+)", LAYOUT_H)[0], 0) == FLOW_PRIORITY
+    assert int(re.findall(r"#define CANDIDATE_PRIORITY (\w+)", LAYOUT_H)[0], 0) == CANDIDATE_PRIORITY
 
 
 def test_tallies_are_summed_over_cpus() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from service.datapath.layout import ClusterFlag, SelectedState
 from service.model.drop import DropReason
-from service.network.priority import CLASSIFIED_PRIORITY, ENDED_PRIORITY, FLOW_PRIORITY
+from service.network.priority import CANDIDATE_PRIORITY, CLASSIFIED_PRIORITY, ENDED_PRIORITY, FLOW_PRIORITY
 from tests.datapath import packet
 from tests.datapath.node import (
     FLOATING_IP,
@@ -169,8 +169,9 @@ def test_w11_packets_of_classified_pods_are_known_to_netfilter_whatever_becomes_
     node.select()
     node.leave_alone(OTHER_POD)
     other = Flow(packet.TCP, pod=OTHER_POD)
-    for flow in (TCP_FLOW, TCP_FLOW.to(NEIGHBOUR_NODE), TCP_FLOW.to(IPv4Address("198.51.100.1")), other):
+    for flow in (TCP_FLOW.to(NEIGHBOUR_NODE), TCP_FLOW.to(IPv4Address("198.51.100.1")), other):
         assert leave_pod(node, flow).priority == CLASSIFIED_PRIORITY
+    assert leave_pod(node).priority == CANDIDATE_PRIORITY, "which none but ours has, so no mark of others passes for it"
     assert is_untouched(leave_pod(node, other)), "but for that: no policy selects it"
     assert is_untouched(leave_pod(node, other.to(SERVICE)))
 
@@ -195,16 +196,16 @@ def test_d1_a_packet_of_a_live_flow_says_so_to_netfilter(pod_node: Node) -> None
 
 
 def test_d1_a_packet_that_no_flow_knows_does_not(pod_node: Node) -> None:
-    assert leave_pod(pod_node).priority == CLASSIFIED_PRIORITY
+    assert leave_pod(pod_node).priority == CANDIDATE_PRIORITY
     pod_node.send(TCP_FLOW)
     pod_node.end(TCP_FLOW)
-    assert leave_pod(pod_node, flags=packet.ACK).priority == CLASSIFIED_PRIORITY
+    assert leave_pod(pod_node, flags=packet.ACK).priority == CANDIDATE_PRIORITY
 
 
-@pytest.mark.parametrize("priority", [FLOW_PRIORITY, ENDED_PRIORITY, CLASSIFIED_PRIORITY])
+@pytest.mark.parametrize("priority", [FLOW_PRIORITY, ENDED_PRIORITY, CANDIDATE_PRIORITY, CLASSIFIED_PRIORITY])
 def test_d1_w11_a_pod_cannot_say_it_itself(pod_node: Node, priority: int) -> None:
     known, unknown = Flow(packet.TCP).outbound(), Flow(packet.TCP, pod=OTHER_POD).outbound()
-    assert pod_node.leave_pod(known, priority=priority).priority == CLASSIFIED_PRIORITY
+    assert pod_node.leave_pod(known, priority=priority).priority == CANDIDATE_PRIORITY
     assert pod_node.leave_pod(unknown, priority=priority).priority == 0
     assert pod_node.leave_pod(unknown, priority=6).priority == 6
 
@@ -212,7 +213,7 @@ def test_d1_w11_a_pod_cannot_say_it_itself(pod_node: Node, priority: int) -> Non
 def test_d1_a_flow_of_a_former_pod_is_not_the_new_ones(pod_node: Node) -> None:
     pod_node.send(TCP_FLOW)
     pod_node.select(number=POD_NUMBER + 1)
-    assert leave_pod(pod_node, flags=packet.ACK).priority == CLASSIFIED_PRIORITY
+    assert leave_pod(pod_node, flags=packet.ACK).priority == CANDIDATE_PRIORITY
 
 
 def test_e2_a_flow_that_no_rule_names_any_more_still_goes_to_egw0(pod_node: Node) -> None:

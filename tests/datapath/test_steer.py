@@ -55,6 +55,14 @@ def test_c4_without_a_way_the_packet_is_dropped_and_counted(pod_node: Node) -> N
     assert pod_node.drops() == {(FLOATING_IP, DropReason.NO_GATEWAY): 1}
 
 
+def test_c4_an_address_that_nobody_holds_lacks_its_gateway_and_not_ports(pod_node: Node) -> None:
+    """As under a policy that names an unknown one, for which nobody ever leases ports."""
+    pod_node.map(MapName.WAYS).delete(FLOATING_IP.packed)
+    pod_node.map(MapName.OWN_BLOCKS).delete(FLOATING_IP.packed)
+    assert pod_node.send(TCP_FLOW).verdict == SHOT
+    assert pod_node.drops() == {(FLOATING_IP, DropReason.NO_GATEWAY): 1}
+
+
 def test_a_way_of_a_kind_this_version_does_not_know_drops_the_packet(pod_node: Node) -> None:
     pod_node.way(kind=99)
     assert pod_node.send(TCP_FLOW).verdict == SHOT
@@ -77,7 +85,7 @@ def test_what_was_translated_to_a_destination_without_a_rule_is_dropped(pod_node
 def test_the_longest_matching_rule_names_the_floating_ip(pod_node: Node) -> None:
     pod_node.rule("203.0.113.0/24", OTHER_FLOATING_IP)
     assert pod_node.send(TCP_FLOW).verdict == SHOT
-    assert pod_node.drops() == {(OTHER_FLOATING_IP, DropReason.NO_PORTS): 1}
+    assert pod_node.drops() == {(OTHER_FLOATING_IP, DropReason.NO_GATEWAY): 1}
     assert pod_node.send(TCP_FLOW.to(IPv4Address("198.51.100.1"))).verdict == REDIRECT
 
 

@@ -15,7 +15,7 @@ from service.lab.namespace import create_namespaces, enter_command, ip_batch
 from service.lab.plan import ROUTER_OCTET, SEGMENTS, segment_mac
 from service.lab.process import marked_environment
 from service.lab.site import SEGMENT_BRIDGES
-from service.lab.witness import PROTOCOLS, PodStream, look
+from service.lab.witness import PROTOCOLS, PodStream, look, wait_for_calls
 from tests.e2e.site import ELSEWHERE, FLOATING_IPS, OUTSIDE, Site, gateway, policy
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -134,9 +134,9 @@ def test_w14_an_open_flow_follows_an_exclusion_that_comes_and_goes(site: Site) -
     with everywhere(site):
         site.wait_seen(POD, FIRST, ELSEWHERE)
         with site.stream(POD, destination=ELSEWHERE) as stream, everywhere(site, f"{ELSEWHERE}/32"):
-            site.wait_seen(POD, WORKER2, ELSEWHERE)
+            wait_for_calls(site.lab, "udp", WORKER2, 50, timeout_s=10)
             site.apply("alice.yaml", policy("alice", FIRST, user="alice", destinations=("0.0.0.0/0",)))
-            site.wait_seen(POD, FIRST, ELSEWHERE)
+            wait_for_calls(site.lab, "udp", FIRST, 50, timeout_s=10)
             report = stream.report()
     assert [change["source"] for change in report["changes"]] == [FIRST, WORKER2, FIRST]
     assert site.bare_pod_sources() == set()

@@ -15,6 +15,7 @@ from service.network.connection_life import ConnectionLives
 from service.network.destinations import NOTHING, PART, Destinations
 from service.network.netlink import Netlink
 from service.network.nftables import Nftables, NftConfig, ruleset
+from service.network.priority import CANDIDATE_PRIORITY, written
 from service.policy.rule_set import make_rule_set
 from tests.network.namespace import Namespace, namespaces
 from tests.policy.objects import policy
@@ -40,7 +41,8 @@ CANDIDATES = f"""
 table ip tc_stand_in {{
   chain candidates {{
     type filter hook prerouting priority -300;
-    iifname "pod0" ip daddr {{ {OUTSIDE}, 10.96.0.0/16 }} meta mark set meta mark | {MARK:#x}
+    iifname "pod0" ip daddr {{ {OUTSIDE}, 10.96.0.0/16 }} meta priority set {written(CANDIDATE_PRIORITY)} \
+      meta mark set meta mark | {MARK:#x}
   }}
 }}
 """
@@ -204,6 +206,21 @@ async def test_w5_c8_masquerade_at_the_head_does_not_change_the_source(site: Sit
         assert [seen.source for seen in steered.until(b"second")] == [str(POD), str(POD)]
         send(site.pod, b"unselected", (ELSEWHERE, 53))
         assert [seen.source for seen in uplink.until(b"unselected")] == [NODE]
+
+
+@pytest.mark.root
+async def test_w6_a_pod_that_somebody_else_marks_goes_as_without_us_and_so_does_its_flow_afterwards(site: Site) -> None:
+    """At the steering device its connection got a source for good, with which it left bare once the mark was gone."""
+    await protect()
+    rule = f"ip daddr {ELSEWHERE} meta mark set meta mark | {MARK:#x}"
+    chain = f"chain marker {{ type filter hook prerouting priority mangle; {rule}; }}"
+    site.node.run("nft -f -", f"table ip marker {{ {chain}\n}}")
+    with site.node.capture("up0") as uplink, site.pod.udp() as client:
+        client.sendto(b"marked", (ELSEWHERE, 53))
+        assert [seen.source for seen in uplink.until(b"marked")] == [NODE]
+        site.node.run("nft delete table ip marker")
+        client.sendto(b"unmarked", (ELSEWHERE, 53))
+        assert [seen.source for seen in uplink.until(b"unmarked")] == [NODE, NODE]
 
 
 @pytest.mark.root

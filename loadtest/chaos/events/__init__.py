@@ -7,8 +7,7 @@ _MODULES = (netfilter, links, segment, pods, objects, processes, strangers)
 CATALOGUE: dict[str, type[Event]] = {event.name: event for module in _MODULES for event in module.EVENTS}
 """By name, in a lab without Kubernetes."""
 _ALSO_IN_A_CLUSTER = (
-    # Not mark-set: a flow that it breaks never recovers (known), so each time another cluster would have to be built.
-    *("conntrack-flush", "conntrack-timeouts", "forward-deny", "invalid-drop"),
+    *("conntrack-flush", "conntrack-timeouts", "forward-deny", "invalid-drop", "mark-set"),
     *("carrier-lost", "silent-cut", "second-address", "mtu", "unlike-mtus", "mac"),
     *("forged-garp", "stranger-answers", "switch-forgets", "device-churn", "forged-source", "flood"),
     *("unrelated-cidr", "policy-address", "policy-removed", "many-cidrs", "address-removed"),

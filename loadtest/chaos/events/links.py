@@ -7,7 +7,7 @@ from loadtest.chaos.event import QUIET, Cost, Event
 from loadtest.chaos.site import ChaosSite
 from loadtest.gateway import FLOATING_IPS
 from service.lab.capture_site import mac_bytes
-from service.lab.plan import ROUTER_OCTET, SECOND_UPLINK_DESTINATION, SEGMENTS, PlannedNode
+from service.lab.plan import NETWORKS, ROUTER_OCTET, SECOND_UPLINK_DESTINATION, SEGMENTS, PlannedNode
 from service.lab.site import set_port_state
 
 MOVED = Cost(moves=True)
@@ -21,8 +21,14 @@ def restore(site: ChaosSite, node: PlannedNode, lines: list[str]) -> None:
 
 def routes(site: ChaosSite, node: PlannedNode) -> list[str]:
     """What the node's first uplink needs beside its address, as `ip` lines; idempotent."""
-    lines = [f"route replace default via {SEGMENTS[0][ROUTER_OCTET]}"]
-    return lines + [f"route replace {other.pod_cidr} via {other.ip}" for other in site.nodes if other is not node]
+    lines = [f"route replace default via {NETWORKS[node.segments[0]][ROUTER_OCTET]}"]
+    near = [other for other in site.nodes if other is not node and other.segments == node.segments]
+    return lines + [f"route replace {other.pod_cidr} via {other.ip}" for other in near]
+
+
+def first_uplink(node: PlannedNode) -> str:
+    """The device by whose address the node is known to the others."""
+    return f"eth{node.segments[0]}"
 
 
 class CarrierLost(Event):
@@ -33,11 +39,11 @@ class CarrierLost(Event):
 
     def apply(self) -> None:
         """At the switch."""
-        self.site.on("fabric", "ip", "link", "set", self.node.port(0), "down")
+        self.site.on("fabric", "ip", "link", "set", self.node.port(self.node.segments[0]), "down")
 
     def undo(self) -> None:
         """Plugged in again."""
-        self.site.on("fabric", "ip", "link", "set", self.node.port(0), "up")
+        self.site.on("fabric", "ip", "link", "set", self.node.port(self.node.segments[0]), "up")
 
     def trouble(self) -> tuple[str, str] | None:
         """The node itself sees it."""
@@ -51,13 +57,13 @@ class SilentCut(Event):
     cost = MOVED
 
     def apply(self) -> None:
-        """Both segments of the node."""
-        for segment in range(len(SEGMENTS)):
+        """All segments of the node."""
+        for segment in self.node.segments:
             set_port_state(self.site.lab.plan, self.node.port(segment), forwarding=False)
 
     def undo(self) -> None:
         """It forwards again."""
-        for segment in range(len(SEGMENTS)):
+        for segment in self.node.segments:
             set_port_state(self.site.lab.plan, self.node.port(segment), forwarding=True)
 
 
@@ -69,34 +75,35 @@ class AddressLost(Event):
 
     def apply(self) -> None:
         """With it go its routes."""
-        self.site.on(self.node.name, "ip", "address", "flush", "dev", "eth0")
+        self.site.on(self.node.name, "ip", "address", "flush", "dev", first_uplink(self.node))
 
     def undo(self) -> None:
         """The same address, and the routes."""
-        address = f"address replace {self.node.address(0)}/24 broadcast + dev eth0"
+        address = f"address replace {self.node.ip}/24 broadcast + dev {first_uplink(self.node)}"
         restore(self.site, self.node, [address, *routes(self.site, self.node)])
 
 
 class AllUplinksVanish(Event):
-    """Both uplinks lose carrier and address at once."""
+    """All uplinks lose carrier and address at once."""
 
     name = "no-uplink"
     cost = MOVED
 
     def apply(self) -> None:
         """Devices stay, down and without addresses."""
-        for segment in range(len(SEGMENTS)):
+        for segment in self.node.segments:
             self.site.on(self.node.name, "ip", "address", "flush", "dev", f"eth{segment}")
             self.site.on(self.node.name, "ip", "link", "set", f"eth{segment}", "down")
 
     def undo(self) -> None:
         """Everything as it was."""
         lines = []
-        for segment in range(len(SEGMENTS)):
+        for segment in self.node.segments:
             lines.append(f"address replace {self.node.address(segment)}/24 broadcast + dev eth{segment}")
             lines.append(f"link set eth{segment} up")
         lines += routes(self.site, self.node)
-        lines.append(f"route replace {SECOND_UPLINK_DESTINATION} via {SEGMENTS[1][ROUTER_OCTET]}")
+        if not self.node.is_far:
+            lines.append(f"route replace {SECOND_UPLINK_DESTINATION} via {SEGMENTS[1][ROUTER_OCTET]}")
         restore(self.site, self.node, lines)
 
 
@@ -105,15 +112,20 @@ class SecondAddress(Event):
 
     name = "second-address"
     cost = QUIET
-    _address = "192.168.1.77/24"
+    _host = 77
+
+    @property
+    def _address(self) -> str:
+        network = NETWORKS[self.node.segments[0]]
+        return f"{network[self._host]}/{network.prefixlen}"
 
     def apply(self) -> None:
         """Behind the first one."""
-        self.site.on(self.node.name, "ip", "address", "add", self._address, "dev", "eth0")
+        self.site.on(self.node.name, "ip", "address", "add", self._address, "dev", first_uplink(self.node))
 
     def undo(self) -> None:
         """Whether or not another event has flushed it."""
-        self.site.on(self.node.name, "ip", "address", "del", self._address, "dev", "eth0", check=False)
+        self.site.on(self.node.name, "ip", "address", "del", self._address, "dev", first_uplink(self.node), check=False)
 
 
 class MtuChanged(Event):
@@ -123,11 +135,11 @@ class MtuChanged(Event):
 
     def apply(self) -> None:
         """As somebody who brings an overlay in."""
-        self.site.on(self.node.name, "ip", "link", "set", "eth0", "mtu", "1400")
+        self.site.on(self.node.name, "ip", "link", "set", first_uplink(self.node), "mtu", "1400")
 
     def undo(self) -> None:
         """The usual."""
-        self.site.on(self.node.name, "ip", "link", "set", "eth0", "mtu", "1500")
+        self.site.on(self.node.name, "ip", "link", "set", first_uplink(self.node), "mtu", "1500")
 
 
 class MacChanged(Event):
@@ -142,11 +154,12 @@ class MacChanged(Event):
 
     def apply(self) -> None:
         """And it says so, as the kernel does with arp_notify."""
-        self.site.on(self.node.name, "ip", "link", "set", "eth0", "address", self._mac)
+        self.site.on(self.node.name, "ip", "link", "set", first_uplink(self.node), "address", self._mac)
 
     def undo(self) -> None:
         """Its own."""
-        self.site.on(self.node.name, "ip", "link", "set", "eth0", "address", self.node.mac(0))
+        mac = self.node.mac(self.node.segments[0])
+        self.site.on(self.node.name, "ip", "link", "set", first_uplink(self.node), "address", mac)
 
     def macs(self) -> Mapping[str, bytes]:
         """The other one."""
@@ -154,17 +167,17 @@ class MacChanged(Event):
 
 
 class UnlikeMtus(Event):
-    """The second uplink has a smaller MTU than the first."""
+    """The last uplink has a smaller MTU than the others', or than other nodes' where it is the only one."""
 
     name = "unlike-mtus"
 
     def apply(self) -> None:
         """As an uplink through a tunnel has it."""
-        self.site.on(self.node.name, "ip", "link", "set", "eth1", "mtu", "1300")
+        self.site.on(self.node.name, "ip", "link", "set", f"eth{self.node.segments[-1]}", "mtu", "1300")
 
     def undo(self) -> None:
         """The usual."""
-        self.site.on(self.node.name, "ip", "link", "set", "eth1", "mtu", "1500")
+        self.site.on(self.node.name, "ip", "link", "set", f"eth{self.node.segments[-1]}", "mtu", "1500")
 
 
 class SlowQueue(Event):
@@ -175,15 +188,12 @@ class SlowQueue(Event):
 
     def apply(self) -> None:
         """A token bucket that is too small for what goes out."""
-        self.site.on(
-            self.node.name,
-            "tc",
-            *["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "200kbit", "burst", "2k", "latency", "600ms"],
-        )
+        queue = "root tbf rate 200kbit burst 2k latency 600ms"
+        self.site.on(self.node.name, "tc", "qdisc", "add", "dev", first_uplink(self.node), *queue.split())
 
     def undo(self) -> None:
         """The usual queue."""
-        self.site.on(self.node.name, "tc", "qdisc", "del", "dev", "eth0", "root", check=False)
+        self.site.on(self.node.name, "tc", "qdisc", "del", "dev", first_uplink(self.node), "root", check=False)
 
     def strangers(self) -> frozenset[tuple[str, str]]:
         """What left the fence under a lease waits behind it, and says nothing of who holds an address now."""
@@ -202,11 +212,12 @@ class VipOfMember(Event):
 
     def apply(self) -> None:
         """As a virtual address, on the uplink."""
-        self.site.on(self.node.name, "ip", "address", "add", f"{self._address}/32", "dev", "eth0")
+        self.site.on(self.node.name, "ip", "address", "add", f"{self._address}/32", "dev", first_uplink(self.node))
 
     def undo(self) -> None:
         """It goes elsewhere."""
-        self.site.on(self.node.name, "ip", "address", "del", f"{self._address}/32", "dev", "eth0", check=False)
+        line = f"address del {self._address}/32 dev {first_uplink(self.node)}"
+        self.site.on(self.node.name, "ip", *line.split(), check=False)
 
     def strangers(self) -> frozenset[tuple[str, str]]:
         """The node's kernel answers for it whatever we do."""

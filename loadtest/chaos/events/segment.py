@@ -8,7 +8,7 @@ from loadtest.chaos.event import Cost, Event
 from loadtest.chaos.site import ChaosSite
 from loadtest.gateway import FLOATING_IPS
 from service.lab.capture_site import mac_bytes
-from service.lab.namespace import inside
+from service.lab.namespace import inside, nft
 from service.lab.plan import ROUTER_OCTET, segment_mac
 from service.network.arp import gratuitous_arp_frames
 
@@ -32,7 +32,7 @@ class ForgedGratuitousArp(Event):
 
     def apply(self) -> None:
         """From the router's port, in both forms."""
-        mac = mac_bytes(self.node.mac(0))
+        mac = mac_bytes(self.node.mac(self.node.segments[0]))
         frames = gratuitous_arp_frames(mac, IPv4Address(self.chance.choice(FLOATING_IPS)))
         send_frames(self.site.lab.plan.router, "eth0", list(frames))
 
@@ -71,9 +71,35 @@ class SwitchForgets(Event):
         self.site.on("fabric", "ip", "link", "set", "segment1", "type", "bridge", "fdb_flush")
 
 
+class FramesSwallowed(Event):
+    """The switch swallows what a node sends from a floating IP to other nodes: only the tunnel is left (X1).
+
+    Towards the router it lets pass what it swallows else, or no holder behind that port could speak.
+    """
+
+    name = "port-security"
+
+    def __init__(self, site: ChaosSite, chance: random.Random) -> None:
+        super().__init__(site, chance)
+        self._port = chance.choice(site.near).port(0)
+
+    def apply(self) -> None:
+        """As a filter by address on the port does."""
+        addresses, router = ", ".join(FLOATING_IPS), segment_mac(0, ROUTER_OCTET)
+        rule = f'iifname "{self._port}" ether type ip ether daddr != {router} ip saddr {{ {addresses} }} drop'
+        hook = "type filter hook prerouting priority 0; policy accept;"
+        nft(self.site.lab.plan.fabric, f"table bridge security {{\nchain incoming {{ {hook} {rule}; }}\n}}")
+
+    def undo(self) -> None:
+        """The filter goes, whichever of two put it there."""
+        table = "table bridge security"
+        nft(self.site.lab.plan.fabric, f"{table}\ndelete {table}")
+
+
 EVENTS: tuple[type[Event], ...] = (
     ForgedGratuitousArp,
     StrangerTakesAddress,
     SwitchForgets,
+    FramesSwallowed,
 )
 """Of this module."""

@@ -98,9 +98,6 @@ class Stub:
     def errors(self) -> list[str]:
         return ["a task failed"]
 
-    def grown(self, now: object) -> list[str]:
-        return ["rules"]
-
 
 def test_every_judge_is_asked_in_every_round(site: ChaosSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site.lab.folder = tmp_path
@@ -112,13 +109,12 @@ def test_every_judge_is_asked_in_every_round(site: ChaosSite, tmp_path: Path, mo
     monkeypatch.setattr(Lab, "start_capture", lambda lab, path: None)
     monkeypatch.setattr(Lab, "stop_capture", lambda lab, path: {"lost": 1})
     monkeypatch.setitem(ALL, "untold", Untold)
-    for name in ("judge_speakers", "judge_frames", "judge_calls", "judge_drops", "still_told"):
+    for name in ("judge_speakers", "judge_frames", "judge_calls", "judge_drops", "still_told", "still_grown"):
         monkeypatch.setattr(arena, name, lambda *arguments, **options: ["found"])
-    monkeypatch.setattr(arena, "judge_flows", lambda lines, rounds: [(Promise.LOST, "found")])
+    monkeypatch.setattr(arena, "judge_flows", lambda lines, rounds, selected: [(Promise.LOST, "found")])
     monkeypatch.setattr(arena, "wait_for_calm", lambda *arguments, **options: (1.0, ""))
     monkeypatch.setattr(arena, "read_frames", lambda path: [])
     monkeypatch.setattr(arena, "drop_totals", lambda site: {})
-    monkeypatch.setattr(arena, "Footprint", Stub)
     played = Arena.__new__(Arena)
     played._site, played.is_whole, played._leaked = site, True, set()
     played._costs = []

@@ -86,12 +86,12 @@ def test_rules_must_be_as_many_as_before_and_files_and_memory_not_much_more() ->
     assert [line.split(":")[0] for line in grown] == ["agent of worker1", "agent of worker1"]
 
 
-def test_a_node_may_have_as_many_rows_of_blocks_as_another_gateway_and_not_more() -> None:
-    before, moved, more = footprint(5, 60, 1), footprint(5, 60, 1), footprint(5, 60, 1)
-    for taken, counts in ((before, (10, 2)), (moved, (10, 10)), (more, (10, 11))):
-        taken.rules = {name: {"entries of blocks": count} for name, count in zip("ab", counts, strict=True)}
-    assert list(before.grown(moved)) == []
-    assert list(before.grown(more)) == ["all nodes: [2, 10] entries of blocks are [10, 11] now"]
+def test_what_goes_soon_has_not_grown_and_what_stays_has(site: ChaosSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, taken = footprint(5, 60, 1), [footprint(6, 60, 1), footprint(6, 60, 1), footprint(5, 60, 1)]
+    monkeypatch.setattr(calm, "Footprint", lambda site: taken.pop(0) if len(taken) > 1 else taken[0])
+    assert calm.still_grown(site, before, timeout_s=10.0) == []
+    taken[:] = [footprint(6, 60, 1)]
+    assert calm.still_grown(site, before, timeout_s=0.0) == ["worker1: 5 ip rules are 6 now"]
 
 
 def test_an_echo_request_has_a_sound_checksum() -> None:

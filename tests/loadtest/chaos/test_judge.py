@@ -32,6 +32,7 @@ SITE = ChaosSite(Lab(LabState(options=LabOptions(name="unbuilt"), host_settings=
 CAPTURE = capture_site(SITE.lab.plan, FLOATING_IPS)
 POD = SITE.selected[0]
 ROUTER = bytes.fromhex("026567000001")
+NOBODY: frozenset[str] = frozenset()
 
 
 def frame(source: str, port: str, *, at_ms: int = 0, destination_mac: bytes = ROUTER) -> Frame:
@@ -136,10 +137,18 @@ def test_a_forged_datagram_that_leaves_with_a_floating_ip_is_told() -> None:
 def test_losses_are_told_where_the_event_costs_none() -> None:
     kinds = ("lost", "ok", "lost", "broken")
     lines = [{"pod": "p1", "kind": "udp", "what": what, "detail": "ConnectionError", "t": 9} for what in kinds]
-    found = dict(judge_flows(lines, [(9, QUIET)]))
+    found = dict(judge_flows(lines, [(9, QUIET)], selected=NOBODY))
     assert found[Promise.LOST].startswith("2 in 1 flows: 2 udp of p1")
     assert set(found) == {Promise.LOST, Promise.BROKEN}
-    assert dict(judge_flows(lines, [(9, Cost())])) == {}
+    assert dict(judge_flows(lines, [(9, Cost())], selected=NOBODY)) == {}
+
+
+def test_without_the_cnis_nat_only_selected_pods_connections_must_live() -> None:
+    bare = Cost(loses=False, breaks=False, bare=True)
+    line = {"pod": "p1", "kind": "tcp-push", "what": "broken", "detail": "ConnectionError", "t": 9}
+    assert list(judge_flows([line], [(9, bare)], selected=frozenset(("p1",))))
+    assert list(judge_flows([line], [(9, bare)], selected=NOBODY)) == []
+    assert list(judge_flows([line], [(9, QUIET)], selected=NOBODY))
 
 
 def test_what_went_unanswered_before_the_round_began_is_of_the_round_before() -> None:
@@ -147,7 +156,8 @@ def test_what_went_unanswered_before_the_round_began_is_of_the_round_before() ->
     line = {"pod": "p1", "kind": "tcp-stream", "what": "broken", "detail": "TimeoutError", "t": given_up_ns}
 
     def is_told(began_s: float, before: Cost, now: Cost, **other: str) -> bool:
-        return bool(list(judge_flows([line | other], [(0, before), (given_up_ns - int(began_s * 1e9), now)])))
+        rounds = [(0, before), (given_up_ns - int(began_s * 1e9), now)]
+        return bool(list(judge_flows([line | other], rounds, selected=NOBODY)))
 
     assert not is_told(STALL_S - 0.1, before=Cost(), now=QUIET)
     assert is_told(STALL_S - 0.1, before=QUIET, now=Cost())

@@ -50,11 +50,10 @@ def test_no_datagram_that_leaves_bare_is_known() -> None:
         assert known_fault(leak, [make_round((name,), 1, 1)], KNOWN) is None
 
 
-@pytest.mark.parametrize("fault", KNOWN, ids=lambda fault: fault.why)
-def test_each_says_how_it_is_shown(fault: Known) -> None:
-    assert fault.events <= set(CATALOGUE)
-    if fault.rounds:
+def test_each_says_how_it_is_shown() -> None:
+    for fault in KNOWN:
         names = tuple(fault.events)
-        for number, event in parse_rounds(fault.rounds):
+        assert fault.events <= set(CATALOGUE)
+        for number, event in parse_rounds(fault.rounds) if fault.rounds else ():
             assert event in ("", *names)
             assert make_round(names, fault.seed, number)
