@@ -339,6 +339,22 @@ def test_d1_a_connection_goes_on_when_conntrack_forgot_it_and_the_server_speaks_
             assert accepted.getpeername() == peer
 
 
+def test_d1_a_packet_that_is_routed_to_the_pod_itself_does_not_turn_its_flow_around(segment: Segment) -> None:
+    """Whoever knows the ports can forge one. Connection tracking, which has forgotten, takes it for the first."""
+    router = segment.places["router"]
+    with talking(segment) as (client, server):
+        assert exchange(client, server, 3) == 3
+        forget_connections(segment)
+        router.command(f"ip route add {POD} via {segment.pod_node_address}")
+        try:
+            server.sendto(b"routed", client.getsockname())
+            assert client.recv(100) == b"routed"
+        finally:
+            router.command(f"ip route del {POD}")
+        time.sleep(0.6)
+        assert exchange(client, server, 3) == 3
+
+
 ISOLATED = """table ip isolation {
   chain forward {
     type filter hook forward priority 10
