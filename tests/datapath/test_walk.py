@@ -455,9 +455,7 @@ def served(segment: Segment) -> Iterator[None]:
 
 
 def test_f1_what_was_translated_on_the_way_is_asked_of_for_ever(segment: Segment, held: None) -> None:
-    """It came out otherwise than it went in, so nothing is said of the packets that follow, nor of those of the same ports
-    that are sent to where it came out.
-    """
+    """It came out otherwise than it went in: nothing is said of what follows, nor of what goes to the endpoint."""
     segment.allow_direct(True)
     with served(segment), talking(segment) as (client, server):
         client.connect((str(SERVICE), SERVICE_PORT))
