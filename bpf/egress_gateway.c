@@ -361,5 +361,8 @@ int uplink_egress(struct __sk_buff *skb)
     if (is_ours || !settings || !floating_ips.lookup(&ip.destination) || !is_lease_live(ip.destination))
         return TC_ACT_UNSPEC;
     verdict = take_floating(skb, &ip, 0, BY_ITSELF, settings);
-    return verdict == VERDICT_FAULT ? drop_fault(skb) : verdict;
+    if (verdict != VERDICT_FAULT)
+        return verdict;
+    /* This node's own: its stack hears of it, as a pod's node does where a pod's packet is too big (rule X3). */
+    return complain(skb) ? to_pod(skb, settings, ip.destination) : TC_ACT_SHOT;
 }

@@ -209,11 +209,3 @@ static inline const struct fault *complain(struct __sk_buff *skb)
     count(COUNT_ERRORS_MADE);
     return fault;
 }
-
-static inline int drop_fault(struct __sk_buff *skb)
-{
-    u32 zero = 0;
-    struct fault *fault = faults.lookup(&zero);
-
-    return fault ? drop(skb, fault->reason, fault->floating_ip) : TC_ACT_SHOT;
-}

@@ -26,7 +26,6 @@ struct selected_value {
     __u32 pod; /* another number for another pod UID or device: nobody inherits a flow (rule B2) */
 };
 #define SELECTED_STEER 1
-#define SELECTED_PENDING 2  /* marked, and dropped at egw0 */
 #define SELECTED_CHANGING 3 /* dropped before netfilter, so that no connection-tracking entry is made (rule W10) */
 #define SELECTED_NOT 4      /* classified, and left alone */
 _Static_assert(sizeof(struct selected_key) == 8, "selected_key");

@@ -94,7 +94,7 @@ def defect(document: dict[str, Any], node_names: tuple[str, ...]) -> str:
         return f"the keeper of {document.get('node')} is not alive"
     if keeper.get("elector") and not keeper.get("voting"):
         return f"the elector on {document.get('node')} does not vote"
-    waiting = [pod for pod, phase in document.get("endpoints", {}).items() if phase != "steering"]
+    waiting = [pod for pod, phase in document.get("pods", {}).items() if phase != "steering"]
     return f"pods not yet steered: {', '.join(waiting)}" if waiting else ""
 
 

@@ -92,7 +92,7 @@ def fill(lab: Lab, node: str, sizes: Sizes) -> None:
     def is_filled() -> bool:
         document = gateway.status(lab, node)
         known = len(document["policies"])
-        steered = sum(document["endpoints"].get(str(pod.ip)) == "steering" for pod in pods)
+        steered = sum(document["pods"].get(str(pod.ip)) == "steering" for pod in pods)
         if steered < len(pods) or known <= sizes.policies:
             raise TransientError(f"{steered} pods are steered, and {known} policies known")
         return True

@@ -166,6 +166,7 @@ class PortBlocks:
         self._said = ()
         for machine in (owner, gateway):
             machine.set_members(members, now_ns=now_ns)
+            # No elector says here which term is on its disk (port-blocks.md, Not built).
             machine.set_leader(leader_address, term_max=TERM_MAX, now_ns=now_ns)
         if not is_said:
             self._forget_others(owner, gateway, frozenset(listed), now_ns)

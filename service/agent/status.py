@@ -61,7 +61,7 @@ def agent_status(
         "held": [str(floating_ip) for floating_ip in sorted(held)],
         "keeper": keeper_status(report),
         "electorate": _electorate(report),
-        "endpoints": {str(pod_ip): phase.value for pod_ip, phase in sorted(reconciler.steering.phases().items())},
+        "pods": {str(pod_ip): phase.value for pod_ip, phase in sorted(reconciler.steering.phases().items())},
         "portBlocks": port_blocks,
         "transports": transports,
         "hooks": datapath.hooks.kinds(),

@@ -179,6 +179,7 @@ class Turn:
             role=self.role,
             schedulable=self._intake.inventory.is_schedulable(self._settings.node),
             own_addresses=self._conflicts.own_addresses(),
+            unrouted=self._upkeep.unrouted(),
         )
         assignments, floating_ips = reconciler.assignments, reconciler.floating_ips()
         parts = self._parts.of(lambda: parts_of(self._settings.node, assignments), assignments)

@@ -5,10 +5,12 @@ worth more than the size.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 FLOWS_MIN, FLOWS_MAX = 16_384, 1_048_576
+_TOLD_FROM = 1.25
+"""Memory changes a little with every kernel, and all the time under a balloon."""
 _MEMORY_PER_FLOW = 65_536
 """Of the whole node. The tables take about 600 bytes for each, under a hundredth: 540 (memlock of all, measured: 70.8
 MB for 131,072), and since then 24 bytes of counters in each of two rows and a half."""
@@ -24,12 +26,18 @@ class FlowRoom:
     """Unanswered and closing TCP: the longest unused is evicted."""
     datagram: int = 131_072
     """UDP and ICMP, the same."""
+    is_set: bool = field(default=True, compare=False)
+    """By a setting, and not by the node's memory."""
 
     @classmethod
     def of(cls, flows: int, *, memory_bytes: int) -> Self:
         """`flows` is the room for open TCP, and for datagrams; 0: by memory, within FLOWS_MIN and FLOWS_MAX."""
         count = flows or min(max(memory_bytes // _MEMORY_PER_FLOW, FLOWS_MIN), FLOWS_MAX)
-        return cls(count, max(count // 2, 1), count)
+        return cls(count, max(count // 2, 1), count, is_set=flows > 0)
+
+    def is_other(self, rows: int, wanted: int) -> bool:
+        """Whether a table with that many rows is not what is wanted here: by memory, not nearly so."""
+        return rows != wanted and (self.is_set or max(rows, wanted) >= _TOLD_FROM * min(rows, wanted))
 
 
 def physical_memory_bytes() -> int:

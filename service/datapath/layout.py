@@ -133,8 +133,6 @@ class SelectedState(IntEnum):
     """What is done with packets of a classified pod."""
 
     STEER = 1
-    PENDING = 2
-    """Marked, then dropped at the steering device."""
     CHANGING = 3
     """Its selection is changing: dropped before netfilter, so that no connection-tracking entry is made (W10)."""
     NOT = 4

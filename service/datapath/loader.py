@@ -1,23 +1,24 @@
 """Compile and load bpf/egress_gateway.c with BCC. The only module that imports bcc.
 
 Maps are pinned under `{bpf_dir}/v{LAYOUT_VERSION}` and survive the agent, so that a restart interrupts nothing. A pin
-is checked for its shape before it is reused. BCC never sees it: it would take a map of any size, and it opens a pinned
-map by its id, which needs CAP_SYS_ADMIN, and an agent in a pod does not have that (both measured).
+is checked for its shape and size before it is reused. BCC never sees it: it would take a map of any size, and it opens
+a pinned map by its id, which needs CAP_SYS_ADMIN, and an agent in a pod does not have that (both measured).
 """
 
 import os
 import re
 import subprocess
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from service.datapath import bpf_map
+from service.datapath import bpf_map, map_size
 from service.datapath.bpf_map import BpfMap
 from service.datapath.flow_room import FlowRoom
 from service.datapath.kernel_headers import write_kernel_headers
 from service.datapath.layout import MAP_SHAPES, MapName, pin_folder
+from service.datapath.map_size import KeptSize
 from service.model.errors import OperatorError
 from service.network.bpf_call import open_object
 
@@ -32,12 +33,13 @@ class LoadedDatapath:
     """The compiled programs and opened maps of one node.
 
     `programs` maps each name of PROGRAMS to a descriptor that lives as long as this object; an attached program lives
-    on in the kernel. `maps` is keyed by MapName.
+    on in the kernel. `maps` is keyed by MapName. `kept_sizes`: maps of a former agent that are smaller or larger than
+    they would be now.
     """
 
     def __init__(self, pin_dir: Path, headers: Path, room: FlowRoom) -> None:
         self.pin_dir = pin_dir
-        self._module = _compile_beside(pin_dir, headers, room)
+        self._module, self.kept_sizes = _compile_beside(pin_dir, headers, room)
         from bcc import BPF
 
         try:
@@ -85,31 +87,40 @@ def write_headers(run_dir: str) -> Path:
     return write_kernel_headers(Path(run_dir) / "kernel-headers")
 
 
-def _compile_beside(pin_dir: Path, headers: Path, room: FlowRoom) -> Any:
+def _compile_beside(pin_dir: Path, headers: Path, room: FlowRoom) -> tuple[Any, tuple[KeptSize, ...]]:
     """Compile with new maps, then put those of a former agent in their place, and pin those that had no former one."""
     new = pin_dir.with_name(f"{pin_dir.name}-new")
     _remove_pins(new)  # Of one that died in the midst of this.
     new.mkdir()
     try:
         module = _compile(new, headers, room)
-        _take_over_maps(module, new, pin_dir)
+        kept = _take_over_maps(module, new, pin_dir)
     finally:
         _remove_pins(new)
-    return module
+    return module, tuple(one for one in kept if room.is_other(one.rows, one.wanted))
 
 
-def _take_over_maps(module: Any, new: Path, pin_dir: Path) -> None:
+def _take_over_maps(module: Any, new: Path, pin_dir: Path) -> list[KeptSize]:
+    """Return those that stay in use with another size than the new one has."""
     from bcc.libbcc import lib
 
+    kept = []
     for name in MAP_SHAPES:
         try:
-            kept = open_object(str(pin_dir / name))
+            former = bpf_map.open_pinned(str(pin_dir / name))
         except FileNotFoundError:
             (new / name).rename(pin_dir / name)
             continue
-        # Programs name their maps by the number of a descriptor until the kernel has them, and that is after this.
-        os.dup2(kept, lib.bpf_table_fd(module.module, name.encode()), inheritable=False)
-        os.close(kept)
+        with closing(former), closing(bpf_map.open_pinned(str(new / name))) as made:
+            if former.info.max_entries != made.info.max_entries:
+                if map_size.copy_rows(name, former, made):
+                    # One step: whoever starts after a crash here finds the one map or the other, and whole.
+                    (new / name).rename(pin_dir / name)
+                    continue
+                kept.append(KeptSize(name, former.info.max_entries, made.info.max_entries))
+            # Programs name their maps by the number of a descriptor until the kernel has them, and that is after this.
+            os.dup2(former.fd, lib.bpf_table_fd(module.module, name.encode()), inheritable=False)
+    return kept
 
 
 def _remove_pins(folder: Path) -> None:
@@ -165,7 +176,8 @@ def _is_bpffs(path: Path) -> bool:
 def _drop_misfits(folder: Path) -> None:
     """Unpin maps that this version has not, and those whose shape is not its own, which would overrun memory.
 
-    What keeps its name and shape is kept (rule U1). A keeper of another version has its fence open already.
+    What keeps its name and shape is kept (rule U1), with its size or without. A keeper of another version has its fence
+    open already.
     """
     for path in folder.iterdir():
         if path.name not in MAP_SHAPES:

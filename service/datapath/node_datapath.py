@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from service.datapath import flow_row, layout, loader
+from service.datapath import flow_row, layout, loader, map_size
 from service.datapath.block_maps import BlockMaps
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.flow_room import FlowRoom, physical_memory_bytes
@@ -23,6 +23,7 @@ from service.datapath.flow_table import FlowTable
 from service.datapath.hook_book import HookBook, Newcomers
 from service.datapath.layout import COUNTER_NAMES, ClusterFlag, MapName, SelectedState
 from service.datapath.loader import LoadedDatapath
+from service.datapath.map_size import KeptSize
 from service.datapath.planter import Planter
 from service.datapath.worker_pool import WorkerPool
 from service.host import identity
@@ -105,6 +106,7 @@ class NodeDatapath:
         self._waiting: frozenset[int] = frozenset()
         self._newcomers = Newcomers()
         self.hooks = HookBook()
+        self._kept_sizes: tuple[KeptSize, ...] = ()
         self._has_netfilter = self._keeps_out_pods = False
         self._is_netfilter_lost = False
         self._sysctl = _sysctl(settings)
@@ -139,6 +141,7 @@ class NodeDatapath:
         room = FlowRoom.of(settings.datapath.flows, memory_bytes=physical_memory_bytes())
         self._loaded = await asyncio.to_thread(loader.load_datapath, bpf_dir, run_dir, room)
         self._stack.callback(self._loaded.close)
+        self._kept_sizes = self._loaded.kept_sizes
         self.pool = WorkerPool(
             {name: self._loaded.map(name) for name in _DRIVEN_MAPS},
             workers=settings.datapath.workers,
@@ -163,8 +166,8 @@ class NodeDatapath:
         await self._stack.aclose()
 
     def troubles(self) -> list[str]:
-        """What a disk keeps from being noted, for status."""
-        return [trouble] if (trouble := self._sysctl.trouble) else []
+        """What a disk keeps from being noted, and which maps are not as large as they should be; for status."""
+        return [told for told in (self._sysctl.trouble, map_size.trouble(self._kept_sizes)) if told]
 
     @property
     def uplinks(self) -> tuple[LocalUplink, ...]:

@@ -1,10 +1,11 @@
-"""Floating IPs whose packets find no route by their own uplink, for status (rule H1). Pure.
+"""Floating IPs whose packets find no route by their own uplink, for status and for the gateway object (rule H1). Pure.
 
 Such a packet is dropped and counted on the holder, never sent by another uplink. Who reads the counters alone would
 have to know which of them should stand still.
 """
 
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 
 from service.model.drop import DropReason
 
@@ -28,13 +29,17 @@ class Unrouted:
                     self._grown_ns[address] = now_ns
         self._counts = counts
 
+    def addresses(self, *, now_ns: int) -> tuple[IPv4Address, ...]:
+        """Those that have lost packets for want of a route within a minute, in order."""
+        late = (address for address, grown_ns in self._grown_ns.items() if now_ns - grown_ns < _SHOWN_NS)
+        return tuple(sorted(map(IPv4Address, late)))
+
     def troubles(self, *, now_ns: int) -> list[str]:
-        """A line for each floating IP that has lost packets for want of a route within a minute."""
+        """A line for each of them."""
         return [
             f"{address}: packets from it have no route by the uplink on its segment and are dropped (no_route); give "
             f"this node one, as `ip route get DESTINATION from {address} oif UPLINK` would show it"
-            for address, grown_ns in sorted(self._grown_ns.items())
-            if now_ns - grown_ns < _SHOWN_NS
+            for address in self.addresses(now_ns=now_ns)
         ]
 
 

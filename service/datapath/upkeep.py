@@ -242,6 +242,10 @@ class Upkeep:
             if (pod_ips := [pod_ip for pod_ip in found if reconciler.is_guarded(pod_ip)])
         ]
 
+    def unrouted(self) -> tuple[IPv4Address, ...]:
+        """Floating IPs whose packets find no route here: what a node may hold and not serve (rule H1)."""
+        return self._unrouted.addresses(now_ns=self._clock())
+
     async def follow_links(self) -> None:
         """New pod devices are attached and lost carriers noticed as the kernel reports them; and all is compared again
         now and then, soon where a look has failed (rule I2)."""

@@ -32,6 +32,8 @@ gone."""
 
 OWN_ADDRESSES_MAX = 16
 """So that metadata stay below their bound; of further ones ARP probes tell."""
+UNROUTED_MAX = 8
+"""The same; further ones stand in the node's own status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class MemberMetadata:
     """It gives its pods' packets their floating IP itself; before, the holder did (rule U1)."""
     tunnels: bool = False
     """It takes packets of members out of the tunnel (rule X2)."""
+    unrouted: tuple[IPv4Address, ...] = ()
+    """Floating IPs whose packets lately found no route by their uplink there; at most UNROUTED_MAX."""
 
 
 class _Metadata(msgspec.Struct, array_like=True):
@@ -71,6 +75,7 @@ class _Metadata(msgspec.Struct, array_like=True):
     """On each segment."""
     translates: bool = False
     tunnels: bool = False
+    unrouted: tuple[bytes, ...] = ()
 
 
 class _AssignmentRow(msgspec.Struct, array_like=True):
@@ -137,12 +142,15 @@ def encode_metadata(metadata: MemberMetadata) -> bytes:
             tuple(int(segment.hearing) for segment in metadata.segments),
             metadata.translates,
             metadata.tunnels,
+            tuple(address.packed for address in metadata.unrouted[:UNROUTED_MAX]),
         )
     )
 
 
 def fitting(metadata: MemberMetadata, bytes_max: int) -> MemberMetadata:
-    """With as many of its segments, from the first, as `bytes_max` have room for."""
+    """With as many of its segments, from the first, as `bytes_max` have room for; what only people read goes first."""
+    if len(encode_metadata(metadata)) > bytes_max:
+        metadata = replace(metadata, unrouted=())
     for count in range(len(metadata.segments), -1, -1):
         metadata = replace(metadata, segments=metadata.segments[:count])
         if len(encode_metadata(metadata)) <= bytes_max:
@@ -165,8 +173,9 @@ def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
             )
         )
         own = tuple(IPv4Address(address) for address in raw.own_addresses[:OWN_ADDRESSES_MAX])
+        unrouted = tuple(IPv4Address(address) for address in raw.unrouted[:UNROUTED_MAX])
         head = NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id
-        return MemberMetadata(*head, own, raw.translates, raw.tunnels)
+        return MemberMetadata(*head, own, raw.translates, raw.tunnels, unrouted)
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerError(f"metadata of {member or 'a member'}: {error}") from error
 

@@ -10,7 +10,7 @@ class DropReason(IntEnum):
     NO_GATEWAY = 1
     """Selected, but no row says which node holds the floating IP."""
     ENDPOINT_PENDING = 2
-    """Selected, but not served yet, or its selection is changing."""
+    """Its pod's selection is changing."""
     UNKNOWN_DEVICE = 3
     """A selected pod's address on a device that is not known to be that pod's."""
     NOT_SELECTED = 4

@@ -65,6 +65,7 @@ def gateway_problems(facts: Facts) -> list[Problem]:
             Problem("InvalidFloatingIP", error.field, f"{error.field}: {error.message}")
             for error in node_address_errors(gateway, facts.nodes)
         ),
+        *_unrouted(facts, gateway),
         *_missed(facts, gateway),
         *_few(gateway, facts.nodes),
         *_few_ports(facts, gateway),
@@ -105,6 +106,21 @@ def _owner(facts: Facts, mac: bytes) -> str:
         if any(segment.mac == mac for segment in node.segments):
             return f"the MAC of node {node.name}"
     return "which is no node's"
+
+
+def _unrouted(facts: Facts, gateway: NetworkGateway) -> Iterator[Problem]:
+    """Held, and yet of no use: by its holder's own word, which counts for nobody else's addresses."""
+    for floating_ip in gateway.floating_ips:
+        held = facts.holders.get(floating_ip)
+        if held is None or held.node not in facts.members:
+            continue
+        _, metadata = facts.members[held.node]
+        if floating_ip in metadata.unrouted:
+            message = (
+                f"{floating_ip}: its holder {held.node} drops packets from it, having no route by its uplink on that "
+                "segment (no_route); give the node a route there, or list an address of a segment that leads outside"
+            )
+            yield Problem("NoRoute", str(floating_ip), message)
 
 
 def _missed(facts: Facts, gateway: NetworkGateway) -> Iterator[Problem]:

@@ -167,6 +167,7 @@ class ClusterView:
         role: NodeRole,
         schedulable: bool,
         own_addresses: tuple[IPv4Address, ...] = (),
+        unrouted: tuple[IPv4Address, ...] = (),
     ) -> None:
         """Tell the others whether this node may hold floating IPs and on which segments; a no-op if unchanged.
 
@@ -179,6 +180,7 @@ class ClusterView:
             role=role,
             schedulable=schedulable,
             own_addresses=own_addresses,
+            unrouted=unrouted,
         )
         if metadata == self._metadata:
             return

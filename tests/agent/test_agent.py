@@ -264,7 +264,7 @@ async def test_what_a_former_agent_steered_stays_until_objects_say_otherwise(tmp
     async with AsyncExitStack() as stack:
         agent = Agent(settings, datapath)
         await agent.enter(stack)
-        assert agent.status()["endpoints"] == {"10.0.0.7": "steering"}
+        assert agent.status()["pods"] == {"10.0.0.7": "steering"}
         assert datapath.calls == [], "nothing is taken away before the objects are known"
     assert IPv4Address("10.0.0.7") in datapath.left.steered
 

@@ -352,3 +352,23 @@ async def test_k1_a_lease_that_outlived_the_listing_of_its_address_is_neither_cl
     site.held.clear()
     await site.turn.take()
     assert [claim.floating_ip for claim in site.said[-1].claims] == [str(FLOATING_IP)], "anew"
+
+
+@in_virtual_time
+async def test_h1_the_members_hear_which_floating_ip_finds_no_route_here_and_when_it_does_again(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.know(*OBJECTS)
+
+    async def told() -> tuple[IPv4Address, ...]:
+        await site.turn.take()
+        return site.cluster.members()["worker1"][1].unrouted
+
+    repair = asyncio.create_task(site.upkeep.repair())
+    await asyncio.sleep(3)
+    assert await told() == ()
+    site.datapath.dropped = {("no_route", str(FLOATING_IP)): 5}
+    await asyncio.sleep(3)
+    assert await told() == (FLOATING_IP,)
+    await asyncio.sleep(61)
+    assert await told() == ()
+    repair.cancel()

@@ -28,7 +28,7 @@ from tests.datapath.node import (
     egw_frame,
     from_outside,
 )
-from tests.datapath.program import EGW, POD_DEVICE, REDIRECT, SHOT, UPLINK, Device, Outcome
+from tests.datapath.program import EGW, POD_DEVICE, REDIRECT, SHOT, UNSPEC, UPLINK, Device, Outcome
 
 pytestmark = pytest.mark.bpf
 each_protocol = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
@@ -233,6 +233,23 @@ def test_h2_the_outside_is_told_by_the_holders_own_address_that_the_hops_are_use
     assert ends(outcome) == (OWN_ADDRESS, SERVER)
     assert_quotes(outcome, flow.reply(ttl=1)[14:])
     assert packet.read(outcome.frame).destination == ROUTER_MAC
+
+
+@each_protocol
+def test_c31_the_holder_itself_is_told_what_of_its_own_is_too_big_for_the_way_to_the_node(
+    holder: Node, flow: Flow
+) -> None:
+    """By its own stack, which tells the pod in whose name it has sent it."""
+    sent = of_length(flow, BIG, OWN_ADDRESS, FLOATING_IP, packet.ECHO_REPLY)
+    frame = packet.ethernet(UPLINK.mac, UPLINK.mac, packet.IPV4, sent)
+    with narrow(holder):
+        outcome = holder.programs.run("uplink_egress", frame, device=UPLINK)
+    assert said(outcome) == TOO_BIG
+    assert ends(outcome) == (FLOATING_IP, OWN_ADDRESS)
+    assert_quotes(outcome, sent)
+    assert (packet.read(outcome.frame).destination, outcome.mark) == (EGW.mac, MARK)
+    assert holder.drops() == {(FLOATING_IP, DropReason.TOO_BIG): 1}
+    assert holder.programs.run("steer_ingress", outcome.frame, device=EGW, mark=MARK).verdict == UNSPEC
 
 
 # ---- the pod's node ----

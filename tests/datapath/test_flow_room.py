@@ -17,5 +17,11 @@ def test_b5_what_is_set_counts_whatever_memory_there_is() -> None:
     assert FlowRoom.of(1, memory_bytes=GIB) == FlowRoom(1, 1, 1)
 
 
+def test_b5_another_size_is_told_where_it_is_set_and_where_memory_is_quite_another() -> None:
+    is_set, by_memory = FlowRoom.of(1000, memory_bytes=0), FlowRoom.of(0, memory_bytes=GIB)
+    assert [is_set.is_other(1000, 1000), is_set.is_other(999, 1000)] == [False, True]
+    assert [by_memory.is_other(rows, 1000) for rows in (790, 810, 1240, 1260)] == [True, False, False, True]
+
+
 def test_the_memory_of_this_machine_is_read() -> None:
     assert physical_memory_bytes() > 100 << 20

@@ -174,8 +174,8 @@ def test_a_rule_key_is_read_as_it_was_written() -> None:
 
 
 def test_a_selected_row_is_read_as_it_was_written() -> None:
-    key, value = layout.selected_key(ADDRESS, 7), layout.selected_value(2**64 - 1, SelectedState.PENDING)
-    assert layout.parse_selected(key, value) == (ADDRESS, 7, 2**64 - 1, SelectedState.PENDING)
+    key, value = layout.selected_key(ADDRESS, 7), layout.selected_value(2**64 - 1, SelectedState.CHANGING)
+    assert layout.parse_selected(key, value) == (ADDRESS, 7, 2**64 - 1, SelectedState.CHANGING)
 
 
 def test_own_blocks_have_a_bit_each() -> None:

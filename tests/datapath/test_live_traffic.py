@@ -17,6 +17,7 @@ from service.network.arp import ArpPacket
 from service.network.arp_listener import ArpListener
 from service.network.tcx import TcxLinks
 from tests.datapath import packet
+from tests.datapath.conversation import IP_MTU, IP_MTU_DISCOVER, IP_PMTUDISC_DO
 from tests.datapath.node import (
     ECHO_FLOW,
     FLOATING_IP,
@@ -376,6 +377,37 @@ def test_h2_the_node_itself_finds_what_it_holds(holder: Node, wires: Wires) -> N
         holder.programs.namespace.command("ip", "neigh", "del", *neighbour)
     assert [(frame.destination, frame.kind) for frame in frames] == [(NODE_A_MAC, packet.IPV4)]
     assert frames[0].ip.destination == FLOATING_IP
+
+
+def test_c31_a_program_of_the_holder_is_told_what_is_too_big_for_the_way_to_the_node(
+    holder: Node, wires: Wires
+) -> None:
+    """A datagram that may not be cut, to a block that is reached by another, narrower uplink."""
+    holder.assign(device=UPLINK_2)
+    command = holder.programs.namespace.command
+    command("ip", "link", "set", UPLINK_2.name, "mtu", "600")
+    try:
+        told = holder.programs.namespace.call(ask_for_too_much, (str(FLOATING_IP), UDP_FLOW.pod_port))
+    finally:
+        command("ip", "link", "set", UPLINK_2.name, "mtu", "1500")
+        command("ip", "neigh", "del", str(FLOATING_IP), "dev", UPLINK.name)
+        command("ip", "route", "flush", "cache")
+    assert told == (errno.EMSGSIZE, 600)
+    assert wires.leaving(UPLINK) == []
+
+
+def ask_for_too_much(address: tuple[str, int]) -> tuple[int | None, int]:
+    """What the socket hears, and what it knows of the way then."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as speaker:
+        speaker.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        speaker.settimeout(2)
+        speaker.connect(address)
+        speaker.send(bytes(1400))
+        try:
+            speaker.recv(1)
+        except OSError as error:
+            return error.errno, speaker.getsockopt(socket.IPPROTO_IP, IP_MTU)
+        return None, 0
 
 
 def say(address: tuple[str, int]) -> None:

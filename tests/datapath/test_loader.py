@@ -20,7 +20,8 @@ from tests.datapath.program import create_map
 
 pytestmark = pytest.mark.bpf
 
-HASH, LRU_HASH = 1, 9
+HASH, PERCPU_ARRAY, LRU_HASH, LPM_TRIE = 1, 6, 9, 11
+NO_PREALLOC = 1
 MISFITS = {MapName.WAYS: (HASH, 4, 40), MapName.SELECTED: (HASH, 12, 16), MapName.MEMBERS: (LRU_HASH, 12, 4)}
 """Type, key and value size: each differs from the map's real shape in one."""
 FLOATING_IP = IPv4Address("192.168.1.100")
@@ -123,9 +124,65 @@ def test_b5_tables_of_flows_have_the_room_that_is_asked_for_and_keep_it_with_the
         MapName.FLOWS_DATAGRAM: 300,
         MapName.MIRRORS_DATAGRAM: 300,
     }
-    for room in (FlowRoom.of(300, memory_bytes=0), FlowRoom.of(0, memory_bytes=1 << 33)):
-        with load_datapath(bpf_dir, run_dir, room) as loaded:
-            assert {name: loaded.map(name).info.max_entries for name in tables} == tables
+    flow = bytes(range(16)), bytes(96)
+    with load_datapath(bpf_dir, run_dir, FlowRoom.of(300, memory_bytes=0)) as loaded:
+        assert {name: loaded.map(name).info.max_entries for name in tables} == tables
+        assert loaded.kept_sizes == ()
+        loaded.map(MapName.FLOWS_OPEN).update(*flow)
+    with load_datapath(bpf_dir, run_dir, FlowRoom.of(0, memory_bytes=1 << 33)) as loaded:
+        assert {name: loaded.map(name).info.max_entries for name in tables} == tables
+        assert loaded.map(MapName.FLOWS_OPEN).items() == dict([flow])
+        wanted = {name: 65_536 if size == 150 else 131_072 for name, size in tables.items()}
+        assert {one.map: (one.rows, one.wanted) for one in loaded.kept_sizes} == {
+            name: (size, wanted[name]) for name, size in tables.items()
+        }
+
+
+def pin_sized(path: Path, size: int, rows: int, *, flags: int = 0) -> dict[bytes, bytes]:
+    """A former agent's map of that name, and what is in it."""
+    shape = MAP_SHAPES[path.name]
+    made = BpfMap(create_map(shape.type, shape.key_size, shape.value_size, size, flags=flags))
+    prefix = b"\x20\0\0\0" if shape.type == LPM_TRIE else b""
+    width = shape.key_size - len(prefix)
+    values = made.lookup(bytes(shape.key_size)) if shape.type == PERCPU_ARRAY else None
+    filled = b"\7" * (shape.value_size if values is None else len(values))
+    assert made.update_many([(prefix + number.to_bytes(width, "little"), filled) for number in range(rows)]) == rows
+    bpf_call.pin(made.fd, str(path))
+    content = made.items()
+    made.close()
+    return content
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "size"),
+    [(MapName.CLUSTER, NO_PREALLOC, 16_384), (MapName.SELECTED, 0, 16_384), (MapName.COUNTS, 0, 14)],
+)
+def test_u1_a_map_of_the_agents_own_has_this_versions_size_and_the_rows_of_before(
+    bpf_dir: str, run_dir: str, name: str, flags: int, size: int
+) -> None:
+    """0.1 had 4,096 rows in `cluster`. Of a counter that 0.1 had not, the row is there."""
+    pin_folder(bpf_dir).mkdir(parents=True)
+    content = pin_sized(pin_folder(bpf_dir) / name, 8, 8, flags=flags)
+    with load_datapath(bpf_dir, run_dir) as loaded:
+        assert loaded.map(name).info.max_entries == size
+        assert content.items() <= loaded.map(name).items().items()
+        assert loaded.kept_sizes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "rows"),
+    [(MapName.UPLINK_ADDRESSES, 300, 300), (MapName.LEASE_DEADLINES, 16, 3)],
+    ids=["which has more rows than the new one", "which the keeper writes"],
+)
+def test_u1_another_map_keeps_its_size_and_that_is_told(
+    bpf_dir: str, run_dir: str, name: str, size: int, rows: int
+) -> None:
+    pin_folder(bpf_dir).mkdir(parents=True)
+    content = pin_sized(pin_folder(bpf_dir) / name, size, rows)
+    with load_datapath(bpf_dir, run_dir) as loaded:
+        assert loaded.map(name).info.max_entries == size
+        assert loaded.map(name).items() == content
+        assert [(one.map, one.rows) for one in loaded.kept_sizes] == [(name, size)]
 
 
 def test_u1_maps_that_only_a_former_version_had_go(bpf_dir: str, run_dir: str) -> None:

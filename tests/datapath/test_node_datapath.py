@@ -604,3 +604,31 @@ async def test_w13_the_next_agent_replaces_every_program_and_an_uninstalled_node
             await uninstall(settings)
             assert [ours_on(node, *hook) for hook in left] == [0] * len(left)
     assert not pins.exists()
+
+
+@pytest.mark.root
+@pytest.mark.bpf
+async def test_b5_tables_of_flows_keep_their_size_over_a_restart_and_status_and_metrics_say_which(
+    bpffs: Path, tmp_path: Path
+) -> None:
+    pins = bpffs / "b5"
+    with namespaces("n", "o") as (node, outside):
+        node.link("eth0", outside, "eth0")
+        node.ip("addr add 192.168.1.21/24 dev eth0")
+        told, sizes = [], []
+        with node.entered():
+            for flows in (300, 300, 600):
+                settings = settings_with(tmp_path, DatapathSettings(bpf_dir=str(pins), uplinks=("eth0",), flows=flows))
+                async with NodeDatapath(settings) as datapath:
+                    told.append(datapath.troubles())
+                    sizes.append((await datapath.flows.sweep(None)).tables["open"])
+            await uninstall(settings)
+            async with NodeDatapath(settings) as datapath:
+                told.append(datapath.troubles())
+                sizes.append((await datapath.flows.sweep(None)).tables["open"])
+            await uninstall(settings)
+    assert sizes == [(0, 300)] * 3 + [(0, 600)]
+    (trouble,) = told.pop(2)
+    assert "flows_open has 300 and not 600" in trouble
+    assert "rebooted" in trouble
+    assert told == [[]] * 3

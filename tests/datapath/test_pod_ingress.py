@@ -110,12 +110,6 @@ def test_another_rule_sets_rules_do_not_match(node: Node) -> None:
     assert is_untouched(leave_pod(node))
 
 
-def test_a_pending_pod_is_marked_too_so_that_its_packet_is_dropped_later_and_never_leaks(node: Node) -> None:
-    node.rule()
-    node.select(state=SelectedState.PENDING)
-    assert leave_pod(node).mark == MARK
-
-
 def test_a_selected_address_on_an_unknown_device_is_dropped_and_counted(pod_node: Node) -> None:
     assert leave_pod(pod_node, device=EGW).verdict == SHOT
     assert pod_node.drops() == {(None, DropReason.UNKNOWN_DEVICE): 1}

@@ -43,8 +43,8 @@ def test_the_hop_is_left_to_this_nodes_forwarding(pod_node: Node) -> None:
     assert packet.read(pod_node.send(TCP_FLOW, ttl=63).frame).ip.ttl == 63
 
 
-def test_a_pending_pods_packet_is_dropped_and_counted(pod_node: Node) -> None:
-    pod_node.select(state=SelectedState.PENDING)
+def test_w10_what_is_under_way_when_the_selection_begins_to_change_is_dropped_and_counted(pod_node: Node) -> None:
+    pod_node.select(state=SelectedState.CHANGING)
     assert pod_node.send(TCP_FLOW).verdict == SHOT
     assert pod_node.drops() == {(None, DropReason.ENDPOINT_PENDING): 1}
 

@@ -17,7 +17,7 @@ def _whole() -> dict[str, Any]:
             address: {"holder": "worker1", "assigned": "worker1", "successor": "control1"} for address in FLOATING_IPS
         },
         "keeper": {"alive": True, "elector": True, "voting": True},
-        "endpoints": {"10.244.1.10": "steering"},
+        "pods": {"10.244.1.10": "steering"},
     }
 
 
@@ -35,7 +35,7 @@ def test_a_whole_cluster_has_no_defect() -> None:
         (("floatingIPs", FLOATING_IPS[2], "successor"), None, "no successor"),
         (("keeper", "alive"), False, "keeper"),
         (("keeper", "voting"), False, "does not vote"),
-        (("endpoints", "10.244.1.10"), "pending", "10.244.1.10"),
+        (("pods", "10.244.1.10"), "setting", "10.244.1.10"),
     ],
 )
 def test_what_is_missing_is_told(path: tuple[str, ...], value: object, told: str) -> None:

@@ -5,7 +5,10 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from service.model.gateway_node import NodeState
+from service.gateway.row import MemberMetadata
+from service.gossip.member import Member, MemberState
+from service.model.gateway_node import NodeRole, NodeState
+from service.model.machine import Address
 from service.model.objects import Delete, Upsert
 from service.report.gateway import Problem, gateway_problems, gateway_status
 from tests.policy.objects import pod, policy
@@ -135,6 +138,22 @@ def test_a_pod_outside_the_known_ranges_is_told_with_what_to_set() -> None:
     assert "set datapath.pod_cidrs" in message
     site.take(Delete(stray.key))
     assert not problems(site)
+
+
+def told_by(name: str, *unrouted: str) -> tuple[Member, MemberMetadata]:
+    """A member, and the floating IPs whose packets find no route at it."""
+    metadata = MemberMetadata(NodeRole.WORKER, True, True, (), "1", 1, unrouted=tuple(map(IPv4Address, unrouted)))
+    return Member(name, Address("10.0.0.1", 9640), MemberState.ALIVE, b"", 1), metadata
+
+
+def test_h1_an_address_whose_holder_has_no_route_for_it_is_told_by_that_holder_alone() -> None:
+    site = two_held()
+    site.members = {"worker1": told_by("worker1", FIRST), "worker2": told_by("worker2", FIRST, "192.168.1.109")}
+    found = conditions(site)
+    assert f"{FIRST}: its holder worker1 drops packets from it" in found["NoRoute"]["message"]
+    assert "worker2" not in found["NoRoute"]["message"]
+    site.members["worker1"] = told_by("worker1")
+    assert "NoRoute" not in conditions(site), "it was so where the address was before"
 
 
 def test_q2_nodes_that_lack_ports_of_an_address_are_told_while_it_is_listed() -> None:

@@ -73,7 +73,7 @@ class AddressRemovedInUse(Event):
 
     name = "address-removed"
     cost = EDITED
-    # Its pods are announced for it no more: what is steered meanwhile finds no endpoint.
+    # No node has ports of it any more: what is under way meanwhile finds no block.
     drops = frozenset(("no_gateway", "lease_expired_ingress", "lease_expired_egress", "wrong_block", "no_flow"))
 
     def apply(self) -> None:

@@ -1,5 +1,6 @@
 """What may be known, and when it explains a finding."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from loadtest.chaos.events import CATALOGUE
 from loadtest.chaos.judge import Finding, Promise
 from loadtest.chaos.known import KNOWN, NEVER, Known, known_fault
 from loadtest.chaos.schedule import make_round, parse_rounds
+from service.datapath.layout import MAP_SHAPES
 
 BARE = Known("a flow leaves bare", Promise.LEAK, frozenset({"mtu"}), r"no node")
 
@@ -57,3 +59,8 @@ def test_each_says_how_it_is_shown() -> None:
         for number, event in parse_rounds(fault.rounds) if fault.rounds else ():
             assert event in ("", *names)
             assert make_round(names, fault.seed, number)
+
+
+def test_no_map_that_is_gone_explains_a_finding() -> None:
+    named = {name for fault in KNOWN for name in re.findall(r"entries of (\w+)", fault.detail)}
+    assert named <= MAP_SHAPES.keys()
