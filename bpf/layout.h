@@ -185,7 +185,7 @@ struct flow_settings {
     __u64 seed;              /* of where the search for a port starts: another one after a reboot (rule Q4) */
     __u16 ephemeral_first;   /* host order (rule D4) */
     __u16 ephemeral_last;
-    __u32 is_seeding;        /* flows of before this map are still missing: any segment but FIN and RST makes one */
+    __u32 _pad;
 };
 _Static_assert(sizeof(struct flow_settings) == 16, "flow_settings");
 

@@ -102,7 +102,5 @@ static inline int may_make_flow(const struct packet *packet, const struct flow_s
         return 1;
     if (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))
         return 0;
-    if (settings->is_seeding)
-        return 1;
     return packet->has_data && port >= settings->ephemeral_first && port <= settings->ephemeral_last;
 }

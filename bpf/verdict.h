@@ -43,14 +43,16 @@ static inline int is_agent_away(u64 now_ns)
 }
 
 /* Whether a hint stands in for the authenticated way now: never for a newer one, nor for long while there is an agent to
- * hear the authenticated word (rule W2). */
+ * hear the authenticated word, nor ever again once it has ended while there was one (rule W2). */
 static inline int is_hint_in_force(const struct way_hint *hint, u64 token)
 {
     u64 now_ns = bpf_ktime_get_boot_ns();
+    u32 zero = 0;
+    u64 *beat_ns = agent_beat.lookup(&zero);
 
     if (hint->way.token != token || hint->until_ns == 0)
         return 0;
-    return now_ns < hint->until_ns || is_agent_away(now_ns);
+    return now_ns < hint->until_ns || (is_agent_away(now_ns) && (!beat_ns || hint->until_ns > *beat_ns));
 }
 
 /* The way to the holder as it is now (rules W1, W2). */

@@ -167,6 +167,11 @@ class DatapathSettings(_Section, frozen=True):
     """For how many open TCP connections, and as many datagram flows, this node's tables have room; 600 bytes of kernel
     memory each. 0: one for each 64 KiB of its memory, 16,384 to 1,048,576. What is changed here counts from the node's
     next boot on (rule B5)."""
+    ephemeral_first: Annotated[int, Meta(ge=1, le=65535)] = 32_768
+    """From which port on pods open connections (`net.ipv4.ip_local_port_range` in them). A TCP segment of no known flow
+    that comes from another port is the answer of a server, and makes no flow (rule D4)."""
+    ephemeral_last: Annotated[int, Meta(ge=1, le=65535)] = 60_999
+    """To which one."""
     timeouts: TimeoutSettings = TimeoutSettings()
     bpf_dir: str = "/sys/fs/bpf/egressgw"
     """Folder for pins; on a bpffs, or a place where one can be mounted."""
@@ -184,6 +189,11 @@ class DatapathSettings(_Section, frozen=True):
             services=tuple(IPv4Network(cidr) for cidr in self.service_cidrs),
             nodes=tuple(IPv4Network(cidr) for cidr in self.node_cidrs),
         )
+
+    @property
+    def ephemeral_ports(self) -> range:
+        """From which pods open connections (rule D4)."""
+        return range(self.ephemeral_first, self.ephemeral_last + 1)
 
 
 class HttpSettings(_Section, frozen=True):
@@ -399,6 +409,8 @@ def _check(settings: Settings) -> None:
     if settings.datapath.mark == settings.datapath.connection_mark:
         # What copies one mark into the other would send replies back out.
         raise OperatorError("datapath.connection_mark: is datapath.mark; choose another bit")
+    if not settings.datapath.ephemeral_ports:
+        raise OperatorError("datapath.ephemeral_last: less than datapath.ephemeral_first")
     for field in ("pod_cidrs", "service_cidrs", "node_cidrs"):
         for index, cidr in enumerate(getattr(settings.datapath, field)):
             _parse(IPv4Network, cidr, f"datapath.{field}[{index}]")

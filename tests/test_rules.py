@@ -72,6 +72,26 @@ def test_every_rule_that_docs_define_is_named_by_code_or_tests() -> None:
     assert [rule for rule in definitions() if rule not in named] == []
 
 
+def named_by_tests(folders: tuple[str, ...]) -> dict[str, list[str]]:
+    """Names of tests that are named after a rule, where the programs and netfilter run."""
+    found: dict[str, list[str]] = {}
+    for folder in folders:
+        for path in sorted((ROOT / "tests" / folder).rglob("test_*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                    for rule in IN_TEST_NAME.findall(node.name):
+                        found.setdefault(rule.upper(), []).append(node.name)
+    return found
+
+
+def test_every_rule_of_the_datapath_and_every_case_of_nat_has_a_test_named_after_it() -> None:
+    named = named_by_tests(("datapath", "network", "e2e", "cluster"))
+    pages = [(ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in ("datapath", "flows")]
+    rules = [rule for page in pages for rule in DEFINED.findall(page)]
+    assert {f"C{number}" for number in range(1, 33)} <= set(rules)
+    assert [rule for rule in rules if rule not in named] == []
+
+
 def test_no_rule_is_defined_twice() -> None:
     assert [rule for rule, times in Counter(definitions()).items() if times > 1] == []
 

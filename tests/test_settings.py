@@ -122,3 +122,11 @@ def test_w6_a_mark_is_one_bit_and_no_bit_is_both_marks(file: Path, text: str, fi
     file.write_text(f"source: kubernetes\ndatapath: {{{text}}}\n")
     with pytest.raises(OperatorError, match=field):
         load_settings(file)
+
+
+def test_d4_ports_that_pods_open_connections_from_are_some(file: Path) -> None:
+    file.write_text("source: kubernetes\ndatapath: {ephemeral_last: 32768}\n")
+    assert list(load_settings(file).datapath.ephemeral_ports) == [32768]
+    file.write_text("source: kubernetes\ndatapath: {ephemeral_last: 32767}\n")
+    with pytest.raises(OperatorError, match=r"datapath\.ephemeral_last: less than datapath\.ephemeral_first"):
+        load_settings(file)

@@ -36,6 +36,7 @@ FAMILIES = {
     **{
         f"tests/datapath/test_{name}.py": "bpf/egress_gateway.c"
         for name in (
+            "cut",
             "direct",
             "error",
             "flow_counters",
@@ -56,6 +57,7 @@ FAMILIES = {
             "uplink_arp",
             "uplink_egress",
             "walk",
+            "walk_ends",
         )
     },
 }

@@ -33,7 +33,7 @@ from service.wire.pump import MachinePump
 _log = logging.getLogger(__name__)
 
 _SCAN_S = 0.5
-"""Between two looks at all flows; at least three times as long as the last one took (rule C3)."""
+"""Between two looks at all flows; at least three times as long as the last one took (rule I3)."""
 _REFUSED_S = 0.05
 """How often is looked for packets of blocks that are not their senders'."""
 

@@ -142,7 +142,7 @@ class Turn:
         self._look_again(now_ns)
 
     def _look_again(self, now_ns: int) -> None:
-        """What differences have missed is put right (rule C2), at the latest in the next turn."""
+        """What differences have missed is put right (rule I2), at the latest in the next turn."""
         maps = self._datapath.pool
         for found in self._review.take_piece(now_ns=now_ns):
             _log.warning("%s: %d were not as all that is known says; put right", found.map or "tables", found.count)
@@ -166,7 +166,7 @@ class Turn:
         )
 
     def _is_claimable(self, floating_ip: IPv4Address) -> bool:
-        """Not while the fence does not know it (rules G2, C1), nor while it may be another host's."""
+        """Not while the fence does not know it (rules G2, I1), nor while it may be another host's."""
         is_fenced = self._datapath.pool.has(MapName.FLOATING_IPS, floating_ip.packed)
         return is_fenced and self._conflicts.is_claimable(floating_ip)
 

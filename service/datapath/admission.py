@@ -1,4 +1,4 @@
-"""Which rule sets and pods are in the maps: each whole, or not at all (rule C1).
+"""Which rule sets and pods are in the maps: each whole, or not at all (rule I1).
 
 By half of a rule set a pod would get the address of a shorter prefix, which is a wrong one. So a set is written only
 where all of it fits, and pods are steered only by sets that are whole in the kernel. And

@@ -173,7 +173,7 @@ class DrivenPods:
         self._unclassified = {}
 
     def wish(self, maps: MapView) -> dict[str, Wishes]:
-        """What changes of each map, as far as what it depends on is in the kernel by now (rule C1)."""
+        """What changes of each map, as far as what it depends on is in the kernel by now (rule I1)."""
         self._spread()
         self._take_steered()
         admitted = self._admission.admit(maps)

@@ -276,10 +276,12 @@ def segment_ways(ways: Mapping[bytes, bytes]) -> tuple[IPv4Address, ...]:
     return tuple(IPv4Address(key) for key, value in ways.items() if kind.unpack_from(value) == (WayKind.L2,))
 
 
-def way_under_hint(way: bytes | None, hint: bytes) -> bytes | None:
-    """The way that a hint stands in for, or the hint's own where it is in force under the same token."""
+def way_under_hint(way: bytes | None, hint: bytes, beat: bytes | None) -> bytes | None:
+    """The way that a hint stands in for, or the hint's own where it is under the same token, and had not ended yet when
+    an agent last lived (`beat`): one that had is refuted (rule W2)."""
     token = way[:8] if way is not None else bytes(8)
-    return hint[:32] if hint[:8] == token and any(hint[32:40]) else way
+    (until_ns,) = struct.unpack_from("=Q", hint, 32)
+    return hint[:32] if hint[:8] == token and until_ns > int.from_bytes(beat or b"", "little") else way
 
 
 def beat_rows(at_ns: int) -> dict[bytes, bytes]:
@@ -395,9 +397,9 @@ def _stamp_of(packed: int) -> Stamp:
     return Token.unpacked(packed).stamp
 
 
-def flow_settings_value(seed: int, ephemeral: range, *, is_seeding: bool) -> bytes:
+def flow_settings_value(seed: int, ephemeral: range) -> bytes:
     """What is asked where a flow is made (rules Q4, D4)."""
-    return struct.pack("=QHHI", seed, ephemeral.start, ephemeral.stop - 1, is_seeding)
+    return struct.pack("=QHH4x", seed, ephemeral.start, ephemeral.stop - 1)
 
 
 _LIMITS = struct.Struct("=7I4x")

@@ -66,7 +66,7 @@ _DRIVEN_MAPS = (
 )
 """Maps the agent fills; the keeper owns the deadlines, the kernel the rest."""
 _AWAITED_MAPS = (MapName.SELECTED, MapName.RULES, MapName.FLOATING_IPS)
-"""Those on whose rows something waits (rule C1). What is written at every turn must not be among them."""
+"""Those on whose rows something waits (rule I1). What is written at every turn must not be among them."""
 
 
 _REASONS = {reason.value: reason.name.lower() for reason in DropReason}
@@ -152,7 +152,8 @@ class NodeDatapath:
             await asyncio.to_thread(self.pool.adopt, name)
         self.flows = FlowTable(self._loaded.maps, clock=boot_ns, monotonic=time.monotonic_ns)
         self.blocks = BlockMaps(self._loaded.maps, settings.node, clock=boot_ns, monotonic=time.monotonic_ns)
-        self._loaded.map(MapName.FLOW_SETTINGS).update(bytes(4), flow_row.flow_settings(identity.boot_id()))
+        searching = flow_row.flow_settings(identity.boot_id(), settings.datapath.ephemeral_ports)
+        self._loaded.map(MapName.FLOW_SETTINGS).update(bytes(4), searching)
         probes = IPv4Address(settings.bind_address) if settings.datapath.transport == "auto" else IPv4Address(0)
         self._loaded.map(MapName.PROBE_TARGET).update(bytes(4), layout.probe_target_value(probes, settings.ports.probe))
         await self._set_up_steering()
@@ -215,8 +216,9 @@ class NodeDatapath:
                 devices[pod_ip] = ifindex
         ways = self._loaded.map(MapName.WAYS).items()
         # Where an address went while there was no agent is known by a hint alone.
+        beat = self._loaded.map(MapName.AGENT_BEAT).lookup(bytes(4))
         for key, hint in self._loaded.map(MapName.WAY_HINTS).items().items():
-            way = layout.way_under_hint(ways.get(key), hint)
+            way = layout.way_under_hint(ways.get(key), hint, beat)
             ways |= {key: way} if way is not None else {}
         cluster = [layout.parse_cluster(*row) for row in self._loaded.map(MapName.CLUSTER).items().items()]
         # No networks: releases that took whole subnets of nodes for in-cluster have left those.
@@ -447,6 +449,7 @@ class NodeDatapath:
             connection_mark=self._settings.datapath.connection_mark,
             lives=lives,
             tunnel_port=self._settings.ports.vxlan,
+            ephemeral=self._settings.datapath.ephemeral_ports,
         )
         is_same = keeps_out_pods == self._keeps_out_pods
         self._keeps_out_pods = keeps_out_pods

@@ -411,7 +411,7 @@ class Reconciler:
         return self._pods.shortages(maps)
 
     def wish(self, maps: MapView) -> Wish:
-        """What every driven map shall contain, as far as what it depends on is in the kernel by now (rule C1)."""
+        """What every driven map shall contain, as far as what it depends on is in the kernel by now (rule I1)."""
         return Wish(self._whole(), self._pods.wish(maps))
 
     def review_parts(self, maps: MapView) -> tuple[Part, ...]:

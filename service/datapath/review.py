@@ -1,4 +1,4 @@
-"""Goes through all that differences have made, and finds what they have missed (rule C2). Pure.
+"""Goes through all that differences have made, and finds what they have missed (rule I2). Pure.
 
 Two tables that describe one thing come to disagree in the end: a difference is lost with an error in the middle of a
 turn, or somebody writes a path that forgets to tell one. So everything is worked out anew now and then, compared with

@@ -1,4 +1,4 @@
-"""What a full map costs, and whom: told in status and metrics while it lasts (rule C1). Pure."""
+"""What a full map costs, and whom: told in status and metrics while it lasts (rule I1). Pure."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass

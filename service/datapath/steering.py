@@ -276,7 +276,7 @@ class Steering:
         """Of the `selected` map: one row with the pod's device, where known, and one with device 0.
 
         Without the first, matching packets of the pod are dropped as from an unknown device: never leaked. A pod whose
-        rule set is not in `whole` is not steered: by half of its rules it could get a wrong address (rule C1).
+        rule set is not in `whole` is not steered: by half of its rules it could get a wrong address (rule I1).
         `pods`: as they are now, for those that only a former agent has seen selected.
         """
         pod, device = self._pods[pod_ip], devices.get(pod_ip)

@@ -28,7 +28,7 @@ _ATTACH_RETRY_S = 1.0
 _LINK_REFRESH_S = 5.0
 _LINK_PAUSE_S = 0.1
 """Between two looks at all links, however many events come, and at least as long as the look took: a look is a dump,
-and pods come and go in hundreds (rule C3)."""
+and pods come and go in hundreds (rule I3)."""
 _REPAIR_S = 2.0
 _CLEARED_PODS = 64
 """At a time: those that are done do not wait for the rest, and are not looked for again where it takes too long."""
@@ -154,7 +154,7 @@ class Upkeep:
         return False
 
     async def follow_rows(self) -> None:
-        """What waits for rows is looked at again whenever some have been written (rule C1)."""
+        """What waits for rows is looked at again whenever some have been written (rule I1)."""
         written = self._datapath.pool.written
         while True:
             await written.wait()
@@ -174,7 +174,7 @@ class Upkeep:
             self.devices_wanted.clear()
 
     async def _rest(self, took_s: float) -> None:
-        """As long as the look took (rule C3), and then until a pod comes, though not for long."""
+        """As long as the look took (rule I3), and then until a pod comes, though not for long."""
         await asyncio.sleep(took_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINK_PAUSE_S - took_s):
@@ -250,7 +250,7 @@ class Upkeep:
 
     async def follow_links(self) -> None:
         """New pod devices are attached and lost carriers noticed as the kernel reports them; and all is compared again
-        now and then, soon where a look has failed (rule C2)."""
+        now and then, soon where a look has failed (rule I2)."""
         is_known = False
         async with self._datapath.link_monitor() as monitor:
             while True:

@@ -6,7 +6,7 @@ Callers say what a map shall contain, key by key or as a whole, and never wait f
 Wishes for one key coalesce: only the newest is written. Each map has one writer at a time, so order per map is kept;
 different maps go in parallel. Upserts go before deletes, so an update has no gap.
 
-Waiting is per key (rule C1): a key for which the map has no room, or that the kernel refuses, holds up no other key of
+Waiting is per key (rule I1): a key for which the map has no room, or that the kernel refuses, holds up no other key of
 the map. It is told in `waiting`, and tried again with back-off, and as soon as a delete has made room.
 """
 
@@ -52,7 +52,7 @@ class PoolCounters:
     repaired: int = 0
     """Entries that were found to be other than written."""
     reviewed: int = 0
-    """What was found to be wished for otherwise than what is known asks for (rule C2)."""
+    """What was found to be wished for otherwise than what is known asks for (rule I2)."""
 
 
 @dataclass(slots=True)
@@ -272,7 +272,7 @@ class WorkerPool:
                 lane.changed.set()
 
     async def _compare(self, executor: ThreadPoolExecutor) -> None:
-        """What others deleted, changed or put into our maps is found in time, and put right (rule C2)."""
+        """What others deleted, changed or put into our maps is found in time, and put right (rule I2)."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_COMPARE_S)

@@ -6,7 +6,7 @@ with 10,000 of them. So the messages are handled as bytes: one dump, then the or
 in batches. Layouts: linux/netfilter/nfnetlink_conntrack.h.
 
 A dump comes in pieces of one message buffer; but one that the kernel filters fills the buffer with what it finds, and
-looks through the whole table in one piece where it finds nothing, 20 ms for 60,000 entries (measured; rule C3). So the
+looks through the whole table in one piece where it finds nothing, 20 ms for 60,000 entries (measured; rule I3). So the
 kernel filters small tables only, and of large ones the entries of others are passed over here by four bytes.
 """
 

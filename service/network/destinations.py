@@ -1,4 +1,4 @@
-"""Which destinations the policies of this node's pods name, as our netfilter table has them (rules W4, C3). Pure text.
+"""Which destinations the policies of this node's pods name, as our netfilter table has them (rules W4, I3). Pure text.
 
 In proportion: each set of destinations is there once, however many pods share it, and a map says which set is a pod's.
 A set is named by its content and never changes: it is made in parts, each a short transaction, before any pod points at

@@ -62,7 +62,7 @@ def read_default_route_interfaces(ipr: Any) -> tuple[str, ...]:
 
 
 def _name_of(ipr: Any, index: int) -> str | None:
-    """None where it is gone by now. One message instead of a dump of all links (rule C3)."""
+    """None where it is gone by now. One message instead of a dump of all links (rule I3)."""
     with suppress(NetlinkError):
         for message in ipr.get_links(index):
             return str(message.get_attr("IFLA_IFNAME"))

@@ -4,7 +4,7 @@ The programs mark candidates; netfilter sees what tc cannot: the direction of a 
 DNAT. The guards need no agent: they stay when it dies, and drop, with a count, what would leave with a wrong source.
 
 Rendering is pure text; one `nft -f -` is one atomic transaction, and a refused one has changed nothing. While the
-kernel commits one, nothing else runs on that CPU where it does not preempt itself: long work is done in pieces (C3).
+kernel commits one, nothing else runs on that CPU where it does not preempt itself: long work is done in pieces (I3).
 """
 
 import asyncio
@@ -46,13 +46,14 @@ from service.network.unclassified import (
     parse_named,
 )
 
-GUARDS = ("guard_unmarked", "guard_marked", "guard_transit", "guard_tunnel", "unclassified")
+GUARDS = ("guard_unmarked", "guard_marked", "guard_transit", "guard_tunnel", "guard_forgotten", "unclassified")
 COUNTERS = ("steered", *GUARDS)
 """steered: packets netfilter let pass to the steering device. The others count drops.
 guard_unmarked: from a selected pod, for a destination of its policy, about to leave without having been marked.
 guard_marked: marked, about to leave by another device than the steering device.
 guard_transit: another node's pod passing through untranslated (G3).
 guard_tunnel: to this node, for the tunnel's port, by no uplink: a pod that plays a member (X2).
+guard_forgotten: a server's TCP segment, of a connection that nobody knows any more (D4).
 unclassified: from a pod's address and device that the agent has not told `pod_ingress` of, for a destination that some
 policy names (W11)."""
 
@@ -73,6 +74,8 @@ class NftConfig:
     """The one bit of the connection mark (rule D2)."""
     lives: ConnectionLives = connection_life.DEFAULT
     tunnel_port: int = 9643
+    ephemeral: range = range(32_768, 61_000)
+    """From which ports pods open connections (rule D4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ table ip {TABLE} {{
     meta priority != {written(CANDIDATE_PRIORITY)} meta mark set meta mark & {rest} goto unmarked
     {outside} meta mark set meta mark & {rest} return
     ip daddr @cluster meta mark set meta mark & {rest} return
+    {_forgotten(config)}
     ct status & dnat == 0 return
     ip saddr vmap @{TRANSLATED}
     meta mark set meta mark & {rest}
@@ -125,6 +129,14 @@ table ip {TABLE} {{
 {_guards(config, outside)}
 }}
 """ + _carried_rules(carried, rest)
+
+
+def _forgotten(config: NftConfig) -> str:
+    """A server in a pod speaks on, and neither a flow nor connection tracking knows to whom. Tracked from here on, it
+    would be the one that opened the connection, for hours; so whoever did has to speak first (rule D4)."""
+    ports = f"{config.ephemeral.start}-{config.ephemeral.stop - 1}"
+    midway = "ct state new tcp flags & (fin | syn | rst | ack) != syn"
+    return f"{midway} tcp sport != {ports} counter name guard_forgotten drop"
 
 
 def _guards(config: NftConfig, outside: str) -> str:
@@ -158,7 +170,7 @@ def _transit(config: NftConfig) -> str:
 
 
 def _carried_sets(carried: Carried) -> str:
-    # Made with their elements: added to a set that is there, these hold up the CPU for twice as long (C3, measured).
+    # Made with their elements: added to a set that is there, these hold up the CPU for twice as long (I3, measured).
     sets = {
         set_name(identity, number): networks
         for identity in sorted(set(carried.steer.pods.values()))
@@ -241,7 +253,7 @@ class Nftables:
         """Make the steered pods exactly these: new sets, then the pods, then away with sets that no pod has any more.
 
         `changed`: since the last call, which has succeeded, only these have come, gone or got another set.
-        Each is a short transaction (rule C3), and after each all pods have their former or their new destinations.
+        Each is a short transaction (rule I3), and after each all pods have their former or their new destinations.
         Raises TransientError where one fails: some may have been made, and the next call goes on from there.
         """
         async with self._lock, self._learning():

@@ -3,7 +3,7 @@
 The agent tells `pod_ingress` which address is behind which device, and that program gives what it knows a priority; so
 a pod that comes, also behind a bridge, is no write to netfilter at all. What is here is what policies name. It is cut
 into sets at places that depend on the networks there and not on their number: an edit makes one or two sets anew, each
-in a short transaction (C3), and a last short one points to them.
+in a short transaction (I3), and a last short one points to them.
 """
 
 import hashlib

@@ -95,7 +95,7 @@ async def test_only_pods_that_changed_are_looked_at_and_all_of_them_after_a_refu
     assert site.datapath.changed_pods == [[second], [third], None, [fifth]]
 
 
-async def test_c2_a_table_that_was_refused_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
+async def test_i2_a_table_that_was_refused_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
     """The uplink came and went again meanwhile: what is wanted is what it was, what is there nobody knows."""
     site = Site(tmp_path)
     await site.netfilter.write()

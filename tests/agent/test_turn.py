@@ -284,7 +284,7 @@ async def test_what_a_former_agent_left_of_pods_and_rules_that_are_gone_leaves_t
 
 
 @in_virtual_time
-async def test_c2_a_wish_that_was_lost_is_found_within_half_a_minute_put_right_and_counted(tmp_path: Path) -> None:
+async def test_i2_a_wish_that_was_lost_is_found_within_half_a_minute_put_right_and_counted(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.know(*OBJECTS)
     running = asyncio.create_task(site.turn.run())
@@ -304,7 +304,7 @@ async def test_c2_a_wish_that_was_lost_is_found_within_half_a_minute_put_right_a
 
 
 @in_virtual_time
-async def test_c2_after_an_error_in_the_middle_of_a_turn_everything_is_looked_at_at_once(
+async def test_i2_after_an_error_in_the_middle_of_a_turn_everything_is_looked_at_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the turn had worked out is lost."""

@@ -285,7 +285,7 @@ async def test_r3_rows_of_blocks_count_under_the_lease_that_the_keeper_says_it_h
             await until(lambda: site.datapath.maps[MapName.TRUSTS].rows == {FLOATING_IP.packed: token})  # noqa: B023
 
 
-async def test_c1_a_full_map_costs_the_pods_that_find_no_room_and_status_names_them(site: Site) -> None:
+async def test_i1_a_full_map_costs_the_pods_that_find_no_room_and_status_names_them(site: Site) -> None:
     other = IPv4Address("10.244.1.11")
     second = MANIFESTS.split("---")[1].replace("name: pod", "name: second").replace("uid-1", "uid-2")
     (site.manifests / "second.yaml").write_text(second.replace(str(POD_IP), str(other)), encoding="ascii")
@@ -306,7 +306,7 @@ async def test_c1_a_full_map_costs_the_pods_that_find_no_room_and_status_names_t
         assert agent.status()["troubles"] == []
 
 
-async def test_c1_rows_that_are_written_late_are_waited_for_and_not_asked_for_each_second(
+async def test_i1_rows_that_are_written_late_are_waited_for_and_not_asked_for_each_second(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.agent.agent._REFRESH_S", 3600)

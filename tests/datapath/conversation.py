@@ -2,13 +2,17 @@
 
 import contextlib
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 
 from tests.datapath.node import SERVER
 from tests.datapath.segment import Segment
 
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_RECVERR, IP_MTU = 10, 2, 11, 14
+SO_MARK = 36
 BYTES = 3_000_000
 PORT = 8080
 TIMEOUT_S = 10
@@ -83,3 +87,53 @@ def asked(segment: Segment) -> tuple[socket.socket, socket.socket]:
     server.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     server.connect(peer)
     return server, client
+
+
+def exchange(client: socket.socket, server: socket.socket, count: int, pause_s: float = 0.005) -> int:
+    """Questions and their answers; how many came back."""
+    client.settimeout(0.3)
+    answered = 0
+    for _ in range(count):
+        client.send(b"question")
+        try:
+            _, peer = server.recvfrom(100)
+            server.sendto(b"answer", peer)
+            answered += client.recv(100) == b"answer"
+        except TimeoutError:
+            continue
+        time.sleep(pause_s)
+    return answered
+
+
+@contextlib.contextmanager
+def talking(segment: Segment) -> Iterator[tuple[socket.socket, socket.socket]]:
+    server, client = (opened(segment, place, socket.SOCK_DGRAM) for place in ("router", "pod"))
+    with closing(server), closing(client):
+        server.settimeout(0.3)
+        server.bind((str(SERVER), PORT))
+        client.connect((str(SERVER), PORT))
+        yield client, server
+
+
+def put(segment: Segment, place: str, device: str, frame: bytes, *, mark: int = 0) -> None:
+    """This frame, as it is. The kernel tells the sender of one that is dropped at once."""
+    wire = segment.places[place].call(socket.socket, socket.AF_PACKET, socket.SOCK_RAW)
+    with closing(wire):
+        segment.places[place].call(wire.bind, (device, 0))
+        wire.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
+        with contextlib.suppress(OSError):
+            wire.send(frame)
+
+
+def forget_connections(segment: Segment) -> None:
+    """Whatever the pod's node tracked is gone."""
+    segment.places["a"].call(flush_conntrack)
+
+
+def flush_conntrack() -> None:
+    """IPCTNL_MSG_CT_DELETE of subsystem NFNL_SUBSYS_CTNETLINK without a tuple: all of them (nfnetlink_conntrack.h)."""
+    request, acknowledge, delete = 1, 4, 1 << 8 | 2
+    message = struct.pack("=IHHII", 20, delete, request | acknowledge, 1, 0) + struct.pack(">BBH", socket.AF_INET, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
+        netlink.send(message)
+        assert struct.unpack_from("=i", netlink.recv(4096), 16) == (0,)

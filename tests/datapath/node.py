@@ -173,8 +173,8 @@ class Node:
         self.member(HOLDER_MAC, HOLDER)
         self.flow_settings()
 
-    def flow_settings(self, *, seed: int = SEED, ephemeral: range = range(32768, 61000), seeding: bool = False) -> None:
-        value = layout.flow_settings_value(seed, ephemeral, is_seeding=seeding)
+    def flow_settings(self, *, seed: int = SEED, ephemeral: range = range(32768, 61000)) -> None:
+        value = layout.flow_settings_value(seed, ephemeral)
         self.map(MapName.FLOW_SETTINGS).update(bytes(4), value)
 
     def limit(self, rule_set: int = 0, **limits: int) -> None:

@@ -3,7 +3,7 @@ or with the pod's node on another one, behind the router.
 
 Each is a network namespace; the nodes have the datapath attached as the agent does it, each with maps of its own. What
 agent, keeper and leader write, the tests write. Packets are those of real sockets: segments that the device is to cut,
-checksums that it is to complete, fragments of the kernel's own.
+checksums that it is to complete, fragments of the kernel's own. Every port of the switches is watched (rule L1).
 """
 
 import ctypes
@@ -18,11 +18,23 @@ from pathlib import Path
 from typing import TypeVar
 
 from service.datapath import layout
-from service.datapath.layout import ClusterFlag, MapName, WayKind
+from service.datapath.layout import BlockKind, ClusterFlag, MapName, WayKind
 from service.datapath.loader import load_datapath
-from service.network import bpf_call, connection_life
-from service.network.priority import ENDED_PRIORITY, FLOW_PRIORITY
-from tests.datapath.node import FLOATING_IP, MARK, POD, ROUTER, SERVER, TUNNEL_PORT, Node
+from service.network import bpf_call
+from service.network.destinations import Destinations
+from service.network.nftables import Carried, NftConfig, ruleset
+from tests.datapath.node import (
+    FLOATING_IP,
+    MARK,
+    OTHER_SERVER,
+    POD,
+    POD_NETWORK,
+    ROUTER,
+    SERVER,
+    SERVICE_NETWORK,
+    TUNNEL_PORT,
+    Node,
+)
 from tests.datapath.packet import mac
 from tests.datapath.program import Device, Namespace, Programs
 
@@ -116,9 +128,14 @@ class Segment:
                 node.assign_by_tunnel(IPv4Address(self.pod_node_address), BLOCKS)
             else:
                 node.assign(BLOCKS, mac=uplink("a").mac, device=uplink(name))
-        self._lead(self.holder)
+        self.lead(self.holder)
 
-    def _lead(self, name: str) -> None:
+    def lead(self, name: str) -> None:
+        """The pod's node knows that this gateway holds it, or that it does so itself."""
+        if name == "a":
+            self.nodes["a"].assign(BLOCKS, kind=BlockKind.LOCAL, member=0)
+            self.nodes["a"].way(WayKind.LOCAL, device=uplink("a"))
+            return
         if self.is_tunnelled:
             self.nodes["a"].tunnel_way(IPv4Address(ADDRESSES[name]))
         else:
@@ -134,13 +151,41 @@ class Segment:
 
     def hold(self, name: str) -> None:
         """This gateway has the lease, nobody else, and the pod's node knows the way there."""
-        for other in ("b", "c"):
-            self.nodes[other].end_lease()
+        self.move_lease(name)
+        self.lead(name)
+
+    def move_lease(self, name: str) -> None:
+        """The router knows it at once, and the pod's node not yet."""
+        for node in self.nodes.values():
+            node.end_lease()
         self.holder = name
+        holder = uplink(name).mac.hex(":")
+        self.places["switch"].feed(
+            "nft -f -", f"flush set bridge watch holder\nadd element bridge watch holder {{ {holder} }}\n"
+        )
         self.nodes[name].hold()
-        self._lead(name)
-        announce = f"ip neigh replace {FLOATING_IP} lladdr {uplink(name).mac.hex(':')} dev eth0 nud reachable"
+        announce = f"ip neigh replace {FLOATING_IP} lladdr {holder} dev eth0 nud reachable"
         self.places["router"].command(announce)
+
+    def leaks(self) -> dict[str, int]:
+        """Frames that must not have been at any port, by kind, since the last look."""
+        switch = self.places["switch"]
+        listed = (switch.command(f"nft reset counter bridge watch {name}") for name in LEAKS)
+        counts = (int(text.split("packets")[1].split()[0]) for text in listed)
+        return {name: count for name, count in zip(LEAKS, counts, strict=True) if count}
+
+    @contextmanager
+    def reached(self, port: int) -> Iterator[None]:
+        """Somebody outside talks to the pod's own address, at this port: its answers leave by that."""
+        element = f"element bridge watch answering {{ {port} }}"
+        switch, router = self.places["switch"], self.places["router"]
+        switch.command(f"nft add {element}")
+        router.command(f"ip route add {POD} via {self.pod_node_address}")
+        try:
+            yield
+        finally:
+            router.command(f"ip route del {POD}")
+            switch.command(f"nft delete {element}")
 
 
 def _wire(places: dict[str, Place], *, is_split: bool) -> None:
@@ -163,7 +208,8 @@ def _wire(places: dict[str, Place], *, is_split: bool) -> None:
         if name != "router":
             places[name].command(f"ip route add default via {FAR_ROUTER if is_far else ROUTER}")
     router = places["router"]
-    router.command(f"ip addr add {SERVER}/32 dev lo")
+    for address in (SERVER, OTHER_SERVER):
+        router.command(f"ip addr add {address}/32 dev lo")
     router.command(f"ip link add eth1 type veth peer name port-far netns {switch.name}")
     switch.command("ip link set port-far master br1 up")
     router.command(f"ip addr add {FAR_ROUTER}/24 dev eth1")
@@ -198,18 +244,7 @@ def _steer(place: Place, device: Device) -> None:
         place.command(command)
 
 
-NETFILTER = f"""
-table ip egressgw {{
-  chain after_dstnat {{
-    type filter hook prerouting priority -90
-    meta mark & {MARK} == 0 return
-    meta priority {ENDED_PRIORITY} meta l4proto tcp reject with tcp reset
-    meta priority {FLOW_PRIORITY} return
-    ct direction reply meta mark set meta mark & {0xFFFFFFFF ^ MARK}
-  }}
-{connection_life.definition(connection_life.DEFAULT)}
-{connection_life.chain("egw0", MARK, 0x2000)}
-}}
+FIREWALL = f"""
 table ip firewall {{
   counter asked {{ }}
   chain forward {{
@@ -220,11 +255,47 @@ table ip firewall {{
   }}
 }}
 """
-"""What the programs tell netfilter, and what it makes of it (rules D1, E2); and a firewall as a CNI has it."""
+"""As a CNI has one."""
+
+
+def _netfilter() -> str:
+    """Our own table of the pod's node, as its agent writes it; POD is selected for all but OTHER_SERVER."""
+    nodes = [IPv4Network(ADDRESSES[name]) for name in MEMBERS] + [IPv4Network(FAR_ADDRESS)]
+    config = NftConfig(MARK, (SERVICE_NETWORK, *nodes), (POD_NETWORK,), ("eth0",), tunnel_port=TUNNEL_PORT)
+    steered = tuple(IPv4Network("0.0.0.0/0").address_exclude(IPv4Network(OTHER_SERVER)))
+    return ruleset(config, Carried(Destinations({POD: 1}, {1: steered})))
 
 
 def _filter(place: Place) -> None:
-    place.feed("nft -f -", NETFILTER)
+    place.feed("nft -f -", _netfilter() + FIREWALL)
+
+
+LEAKS = ("bare", "stranger")
+"""A pod's frame for the outside; one from the floating IP that neither its holder sends, nor a member to a gateway."""
+
+
+def _watch(switch: Place) -> None:
+    """Every frame that comes in by any port of either switch is judged (rule L1), and what must not be is counted."""
+    counters = "\n".join(f"  counter {name} {{ }}" for name in LEAKS)
+    members, gateways = (", ".join(uplink(name).mac.hex(":") for name in names) for names in (MEMBERS, ("b", "c")))
+    inside = f"192.168.1.0/24, 10.0.2.0/24, {POD_NETWORK}, {SERVICE_NETWORK}, {OTHER_SERVER}"
+    rules = f"""table bridge watch {{
+{counters}
+  set answering {{ type inet_service; }}
+  set holder {{ type ether_addr; }}
+  chain ports {{
+    type filter hook prerouting priority -300;
+    ip saddr {POD} tcp sport @answering accept
+    ip saddr {POD} ip daddr != {{ {inside} }} counter name bare
+    arp saddr ip {POD} counter name bare
+    ether saddr @holder accept
+    ip saddr {FLOATING_IP} ether saddr {{ {members} }} ether daddr {{ {gateways} }} accept
+    ip saddr {FLOATING_IP} counter name stranger
+    arp saddr ip {FLOATING_IP} counter name stranger
+  }}
+}}
+"""
+    switch.feed("nft -f -", rules)
 
 
 ATTACHED = {
@@ -264,6 +335,7 @@ def _fill(nodes: dict[str, Node], *, is_split: bool) -> None:
     if is_split:
         node.floating_ip(FLOATING_IP, None)
     node.rule()
+    node.exclude(f"{OTHER_SERVER}/32")
     node.select(device=POD_SIDE)
     node.own(BLOCKS)
 
@@ -281,6 +353,7 @@ def build(bpffs: Path, run: Path, *, is_split: bool = False) -> Iterator[Segment
         for name in MEMBERS:
             _steer(places[name], egw(name))
         _filter(places["a"])
+        _watch(places["switch"])
         nodes = {}
         for name in MEMBERS:
             loaded = stack.enter_context(load_datapath(str(bpffs / f"{run.name}-{name}"), str(run / name)))

@@ -174,7 +174,7 @@ class Kernel:
 
 
 @pytest.mark.bpf
-async def test_c1_in_maps_that_are_full_what_fits_is_served_and_the_rest_drops_until_there_is_room(
+async def test_i1_in_maps_that_are_full_what_fits_is_served_and_the_rest_drops_until_there_is_room(
     small: LoadedDatapath, netns: Namespace
 ) -> None:
     node = Node(small, Programs(netns, small.programs))

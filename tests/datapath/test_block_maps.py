@@ -1,5 +1,6 @@
 """Blocks of ports in the kernel: whose each is, how its node is reached, what the next agent finds (Q1, Q3, R3)."""
 
+import time
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -9,11 +10,19 @@ from service.datapath import layout
 from service.datapath.block_maps import BlockMaps
 from service.datapath.desired import LocalUplink, member_numbers
 from service.datapath.layout import BlockKind, MapName
+from service.datapath.loader import LoadedDatapath
 from service.datapath.topology import Topology
+from service.model.drop import DropReason
 from service.model.gateway_node import Segment
 from service.model.lease import Stamp, Token
 from service.port_block.block import NEVER_GIVEN, TIMES, Row
+from service.port_block.gateway import GatewayBlocks, SetOwner, Trust
+from service.port_block.message import Ack, Entry, Grant, HeldRow, Message, Push, Read, Receiver, Table, cut
+from tests.datapath import program
+from tests.datapath.node import HOLDER, HOLDER_MAC, NODE_A, NODE_A_MAC, OWN_BLOCKS, TCP_FLOW, Node, boot_ns
+from tests.datapath.program import REDIRECT, SHOT
 from tests.datapath.stand_in import StandInMap
+from tests.port_block.site import HOSTS, of, say, told
 
 FLOATING_IP = IPv4Address("192.168.1.100")
 UPLINK = LocalUplink(2, "eth0", b"\2\0\0\0\0\1", IPv4Interface("192.168.1.21/24"), True)
@@ -143,3 +152,110 @@ def test_q3_whoever_used_a_block_that_is_not_its_own_is_told_once(kernel: Kernel
         refused.update(FLOATING_IP.packed + (3).to_bytes(4, "little") + member.to_bytes(4, "little"), bytes(8))
     assert list(kernel.blocks.refused({number: "worker2"})) == [(FLOATING_IP, 3, "worker2")]
     assert list(kernel.blocks.refused({number: "worker2"})) == []
+
+
+# ---- what a gateway is told, in a real kernel ----
+
+
+class Gateway:
+    """Holds FLOATING_IP; its machine of blocks writes the maps that its programs go by."""
+
+    def __init__(self, loaded: LoadedDatapath, node: Node) -> None:
+        near = IPv4Network("192.168.1.0/24")
+        macs = {"node1": NODE_A_MAC, "node2": HOLDER_MAC}
+        segments = {name: (Segment(near, IPv4Address("192.168.1.9"), mac, "eth0"),) for name, mac in macs.items()}
+        device = program.UPLINK
+        own = LocalUplink(device.ifindex, device.name, device.mac, IPv4Interface("192.168.1.2/24"), True)
+        self.node = node
+        node.hold()
+        node.map(MapName.TRUSTS).delete(FLOATING_IP.packed)
+        self.blocks = BlockMaps(loaded.maps, "node3", clock=boot_ns, monotonic=time.monotonic_ns)
+        self.blocks.learn(Topology("node3", (own,), segments, {"node1": NODE_A, "node2": HOLDER}))
+        self.machine = GatewayBlocks(self.blocks, now_ns=boot_ns())
+        self.machine.set_members(HOSTS, now_ns=boot_ns())
+
+    def observe(self) -> None:
+        """It hears of its lease."""
+        self.machine.observe(FLOATING_IP, now_ns=boot_ns())
+        self._do(told(self.machine))
+
+    def hear(self, sender: str, message: Message) -> list[object]:
+        outputs = say(self.machine, Receiver.GATEWAY, sender, message, now_ns=boot_ns())
+        self._do(outputs)
+        return outputs
+
+    def _do(self, outputs: list[object]) -> None:
+        for output in outputs:
+            match output:
+                case SetOwner(floating_ip, block, row):
+                    self.blocks.set_owner(floating_ip, block, row)
+                case Trust(floating_ip, tenure):
+                    self.blocks.trust(floating_ip, tenure)
+
+    def grant(self, entry: Entry) -> bool:
+        """The leader's word; whether it is taken."""
+        (table,) = of(Table, self.hear("controller", Read(5, 1, int(FLOATING_IP), 0, 0)))
+        (ack,) = of(Ack, self.hear("controller", Grant(5, 9, table.session, int(FLOATING_IP), "", *cut([entry])[0])))
+        return ack.taken == (True,)
+
+    def passes(self) -> list[str]:
+        """Whose packets of the block it takes."""
+        macs = {"node1": NODE_A_MAC, "node2": HOLDER_MAC}
+        verdicts = {name: self.node.forward(TCP_FLOW, source_mac=mac).verdict for name, mac in macs.items()}
+        assert set(verdicts.values()) <= {REDIRECT, SHOT}
+        return [name for name, verdict in verdicts.items() if verdict == REDIRECT]
+
+
+@pytest.fixture
+def a_gateway(loaded: LoadedDatapath, node: Node) -> Gateway:
+    return Gateway(loaded, node)
+
+
+@pytest.mark.bpf
+def test_q1_whose_packets_pass_is_said_by_the_row_with_the_highest_stamp(a_gateway: Gateway) -> None:
+    block = OWN_BLOCKS[0]
+    a_gateway.observe()
+    assert a_gateway.grant(Entry(block, Row("node1", Stamp(5, 2))))
+    assert a_gateway.passes() == ["node1"]
+    assert not a_gateway.grant(Entry(block, Row("node2", Stamp(5, 1))))
+    assert not a_gateway.grant(Entry(block, Row("node2", Stamp(5, 3)))), "of one that does not know what is there"
+    assert a_gateway.passes() == ["node1"]
+    assert a_gateway.grant(Entry(block, Row("node2", Stamp(5, 3)), after=Stamp(5, 2)))
+    assert a_gateway.passes() == ["node2"]
+
+
+@pytest.mark.bpf
+def test_q5_a_block_that_rests_is_nobodys(a_gateway: Gateway) -> None:
+    block = OWN_BLOCKS[0]
+    a_gateway.observe()
+    assert a_gateway.grant(Entry(block, Row("node1", Stamp(5, 2))))
+    taking = Entry(block, Row(None, Stamp(5, 3), True), after=Stamp(5, 2), if_idle=True)
+    assert not a_gateway.grant(taking), "it has come to its node just now"
+    assert a_gateway.passes() == ["node1"]
+    assert a_gateway.grant(replace_if_idle(taking))
+    assert a_gateway.passes() == []
+
+
+def replace_if_idle(entry: Entry) -> Entry:
+    """The same by the owner's own word."""
+    return Entry(entry.block, entry.row, entry.after)
+
+
+@pytest.mark.bpf
+def test_q9_what_no_holder_has_confirmed_is_taken_from_no_owner(a_gateway: Gateway) -> None:
+    a_gateway.observe()
+    a_gateway.hear("node1", Push(7, (HeldRow(int(FLOATING_IP), OWN_BLOCKS[0], 5, 1, False),)))
+    assert a_gateway.passes() == []
+
+
+@pytest.mark.bpf
+def test_r3_a_holder_that_never_stood_by_takes_packets_as_soon_as_an_owner_has_told_it(a_gateway: Gateway) -> None:
+    """And none by what it knew before it heard of its lease."""
+    a_gateway.blocks.set_owner(FLOATING_IP, OWN_BLOCKS[0], Row("node2", Stamp(4, 1)))
+    assert a_gateway.passes() == []
+    a_gateway.blocks.set_owner(FLOATING_IP, OWN_BLOCKS[0], NEVER_GIVEN)
+    a_gateway.observe()
+    assert a_gateway.passes() == []
+    a_gateway.hear("node1", Push(7, (HeldRow(int(FLOATING_IP), OWN_BLOCKS[0], 5, 1, True),)))
+    assert a_gateway.passes() == ["node1"]
+    assert a_gateway.node.drops() == {(FLOATING_IP, DropReason.WRONG_BLOCK): 5}

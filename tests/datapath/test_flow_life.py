@@ -101,12 +101,24 @@ def test_b3_lifetimes_are_set_by_settings_and_by_policy(pod_node: Node, rule_set
 
 @each_protocol
 def test_c20_both_directions_refresh(pod_node: Node, flow: Flow) -> None:
+    pod_node.limit(**dict.fromkeys(("tcp_open_s", "tcp_new_s", "udp_s", "udp_new_s", "icmp_s"), 60))
     pod_node.send(flow)
     for refresh in (lambda: pod_node.answer(flow, flags=ACK), lambda: pod_node.send(flow, flags=ACK)):
         pod_node.age(flow, 50)
         assert refresh().verdict == REDIRECT
         pod_node.age(flow, 50)
         assert pod_node.answer(flow, flags=ACK).verdict == REDIRECT
+
+
+def test_c20_a_connection_that_is_silent_lives_up_to_its_time_and_no_longer(opened: Node) -> None:
+    opened.limit(tcp_open_s=100)
+    opened.send(TCP_FLOW, flags=RST)
+    opened.send(TCP_FLOW)
+    opened.answer(TCP_FLOW)
+    opened.age(TCP_FLOW, 95)
+    assert opened.answer(TCP_FLOW, flags=ACK).verdict == REDIRECT
+    opened.age(TCP_FLOW, 105)
+    assert opened.answer(TCP_FLOW, flags=ACK).verdict == SHOT
 
 
 @each_protocol
@@ -214,15 +226,10 @@ def test_d4_a_segment_from_a_port_that_servers_use_makes_none(pod_node: Node) ->
     assert pod_node.send(served, flags=PSH | ACK).verdict == REDIRECT
 
 
-def bare_ack(flow: Flow) -> bytes:
-    segment = packet.tcp(flow.pod, flow.server, (flow.pod_port, flow.server_port), ACK)
-    return packet.ipv4(flow.pod, flow.server, packet.TCP, segment)
-
-
-def test_d4_a_bare_ack_makes_a_flow_only_until_flows_of_before_are_known(pod_node: Node) -> None:
-    assert pod_node.steer(bare_ack(TCP_FLOW)).verdict == SHOT
-    pod_node.flow_settings(seeding=True)
-    assert pod_node.steer(bare_ack(TCP_FLOW)).verdict == REDIRECT
+def test_d4_a_bare_ack_makes_none(pod_node: Node) -> None:
+    segment = packet.tcp(POD, TCP_FLOW.server, (POD_PORT, TCP_FLOW.server_port), ACK)
+    assert pod_node.steer(packet.ipv4(POD, TCP_FLOW.server, packet.TCP, segment)).verdict == SHOT
+    assert pod_node.drops() == {(None, DropReason.NO_STATE): 1}
 
 
 def test_b4_a_pod_has_no_more_flows_than_its_quota_and_open_ones_go_on(pod_node: Node) -> None:

@@ -26,6 +26,7 @@ from tests.datapath.node import (
     SERVER,
     STRANGER_MAC,
     TCP_FLOW,
+    TOKEN,
     UDP_FLOW,
     Flow,
     Node,
@@ -118,6 +119,16 @@ def test_c5_a_floating_ip_without_an_interface_here_is_dropped(holder: Node) -> 
     assert holder.drops() == {(FLOATING_IP, DropReason.NO_GATEWAY): 1}
 
 
+def test_r3_rows_of_blocks_count_under_the_tenure_that_the_agent_has_vouched_for(holder: Node) -> None:
+    """Both ways: those of a former tenure may be old."""
+    holder.trust(token=TOKEN + 1)
+    assert holder.forward(TCP_FLOW).verdict == SHOT
+    assert holder.come_back(TCP_FLOW).verdict == SHOT
+    assert holder.drops() == {(FLOATING_IP, DropReason.WRONG_BLOCK): 1, (FLOATING_IP, DropReason.NO_FLOW): 1}
+    holder.trust()
+    assert holder.forward(TCP_FLOW).verdict == REDIRECT
+
+
 @contextmanager
 def route(node: Node, text: str) -> Iterator[None]:
     node.programs.namespace.command("ip", "route", "add", *text.split())
@@ -132,11 +143,6 @@ def test_h1_what_has_no_route_is_dropped_and_counted(holder: Node, kind: str) ->
     with route(holder, f"{kind} 203.0.113.0/24"):
         assert holder.forward(TCP_FLOW).verdict == SHOT
     assert holder.drops() == {(FLOATING_IP, DropReason.NO_ROUTE): 1}
-
-
-def test_c7_another_uplinks_route_is_not_taken(holder: Node) -> None:
-    with route(holder, f"203.0.113.0/24 dev {UPLINK_2.name}"):
-        assert holder.forward(TCP_FLOW).verdict == REDIRECT
 
 
 def test_h1_a_device_that_does_not_forward_does_not_hinder_a_holder(holder: Node) -> None:
@@ -337,7 +343,7 @@ def test_g1_after_the_lease_a_ping_is_not_answered(holder: Node) -> None:
 
 
 @pytest.mark.parametrize("flow", [UDP_FLOW, ECHO_FLOW], ids=["udp", "echo"])
-def test_h1_each_member_has_its_own_blocks(holder: Node, flow: Flow) -> None:
+def test_g4_each_member_has_its_own_blocks(holder: Node, flow: Flow) -> None:
     holder.assign(OWN_BLOCKS[1:], member=2, mac=HOLDER_MAC)
     port = POD_PORT + 64
     other = dataclasses.replace(flow, pod_port=port)

@@ -194,6 +194,22 @@ def test_h1_a_members_packet_leaves_by_the_floating_ips_uplink_to_the_router(
     assert frame.ip.is_sound()
 
 
+def test_c7_a_packet_leaves_by_the_floating_ips_own_uplink_wherever_the_nodes_routes_lead(
+    holder: Node, wires: Wires
+) -> None:
+    """The holder's route there is by another uplink."""
+    route = f"203.0.113.0/24 dev {UPLINK_2.name}".split()
+    holder.programs.namespace.command("ip", "route", "add", *route)
+    try:
+        from_uplink(wires, TCP_FLOW.steered())
+        [frame] = wires.leaving(UPLINK)
+        from_uplink(wires, TCP_FLOW.steered())
+        assert wires.leaving(UPLINK_2) == []
+    finally:
+        holder.programs.namespace.command("ip", "route", "del", *route)
+    assert (frame.destination, frame.ip.source) == (ROUTER_MAC, FLOATING_IP)
+
+
 @each_protocol
 def test_w12_a_packet_for_a_host_of_the_segment_goes_to_it_and_not_to_the_router(
     holder: Node, wires: Wires, flow: Flow
@@ -446,7 +462,9 @@ def test_a_ping_is_answered_where_it_came_from(holder: Node, wires: Wires) -> No
 
 
 @pytest.mark.parametrize("ask", ["arp", "ping", "packet", "reply"])
-def test_after_the_lease_nothing_comes_out_whatever_goes_in(holder: Node, wires: Wires, ask: str) -> None:
+def test_c32_after_the_lease_nothing_comes_out_of_the_former_holder_whatever_goes_in(
+    holder: Node, wires: Wires, ask: str
+) -> None:
     holder.end_lease()
     question = packet.arp(1, ROUTER_MAC, ROUTER, bytes(6), FLOATING_IP)
     request = packet.ipv4(SERVER, FLOATING_IP, packet.ICMP, packet.echo(packet.ECHO_REQUEST, 9))

@@ -181,7 +181,7 @@ async def test_the_fence_is_attached_to_an_uplink_before_what_answers_on_it(tmp_
     assert site.netlink.attaches == [(2, "uplink_egress"), (2, "uplink_ingress")]
 
 
-async def test_g2_c2_what_cannot_be_attached_to_is_no_uplink_yet_and_costs_no_other_one(tmp_path: Path) -> None:
+async def test_g2_i2_what_cannot_be_attached_to_is_no_uplink_yet_and_costs_no_other_one(tmp_path: Path) -> None:
     site = Site(tmp_path, uplinks=("eth0", "eth1"))
     site.netlink.refused = {2}
     assert not await site.datapath.refresh_uplinks()
@@ -359,7 +359,7 @@ async def test_a_device_that_is_forgotten_while_repair_looks_at_it_ends_nothing(
     assert not await site.datapath.repair()
 
 
-async def test_c2_what_is_gone_or_refuses_keeps_nothing_else_from_being_repaired(tmp_path: Path) -> None:
+async def test_i2_what_is_gone_or_refuses_keeps_nothing_else_from_being_repaired(tmp_path: Path) -> None:
     site = Site(tmp_path, uplinks=("eth0", "eth1"))
     await site.datapath.refresh_uplinks()
     site.netlink.veths = (VETH,)
@@ -502,6 +502,9 @@ def leave(site: Site, content: dict[str, dict[bytes, bytes]]) -> None:
         def items(self) -> dict[bytes, bytes]:
             return content.get(self.name, {})
 
+        def lookup(self, key: bytes) -> bytes | None:
+            return self.items().get(key)
+
     site.datapath._loaded.map = Left  # type: ignore[assignment, method-assign]
 
 
@@ -526,6 +529,8 @@ async def test_w2_a_restarted_agent_goes_on_with_where_an_address_went_while_the
         third: told,
         fourth: bytes(8) + heard[8:],
     }
+    content |= {MapName.WAYS: dict.fromkeys((first, second, third), told), MapName.AGENT_BEAT: layout.beat_rows(1)}
+    assert site.datapath.inherited().ways == dict.fromkeys((first, second, third), told), "the hints had ended before"
 
 
 async def test_what_a_former_agent_excluded_and_never_steered_is_known_again(tmp_path: Path) -> None:

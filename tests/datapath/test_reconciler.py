@@ -407,7 +407,7 @@ def test_w11_whoever_has_the_address_of_a_pod_that_has_gone_is_not_known_by_what
     known, maps = reconciler(index=index), StandInPool()
     known.learn_devices({POD_IP: 7})
     steering(known, maps)
-    index.apply([Delete(ObjectKey(Kind.POD, "alice", "web"))])
+    index.apply([Delete(ObjectKey(Kind.POD, "alice", "pod"))])
     known.select()
     known.steering.cleared(known.to_clear(maps))
     known.learn_devices({POD_IP: 8})
@@ -447,7 +447,7 @@ def second_pod(*destinations: str) -> list[Upsert]:
     ]
 
 
-def test_c1_a_rule_set_that_does_not_fit_whole_costs_its_own_pods_only_and_is_told() -> None:
+def test_i1_a_rule_set_that_does_not_fit_whole_costs_its_own_pods_only_and_is_told() -> None:
     index = PolicyIndex(pod_cidrs_known=True)
     known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
     maps.rooms[MapName.RULES] = 3
@@ -461,7 +461,7 @@ def test_c1_a_rule_set_that_does_not_fit_whole_costs_its_own_pods_only_and_is_to
     assert known.shortages(maps) == ()
 
 
-def test_c1_a_pod_whose_own_row_finds_no_room_is_not_steered_and_others_are() -> None:
+def test_i1_a_pod_whose_own_row_finds_no_room_is_not_steered_and_others_are() -> None:
     index = PolicyIndex(pod_cidrs_known=True)
     known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
     maps.rooms[MapName.SELECTED] = 2
@@ -472,7 +472,7 @@ def test_c1_a_pod_whose_own_row_finds_no_room_is_not_steered_and_others_are() ->
 
 
 @pytest.mark.parametrize("name", [MapName.WAYS, MapName.FLOATING_IPS])
-def test_c1_an_address_without_a_row_is_told_with_the_pods_that_it_costs(name: str) -> None:
+def test_i1_an_address_without_a_row_is_told_with_the_pods_that_it_costs(name: str) -> None:
     index = PolicyIndex(pod_cidrs_known=True)
     known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
     known.learn_location(Location(FLOATING_IP, "worker2", TOKEN))
@@ -481,7 +481,7 @@ def test_c1_an_address_without_a_row_is_told_with_the_pods_that_it_costs(name: s
     assert [(shortage.map, shortage.pods) for shortage in known.shortages(maps)] == [(name, (POD_IP,))]
 
 
-def test_c1_rules_stay_while_a_row_in_the_kernel_can_still_name_them() -> None:
+def test_i1_rules_stay_while_a_row_in_the_kernel_can_still_name_them() -> None:
     index = PolicyIndex(pod_cidrs_known=True)
     known, maps = reconciler(FLOATING_IP, SECOND_IP, index=index), StandInPool()
     steering(known, maps)

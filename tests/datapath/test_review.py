@@ -366,7 +366,7 @@ def driven(
 
 @settings(max_examples=300, deadline=None)
 @given(LIVES, LOOKS)
-def test_c2_driven_by_differences_the_maps_end_as_they_would_have_if_all_had_been_known_at_once(
+def test_i2_driven_by_differences_the_maps_end_as_they_would_have_if_all_had_been_known_at_once(
     steps: list[tuple[Step, bool]], looks: str
 ) -> None:
     node, told = driven(steps, looks=looks)
@@ -404,7 +404,7 @@ def naive(known: Reconciler) -> tuple[tuple[Pair, ...], ConnectionLives]:
 
 @settings(max_examples=150, deadline=None)
 @given(LIVES, LOOKS)
-def test_c1_where_there_is_no_room_for_all_whoever_is_steered_is_so_by_all_of_its_rules_and_room_is_used(
+def test_i1_where_there_is_no_room_for_all_whoever_is_steered_is_so_by_all_of_its_rules_and_room_is_used(
     steps: list[tuple[Step, bool]], looks: str
 ) -> None:
     node, _ = driven(steps, TIGHT, looks=looks)
@@ -426,7 +426,7 @@ def sizes_now(node: Node) -> dict[int, int]:
     return {one.id: len(one.entries) for _, one in node.known.steering.rule_sets()}
 
 
-def test_c1_a_set_whose_rows_have_never_left_the_kernel_is_whole_at_once() -> None:
+def test_i1_a_set_whose_rows_have_never_left_the_kernel_is_whole_at_once() -> None:
     """Nothing will be written, so nothing will be heard of it."""
     admission, kernel = Admission(), Kernel()
     for key, value in rule_rows(INHERITED).items():
@@ -455,7 +455,7 @@ def settled() -> Node:
     return node
 
 
-def test_c2_a_wish_that_was_lost_or_is_too_much_is_found_and_put_right() -> None:
+def test_i2_a_wish_that_was_lost_or_is_too_much_is_found_and_put_right() -> None:
     for name in (MapName.SELECTED, MapName.RULES, MapName.LIMITS):
         node = settled()
         right = dict(node.kernel.wishes[name])
@@ -470,7 +470,7 @@ def test_c2_a_wish_that_was_lost_or_is_too_much_is_found_and_put_right() -> None
             assert node.kernel.wishes[name] == right
 
 
-def test_c2_a_pod_whose_change_nobody_told_is_found_and_served_in_the_next_turns() -> None:
+def test_i2_a_pod_whose_change_nobody_told_is_found_and_served_in_the_next_turns() -> None:
     node = settled()
     new = pod("two", "10.0.0.2", app="a")
     node.index._followers.clear()
@@ -483,7 +483,7 @@ def test_c2_a_pod_whose_change_nobody_told_is_found_and_served_in_the_next_turns
     assert node.found() == []
 
 
-def test_c2_a_pod_that_is_steered_otherwise_than_it_is_selected_is_found() -> None:
+def test_i2_a_pod_that_is_steered_otherwise_than_it_is_selected_is_found() -> None:
     node = settled()
     node.known.steering.select_some({IPv4Address("10.0.0.1"): None})
     node.kernel.grant(node.known)
@@ -492,7 +492,7 @@ def test_c2_a_pod_that_is_steered_otherwise_than_it_is_selected_is_found() -> No
     assert node.known.steering.phases() == {IPv4Address("10.0.0.1"): Phase.STEERING}
 
 
-def test_c2_what_is_made_as_a_whole_is_made_anew_too() -> None:
+def test_i2_what_is_made_as_a_whole_is_made_anew_too() -> None:
     node = settled()
     node.known._locations[IPS[0]] = replace(node.known.locations[IPS[0]], node="worker9")
     before = dict(node.kernel.wishes[MapName.WAYS])

@@ -1,10 +1,11 @@
-"""The steering device: judged after netfilter, translated, and the way to the holder (rules T1, W1, W2, W3, H4)."""
+"""The steering device: judged after netfilter, translated, and the way to the holder (rules B1, W1, W2, W3, H4)."""
 
 import struct
 from ipaddress import IPv4Address
 
 import pytest
 
+from service.datapath import layout
 from service.datapath.layout import MapName, SelectedState, WayKind
 from service.model.drop import DropReason
 from tests.datapath import packet
@@ -14,12 +15,14 @@ from tests.datapath.node import (
     MARK,
     NODE_A_MAC,
     OTHER_FLOATING_IP,
+    SECOND_NS,
     SERVER,
     TCP_FLOW,
     TOKEN,
     Node,
+    boot_ns,
 )
-from tests.datapath.program import REDIRECT, SHOT, UPLINK
+from tests.datapath.program import EGW, POD_DEVICE, REDIRECT, SHOT, UNSPEC, UPLINK, Device
 
 pytestmark = pytest.mark.bpf
 
@@ -143,10 +146,26 @@ def test_w2_a_hint_is_followed_until_its_time_is_over(pod_node: Node) -> None:
 def test_w2_without_an_agent_a_hint_stays_in_force_but_not_one_that_was_ended(pod_node: Node) -> None:
     """A failover while the agent is restarted must not wait for it."""
     pod_node.beat(age_s=4)
-    hint(pod_node, until_ns=1)
+    hint(pod_node, until_ns=boot_ns() - SECOND_NS)
     assert heading(pod_node) == NODE_A_MAC
     hint(pod_node, until_ns=0)
     assert heading(pod_node) == HOLDER_MAC
+
+
+def test_w2_a_hint_that_ended_while_the_agent_lived_does_not_come_back_without_it(pod_node: Node) -> None:
+    """Nobody had confirmed it. It was followed again for as long as the agent was away, and then taken for the way."""
+    pod_node.beat(age_s=4)
+    refuted_ns = boot_ns() - 5 * SECOND_NS
+    hint(pod_node, until_ns=refuted_ns)
+    assert heading(pod_node) == HOLDER_MAC
+    maps = {name: pod_node.map(name) for name in (MapName.WAYS, MapName.WAY_HINTS, MapName.AGENT_BEAT)}
+    told, hinted = (maps[name].lookup(FLOATING_IP.packed) for name in (MapName.WAYS, MapName.WAY_HINTS))
+    beat = maps[MapName.AGENT_BEAT].lookup(bytes(4))
+    assert hinted is not None
+    assert layout.way_under_hint(told, hinted, beat) == told
+    later = hinted[:32] + struct.pack("=Q", boot_ns() - SECOND_NS)
+    assert layout.way_under_hint(told, later, beat) == later[:32]
+    assert layout.way_under_hint(None, later, None) is None, "under another token"
 
 
 def test_w2_a_hint_never_outranks_a_newer_authenticated_word(pod_node: Node) -> None:
@@ -166,3 +185,22 @@ def test_w2_a_node_that_holds_the_lease_follows_no_hint(own_holder: Node) -> Non
     hint(own_holder)
     own_holder.way(WayKind.LOCAL)
     assert heading(own_holder) == UPLINK.mac
+
+
+@pytest.mark.parametrize(
+    ("program", "device", "verdict"),
+    [
+        ("pod_ingress", POD_DEVICE, UNSPEC),
+        ("pod_egress", POD_DEVICE, UNSPEC),
+        ("steer_egress", EGW, SHOT),
+        ("steer_ingress", EGW, SHOT),
+        ("uplink_ingress", UPLINK, UNSPEC),
+        ("uplink_egress", UPLINK, UNSPEC),
+    ],
+)
+def test_c27_ipv6_is_nobodys_business_and_never_steered(
+    own_holder: Node, program: str, device: Device, verdict: int
+) -> None:
+    frame = packet.ethernet(device.mac, NODE_A_MAC, packet.IPV6, bytes(40))
+    outcome = own_holder.programs.run(program, frame, device=device)
+    assert (outcome.verdict, outcome.frame) == (verdict, frame)

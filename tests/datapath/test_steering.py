@@ -251,7 +251,7 @@ def test_b2_another_pod_or_another_device_under_an_address_has_another_number() 
     assert len({number("uid", 12), number("uid", 13), number("other", 12)}) == 3
 
 
-def test_c1_a_pod_whose_rules_are_not_whole_in_the_kernel_drops() -> None:
+def test_i1_a_pod_whose_rules_are_not_whole_in_the_kernel_drops() -> None:
     steering = steered()
     value = steering.rows_of(POD, {}, (), {})[layout.selected_key(POD, 0)]
     assert layout.parse_selected(layout.selected_key(POD, 0), value)[2:] == (7, SelectedState.CHANGING)

@@ -4,7 +4,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -18,11 +18,13 @@ from tests.datapath.conversation import (
     IP_PMTUDISC_DO,
     IP_RECVERR,
     PORT,
+    SO_MARK,
     asked,
     connected,
     listening,
     narrow,
     opened,
+    put,
     teller,
     transfer,
 )
@@ -34,7 +36,7 @@ pytestmark = [pytest.mark.bpf, pytest.mark.root]
 INNER_MTU = 1450
 TUNNEL_ID = 0x4547
 FIRST, LAST = 1024, 1024 + 64 * len(BLOCKS) - 1
-_ETH_P_ALL, SO_MARK = 3, 36
+_ETH_P_ALL = 3
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["two-segments", "one-segment"])
@@ -44,12 +46,17 @@ def segment(request: pytest.FixtureRequest, bpffs: Path, tmp_path_factory: pytes
 
 
 @pytest.fixture(autouse=True, params=["policy path", "direct path"])
-def tunnelled(segment: Segment, request: pytest.FixtureRequest) -> None:
-    """The stacks know nothing of the tunnel's MTU: what another test has taught them would hold for minutes."""
+def tunnelled(segment: Segment, request: pytest.FixtureRequest) -> Iterator[None]:
+    """The stacks know nothing of the tunnel's MTU: what another test has taught them would hold for minutes.
+
+    Every port of both segments is watched (L1).
+    """
     segment.allow_direct(request.param == "direct path")
     segment.use(tunnel=True)
     segment.hold("b")
     segment.forget_paths()
+    yield
+    assert segment.leaks() == {}
 
 
 # ---- the walk ----
@@ -344,16 +351,6 @@ def tagger(segment: Segment) -> Iterator[str]:
     node.command(f"tc filter add dev tagged ingress {every} action mirred egress redirect dev eth0")
     yield "tagger"
     node.command("ip link del tagger")
-
-
-def put(segment: Segment, place: str, device: str, frame: bytes, *, mark: int = 0) -> None:
-    """This frame, as it is. The kernel tells the sender of one that is dropped at once."""
-    wire = segment.places[place].call(socket.socket, socket.AF_PACKET, socket.SOCK_RAW)
-    with closing(wire):
-        segment.places[place].call(wire.bind, (device, 0))
-        wire.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
-        with suppress(OSError):
-            wire.send(frame)
 
 
 @pytest.mark.parametrize("is_beside", [False, True], ids=["in-the-frame", "beside-it"])

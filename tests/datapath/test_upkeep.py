@@ -130,7 +130,7 @@ async def test_w11_a_pod_that_comes_while_links_come_and_go_is_looked_for_within
 
 
 @in_virtual_time
-async def test_c3_pods_that_come_by_the_hundred_wait_as_long_as_a_look_takes(tmp_path: Path) -> None:
+async def test_i3_pods_that_come_by_the_hundred_wait_as_long_as_a_look_takes(tmp_path: Path) -> None:
     site = Site(tmp_path)
 
     async def look(occupied: Collection[int] = ()) -> None:
@@ -256,7 +256,7 @@ async def test_w10_nothing_is_cleared_before_the_rows_that_precede_it_are_in_the
 
 
 @in_virtual_time
-async def test_c1_pods_whose_rows_find_no_room_hold_up_no_other(tmp_path: Path) -> None:
+async def test_i1_pods_whose_rows_find_no_room_hold_up_no_other(tmp_path: Path) -> None:
     site = Site(tmp_path)
     other = IPv4Address("10.0.0.2")
     site.index.apply([Upsert(pod("other", str(other)))])
@@ -275,7 +275,7 @@ async def test_c1_pods_whose_rows_find_no_room_hold_up_no_other(tmp_path: Path) 
 
 
 @in_virtual_time
-async def test_c1_a_pod_for_which_there_was_never_room_can_still_leave(tmp_path: Path) -> None:
+async def test_i1_a_pod_for_which_there_was_never_room_can_still_leave(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.datapath.pool.rooms[MapName.SELECTED] = 0
     site.select()
@@ -380,7 +380,7 @@ async def test_w12_they_are_forgotten_once_the_rows_are_in_the_kernel(tmp_path: 
 
 
 @in_virtual_time
-async def test_c1_whoever_waits_for_rows_is_looked_at_when_some_are_written(tmp_path: Path) -> None:
+async def test_i1_whoever_waits_for_rows_is_looked_at_when_some_are_written(tmp_path: Path) -> None:
     site = Site(tmp_path)
     async with site.running(site.upkeep.follow_rows):
         await asyncio.sleep(1)
@@ -424,7 +424,7 @@ async def test_addresses_of_interfaces_are_learned_as_they_come_and_go(tmp_path:
 
 @in_virtual_time
 @pytest.mark.parametrize("call", ["refresh_uplinks", "attach_uplinks"])
-async def test_c2_links_that_could_not_be_read_or_attached_are_looked_at_again_without_a_report(
+async def test_i2_links_that_could_not_be_read_or_attached_are_looked_at_again_without_a_report(
     tmp_path: Path, call: str
 ) -> None:
     """Else an attachment that fails after the reading is the end of it: the next reading sees nothing new."""
@@ -441,7 +441,7 @@ async def test_c2_links_that_could_not_be_read_or_attached_are_looked_at_again_w
 
 
 @in_virtual_time
-async def test_c2_a_change_of_links_that_nobody_reported_is_found(tmp_path: Path) -> None:
+async def test_i2_a_change_of_links_that_nobody_reported_is_found(tmp_path: Path) -> None:
     site = Site(tmp_path)
     async with site.running(site.upkeep.follow_links):
         await asyncio.sleep(1)
@@ -461,7 +461,7 @@ async def test_hundreds_of_reports_in_a_second_cost_a_few_looks(tmp_path: Path) 
 
 
 @in_virtual_time
-async def test_c3_a_long_look_at_all_links_is_followed_by_as_long_a_pause(tmp_path: Path) -> None:
+async def test_i3_a_long_look_at_all_links_is_followed_by_as_long_a_pause(tmp_path: Path) -> None:
     site = Site(tmp_path)
 
     async def look() -> bool:
@@ -494,7 +494,7 @@ async def test_after_a_repair_everything_is_written_anew_and_flows_of_the_gap_ar
 
 
 @in_virtual_time
-async def test_c2_flows_of_the_gap_are_forgotten_also_where_the_kernel_did_not_answer_at_first(tmp_path: Path) -> None:
+async def test_i2_flows_of_the_gap_are_forgotten_also_where_the_kernel_did_not_answer_at_first(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.datapath.repairs, site.datapath.failing["find"] = [9], 2
     async with site.running(site.upkeep.repair):
@@ -503,7 +503,7 @@ async def test_c2_flows_of_the_gap_are_forgotten_also_where_the_kernel_did_not_a
 
 
 @in_virtual_time
-async def test_c2_another_steering_device_is_told_also_where_the_repair_then_failed(tmp_path: Path) -> None:
+async def test_i2_another_steering_device_is_told_also_where_the_repair_then_failed(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.datapath.failing["repair"] = 1
     site.datapath._egw_ifindex = 19

@@ -1,20 +1,25 @@
-"""Whole walks between real stacks: what the pod and the server see, and what survives a change of gateway (R1)."""
+"""Whole walks between real stacks: what the pod and the server see, and what survives a change of gateway (R1).
+
+Meanwhile every port of the segment is watched: whoever leaks fails (L1).
+"""
 
 import asyncio
 import contextlib
 import socket
-import struct
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
+from service.datapath.layout import MapName
 from service.datapath.planter import Planter
 from service.network.conntrack import Conntrack
+from tests.datapath import packet
 from tests.datapath.conversation import (
     IP_MTU,
     IP_MTU_DISCOVER,
@@ -23,14 +28,18 @@ from tests.datapath.conversation import (
     PORT,
     asked,
     connected,
+    exchange,
+    forget_connections,
     listening,
     narrow,
     opened,
+    put,
+    talking,
     teller,
     transfer,
 )
-from tests.datapath.node import FLOATING_IP, POD, RULE_SET, SERVER
-from tests.datapath.segment import ADDRESSES, BLOCKS, POD_SIDE, Segment, build
+from tests.datapath.node import FLOATING_IP, POD, RULE_SET, SERVER, UDP_FLOW
+from tests.datapath.segment import ADDRESSES, BLOCKS, POD_SIDE, Segment, build, uplink
 
 pytestmark = [pytest.mark.bpf, pytest.mark.root]
 
@@ -47,9 +56,11 @@ def segment(bpffs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 @pytest.fixture(autouse=True, params=["policy path", "direct path"])
-def held(segment: Segment, request: pytest.FixtureRequest) -> None:
+def held(segment: Segment, request: pytest.FixtureRequest) -> Iterator[None]:
     segment.allow_direct(request.param == "direct path")
     segment.hold("b")
+    yield
+    assert segment.leaks() == {}
 
 
 def test_the_server_sees_the_floating_ip_and_a_port_of_the_pods_node(segment: Segment) -> None:
@@ -89,6 +100,63 @@ def test_r1_an_idle_connection_is_spoken_to_first_through_the_new_gateway(segmen
             transfer(client, accepted, 1000)
             segment.hold("c")
             transfer(accepted, client, 1000)
+
+
+@pytest.mark.parametrize("is_upload", [True, False], ids=["upload", "download"])
+def test_c6_a_pod_of_the_holder_itself_is_like_any_other_and_goes_on_when_that_changes(
+    segment: Segment, is_upload: bool
+) -> None:
+    """Rule H4."""
+    with listening(segment) as server:
+        segment.hold("a")
+        client, accepted, peer = connected(segment, server)
+        with closing(client), closing(accepted):
+            assert peer[0] == str(FLOATING_IP)
+            ends = (client, accepted) if is_upload else (accepted, client)
+            transfer(*ends, 100_000)
+            for gateway in ("b", "a"):
+                segment.hold(gateway)
+                transfer(*ends, 100_000)
+
+
+def announce(segment: Segment, name: str) -> None:
+    """As the keeper of a new holder does it at once."""
+    own = uplink(name).mac
+    message = packet.arp(1, own, FLOATING_IP, packet.BROADCAST, FLOATING_IP)
+    put(segment, name, "eth0", packet.ethernet(packet.BROADCAST, own, packet.ARP, message))
+
+
+def test_r2_an_announcement_moves_the_way_at_once_and_for_half_a_second_unless_it_is_confirmed(
+    segment: Segment,
+) -> None:
+    """Nobody but the new holder itself says so at first: neither gossip nor a leader."""
+    node = segment.nodes["a"]
+    for key in tuple(node.map(MapName.WAY_HINTS).items()):
+        node.map(MapName.WAY_HINTS).delete(key)
+    with talking(segment) as (client, server):
+        assert exchange(client, server, 3) == 3
+        segment.move_lease("c")
+        assert exchange(client, server, 1) == 0, "the pod's node knows of nothing"
+        node.beat()
+        announce(segment, "c")
+        assert exchange(client, server, 3) == 3
+        time.sleep(0.6)
+        node.beat()
+        assert exchange(client, server, 1) == 0, "without an authenticated word"
+        segment.lead("c")
+        assert exchange(client, server, 3) == 3
+
+
+def test_l1_who_leaks_is_seen_at_the_ports(segment: Segment) -> None:
+    """The check of all tests here."""
+    bare = packet.ethernet(uplink("router").mac, uplink("a").mac, packet.IPV4, UDP_FLOW.outbound())
+    forged = packet.ethernet(uplink("a").mac, uplink("router").mac, packet.IPV4, UDP_FLOW.translated())
+    message = packet.arp(1, uplink("router").mac, FLOATING_IP, bytes(6), IPv4Address(ADDRESSES["b"]))
+    asking = packet.ethernet(packet.BROADCAST, uplink("router").mac, packet.ARP, message)
+    put(segment, "a", "eth0", bare)
+    for frame in (forged, asking):
+        put(segment, "router", "eth0", frame)
+    assert segment.leaks() == {"bare": 1, "stranger": 2}
 
 
 @pytest.mark.parametrize("size", [1, 1472, 4000, 30000])
@@ -259,20 +327,6 @@ def test_h2_a_traceroute_of_the_server_shows_the_gateway_and_then_the_floating_i
     assert seen == [ADDRESSES["b"], str(FLOATING_IP)]
 
 
-def forget_connections(segment: Segment) -> None:
-    """Whatever the pod's node tracked is gone."""
-    segment.places["a"].call(flush_conntrack)
-
-
-def flush_conntrack() -> None:
-    """IPCTNL_MSG_CT_DELETE of subsystem NFNL_SUBSYS_CTNETLINK without a tuple: all of them (nfnetlink_conntrack.h)."""
-    request, acknowledge, delete = 1, 4, 1 << 8 | 2
-    message = struct.pack("=IHHII", 20, delete, request | acknowledge, 1, 0) + struct.pack(">BBH", socket.AF_INET, 0, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
-        netlink.send(message)
-        assert struct.unpack_from("=i", netlink.recv(4096), 16) == (0,)
-
-
 def test_d1_a_connection_goes_on_when_conntrack_forgot_it_and_the_server_speaks_first(segment: Segment) -> None:
     """Connection tracking then takes the server for the one that opened it, and the pod's answers for replies."""
     with listening(segment) as server:
@@ -283,6 +337,22 @@ def test_d1_a_connection_goes_on_when_conntrack_forgot_it_and_the_server_speaks_
             transfer(accepted, client, 100_000)
             transfer(client, accepted, 100_000)
             assert accepted.getpeername() == peer
+
+
+def test_d1_a_packet_that_is_routed_to_the_pod_itself_does_not_turn_its_flow_around(segment: Segment) -> None:
+    """Whoever knows the ports can forge one. Connection tracking, which has forgotten, takes it for the first."""
+    router = segment.places["router"]
+    with talking(segment) as (client, server):
+        assert exchange(client, server, 3) == 3
+        forget_connections(segment)
+        router.command(f"ip route add {POD} via {segment.pod_node_address}")
+        try:
+            server.sendto(b"routed", client.getsockname())
+            assert client.recv(100) == b"routed"
+        finally:
+            router.command(f"ip route del {POD}")
+        time.sleep(0.6)
+        assert exchange(client, server, 3) == 3
 
 
 ISOLATED = """table ip isolation {
@@ -368,30 +438,45 @@ def direct(segment: Segment) -> tuple[int, int]:
     return counters.get("direct_out", 0), counters.get("direct_back", 0)
 
 
-def exchange(client: socket.socket, server: socket.socket, count: int, pause_s: float = 0.005) -> int:
-    """Questions and their answers; how many came back."""
-    client.settimeout(0.3)
-    answered = 0
-    for _ in range(count):
-        client.send(b"question")
-        try:
-            _, peer = server.recvfrom(100)
-            server.sendto(b"answer", peer)
-            answered += client.recv(100) == b"answer"
-        except TimeoutError:
-            continue
-        time.sleep(pause_s)
-    return answered
+SERVICE, SERVICE_PORT = IPv4Address("10.96.0.10"), 53
 
 
 @contextlib.contextmanager
-def talking(segment: Segment) -> Iterator[tuple[socket.socket, socket.socket]]:
-    server, client = (opened(segment, place, socket.SOCK_DGRAM) for place in ("router", "pod"))
-    with closing(server), closing(client):
-        server.settimeout(0.3)
-        server.bind((str(SERVER), PORT))
+def served(segment: Segment) -> Iterator[None]:
+    """A service of the cluster whose endpoint is outside, as kube-proxy makes it on the pod's node."""
+    chain = "chain services { type nat hook prerouting priority -100; %s; }"
+    rule = f"ip daddr {SERVICE} udp dport {SERVICE_PORT} dnat to {SERVER}:{PORT}"
+    place = segment.places["a"]
+    place.feed("nft -f -", "table ip services {\n" + chain % rule + "\n}\n")
+    try:
+        yield
+    finally:
+        place.command("nft delete table ip services")
+
+
+def test_f1_what_was_translated_on_the_way_is_asked_of_for_ever(segment: Segment, held: None) -> None:
+    """It came out otherwise than it went in: nothing is said of what follows, nor of what goes to the endpoint."""
+    segment.allow_direct(True)
+    with served(segment), talking(segment) as (client, server):
+        client.connect((str(SERVICE), SERVICE_PORT))
+        before, went = count_asked(segment), direct(segment)
+        assert exchange(client, server, 20) == 20
+        assert count_asked(segment) - before == 40
         client.connect((str(SERVER), PORT))
-        yield client, server
+        client.send(b"to the endpoint itself")
+        time.sleep(0.1)
+    assert direct(segment) == went
+
+
+def test_f1_approval_is_of_one_flow_and_no_other_of_the_same_pod(segment: Segment, held: None) -> None:
+    segment.allow_direct(True)
+    with talking(segment) as (client, server):
+        exchange(client, server, 3)
+        with closing(opened(segment, "pod", socket.SOCK_DGRAM)) as other:
+            other.connect((str(SERVER), PORT))
+            before = count_asked(segment)
+            assert exchange(other, server, 1) == 1
+    assert count_asked(segment) - before == 2
 
 
 def test_f2_netfilter_is_asked_of_one_packet_in_half_a_second_and_direction(segment: Segment, held: None) -> None:

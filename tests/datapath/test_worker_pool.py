@@ -214,7 +214,7 @@ async def test_it_is_told_which_keys_have_come_into_the_kernel_left_it_or_were_r
         assert set(pool.take_news("map") or ()) == set()
 
 
-async def test_c2_what_others_changed_is_told_too(
+async def test_i2_what_others_changed_is_told_too(
     pool: WorkerPool, target: FakeMap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rule set that counts as whole in the kernel is looked at again."""
@@ -361,7 +361,7 @@ async def test_a_full_map_takes_what_fits_and_the_rest_as_soon_as_there_is_room(
     assert pool.counters.deleted == 1
 
 
-async def test_c1_in_a_full_map_present_keys_go_on_being_changed(pool: WorkerPool, target: FakeMap) -> None:
+async def test_i1_in_a_full_map_present_keys_go_on_being_changed(pool: WorkerPool, target: FakeMap) -> None:
     target.room = 2
     async with serving(pool):
         pool.replace("map", {A: ONE, B: ONE})
@@ -376,7 +376,7 @@ async def test_c1_in_a_full_map_present_keys_go_on_being_changed(pool: WorkerPoo
         assert pool.is_settled("map"), "what waits for room is not under way"
 
 
-async def test_c1_a_key_that_cannot_be_written_holds_up_no_other(pool: WorkerPool, target: FakeMap) -> None:
+async def test_i1_a_key_that_cannot_be_written_holds_up_no_other(pool: WorkerPool, target: FakeMap) -> None:
     target.broken = {B}
     async with serving(pool):
         pool.replace("map", {A: ONE, B: ONE, C: ONE})
@@ -391,7 +391,7 @@ async def test_c1_a_key_that_cannot_be_written_holds_up_no_other(pool: WorkerPoo
     assert target.content == {A: ONE, B: ONE, C: TWO}
 
 
-async def test_c1_a_wish_that_waits_for_room_can_be_taken_back(pool: WorkerPool, target: FakeMap) -> None:
+async def test_i1_a_wish_that_waits_for_room_can_be_taken_back(pool: WorkerPool, target: FakeMap) -> None:
     target.room = 1
     async with serving(pool):
         pool.replace("map", {A: ONE, B: ONE})
@@ -403,7 +403,7 @@ async def test_c1_a_wish_that_waits_for_room_can_be_taken_back(pool: WorkerPool,
     assert target.content == {}
 
 
-async def test_c1_room_that_others_made_is_found(pool: WorkerPool, target: FakeMap) -> None:
+async def test_i1_room_that_others_made_is_found(pool: WorkerPool, target: FakeMap) -> None:
     target.room = 1
     async with serving(pool):
         pool.replace("map", {A: ONE, B: ONE})
@@ -443,7 +443,7 @@ async def test_whoever_waits_for_rows_learns_that_some_were_written_and_of_no_ot
 
 
 @pytest.mark.parametrize("damage", [{}, {A: TWO}, {A: ONE, B: ONE}], ids=["deleted", "changed", "added"])
-async def test_c2_what_others_did_to_a_map_is_put_right(
+async def test_i2_what_others_did_to_a_map_is_put_right(
     pool: WorkerPool, target: FakeMap, damage: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_pool, "_COMPARE_S", 0.0)
@@ -456,7 +456,7 @@ async def test_c2_what_others_did_to_a_map_is_put_right(
     assert pool.counters.repaired == 1
 
 
-async def test_c2_a_large_map_is_compared_in_pieces(
+async def test_i2_a_large_map_is_compared_in_pieces(
     pool: WorkerPool, target: FakeMap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_pool, "_COMPARE_S", 0.0)

@@ -370,7 +370,7 @@ def test_a_node_that_starts_while_its_address_is_gone_waits_says_so_and_then_ser
     assert not any(has_ended(pid) for pid in pids), "they went on by themselves"
 
 
-def test_c1_a_full_map_costs_the_pods_that_find_no_room_and_nothing_leaves_bare(site: Site, tmp_path: Path) -> None:
+def test_i1_a_full_map_costs_the_pods_that_find_no_room_and_nothing_leaves_bare(site: Site, tmp_path: Path) -> None:
     node, pods = "worker2", {"alice/frontend-worker2": FIRST, "paul/frontend-worker2": FLOATING_IPS[1]}
 
     def seen() -> dict[str, str]:

@@ -157,7 +157,7 @@ async def test_ten_thousand_flows_are_forgotten_in_one_call(node: Namespace, pod
 
 
 @pytest.mark.root
-async def test_c3_a_large_table_is_not_searched_by_the_kernel_in_one_piece(
+async def test_i3_a_large_table_is_not_searched_by_the_kernel_in_one_piece(
     node: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(pod: IPv4Address, side: int, flag: int) -> bytes:

@@ -101,7 +101,7 @@ async def test_events_the_kernel_dropped_become_a_resync(node: Namespace) -> Non
         assert await next_change(monitor, lambda change: isinstance(change, Resync)) == Resync()
 
 
-async def test_c2_a_message_that_cannot_be_read_becomes_a_resync_and_the_next_ones_are_told(
+async def test_i2_a_message_that_cannot_be_read_becomes_a_resync_and_the_next_ones_are_told(
     node: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail_once(marshal: object, data: bytes) -> list[NetworkChange]:
@@ -117,7 +117,7 @@ async def test_c2_a_message_that_cannot_be_read_becomes_a_resync_and_the_next_on
         assert await next_change(monitor, lambda change: isinstance(change, AddressChange) and change.address == second)
 
 
-async def test_c2_a_socket_that_fails_is_told_to_whoever_waits(node: Namespace) -> None:
+async def test_i2_a_socket_that_fails_is_told_to_whoever_waits(node: Namespace) -> None:
     async with LinkMonitor() as monitor:
         monitor._fail(OSError(9, "gone"))
         with pytest.raises(OSError, match="gone"):

@@ -196,7 +196,7 @@ async def test_w4_other_mark_bits_are_left_alone(site: Site) -> None:
 
 
 @pytest.mark.root
-async def test_c8_masquerade_at_the_head_does_not_change_the_source(site: Site) -> None:
+async def test_w5_c8_masquerade_at_the_head_does_not_change_the_source(site: Site) -> None:
     await protect()
     site.node.run("iptables -t nat -I POSTROUTING 1 -s 10.244.0.0/16 -j MASQUERADE")
     with site.node.capture("egw0") as steered, site.node.capture("up0") as uplink:
@@ -367,7 +367,7 @@ async def test_overlapping_destinations_are_merged(site: Site) -> None:
 
 
 @pytest.mark.root
-async def test_c3_pods_share_a_set_and_the_last_one_takes_it_away(site: Site) -> None:
+async def test_i3_pods_share_a_set_and_the_last_one_takes_it_away(site: Site) -> None:
     nftables = await protect()
     both = Destinations({POD: 1, IPv4Address("10.244.1.11"): 1}, {1: [OUTSIDE]})
     await nftables.replace_steer(both)
@@ -380,7 +380,7 @@ async def test_c3_pods_share_a_set_and_the_last_one_takes_it_away(site: Site) ->
 
 
 @pytest.mark.root
-async def test_c3_a_large_set_is_guarded_in_all_of_its_parts(site: Site) -> None:
+async def test_i3_a_large_set_is_guarded_in_all_of_its_parts(site: Site) -> None:
     nftables = await protect()
     many = [IPv4Network((f"8.{index >> 7}.{index % 128 * 2}.0", 24)) for index in range(2 * PART)]
     await nftables.replace_steer(Destinations({POD: 1}, {1: [*many, OUTSIDE]}))
@@ -395,7 +395,7 @@ async def test_c3_a_large_set_is_guarded_in_all_of_its_parts(site: Site) -> None
 
 
 @pytest.mark.root
-async def test_c3_no_transaction_is_long_and_at_none_is_a_pod_without_its_destinations(
+async def test_i3_no_transaction_is_long_and_at_none_is_a_pod_without_its_destinations(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nftables = await protect()
@@ -430,7 +430,7 @@ async def test_a_refused_transaction_changes_nothing_and_the_next_one_fits(site:
 
 
 @pytest.mark.root
-async def test_c2_a_set_that_was_made_in_part_is_made_whole_by_the_next_call(
+async def test_i2_a_set_that_was_made_in_part_is_made_whole_by_the_next_call(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nftables = await protect(steer=False)

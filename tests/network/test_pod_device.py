@@ -50,7 +50,7 @@ async def found(netlink: Netlink, pods: list[IPv4Address], uplinks: list[str]) -
     return devices
 
 
-async def test_each_pod_is_found_behind_its_device(site: Site) -> None:
+async def test_w8_each_pod_is_found_behind_its_device_or_its_port_of_a_bridge(site: Site) -> None:
     async with Netlink() as netlink:
         devices = await found(netlink, [BARE, BRIDGED, REMOTE, OUTSIDE], ["up0"])
     assert devices == {BARE: site.index("ptp0"), BRIDGED: site.index("port1")}

@@ -1,13 +1,15 @@
-"""Rules W3, G7, G8: the steering device, its table and the ip rules."""
+"""Rules W3, F3, G7, G8: the steering device, its table and the ip rules."""
 
 from collections.abc import Iterator
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 
 from service.model.errors import OperatorError
 from service.network.link import Interface
 from service.network.netlink import Netlink
+from service.network.sysctl import Sysctl
 from tests.network.namespace import Namespace, namespaces
 
 pytestmark = pytest.mark.root
@@ -67,7 +69,7 @@ async def test_what_others_removed_is_repaired_and_doubles_go(node: Namespace) -
     assert picture(node)[:2] == before[:2]
 
 
-async def test_c2_an_uplink_that_is_gone_by_now_keeps_nothing_from_being_set_up(node: Namespace) -> None:
+async def test_i2_an_uplink_that_is_gone_by_now_keeps_nothing_from_being_set_up(node: Namespace) -> None:
     async with Netlink() as netlink:
         device = await netlink.ensure_steering_device(vni_port=9643, table=TABLE, mark=MARK, uplinks=["gone0", "up0"])
     assert device.up
@@ -103,6 +105,22 @@ async def test_g7_redirects_are_off_and_the_device_accepts_pod_sources(node: Nam
     assert node.sysctl("ipv4/conf/egw0/forwarding") == "1"
     # Strict reverse path filtering everywhere, and yet a source that is routed elsewhere may come in by egw0.
     assert "dev lo" in node.ip("route get 192.168.7.1 from 203.0.113.7 iif egw0")
+
+
+@pytest.mark.parametrize("are_samples", [True, False], ids=["direct path", "none"])
+async def test_f3_connection_tracking_takes_samples_where_it_sees_no_more_and_is_as_before_afterwards(
+    node: Namespace, tmp_path: Path, are_samples: bool
+) -> None:
+    key = "netfilter/nf_conntrack_tcp_be_liberal"
+    node.run("nft -f -", "table ip t { chain c { type filter hook forward priority 0; ct state new accept; }; }")
+    node.sysctl(key, "0")
+    async with Netlink(sysctl=Sysctl(journal=tmp_path / "sysctls.json")) as netlink:
+        await netlink.ensure_steering_device(
+            vni_port=9643, table=TABLE, mark=MARK, uplinks=["up0"], are_samples=are_samples
+        )
+        assert node.sysctl(key) == ("1" if are_samples else "0")
+        await netlink.remove_steering_device(table=TABLE, mark=MARK)
+    assert node.sysctl(key) == "0"
 
 
 async def test_g8_removal_leaves_nothing_and_may_be_repeated(node: Namespace) -> None:

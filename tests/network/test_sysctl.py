@@ -65,7 +65,7 @@ def test_a_key_that_cannot_be_written_is_named_with_what_to_do(tmp_path: Path) -
         Sysctl(tmp_path).write(KEY, "0")
 
 
-def test_c2_a_device_that_vanished_is_no_error_of_the_operator(node: Path) -> None:
+def test_i2_a_device_that_vanished_is_no_error_of_the_operator(node: Path) -> None:
     """An uplink that goes between two looks must not end the agent, with advice on how to run it."""
     Sysctl(node, node / "sysctls.json").write("ipv4/conf/eth9/send_redirects", "0")
     assert not (node / "sysctls.json").exists()

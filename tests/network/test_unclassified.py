@@ -1,4 +1,4 @@
-"""What policies name, cut into sets of netfilter's (rules W11, C3)."""
+"""What policies name, cut into sets of netfilter's (rules W11, I3)."""
 
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
@@ -55,7 +55,7 @@ def test_no_set_is_long_however_much_is_named() -> None:
     assert len(in_order(sets)) == 20_000
 
 
-def test_c3_an_edit_makes_one_or_two_sets_anew_and_leaves_all_others() -> None:
+def test_i3_an_edit_makes_one_or_two_sets_anew_and_leaves_all_others() -> None:
     many = networks(20_000)
     before = named_sets(many)
     for edited in ([*many, IPv4Network("1.2.3.4/32")], many[:9000] + many[9001:]):

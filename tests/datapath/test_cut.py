@@ -1,0 +1,366 @@
+"""Each rule with its wiring cut: the test that is named after it fails then.
+
+A rule that is built, and tested by itself, may be called by nobody. So one line of the programs is taken out, they are
+compiled anew, and the claim of the rule is made of what is left. Cut in netfilter's rules, or by hand, are those that
+only whole walks show.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.datapath import loader
+from service.datapath.layout import BlockKind, WayKind
+from service.datapath.loader import LoadedDatapath, load_datapath
+from tests.datapath import (
+    test_direct,
+    test_error,
+    test_flow_life,
+    test_fragment,
+    test_holder,
+    test_pod_ingress,
+    test_port,
+    test_reverse_snat,
+    test_snat,
+    test_steer,
+    test_uplink_arp,
+    test_uplink_egress,
+)
+from tests.datapath.node import TCP_FLOW, UDP_FLOW, Node
+from tests.datapath.program import Namespace, Programs
+
+pytestmark = pytest.mark.bpf
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One line of `bpf/FILE` that is replaced, and who fails of it, on which kind of node."""
+
+    file: str
+    line: str
+    instead: str
+    claim: Callable[..., object]
+    node: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def bare(node: Node) -> None:
+    """As it is configured."""
+
+
+def pod_node(node: Node) -> None:
+    for make in (node.rule, node.select, node.own, node.way):
+        make()
+
+
+def opened(node: Node) -> None:
+    pod_node(node)
+    node.send(TCP_FLOW)
+    node.answer(TCP_FLOW)
+    node.send(TCP_FLOW, flags=test_flow_life.ACK)
+
+
+def holder(node: Node) -> None:
+    node.hold()
+    node.assign()
+
+
+def own_holder(node: Node) -> None:
+    pod_node(node)
+    node.hold()
+    node.way(WayKind.LOCAL)
+    node.assign(kind=BlockKind.LOCAL, member=0)
+
+
+NODES = {made.__name__: made for made in (pod_node, opened, holder, own_holder)} | {"node": bare}
+TCP, UDP = {"flow": TCP_FLOW}, {"flow": UDP_FLOW}
+FRAME = {"frame": test_uplink_egress.FRAMES["ip"]}
+STRANGERS = "block->member != member"
+CUTS = {
+    "B2": Cut(
+        "steer.h", "flow->pod == row->pod &&", "", test_flow_life.test_b2_nobody_inherits_a_flow, "pod_node", TCP
+    ),
+    "B3": Cut(
+        "table.h",
+        "flow->last_ns = now_ns;\n    tally_packet(flow, packet, from_pod);",
+        "tally_packet(flow, packet, from_pod);",
+        test_flow_life.test_c20_both_directions_refresh,
+        "pod_node",
+        UDP,
+    ),
+    "B4": Cut(
+        "steer.h",
+        "if (is_over_quota(key->pod_ip, row->pod, own))",
+        "if (0)",
+        test_flow_life.test_b4_a_pod_has_no_more_flows_than_its_quota_and_open_ones_go_on,
+        "pod_node",
+    ),
+    "B5": Cut(
+        "table.h",
+        "        move_to_open(key, flow);\n",
+        "        return;\n",
+        test_flow_life.test_b5_a_tcp_flow_is_kept_from_eviction_as_soon_as_it_is_answered_and_until_it_closes,
+        "pod_node",
+    ),
+    "D1": Cut(
+        "egress_gateway.c",
+        "priority = flow_priority(&packet, &key, flow);",
+        "priority = 0;",
+        test_pod_ingress.test_d1_a_packet_of_a_live_flow_says_so_to_netfilter,
+        "pod_node",
+    ),
+    "D2": Cut(
+        "egress_gateway.c",
+        "if (!member || skb->vlan_present || !load_ipv4(skb, &ip))",
+        "if (!load_ipv4(skb, &ip) || !member)\n        return TC_ACT_UNSPEC;\n    if (0)",
+        test_reverse_snat.test_d2_nothing_else_enters_by_egw0,
+        "pod_node",
+    ),
+    "D4": Cut(
+        "steer.h",
+        "!may_make_flow(packet, settings)",
+        "0",
+        test_flow_life.test_d4_a_segment_from_a_port_that_servers_use_makes_none,
+        "pod_node",
+    ),
+    "E1": Cut(
+        "steer.h",
+        "if (rule && rule->floating_ip == flow->floating_ip) {",
+        "if (0) {",
+        test_flow_life.test_e1_an_edit_that_leaves_the_floating_ip_is_not_felt,
+        "opened",
+    ),
+    "E2": Cut(
+        "steer.h",
+        "    flow->is_ended = 1;\n    if (flow->life_s > ENDED_S)",
+        "    if (flow->life_s > ENDED_S)",
+        test_flow_life.test_e2_a_flow_that_no_rule_names_any_more_is_ended,
+        "opened",
+    ),
+    "F2": Cut(
+        "approval.h",
+        "now_ns < until_ns && ",
+        "",
+        test_direct.test_f2_without_approval_or_after_it_a_packet_takes_the_policy_path,
+        "pod_node",
+        TCP,
+    ),
+    "F4": Cut(
+        "direct.h",
+        " || !keeps_port(key, flow, now_ns))",
+        ")",
+        test_direct.test_f4_nothing_goes_past_what_the_policy_path_would_stop,
+        "pod_node",
+        {"change": test_direct.CHANGES["its port is another flow's"]},
+    ),
+    "G1": Cut(
+        "arp.h",
+        "is_lease_live(address))\n        return answer_arp(skb, &arp, floating, 0);",
+        "0)\n        return answer_arp(skb, &arp, floating, 0);",
+        test_uplink_arp.test_while_the_lease_lives_a_request_is_answered,
+        "holder",
+        {"destination": test_uplink_arp.BROADCAST},
+    ),
+    "G2": Cut(
+        "fence.h",
+        "if (is_lease_live(floating_ip) || is_on_the_way(skb, floating_ip))",
+        "if (1)",
+        test_uplink_egress.test_g2_after_the_lease_nothing_leaves_and_it_is_counted,
+        "holder",
+        FRAME,
+    ),
+    "H1": Cut(
+        "holder.h",
+        "if (by != BY_ITSELF && !member)",
+        "if (0)",
+        test_holder.test_h1_a_strangers_frame_is_dropped_and_counted,
+        "holder",
+    ),
+    "H2": Cut(
+        "holder.h",
+        "if (!block)\n        return drop(skb, DROP_NO_FLOW, floating_ip);",
+        "if (!block)\n        return TC_ACT_UNSPEC;",
+        test_holder.test_c32_what_comes_for_nobodys_block_is_dropped_and_never_reaches_the_stack,
+        "holder",
+        {"port": 22},
+    ),
+    "H3": Cut(
+        "fence.h",
+        "if (!is_ours)\n        return drop",
+        "if (0)\n        return drop",
+        test_uplink_egress.test_c15_what_nobody_of_us_made_never_leaves_in_a_floating_ips_name,
+        "holder",
+        FRAME,
+    ),
+    "H3, pod": Cut(
+        "egress_gateway.c",
+        "if (source && floating_ips.lookup(&source))",
+        "if (0)",
+        test_pod_ingress.test_h3_no_pod_speaks_for_a_floating_ip,
+        "node",
+        {"frame": test_pod_ingress.FORGED["ip"], "tags": []},
+    ),
+    "H4": Cut(
+        "holder.h",
+        STRANGERS,
+        "(block->member != member && by != BY_WIRE)",
+        test_holder.test_h4_nothing_off_the_wire_is_of_the_holders_own_block,
+        "own_holder",
+    ),
+    "H5": Cut(
+        "egress_gateway.c",
+        "return fence_tagged(skb, is_ours, settings);",
+        "return TC_ACT_UNSPEC;",
+        test_uplink_egress.test_h5_a_floating_ip_behind_tags_is_fenced_like_any,
+        "holder",
+        {"tags": [(test_uplink_egress.packet.VLAN, 5)]},
+    ),
+    "Q3": Cut(
+        "holder.h",
+        STRANGERS,
+        "0",
+        test_holder.test_q3_a_packet_of_another_members_block_is_dropped_and_told,
+        "holder",
+        TCP,
+    ),
+    "Q4": Cut(
+        "steer.h",
+        "return names(mirror, key);",
+        "return 1;",
+        test_port.test_q4_a_flow_whose_port_names_another_flow_is_ended,
+        "pod_node",
+    ),
+    "Q5": Cut(
+        "holder.h",
+        "block->seen_ns = now_ns;",
+        ";",
+        test_holder.test_q5_the_holder_remembers_when_it_last_saw_a_packet_of_a_block,
+        "holder",
+    ),
+    "Q6": Cut(
+        "port.h",
+        "    if (!own)\n        return DROP_NO_PORTS;",
+        "    if (!own) {\n        key->nat_port = flow->pod_port;\n        return DROP_NONE;\n    }",
+        test_port.test_q6_without_a_block_of_the_floating_ip_a_new_flow_is_dropped_and_counted,
+        "pod_node",
+    ),
+    "R1": Cut(
+        "deliver.h",
+        "flow->floating_ip != mirror_key->floating_ip",
+        "1",
+        test_reverse_snat.test_r1_a_reply_of_any_member_is_taken_because_the_holder_may_be_a_new_one,
+        "pod_node",
+    ),
+    "R3": Cut(
+        "verdict.h",
+        "lease && token && lease->token == *token",
+        "lease && token",
+        test_holder.test_r3_rows_of_blocks_count_under_the_tenure_that_the_agent_has_vouched_for,
+        "holder",
+    ),
+    "W1": Cut(
+        "steer.h",
+        "if (write_macs(skb, way->gateway_mac, way->own_mac) < 0)",
+        "if (0)",
+        test_steer.test_w1_a_packet_goes_to_the_holders_mac_from_the_floating_ip,
+        "pod_node",
+    ),
+    "W2": Cut(
+        "arp.h",
+        "learn_way(skb, &arp, floating);\n",
+        ";\n",
+        test_uplink_arp.test_w2_an_announcement_is_a_hint_where_there_was_no_way,
+        "node",
+    ),
+    "W11": Cut(
+        "egress_gateway.c",
+        "skb->priority = CLASSIFIED_PRIORITY;",
+        ";",
+        test_pod_ingress.test_w11_packets_of_classified_pods_are_known_to_netfilter_whatever_becomes_of_them,
+        "node",
+    ),
+    "X3": Cut(
+        "holder.h",
+        "if (by != BY_ITSELF && packet->ttl <= 1)\n        return fault(packet, SIDE_MEMBER",
+        "if (0)\n        return fault(packet, SIDE_MEMBER",
+        test_error.test_h2_a_member_is_told_by_the_holders_own_address_that_the_hops_are_used_up,
+        "holder",
+        TCP,
+    ),
+    "C4": Cut(
+        "egress_gateway.c",
+        "    if (!way)\n        return drop(skb, DROP_NO_GATEWAY, floating_ip);",
+        "    if (!way)\n        return TC_ACT_UNSPEC;",
+        test_steer.test_c4_without_a_way_the_packet_is_dropped_and_counted,
+        "pod_node",
+    ),
+    "C10": Cut(
+        "port.h",
+        "return present && names(present, flow) ? 0 : -1;\n    }\n    if (mirrors_young",
+        "return 0;\n    }\n    if (mirrors_young",
+        test_port.test_c10_both_pods_of_a_collision_keep_their_own_ports,
+        "pod_node",
+        UDP,
+    ),
+    "C21": Cut(
+        "life.h",
+        "return (from_pod && is_opening(packet)) ? FLOW_NEW : state;",
+        "return state;",
+        test_flow_life.test_c21_a_syn_of_the_pod_reopens_a_closed_flow,
+        "opened",
+        {"ending": test_flow_life.RST},
+    ),
+    "C23": Cut(
+        "life.h",
+        "now_ns - flow->last_ns > flow->life_s * SECOND_NS",
+        "0",
+        test_flow_life.test_c23_an_answer_after_its_time_is_dropped_and_counted,
+        "pod_node",
+        UDP,
+    ),
+    "C28": Cut(
+        "fragment.h",
+        "fragments.update(&key, &fragment);",
+        ";",
+        test_fragment.test_c28_fragments_of_a_pod_leave_from_the_floating_ip,
+        "pod_node",
+        UDP,
+    ),
+    "C29": Cut(
+        "rewrite.h",
+        "u64 flags = checksum_flags(packet);",
+        "u64 flags = 0;",
+        test_snat.test_c29_a_udp_checksum_that_comes_out_as_zero_is_sent_as_all_ones,
+        "pod_node",
+    ),
+}
+
+
+@contextmanager
+def programs_with(cut: Cut, folder: Path, bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadedDatapath]:
+    source = folder / "bpf"
+    shutil.copytree(loader._SOURCE, source)
+    text = (source / cut.file).read_text()
+    assert text.count(cut.line) == 1, "the line has moved: find it again"
+    (source / cut.file).write_text(text.replace(cut.line, cut.instead))
+    monkeypatch.setattr(loader, "_SOURCE", source)
+    with load_datapath(str(bpffs / folder.name), str(folder)) as loaded:
+        yield loaded
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_with_its_wiring_cut_a_rule_is_not_kept(
+    name: str, namespace: Namespace, bpffs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = CUTS[name]
+    with programs_with(cut, tmp_path, bpffs, monkeypatch) as loaded:
+        node = Node(loaded, Programs(namespace, loaded.programs))
+        node.configure()
+        NODES[cut.node](node)
+        with pytest.raises((AssertionError, AttributeError, ValueError)):
+            cut.claim(node, **cut.arguments)
