@@ -204,14 +204,12 @@ class NodeDatapath:
             identity: RuleSet(identity, tuple(sorted(rows)), limits.get(identity, NO_TIMEOUTS))
             for identity, rows in entries.items()
         }
-        steered, devices = {}, {}
+        # By nothing go those that had left, and may have flows that have ended.
+        steered, devices, known = {}, {}, rule_sets | {NOTHING.id: NOTHING}
         for key, value in self._loaded.map(MapName.SELECTED).items().items():
             pod_ip, ifindex, rule_set, state = layout.parse_selected(key, value)
-            if ifindex == 0 and state == SelectedState.STEER and rule_set in rule_sets:
-                steered[pod_ip] = rule_sets[rule_set]
-            elif ifindex == 0 and state == SelectedState.STEER and rule_set == NOTHING.id:
-                # It had left, and may have flows that have ended.
-                steered[pod_ip] = NOTHING
+            if ifindex == 0 and state == SelectedState.STEER and rule_set in known:
+                steered[pod_ip] = known[rule_set]
             elif ifindex:
                 devices[pod_ip] = ifindex
         ways = self._loaded.map(MapName.WAYS).items()

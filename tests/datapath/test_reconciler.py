@@ -409,6 +409,7 @@ def test_w11_whoever_has_the_address_of_a_pod_that_has_gone_is_not_known_by_what
     steering(known, maps)
     index.apply([Delete(ObjectKey(Kind.POD, "alice", "pod"))])
     known.select()
+    rows(known, maps)
     known.steering.cleared(known.to_clear(maps))
     known.learn_devices({POD_IP: 8})
     known.classify(now_ns=9)
