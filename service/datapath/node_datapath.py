@@ -204,8 +204,7 @@ class NodeDatapath:
             identity: RuleSet(identity, tuple(sorted(rows)), limits.get(identity, NO_TIMEOUTS))
             for identity, rows in entries.items()
         }
-        # By nothing go those that had left, and may have flows that have ended.
-        steered, devices, known = {}, {}, rule_sets | {NOTHING.id: NOTHING}
+        steered, devices, known = {}, {}, rule_sets | {NOTHING.id: NOTHING}  # That of pods that have left.
         for key, value in self._loaded.map(MapName.SELECTED).items().items():
             pod_ip, ifindex, rule_set, state = layout.parse_selected(key, value)
             if ifindex == 0 and state == SelectedState.STEER and rule_set in known:

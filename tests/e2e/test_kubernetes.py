@@ -158,6 +158,9 @@ def test_a_stateful_pod_made_anew_on_another_node_takes_its_name_with_it(site: K
     site.delete_pod("carol", "web-0")
     site.write_pod(there, name="web-0", role="stateful")
     site.wait_seen(there.full_name, THIRD)
+    # Without an object nobody knows who it is (rule W11).
+    site.wait("the former place to be nobody's", lambda: site.seen(here.full_name, timeout_s=0.3) == "nothing came")
+    site.write_pod(here)
     site.wait_seen(here.full_name, WORKER1)
     site.kubectl("delete", "enp", "carol")
 
