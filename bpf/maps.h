@@ -11,22 +11,31 @@
 #ifndef DATAGRAM_FLOWS
 #define DATAGRAM_FLOWS 131072
 #endif
+#ifndef POD_ROWS
+#define POD_ROWS 16384 /* two for each selected pod */
+#endif
+#ifndef RULES
+#define RULES 262144
+#endif
+#ifndef FLOATING_IPS
+#define FLOATING_IPS 4096
+#endif
 
 BPF_TABLE_PINNED("array", u32, struct config, config, 1, PIN_DIR "/config");
 BPF_TABLE_PINNED("array", u32, struct flow_settings, flow_settings, 1, PIN_DIR "/flow_settings");
 BPF_TABLE_PINNED("hash", u64, struct limits, limits, 4096, PIN_DIR "/limits");
-BPF_TABLE_PINNED("hash", struct selected_key, struct selected_value, selected, 16384, PIN_DIR "/selected");
+BPF_TABLE_PINNED("hash", struct selected_key, struct selected_value, selected, POD_ROWS, PIN_DIR "/selected");
 BPF_TABLE_PINNED("hash", u32, u32, direct_devices, 16384, PIN_DIR "/direct_devices", BPF_F_NO_PREALLOC);
-BPF_TABLE_PINNED("hash", __be32, struct way, ways, 4096, PIN_DIR "/ways");
-BPF_TABLE_PINNED("lru_hash", __be32, struct way_hint, way_hints, 4096, PIN_DIR "/way_hints");
+BPF_TABLE_PINNED("hash", __be32, struct way, ways, FLOATING_IPS, PIN_DIR "/ways");
+BPF_TABLE_PINNED("lru_hash", __be32, struct way_hint, way_hints, FLOATING_IPS, PIN_DIR "/way_hints");
 BPF_TABLE_PINNED("array", u32, u64, agent_beat, 1, PIN_DIR "/agent_beat");
-BPF_TABLE_PINNED("hash", __be32, struct floating_ip, floating_ips, 4096, PIN_DIR "/floating_ips");
-BPF_TABLE_PINNED("hash", __be32, struct lease, lease_deadlines, 4096, PIN_DIR "/lease_deadlines");
+BPF_TABLE_PINNED("hash", __be32, struct floating_ip, floating_ips, FLOATING_IPS, PIN_DIR "/floating_ips");
+BPF_TABLE_PINNED("hash", __be32, struct lease, lease_deadlines, FLOATING_IPS, PIN_DIR "/lease_deadlines");
 BPF_TABLE_PINNED("hash", struct member_key, u32, members, 16384, PIN_DIR "/members");
 BPF_TABLE_PINNED("hash", __be32, u32, tunnel_members, 16384, PIN_DIR "/tunnel_members");
-BPF_TABLE_PINNED("hash", __be32, struct own_blocks, own_blocks, 4096, PIN_DIR "/own_blocks", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", __be32, struct own_blocks, own_blocks, FLOATING_IPS, PIN_DIR "/own_blocks", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct block_key, struct block, blocks, 524288, PIN_DIR "/blocks", BPF_F_NO_PREALLOC);
-BPF_TABLE_PINNED("hash", __be32, u64, trusts, 4096, PIN_DIR "/trusts");
+BPF_TABLE_PINNED("hash", __be32, u64, trusts, FLOATING_IPS, PIN_DIR "/trusts");
 BPF_TABLE_PINNED("lru_hash", struct next_hop_key, struct next_hop, next_hops, 16384, PIN_DIR "/next_hops");
 BPF_TABLE_PINNED("lru_hash", struct refused_key, u64, refused_blocks, 1024, PIN_DIR "/refused_blocks");
 
@@ -60,6 +69,6 @@ BPF_TABLE_PINNED("lru_hash", struct error_key, u64, error_times, 4096, PIN_DIR "
 
 BPF_TABLE_PINNED("lru_percpu_hash", struct drop_key, struct tally, drops, 8192, PIN_DIR "/drops");
 BPF_TABLE_PINNED("percpu_array", u32, u64, counts, COUNTERS, PIN_DIR "/counts");
-BPF_TABLE_PINNED("lpm_trie", struct rule_key, struct rule_value, rules, 262144, PIN_DIR "/rules",
+BPF_TABLE_PINNED("lpm_trie", struct rule_key, struct rule_value, rules, RULES, PIN_DIR "/rules",
                  BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lpm_trie", struct cluster_key, u32, cluster, 16384, PIN_DIR "/cluster", BPF_F_NO_PREALLOC);

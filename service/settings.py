@@ -167,6 +167,14 @@ class DatapathSettings(_Section, frozen=True):
     """For how many open TCP connections, and as many datagram flows, this node's tables have room; 600 bytes of kernel
     memory each. 0: one for each 64 KiB of its memory, 16,384 to 1,048,576. What is changed here counts from the node's
     next boot on (rule B5)."""
+    pods: Annotated[int, Meta(ge=1, le=100_000)] = 8192
+    """For how many selected pods of this node there is room. Those beyond it are not served: what they send to
+    destinations of their policies is dropped, and they are named in status (rule I1)."""
+    rules: Annotated[int, Meta(ge=1, le=4_000_000)] = 262_144
+    """For how many destinations, of all sets of policies that pods of this node go by. The same beyond it."""
+    floating_ips: Annotated[int, Meta(ge=1, le=65_536)] = 4096
+    """For how many floating IPs of the whole cluster. What is made larger or smaller counts from the node's next boot
+    on where the keeper writes: the deadlines of leases."""
     ephemeral_first: Annotated[int, Meta(ge=1, le=65535)] = 32_768
     """From which port on pods open connections (`net.ipv4.ip_local_port_range` in them). A TCP segment of no known flow
     that comes from another port is the answer of a server, and makes no flow (rule D4)."""

@@ -35,6 +35,11 @@ class FlowRoom:
         count = flows or min(max(memory_bytes // _MEMORY_PER_FLOW, FLOWS_MIN), FLOWS_MAX)
         return cls(count, max(count // 2, 1), count, is_set=flows > 0)
 
+    @classmethod
+    def here(cls, flows: int) -> Self:
+        """The same, with the memory of this node."""
+        return cls.of(flows, memory_bytes=physical_memory_bytes())
+
     def is_other(self, rows: int, wanted: int) -> bool:
         """Whether a table with that many rows is not what is wanted here: by memory, not nearly so."""
         return rows != wanted and (self.is_set or max(rows, wanted) >= _TOLD_FROM * min(rows, wanted))

@@ -18,14 +18,14 @@ from service.datapath.bpf_map import BpfMap
 from service.datapath.flow_room import FlowRoom
 from service.datapath.kernel_headers import write_kernel_headers
 from service.datapath.layout import MAP_SHAPES, MapName, pin_folder
-from service.datapath.map_size import KeptSize
+from service.datapath.map_size import KeptSize, RowRoom
 from service.model.errors import OperatorError
 from service.network.bpf_call import open_object
 
 PROGRAMS = ("pod_ingress", "pod_egress", "steer_egress", "steer_ingress", "uplink_ingress", "uplink_egress")
 _SOURCE = Path(__file__).resolve().parent.parent.parent / "bpf"
 _BPFFS_MAGIC = 0xCAFE4A11
-_ROOM = FlowRoom()
+_ROOM, _ROWS = FlowRoom(), RowRoom()
 _OWN_HEADER = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 
@@ -37,9 +37,9 @@ class LoadedDatapath:
     they would be now.
     """
 
-    def __init__(self, pin_dir: Path, headers: Path, room: FlowRoom) -> None:
+    def __init__(self, pin_dir: Path, headers: Path, room: FlowRoom, rows: RowRoom) -> None:
         self.pin_dir = pin_dir
-        self._module, self.kept_sizes = _compile_beside(pin_dir, headers, room)
+        self._module, self.kept_sizes = _compile_beside(pin_dir, headers, room, rows)
         from bcc import BPF
 
         try:
@@ -67,7 +67,7 @@ class LoadedDatapath:
         self.close()
 
 
-def load_datapath(bpf_dir: str, run_dir: str, room: FlowRoom = _ROOM) -> LoadedDatapath:
+def load_datapath(bpf_dir: str, run_dir: str, room: FlowRoom = _ROOM, rows: RowRoom = _ROWS) -> LoadedDatapath:
     """Load everything; takes about a second and 50 MB once (LLVM). Call it in a thread.
 
     `room` is for tables of flows that are not there yet; those of a former agent keep their size, and their flows.
@@ -79,7 +79,7 @@ def load_datapath(bpf_dir: str, run_dir: str, room: FlowRoom = _ROOM) -> LoadedD
     _ensure_bpffs(Path(bpf_dir))
     folder.mkdir(parents=True, exist_ok=True)
     _drop_misfits(folder)
-    return LoadedDatapath(folder, write_headers(run_dir), room)
+    return LoadedDatapath(folder, write_headers(run_dir), room, rows)
 
 
 def write_headers(run_dir: str) -> Path:
@@ -87,13 +87,13 @@ def write_headers(run_dir: str) -> Path:
     return write_kernel_headers(Path(run_dir) / "kernel-headers")
 
 
-def _compile_beside(pin_dir: Path, headers: Path, room: FlowRoom) -> tuple[Any, tuple[KeptSize, ...]]:
+def _compile_beside(pin_dir: Path, headers: Path, room: FlowRoom, rows: RowRoom) -> tuple[Any, tuple[KeptSize, ...]]:
     """Compile with new maps, then put those of a former agent in their place, and pin those that had no former one."""
     new = pin_dir.with_name(f"{pin_dir.name}-new")
     _remove_pins(new)  # Of one that died in the midst of this.
     new.mkdir()
     try:
-        module = _compile(new, headers, room)
+        module = _compile(new, headers, room, rows)
         kept = _take_over_maps(module, new, pin_dir)
     finally:
         _remove_pins(new)
@@ -130,7 +130,7 @@ def _remove_pins(folder: Path) -> None:
         folder.rmdir()
 
 
-def _compile(pin_dir: Path, headers: Path, room: FlowRoom) -> Any:
+def _compile(pin_dir: Path, headers: Path, room: FlowRoom, rows: RowRoom) -> Any:
     os.environ["BCC_KERNEL_SOURCE"] = str(headers)
     try:
         from bcc import BPF
@@ -139,6 +139,7 @@ def _compile(pin_dir: Path, headers: Path, room: FlowRoom) -> Any:
             "BCC is missing: install the Debian packages python3-bpfcc and libbpfcc (PyPI's `bcc` is another thing)"
         ) from error
     sizes = [f"-DOPEN_FLOWS={room.open}", f"-DYOUNG_FLOWS={room.young}", f"-DDATAGRAM_FLOWS={room.datagram}"]
+    sizes += [f"-DPOD_ROWS={2 * rows.pods}", f"-DRULES={rows.rules}", f"-DFLOATING_IPS={rows.floating_ips}"]
     flags = [f"-I{_SOURCE}", f'-DPIN_DIR="{pin_dir}"', "-Wno-unused-function", *sizes]
     try:
         return BPF(text=_flattened(_SOURCE / "egress_gateway.c").encode(), cflags=flags)

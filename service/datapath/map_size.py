@@ -38,6 +38,18 @@ copy and the attaching of the new programs. A new counter would have no place in
 
 
 @dataclass(frozen=True, slots=True)
+class RowRoom:
+    """Of what is wanted, and not seen."""
+
+    pods: int = 8192
+    """Selected pods of this node, with two rows each; one that is left alone takes one of what they leave."""
+    rules: int = 262_144
+    """Destinations of all sets of rules that pods of this node go by."""
+    floating_ips: int = 4096
+    """In every map that has a row for each."""
+
+
+@dataclass(frozen=True, slots=True)
 class KeptSize:
     """A pinned map that is as large as it was, and not as it should be."""
 

@@ -18,12 +18,12 @@ from typing import Self
 from service.datapath import flow_row, layout, loader, map_size
 from service.datapath.block_maps import BlockMaps
 from service.datapath.desired import LocalUplink, Rows
-from service.datapath.flow_room import FlowRoom, physical_memory_bytes
+from service.datapath.flow_room import FlowRoom
 from service.datapath.flow_table import FlowTable
 from service.datapath.hook_book import HookBook, Newcomers
 from service.datapath.layout import COUNTER_NAMES, ClusterFlag, MapName, SelectedState
 from service.datapath.loader import LoadedDatapath
-from service.datapath.map_size import KeptSize
+from service.datapath.map_size import KeptSize, RowRoom
 from service.datapath.planter import Planter
 from service.datapath.steering import NOTHING
 from service.datapath.worker_pool import WorkerPool
@@ -138,9 +138,9 @@ class NodeDatapath:
                 "datapath.uplinks: no interface with an IPv4 address carries a default route or bind_address; if that "
                 "is to stay so, name them"
             )
-        bpf_dir, run_dir = settings.datapath.bpf_dir, settings.run_dir
-        room = FlowRoom.of(settings.datapath.flows, memory_bytes=physical_memory_bytes())
-        self._loaded = await asyncio.to_thread(loader.load_datapath, bpf_dir, run_dir, room)
+        own = settings.datapath
+        rooms = FlowRoom.here(own.flows), RowRoom(own.pods, own.rules, own.floating_ips)
+        self._loaded = await asyncio.to_thread(loader.load_datapath, own.bpf_dir, settings.run_dir, *rooms)
         self._stack.callback(self._loaded.close)
         self._kept_sizes = self._loaded.kept_sizes
         self.pool = WorkerPool(

@@ -13,11 +13,9 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from service.datapath.layout import MAP_SHAPES
 from service.network import bpf_call
 from tests.datapath.packet import mac
 
@@ -113,17 +111,6 @@ def _bpf(command: int, attributes: ctypes.Structure) -> int:
 def create_map(kind: int, key_size: int, value_size: int, max_entries: int, *, flags: int = 0, name: str = "") -> int:
     """The descriptor of a new map that belongs to nobody."""
     return _bpf(_MAP_CREATE, _MapCreate(kind, key_size, value_size, max_entries, flags, map_name=name.encode()))
-
-
-def pin_small_map(folder: Path, name: str, entries: int) -> None:
-    """A map of our layout with little room, for a datapath that is loaded over it; what is pinned there goes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).unlink(missing_ok=True)
-    shape = MAP_SHAPES[name]
-    flags = _NO_PREALLOC if shape.type == _LPM_TRIE else 0
-    descriptor = create_map(shape.type, shape.key_size, shape.value_size, entries, flags=flags, name=name)
-    bpf_call.pin(descriptor, str(folder / name))
-    os.close(descriptor)
 
 
 def native_code_bytes(fd: int) -> int:

@@ -13,6 +13,7 @@ from service.datapath.admission import Admission
 from service.datapath.desired import Rows, rule_rows
 from service.datapath.layout import MapName
 from service.datapath.loader import LoadedDatapath, load_datapath
+from service.datapath.map_size import RowRoom
 from service.datapath.reconciler import Reconciler
 from service.datapath.worker_pool import WorkerPool
 from service.model.assignment import Location
@@ -23,7 +24,7 @@ from service.policy.rule_set import RuleSet
 from service.settings import Settings
 from tests.datapath import packet
 from tests.datapath.node import Flow, Node
-from tests.datapath.program import POD_DEVICE, SHOT, UNSPEC, Namespace, Programs, pin_small_map
+from tests.datapath.program import POD_DEVICE, SHOT, UNSPEC, Namespace, Programs
 from tests.datapath.stand_in import UPLINK, StandInPool
 from tests.policy.objects import gateway, namespace, pod, pod_key, policy, selector
 
@@ -128,8 +129,9 @@ def test_pods_are_admitted_whole_and_those_that_are_there_keep_their_place(caplo
     assert admission.unfit_pods == frozenset()
 
 
-SMALL = {MapName.SELECTED: 4, MapName.RULES: 3, MapName.WAYS: 1, MapName.FLOATING_IPS: 1}
-"""Entries of the maps of a node that is far too small."""
+SMALL = RowRoom(pods=2, rules=3, floating_ips=1)
+"""Of a node that is far too small."""
+DRIVEN = (MapName.SELECTED, MapName.RULES, MapName.WAYS, MapName.FLOATING_IPS)
 FIRST, SECOND = IPv4Address("10.244.1.10"), IPv4Address("10.244.1.11")
 SERVER = IPv4Address("8.8.8.8")
 
@@ -137,10 +139,7 @@ SERVER = IPv4Address("8.8.8.8")
 @pytest.fixture(scope="module")
 def small(bpffs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedDatapath]:
     """The real programs over real maps that hold next to nothing."""
-    folder = bpffs / "small"
-    for name, entries in SMALL.items():
-        pin_small_map(layout.pin_folder(str(folder)), name, entries)
-    with load_datapath(str(folder), str(tmp_path_factory.mktemp("run"))) as datapath:
+    with load_datapath(str(bpffs / "small"), str(tmp_path_factory.mktemp("run")), rows=SMALL) as datapath:
         yield datapath
 
 
@@ -152,7 +151,7 @@ class Kernel:
         self.reconciler = Reconciler(Settings(node="worker1"), self.index)
         self.reconciler.learn_uplinks((UPLINK,))
         self.reconciler.learn_devices({FIRST: POD_DEVICE.ifindex, SECOND: POD_DEVICE.ifindex})
-        self.names = tuple(SMALL)
+        self.names = DRIVEN
         self.pool = WorkerPool({name: loaded.map(name) for name in self.names})
 
     async def settle(self) -> None:

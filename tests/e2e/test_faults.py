@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from service.datapath.layout import MapName, pin_folder
 from service.lab.configuration import member_folder
@@ -17,7 +18,6 @@ from service.lab.namespace import run
 from service.lab.plan import ROUTER_OCTET, SECOND_UPLINK_DESTINATION, SEGMENTS
 from service.lab.status import fetch_json
 from service.lab.witness import wait_for_calls
-from tests.datapath.program import pin_small_map
 from tests.e2e.site import FLOATING_IPS, Site, policy
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -257,17 +257,22 @@ def test_every_move_is_on_record_with_growing_tokens(site: Site) -> None:
 
 
 @contextmanager
-def small_map(site: Site, node: str, name: str, entries: int) -> Iterator[None]:
-    """The node's agent begins anew with a map of so few entries; afterwards with one of the usual size."""
-    pins = pin_folder(str(member_folder(site.lab.folder, node) / "bpf"))
+def room_for(site: Site, node: str, **rows: int) -> Iterator[None]:
+    """The node's agent begins anew with so little room in its maps; afterwards with the usual one."""
+    path = member_folder(site.lab.folder, node) / "config.yaml"
+    good = path.read_text(encoding="utf-8")
+    settings = yaml.safe_load(good)
+    settings["datapath"] |= rows
     site.fault(node, Fault.KILL, only="agent")
-    pin_small_map(pins, name, entries)
+    # A map with more rows than there is room for would stay as it is.
+    (pin_folder(str(path.parent / "bpf")) / MapName.SELECTED).unlink()
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     try:
         site.fault(node, Fault.RESTART)
         yield
     finally:
         site.fault(node, Fault.KILL, only="agent")
-        (pins / name).unlink()
+        path.write_text(good, encoding="utf-8")
         recover(site, node)
 
 
@@ -381,7 +386,7 @@ def test_i1_a_full_map_costs_the_pods_that_find_no_room_and_nothing_leaves_bare(
 
     site.apply("paul.yaml", policy("paul", FLOATING_IPS[1], user="paul"))
     site.wait("both pods to be seen", lambda: seen() == pods)
-    with site.captured(tmp_path / "frames") as leaks, small_map(site, node, MapName.SELECTED, 2):
+    with site.captured(tmp_path / "frames") as leaks, room_for(site, node, pods=1):
         site.wait("one pod to be served", lambda: sorted(seen().values())[-1] == "nothing came" and troubles())
         found = seen()
         (served,) = (pod for pod, source in found.items() if source == pods[pod])
