@@ -330,7 +330,7 @@ class Agent:
             datapath=self._datapath,
             held=self._holdings.held,
             report=self._living_report(),
-            port_blocks=self._blocks.status(),
+            port_blocks=self._blocks,
             transports=self._transports.status(),
             troubles=[
                 *self._tasks.troubles(),

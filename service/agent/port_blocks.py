@@ -6,6 +6,7 @@ What they say goes into the kernel before the next datagram leaves.
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 from operator import is_
@@ -17,6 +18,7 @@ from service.datapath.flow_scan import FlowScan, Remote
 from service.datapath.flow_table import FlowTable
 from service.datapath.reconciler import Reconciler
 from service.host.durable_file import replace_durably
+from service.model.drop import DropReason
 from service.model.errors import PeerError
 from service.model.gateway_node import GatewayNode
 from service.model.kept import Kept
@@ -36,6 +38,12 @@ _SCAN_S = 0.5
 """Between two looks at all flows; at least three times as long as the last one took (rule I3)."""
 _REFUSED_S = 0.05
 """How often is looked for packets of blocks that are not their senders'."""
+_REFUSALS = frozenset(
+    reason.name.lower()
+    for reason in (DropReason.QUOTA, DropReason.PORTS_EXHAUSTED, DropReason.NO_PORTS, DropReason.MAP_FULL)
+)
+"""What a new flow is dropped for where there is no room for it."""
+_PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_ICMP: "icmp"}
 
 
 class PortBlocks:
@@ -78,7 +86,11 @@ class PortBlocks:
         self._said: tuple[object, ...] = ()
         """What the machines were told last."""
         self._busiest: dict[IPv4Address, tuple[Remote, int]] = {}
+        self._in_use: dict[IPv4Address, tuple[int, int]] = {}
+        """Ports and blocks that have a flow, at the last look."""
         self._scanned_ns = 0
+        self.busiest_pod: tuple[IPv4Address, int] | None = None
+        """Which has most flows, and how many, at the last look."""
         self.flows = 0
         """Of this node's pods, at the last look."""
         self.tables: dict[str, tuple[int, int]] = {}
@@ -219,20 +231,39 @@ class PortBlocks:
         if changed:
             self._wake()
 
-    def status(self) -> dict[str, Any]:
-        """Of each floating IP: what this node has and uses of its ports, and how many blocks it knows the owners of."""
+    def status(self, drops: Mapping[tuple[str, str], int] | None = None) -> dict[str, Any]:
+        """Of each floating IP: what this node has and uses of its ports, and how many blocks it knows the owners of.
+
+        `drops`: packets per (reason, floating IP), to tell what of it new flows were refused for.
+        """
         owner, gateway = self._owner, self._gateway
         if owner is None or gateway is None:
             return {}
+        refused = refusals_by_address(drops or {})
         found = {}
         for floating_ip in sorted(self._known):
             usable, known = len(owner.usable(floating_ip)), len(gateway.rows(floating_ip))
             remote, taken = self._busiest.get(floating_ip, (None, 0))
-            if usable or known or taken:
-                towards = f"{IPv4Address(remote.address)}:{int.from_bytes(remote.port, 'big')}" if remote else ""
-                busiest = {"remote": towards, "portsTaken": taken}
-                found[str(floating_ip)] = {"usableBlocks": usable, "knownBlocks": known, "busiest": busiest}
+            ports, blocks = self._in_use.get(floating_ip, (0, 0))
+            if usable or known or ports or str(floating_ip) in refused:
+                found[str(floating_ip)] = {
+                    "usableBlocks": usable,
+                    "knownBlocks": known,
+                    "blocksInUse": blocks,
+                    "portsInUse": ports,
+                    "busiest": _busiest(remote, taken, usable * BLOCK_PORTS),
+                    "refused": refused.get(str(floating_ip), {}),
+                }
         return found
+
+    def flow_status(self) -> dict[str, Any]:
+        """How full the tables of flows are, and how near the busiest pod is to its quota; as of the last look."""
+        pod, flows = self.busiest_pod or ("", 0)
+        return {
+            "total": self.flows,
+            "tables": {name: {"rows": rows, "room": room} for name, (rows, room) in self.tables.items()},
+            "busiestPod": {"pod": str(pod), "flows": flows, "quota": self._settings.datapath.flows_per_pod},
+        }
 
     # -- inside --
 
@@ -310,5 +341,26 @@ class PortBlocks:
             live = scan.blocks.get(floating_ip.packed, set())
             owner.note_scan(floating_ip, live, begun_ns=scan.begun_ns, now_ns=now_ns)
         self._busiest, self._scanned_ns = busiest, scan.begun_ns
-        self.flows, self.tables = scan.flows, scan.tables
+        self._in_use = {
+            IPv4Address(packed): (len(ports), len(scan.blocks[packed])) for packed, ports in scan.ports.items()
+        }
+        self.flows, self.tables, self.busiest_pod = scan.flows, scan.tables, scan.busiest_pod()
         self._pumps[Receiver.OWNER].wake()
+
+
+def refusals_by_address(drops: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    """New flows that were dropped for want of room, in packets, by floating IP and reason."""
+    found: dict[str, dict[str, int]] = {}
+    for (reason, address), packets in sorted(drops.items()):
+        if reason in _REFUSALS and address:
+            found.setdefault(address, {})[reason] = packets
+    return found
+
+
+def _busiest(remote: Remote | None, taken: int, usable: int) -> dict[str, Any]:
+    """The remote to which most ports of a floating IP are taken, and how many there are."""
+    shown = {"remote": "", "protocol": ""}
+    if remote is not None:
+        shown["remote"] = f"{IPv4Address(remote.address)}:{int.from_bytes(remote.port, 'big')}"
+        shown["protocol"] = _PROTOCOLS.get(remote.protocol, str(remote.protocol))
+    return shown | {"portsTaken": taken, "portsUsable": usable}

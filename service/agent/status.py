@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
+from service.agent.port_blocks import PortBlocks
 from service.audit.outbox import Outbox
 from service.audit.publisher import Publisher
 from service.datapath.desired import LocalUplink
@@ -31,7 +32,7 @@ def agent_status(
     datapath: NodeDatapath,
     held: Mapping[IPv4Address, HeldLease],
     report: LeaseReport | None,
-    port_blocks: Mapping[str, Any],
+    port_blocks: PortBlocks,
     transports: Mapping[str, Mapping[str, str]],
     troubles: Sequence[str],
     outbox: Outbox,
@@ -62,12 +63,24 @@ def agent_status(
         "keeper": keeper_status(report),
         "electorate": _electorate(report),
         "pods": {str(pod_ip): phase.value for pod_ip, phase in sorted(reconciler.steering.phases().items())},
-        "portBlocks": port_blocks,
+        **_fill_status(port_blocks, datapath, drops),
         "transports": transports,
         "hooks": datapath.hooks.kinds(),
         "drops": drops_by_reason(drops),
         "packets": datapath.counters(),
         "audit": audit_status(outbox, publisher),
+    }
+
+
+def _fill_status(
+    port_blocks: PortBlocks, datapath: NodeDatapath, drops: Mapping[tuple[str, str], int]
+) -> dict[str, Any]:
+    """How much there is of what new flows and pods need, and how much of it is taken."""
+    fill = datapath.pool.fill()
+    return {
+        "portBlocks": port_blocks.status(drops),
+        "flows": port_blocks.flow_status(),
+        "maps": {name: {"entries": entries, "room": room} for name, (entries, room) in sorted(fill.items())},
     }
 
 

@@ -180,6 +180,8 @@ class Turn:
             schedulable=self._intake.inventory.is_schedulable(self._settings.node),
             own_addresses=self._conflicts.own_addresses(),
             unrouted=self._upkeep.unrouted(),
+            over_quota=self._upkeep.over_quota(),
+            out_of_ports=self._upkeep.out_of_ports(),
         )
         assignments, floating_ips = reconciler.assignments, reconciler.floating_ips()
         parts = self._parts.of(lambda: parts_of(self._settings.node, assignments), assignments)

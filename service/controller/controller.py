@@ -37,6 +37,7 @@ from service.sources.intake import Intake
 from service.sources.source import Source, open_source
 from service.version import VERSION
 from service.web.electorate_metric import ElectorateCollector
+from service.web.leader_metric import GivenPortCollector
 from service.web.metrics import AuditCollector, RefusalCollector, TaskCollector
 from service.web.notice import until_begun, until_listening
 from service.web.server import WebServer
@@ -133,6 +134,7 @@ class Controller:
         registry.register(AuditCollector(self._outbox, self._publisher))
         registry.register(TaskCollector(self._tasks))
         registry.register(RefusalCollector(self._refusals))
+        registry.register(GivenPortCollector(self._blocks))
         web = WebServer(settings.http.address, settings.ports.http, self, registry)
         await until_listening(stack, web)
 

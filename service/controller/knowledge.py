@@ -14,6 +14,7 @@ from service.model.object_event import ObjectEvent
 from service.model.validity import LEADER_SILENT, Loss
 from service.report.absence import Absence, find_absence
 from service.report.exemption import PolicyExemptions
+from service.report.exhaustion import find_exhaustions
 from service.report.facts import Facts, Sightings
 from service.sources.intake import Intake
 from service.sources.timestamp import timestamp_from_ns
@@ -147,18 +148,19 @@ class Knowledge:
             return None
         seen, index, inventory = self.sightings(), self.intake.index, self.intake.inventory
         # Copies: what the index and the inventory hand out are live views.
-        policies = dict(index.policy_states())
+        policies, members = dict(index.policy_states()), self.cluster.members()
         return Facts(
             nodes=seen.nodes,
             holders=seen.holders,
             renewed_ns=seen.renewed_ns,
             assignments=seen.assignments,
             term=term,
-            members=self.cluster.members(),
+            members=members,
             conflicts=self.cluster.conflicts(),
             gateway=index.gateway(),
             policies=policies,
             exempted=self._exemptions.of(index, inventory.ranges, seen.nodes, self._server()),
+            exhausted=find_exhaustions(policies, seen.nodes, members, index.nodes_of),
             created={key: policy.created for key in policies if (policy := index.policy(key)) is not None},
             refused=self.intake.errors,
             cluster_nodes=dict(inventory.nodes),

@@ -4,7 +4,6 @@ A machine per term: it reads what gateways and nodes have before it gives anythi
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from typing import Any
@@ -16,7 +15,7 @@ from service.host import identity
 from service.model.gateway_node import NodeState
 from service.model.lease import Stamp
 from service.model.machine import Address, Source
-from service.port_block.block import ports_of
+from service.port_block.block import BLOCKS, ports_of
 from service.port_block.leader import LeaderBlocks
 from service.port_block.record import BlockMoved, Cause, TableRead
 from service.port_block.way import LeaderMember, Way
@@ -113,17 +112,19 @@ class LeaderPortBlocks:
         self.pump.wake()
 
     def status(self) -> dict[str, Any]:
-        """Of each floating IP: how many blocks each node has, and lacks of its base; empty while it does not lead."""
+        """Of each floating IP: how many blocks each node has, and lacks of its base, and how many are nobody's, those
+        that rest (Q5) among them; empty while it does not lead."""
         machine, gateway = self._present.machine, self._knowledge.intake.index.gateway()
         if machine is None or gateway is None:
             return {}
         short = self.lacking()
         found = {}
         for floating_ip in gateway.floating_ips:
-            owners = Counter(row.owner for row in machine.rows(floating_ip).values() if row.owner is not None)
+            owners = machine.counts(floating_ip)
             found[str(floating_ip)] = {
                 "isComplete": machine.is_complete(floating_ip),
-                "blocks": dict(sorted(owners.items())),
+                "blocks": owners,
+                "unowned": BLOCKS - sum(owners.values()),
                 "lacking": short.get(floating_ip, {}),
             }
         return found

@@ -45,6 +45,8 @@ class FlowScan:
     """Pods whose ended datagram flows may go; None: those of all. Connection tracking has nothing of theirs left."""
     taken: Counter[Remote] = field(default_factory=Counter)
     """Ports in use, by remote."""
+    ports: dict[bytes, set[int]] = field(default_factory=dict)
+    """Ports, and ICMP ids, in use towards anybody; by floating IP."""
     blocks: dict[bytes, set[int]] = field(default_factory=dict)
     """Blocks with a flow that lives, has ended, or is in TIME_WAIT; by floating IP."""
     pods: Counter[tuple[bytes, int]] = field(default_factory=Counter)
@@ -66,10 +68,12 @@ class FlowScan:
                     continue
             self.flows += 1
             self.pods[pod_ip, number] += 1
-            block = block_of(int.from_bytes(nat_port, "big"))
+            port = int.from_bytes(nat_port, "big")
+            block = block_of(port)
             if block is not None:
                 # Without a port: a connection that is older than the selection of its pod (rule E3).
                 self.taken[Remote(floating_ip, remote_ip, remote_port, protocol)] += 1
+                self.ports.setdefault(floating_ip, set()).add(port)
                 self.blocks.setdefault(floating_ip, set()).add(block)
 
     def _is_settled(self, pod_ip: bytes) -> bool:
@@ -79,6 +83,11 @@ class FlowScan:
         """Those that have none, not even one that has ended."""
         present = {pod_ip for pod_ip, _ in self.pods}
         return [pod_ip for pod_ip in pod_ips if pod_ip.packed not in present]
+
+    def busiest_pod(self) -> tuple[IPv4Address, int] | None:
+        """The pod that has most flows, and how many; None where there is no flow."""
+        most = max(self.pods.items(), key=lambda item: item[1], default=None)
+        return None if most is None else (IPv4Address(most[0][0]), most[1])
 
     def busiest(self) -> dict[IPv4Address, tuple[Remote, int]]:
         """Of each floating IP the remote to which most ports are taken, and how many."""

@@ -9,10 +9,11 @@ from ipaddress import IPv4Address, IPv4Network
 
 from service.datapath.layout import MapName
 from service.datapath.node_datapath import NodeDatapath
+from service.datapath.recent_drops import RecentDrops
 from service.datapath.reconciler import Reconciler
 from service.datapath.steering import Clearing, Phase
-from service.datapath.unrouted import Unrouted
 from service.gateway.exemption import unchanged
+from service.model.drop import DropReason
 from service.model.errors import TransientError
 from service.network.conntrack import Networks
 
@@ -65,7 +66,9 @@ class Upkeep:
         self._pod_came = asyncio.Event()
         self.devices_wanted = asyncio.Event()
         self.clearing_wanted = asyncio.Event()
-        self._unrouted = Unrouted()
+        self._unrouted = RecentDrops(DropReason.NO_ROUTE)
+        self._over_quota = RecentDrops(DropReason.QUOTA, self._policy_of)
+        self._out_of_ports = RecentDrops(DropReason.PORTS_EXHAUSTED, self._policy_of)
         self._exempt: tuple[IPv4Network, ...] | None = None
         """What is never steered now; None: not known yet."""
         self._tracked_exempt: tuple[IPv4Network, ...] | None = None
@@ -235,7 +238,7 @@ class Upkeep:
         reconciler, now_ns = self._reconciler, self._clock()
         late = [pod_ip for pod_ip, since in self._missing.items() if now_ns - since >= _MISSED_NS]
         bare = [pod_ip for pod_ip, device in reconciler.devices.items() if device in self._datapath.unattached]
-        return self._unrouted.troubles(now_ns=now_ns) + [
+        return _unrouted_troubles(self.unrouted()) + [
             f"{_listed(pod_ips)}: {reason}; what they send to where policies point is dropped (datapath.unclassified)"
             for found, reason in (
                 (late, "their device is not found"),
@@ -247,6 +250,17 @@ class Upkeep:
     def unrouted(self) -> tuple[IPv4Address, ...]:
         """Floating IPs whose packets find no route here: what a node may hold and not serve (rule H1)."""
         return self._unrouted.addresses(now_ns=self._clock())
+
+    def over_quota(self) -> tuple[IPv4Address, ...]:
+        """Floating IPs of pods here that had as many flows as a pod may have, and wanted more (rule B4)."""
+        return self._over_quota.addresses(now_ns=self._clock())
+
+    def out_of_ports(self) -> tuple[IPv4Address, ...]:
+        """Floating IPs of which all ports of this node were taken towards some remote (rule Q4)."""
+        return self._out_of_ports.addresses(now_ns=self._clock())
+
+    def _policy_of(self, floating_ip: IPv4Address) -> str:
+        return self._datapath.flows.policy_of(floating_ip)
 
     async def follow_links(self) -> None:
         """New pod devices are attached and lost carriers noticed as the kernel reports them; and all is compared again
@@ -285,7 +299,9 @@ class Upkeep:
         gap: list[IPv4Address] = []
         while True:
             await asyncio.sleep(_REPAIR_S)
-            self._unrouted.note(self._datapath.drops(), now_ns=self._clock())
+            drops = self._datapath.drops()
+            for recent in (self._unrouted, self._over_quota, self._out_of_ports):
+                recent.note(drops, now_ns=self._clock())
             # Flows that began in a gap have the source of the moment in connection tracking, for ever.
             while gap and await self._forget(dict.fromkeys(gap[:_CLEARED_PODS], ())):
                 del gap[:_CLEARED_PODS]
@@ -311,6 +327,14 @@ def _as_networks(named: Mapping[IPv4Address, tuple[IPv4Network, ...]]) -> dict[I
         if id(networks) not in made:
             made[id(networks)] = Networks(networks)
     return {key: made[id(networks)] for key, networks in named.items()}
+
+
+def _unrouted_troubles(floating_ips: Iterable[IPv4Address]) -> list[str]:
+    return [
+        f"{address}: packets from it have no route by the uplink on its segment and are dropped (no_route); give "
+        f"this node one, as `ip route get DESTINATION from {address} oif UPLINK` would show it"
+        for address in floating_ips
+    ]
 
 
 async def _pause(began: float) -> None:

@@ -176,6 +176,10 @@ class WorkerPool:
         """How many entries the map takes."""
         return self._lanes[name].target.info.max_entries
 
+    def fill(self) -> dict[str, tuple[int, int]]:
+        """Of each map, how many entries it contains as far as is known, and how many it takes."""
+        return {name: (len(lane.content), self.room(name)) for name, lane in self._lanes.items()}
+
     def pending(self) -> int:
         """How many keys still are to be written, over all maps; those that wait are among them."""
         return sum(len(lane.open.keys() | lane.waiting.keys()) for lane in self._lanes.values())

@@ -32,8 +32,8 @@ gone."""
 
 OWN_ADDRESSES_MAX = 16
 """So that metadata stay below their bound; of further ones ARP probes tell."""
-UNROUTED_MAX = 8
-"""The same; further ones stand in the node's own status."""
+DROPPING_MAX = 8
+"""The same, for each reason; further ones stand in the node's own status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,11 @@ class MemberMetadata:
     tunnels: bool = False
     """It takes packets of members out of the tunnel (rule X2)."""
     unrouted: tuple[IPv4Address, ...] = ()
-    """Floating IPs whose packets lately found no route by their uplink there; at most UNROUTED_MAX."""
+    """Floating IPs whose packets lately found no route by their uplink there; at most DROPPING_MAX, like the next."""
+    over_quota: tuple[IPv4Address, ...] = ()
+    """Floating IPs of pods there that lately had as many flows as a pod may have, and wanted more (rule B4)."""
+    out_of_ports: tuple[IPv4Address, ...] = ()
+    """Floating IPs of which lately all of its ports were taken towards some remote (rule Q4)."""
 
 
 class _Metadata(msgspec.Struct, array_like=True):
@@ -76,6 +80,8 @@ class _Metadata(msgspec.Struct, array_like=True):
     translates: bool = False
     tunnels: bool = False
     unrouted: tuple[bytes, ...] = ()
+    over_quota: tuple[bytes, ...] = ()
+    out_of_ports: tuple[bytes, ...] = ()
 
 
 class _AssignmentRow(msgspec.Struct, array_like=True):
@@ -142,15 +148,20 @@ def encode_metadata(metadata: MemberMetadata) -> bytes:
             tuple(int(segment.hearing) for segment in metadata.segments),
             metadata.translates,
             metadata.tunnels,
-            tuple(address.packed for address in metadata.unrouted[:UNROUTED_MAX]),
+            _packed(metadata.unrouted),
+            _packed(metadata.over_quota),
+            _packed(metadata.out_of_ports),
         )
     )
 
 
 def fitting(metadata: MemberMetadata, bytes_max: int) -> MemberMetadata:
     """With as many of its segments, from the first, as `bytes_max` have room for; what only people read goes first."""
-    if len(encode_metadata(metadata)) > bytes_max:
-        metadata = replace(metadata, unrouted=())
+    without_ports = replace(metadata, out_of_ports=())
+    without_flows = replace(without_ports, over_quota=())
+    for less in (without_ports, without_flows, replace(without_flows, unrouted=())):
+        if len(encode_metadata(metadata)) > bytes_max:
+            metadata = less
     for count in range(len(metadata.segments), -1, -1):
         metadata = replace(metadata, segments=metadata.segments[:count])
         if len(encode_metadata(metadata)) <= bytes_max:
@@ -173,11 +184,19 @@ def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
             )
         )
         own = tuple(IPv4Address(address) for address in raw.own_addresses[:OWN_ADDRESSES_MAX])
-        unrouted = tuple(IPv4Address(address) for address in raw.unrouted[:UNROUTED_MAX])
+        dropping = map(_unpacked, (raw.unrouted, raw.over_quota, raw.out_of_ports))
         head = NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id
-        return MemberMetadata(*head, own, raw.translates, raw.tunnels, unrouted)
+        return MemberMetadata(*head, own, raw.translates, raw.tunnels, *dropping)
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerError(f"metadata of {member or 'a member'}: {error}") from error
+
+
+def _packed(dropping: Sequence[IPv4Address]) -> tuple[bytes, ...]:
+    return tuple(address.packed for address in dropping[:DROPPING_MAX])
+
+
+def _unpacked(dropping: Sequence[bytes]) -> tuple[IPv4Address, ...]:
+    return tuple(IPv4Address(address) for address in dropping[:DROPPING_MAX])
 
 
 def encode_assignment(assignment: Assignment, *, removed: bool = False) -> bytes:

@@ -123,6 +123,11 @@ class PolicyIndex:
         """Return a policy, accepted or not; None where there is none of that name."""
         return self._policies.get(key)
 
+    def nodes_of(self, policy: ObjectKey) -> frozenset[str]:
+        """The nodes that have pods of a policy, accepted or not."""
+        pods = (self._pods.get(key) for key in self._pods_of.get(policy, ()))
+        return frozenset(pod.node for pod in pods if pod is not None)
+
     def apply(self, changes: Iterable[Change], *, pod_cidrs_known: bool | None = None) -> PolicyDelta:
         """Take a batch in order and return its net effect; Errors and Synced mean nothing here.
 

@@ -190,10 +190,10 @@ class LeaderBlocks:
         """How many blocks of their base nodes lack, where there are none: a condition says so (Q2)."""
         return {floating_ip: dict(table.short) for floating_ip, table in self._tables.items() if table.short}
 
-    def rows(self, floating_ip: IPv4Address) -> dict[int, Row]:
-        """The table as it is known now."""
+    def counts(self, floating_ip: IPv4Address) -> dict[str, int]:
+        """How many blocks each node has that has any."""
         table = self._tables.get(floating_ip)
-        return {} if table is None else {block: one.row for block, one in sorted(table.rows.items())}
+        return {} if table is None else table.counts()
 
     def is_complete(self, floating_ip: IPv4Address) -> bool:
         """Whether blocks are given (Q7)."""

@@ -83,6 +83,10 @@ class LeaderTable:
         """How many blocks a node has."""
         return len(self.by_owner.get(owner, ()))
 
+    def counts(self) -> dict[str, int]:
+        """How many blocks each node has that has any, in order of name."""
+        return {owner: len(blocks) for owner, blocks in sorted(self.by_owner.items()) if blocks}
+
     def has_use(self, owner: str) -> bool:
         """Whether a node needs blocks now."""
         return owner in self.demand or owner in self.wishes

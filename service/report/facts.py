@@ -18,6 +18,7 @@ from service.model.lease import HeldBy
 from service.model.object_event import ObjectEvent
 from service.model.objects import ClusterNode, NetworkGateway, ObjectKey
 from service.policy.acceptance import PolicyState
+from service.report.exhaustion import Exhaustion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,8 @@ class Facts(Sightings):
     policies: Mapping[ObjectKey, PolicyState] = field(default_factory=dict)
     exempted: Mapping[ObjectKey, Exempted] = field(default_factory=dict)
     """What of each policy's destinations is never steered."""
+    exhausted: Mapping[ObjectKey, Exhaustion] = field(default_factory=dict)
+    """Policies whose pods get no new flows on some nodes."""
     created: Mapping[ObjectKey, str] = field(default_factory=dict)
     """When each policy was created, as the source delivered it: tells one from its namesake of before."""
     refused: tuple[ObjectError, ...] = ()

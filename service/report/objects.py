@@ -9,6 +9,7 @@ from service.model.objects import GATEWAY_NAME, GATEWAY_NAMESPACE, Kind, ObjectK
 from service.policy.acceptance import PolicyReason, PolicyState
 from service.report.absence import find_absence
 from service.report.exemption import NOTHING_EXEMPT, exempt_message, exempt_reason
+from service.report.exhaustion import NOT_EXHAUSTED, refusals_of
 from service.report.facts import Facts
 from service.report.gateway import gateway_problems, gateway_status, refused_gateway_status
 from service.report.node import node_status
@@ -49,6 +50,8 @@ def object_problems(facts: Facts) -> list[ObjectEvent]:
         exempted = facts.exempted.get(key, NOTHING_EXEMPT)
         if state.accepted and exempted.is_whole:
             problems.append(ObjectEvent(key, exempt_reason(exempted), exempt_message(exempted), "Judge", True))
+        for refusal in refusals_of(state.egress_source_ip, facts.exhausted.get(key, NOT_EXHAUSTED)):
+            problems.append(ObjectEvent(key, refusal.reason, refusal.message, "Judge", True))
     problems += [
         ObjectEvent(GATEWAY, problem.reason, problem.message, "Assign", True, subject=problem.subject)
         for problem in gateway_problems(facts)
@@ -70,7 +73,9 @@ def _policy_status(facts: Facts, key: ObjectKey, state: PolicyState, refused: st
     held = facts.holders.get(state.egress_source_ip)
     absence = find_absence(state.egress_source_ip, facts, facts.conflicts)
     exempted = facts.exempted.get(key, NOTHING_EXEMPT)
-    return policy_status(state, held.node if held else None, absence, _unplaced(facts, state), refused, exempted)
+    exhaustion = facts.exhausted.get(key, NOT_EXHAUSTED)
+    holder = held.node if held else None
+    return policy_status(state, holder, absence, _unplaced(facts, state), refused, exempted, exhaustion)
 
 
 def _refused(errors: Iterable[ObjectError]) -> dict[ObjectKey, str]:

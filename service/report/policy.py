@@ -1,4 +1,5 @@
-"""What is true of a policy now: whether it is in force, its packets leave, what others decide of it, what is exempt."""
+"""What is true of a policy now: whether it is in force, its packets leave, what others decide of it, what is exempt,
+and whether its pods get new flows."""
 
 from typing import Any
 
@@ -8,6 +9,7 @@ from service.policy.overlap import Overlap
 from service.report.absence import Absence
 from service.report.condition import condition
 from service.report.exemption import NOTHING_EXEMPT, exempt_message, exempt_reason
+from service.report.exhaustion import NOT_EXHAUSTED, Exhaustion, refusals_of
 
 _RULE = "of two policies of a pod the longer prefix counts, of equal ones the older policy's"
 
@@ -19,6 +21,7 @@ def policy_status(
     unplaced: str,
     refused: str,
     exempted: Exempted = NOTHING_EXEMPT,
+    exhaustion: Exhaustion = NOT_EXHAUSTED,
 ) -> dict[str, Any]:
     """The status of an accepted or refused policy, without term and times.
 
@@ -34,6 +37,8 @@ def policy_status(
     ]
     if state.accepted:
         conditions += [_overlapped(state.overlap), _exempt(exempted)]
+        refusals = refusals_of(state.egress_source_ip, exhaustion)
+        conditions += [condition(refusal.reason, refusal.reason, refusal.message) for refusal in refusals]
     if refused:
         conditions.append(condition("Outdated", "InvalidObject", f"the last good version is in force: {refused}"))
     status = {"accepted": state.accepted, "matchedPods": state.matched_pods, "conditions": conditions}

@@ -34,6 +34,9 @@ class Pool(Protocol):
     def pending(self) -> int:
         """Map entries wished for and not yet written."""
 
+    def fill(self) -> Mapping[str, tuple[int, int]]:
+        """Entries of each map, and room for them."""
+
 
 class Dropping(Protocol):
     """What drops packets, and says why."""
@@ -112,6 +115,8 @@ class Ports(Protocol):
     """At the last look."""
     tables: dict[str, tuple[int, int]]
     """Rows of flows then, and room for them, by table."""
+    busiest_pod: tuple[IPv4Address, int] | None
+    """Which has most of them, and how many."""
 
     def status(self) -> dict[str, Any]:
         """By floating IP."""
@@ -246,7 +251,10 @@ class PortCollector(Collector):
         self._ports = ports
 
     def collect(self) -> Iterator[Metric]:
-        """Three families with a sample for each floating IP, the flows of all, and two with one for each table."""
+        """Five families with a sample for each floating IP, two of all flows, and two with one for each table.
+
+        No label names the busiest remote or pod: it may be another one at each scrape. Status says which it is.
+        """
         usable = GaugeMetricFamily(
             "egressgw_port_blocks_usable", "Blocks of 64 ports for new flows of this node", labels=["floating_ip"]
         )
@@ -256,12 +264,20 @@ class PortCollector(Collector):
         taken = GaugeMetricFamily(
             "egressgw_ports_taken", "Ports in use towards the busiest remote", labels=["floating_ip"]
         )
+        ports = GaugeMetricFamily(
+            "egressgw_ports_in_use", "Ports and ICMP ids that have a flow of this node", labels=["floating_ip"]
+        )
+        blocks = GaugeMetricFamily("egressgw_port_blocks_in_use", "Blocks with such a port", labels=["floating_ip"])
         for floating_ip, row in self._ports.status().items():
             usable.add_metric([floating_ip], row["usableBlocks"])
             known.add_metric([floating_ip], row["knownBlocks"])
             taken.add_metric([floating_ip], row["busiest"]["portsTaken"])
-        yield from (usable, known, taken)
+            ports.add_metric([floating_ip], row["portsInUse"])
+            blocks.add_metric([floating_ip], row["blocksInUse"])
+        yield from (usable, known, taken, ports, blocks)
         yield GaugeMetricFamily("egressgw_flows", "Flows of this node's pods", value=self._ports.flows)
+        _, most = self._ports.busiest_pod or (None, 0)
+        yield GaugeMetricFamily("egressgw_flows_of_busiest_pod", "Flows of the pod that has most", value=most)
         rows = GaugeMetricFamily("egressgw_flow_table_rows", "Flows in a table", labels=["table"])
         room = GaugeMetricFamily("egressgw_flow_table_room", "Flows that a table takes", labels=["table"])
         for name, (filled, most) in self._ports.tables.items():
@@ -408,3 +424,9 @@ def _pool_families(pool: Pool) -> Iterator[Metric]:
     writes.add_metric(["reviewed"], counters.reviewed)
     yield writes
     yield GaugeMetricFamily("egressgw_map_pending", "Map entries wished for and not yet written", pool.pending())
+    entries = GaugeMetricFamily("egressgw_map_entries", "Entries of a map that the agent fills", labels=["map"])
+    room = GaugeMetricFamily("egressgw_map_room", "Entries that it takes", labels=["map"])
+    for name, (filled, most) in sorted(pool.fill().items()):
+        entries.add_metric([name], filled)
+        room.add_metric([name], most)
+    yield from (entries, room)

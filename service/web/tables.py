@@ -13,6 +13,8 @@ from service.web.verdict import troubles
 
 _GOOD = "green"
 _BAD = "red"
+_SHOWN_NODES = 5
+"""With most blocks of one floating IP; JSON has all."""
 
 
 def print_status(document: dict[str, Any], console: Console) -> None:
@@ -36,6 +38,7 @@ def print_status(document: dict[str, Any], console: Console) -> None:
         ("policies", ("POLICY", "ACCEPTED", "EGRESS IP", "PODS", "REASON"), _policy_row),
     ):
         _print_section(document.get(section), columns, row, console)
+    _print_ports(document, console)
     drops = {reason: count for reason, count in _members(document.get("drops")) if count}
     _print_section(drops, ("DROPPED FOR", "PACKETS"), lambda reason, count: (reason, count), console)
 
@@ -61,6 +64,53 @@ def _print_section(
     if rows:
         console.print()
         print_table(columns, rows, console)
+
+
+def _print_ports(document: dict[str, Any], console: Console) -> None:
+    """What an agent has and uses of the ports of each floating IP, and which pod has most flows; or, of a leader, who
+    has how many."""
+    rows = dict(_members(document.get("portBlocks")))
+    own = {address: row for address, row in rows.items() if "usableBlocks" in dict(_members(row))}
+    given = {address: row for address, row in rows.items() if "blocks" in dict(_members(row))}
+    columns = "PORTS OF", "BLOCKS IN USE", "PORTS IN USE", "BUSIEST REMOTE", "REFUSED"
+    _print_section(own, columns, _own_ports_row, console)
+    _print_section(given, ("PORTS OF", "UNOWNED", "LACKING", "BLOCKS"), _given_ports_row, console)
+    flows = dict(_members(document.get("flows")))
+    tables = {f"table {name}": row for name, row in _members(flows.get("tables"))}
+    pod = dict(_members(flows.get("busiestPod")))
+    if pod.get("pod"):
+        tables[f"pod {pod['pod']}"] = {"rows": pod.get("flows"), "room": pod.get("quota")}
+    _print_section(tables, ("FLOWS OF", "NOW", "AT MOST"), _flow_row, console)
+
+
+def _own_ports_row(address: str, row: Any) -> tuple[Any, ...]:
+    members = dict(_members(row))
+    busiest = dict(_members(members.get("busiest")))
+    remote = ""
+    if busiest.get("remote"):
+        towards = " ".join(plain(busiest[key]) for key in ("remote", "protocol") if busiest.get(key))
+        remote = f"{towards}: {plain(busiest.get('portsTaken'))} of {plain(busiest.get('portsUsable'))}"
+    blocks = f"{plain(members.get('blocksInUse'))} of {plain(members.get('usableBlocks'))}"
+    return (address, blocks, members.get("portsInUse"), remote, _counts(members.get("refused")))
+
+
+def _given_ports_row(address: str, row: Any) -> tuple[Any, ...]:
+    members = dict(_members(row))
+    return (address, members.get("unowned"), _counts(members.get("lacking")), _counts(members.get("blocks")))
+
+
+def _flow_row(name: str, row: Any) -> tuple[Any, ...]:
+    members = dict(_members(row))
+    return (name, members.get("rows"), members.get("room"))
+
+
+def _counts(section: Any) -> str:
+    """The largest of them."""
+    counts = [(name, count) for name, count in _members(section) if isinstance(count, int)]
+    counts.sort(key=lambda item: -item[1])
+    more = len(counts) - _SHOWN_NODES
+    shown = ", ".join(f"{plain(name)} {count}" for name, count in counts[:_SHOWN_NODES])
+    return shown + (f" and {more} more" if more > 0 else "")
 
 
 def _members(section: Any) -> list[tuple[str, Any]]:

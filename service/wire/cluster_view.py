@@ -168,6 +168,8 @@ class ClusterView:
         schedulable: bool,
         own_addresses: tuple[IPv4Address, ...] = (),
         unrouted: tuple[IPv4Address, ...] = (),
+        over_quota: tuple[IPv4Address, ...] = (),
+        out_of_ports: tuple[IPv4Address, ...] = (),
     ) -> None:
         """Tell the others whether this node may hold floating IPs and on which segments; a no-op if unchanged.
 
@@ -180,7 +182,10 @@ class ClusterView:
             role=role,
             schedulable=schedulable,
             own_addresses=own_addresses,
-            unrouted=unrouted,
+            # As they go out, so that of more than that nothing is told anew which says the same.
+            unrouted=unrouted[: row.DROPPING_MAX],
+            over_quota=over_quota[: row.DROPPING_MAX],
+            out_of_ports=out_of_ports[: row.DROPPING_MAX],
         )
         if metadata == self._metadata:
             return

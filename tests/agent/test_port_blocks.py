@@ -29,7 +29,7 @@ from service.model.lease import HeldBy, Stamp, Token
 from service.model.machine import Address
 from service.model.objects import Upsert
 from service.policy.index import PolicyIndex
-from service.port_block.block import BLOCK_PORTS, FIRST_PORT, base_blocks
+from service.port_block.block import BLOCK_PORTS, BLOCKS, FIRST_PORT, base_blocks
 from service.settings import PortSettings, Settings
 from tests.agent.site import FLOATING_IP, StandInCluster, free_port, node, settings_of
 from tests.datapath.stand_in import UPLINK, StandInDatapath
@@ -212,7 +212,8 @@ async def test_q2_a_node_with_a_selected_pod_has_its_base_once_holder_and_succes
     assert worker1.usable() == BASE, "without a leader everything goes on (Q6)"
     async with site.leading(8) as leader:
         await asyncio.sleep(1.5)
-        assert leader.status() == {str(FLOATING_IP): {"isComplete": True, "blocks": {"worker1": BASE}, "lacking": {}}}
+        row = {"isComplete": True, "blocks": {"worker1": BASE}, "unowned": BLOCKS - BASE, "lacking": {}}
+        assert leader.status() == {str(FLOATING_IP): row}
         assert leader.lacking() == {}
     assert len(site.moved) == 1, "what is read is no news"
     assert site.tables[1:] == [(PortRun(FIRST_PORT, last, Stamp(7, 1), "worker1"),)], "it is told once, as a table"

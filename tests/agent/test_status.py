@@ -1,5 +1,6 @@
 """What an agent says of its keeper and of drops; the shared parts are tested with `web.document`."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -10,9 +11,11 @@ from typing import Any, ClassVar, cast
 import pytest
 
 from service.agent import status
+from service.agent.port_blocks import refusals_by_address
 from service.agent.status import drops_by_reason, keeper_status
 from service.datapath.desired import LocalUplink
 from service.datapath.hook_book import HookBook
+from service.datapath.layout import MapName
 from service.datapath.traffic import Account, Numbers
 from service.host import clock
 from service.model.assignment import Assignment, Location
@@ -23,6 +26,7 @@ from service.network.hook import HookKind
 from tests.agent.site import FLOATING_IP, SECOND
 from tests.agent.whole_agent import NODE, Site, free_ports, until
 from tests.datapath.stand_in import UPLINK
+from tests.datapath.test_flow_scan import entry
 
 OWN, OTHER = IPv4Address("192.168.1.100"), IPv4Address("192.168.1.101")
 POLICIES = {"all": {"accepted": True}, "idle": {"accepted": True}}
@@ -65,6 +69,9 @@ def shown(
         steering=SimpleNamespace(phases=dict),
         drops=lambda: {("quota", str(OWN)): 4, ("quota", str(OTHER)): 5},
         flows=Flows(),
+        pool=SimpleNamespace(fill=lambda: {"ways": (6, 1000)}),
+        status=refusals_by_address,
+        flow_status=lambda: {"total": 7},
         counters=dict,
         uplinks=uplinks,
         hooks=hooks or HookBook(),
@@ -81,7 +88,7 @@ def shown(
         held={OWN: LEASE},
         report=report,
         now_ns=now_ns,
-        port_blocks={},
+        port_blocks=some,
         transports={},
         troubles=(),
         outbox=some,
@@ -109,6 +116,13 @@ def test_each_policy_has_what_passed_by_it_here_and_the_drops_of_its_address(mon
             "drops": {"quota": 4},
         }
     }
+
+
+def test_what_new_flows_are_refused_for_and_how_full_everything_is_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shown(None, monkeypatch)
+    assert found["portBlocks"] == {str(OWN): {"quota": 4}, str(OTHER): {"quota": 5}}
+    assert found["flows"] == {"total": 7}
+    assert found["maps"] == {"ways": {"entries": 6, "room": 1000}}
 
 
 def said(*, majority: bool) -> LeaseReport:
@@ -204,3 +218,35 @@ async def test_an_agent_whose_keeper_is_gone_lets_go_of_what_has_run_out(tmp_pat
         await until(lambda: FLOATING_IP in agent._holdings.held)
         await until(lambda: not agent._holdings.held)
         assert not agent._keeper.is_keeper_alive
+
+
+async def test_an_agent_tells_how_full_all_is_by_status_and_metrics(tmp_path: Path) -> None:
+    site = Site(tmp_path, 1, free_ports())
+    site.select()
+    for port in (1030, 1031, 1100):
+        key, value = entry(port=port, now_ns=time.monotonic_ns())
+        site.datapath.maps[MapName.FLOWS_OPEN].update(key[:8] + port.to_bytes(2, "big") + key[10:], value)
+    site.datapath.dropped = {("quota", str(FLOATING_IP)): 4, ("no_flow", str(FLOATING_IP)): 5}
+    async with site.running() as agent:
+        await until(lambda: agent.status()["flows"]["total"] == 3)
+        await until(lambda: agent.status()["maps"])
+        document = agent.status()
+        assert document["flows"]["tables"]["open"] == {"rows": 3, "room": 1000}
+        assert document["flows"]["busiestPod"] == {"pod": "10.0.0.1", "flows": 3, "quota": 32768}
+        assert document["portBlocks"][str(FLOATING_IP)] == {
+            "usableBlocks": 0,
+            "knownBlocks": 0,
+            "blocksInUse": 2,
+            "portsInUse": 3,
+            "busiest": {"remote": "203.0.113.7:443", "protocol": "tcp", "portsTaken": 3, "portsUsable": 0},
+            "refused": {"quota": 4},
+        }
+        scraped = await site.metrics()
+        for line in (
+            'egressgw_ports_in_use{floating_ip="192.168.1.100"} 3.0',
+            'egressgw_port_blocks_in_use{floating_ip="192.168.1.100"} 2.0',
+            "egressgw_flows_of_busiest_pod 3.0",
+            'egressgw_map_room{map="ways"} 65536.0',
+            'egressgw_dropped_packets_total{floating_ip="192.168.1.100",reason="quota"} 4.0',
+        ):
+            assert line in scraped

@@ -370,6 +370,36 @@ async def test_h1_the_members_hear_which_floating_ip_finds_no_route_here_and_whe
     site.datapath.dropped = {("no_route", str(FLOATING_IP)): 5}
     await asyncio.sleep(3)
     assert await told() == (FLOATING_IP,)
+    assert any(line.startswith(f"{FLOATING_IP}: ") for line in site.upkeep.troubles())
     await asyncio.sleep(61)
     assert await told() == ()
+    assert not any(line.startswith(f"{FLOATING_IP}: ") for line in site.upkeep.troubles())
+    repair.cancel()
+
+
+@pytest.mark.parametrize(("reason", "name"), [("quota", "over_quota"), ("ports_exhausted", "out_of_ports")])
+@in_virtual_time
+async def test_b4_q4_the_members_hear_for_what_new_flows_are_dropped_here_and_for_a_minute(
+    tmp_path: Path, reason: str, name: str
+) -> None:
+    site = Site(tmp_path)
+    site.know(*OBJECTS)
+
+    async def told() -> dict[str, tuple[IPv4Address, ...]]:
+        await site.turn.take()
+        metadata = site.cluster.members()["worker1"][1]
+        found = {key: getattr(metadata, key) for key in ("unrouted", "over_quota", "out_of_ports")}
+        return {key: floating_ips for key, floating_ips in found.items() if floating_ips}
+
+    repair = asyncio.create_task(site.upkeep.repair())
+    await asyncio.sleep(3)
+    assert await told() == {}
+    site.datapath.dropped = {(reason, str(FLOATING_IP)): 5}
+    await asyncio.sleep(3)
+    assert await told() == {name: (FLOATING_IP,)}
+    site.datapath.dropped = {(reason, str(FLOATING_IP)): 6}
+    await asyncio.sleep(58)
+    assert await told() == {name: (FLOATING_IP,)}, "it goes on"
+    await asyncio.sleep(5)
+    assert await told() == {}
     repair.cancel()

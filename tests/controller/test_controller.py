@@ -170,6 +170,25 @@ async def test_a_controller_leads_when_electors_grant_it_and_gives_it_up_when_it
     assert (records[-1].kind, records[-1].reason) == (RecordKind.LEADER_LOST, "released")
 
 
+async def test_q2_a_controller_that_leads_tells_how_many_blocks_of_ports_nobody_has(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    (tmp_path / "manifests" / "gateway.yaml").write_text(GATEWAY, encoding="utf-8")
+    url = f"http://{HOST}:{settings.ports.http}/metrics"
+    family, sample = "egressgw_port_blocks_unowned", 'egressgw_port_blocks_unowned{floating_ip="192.0.2.100"} 1008.0'
+
+    async def scraped() -> str:
+        async with aiohttp.ClientSession() as session, session.get(url) as found:
+            return await found.text()
+
+    async with running(settings) as controller:
+        await until(lambda: controller.status()["objects"]["synced"])
+        assert family in await scraped()
+        assert sample not in await scraped()
+        async with LoopbackElector(settings):
+            await until(lambda: controller.is_leading and controller.status()["portBlocks"])
+            assert sample in await scraped()
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
 async def test_a_controller_begins_and_leads_on_a_disk_that_takes_nothing_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

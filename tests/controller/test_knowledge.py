@@ -1,5 +1,6 @@
 """What a controller knows, and when that is enough."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from service.controller.holders import AGE_NS_MAX
@@ -9,6 +10,7 @@ from service.model.assignment import Assignment
 from service.model.gateway_node import NodeRole, NodeState
 from service.model.lease import Stamp, Token
 from service.model.objects import ClusterNode, Delete, Kind, ObjectKey, Upsert
+from service.report.exhaustion import Exhaustion
 from tests.controller.cluster import member
 from tests.controller.site import MS, A, B, Site
 from tests.policy.objects import pod, policy
@@ -85,6 +87,16 @@ def test_w12_facts_tell_which_policies_name_what_is_never_steered() -> None:
         "egress": ("203.0.113.9/32 (API server)",),
         "other": (),
     }
+
+
+def test_b4_q4_facts_tell_which_policies_pods_get_no_new_flows_by_the_word_of_their_nodes() -> None:
+    site = known()
+    site.intake.take((Upsert(policy("egress", ip=str(A))), Upsert(pod("web", "10.244.0.1", node="worker1"))))
+    alive, metadata = member("worker1")
+    site.cluster.known = {"worker1": (alive, replace(metadata, over_quota=(A,)))}
+    facts = site.knowledge.facts(7)
+    assert facts is not None
+    assert facts.exhausted == {EGRESS: Exhaustion(over_quota=("worker1",))}
 
 
 def test_facts_tell_how_old_a_policy_is_and_what_gossip_says() -> None:

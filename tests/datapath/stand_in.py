@@ -146,6 +146,9 @@ class StandInPool(WorkerPool):
         lacking = {name: wanted.keys() - self.rows.get(name, {}).keys() for name, wanted in self.wishes.items()}
         return {name: dict.fromkeys(keys, FULL) for name, keys in lacking.items() if keys and name not in self.stuck}
 
+    def fill(self) -> dict[str, tuple[int, int]]:
+        return {name: (len(rows), self.room(name)) for name, rows in self.rows.items()}
+
     def room(self, name: str) -> int:
         return self.rooms.get(name, 1 << 16)
 

@@ -24,9 +24,10 @@ def entry(
     state: int = ESTABLISHED,
     ended: int = 0,
     port: int = 1024,
+    now_ns: int = NOW_NS,
 ) -> tuple[bytes, bytes]:
     key = struct.pack("=4s4s2s2sB3x", POD, SERVER, b"\x9c\x40", b"\x01\xbb", protocol)
-    last_ns = NOW_NS - int(silent_s * SECOND)
+    last_ns = now_ns - int(silent_s * SECOND)
     value = FLOW.pack(
         *(7, last_ns, life_s, 71, 3, FLOATING_IP, 0, port.to_bytes(2, "big"), state, ended),
         *(0, 0, 0, 0),
@@ -69,6 +70,18 @@ def test_an_ended_flow_of_datagrams_is_over_once_its_pod_is_settled(
     protocol: int, settled: frozenset[bytes] | None, over: int
 ) -> None:
     assert scan(entry(protocol=protocol, ended=1), settled=settled)[1] == over
+
+
+def test_a_port_is_in_use_once_however_many_remotes_it_is_used_towards() -> None:
+    found, _ = scan(entry(), entry(protocol=UDP), entry(port=1025), entry(port=0))
+    assert found.ports == {FLOATING_IP: {1024, 1025}}
+
+
+def test_the_pod_that_has_most_flows_is_named() -> None:
+    assert scan()[0].busiest_pod() is None
+    found, _ = scan(entry(), entry(port=1025))
+    found.pods[IPv4Address("10.0.0.2").packed, 72] = 1
+    assert found.busiest_pod() == (IPv4Address(POD), 2)
 
 
 def test_the_busiest_remote_is_that_to_which_most_ports_are_taken() -> None:

@@ -413,6 +413,15 @@ async def test_i1_room_that_others_made_is_found(pool: WorkerPool, target: FakeM
     assert target.content == {A: ONE, B: ONE}
 
 
+async def test_how_full_a_map_is_is_told_by_what_the_kernel_has(pool: WorkerPool, target: FakeMap) -> None:
+    target.room = 2
+    pool.replace("map", {A: ONE, B: ONE, C: ONE})
+    assert pool.fill() == {"map": (0, 2), "other": (0, 1000)}
+    async with serving(pool):
+        await until(lambda: bool(pool.waiting()))
+        assert pool.fill()["map"] == (2, 2)
+
+
 async def test_a_full_map_is_told_once_and_again_when_it_is_over(
     pool: WorkerPool, target: FakeMap, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.gateway import row
-from service.gateway.row import OWN_ADDRESSES_MAX, UNROUTED_MAX, MemberMetadata, decode_metadata, encode_metadata
+from service.gateway.row import DROPPING_MAX, OWN_ADDRESSES_MAX, MemberMetadata, decode_metadata, encode_metadata
 from service.model.assignment import Assignment, Location
 from service.model.errors import PeerError
 from service.model.gateway_node import Hearing, NodeRole, Segment
@@ -43,7 +43,7 @@ def test_what_a_node_hears_travels_with_its_segments() -> None:
     heard = tuple(replace(SEGMENT, hearing=hearing) for hearing in Hearing)
     metadata = MemberMetadata(NodeRole.WORKER, True, True, heard, "1.2.3", 5)
     assert decode_metadata(encode_metadata(metadata)) == metadata
-    *former, _, _, _, _ = msgspec.msgpack.decode(encode_metadata(metadata))
+    *former, _, _, _, _, _, _ = msgspec.msgpack.decode(encode_metadata(metadata))
     assert {segment.hearing for segment in decode_metadata(msgspec.msgpack.encode(former)).segments} == {Hearing(0)}
     with pytest.raises(PeerError, match="worker9"):
         decode_metadata(msgspec.msgpack.encode([*former, [9, 9, 9, 9]]), member="worker9")
@@ -51,7 +51,7 @@ def test_what_a_node_hears_travels_with_its_segments() -> None:
 
 def test_u1_a_member_of_a_release_that_translates_at_the_gateway_is_known_by_its_silence() -> None:
     metadata = MemberMetadata(NodeRole.WORKER, True, True, (SEGMENT,), "1.2.3", 5)
-    *former, _, _, _ = msgspec.msgpack.decode(encode_metadata(metadata))
+    *former, _, _, _, _, _ = msgspec.msgpack.decode(encode_metadata(metadata))
     assert decode_metadata(encode_metadata(metadata)).translates
     assert not decode_metadata(msgspec.msgpack.encode(former)).translates
 
@@ -128,16 +128,37 @@ def test_floating_ips_on_interfaces_survive_the_trip_up_to_their_bound() -> None
     assert len(data) <= 512
 
 
-def test_h1_floating_ips_without_a_route_survive_the_trip_and_cost_no_segment_its_place() -> None:
-    unrouted = tuple(IPv4Address(f"192.168.1.{number}") for number in range(1, UNROUTED_MAX + 2))
-    metadata = MemberMetadata(NodeRole.WORKER, True, True, (SEGMENT,), "1.2.3", 5, unrouted=unrouted)
-    assert decode_metadata(encode_metadata(metadata)).unrouted == unrouted[:-1]
-    *former, _ = msgspec.msgpack.decode(encode_metadata(metadata))
-    assert decode_metadata(msgspec.msgpack.encode(former)) == replace(metadata, unrouted=())
-    many = replace(metadata, segments=(replace(SEGMENT, interface="enp3s0f0np0"),) * 40)
-    told = row.fitting(many, 512)
-    assert told.segments == row.fitting(replace(many, unrouted=()), 512).segments
+ADDRESSES = tuple(IPv4Address(f"192.168.1.{number}") for number in range(1, DROPPING_MAX + 2))
+DROPPING = ("unrouted", "over_quota", "out_of_ports")
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_h1_b4_q4_floating_ips_that_a_node_drops_for_survive_the_trip_up_to_their_bound(name: str) -> None:
+    metadata = replace(MemberMetadata(NodeRole.WORKER, True, True, (SEGMENT,), "1.2.3", 5), **{name: ADDRESSES})
+    decoded = decode_metadata(encode_metadata(metadata))
+    assert decoded == replace(metadata, **{name: ADDRESSES[:-1]})
     assert row.fitting(metadata, 512) == metadata
+
+
+def test_h1_b4_q4_a_member_of_a_release_that_says_nothing_of_what_it_drops_drops_nothing() -> None:
+    metadata = MemberMetadata(NodeRole.WORKER, True, True, (SEGMENT,), "1.2.3", 5)
+    fields = msgspec.msgpack.decode(encode_metadata(replace(metadata, **dict.fromkeys(DROPPING, ADDRESSES))))
+    assert decode_metadata(msgspec.msgpack.encode(fields[: -len(DROPPING)])) == metadata
+    later = decode_metadata(msgspec.msgpack.encode([*fields, ["of a later release"]]))
+    assert (later.unrouted, later.over_quota, later.out_of_ports) == (ADDRESSES[:-1],) * 3
+
+
+def test_h1_b4_q4_floating_ips_that_a_node_drops_for_cost_no_segment_its_place_and_the_gravest_go_last() -> None:
+    named = dict.fromkeys(DROPPING, ADDRESSES)
+    metadata = MemberMetadata(NodeRole.WORKER, True, True, (SEGMENT,), "1.2.3", 5)
+    many = replace(metadata, segments=(replace(SEGMENT, interface="enp3s0f0np0"),) * 40)
+    assert row.fitting(replace(many, **named), 512) == row.fitting(many, 512)
+    full = len(encode_metadata(replace(metadata, **named)))
+    assert row.fitting(replace(metadata, **named), full - 1) == replace(
+        metadata, unrouted=ADDRESSES, over_quota=ADDRESSES
+    )
+    least = len(encode_metadata(replace(metadata, unrouted=ADDRESSES)))
+    assert row.fitting(replace(metadata, **named), least) == replace(metadata, unrouted=ADDRESSES)
 
 
 @pytest.mark.parametrize("mac", [b"", b"\2\0\0\0\0", b"\2\0\0\0\0\1\2", b"x" * 300])

@@ -12,6 +12,7 @@ from service.model.lease import HeldBy, Stamp, Token
 from service.model.object_event import ObjectEvent
 from service.model.objects import Change, NetworkGateway, Synced, Upsert
 from service.report.exemption import PolicyExemptions
+from service.report.exhaustion import find_exhaustions
 from service.report.facts import Facts, Sightings
 from service.report.objects import GATEWAY
 from service.settings import DatapathSettings
@@ -87,6 +88,7 @@ class Site:
             gateway=index.gateway(),
             policies=dict(index.policy_states()),
             exempted=PolicyExemptions().of(index, inventory.ranges, seen.nodes, None),
+            exhausted=find_exhaustions(index.policy_states(), seen.nodes, self.members, index.nodes_of),
             created={key: policy.created for key in index.policy_states() if (policy := index.policy(key))},
             refused=self.intake.errors,
             cluster_nodes=dict(inventory.nodes),

@@ -53,9 +53,13 @@ class Publisher:
 class Pool:
     counters: PoolCounters = field(default_factory=PoolCounters)
     waiting: int = 0
+    filled: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def pending(self) -> int:
         return self.waiting
+
+    def fill(self) -> dict[str, tuple[int, int]]:
+        return self.filled
 
 
 @dataclass
@@ -119,7 +123,11 @@ def test_without_brokers_nothing_is_told_of_kafka() -> None:
 
 def test_the_datapath_tells_drops_packets_work_and_leases() -> None:
     datapath = Datapath(
-        Pool(PoolCounters(written=9, deleted=8, coalesced=7, retries=6, full=5, repaired=3, reviewed=2), waiting=4),
+        Pool(
+            PoolCounters(written=9, deleted=8, coalesced=7, retries=6, full=5, repaired=3, reviewed=2),
+            waiting=4,
+            filled={"ways": (6, 1000)},
+        ),
         {("no_gateway", "192.0.2.101"): 2, ("fragment", ""): 1, ("no_gateway", "192.0.2.100"): 3},
         {"steered": 11, "snat": 12},
     )
@@ -138,6 +146,8 @@ def test_the_datapath_tells_drops_packets_work_and_leases() -> None:
         'egressgw_map_operations_total{kind="repaired"} 3.0',
         'egressgw_map_operations_total{kind="reviewed"} 2.0',
         "egressgw_map_pending 4.0",
+        'egressgw_map_entries{map="ways"} 6.0',
+        'egressgw_map_room{map="ways"} 1000.0',
         "egressgw_leases_held 2.0",
     ]
 
@@ -190,16 +200,21 @@ def test_ports_are_told_by_floating_ip_and_flows_in_all() -> None:
     class Blocks:
         flows = 7
         tables: ClassVar[dict[str, tuple[int, int]]] = {"open": (5, 100), "datagram": (2, 50)}
+        busiest_pod = IPv4Address("10.0.0.1"), 4
 
         def status(self) -> dict[str, Any]:
             busiest = {"remote": "203.0.113.7:443", "portsTaken": 5}
-            return {"192.0.2.100": {"usableBlocks": 64, "knownBlocks": 128, "busiest": busiest}}
+            row = {"usableBlocks": 64, "knownBlocks": 128, "blocksInUse": 3, "portsInUse": 6, "busiest": busiest}
+            return {"192.0.2.100": row}
 
     assert scraped(registered(PortCollector(Blocks()))) == [
         'egressgw_port_blocks_usable{floating_ip="192.0.2.100"} 64.0',
         'egressgw_port_blocks_known{floating_ip="192.0.2.100"} 128.0',
         'egressgw_ports_taken{floating_ip="192.0.2.100"} 5.0',
+        'egressgw_ports_in_use{floating_ip="192.0.2.100"} 6.0',
+        'egressgw_port_blocks_in_use{floating_ip="192.0.2.100"} 3.0',
         "egressgw_flows 7.0",
+        "egressgw_flows_of_busiest_pod 4.0",
         'egressgw_flow_table_rows{table="open"} 5.0',
         'egressgw_flow_table_rows{table="datagram"} 2.0',
         'egressgw_flow_table_room{table="open"} 100.0',
@@ -228,8 +243,9 @@ def test_registering_reads_no_map_which_may_not_be_open_yet() -> None:
 
 
 def test_every_family_has_a_help_line_and_counters_are_counters() -> None:
+    datapath = Datapath(Pool(filled={"ways": (6, 1000)}), dropped={("fragment", ""): 1}, seen={"snat": 1})
     registry = registered(AuditCollector(Outbox(), Publisher()))
-    registry.register(DatapathCollector(Datapath(dropped={("fragment", ""): 1}, seen={"snat": 1}), Agent()))
+    registry.register(DatapathCollector(datapath, Agent()))
     lines = generate_latest(registry).decode().splitlines()
     kinds = {line.split()[2]: line.split()[3] for line in lines if line.startswith("# TYPE")}
     helps = {line.split()[2]: line.split(maxsplit=3)[3] for line in lines if line.startswith("# HELP")}

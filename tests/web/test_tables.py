@@ -49,6 +49,32 @@ def test_the_kinds_of_hooks_in_use_are_shown() -> None:
     assert title.endswith("  hooks ifb, tcx")
 
 
+def test_an_agent_shows_what_it_uses_of_the_ports_of_each_address_and_how_full_its_tables_are() -> None:
+    busiest = {"remote": "203.0.113.7:443", "protocol": "tcp", "portsTaken": 250, "portsUsable": 4096}
+    row = {"usableBlocks": 64, "blocksInUse": 5, "portsInUse": 300, "busiest": busiest, "refused": {"quota": 9}}
+    flows = {
+        "total": 310,
+        "tables": {"open": {"rows": 300, "room": 65536}},
+        "busiestPod": {"pod": "10.0.0.1", "flows": 290, "quota": 32768},
+    }
+    lines = [
+        " ".join(line.split())
+        for line in shown(DOCUMENT | {"portBlocks": {"192.0.2.100": row}, "flows": flows}).splitlines()
+    ]
+    assert "PORTS OF BLOCKS IN USE PORTS IN USE BUSIEST REMOTE REFUSED" in lines
+    assert "192.0.2.100 5 of 64 300 203.0.113.7:443 tcp: 250 of 4096 quota 9" in lines
+    assert "table open 300 65536" in lines
+    assert "pod 10.0.0.1 290 32768" in lines
+
+
+def test_a_leader_shows_which_nodes_have_and_lack_how_many_blocks_those_with_most_first() -> None:
+    blocks = {f"worker{number}": number for number in range(1, 8)}
+    row = {"isComplete": True, "blocks": blocks, "lacking": {"worker9": 3}, "unowned": 980}
+    lines = [" ".join(line.split()) for line in shown(DOCUMENT | {"portBlocks": {"192.0.2.100": row}}).splitlines()]
+    assert "PORTS OF UNOWNED LACKING BLOCKS" in lines
+    assert "192.0.2.100 980 worker9 3 worker7 7, worker6 6, worker5 5, worker4 4, worker3 3 and 2 more" in lines
+
+
 @pytest.mark.parametrize("row", [{}, {"holder": None, "reason": ""}, {"holder": None, "assigned": "worker2"}])
 @pytest.mark.parametrize("more", [{}, {"keeper": {"alive": False}}, {"electorate": {"majority": False}}])
 def test_an_address_without_holder_is_never_without_reason(row: dict[str, Any], more: dict[str, Any]) -> None:
@@ -66,7 +92,15 @@ def test_an_empty_document_names_what_is_missing() -> None:
 
 
 def test_what_is_strange_in_a_document_is_left_out_and_the_rest_is_shown() -> None:
-    strange = {"nodes": None, "floatingIPs": [], "policies": {"p": None}, "drops": {"x": "many"}, "errors": None}
+    strange = {
+        "portBlocks": {"192.0.2.100": 3},
+        "flows": [],
+        "nodes": None,
+        "floatingIPs": [],
+        "policies": {"p": None},
+        "drops": {"x": "many"},
+        "errors": None,
+    }
     lines = [line.split() for line in shown(DOCUMENT | strange).splitlines() if line.strip()]
     assert lines == [
         ["healthy"],
