@@ -1,4 +1,5 @@
 import importlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from click.testing import CliRunner, Result
 
 from loadtest.chaos.arena import RoundResult
 from loadtest.chaos.judge import Finding, Promise
+from loadtest.chaos.known import Known
 from loadtest.chaos.planted import PLANTED, Outcome, Planted
 from loadtest.chaos.run import ChaosOptions, ChaosResult
 from loadtest.chaos.schedule import make_round
@@ -156,7 +158,11 @@ def test_it_is_not_looked_for_where_no_time_is_given_for_it(played: list[ChaosOp
     assert len(played) == 1
 
 
-def test_known_faults_are_no_failure_unless_it_is_strict(played: list[ChaosOptions]) -> None:
+def test_known_faults_are_no_failure_unless_it_is_strict(
+    played: list[ChaosOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Known("a frame of TCP leaves", Promise.LEAK, frozenset(("policy-removed",)), " proto 6 ")
+    monkeypatch.setattr(cli, "ChaosOptions", partial(ChaosOptions, known=(known,)))
     assert chaos("--events", "policy-removed").exit_code == 0
     assert chaos("--events", "policy-removed", "--strict", "--shorten", "0").exit_code == 1
 
