@@ -233,7 +233,7 @@ def test_the_readmes_console_consumer_prints_the_events(broker: Broker, publishe
 
 def test_the_readmes_commands_are_commands(broker: Broker, published: list[bytes]) -> None:
     lines = [line.split("#")[0].split() for line in blocks("sh", "egressgw audit tail").splitlines()]
-    assert [line[2] for line in lines] == ["tail", "who", "who", "moves", "verify"]
+    assert [line[2] for line in lines] == ["tail", "who", "who", "who", "moves", "verify"]
     for line in lines:
         words = [broker.address if word == "kafka1:9092" else word for word in line[1:] if word != "--follow"]
         if "--kafka" not in words:
