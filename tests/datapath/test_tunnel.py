@@ -101,10 +101,9 @@ def test_r1_a_connection_survives_a_change_of_gateway(segment: Segment) -> None:
                 transfer(accepted, client, 100_000)
 
 
+@pytest.mark.parametrize("segment", [False], ids=["one-segment"], indirect=True)
 def test_x1_a_connection_survives_a_change_of_transport(segment: Segment) -> None:
     """Either direction for itself: nobody changes both at one moment."""
-    if segment.is_split:
-        pytest.skip("there is no segment to change to")
     with listening(segment) as server:
         client, accepted, _ = connected(segment, server)
         with closing(client), closing(accepted):
@@ -183,13 +182,12 @@ def test_x3_a_server_is_told_as_the_floating_ip_what_does_not_fit_into_the_tunne
         assert len(client.recv(2000)) == INNER_MTU - 28
 
 
+@pytest.mark.parametrize("segment", [True], ids=["two-segments"], indirect=True)
 @pytest.mark.parametrize("is_upload", [True, False], ids=["upload", "download"])
 def test_x3_a_connection_goes_on_when_the_path_between_the_nodes_becomes_narrow(
     segment: Segment, is_upload: bool
 ) -> None:
     """The router between them says so to the nodes, whose outer packets nobody may cut."""
-    if not segment.is_split:
-        pytest.skip("there is nothing between them")
     with listening(segment) as server:
         client, accepted, _ = connected(segment, server)
         with closing(client), closing(accepted):
