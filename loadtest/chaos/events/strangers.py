@@ -97,7 +97,9 @@ class Replays(Event):
 
     def apply(self) -> None:
         """Those to one node, for a second, each a few times."""
-        heard = inside(self.site.lab.plan.fabric, lambda: _record(self.node.ip.packed, self.node.port(0)))
+        heard = inside(
+            self.site.lab.plan.fabric, lambda: _record(self.node.ip.packed, self.node.port(self.node.segments[0]))
+        )
         inside(self.site.lab.plan.router, lambda: _send_again(heard))
 
 
