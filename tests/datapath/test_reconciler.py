@@ -384,14 +384,20 @@ def test_w10_a_pod_whose_device_is_doubted_has_its_connections_cleared_all_the_s
     assert list(rows(known, maps)[MapName.SELECTED]) == [layout.selected_key(POD_IP, 0)]
 
 
-def test_w11_a_pod_that_leaves_its_policy_drops_until_its_connections_are_cleared() -> None:
-    """Its row with its device is one and the same key: it changes in place, and the pod is never unknown."""
+def no_longer_steered(gone: ObjectKey) -> tuple[Reconciler, StandInPool]:
+    """The pod was steered, and then went, or its policy did."""
     index = PolicyIndex(pod_cidrs_known=True)
     known, maps = reconciler(index=index), StandInPool()
     known.learn_devices({POD_IP: 7})
     steering(known, maps)
-    index.apply([Delete(ObjectKey(Kind.POLICY, "", "egress"))])
+    index.apply([Delete(gone)])
     known.select()
+    return known, maps
+
+
+def test_w11_a_pod_that_leaves_its_policy_drops_until_its_connections_are_cleared() -> None:
+    """Its row with its device is one and the same key: it changes in place, and the pod is never unknown."""
+    known, maps = no_longer_steered(ObjectKey(Kind.POLICY, "", "egress"))
     known.classify(now_ns=9)
     assert left_alone(rows(known, maps)[MapName.SELECTED]) == {}
     known.steering.cleared(known.to_clear(maps))
@@ -403,12 +409,7 @@ def test_w11_a_pod_that_leaves_its_policy_drops_until_its_connections_are_cleare
 
 
 def test_w11_whoever_has_the_address_of_a_pod_that_has_gone_is_not_known_by_what_is_left_of_that_one() -> None:
-    index = PolicyIndex(pod_cidrs_known=True)
-    known, maps = reconciler(index=index), StandInPool()
-    known.learn_devices({POD_IP: 7})
-    steering(known, maps)
-    index.apply([Delete(ObjectKey(Kind.POD, "alice", "pod"))])
-    known.select()
+    known, maps = no_longer_steered(ObjectKey(Kind.POD, "alice", "pod"))
     rows(known, maps)
     known.steering.cleared(known.to_clear(maps))
     known.learn_devices({POD_IP: 8})
