@@ -97,7 +97,9 @@ def _compile_beside(pin_dir: Path, headers: Path, room: FlowRoom, rows: RowRoom)
         kept = _take_over_maps(module, new, pin_dir)
     finally:
         _remove_pins(new)
-    return module, tuple(one for one in kept if room.is_other(one.rows, one.wanted))
+    return module, tuple(
+        one for one in kept if one.map not in map_size.BY_MEMORY or room.is_other(one.rows, one.wanted)
+    )
 
 
 def _take_over_maps(module: Any, new: Path, pin_dir: Path) -> list[KeptSize]:

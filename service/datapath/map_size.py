@@ -37,6 +37,19 @@ _COPIED = frozenset(
 copy and the attaching of the new programs. A new counter would have no place in the old map."""
 
 
+BY_MEMORY = frozenset(
+    {
+        MapName.FLOWS_OPEN,
+        MapName.FLOWS_YOUNG,
+        MapName.FLOWS_DATAGRAM,
+        MapName.MIRRORS_OPEN,
+        MapName.MIRRORS_YOUNG,
+        MapName.MIRRORS_DATAGRAM,
+    }
+)
+"""Tables of flows: their size may come from the node's memory, which is never twice the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class RowRoom:
     """Of what is wanted, and not seen."""

@@ -14,6 +14,7 @@ from service.datapath.bpf_map import BpfMap
 from service.datapath.flow_room import FlowRoom
 from service.datapath.layout import LAYOUT_VERSION, MAP_SHAPES, MapName, MapShape
 from service.datapath.loader import PROGRAMS, LoadedDatapath, load_datapath, pin_folder, unpin
+from service.datapath.map_size import KeptSize, RowRoom
 from service.model.errors import OperatorError
 from service.network import bpf_call
 from tests.datapath.program import create_map
@@ -136,6 +137,16 @@ def test_b5_tables_of_flows_have_the_room_that_is_asked_for_and_keep_it_with_the
         assert {one.map: (one.rows, one.wanted) for one in loaded.kept_sizes} == {
             name: (size, wanted[name]) for name, size in tables.items()
         }
+
+
+def test_u1_a_kept_map_that_has_nothing_to_do_with_memory_is_told_of_however_little_it_differs(
+    bpf_dir: str, run_dir: str
+) -> None:
+    """It was left out within a quarter, as is right for tables of flows alone."""
+    by_memory = FlowRoom.of(0, memory_bytes=1 << 33)
+    load_datapath(bpf_dir, run_dir, by_memory, RowRoom(floating_ips=4000)).close()
+    with load_datapath(bpf_dir, run_dir, by_memory, RowRoom(floating_ips=4096)) as loaded:
+        assert KeptSize(MapName.LEASE_DEADLINES, 4000, 4096) in loaded.kept_sizes
 
 
 def pin_sized(path: Path, size: int, rows: int, *, flags: int = 0) -> dict[bytes, bytes]:
