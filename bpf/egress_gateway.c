@@ -322,6 +322,10 @@ int uplink_ingress(struct __sk_buff *skb)
     probed = is_own ? 0 : probed_address(skb, &ip);
     if (probed && floating_ips.lookup(&probed))
         return take_probe(skb, probed);
+    /* Of a floating IP that this node has not heard of yet, or any more: the stack would send it on, in the name of an
+     * address that nobody may hold. It is no packet of a user's, and is asked again: not counted. */
+    if (probed && sender_number(skb))
+        return TC_ACT_SHOT;
     /* A pod of this node to a floating IP that others hold goes out to it; to one that is held here, in by it. */
     is_in = floating_ips.lookup(&ip.destination) && (!is_own || is_lease_live(ip.destination));
     floating = is_in ? NULL : floating_ips.lookup(&ip.source);

@@ -13,6 +13,7 @@ from service.agent.outlived import outlived
 from service.agent.port_blocks import PortBlocks
 from service.agent.segment_watch import SegmentWatch
 from service.agent.transport_watch import TransportWatch
+from service.agent.withdrawal import Withdrawals
 from service.datapath import layout
 from service.datapath.layout import MapName
 from service.datapath.node_datapath import NodeDatapath
@@ -86,6 +87,7 @@ class Turn:
         self._parts = Kept[dict[IPv4Address, Part]]()
         self._claims = Kept[dict[IPv4Address, Claim]]()
         self._uplinks = Kept[tuple[Uplink, ...]]()
+        self._withdrawals = Withdrawals()
 
     async def run(self) -> None:
         """Take a turn whenever something has changed, until cancelled. What fails for now is tried again.
@@ -188,10 +190,11 @@ class Turn:
         self._conflicts.update(parts)
         ending = self._outlived()
         claims = self._claims.of(lambda: claims_of(_without(parts, ending)), parts, ending)
+        claimed = tuple(claim for floating_ip, claim in claims.items() if self._is_claimable(floating_ip))
         heartbeat = Heartbeat(
             self._intake.is_synced,
             self._served(floating_ips, ending),
-            tuple(claim for floating_ip, claim in claims.items() if self._is_claimable(floating_ip)),
+            claimed + self._withdrawals.claims(self._held(), assignments, now_ns=self._clock()),
             self._electorate.record,
         )
         self._keeper.say(heartbeat)

@@ -67,6 +67,15 @@ def test_x1_a_strangers_is_dropped_and_counted(asking: Node, ends: Ends) -> None
     assert asking.drops() == {(FLOATING_IP, DropReason.WRONG_NODE): 1}
 
 
+@pytest.mark.parametrize("ends", [QUESTION, ANSWER], ids=["question", "answer"])
+def test_x1_a_members_about_an_address_that_this_node_does_not_know_is_not_sent_on(asking: Node, ends: Ends) -> None:
+    """The stack would route it to the outside; it is asked again. Of anybody else it is a packet like others."""
+    asking.map(MapName.FLOATING_IPS).delete(FLOATING_IP.packed)
+    assert arrive(asking, ends).verdict == SHOT
+    assert arrive(asking, ends, source_mac=STRANGER_MAC).verdict == UNSPEC
+    assert asking.drops() == {}
+
+
 def test_x1_where_nothing_is_asked_they_are_packets_like_others(holder: Node) -> None:
     outcome = arrive(holder, QUESTION, source_mac=NODE_A_MAC)
     assert outcome.verdict == REDIRECT or holder.drops() == {(FLOATING_IP, DropReason.WRONG_BLOCK): 1}

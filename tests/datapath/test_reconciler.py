@@ -281,7 +281,8 @@ def test_b3_a_policys_timeouts_are_a_row_of_its_rule_set_over_the_nodes_own() ->
 
 def test_x1_who_holds_the_address_now_or_comes_next_is_asked_and_the_same_question_is_not_made_twice() -> None:
     known = reconciler()
-    known.learn_members((*known.nodes, node("worker3", 23)), {})
+    row = Assignment(FLOATING_IP, "worker2", None, Stamp(1, 1))
+    known.learn_members((*known.nodes, node("worker3", 23)), {FLOATING_IP: row})
     known.learn_location(Location(FLOATING_IP, "worker2", TOKEN))
     asked = known.probed()
     assert asked == (("worker2", FLOATING_IP),)
@@ -290,8 +291,10 @@ def test_x1_who_holds_the_address_now_or_comes_next_is_asked_and_the_same_questi
     assert known.probed() == (("worker3", FLOATING_IP),)
     known.learn_members(known.nodes, {FLOATING_IP: Assignment(FLOATING_IP, "worker3", "worker2", Stamp(1, 1))})
     assert known.probed() == (("worker3", FLOATING_IP), ("worker2", FLOATING_IP))
-    known.learn_members(known.nodes[:2], {})
-    assert known.probed() == (), "whoever is gone is not asked"
+    known.learn_members(known.nodes[:2], known.assignments)
+    assert known.probed() == (("worker2", FLOATING_IP),), "whoever is gone is not asked"
+    known.learn_members(known.nodes, {})
+    assert known.probed() == (), "nor is anybody of an address that is in no row: it may be another machine's"
 
 
 def test_b6_a_policy_counts_from_its_coming_on_and_nothing_is_worked_out_twice() -> None:

@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from service.lab.fault import Fault
 from service.lab.namespace import inside
 from service.lab.plan import TCP_PORT
+from service.lab.traffic.leak_check import tenures_of
 from service.model.objects import Kind, ObjectKey
 from service.report.validity import RENEW_NS, VALID_NS
 from service.sources.manifests.status_file import StatusFolder
@@ -165,6 +167,27 @@ def test_a_bad_file_is_reported_with_its_field_and_the_last_good_state_goes_on(
         report = stream.report()
     assert report["lost"] == 0
     assert list(report["sources"]) == [FIRST]
+
+
+def test_s9_an_address_that_is_taken_from_the_list_is_spoken_for_by_nobody_any_more(site: Site, tmp_path: Path) -> None:
+    """Not by its successor, and not by what agents ask each other. Four times: who hears first is chance."""
+    with site.captured(tmp_path / "frames") as leaks:
+        for _ in range(4):
+            site.wait_seen("alice/frontend-worker2", FIRST)
+            before = tenures(site, FIRST)
+            site.apply("gateway.yaml", gateway(SECOND, THIRD))
+            site.wait("it to be let go of", lambda: site.holder(FIRST) is None)
+            time.sleep(1.5)
+            assert tenures(site, FIRST) == before
+            site.apply("gateway.yaml", gateway(*FLOATING_IPS))
+            site.wait_held(FIRST)
+    assert leaks() == []
+
+
+def tenures(site: Site, floating_ip: str) -> list[tuple[str, int]]:
+    """Which nodes have had it, and since when."""
+    found = tenures_of(site.records())
+    return [(tenure.node, tenure.from_ns) for tenure in found if str(tenure.floating_ip) == floating_ip]
 
 
 def test_a_floating_ip_that_is_a_nodes_own_is_refused_with_a_reason(site: Site) -> None:
