@@ -16,16 +16,22 @@ WITHDRAWAL_NS = 300_000_000
 
 
 class Withdrawals:
-    """What is held and in no row any more. Time is CLOCK_BOOTTIME, passed in."""
+    """What is held and in no row any more. Time is CLOCK_BOOTTIME, passed in.
+
+    Only what was in one before: an agent that has just started knows none yet, and must not seem to list and unlist it.
+    """
 
     def __init__(self) -> None:
+        self._listed: set[IPv4Address] = set()
+        """Of what is held, what has been in a row."""
         self._since_ns: dict[IPv4Address, int] = {}
 
     def claims(
         self, held: Mapping[IPv4Address, Token], assigned: Container[IPv4Address], *, now_ns: int
     ) -> tuple[Claim, ...]:
         """What is claimed for so long although nobody is assigned it; as it is held, so that nothing else changes."""
-        gone = [floating_ip for floating_ip in held if floating_ip not in assigned]
+        self._listed = {floating_ip for floating_ip in held if floating_ip in self._listed or floating_ip in assigned}
+        gone = [floating_ip for floating_ip in self._listed if floating_ip not in assigned]
         self._since_ns = {floating_ip: self._since_ns.get(floating_ip, now_ns) for floating_ip in gone}
         return tuple(
             Claim(str(floating_ip), "holder", held[floating_ip].term, held[floating_ip].version)

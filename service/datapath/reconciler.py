@@ -382,20 +382,21 @@ class Reconciler:
         """Which members are to be asked whether a segment lets frames of a floating IP pass (rule X1): who holds an
         address that pods of this node use, or comes next. The same object until something changes.
 
-        Of addresses in the leader's table only: nobody else's are to be seen on the wire with it.
+        Of listed addresses only: another one may be anybody's by now.
         """
-        used, topology, assigned = self._pods.floating_ips(), self.topology(), self._assignments
+        used, topology, listed = self._pods.floating_ips(), self.topology(), self._listed()
         return self._derived.probed.of(
             lambda: tuple(
                 (name, floating_ip)
                 for floating_ip in used
-                if floating_ip in assigned
+                if floating_ip in listed
                 for name in dict.fromkeys((self.holder_of(floating_ip), self.successor_of(floating_ip)))
                 if name not in (None, self._node) and topology.shared(name, floating_ip) is not None
             ),
             used,
             topology,
-            assigned,
+            listed,
+            self._assignments,
             self._moves,
         )
 

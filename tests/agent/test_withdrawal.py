@@ -26,7 +26,16 @@ def test_an_address_that_is_listed_again_meanwhile_has_a_whole_moment_the_next_t
     assert withdrawals.claims(HELD, {SECOND}, now_ns=WITHDRAWAL_NS) == (CLAIM,)
 
 
+def test_an_agent_that_has_just_started_claims_nothing_of_which_it_has_seen_no_row() -> None:
+    """Or the keeper would take it for unlisted when the moment is over."""
+    withdrawals = Withdrawals()
+    assert withdrawals.claims(HELD, (), now_ns=0) == ()
+    assert withdrawals.claims(HELD, {FIRST}, now_ns=WITHDRAWAL_NS) == ()
+    assert withdrawals.claims(HELD, (), now_ns=2 * WITHDRAWAL_NS) == (CLAIM,)
+
+
 def test_what_is_held_no_more_is_not_claimed() -> None:
     withdrawals = Withdrawals()
+    withdrawals.claims(HELD, {FIRST, SECOND}, now_ns=0)
     withdrawals.claims(HELD, {SECOND}, now_ns=0)
     assert withdrawals.claims({SECOND: HELD[SECOND]}, {SECOND}, now_ns=1) == ()

@@ -391,9 +391,11 @@ def naive(known: Reconciler) -> tuple[tuple[Pair, ...], ConnectionLives]:
     """Whom to ask over the data path, and how long connections are tracked."""
     selections, topology = known.local_selections().values(), known.topology()
     used = {ip for one in selections for _, ip in one.rule_set.entries if ip is not None}
+    spec = known._index.gateway()
+    listed = {*known.assignments, *known._held, *(spec.floating_ips if spec else ())}
     pairs = (
         (name, floating_ip)
-        for floating_ip in sorted(used)
+        for floating_ip in sorted(used & listed)
         for name in dict.fromkeys((known.holder_of(floating_ip), known.successor_of(floating_ip)))
         if name not in (None, "worker1") and topology.shared(name, floating_ip) is not None
     )
