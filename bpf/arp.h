@@ -48,8 +48,10 @@ static inline void learn_way(struct __sk_buff *skb, const struct arp *arp, const
         if (present->kind == WAY_L2 && present->ifindex == learned.way.ifindex &&
             same_mac(present->gateway_mac, arp->sender_mac)) {
             /* The holder of the authenticated word speaks: no hint stands in for it any more. */
-            if (hint)
+            if (hint) {
                 hint->until_ns = 0;
+                begin_generation();
+            }
             return;
         }
     }
@@ -59,6 +61,7 @@ static inline void learn_way(struct __sk_buff *skb, const struct arp *arp, const
     copy_mac(learned.way.gateway_mac, arp->sender_mac);
     learned.until_ns = now_ns + HINT_NS;
     way_hints.update(&floating_ip, &learned);
+    begin_generation();
     count(COUNT_WAY_LEARNED);
 }
 

@@ -78,6 +78,9 @@ struct shortcut {
     u32 ifindex;
     u8 pod_mac[MAC_BYTES];
     u8 node_mac[MAC_BYTES];
+    u32 pod;
+    __be32 pod_ip;
+    __be16 pod_port;
 };
 
 static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *packet, struct shortcut *shortcut, u32 *mtu)
@@ -112,6 +115,9 @@ static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *pa
         shortcut->ifindex = flow->back_ifindex;
         copy_mac(shortcut->pod_mac, flow->pod_mac);
         copy_mac(shortcut->node_mac, flow->node_mac);
+        shortcut->pod = flow->pod;
+        shortcut->pod_ip = key.pod_ip;
+        shortcut->pod_port = key.pod_port;
     }
     mark_seen(skb, packet, &key, SEEN_FOR_POD);
     if (!flow->is_ended && !is_stray_reset(flow, packet))
@@ -129,11 +135,28 @@ static inline int to_pod_directly(struct __sk_buff *skb, const struct packet *pa
     return bpf_redirect_peer(shortcut->ifindex, 0);
 }
 
+/* Whoever sent it, and under which lease if it is held here: else its holder did. */
+static inline void keep_delivery(struct __sk_buff *skb, const struct packet *packet, const struct shortcut *shortcut,
+                                 u32 mtu)
+{
+    struct known_verdict *known;
+
+    known = keep_verdict(skb, packet, VERDICT_DELIVER, skb->cb[1], flow_clock_ns() + VERDICT_NS);
+    if (!known)
+        return;
+    known->token = is_lease_live(packet->destination) ? trusted_token(packet->destination) : 0;
+    known->mtu = mtu;
+    known->pod = shortcut->pod;
+    known->pod_ip = shortcut->pod_ip;
+    known->pod_port = shortcut->pod_port;
+}
+
 /* What this node itself sends is on its way out, where no device of a pod can be reached. */
 static inline int deliver(struct __sk_buff *skb, const struct packet *packet, int by, const struct config *settings)
 {
     __be32 floating_ip = packet->destination;
     struct shortcut shortcut = {};
+    u32 last_mtu;
     u32 mtu = 0;
     u32 reason;
 
@@ -145,9 +168,12 @@ static inline int deliver(struct __sk_buff *skb, const struct packet *packet, in
         reason = translate_error_back(skb, packet);
     } else {
         reason = translate_reply(skb, packet, &shortcut, &mtu);
-        if (reason == DROP_NONE && by != BY_ITSELF && shortcut.ifindex &&
-            !is_too_big(skb, packet, device_mtu(skb, shortcut.ifindex)))
+        last_mtu = device_mtu(skb, shortcut.ifindex);
+        if (reason == DROP_NONE && by != BY_ITSELF && shortcut.ifindex && !is_too_big(skb, packet, last_mtu)) {
+            if (by == BY_WIRE && last_mtu)
+                keep_delivery(skb, packet, &shortcut, mtu && mtu < last_mtu ? mtu : last_mtu);
             return to_pod_directly(skb, packet, &shortcut);
+        }
     }
     if (reason == DROP_TTL_EXPIRED || reason == DROP_TOO_BIG)
         return fault(packet, SIDE_REMOTE, 0, reason, floating_ip, mtu);

@@ -2,25 +2,78 @@
 /* The direct path outwards (rules F3, F4): from the pod's device to the holder, past the stack. */
 #pragma once
 
+static inline int pass_on(struct __sk_buff *skb, const struct packet *packet, struct flow_key *key, struct flow *flow,
+                          u64 now_ns)
+{
+    __be32 floating_ip = flow->floating_ip;
+    __be16 nat_port = flow->nat_port;
+
+    advance_flow(key, flow, packet, 1, now_ns);
+    count(COUNT_DIRECT_OUT);
+    /* In the place of this node's forwarding (rule X3). */
+    return write_ttl(skb, packet->ttl - 1) < 0 || translate(skb, packet, 1, floating_ip, nat_port) < 0 ? -1 : 0;
+}
+
+/* As the packet before it (rule F5): neither the port's reservation nor the way is looked up. */
+static inline int send_as_before(struct __sk_buff *skb, const struct packet *packet, struct flow_key *key,
+                                 struct flow *flow, const struct known_verdict *known, u64 now_ns,
+                                 const struct config *settings)
+{
+    __be32 floating_ip = flow->floating_ip;
+
+    if (pass_on(skb, packet, key, flow, now_ns) < 0 || write_macs(skb, known->mac, known->own_mac) < 0)
+        return drop(skb, DROP_MALFORMED, floating_ip);
+    count(COUNT_STEERED);
+    return send_judged(skb, known->out_ifindex, settings);
+}
+
+/* Only of an authenticated way by the segment: a hint ends by itself. */
+static inline void keep_way(struct __sk_buff *skb, const struct packet *packet, __be32 floating_ip, const struct way *way,
+                            u32 mtu, u32 generation, u64 now_ns)
+{
+    struct known_verdict *known;
+
+    if (way->kind != WAY_L2 || !mtu || ways.lookup(&floating_ip) != way)
+        return;
+    known = keep_verdict(skb, packet, VERDICT_OUT, generation, now_ns + VERDICT_NS);
+    if (!known)
+        return;
+    known->floating_ip = floating_ip;
+    known->out_ifindex = way->ifindex;
+    known->mtu = mtu;
+    copy_mac(known->mac, way->gateway_mac);
+    copy_mac(known->own_mac, way->own_mac);
+}
+
 /* A packet of a live flow at its pod's device, under the row of the pod (rule F4). TC_ACT_UNSPEC: by the policy path, where
  * the stack or steer_egress answers what does not fit. */
 static inline int send_direct(struct __sk_buff *skb, const struct packet *packet, struct flow_key *key, struct flow *flow,
                               u64 now_ns, const struct config *settings)
 {
     __be32 floating_ip = flow->floating_ip;
-    __be16 nat_port = flow->nat_port;
+    u32 generation = present_generation();
+    struct tuple tuple = tuple_of(packet);
+    struct known_verdict *known;
     struct way *way;
+    u32 mtu;
 
-    if (!is_approved(flow, packet, flow->out_until_ns, now_ns) || !keeps_port(key, flow, now_ns))
+    if (!is_approved(flow, packet, flow->out_until_ns, now_ns))
+        return TC_ACT_UNSPEC;
+    known = find_verdict(skb, &tuple, generation, now_ns);
+    if (known && known->kind == VERDICT_OUT && known->floating_ip == floating_ip &&
+        !is_too_big(skb, packet, known->mtu))
+        return send_as_before(skb, packet, key, flow, known, now_ns, settings);
+    if (!keeps_port(key, flow, now_ns))
         return TC_ACT_UNSPEC;
     way = find_way(floating_ip);
-    if (!way || is_too_big(skb, packet, way_mtu(skb, way, settings)))
+    if (!way)
         return TC_ACT_UNSPEC;
-    advance_flow(key, flow, packet, 1, now_ns);
-    /* In the place of this node's forwarding (rule X3). */
-    if (write_ttl(skb, packet->ttl - 1) < 0 || translate(skb, packet, 1, floating_ip, nat_port) < 0)
+    mtu = way_mtu(skb, way, settings);
+    if (is_too_big(skb, packet, mtu))
+        return TC_ACT_UNSPEC;
+    keep_way(skb, packet, floating_ip, way, mtu, generation, now_ns);
+    if (pass_on(skb, packet, key, flow, now_ns) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
-    count(COUNT_DIRECT_OUT);
     if (way->kind != WAY_TUNNEL)
         return send_to_holder(skb, floating_ip, way, settings);
     count(COUNT_STEERED);

@@ -32,6 +32,7 @@ static long (*redirect_neigh)(u32 ifindex, void *next_hop, int next_hop_bytes, u
 #include "verdict.h"
 #include "parse.h"
 #include "rewrite.h"
+#include "cache.h"
 #include "table.h"
 #include "port.h"
 #include "fragment.h"
@@ -42,6 +43,7 @@ static long (*redirect_neigh)(u32 ifindex, void *next_hop, int next_hop_bytes, u
 #include "direct.h"
 #include "deliver.h"
 #include "holder.h"
+#include "known.h"
 #include "probe.h"
 #include "arp.h"
 #include "fence.h"
@@ -273,6 +275,7 @@ int steer_ingress(struct __sk_buff *skb)
     long error;
 
     settings = config.lookup(&zero);
+    skb->cb[1] = 0; /* nothing of it is kept */
     if (skb->protocol != bpf_htons(ETHERTYPE_IPV4))
         return drop(skb, DROP_MALFORMED, 0);
     if (!settings)
@@ -317,8 +320,12 @@ int uplink_ingress(struct __sk_buff *skb)
     if (!settings)
         return TC_ACT_UNSPEC;
     is_own = (skb->mark & settings->mark) != 0;
+    /* What is judged below is kept under what was known when it began. */
+    skb->cb[1] = is_own ? 0 : present_generation();
     if (is_own)
         skb->mark = skb->mark & ~settings->mark;
+    else if ((verdict = take_known(skb, &ip, skb->cb[1], settings)) != TC_ACT_UNSPEC)
+        return verdict;
     probed = is_own ? 0 : probed_address(skb, &ip);
     if (probed && floating_ips.lookup(&probed))
         return take_probe(skb, probed);

@@ -97,6 +97,22 @@ static inline int find_next_hop(struct __sk_buff *skb, const struct packet *pack
     return 0;
 }
 
+/* For as long as the next hop, so that the kernel looks after the neighbour. */
+static inline void keep_hop(struct __sk_buff *skb, const struct packet *packet, u32 ifindex, const struct next_hop *hop)
+{
+    u64 token = trusted_token(packet->source);
+    struct known_verdict *known;
+
+    known = token ? keep_verdict(skb, packet, VERDICT_FORWARD, skb->cb[1], hop->until_ns) : NULL;
+    if (!known)
+        return;
+    known->token = token;
+    known->out_ifindex = ifindex;
+    known->mtu = hop->mtu;
+    copy_mac(known->mac, hop->mac);
+    copy_mac(known->own_mac, hop->own_mac);
+}
+
 /* `member`: who sent it here, 0 for this node's own pod. With the first packet of each half second the kernel looks after
  * the neighbour. */
 static inline int send_outside(struct __sk_buff *skb, const struct packet *packet, u32 ifindex, u32 member, u64 now_ns,
@@ -109,6 +125,8 @@ static inline int send_outside(struct __sk_buff *skb, const struct packet *packe
         return drop(skb, DROP_NO_ROUTE, packet->source);
     if (is_too_big(skb, packet, hop.mtu))
         return fault(packet, SIDE_MEMBER, member, DROP_TOO_BIG, packet->source, hop.mtu);
+    if (is_known && member && hop.mtu)
+        keep_hop(skb, packet, ifindex, &hop);
     if (is_known && write_macs(skb, hop.mac, hop.own_mac) < 0)
         return drop(skb, DROP_MALFORMED, packet->source);
     count(COUNT_FORWARDED);
@@ -207,6 +225,21 @@ static inline int answer_echo(struct __sk_buff *skb, const struct packet *packet
     return send_judged(skb, skb->ifindex, settings);
 }
 
+static inline void keep_return(struct __sk_buff *skb, const struct packet *packet, const struct block *block, u32 mtu)
+{
+    u64 token = trusted_token(packet->destination);
+    struct known_verdict *known;
+
+    known = token ? keep_verdict(skb, packet, VERDICT_RETURN, skb->cb[1], flow_clock_ns() + VERDICT_NS) : NULL;
+    if (!known)
+        return;
+    known->token = token;
+    known->out_ifindex = block->ifindex;
+    known->mtu = mtu;
+    copy_mac(known->mac, block->mac);
+    copy_mac(known->own_mac, block->own_mac);
+}
+
 /* What came for a floating IP that is held here goes to the node of its block, the destination as it is (rule H2). Of
  * what this node itself sent no hop is to be counted. */
 static inline int return_to_node(struct __sk_buff *skb, const struct packet *packet, int by,
@@ -245,6 +278,8 @@ static inline int return_to_node(struct __sk_buff *skb, const struct packet *pac
     mtu = kind == BLOCK_TUNNEL ? tunnel_mtu(skb, node, settings) : device_mtu(skb, ifindex);
     if (is_too_big(skb, packet, mtu))
         return fault(packet, SIDE_OUTSIDE, 0, DROP_TOO_BIG, floating_ip, mtu);
+    if (kind == BLOCK_L2 && mtu && by == BY_WIRE)
+        keep_return(skb, packet, block, mtu);
     if ((by != BY_ITSELF && write_ttl(skb, packet->ttl - 1) < 0) ||
         (kind == BLOCK_L2 && write_macs(skb, block->mac, block->own_mac) < 0))
         return drop(skb, DROP_MALFORMED, floating_ip);
@@ -260,21 +295,23 @@ static inline int take_floating(struct __sk_buff *skb, const struct ipv4 *ip, u3
 {
     __be32 floating_ip = ip->destination;
     int is_held = is_lease_live(floating_ip);
-    struct packet packet = {};
+    struct packet *packet = arrived_packet();
     u32 reason;
 
     /* Sent on by its holder, for a flow of this node. */
     if (!is_held && (by == BY_ITSELF || !member))
         return drop(skb, DROP_LEASE_EXPIRED_INGRESS, floating_ip);
-    reason = load_packet(skb, ip, &packet);
+    if (!packet)
+        return TC_ACT_SHOT;
+    reason = load_packet(skb, ip, packet);
     if (reason != DROP_NONE)
         return drop(skb, reason, floating_ip);
     if (!is_held)
-        return deliver(skb, &packet, by, settings);
-    if (packet.protocol == PROTOCOL_ICMP && packet.icmp_type == ICMP_ECHO_REQUEST &&
-        packet.fragment != FRAGMENT_LATER)
-        return by != BY_WIRE ? drop(skb, DROP_UNSUPPORTED_PROTOCOL, floating_ip) : answer_echo(skb, &packet, settings);
-    return return_to_node(skb, &packet, by, settings);
+        return deliver(skb, packet, by, settings);
+    if (packet->protocol == PROTOCOL_ICMP && packet->icmp_type == ICMP_ECHO_REQUEST &&
+        packet->fragment != FRAGMENT_LATER)
+        return by != BY_WIRE ? drop(skb, DROP_UNSUPPORTED_PROTOCOL, floating_ip) : answer_echo(skb, packet, settings);
+    return return_to_node(skb, packet, by, settings);
 }
 
 static inline int is_from_holder(struct __sk_buff *skb, __be32 floating_ip)
@@ -291,7 +328,7 @@ static inline int take_from_floating(struct __sk_buff *skb, const struct ipv4 *i
                                      u32 member, int by, const struct config *settings)
 {
     __be32 floating_ip = ip->source;
-    struct packet packet = {};
+    struct packet *packet = arrived_packet();
     u32 reason;
 
     if (!is_lease_live(floating_ip)) {
@@ -301,8 +338,10 @@ static inline int take_from_floating(struct __sk_buff *skb, const struct ipv4 *i
             return TC_ACT_UNSPEC;
         return drop(skb, DROP_LEASE_EXPIRED_INGRESS, floating_ip);
     }
-    reason = load_packet(skb, ip, &packet);
+    if (!packet)
+        return TC_ACT_SHOT;
+    reason = load_packet(skb, ip, packet);
     if (reason != DROP_NONE)
         return drop(skb, reason, floating_ip);
-    return forward(skb, &packet, floating, member, by, settings);
+    return forward(skb, packet, floating, member, by, settings);
 }

@@ -353,6 +353,10 @@ _Static_assert(sizeof(struct error_key) == 8, "error_key");
 #define ENDED_PRIORITY 0x45470002     /* of an ended TCP flow: netfilter answers with a reset (rule E2) */
 #define CANDIDATE_PRIORITY 0x45470003 /* of no flow yet: with a mark and none of these, somebody else has marked it (W6) */
 
+/* How often rows have changed that verdicts are made of (rule F5): two counters, each with one who raises it. */
+#define GENERATION_AGENT 0
+#define GENERATION_PROGRAM 1
+
 struct drop_key {
     __be32 floating_ip; /* 0 where none is known yet */
     __u32 reason;

@@ -65,6 +65,7 @@ BPF_TABLE_PINNED("lru_hash", struct fragment_key, struct fragment, fragments, 81
 
 BPF_TABLE_PINNED("hash", u32, __be32, uplink_addresses, 256, PIN_DIR "/uplink_addresses");
 BPF_TABLE_PINNED("array", u32, struct probe_target, probe_target, 1, PIN_DIR "/probe_target");
+BPF_TABLE_PINNED("array", u32, u64, generations, 2, PIN_DIR "/generations");
 BPF_TABLE_PINNED("lru_hash", struct error_key, u64, error_times, 4096, PIN_DIR "/error_times");
 
 BPF_TABLE_PINNED("lru_percpu_hash", struct drop_key, struct tally, drops, 8192, PIN_DIR "/drops");

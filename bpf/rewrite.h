@@ -50,6 +50,18 @@ static inline int write_ttl(struct __sk_buff *skb, u8 ttl)
     return 0;
 }
 
+/* At its place in a transport header; without options before that it is at hand. */
+static inline int write_port(struct __sk_buff *skb, const struct packet *packet, int is_source, __be16 port)
+{
+    u8 *l4 = frame_start(skb) + ETHERNET_BYTES + IPV4_BYTES;
+
+    if (packet->l4 != ETHERNET_BYTES + IPV4_BYTES || packet->protocol == PROTOCOL_ICMP ||
+        (void *)l4 + 4 > frame_end(skb))
+        return bpf_skb_store_bytes(skb, port_offset(packet, is_source), &port, 2, 0);
+    *(__be16 *)(is_source ? l4 : l4 + 2) = port;
+    return 0;
+}
+
 /* Rewrite one address and one port and every checksum they are part of. */
 static inline int translate(struct __sk_buff *skb, const struct packet *packet, int is_source, __be32 address,
                             __be16 port)
@@ -63,7 +75,7 @@ static inline int translate(struct __sk_buff *skb, const struct packet *packet, 
         bpf_l4_csum_replace(skb, checksum_at, old_address, address, BPF_F_PSEUDO_HDR | flags | 4) < 0)
         return -1;
     if (old_port != port && (bpf_l4_csum_replace(skb, checksum_at, old_port, port, flags | 2) < 0 ||
-                             bpf_skb_store_bytes(skb, port_offset(packet, is_source), &port, 2, 0) < 0))
+                             write_port(skb, packet, is_source, port) < 0))
         return -1;
     return write_address(skb, is_source, address);
 }

@@ -17,6 +17,17 @@ struct scratch {
 };
 BPF_TABLE("percpu_array", u32, struct scratch, scratches, 1);
 
+/* For what came by an uplink or the tunnel: empty, and not on the stack, where there is no room for it. */
+static inline struct packet *arrived_packet(void)
+{
+    u32 zero = 0;
+    struct scratch *scratch = scratches.lookup(&zero);
+
+    if (scratch)
+        __builtin_memset(&scratch->packet, 0, sizeof(scratch->packet));
+    return scratch ? &scratch->packet : NULL;
+}
+
 static inline struct flow_key flow_from_pod(const struct packet *packet)
 {
     struct flow_key key = {

@@ -34,6 +34,14 @@ static inline int is_lease_live(__be32 floating_ip)
     return lease && bpf_ktime_get_boot_ns() < lease->deadline_ns;
 }
 
+/* The token of a lease that is live here; 0 where there is none. */
+static inline u64 live_token(__be32 floating_ip)
+{
+    struct lease *lease = lease_deadlines.lookup(&floating_ip);
+
+    return lease && bpf_ktime_get_boot_ns() < lease->deadline_ns ? lease->token : 0;
+}
+
 static inline int is_agent_away(u64 now_ns)
 {
     u32 zero = 0;
@@ -112,6 +120,14 @@ static inline int is_trusted(__be32 floating_ip)
     u64 *token = trusts.lookup(&floating_ip);
 
     return lease && token && lease->token == *token;
+}
+
+/* The tenure that they are vouched for under; 0: none. */
+static inline u64 trusted_token(__be32 floating_ip)
+{
+    u64 *token = trusts.lookup(&floating_ip);
+
+    return token ? *token : 0;
 }
 
 /* The row of a port's block; NULL for a port below all blocks too, and where no row counts. */

@@ -69,6 +69,7 @@ class MapName:
     UPLINK_ADDRESSES = "uplink_addresses"
     ERROR_TIMES = "error_times"
     PROBE_TARGET = "probe_target"
+    GENERATIONS = "generations"
     DROPS = "drops"
     COUNTS = "counts"
 
@@ -120,6 +121,7 @@ MAP_SHAPES = {
     MapName.FRAGMENTS: MapShape(_LRU_HASH, 12, 16),
     MapName.UPLINK_ADDRESSES: MapShape(_HASH, 4, 4),
     MapName.PROBE_TARGET: MapShape(_ARRAY, 4, 8),
+    MapName.GENERATIONS: MapShape(_ARRAY, 4, 8),
     MapName.ERROR_TIMES: MapShape(_LRU_HASH, 8, 8),
     MapName.DROPS: MapShape(_LRU_PERCPU_HASH, 8, 16),
     MapName.COUNTS: MapShape(_PERCPU_ARRAY, 4, 8),

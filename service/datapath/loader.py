@@ -16,6 +16,7 @@ from typing import Any, Self
 from service.datapath import bpf_map, map_size
 from service.datapath.bpf_map import BpfMap
 from service.datapath.flow_room import FlowRoom
+from service.datapath.judged_map import JUDGED, Generation, JudgedMap
 from service.datapath.kernel_headers import write_kernel_headers
 from service.datapath.layout import MAP_SHAPES, MapName, pin_folder
 from service.datapath.map_size import KeptSize, RowRoom
@@ -46,7 +47,7 @@ class LoadedDatapath:
             self.programs = {name: int(self._module.load_func(name.encode(), BPF.SCHED_CLS).fd) for name in PROGRAMS}
         except Exception as error:
             raise OperatorError(f"the kernel refuses the datapath program: {error}") from error
-        self.maps = {name: bpf_map.open_pinned(str(pin_dir / name)) for name in MAP_SHAPES}
+        self.maps = _open_maps(pin_dir)
 
     def map(self, name: str) -> BpfMap:
         """Our own map of that name; its descriptor closes with the datapath."""
@@ -65,6 +66,13 @@ class LoadedDatapath:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _open_maps(pin_dir: Path) -> dict[str, BpfMap]:
+    maps = {name: bpf_map.open_pinned(str(pin_dir / name)) for name in MAP_SHAPES if name not in JUDGED}
+    generation = Generation(maps[MapName.GENERATIONS])
+    judged = {name: JudgedMap(open_object(str(pin_dir / name)), generation) for name in MAP_SHAPES if name in JUDGED}
+    return maps | judged
 
 
 def load_datapath(bpf_dir: str, run_dir: str, room: FlowRoom = _ROOM, rows: RowRoom = _ROWS) -> LoadedDatapath:

@@ -149,6 +149,9 @@ class Node:
     def empty(self) -> None:
         """Nothing in any map, all counters zero."""
         for name, target in self._maps.items():
+            if name == MapName.GENERATIONS:
+                # It never goes back: nothing that was judged before is in force.
+                continue
             if name not in _ARRAYS:
                 for key in tuple(target.items()):
                     target.delete(key)

@@ -91,6 +91,8 @@ class Namespace:
     def _build(self) -> None:
         if _libc.unshare(_CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNET)")
+        # What programs keep per CPU is there at the next packet.
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         for device in DEVICES:
             wire = f"{device.name}-wire"
             address = device.mac.hex(":")

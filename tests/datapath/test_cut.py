@@ -152,8 +152,8 @@ CUTS = {
     ),
     "F4": Cut(
         "direct.h",
-        " || !keeps_port(key, flow, now_ns))",
-        ")",
+        "if (!keeps_port(key, flow, now_ns))",
+        "if (0)",
         test_direct.test_f4_nothing_goes_past_what_the_policy_path_would_stop,
         "pod_node",
         {"change": test_direct.CHANGES["its port is another flow's"]},

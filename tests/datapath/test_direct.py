@@ -137,11 +137,17 @@ def name_another_address(node: Node) -> None:
     node.select(rule_set=RULE_SET + 1)
 
 
+def give_port_away_for_long(node: Node) -> None:
+    """For longer than a verdict holds (rule F5)."""
+    give_port_away(node)
+    node.select()
+
+
 CHANGES: dict[str, Callable[[Node], object]] = {
     "another pod": lambda node: node.select(number=POD_NUMBER + 1),
     "ended": lambda node: node.change(TCP_FLOW, is_ended=True),
     "its rules name another address": name_another_address,
-    "its port is another flow's": give_port_away,
+    "its port is another flow's": give_port_away_for_long,
     "no way": lambda node: node.map(MapName.WAYS).delete(FLOATING_IP.packed),
     "its time is over": lambda node: node.end(TCP_FLOW),
 }

@@ -89,6 +89,7 @@ MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
     MapName.UPLINK_ADDRESSES: (4, 4),
     MapName.ERROR_TIMES: ("error_key", 8),
     MapName.PROBE_TARGET: (4, "probe_target"),
+    MapName.GENERATIONS: (4, 8),
     MapName.DROPS: ("drop_key", "tally"),
     MapName.COUNTS: (4, 8),
 }
