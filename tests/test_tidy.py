@@ -43,6 +43,7 @@ FAMILIES = {
             "flow_life",
             "fragment",
             "holder",
+            "known_verdict",
             "hostile_frames",
             "icmp_error",
             "live_traffic",
