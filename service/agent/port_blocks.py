@@ -13,6 +13,7 @@ from operator import is_
 from pathlib import Path
 from typing import Any
 
+from service.agent.port_demand import PortDemand
 from service.datapath.block_maps import BlockMaps
 from service.datapath.flow_scan import FlowScan, Remote
 from service.datapath.flow_table import FlowTable
@@ -88,7 +89,7 @@ class PortBlocks:
         self._busiest: dict[IPv4Address, tuple[Remote, int]] = {}
         self._in_use: dict[IPv4Address, tuple[int, int]] = {}
         """Ports and blocks that have a flow, at the last look."""
-        self._scanned_ns = 0
+        self._demand = PortDemand()
         self.busiest_pod: tuple[IPv4Address, int] | None = None
         """Which has most flows, and how many, at the last look."""
         self.flows = 0
@@ -329,18 +330,15 @@ class PortBlocks:
         owner, now_ns = self._owner, self._clock()
         if owner is None:
             return
-        passed_s = max(0.001, (scan.begun_ns - self._scanned_ns) / 1e9)
-        busiest = scan.busiest()
+        self._demand.take(scan.taken, self._maps.refused_flows(), begun_ns=scan.begun_ns)
         for floating_ip in self._known:
-            usable = owner.usable(floating_ip)
-            remote, taken = busiest.get(floating_ip, (None, 0))
-            before = self._busiest.get(floating_ip)
-            grown = max(0, taken - before[1]) if before is not None and before[0] == remote else taken
-            if usable or taken:
-                owner.note_use(floating_ip, len(usable) * BLOCK_PORTS - taken, grown / passed_s, now_ns=now_ns)
+            usable, demand = owner.usable(floating_ip), self._demand.of(floating_ip)
+            if usable or demand.taken:
+                free = len(usable) * BLOCK_PORTS - demand.taken
+                owner.note_use(floating_ip, free, demand.per_s, now_ns=now_ns)
             live = scan.blocks.get(floating_ip.packed, set())
             owner.note_scan(floating_ip, live, begun_ns=scan.begun_ns, now_ns=now_ns)
-        self._busiest, self._scanned_ns = busiest, scan.begun_ns
+        self._busiest = scan.busiest()
         self._in_use = {
             IPv4Address(packed): (len(ports), len(scan.blocks[packed])) for packed, ports in scan.ports.items()
         }

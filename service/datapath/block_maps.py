@@ -13,10 +13,12 @@ from service.datapath import layout
 from service.datapath.bpf_map import BpfMap
 from service.datapath.layout import MapName
 from service.datapath.topology import Topology
+from service.model.drop import DropReason
 from service.model.lease import Stamp, Token
 from service.port_block.block import NEVER_GIVEN, TIMES, Row
 
 _LONG_AGO_NS = TIMES.down_ns + TIMES.rest_ns + 1
+_WITHOUT_PORT = frozenset((DropReason.NO_PORTS, DropReason.PORTS_EXHAUSTED))
 _ONLY = bytes(4)
 """Key of the only entry of an array."""
 
@@ -153,6 +155,15 @@ class BlockMaps:
             floating_ip, block, number = layout.parse_refused_key(key)
             if number in numbers:
                 yield floating_ip, block, numbers[number]
+
+    def refused_flows(self) -> dict[IPv4Address, int]:
+        """Packets of new flows that found no port, since the maps were made; those of one flow are several."""
+        found: dict[IPv4Address, int] = {}
+        for key, value in self._maps[MapName.DROPS].items().items():
+            floating_ip, reason, packets, _ = layout.parse_drop(key, value)
+            if reason in _WITHOUT_PORT:
+                found[floating_ip] = found.get(floating_ip, 0) + packets
+        return found
 
     # -- inside --
 

@@ -40,8 +40,9 @@ HOLDINGS_MAX = 16_384
 """Floating IPs that are known here; one more is refused."""
 PUSHED_MAX = 8 * ROWS_MAX
 """Blocks that are pushed to one gateway at once; the rest at the next look."""
-RESERVE_S = 1.0
-"""A node asks when its free ports last no longer than this at the present rate (Q2)."""
+RESERVE_S = 3.0
+"""A node asks when its free ports last no longer than this at the present rate (Q2): a look at many flows and the pause
+after it take over a second, and more has to be there before the one after that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class OwnerBlocks:
             self._outputs += [EndFlows(floating_ip, block), Store(floating_ip, block, None, None)]
 
     def note_use(self, floating_ip: IPv4Address, ports_free: int, ports_per_s: float, *, now_ns: int) -> None:
-        """How many ports are free towards the busiest remote, and how fast new flows take them."""
+        """How many ports are free towards the remote where they run out first, and how fast new flows want them."""
         self._pass(now_ns)
         holding = self._holding(floating_ip)
         short = ports_per_s * RESERVE_S - ports_free

@@ -1,6 +1,7 @@
 """Leader, pod's node and holders over sockets on loopback: a node has ports where it has pods, whoever holds."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -25,6 +26,7 @@ from service.datapath.reconciler import Reconciler
 from service.datapath.steering import NOTHING
 from service.host.clock import boot_ns
 from service.model.assignment import Assignment, Location
+from service.model.drop import DropReason
 from service.model.lease import HeldBy, Stamp, Token
 from service.model.machine import Address
 from service.model.objects import Upsert
@@ -217,6 +219,23 @@ async def test_q2_a_node_with_a_selected_pod_has_its_base_once_holder_and_succes
         assert leader.lacking() == {}
     assert len(site.moved) == 1, "what is read is no news"
     assert site.tables[1:] == [(PortRun(FIRST_PORT, last, Stamp(7, 1), "worker1"),)], "it is told once, as a table"
+
+
+async def test_q2_a_node_whose_flows_are_refused_gets_more_though_nothing_grows_any_more(site: Site) -> None:
+    worker1 = site.nodes["worker1"]
+    async with site.leading():
+        await holds(lambda: worker1.usable() == BASE)
+        refused = 0
+
+        def refuse() -> bool:
+            # As one program counts it, again and again: what was refused once is no demand for ever.
+            nonlocal refused
+            refused += 4_000
+            key = struct.pack("=4sI", FLOATING_IP.packed, DropReason.PORTS_EXHAUSTED)
+            worker1.maps[MapName.DROPS].update(key, struct.pack("=QQ", refused, 60 * refused))
+            return worker1.usable() > BASE
+
+        await holds(refuse)
 
 
 async def test_e2_a_pod_that_is_not_selected_any_more_is_forgotten_once_it_has_no_flow(site: Site) -> None:

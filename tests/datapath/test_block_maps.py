@@ -212,6 +212,20 @@ def a_gateway(loaded: LoadedDatapath, node: Node) -> Gateway:
 
 
 @pytest.mark.bpf
+def test_q2_flows_that_found_no_port_are_told_by_address_whatever_the_reason(kernel: Kernel) -> None:
+    other = IPv4Address("192.168.1.101")
+    rows = (
+        (FLOATING_IP, DropReason.NO_PORTS, 2),
+        (FLOATING_IP, DropReason.PORTS_EXHAUSTED, 3),
+        (FLOATING_IP, DropReason.QUOTA, 5),
+        (other, DropReason.PORTS_EXHAUSTED, 7),
+    )
+    for address, reason, packets in rows:
+        key = address.packed + int(reason).to_bytes(4, "little")
+        kernel.maps[MapName.DROPS].update(key, packets.to_bytes(8, "little") + bytes(8))
+    assert kernel.blocks.refused_flows() == {FLOATING_IP: 5, other: 7}
+
+
 def test_q1_whose_packets_pass_is_said_by_the_row_with_the_highest_stamp(a_gateway: Gateway) -> None:
     block = OWN_BLOCKS[0]
     a_gateway.observe()

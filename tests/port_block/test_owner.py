@@ -22,7 +22,7 @@ from service.port_block.message import (
     cut,
     encode,
 )
-from service.port_block.owner import HOLDINGS_MAX, EndFlows, OwnerBlocks, Store, Usable
+from service.port_block.owner import HOLDINGS_MAX, RESERVE_S, EndFlows, OwnerBlocks, Store, Usable
 from service.port_block.push import QUESTIONS_MAX
 from tests.port_block.site import HOSTS, IP, LEADER, MS, SECOND, of, say, source, told
 
@@ -139,12 +139,12 @@ def test_q3_a_newer_row_of_a_gateway_ends_the_flows_and_an_older_one_is_answered
     assert machine.usable(IP) == (4,)
 
 
-def test_q2_a_node_asks_when_its_ports_last_less_than_a_second_and_until_it_has_enough() -> None:
+def test_q2_a_node_asks_when_its_ports_do_not_last_and_until_it_has_enough() -> None:
     machine = with_blocks(3)
-    machine.note_use(IP, 65, 64.0, now_ns=2 * SECOND)
+    machine.note_use(IP, 65, 64.0 / RESERVE_S, now_ns=2 * SECOND)
     machine.advance(now_ns=3 * SECOND)
     assert of(Ask, told(machine)) == []
-    machine.note_use(IP, 10, 140.0, now_ns=3 * SECOND)
+    machine.note_use(IP, 10, 140.0 / RESERVE_S, now_ns=3 * SECOND)
     machine.advance(now_ns=4 * SECOND)
     assert of(Ask, told(machine)) == [Ask(NUMBER, 4)]
     grant(machine, 4, 5, 6, version=2, now_ns=4 * SECOND)

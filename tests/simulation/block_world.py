@@ -21,7 +21,7 @@ from service.port_block.block import NEVER_GIVEN, Row, Times
 from service.port_block.gateway import GatewayBlocks, SetOwner, Trust
 from service.port_block.leader import LeaderBlocks
 from service.port_block.message import Receiver, receiver_of
-from service.port_block.owner import EndFlows, OwnerBlocks, Store, Usable
+from service.port_block.owner import RESERVE_S, EndFlows, OwnerBlocks, Store, Usable
 from service.port_block.record import BlockMoved, TableRead
 from service.port_block.way import LeaderMember, Way
 from tests.simulation.world import MS, SECOND, Clock, Node, World
@@ -423,7 +423,7 @@ class BlockWorld:
             for floating_ip in IPS:
                 live = [block for ip, block in kernel.flows if ip == floating_ip]
                 lack = self.needs.get((name, floating_ip), 0) - len(kernel.usable.get(floating_ip, ()))
-                node.machine.owner.note_use(floating_ip, 0, 64.0 * max(0, lack), now_ns=now_ns)
+                node.machine.owner.note_use(floating_ip, 0, 64.0 * max(0, lack) / RESERVE_S, now_ns=now_ns)
                 node.machine.owner.note_scan(floating_ip, live, begun_ns=now_ns, now_ns=now_ns)
             self.net.settle(node)
 
