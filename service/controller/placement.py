@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from service.gateway.assignment import assign
 from service.gateway.row import MemberMetadata
 from service.gossip.member import Member
-from service.model.assignment import Assignment
+from service.model.assignment import Assignment, PlannedMove
 from service.model.gateway_node import GatewayNode
 from service.model.lease import Elector, Stamp
 
@@ -20,6 +20,9 @@ PATIENCE_NS = 10_000_000_000
 on the first node seen stays there."""
 UNRESPONSIVE_NS = 2_000_000_000
 """A node that does not take what it was assigned within this time gets nothing until it does something again."""
+NOTICE_NS = 500_000_000
+"""For so long the heir of a planned move is the successor before it is the holder (rule O1): by then its standing claim
+is with every elector, and the owners of policies have been told."""
 
 
 def has_caught_up(
@@ -67,6 +70,10 @@ class Placement:
         self._version = 0
         self._since: dict[IPv4Address, tuple[Stamp, int]] = {}
         """The stamp of each row, and from when on its holder is expected to take it."""
+        self._notices: dict[IPv4Address, tuple[str, int]] = {}
+        """The heir of each planned move, and since when the table names it."""
+        self.moves: tuple[PlannedMove, ...] = ()
+        """What is to move on purpose, by the last turn; until another node than the source has it."""
 
     def revise(
         self,
@@ -76,13 +83,20 @@ class Placement:
         conflicts: Mapping[IPv4Address, bytes],
         table: Mapping[IPv4Address, Assignment],
         *,
+        ordered: Mapping[IPv4Address, str] | None = None,
         now_ns: int,
     ) -> Revision:
-        """Bring the table in step with spec, nodes and holders. Whoever calls must publish what it returns."""
+        """Bring the table in step with spec, nodes, holders, and what operators have ordered.
+
+        Whoever calls must publish what it returns.
+        """
         stamp = Stamp(self.term, self._version + 1)
         silent = self._silent(table, holders, conflicts, now_ns)
         usable = [replace(node, ready=False) if node.name in silent else node for node in nodes]
-        rows = assign(floating_ips, usable, holders, table, term=stamp.term, version=stamp.version)
+        noticed = {ip: heir for ip, (heir, since_ns) in self._notices.items() if now_ns - since_ns >= NOTICE_NS}
+        plan = assign(floating_ips, usable, holders, table, stamp=stamp, ordered=ordered, noticed=noticed)
+        rows, self.moves = plan.rows, plan.moves
+        self._note_heirs(now_ns)
         revision = Revision(
             changed=tuple(row for row in rows if row.stamp == stamp),
             removed=tuple(replace(row, stamp=stamp) for key, row in table.items() if key not in floating_ips),
@@ -94,6 +108,13 @@ class Placement:
         for row in revision.removed:
             self._since.pop(row.floating_ip, None)
         return revision
+
+    def _note_heirs(self, now_ns: int) -> None:
+        """From the first row that names it, an heir has notice; another heir, or a move that is off, begins anew."""
+        known, self._notices = self._notices, {}
+        for move in self.moves:
+            heir, since_ns = known.get(move.floating_ip, ("", now_ns))
+            self._notices[move.floating_ip] = (move.heir, since_ns if heir == move.heir else now_ns)
 
     def _silent(
         self,

@@ -3,15 +3,30 @@
 A pure function of what the leader knows. It is sticky: a holder that still qualifies stays, and so does a successor as
 long as the spread over nodes does not suffer, because a change of either costs a full resync of NAT state. Called again
 with its own result it changes nothing.
+
+A move on purpose (rule O1) is made in two steps: first the heir becomes the successor, and the holder stays; only when
+the caller says that the heir has had notice does the row name it the holder.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from service.gateway.validation import AddressFaults
-from service.model.assignment import Assignment
+from service.model.assignment import Assignment, PlannedMove
 from service.model.gateway_node import GatewayNode, Hearing, NodeRole, NodeState
 from service.model.lease import Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The table, and what in it is under way."""
+
+    rows: tuple[Assignment, ...]
+    """One per floating IP, in spec order."""
+    moves: tuple[PlannedMove, ...]
+    """On purpose, of addresses that their former holder still has."""
 
 
 def assign(
@@ -20,25 +35,44 @@ def assign(
     holders: Mapping[IPv4Address, str],
     previous: Mapping[IPv4Address, Assignment],
     *,
-    term: int,
-    version: int,
-) -> tuple[Assignment, ...]:
-    """Return one row per floating IP, in spec order.
+    stamp: Stamp,
+    ordered: Mapping[IPv4Address, str] | None = None,
+    noticed: Mapping[IPv4Address, str] | None = None,
+) -> Plan:
+    """Place every floating IP.
 
     `holders` says who really holds each IP now, as far as known; `previous` is the table of last time. Rows whose
-    content did not change keep their stamp; the others carry (term, version), which the caller has made higher than any
-    before.
+    content did not change keep their stamp; the others carry `stamp`, which the caller has made higher than any before.
+    `ordered`: the node that an operator wants an IP to be on, empty for any other than the present one. `noticed`: the
+    heirs that have been successors for long enough to become holders.
     """
-    table = _Placement(nodes)
+    table = _Placement(nodes, ordered or {}, noticed or {})
     # Each once: an address listed twice is one address.
     order = tuple(dict.fromkeys(floating_ips))
     table.fill(order, holders, previous)
-    return tuple(_row(ip, table, previous.get(ip), Stamp(term, version)) for ip in order)
+    return Plan(tuple(_row(ip, table, previous.get(ip), stamp) for ip in order), tuple(table.moves))
+
+
+def candidates(floating_ip: IPv4Address, nodes: Sequence[GatewayNode]) -> tuple[GatewayNode, ...]:
+    """The nodes that can be given the IP now, by name in order (rule 1 of the design)."""
+    return tuple(_Placement(nodes, {}, {}).candidates(floating_ip))
+
+
+def role_rank(node: GatewayNode) -> int:
+    """The lower, the rather: between workers and control-plane nodes only, as controllers are no candidates."""
+    return 0 if node.role is NodeRole.WORKER else 1
+
+
+def unfit_reason(node: GatewayNode, floating_ip: IPv4Address) -> str:
+    """Why the node cannot be given the IP, in a few words; empty where it can."""
+    if node.role is NodeRole.CONTROLLER or not _has_segment(node, floating_ip):
+        return "has no interface on its subnet"
+    return next((words for words, is_so in _OBSTACLES if is_so(node, floating_ip)), "")
 
 
 def _row(ip: IPv4Address, table: "_Placement", previous: Assignment | None, stamp: Stamp) -> Assignment:
     holder, successor = table.holder.get(ip), table.successor.get(ip)
-    reason = "" if holder is not None else table.why_unassigned(ip)
+    reason = table.why_unassigned(ip) if holder is None else table.stays.get(ip, "")
     row = Assignment(ip, holder, successor, stamp, reason)
     if previous is None:
         return row
@@ -51,15 +85,23 @@ def _row(ip: IPv4Address, table: "_Placement", previous: Assignment | None, stam
 class _Placement:
     """The table while it is being filled."""
 
-    def __init__(self, nodes: Sequence[GatewayNode]) -> None:
+    def __init__(
+        self, nodes: Sequence[GatewayNode], ordered: Mapping[IPv4Address, str], noticed: Mapping[IPv4Address, str]
+    ) -> None:
         self._nodes = tuple(sorted(nodes, key=lambda node: node.name))
+        self._by_name = {node.name: node for node in self._nodes}
+        self._ordered = ordered
+        self._noticed = noticed
         self.holder: dict[IPv4Address, str] = {}
         """Without the floating IPs that nobody can hold."""
         self.successor: dict[IPv4Address, str] = {}
         """Without those that only one node can hold."""
+        self.moves: list[PlannedMove] = []
+        self.stays: dict[IPv4Address, str] = {}
+        """Why an IP stays on a node that should give it up."""
         self._faults = AddressFaults(self._nodes)
         self._qualified: dict[IPv4Address, list[GatewayNode]] = {}
-        """Cache of `_candidates`."""
+        """Cache of `candidates`."""
         self._held = {node.name: 0 for node in self._nodes}
         """How many floating IPs each node holds, by the table so far."""
         self._inherits: dict[tuple[str, str], int] = {}
@@ -75,17 +117,24 @@ class _Placement:
     ) -> None:
         """Place holders and successors of all, in spec order."""
         # All that stay first, so that the load a newcomer is measured by is the load there is.
-        kept = {ip: self.keep_holder(ip, holders.get(ip), previous.get(ip)) for ip in order}
+        leaving = {ip: name for ip in order if (name := holders.get(ip)) is not None and self._departure(ip, name)}
+        kept = {ip: self.keep_holder(ip, holders.get(ip), previous.get(ip)) for ip in order if ip not in leaving}
+        for ip, present in leaving.items():
+            self.hand_over(ip, present, previous.get(ip))
         for ip in order:
-            if kept[ip] is None:
+            if ip not in leaving and kept[ip] is None:
                 self.place_holder(ip)
         # Then successors: who takes over depends on what every node holds by then.
+        heirs = {move.floating_ip: move.heir for move in self.moves}
         for ip in order:
             row = previous.get(ip)
-            self.place_successor(ip, row.successor if row else None)
+            if ip in heirs and heirs[ip] != self.holder[ip]:
+                self._set_successor(ip, heirs[ip])
+            else:
+                self.place_successor(ip, row.successor if row else None)
 
-    def _candidates(self, ip: IPv4Address) -> list[GatewayNode]:
-        """Rule 1: nodes that can hold the IP now, in name order."""
+    def candidates(self, ip: IPv4Address) -> list[GatewayNode]:
+        """Rule 1: nodes that can be given the IP now, in name order."""
         if ip not in self._qualified:
             fit = [node for node in self._nodes if _is_available(node) and _is_on_segment(node, ip)]
             # Never an address that is a node's own, a network or a broadcast address, whoever is up.
@@ -94,7 +143,7 @@ class _Placement:
 
     def keep_holder(self, ip: IPv4Address, present: str | None, previous: Assignment | None) -> str | None:
         """Rule 2: the present holder stays if it qualifies; else whoever the last table lets expect it."""
-        qualified = [node.name for node in self._candidates(ip)]
+        qualified = [node.name for node in self.candidates(ip)]
         if present is not None and present not in qualified and self._may_keep(present, ip):
             # Its lease lives, so its keeper does: only its agent is away, or gossip is cut. Membership chooses among
             # candidates, it never revokes a live lease (rule S2); a keeper whose agent stays away hands over (rule S6).
@@ -110,22 +159,60 @@ class _Placement:
         return None
 
     def _may_keep(self, name: str, ip: IPv4Address) -> bool:
-        """Whether a holder that is down or not ready may go on: all of rule 1 but those two.
+        """Whether a holder that is down or not ready may go on: all of rule 1 but what can be asked only of the living.
 
-        A cordoned or draining node may not: somebody decided that it shall hand over.
+        One that shall give it up (rule O1) may as well, until somebody else can take it.
         """
-        return ip not in self._faults and any(
-            node.name == name and node.role is not NodeRole.CONTROLLER and node.schedulable and _is_on_segment(node, ip)
-            for node in self._nodes
-        )
+        node = self._by_name.get(name)
+        is_fit = node is not None and node.role is not NodeRole.CONTROLLER and _is_on_segment(node, ip)
+        return is_fit and ip not in self._faults
+
+    def _departure(self, ip: IPv4Address, present: str) -> str:
+        """Why a living holder shall give the IP up on purpose; empty where it need not, or could not keep it at all."""
+        if not self._may_keep(present, ip):
+            return ""
+        node = self._by_name[present]
+        if node.drained:
+            return f"node {present} is drained"
+        if not node.schedulable:
+            return f"node {present} is cordoned or draining"
+        if not node.selected:
+            return f"node {present} is not selected by spec.nodeSelector"
+        is_asked = self._ordered.get(ip, present) != present
+        return "an operator has ordered it" if is_asked else ""
+
+    def hand_over(self, ip: IPv4Address, present: str, previous: Assignment | None) -> None:
+        """Rule O1: the heir is named successor first; it becomes the holder once it has had notice.
+
+        Nobody else can take it: it stays. An address that goes dark serves nobody, least of all who drains a node.
+        """
+        heir, reason = self._heir(ip, present, previous), self._departure(ip, present)
+        if heir is None:
+            self._set_holder(ip, present)
+            self.stays[ip] = f"{reason}, and no other node can take {ip}: {self._obstacles(ip, without=present)}"
+            return
+        self.moves.append(PlannedMove(ip, present, heir, reason))
+        self._set_holder(ip, heir if self._noticed.get(ip) == heir else present)
+
+    def _heir(self, ip: IPv4Address, present: str, previous: Assignment | None) -> str | None:
+        others = {node.name: node for node in self.candidates(ip) if node.name != present}
+        # Whom the operator named; who took part in this move so far, so that it does not begin anew; and who has kept
+        # the standing claim all along.
+        row = (previous.holder, previous.successor) if previous else ()
+        for name in (self._ordered.get(ip), *row):
+            if name is not None and name in others:
+                return name
+        return min(others.values(), key=self._rank).name if others else None
+
+    def _rank(self, node: GatewayNode) -> tuple[int, int, str]:
+        """Rules 3 to 5: workers before control-plane nodes, fewest floating IPs, name."""
+        return role_rank(node), self._held[node.name], node.name
 
     def place_holder(self, ip: IPv4Address) -> None:
-        """Rules 3 to 5: workers before control-plane nodes, fewest floating IPs, name."""
+        """Give an IP that nobody holds to the best node that there is."""
         # None qualifies: the row says why, and stays without a holder until one does.
-        candidates = self._candidates(ip)
-        if candidates:
-            best = min(candidates, key=lambda node: (_role_rank(node), self._held[node.name], node.name))
-            self._set_holder(ip, best.name)
+        if fit := self.candidates(ip):
+            self._set_holder(ip, min(fit, key=self._rank).name)
 
     def _set_holder(self, ip: IPv4Address, name: str) -> None:
         self.holder[ip] = name
@@ -135,16 +222,20 @@ class _Placement:
         """Choose the next best other node, so that what one dead node held spreads over all that are left."""
         # Nobody to succeed: with no holder there is no promise whose end a standing claim could wait for.
         holder = self.holder.get(ip)
-        others = [node for node in self._candidates(ip) if node.name != holder]
+        others = [node for node in self.candidates(ip) if node.name != holder]
         if holder is None or not others:
             return
         best = min(others, key=lambda node: self._succession_rank(holder, node))
         chosen = best.name
         for node in others:
             # The present successor has the NAT state already. One IP more than the best is no reason to resync.
-            if node.name == present and _role_rank(node) == _role_rank(best):
+            if node.name == present and role_rank(node) == role_rank(best):
                 spare = self._load_after(holder, best.name) + 1 - self._load_after(holder, node.name)
                 chosen = node.name if spare >= 0 else best.name
+        self._set_successor(ip, chosen)
+
+    def _set_successor(self, ip: IPv4Address, chosen: str) -> None:
+        holder = self.holder[ip]
         self.successor[ip] = chosen
         self._standby[chosen] += 1
         self._inherits[holder, chosen] = self._inherits.get((holder, chosen), 0) + 1
@@ -156,7 +247,7 @@ class _Placement:
     def _succession_rank(self, holder: str, node: GatewayNode) -> tuple[int, int, int, str]:
         # The same rules as for holders, applied to the world in which the holder is dead; all standing claims of the
         # node break the tie, so that NAT state to keep is spread too.
-        return (_role_rank(node), self._load_after(holder, node.name), self._standby[node.name], node.name)
+        return (role_rank(node), self._load_after(holder, node.name), self._standby[node.name], node.name)
 
     def why_unassigned(self, ip: IPv4Address) -> str:
         """Give the reason as one sentence for the condition; the same facts give the same words."""
@@ -166,24 +257,19 @@ class _Placement:
         near = [node for node in self._nodes if node.role is not NodeRole.CONTROLLER and _has_segment(node, ip)]
         if not near:
             return f"no node has an interface in a subnet that contains {ip}"
+        return f"none of the nodes on the subnet of {ip} can hold it: {self._obstacles(ip)}"
+
+    def _obstacles(self, ip: IPv4Address, *, without: str = "") -> str:
         # Counted, not named: a row whose words change gets a new stamp.
-        down = sum(node.state is not NodeState.UP for node in near)
-        unready = sum(node.state is NodeState.UP and not node.ready for node in near)
-        deaf = sum(node.state is NodeState.UP and node.ready and not _is_on_segment(node, ip) for node in near)
-        unschedulable = len(near) - down - unready - deaf
-        causes = (
-            (down, "down"),
-            (unready, "not ready"),
-            (deaf, "deaf on the segment"),
-            (unschedulable, "cordoned or draining"),
-        )
-        counts = ", ".join(f"{count} {cause}" for count, cause in causes if count)
-        return f"none of the nodes on the subnet of {ip} can hold it: {counts}"
+        near = (node for node in self._nodes if node.role is not NodeRole.CONTROLLER and _has_segment(node, ip))
+        causes = Counter(unfit_reason(node, ip) for node in near if node.name != without)
+        return ", ".join(f"{causes[words]} {words}" for words, _ in _OBSTACLES if causes[words]) or "there is none"
 
 
 def _is_available(node: GatewayNode) -> bool:
     """Whether the node may be given a floating IP it does not hold. A controller never: it has no datapath."""
-    return node.role is not NodeRole.CONTROLLER and node.state is NodeState.UP and node.ready and node.schedulable
+    is_wanted = node.schedulable and node.selected
+    return node.role is not NodeRole.CONTROLLER and node.state is NodeState.UP and node.ready and is_wanted
 
 
 def _has_segment(node: GatewayNode, ip: IPv4Address) -> bool:
@@ -195,6 +281,11 @@ def _is_on_segment(node: GatewayNode, ip: IPv4Address) -> bool:
     return any(ip in segment.network and segment.hearing is not Hearing.DEAF for segment in node.segments)
 
 
-def _role_rank(node: GatewayNode) -> int:
-    # Between workers and control-plane nodes only: controllers are no candidates.
-    return 0 if node.role is NodeRole.WORKER else 1
+_OBSTACLES: tuple[tuple[str, Callable[[GatewayNode, IPv4Address], bool]], ...] = (
+    ("down", lambda node, ip: node.state is not NodeState.UP),
+    ("not ready", lambda node, ip: not node.ready),
+    ("deaf on the segment", lambda node, ip: not _is_on_segment(node, ip)),
+    ("not selected by spec.nodeSelector", lambda node, ip: not node.selected),
+    ("cordoned or draining", lambda node, ip: not node.schedulable),
+)
+"""What keeps a node on the subnet from being given an IP, in the order in which it is asked."""

@@ -18,7 +18,20 @@ class Assignment:
     stamp: Stamp
     """(leader term, version) of the last change of this row; higher wins."""
     reason: str = ""
-    """Why it is unassigned, for the condition; empty where it has a holder."""
+    """Why it is unassigned, for the condition; or why it stays on a node that should give it up. Else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMove:
+    """An address that is to go from a living holder to another node, on purpose (rule O1)."""
+
+    floating_ip: IPv4Address
+    source: str
+    """Node name of who holds it."""
+    heir: str
+    """Node name of who is told first, and takes it then."""
+    reason: str
+    """Why, as part of a sentence."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,12 @@ class GatewayNode:
     segments: tuple[Segment, ...]
     schedulable: bool = True
     """False while cordoned or draining: keeps nothing new, hands over what it has."""
+    drained: bool = False
+    """An operator has drained it (`egressgw drain`); then it is not schedulable either."""
+    selected: bool = True
+    """The gateway's `spec.nodeSelector` matches its labels, or there is none."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """By its own settings, sorted by key; what a Node object says goes before (rule O2)."""
     own_addresses: tuple[IPv4Address, ...] = ()
     """Listed floating IPs that are addresses of its interfaces, whoever put them there, or were a moment ago, or its
     API server's."""
