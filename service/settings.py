@@ -28,6 +28,8 @@ from service.model.lease import (
 )
 
 PortNumber = Annotated[int, Meta(ge=1, le=65535)]
+LABEL_LETTERS_MAX = 128
+"""Of all labels of one node together: what a member says of itself has 512 bytes, and segments need most of them."""
 NodeName = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 
 
@@ -280,6 +282,9 @@ class Settings(_Section, frozen=True):
 
     node: NodeName
     """Name of this member, unique in the cluster. In Kubernetes, of an agent the Node object's name."""
+    labels: dict[str, str] = {}
+    """Of an agent's node, for `spec.nodeSelector` of the gateway where there is no Node object; few and short, as all
+    members are told."""
     cluster: str = "default"
     """Label authenticated with every datagram: members of another cluster are strangers."""
     role: NodeRole | None = None
@@ -423,6 +428,8 @@ def _check(settings: Settings) -> None:
         for index, cidr in enumerate(getattr(settings.datapath, field)):
             _parse(IPv4Network, cidr, f"datapath.{field}[{index}]")
     _check_kafka(settings.kafka)
+    if (length := sum(len(key) + len(value) for key, value in settings.labels.items())) > LABEL_LETTERS_MAX:
+        raise OperatorError(f"labels: {length} letters in all; at most {LABEL_LETTERS_MAX} can be told to all members")
     if not (settings.source == "kubernetes" or settings.source.startswith("manifests:")):
         raise OperatorError(f"source: write `kubernetes` or `manifests:DIR`, not {settings.source!r}")
     if settings.source == "kubernetes" and settings.bind_address == "0.0.0.0":

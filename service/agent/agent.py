@@ -15,6 +15,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from service.agent.conflicts import Conflicts
+from service.agent.drain_record import FILE_NAME, DrainRecord
 from service.agent.heartbeat import keeper_reasons
 from service.agent.holdings import Holdings, Returns
 from service.agent.neighbours import Neighbours
@@ -61,6 +62,9 @@ from service.web.metrics import (
     TransportCollector,
 )
 from service.web.notice import until_begun, until_listening
+from service.web.order_client import AGENT_SOCKET
+from service.web.order_socket import OrderSocket
+from service.web.orders import Orders
 from service.web.server import WebServer
 from service.wire import refusals
 from service.wire.cluster_view import ClusterView
@@ -171,6 +175,7 @@ class Agent:
                 VERSION,
                 start_id,
                 tunnels=self._settings.datapath.transport != "l2",
+                labels=tuple(sorted(self._settings.labels.items())),
             ),
             clock=boot_ns,
             changed=self._dirty.set,
@@ -178,6 +183,13 @@ class Agent:
             location_heard=self._hear_location,
             name_conflict=self.recorder.name_conflict,
         )
+        settings = self._settings
+        self._drain = DrainRecord(Path(settings.state_dir) / FILE_NAME, settings.node, self._cluster.orders)
+        orders = Orders(self._intake, self._cluster, self._located, wall_ns)
+        self._orders = OrderSocket(Path(settings.run_dir) / AGENT_SOCKET, orders)
+
+    def _located(self) -> dict[IPv4Address, str]:
+        return {floating_ip: location.node for floating_ip, location in self._cluster.locations().items()}
 
     def _make_holdings(self) -> None:
         self._announcer = Announcer(clock=boot_ns, outlets=self._outlets)
@@ -258,6 +270,7 @@ class Agent:
             await until_begun(settings, partial(stack.enter_async_context, probes))
         for socket in (self._cluster, self._neighbours.socket):
             await until_begun(settings, partial(stack.enter_async_context, socket))
+        await self._drain.recall()
         await stack.enter_async_context(self._keeper)
         registry = CollectorRegistry()
         registry.register(DatapathCollector(self._datapath, self._holdings))
@@ -282,6 +295,8 @@ class Agent:
             "publish records": self._publisher.run,
             "write maps": self._datapath.pool.run,
             "gossip": self._cluster.run,
+            "take orders": self._orders.run,
+            "remember drains": self._drain.run,
             "talk to peers": self._neighbours.pump.run,
             "keep port blocks": self._blocks.run,
             "talk to the keeper": self._keeper.run,
@@ -338,6 +353,7 @@ class Agent:
                 *self._keeper.troubles(),
                 *self._datapath.troubles(),
                 *self._cluster.troubles(),
+                *filter(None, (self._orders.trouble, self._drain.trouble)),
                 *self._conflicts.troubles(),
                 *self._conflicts.watch.troubles(),
                 *map(str, self._shortages()),

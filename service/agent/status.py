@@ -47,7 +47,7 @@ def agent_status(
     held = _still_held(held, report, now_ns)
     heard = {address: HeldBy(location.node, location.token) for address, location in reconciler.locations.items()}
     holders = _holders(node, heard, held, report)
-    shared, drops = cluster_status(cluster, intake.index, intake.errors, holders, heard), datapath.drops()
+    shared, drops = cluster_status(cluster, intake, holders, heard), datapath.drops()
     return shared | {
         "policies": with_traffic(shared["policies"], datapath.flows, drops),
         "node": node,

@@ -191,6 +191,7 @@ class LeaderRecorder(_Recorder):
         self._floating_ips: tuple[IPv4Address, ...] | None = None
         self._node_states: dict[str, NodeState] = {}
         self._down_since_ns: dict[str, int] = {}
+        self._drains: dict[str, str] = {}
         self._seen: dict[IPv4Address, Seen] = {}
         self._told: dict[IPv4Address, Token] = {}
         """Grants on record since this controller leads."""
@@ -234,6 +235,16 @@ class LeaderRecorder(_Recorder):
         kind = RecordKind.NODE_UP if state is NodeState.UP else RecordKind.NODE_DOWN
         self._record(kind, subject=name, reason="" if before else "first seen")
         return True
+
+    def drains(self, reasons: Mapping[str, str]) -> None:
+        """Note which nodes are to be emptied, each with who says so. The first look tells of none that is over."""
+        before, self._drains = self._drains, dict(reasons)
+        for name, reason in reasons.items():
+            if name not in before:
+                self._record(RecordKind.DRAIN_STARTED, subject=name, reason=reason)
+        for name in before:
+            if name not in reasons:
+                self._record(RecordKind.DRAIN_ENDED, subject=name, reason=before[name])
 
     # -- objects --
 

@@ -16,6 +16,7 @@ from service.command.audit import audit
 from service.command.console import console, print_json
 from service.command.electors import electors
 from service.command.keys import keys
+from service.command.orders import drain, move, rebalance, undrain
 from service.command.validate import validate
 from service.model.errors import OperatorError, TransientError
 from service.version import VERSION
@@ -222,6 +223,10 @@ main.add_command(validate)
 main.add_command(audit)
 main.add_command(electors)
 main.add_command(keys)
+main.add_command(drain)
+main.add_command(undrain)
+main.add_command(move)
+main.add_command(rebalance)
 
 
 @main.command(

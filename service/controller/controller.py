@@ -7,6 +7,7 @@ that is placed goes on, and fails over to the successors chosen ahead of time.
 import asyncio
 from contextlib import AsyncExitStack
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ from service.web.electorate_metric import ElectorateCollector
 from service.web.leader_metric import GivenPortCollector
 from service.web.metrics import AuditCollector, RefusalCollector, TaskCollector
 from service.web.notice import until_begun, until_listening
+from service.web.order_client import CONTROLLER_SOCKET
+from service.web.order_socket import OrderSocket
+from service.web.orders import Orders
 from service.web.server import WebServer
 from service.wire import refusals
 from service.wire.cluster_view import ClusterView
@@ -96,13 +100,19 @@ class Controller:
             problems=self._office.problems,
             server=lambda: self._source.server_address() if self._source is not None else None,
             lacking_ports=lambda: self._blocks.lacking(),
+            moves=lambda: self._leader.moves,
             clock=boot_ns,
         )
-        self._leader = Leader(self._cluster, self._knowledge, self._recorder, clock=boot_ns)
+        self._leader = Leader(self._cluster, self._knowledge, self._recorder, clock=boot_ns, wall_clock=wall_ns)
         self._blocks = LeaderPortBlocks(
             settings, self._cluster, self._knowledge, clock=boot_ns, recorder=self._recorder
         )
+        orders = Orders(self._intake, self._cluster, self._held, wall_ns)
+        self._orders = OrderSocket(Path(settings.run_dir) / CONTROLLER_SOCKET, orders)
         self._refusals = self._cluster.socket.refusals, self._blocks.socket.refusals, *self._electors.refusals
+
+    def _held(self) -> dict[IPv4Address, str]:
+        return {floating_ip: held.node for floating_ip, held in self._knowledge.holders().items()}
 
     def _make_record(self, settings: Settings) -> None:
         self._outbox = Outbox(
@@ -146,6 +156,7 @@ class Controller:
             "write records": self._outbox.run,
             "publish records": self._publisher.run,
             "gossip": self._cluster.run,
+            "take orders": self._orders.run,
             "lease port blocks": self._blocks.pump.run,
             "compete for leadership": self._electors.holder_pump.run,
             "observe leases": self._electors.observer_pump.run,
@@ -192,7 +203,11 @@ class Controller:
             office=self._office,
             has_majority=self._table.is_fresh(now_ns=boot_ns()),
             silent_s=self._electors.silent_s(),
-            troubles=[*self._tasks.troubles(), *refusals.troubles(self._refusals)],
+            troubles=[
+                *self._tasks.troubles(),
+                *refusals.troubles(self._refusals),
+                *filter(None, [self._orders.trouble]),
+            ],
             outbox=self._outbox,
             publisher=self._publisher,
             untold=self._writer.troubles() if self._writer is not None else (),

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 
 from service.controller.holders import HolderTable
 from service.controller.placement import has_caught_up
+from service.model.assignment import PlannedMove
 from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Elector, HeldBy
 from service.model.object_event import ObjectEvent
@@ -26,7 +27,7 @@ class Knowledge:
 
     `silent` names those of them that are not seen to vote, `problems` what is wrong with the object that names them;
     `server` is the API server's address, where it is known; `lacking_ports` which nodes lack blocks of
-    their base, by floating IP.
+    their base, by floating IP; `moves` what this process, where it leads, has begun to move on purpose.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Knowledge:
         problems: Callable[[], Iterable[ObjectEvent]],
         server: Callable[[], IPv4Address | None],
         lacking_ports: Callable[[], Mapping[IPv4Address, Mapping[str, int]]],
+        moves: Callable[[], tuple[PlannedMove, ...]],
         clock: Callable[[], int],
     ) -> None:
         self.intake = intake
@@ -50,6 +52,7 @@ class Knowledge:
         self._problems = problems
         self._server = server
         self._lacking_ports = lacking_ports
+        self._moves = moves
         self._clock = clock
         self._started_ns = clock()
         self._exemptions = PolicyExemptions()
@@ -131,7 +134,22 @@ class Knowledge:
     def nodes(self) -> tuple[GatewayNode, ...]:
         """The agents as members and Node objects together describe them, without those that were removed."""
         holding = [held.node for held in self.holders().values()]
-        return self.intake.inventory.complete(self.cluster.gateway_nodes(), holding)
+        return self.intake.gateway_nodes(self.cluster.gateway_nodes(), holding)
+
+    def drains(self) -> dict[str, str]:
+        """The nodes that are to be emptied, each with who says so; nothing before the objects have been read."""
+        if not self.intake.is_synced:
+            return {}
+        said = {}
+        for node in self.nodes():
+            cluster_node = self.intake.inventory.nodes.get(node.name)
+            if node.drained:
+                said[node.name] = "by egressgw drain"
+            elif cluster_node is not None and cluster_node.is_shutting_down:
+                said[node.name] = "its kubelet shuts it down"
+            elif not node.schedulable:
+                said[node.name] = "cordoned"
+        return said
 
     def sightings(self) -> Sightings:
         """What is seen of the floating IPs, whether this process leads or not."""
@@ -166,5 +184,6 @@ class Knowledge:
             cluster_nodes=dict(inventory.nodes),
             problems=tuple(self._problems()),
             lacking_ports=self._lacking_ports(),
+            moves=self._moves(),
             strays=dict(inventory.strays()),
         )

@@ -35,7 +35,7 @@ def controller_status(
 
     `silent_s`: electors that are not seen to vote, with the seconds since each last was.
     """
-    return cluster_status(cluster, intake.index, intake.errors, holders) | {
+    return cluster_status(cluster, intake, holders) | {
         "node": node,
         "role": "controller",
         "troubles": [*troubles, *untold],

@@ -198,8 +198,10 @@ class _Placement:
         others = {node.name: node for node in self.candidates(ip) if node.name != present}
         # Whom the operator named; who took part in this move so far, so that it does not begin anew; and who has kept
         # the standing claim all along.
-        row = (previous.holder, previous.successor) if previous else ()
-        for name in (self._ordered.get(ip), *row):
+        asked: tuple[str | None, ...] = (self._ordered.get(ip),)
+        if previous is not None:
+            asked += (previous.holder, previous.successor)
+        for name in asked:
             if name is not None and name in others:
                 return name
         return min(others.values(), key=self._rank).name if others else None

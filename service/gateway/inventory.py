@@ -13,6 +13,9 @@ from service.model.cluster_range import ClusterRanges
 from service.model.gateway_node import GatewayNode, NodeState
 from service.model.objects import ApiServers, Change, ClusterNode, Delete, Kind, ObjectKey, Pod, ServiceRange, Upsert
 
+_HOSTNAME = "kubernetes.io/hostname"
+"""A label that every node has in Kubernetes, and so everywhere."""
+
 
 class Inventory:
     """Nodes and ranges at this time; `ranges` is a new value whenever it changed."""
@@ -57,6 +60,11 @@ class Inventory:
     def is_removed(self, name: str) -> bool:
         """The cluster has Node objects, and none for this one."""
         return bool(self._nodes) and name not in self._nodes
+
+    def labels(self, node: GatewayNode) -> Mapping[str, str]:
+        """Of its Node object; where the cluster has none of this name, those of its own settings."""
+        known = self._nodes.get(node.name)
+        return dict(known.labels) if known is not None else {_HOSTNAME: node.name, **dict(node.labels)}
 
     def complete(self, members: Iterable[GatewayNode], holding: Iterable[str]) -> tuple[GatewayNode, ...]:
         """The members with what their Node objects say.

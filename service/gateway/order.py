@@ -59,7 +59,9 @@ def decode_drain(key: str, version: Version, data: bytes) -> Drain | None:
         raise PeerError(f"drain of {key}: {error}") from error
 
 
-def encode_move(order: MoveOrder, *, term: int = 0, is_withdrawn: bool = False, progress: int = 0) -> tuple[Version, bytes]:
+def encode_move(
+    order: MoveOrder, *, term: int = 0, is_withdrawn: bool = False, progress: int = 0
+) -> tuple[Version, bytes]:
     """Version and value of the row.
 
     `term` is that of the leader who says how far the order is; a later leader's word is above an earlier one's.

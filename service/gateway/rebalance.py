@@ -26,9 +26,7 @@ class _Cost(NamedTuple):
     moves: int
 
     def plus(self, other: "_Cost") -> "_Cost":
-        return _Cost(
-            self.control_plane + other.control_plane, self.squares + other.squares, self.moves + other.moves
-        )
+        return _Cost(self.control_plane + other.control_plane, self.squares + other.squares, self.moves + other.moves)
 
 
 _NOTHING = _Cost(0, 0, 0)

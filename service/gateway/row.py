@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from service.gateway.order import DRAIN_TABLE, MOVE_TABLE, decode_drain, decode_move
 from service.model.assignment import Assignment, Location
 from service.model.errors import PeerError
 from service.model.gateway_node import Hearing, NodeRole, Segment
@@ -62,6 +63,8 @@ class MemberMetadata:
     """Floating IPs of pods there that lately had as many flows as a pod may have, and wanted more (rule B4)."""
     out_of_ports: tuple[IPv4Address, ...] = ()
     """Floating IPs of which lately all of its ports were taken towards some remote (rule Q4)."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Of its settings, sorted by key; a Node object's go before (rule O2)."""
 
 
 class _Metadata(msgspec.Struct, array_like=True):
@@ -82,6 +85,7 @@ class _Metadata(msgspec.Struct, array_like=True):
     unrouted: tuple[bytes, ...] = ()
     over_quota: tuple[bytes, ...] = ()
     out_of_ports: tuple[bytes, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 class _AssignmentRow(msgspec.Struct, array_like=True):
@@ -109,7 +113,7 @@ _REASON_MAX = 160
 KEYS_TABLE = "keys"
 """Key: a member; version: (number, 0, 0), counted by that member; value: the keys in force in its node's processes."""
 
-TABLES = (ASSIGNMENT_TABLE, LOCATION_TABLE, LEADER_TABLE, CONFLICT_TABLE, KEYS_TABLE)
+TABLES = (ASSIGNMENT_TABLE, LOCATION_TABLE, LEADER_TABLE, CONFLICT_TABLE, KEYS_TABLE, DRAIN_TABLE, MOVE_TABLE)
 
 
 def check(table: str, key: str, version: Version, value: bytes) -> None:
@@ -127,6 +131,10 @@ def check(table: str, key: str, version: Version, value: bytes) -> None:
         decode_leader(key, version, value)
     elif table == KEYS_TABLE:
         decode_keys(key, version, value)
+    elif table == DRAIN_TABLE:
+        decode_drain(key, version, value)
+    elif table == MOVE_TABLE:
+        decode_move(key, version, value)
 
 
 def encode_metadata(metadata: MemberMetadata) -> bytes:
@@ -151,6 +159,7 @@ def encode_metadata(metadata: MemberMetadata) -> bytes:
             _packed(metadata.unrouted),
             _packed(metadata.over_quota),
             _packed(metadata.out_of_ports),
+            metadata.labels,
         )
     )
 
@@ -186,7 +195,7 @@ def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
         own = tuple(IPv4Address(address) for address in raw.own_addresses[:OWN_ADDRESSES_MAX])
         dropping = map(_unpacked, (raw.unrouted, raw.over_quota, raw.out_of_ports))
         head = NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id
-        return MemberMetadata(*head, own, raw.translates, raw.tunnels, *dropping)
+        return MemberMetadata(*head, own, raw.translates, raw.tunnels, *dropping, raw.labels)
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerError(f"metadata of {member or 'a member'}: {error}") from error
 

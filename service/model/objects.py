@@ -89,6 +89,8 @@ class NetworkGateway:
     floating_ips: tuple[IPv4Address, ...]
     generation: int = 0
     """The API server's count of changes of the spec; 0 where the source counts none."""
+    node_selector: LabelSelector | None = None
+    """Labels of the nodes that may be gateway nodes; None, and one that is empty: all of them (rule O2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ class ClusterNode:
     is_ready: bool | None = None
     """What Kubernetes thinks of its kubelet; None where it does not know. Moves nothing."""
     not_ready_reason: str = ""
+    labels: Labels = ()
 
     @property
     def is_schedulable(self) -> bool:

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from service.gateway.exemption import Exempted
 from service.gateway.row import MemberMetadata
 from service.gossip.member import Member
-from service.model.assignment import Assignment
+from service.model.assignment import Assignment, PlannedMove
 from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode
 from service.model.lease import HeldBy
@@ -61,6 +61,8 @@ class Facts(Sightings):
     """What is wrong with objects that have no status of ours: the one that says who grants leases."""
     lacking_ports: Mapping[IPv4Address, Mapping[str, int]] = field(default_factory=dict)
     """By floating IP and node, how many blocks of ports the node lacks of its base (rule Q2)."""
+    moves: tuple[PlannedMove, ...] = ()
+    """What is to move on purpose, and has not yet (rule O1)."""
     strays: Mapping[ObjectKey, IPv4Address] = field(default_factory=dict)
     """Pods whose address is in none of the known pod ranges."""
 

@@ -109,8 +109,12 @@ def move_event(
         reason = f"node {before} has left"
     elif found.state is NodeState.DOWN:
         reason = f"node {before} is down"
+    elif found.drained:
+        reason = f"node {before} is drained"
     elif not found.schedulable:
         reason = f"node {before} is cordoned or draining"
+    elif not found.selected:
+        reason = f"node {before} is not selected by spec.nodeSelector"
     elif is_succession:
         reason = f"the lease of {before} ended, and its successor took over"
     elif not found.ready:

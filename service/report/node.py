@@ -52,6 +52,12 @@ def _schedulable(node: GatewayNode, facts: Facts) -> dict[str, str]:
     if said is not None and said.is_cordoned:
         message = "the node is cordoned, so its floating IPs move; kubectl uncordon makes it eligible again"
         return condition("Schedulable", "Cordoned", message, is_true=False)
+    if node.drained:
+        message = f"an operator has drained the node; egressgw undrain {node.name} makes it eligible again"
+        return condition("Schedulable", "Drained", message, is_true=False)
+    if not node.selected:
+        message = "spec.nodeSelector of the gateway does not match the node's labels"
+        return condition("Schedulable", "NotSelected", message, is_true=False)
     if not node.schedulable:
         return condition("Schedulable", "Draining", "the agent says that its node is to be emptied", is_true=False)
     return condition("Schedulable", "Schedulable", "the node may hold floating IPs")

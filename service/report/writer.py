@@ -15,6 +15,7 @@ from service.report.events import EventRecorder
 from service.report.facts import Facts, Sightings
 from service.report.ledger import Status, StatusLedger
 from service.report.moves import MoveLog
+from service.report.notices import MoveNotices
 from service.report.objects import GATEWAY, object_problems, object_status
 from service.report.spokesman import Spokesman
 from service.sources.source import Source
@@ -63,6 +64,7 @@ class StatusWriter:
         self._recorder = EventRecorder()
         self._ledger = StatusLedger()
         self._moves = MoveLog()
+        self._notices = MoveNotices()
         self._trouble = ""
         self._attempt_failed = False
 
@@ -149,10 +151,11 @@ class StatusWriter:
         self._ledger.forget()
         self._recorder.forget()
         self._moves.recall()
+        self._notices.forget()
 
     def _collect(self, facts: Facts) -> None:
         self._recorder.hold(object_problems(facts), now_ns=self._clock())
-        for event in self._moves.take():
+        for event in (*self._moves.take(), *self._notices.due(facts)):
             self._recorder.occur(event)
 
     async def _write_all(self, facts: Facts) -> None:

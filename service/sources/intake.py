@@ -1,11 +1,15 @@
 """Where a source's changes go: one intake for agents and controllers."""
 
 import logging
+from collections.abc import Iterable
+from dataclasses import replace
 
 from service.gateway.inventory import Inventory
 from service.model.errors import ObjectError
+from service.model.gateway_node import GatewayNode
 from service.model.objects import Change, Delete, Errors, ObjectKey, Synced, Upsert
 from service.policy.index import PolicyDelta, PolicyIndex
+from service.policy.selector import is_match
 from service.settings import DatapathSettings
 
 _log = logging.getLogger(__name__)
@@ -46,6 +50,21 @@ class Intake:
                 batch = (*batch, *self._take_missed())
         self.inventory.apply(batch)
         return self.index.apply(batch, pod_cidrs_known=bool(self.inventory.ranges.pods))
+
+    def gateway_nodes(self, members: Iterable[GatewayNode], holding: Iterable[str]) -> tuple[GatewayNode, ...]:
+        """The members with what their Node objects and the gateway's selector say (rule O2).
+
+        `holding`: who holds an address, and counts though it has no Node object any more.
+        """
+        return self.marked(self.inventory.complete(members, holding))
+
+    def marked(self, nodes: tuple[GatewayNode, ...]) -> tuple[GatewayNode, ...]:
+        """The nodes, each with whether the gateway's selector matches it."""
+        gateway = self.index.gateway()
+        selector = gateway.node_selector if gateway is not None else None
+        if selector is None:
+            return nodes
+        return tuple(replace(node, selected=is_match(selector, self.inventory.labels(node))) for node in nodes)
 
     def _take_missed(self) -> list[Change]:
         gone, self._missed = list(self._missed), {}

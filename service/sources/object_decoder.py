@@ -25,7 +25,7 @@ from service.model.objects import (
     Pod,
 )
 from service.sources.field_reader import FieldReader, shown
-from service.sources.selector_decoder import decode_labels, decode_rule
+from service.sources.selector_decoder import decode_labels, decode_rule, decode_selector
 from service.sources.timestamp import normal_timestamp
 
 _API_VERSIONS = {
@@ -213,7 +213,7 @@ def _decode_gateway(document: dict[str, Any], metadata: _Metadata, reader: Field
     if (key.namespace, key.name) != (GATEWAY_NAMESPACE, GATEWAY_NAME):
         field = "metadata.name" if key.namespace == GATEWAY_NAMESPACE else "metadata.namespace"
         reader.refuse(field, f"not used: the one gateway object is {GATEWAY_NAMESPACE}/{GATEWAY_NAME}, not {key}")
-    spec = _decode_spec(document, reader, known=("floatingIPs",))
+    spec = _decode_spec(document, reader, known=("floatingIPs", "nodeSelector"))
     if spec is None or not reader.require(spec, "floatingIPs", "spec", "a list of addresses, [] for none"):
         return None
     found = []
@@ -222,7 +222,10 @@ def _decode_gateway(document: dict[str, Any], metadata: _Metadata, reader: Field
         address = reader.source_address(item, path)
         if address is not None:
             found.append((path, address))
-    return NetworkGateway(key, tuple(reader.unique(found)), metadata.generation)
+    # Null is as good as absent to who applies it, and so to the API server.
+    said = spec.get("nodeSelector")
+    selector = decode_selector(said, "spec.nodeSelector", reader) if said is not None else None
+    return NetworkGateway(key, tuple(reader.unique(found)), metadata.generation, selector)
 
 
 _POLICY_FIELDS = ("egress", "destinationCIDRs", "excludedCIDRs", "egressSourceIP", "timeouts")

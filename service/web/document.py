@@ -8,9 +8,9 @@ from service.audit.outbox import Outbox
 from service.audit.publisher import Publisher
 from service.gossip.member import MemberState
 from service.model.assignment import Assignment
-from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Electorate, HeldBy
+from service.model.order import MoveOrder
 from service.policy.index import PolicyIndex
 from service.sources.intake import Intake
 from service.sources.source import ObjectSource
@@ -59,8 +59,7 @@ def audit_status(outbox: Outbox, publisher: Publisher) -> dict[str, Any]:
 
 def cluster_status(
     cluster: ClusterView,
-    index: PolicyIndex,
-    errors: Iterable[ObjectError],
+    intake: Intake,
     holders: Mapping[IPv4Address, HeldBy],
     heard: Mapping[IPv4Address, HeldBy] | None = None,
 ) -> dict[str, Any]:
@@ -69,14 +68,15 @@ def cluster_status(
     `holders` this process vouches for; `heard` is the last word on each address, however old.
     """
     leader = cluster.leader()
-    nodes = cluster.gateway_nodes()
+    nodes = intake.marked(cluster.gateway_nodes())
     return {
         "leader": leader[0] if leader else None,
         "leaderState": _leader_state(cluster, leader[0]) if leader else None,
         "term": leader[1] if leader else 0,
         "keys": cluster.keys(),
+        "orders": [_order(order) for _, order in sorted(cluster.orders.moves().items())],
         "nodes": {node.name: _node(node) for node in nodes},
-        "floatingIPs": _floating_ips(index, cluster, holders, heard or {}, nodes),
+        "floatingIPs": _floating_ips(intake.index, cluster, holders, heard or {}, nodes),
         "policies": {
             key.name: {
                 "accepted": state.accepted,
@@ -85,10 +85,20 @@ def cluster_status(
                 "matchedPods": state.matched_pods,
                 "egressSourceIP": str(state.egress_source_ip),
             }
-            for key, state in sorted(index.policy_states().items())
+            for key, state in sorted(intake.index.policy_states().items())
         },
-        "errors": [str(error) for error in errors],
+        "errors": [str(error) for error in intake.errors],
         "members": {name: member.address.host for name, (member, _) in cluster.members().items()},
+    }
+
+
+def _order(order: MoveOrder) -> dict[str, Any]:
+    return {
+        "floatingIP": str(order.floating_ip),
+        "from": order.source or None,
+        "to": order.target or None,
+        "state": order.state.value,
+        "reason": order.reason,
     }
 
 
@@ -107,6 +117,8 @@ def _node(node: GatewayNode) -> dict[str, Any]:
         "role": node.role.value,
         "ready": node.ready,
         "schedulable": node.schedulable,
+        "drained": node.drained,
+        "selected": node.selected,
         "segments": [f"{segment.address}/{segment.network.prefixlen}" for segment in node.segments],
     }
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from service.gateway import row
+from service.gateway.order import DRAIN_TABLE, MOVE_TABLE, decode_drain, decode_move
 from service.gateway.row import (
     ASSIGNMENT_TABLE,
     CONFLICT_TABLE,
@@ -36,6 +37,7 @@ from service.settings import Settings
 from service.wire import refusals
 from service.wire.decoded import Decoded
 from service.wire.envelope import Envelope
+from service.wire.order_board import OrderBoard
 from service.wire.pump import MachinePump
 from service.wire.sealed_socket import SealedSocket
 
@@ -119,6 +121,15 @@ class ClusterView:
         self._conflicts = _living(row.decode_conflict)
         self._leader = _living(row.decode_leader)
         self._keys = _living(row.decode_keys)
+        drains, moves = _living(decode_drain), _living(decode_move)
+        self.orders = OrderBoard(
+            self._settings.node,
+            put=self._put,
+            rows=lambda table: self._machine.rows(table),
+            read_drains=lambda: self._rows(DRAIN_TABLE, drains),
+            read_moves=lambda: self._rows(MOVE_TABLE, moves),
+        )
+        """What operators have ordered."""
         self._agents: Decoded[Member, GatewayNode] = Decoded(self._agent_of, level=logging.DEBUG)
         self._kept_members = Kept[dict[str, tuple[Member, MemberMetadata]]]()
         self._kept_answering = Kept[frozenset[str]]()
@@ -266,7 +277,9 @@ class ClusterView:
         kept = {str(floating_ip) for floating_ip in (*floating_ips, *self.assignments())}
         for table in (ASSIGNMENT_TABLE, LOCATION_TABLE, CONFLICT_TABLE):
             self._end_others(table, kept)
-        self._end_others(KEYS_TABLE, {member.name for member in self._machine.members()})
+        self._end_others(MOVE_TABLE, kept)
+        for table in (KEYS_TABLE, DRAIN_TABLE):
+            self._end_others(table, {member.name for member in self._machine.members()})
         now_ns = self._clock()
         if now_ns - self._ticked_ns >= TICK_NS:
             self._ticked_ns = now_ns
@@ -287,6 +300,8 @@ class ClusterView:
         elif table == KEYS_TABLE:
             # Below what the member says next, if it comes back.
             self._put(table, key, (entry.version[0], 1, 0), b"", ended=True)
+        elif table in (DRAIN_TABLE, MOVE_TABLE):
+            self.orders.end(table, key, entry)
         else:
             self.publish_conflict(IPv4Address(key), b"", at_s=0)
 
@@ -324,10 +339,13 @@ class ClusterView:
 
     def gateway_nodes(self) -> tuple[GatewayNode, ...]:
         """All agents that have not left, as the assignment sees them; the same object until that changes."""
-        members = self._machine.members()
-        return self._kept_nodes.of(
-            lambda: tuple(self._agents.read(members, lambda: ((one.name, one) for one in members)).values()), members
-        )
+        members, drains = self._machine.members(), self._machine.revision(DRAIN_TABLE)
+        return self._kept_nodes.of(lambda: self._read_nodes(members), members, drains)
+
+    def _read_nodes(self, members: tuple[Member, ...]) -> tuple[GatewayNode, ...]:
+        nodes = self._agents.read(members, lambda: ((one.name, one) for one in members)).values()
+        drained = {name for name, drain in self.orders.drains().items() if drain.is_drained}
+        return tuple(replace(node, schedulable=False, drained=True) if node.name in drained else node for node in nodes)
 
     def _agent_of(self, name: str, member: Member) -> GatewayNode | None:
         metadata = self._understood().get(name)
@@ -344,6 +362,7 @@ class ClusterView:
             address=IPv4Address(member.address.host),
             tunnels=metadata.tunnels,
             translates=metadata.translates,
+            labels=metadata.labels,
         )
 
     def is_answering(self, name: str) -> bool:

@@ -48,7 +48,7 @@ def test_a_drained_node_is_given_nothing_and_what_it_still_has_is_not_counted() 
     nodes = [WORKERS[0], replace(WORKERS[1], schedulable=False), WORKERS[2]]
     holders = dict(zip(ips(5), ["worker1", "worker1", "worker1", "worker2", "worker2"], strict=True))
     found = after(nodes, holders)
-    assert [name for name in found.values()].count("worker2") == 2, "they move because it is drained"
+    assert list(found.values()).count("worker2") == 2, "they move because it is drained"
     assert Counter(found.values()) == {"worker1": 2, "worker2": 2, "worker3": 1}
 
 

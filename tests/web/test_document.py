@@ -16,6 +16,7 @@ from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Elector, Electorate, HeldBy, Stamp, Token
 from service.model.machine import Address
 from service.model.objects import Synced, Upsert
+from service.model.order import MoveOrder
 from service.settings import DatapathSettings
 from service.sources.intake import Intake
 from service.sources.source import Source
@@ -37,7 +38,12 @@ class Cluster:
     rows: dict[IPv4Address, Assignment] = field(default_factory=dict)
     strangers: dict[IPv4Address, bytes] = field(default_factory=dict)
     elected: tuple[str, int] | None = ("controller-a", 4)
+    ordered: dict[IPv4Address, MoveOrder] = field(default_factory=dict)
     states: dict[str, MemberState] = field(default_factory=lambda: {"controller-a": MemberState.ALIVE})
+
+    @property
+    def orders(self) -> Any:
+        return SimpleNamespace(moves=lambda: self.ordered)
 
     def leader(self) -> tuple[str, int] | None:
         return self.elected
@@ -68,7 +74,7 @@ def known(*changes: Any) -> Intake:
 
 def shown(cluster: Cluster, intake: Intake | None = None, holders: Any = None) -> dict[str, Any]:
     intake = intake or known(Upsert(gateway(str(IP))))
-    return cluster_status(cast(ClusterView, cluster), intake.index, intake.errors, HELD if holders is None else holders)
+    return cluster_status(cast(ClusterView, cluster), intake, HELD if holders is None else holders)
 
 
 def row(holder: str | None = "worker1", successor: str | None = "worker2", reason: str = "") -> Assignment:
@@ -153,7 +159,7 @@ def test_the_leader_is_shown_with_whether_it_can_be_reached(state: MemberState |
 def test_what_was_last_heard_of_an_address_is_shown_beside_a_holder_that_nobody_vouches_for() -> None:
     cluster = Cluster(rows={IP: row()})
     intake = known(Upsert(gateway(str(IP))))
-    found = cluster_status(cast(ClusterView, cluster), intake.index, (), {}, HELD)["floatingIPs"][str(IP)]
+    found = cluster_status(cast(ClusterView, cluster), intake, {}, HELD)["floatingIPs"][str(IP)]
     assert (found["holder"], found["lastHeard"]) == (None, "worker1")
 
 

@@ -167,6 +167,7 @@ def decode_cluster_node(raw: msgspec.Raw) -> Item[ClusterNode]:
         is_shutting_down=is_not_ready and _SHUTDOWN in ready.message,
         is_ready={"True": True, "False": False}.get(ready.status),
         not_ready_reason="" if ready.status == "True" else ready.message or ready.reason,
+        labels=tuple(sorted((node.metadata.labels or {}).items())),
     )
     return Item(key.name, value)
 
