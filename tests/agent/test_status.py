@@ -57,7 +57,7 @@ def shown(
 ) -> dict[str, Any]:
     """The document of worker1, whose keeper last said that it holds OWN, and which heard of OTHER on worker2."""
     monkeypatch.setattr(
-        status, "cluster_status", lambda *said: {"holders": said[3], "heard": said[4], "policies": POLICIES}
+        status, "cluster_status", lambda *said: {"holders": said[2], "heard": said[3], "policies": POLICIES}
     )
     for name in ("objects_status", "audit_status"):
         monkeypatch.setattr(status, name, lambda *said: {})

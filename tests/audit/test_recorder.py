@@ -350,3 +350,24 @@ def test_a_row_is_an_assignment_a_withdrawal_or_a_refusal(
     assert (leader.outbox.records[-1].previous, leader.outbox.records[-1].reason) == (before or "", row.reason)
     leader.recorder.removed(row, (7, 3, 0))
     assert leader.kinds() == [kind, "unassigned"]
+
+
+def test_o3_a_drain_is_on_record_with_its_beginning_its_end_and_who_says_so(leader: Leader) -> None:
+    leader.recorder.drains({})
+    leader.recorder.drains({"n1": "cordoned"})
+    leader.recorder.drains({"n1": "cordoned", "n2": "by egressgw drain"})
+    leader.recorder.drains({"n2": "by egressgw drain"})
+    records = [(record.kind, record.subject, record.reason) for record in leader.outbox.records]
+    assert records == [
+        (RecordKind.DRAIN_STARTED, "n1", "cordoned"),
+        (RecordKind.DRAIN_STARTED, "n2", "by egressgw drain"),
+        (RecordKind.DRAIN_ENDED, "n1", "cordoned"),
+    ]
+
+
+def test_a_drain_that_began_while_nobody_led_is_recorded_by_whoever_leads_next(outbox: Recorded) -> None:
+    leader = Leader(outbox, leads=False)
+    leader.recorder.drains({"n1": "cordoned"})
+    assert outbox.records == []
+    leader.recorder.elected(Token(7, 0, 1))
+    assert [record.kind for record in outbox.records] == [RecordKind.LEADER_ELECTED, RecordKind.DRAIN_STARTED]

@@ -9,6 +9,8 @@ from service.gossip.member import Member, MemberState
 from service.model.assignment import Assignment
 from service.model.gateway_node import GatewayNode, NodeRole
 from service.model.machine import Address
+from service.wire.order_board import OrderBoard
+from tests.wire.board import Rows
 
 
 def member(
@@ -30,6 +32,11 @@ class Cluster:
     """Published by this process."""
     tidied: list[Collection[IPv4Address]] = field(default_factory=list)
     """The floating IPs at each call of `tidy`."""
+    gossip: Rows = field(default_factory=Rows)
+
+    @property
+    def orders(self) -> OrderBoard:
+        return self.gossip.board("controller-a")
 
     def tidy(self, floating_ips: Collection[IPv4Address]) -> None:
         self.tidied.append(tuple(floating_ips))

@@ -6,6 +6,7 @@ from typing import cast
 from service.controller.holders import HolderTable
 from service.controller.knowledge import Knowledge
 from service.lease.observer import Observation
+from service.model.assignment import PlannedMove
 from service.model.lease import Elector, Token
 from service.model.object_event import ObjectEvent
 from service.model.objects import NetworkGateway, Synced, Upsert
@@ -27,6 +28,7 @@ class Site:
         self.silent: tuple[str, ...] = ()
         self.problems: tuple[ObjectEvent, ...] = ()
         self.server: IPv4Address | None = None
+        self.moves: tuple[PlannedMove, ...] = ()
         self.lacking_ports: dict[IPv4Address, dict[str, int]] = {}
         self.cluster = Cluster((node("worker1", 1), node("worker2", 2)), {"worker1": member("worker1")})
         self.intake = Intake(DatapathSettings(pod_cidrs=("10.244.0.0/16",)))
@@ -40,6 +42,7 @@ class Site:
             problems=lambda: self.problems,
             server=lambda: self.server,
             lacking_ports=lambda: self.lacking_ports,
+            moves=lambda: self.moves,
             clock=lambda: self.now_ns,
         )
 

@@ -1,5 +1,6 @@
 """What the leader publishes and puts on record, and that nobody else does."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -7,13 +8,15 @@ import pytest
 from service.audit.recorder import LeaderRecorder
 from service.controller.holders import AGE_NS_MAX
 from service.controller.leader import Leader
-from service.controller.placement import UNRESPONSIVE_NS
+from service.controller.placement import NOTICE_NS, UNRESPONSIVE_NS
 from service.lease.holder import CloseFence, OpenFence
 from service.model.gateway_node import NodeRole, NodeState
 from service.model.lease import LEADER_KEY, Stamp, Token
+from service.model.order import MoveState
 from service.wire.cluster_view import ClusterView
 from tests.controller.cluster import member
 from tests.controller.site import A, B, Site
+from tests.report.facts import node
 
 
 class Recorder:
@@ -46,6 +49,7 @@ class Office:
             self.site.knowledge,
             cast(LeaderRecorder, self.recorder),
             clock=lambda: self.site.now_ns,
+            wall_clock=lambda: self.site.now_ns,
         )
 
     def elect(self, term: int = 7) -> None:
@@ -155,3 +159,38 @@ def test_of_members_only_agents_are_put_on_record(name: str, is_noted: bool) -> 
     office.site.cluster.known["controller-a"] = member("controller-a", role=NodeRole.CONTROLLER)
     office.leader.note_member(name, NodeState.DOWN)
     assert office.recorder.of("member") == ([name] if is_noted else [])
+
+
+def test_o4_what_an_operator_orders_is_carried_out_and_reported_in_the_leaders_term() -> None:
+    office = Office()
+    office.elect()
+    office.leader.place()
+    office.site.answer(a="worker1", b="worker2")
+    office.site.cluster.orders.move(A, "worker2", at_s=0)
+    office.leader.place()
+    order = office.site.cluster.orders.moves()[A]
+    assert (order.state, order.source, order.target) == (MoveState.MOVING, "worker1", "worker2")
+    assert [(move.source, move.heir) for move in office.leader.moves] == [("worker1", "worker2")]
+    office.site.now_ns += NOTICE_NS
+    office.site.answer(a="worker1", b="worker2")
+    assert office.rows()[A][0] == "worker2"
+    office.site.answer(a="worker2", b="worker2")
+    office.leader.place()
+    assert office.site.cluster.orders.moves()[A].state is MoveState.DONE
+    assert office.leader.moves == ()
+
+
+def test_o4_who_does_not_lead_carries_out_nothing() -> None:
+    office = Office()
+    office.site.answer(a="worker1", b="worker2")
+    office.site.cluster.orders.move(A, "worker2", at_s=0)
+    office.leader.place()
+    assert office.site.cluster.orders.moves()[A].state is MoveState.ASKED
+    assert office.leader.moves == ()
+
+
+def test_o3_nodes_that_are_to_be_emptied_are_noted_whoever_leads() -> None:
+    office = Office()
+    office.site.cluster.nodes = (replace(node("worker1", 1), schedulable=False, drained=True), node("worker2", 2))
+    office.leader.place()
+    assert office.recorder.of("drains")[-1] == {"worker1": "by egressgw drain"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.controller.placement import PATIENCE_NS, UNRESPONSIVE_NS, Placement, Revision, has_caught_up
+from service.controller.placement import NOTICE_NS, PATIENCE_NS, UNRESPONSIVE_NS, Placement, Revision, has_caught_up
 from service.gateway.row import MemberMetadata
 from service.gossip.member import Member, MemberState
 from service.model.assignment import Assignment
@@ -196,3 +196,62 @@ def test_an_address_for_nobody_makes_nobody_silent() -> None:
     table.turn()
     assert table.holder() is None
     assert table.turn(after_ns=10 * UNRESPONSIVE_NS).is_empty
+
+
+def test_o1_a_drained_node_keeps_its_address_until_the_heir_has_had_notice() -> None:
+    table = Table(A, nodes=(*WORKERS, node("worker3", 3)))
+    table.turn()
+    table.obey()
+    heir = table.rows[A].successor
+    table.nodes = (node("worker1", 1, schedulable=False), *table.nodes[1:])
+    table.turn()
+    assert [(move.source, move.heir) for move in table.placement.moves] == [("worker1", heir)]
+    table.turn(after_ns=NOTICE_NS - 1)
+    assert table.holder() == "worker1"
+    table.turn(after_ns=1)
+    assert table.holder() == heir
+    assert table.turn(after_ns=NOTICE_NS).is_empty, "it stays so while the former holder has not let go"
+    assert table.placement.moves
+    table.obey()
+    table.turn()
+    assert table.placement.moves == ()
+
+
+def test_o1_an_heir_that_changes_has_notice_of_its_own() -> None:
+    table = Table(A, nodes=(*WORKERS, node("worker3", 3)))
+    table.turn()
+    table.obey()
+    table.nodes = (node("worker1", 1, schedulable=False), *table.nodes[1:])
+    table.turn()
+    table.nodes = (table.nodes[0], node("worker2", 2, ready=False), table.nodes[2])
+    table.turn(after_ns=NOTICE_NS)
+    assert (table.holder(), table.rows[A].successor) == ("worker1", "worker3")
+    table.turn(after_ns=NOTICE_NS - 1)
+    assert table.holder() == "worker1"
+    table.turn(after_ns=1)
+    assert table.holder() == "worker3"
+
+
+def test_o1_a_drain_that_ends_in_time_moves_nothing() -> None:
+    table = Table(A)
+    table.turn()
+    table.obey()
+    table.nodes = (node("worker1", 1, schedulable=False), WORKERS[1])
+    table.turn()
+    table.nodes = WORKERS
+    table.turn(after_ns=NOTICE_NS)
+    assert table.holder() == "worker1"
+    assert table.placement.moves == ()
+
+
+def test_o1_the_next_leader_gives_notice_anew() -> None:
+    table = Table(A)
+    table.turn()
+    table.obey()
+    table.nodes = (node("worker1", 1, schedulable=False), WORKERS[1])
+    table.turn()
+    table.placement = Placement(8)
+    table.turn(after_ns=NOTICE_NS)
+    assert table.holder() == "worker1"
+    table.turn(after_ns=NOTICE_NS)
+    assert table.holder() == "worker2"

@@ -97,6 +97,54 @@ def test_a_live_lease_is_not_revoked_because_its_agent_is_away(lost: dict[str, b
     assert after == before
 
 
+@pytest.mark.parametrize("leaves", [{"schedulable": False}, {"selected": False}])
+def test_o1_who_shall_give_up_does_so_to_the_successor_that_has_had_notice(leaves: dict[str, bool]) -> None:
+    before = place(ips(100, 101, 102, 103), [*WORKERS[:3]])
+    nodes = [replace(WORKERS[0], **leaves), *WORKERS[1:3]]  # type: ignore[arg-type]
+    holders = {ip: row.holder for ip, row in before.items() if row.holder is not None}
+    waiting = place(ips(100, 101, 102, 103), nodes, before, holders, version=2)
+    assert held_by(waiting) == held_by(before)
+    heirs = {ip: row.successor for ip, row in waiting.items() if row.holder == "worker1" and row.successor}
+    assert heirs == {ip: row.successor for ip, row in before.items() if row.holder == "worker1"}
+    after = place(ips(100, 101, 102, 103), nodes, waiting, holders, version=3, noticed=heirs)
+    assert [row.holder for row in after.values()] == [heirs.get(ip, row.holder) for ip, row in before.items()]
+    assert "worker1" not in [row.successor for row in after.values()]
+
+
+def test_o1_notice_that_another_node_had_is_none() -> None:
+    before = place(ips(100), WORKERS[:3])
+    nodes = [replace(WORKERS[0], schedulable=False), *WORKERS[1:3]]
+    after = place(ips(100), nodes, before, {ips(100)[0]: "worker1"}, noticed={ips(100)[0]: "worker3"})
+    assert held_by(after) == ["worker1"]
+
+
+@pytest.mark.parametrize("lone", [{"schedulable": False}, {"selected": False}, {"schedulable": False, "drained": True}])
+def test_o1_what_nobody_else_can_take_stays_where_it_is_and_says_why(lone: dict[str, bool]) -> None:
+    nodes = [replace(WORKERS[0], **lone), replace(WORKERS[1], ready=False)]  # type: ignore[arg-type]
+    (row,) = place(ips(100), nodes, holders={ips(100)[0]: "worker1"}).values()
+    assert (row.holder, row.successor) == ("worker1", None)
+    assert row.reason.endswith("and no other node can take 192.168.1.100: 1 not ready")
+
+
+def test_o2_an_address_for_which_the_selector_leaves_no_node_says_so() -> None:
+    nodes = [replace(one, selected=False) for one in WORKERS[:2]]
+    (row,) = place(ips(100), nodes).values()
+    assert row.holder is None
+    assert row.reason.endswith("can hold it: 2 not selected by spec.nodeSelector")
+
+
+def test_o4_an_ordered_address_goes_to_the_node_that_was_named_and_stays_there() -> None:
+    before = place(ips(100), WORKERS[:4])
+    (ip,) = ips(100)
+    ordered = {ip: "worker4"}
+    waiting = place(ips(100), WORKERS[:4], before, {ip: "worker1"}, version=2, ordered=ordered)
+    assert (waiting[ip].holder, waiting[ip].successor) == ("worker1", "worker4")
+    after = place(ips(100), WORKERS[:4], waiting, {ip: "worker1"}, version=3, ordered=ordered, noticed=ordered)
+    assert after[ip].holder == "worker4"
+    assert place(ips(100), WORKERS[:4], after, {ip: "worker4"}, version=4, ordered=ordered)[ip].holder == "worker4"
+    assert place(ips(100), WORKERS[:4], after, {ip: "worker4"}, version=4)[ip].holder == "worker4"
+
+
 def test_a_returning_node_gets_nothing_back() -> None:
     before = place(ips(100, 101), [CONTROL1, node("worker1", "192.168.1.11/24", up=False), WORKERS[1]])
     after = place(ips(100, 101), THREE, before, {ip: row.holder for ip, row in before.items()}, version=2)
@@ -254,6 +302,24 @@ def test_rows_are_sound(
         others = [item for item in fit if item.name != row.holder]
         assert (row.successor is None) == (row.holder is None or not others)
         assert row.successor is None or any(item.name == row.successor for item in others)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ADDRESSES, NODES, HOLDERS, st.booleans())
+def test_o3_a_node_that_is_to_be_emptied_is_given_nothing(
+    addresses: list[IPv4Address], nodes: list[GatewayNode], holders: dict[IPv4Address, str], has_notice: bool
+) -> None:
+    first = place(addresses, nodes, holders=holders)
+    heirs = {ip: row.successor for ip, row in first.items() if row.successor} if has_notice else {}
+    table = place(addresses, nodes, first, holders, version=2, noticed=heirs)
+    leaving = {item.name for item in nodes if not item.schedulable}
+    for ip, row in table.items():
+        assert row.successor not in leaving
+        assert row.holder not in leaving or row.holder == holders.get(ip)
+        if row.holder in leaving and has_notice:
+            # Only what nobody else can take is left there.
+            assert row.successor is None
+            assert row.reason
 
 
 @settings(max_examples=300, deadline=None)

@@ -43,6 +43,11 @@ _EXCLUDED = "spec.excludedCIDRs[0]"
 _EXPRESSION = "spec.egress[0].podSelector.matchExpressions[0]"
 _NO_HOST = "no host can have this address"
 
+
+def _selecting(selector: Any) -> dict[str, Any]:
+    return gateway({"floatingIPs": [_USED], "nodeSelector": selector})
+
+
 GATEWAYS = (
     Bad("no spec", "spec", "Required", gateway()),
     Bad("no addresses field", "spec.floatingIPs", "Required", gateway({})),
@@ -67,6 +72,14 @@ GATEWAYS = (
     Bad("the second one bad", "spec.floatingIPs[1]", "not an IP address", gateway({"floatingIPs": ["10.0.0.1", "x"]})),
     Bad("twice", "spec.floatingIPs", "remove the duplicate", gateway({"floatingIPs": ["10.0.0.1", "10.0.0.1"]})),
     Bad("unknown field", "spec.floatingIP", "unknown field", gateway({"floatingIPs": [], "floatingIP": "10.0.0.1"})),
+    Bad("a selector as text", "spec.nodeSelector", "object", _selecting("rack=a")),
+    Bad("a label beside matchLabels", "spec.nodeSelector.rack", "unknown field", _selecting({"rack": "a"})),
+    Bad(
+        "a value with a blank",
+        "spec.nodeSelector.matchLabels.rack",
+        "correct the value",
+        _selecting({"matchLabels": {"rack": "a b"}}),
+    ),
     Bad("another name", "metadata.name", "set metadata.name to default", gateway({"floatingIPs": []}, name="mine")),
     Bad("too many", "spec.floatingIPs", "256", gateway({"floatingIPs": [f"10.0.{i}.1" for i in range(250)] * 2})),
 )

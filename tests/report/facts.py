@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from service.gateway.row import MemberMetadata
 from service.gossip.member import Member
-from service.model.assignment import Assignment
+from service.model.assignment import Assignment, PlannedMove
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment
 from service.model.lease import HeldBy, Stamp, Token
 from service.model.object_event import ObjectEvent
@@ -45,6 +45,7 @@ class Site:
     conflicts: dict[IPv4Address, bytes] = field(default_factory=dict)
     members: dict[str, tuple[Member, MemberMetadata]] = field(default_factory=dict)
     problems: tuple[ObjectEvent, ...] = ()
+    moves: tuple[PlannedMove, ...] = ()
     lacking_ports: dict[IPv4Address, dict[str, int]] = field(default_factory=dict)
     intake: Intake = field(default_factory=lambda: Intake(DatapathSettings(pod_cidrs=("10.244.0.0/16",))))
 
@@ -94,6 +95,7 @@ class Site:
             cluster_nodes=dict(inventory.nodes),
             problems=self.problems,
             lacking_ports=self.lacking_ports,
+            moves=self.moves,
             strays=dict(inventory.strays()),
         )
 

@@ -39,6 +39,8 @@ def test_without_node_objects_nothing_is_said_of_kubernetes() -> None:
         (node("worker1", 1, state=NodeState.DOWN, ready=False), "Ready", ("False", "Down")),
         (node("worker1", 1, ready=False), "Ready", ("False", "NotReady")),
         (node("worker1", 1, schedulable=False), "Schedulable", ("False", "Draining")),
+        (replace(node("worker1", 1), schedulable=False, drained=True), "Schedulable", ("False", "Drained")),
+        (replace(node("worker1", 1), selected=False), "Schedulable", ("False", "NotSelected")),
     ],
 )
 def test_what_a_node_says_of_itself_is_shown(found: GatewayNode, kind: str, expected: tuple[str, str]) -> None:

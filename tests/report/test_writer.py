@@ -3,8 +3,10 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
+from ipaddress import IPv4Address
 from typing import Any, Self
 
+from service.model.assignment import PlannedMove
 from service.model.errors import ObjectError, TransientError
 from service.model.gateway_node import NodeRole, NodeState
 from service.model.object_event import ObjectEvent
@@ -14,7 +16,7 @@ from service.report.facts import Sightings
 from service.report.objects import GATEWAY
 from service.report.writer import StatusWriter
 from service.sources.source_state import SourceState
-from tests.policy.objects import policy
+from tests.policy.objects import policy, policy_key
 from tests.report.facts import FIRST, SECOND, node, two_held
 from tests.virtual_time import in_virtual_time, now_ns
 
@@ -394,3 +396,16 @@ async def test_v6_what_an_earlier_leader_said_of_what_is_gone_ends_unless_someth
         site.take(Errors(()))
         await asyncio.sleep(70)
         assert set(source.deleted) == {agent, left}
+
+
+@in_virtual_time
+async def test_o5_a_planned_move_is_an_event_on_its_policies_before_and_after() -> None:
+    async with Reporting() as reporting:
+        reporting.site.take(Upsert(policy("one", ip=FIRST)))
+        reporting.site.moves = (PlannedMove(IPv4Address(FIRST), "worker1", "worker2", "node worker1 is drained"),)
+        await asyncio.sleep(0.5)
+        reporting.site.moves = ()
+        reporting.site.held[FIRST] = "worker2"
+        await asyncio.sleep(0.5)
+    told = [event.reason for event in reporting.source.events if event.regarding == policy_key("one")]
+    assert told == ["FloatingIPMoving", "FloatingIPMoved"]

@@ -1,15 +1,17 @@
 """The one intake of agents and controllers."""
 
 import logging
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
 
 from service.model.errors import ObjectError
-from service.model.gateway_node import NodeRole
-from service.model.objects import ClusterNode, Delete, Errors, Kind, ObjectKey, Synced, Upsert
+from service.model.gateway_node import GatewayNode, NodeRole
+from service.model.objects import ClusterNode, Delete, Errors, Kind, LabelSelector, ObjectKey, Synced, Upsert
 from service.settings import DatapathSettings
 from service.sources.intake import Intake
+from tests.gateway.nodes import node
 from tests.policy.objects import gateway, policy, policy_key
 
 NODE = ClusterNode(ObjectKey(Kind.CLUSTER_NODE, "", "w1"), NodeRole.WORKER, pod_ranges=(IPv4Network("10.244.1.0/24"),))
@@ -68,3 +70,33 @@ def test_what_was_deleted_between_two_beginnings_is_not_deleted_twice() -> None:
     intake.begin_again()
     intake.take((Synced(),))
     assert dict(intake.index.policy_states()) == {}
+
+
+def selected(intake: Intake, *members: GatewayNode) -> dict[str, bool]:
+    return {item.name: item.selected for item in intake.gateway_nodes(members, ())}
+
+
+def test_o2_the_gateways_selector_is_asked_of_the_labels_of_node_objects() -> None:
+    intake = Intake(DatapathSettings())
+    members = (node("w1", "10.0.0.1/24"), node("w2", "10.0.0.2/24"))
+    intake.take((Upsert(gateway()), Upsert(labelled("w1", rack="a")), Upsert(labelled("w2", rack="b"))))
+    assert selected(intake, *members) == {"w1": True, "w2": True}
+    intake.take((Upsert(replace(gateway(), node_selector=LabelSelector((("rack", "a"),)))),))
+    assert selected(intake, *members) == {"w1": True, "w2": False}
+    intake.take((Upsert(labelled("w2", rack="a")),))
+    assert selected(intake, *members) == {"w1": True, "w2": True}
+    intake.take((Upsert(replace(gateway(), node_selector=LabelSelector())),))
+    assert selected(intake, *members) == {"w1": True, "w2": True}, "an empty selector matches everything"
+
+
+def test_o2_without_a_node_object_the_labels_of_the_nodes_settings_count_and_its_name() -> None:
+    intake = Intake(DatapathSettings())
+    members = (replace(node("w1", "10.0.0.1/24"), labels=(("rack", "a"),)), node("w2", "10.0.0.2/24"))
+    intake.take((Upsert(replace(gateway(), node_selector=LabelSelector((("rack", "a"),)))),))
+    assert selected(intake, *members) == {"w1": True, "w2": False}
+    intake.take((Upsert(replace(gateway(), node_selector=LabelSelector((("kubernetes.io/hostname", "w2"),)))),))
+    assert selected(intake, *members) == {"w1": False, "w2": True}
+
+
+def labelled(name: str, **labels: str) -> ClusterNode:
+    return ClusterNode(ObjectKey(Kind.CLUSTER_NODE, "", name), NodeRole.WORKER, labels=tuple(sorted(labels.items())))

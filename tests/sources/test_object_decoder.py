@@ -74,6 +74,37 @@ def test_the_example_gateway_is_read_as_written() -> None:
     assert decoded.errors == ()
 
 
+def test_o2_a_selector_of_nodes_is_read_and_none_is_the_same_as_null() -> None:
+    said = {"matchLabels": {"rack": "a"}, "matchExpressions": [{"key": "gateway", "operator": "Exists"}]}
+    found = decode(changed(GATEWAY_DOCUMENT, "spec.nodeSelector", said), origin="f").object
+    assert isinstance(found, NetworkGateway)
+    requirement = Requirement("gateway", Operator.EXISTS)
+    assert found.node_selector == LabelSelector((("rack", "a"),), (requirement,))
+    nothing = decode(changed(GATEWAY_DOCUMENT, "spec.nodeSelector", None), origin="f").object
+    assert nothing == decode(GATEWAY_DOCUMENT, origin="f").object
+
+
+@pytest.mark.parametrize(
+    ("said", "field", "words"),
+    [
+        ("rack=a", "spec.nodeSelector", "a selector"),
+        ({"rack": "a"}, "spec.nodeSelector.rack", "unknown field"),
+        ({"matchLabels": {"rack": 1}}, "spec.nodeSelector.matchLabels.rack", "label value"),
+        ({"matchLabels": {"a b": "1"}}, "spec.nodeSelector.matchLabels.a b", "label key"),
+        (
+            {"matchExpressions": [{"key": "rack", "operator": "In"}]},
+            "spec.nodeSelector.matchExpressions[0].values",
+            "",
+        ),
+    ],
+)
+def test_o2_a_selector_that_is_none_is_refused_by_its_field(said: Any, field: str, words: str) -> None:
+    decoded = decode(changed(GATEWAY_DOCUMENT, "spec.nodeSelector", said), origin="f")
+    assert decoded.object is None
+    assert [error.field for error in decoded.errors] == [field]
+    assert words in decoded.errors[0].message
+
+
 def test_the_example_policy_is_read_as_written() -> None:
     frontend = LabelSelector((("role", "frontend"),))
     assert decode(POLICY_DOCUMENT, origin="f").object == EgressPolicy(

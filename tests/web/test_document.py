@@ -15,8 +15,8 @@ from service.model.errors import ObjectError
 from service.model.gateway_node import GatewayNode, NodeState
 from service.model.lease import Elector, Electorate, HeldBy, Stamp, Token
 from service.model.machine import Address
-from service.model.objects import Synced, Upsert
-from service.model.order import MoveOrder
+from service.model.objects import LabelSelector, Synced, Upsert
+from service.model.order import MoveOrder, MoveState
 from service.settings import DatapathSettings
 from service.sources.intake import Intake
 from service.sources.source import Source
@@ -140,6 +140,8 @@ def test_nodes_and_the_leader_are_shown_as_gossip_names_them() -> None:
         "role": "worker",
         "ready": True,
         "schedulable": True,
+        "drained": False,
+        "selected": True,
         "segments": ["192.0.2.1/24"],
     }
     without = shown(Cluster(elected=None))
@@ -228,3 +230,17 @@ def test_what_is_lost_and_how_far_behind_the_brokers_are_is_counted() -> None:
     counts = ("pending", "lost", "removedUnpublished", "published", "lagRecords", "unpublishable")
     assert [found[name] for name in counts] == [1, 3, 4, 6, 7, 9]
     assert (found["kafka"], found["lagSeconds"]) == (True, 0.123)
+
+
+def test_o2_a_node_that_the_selector_leaves_out_is_shown_as_such() -> None:
+    selector = LabelSelector((("kubernetes.io/hostname", "worker2"),))
+    gateway_object = replace(gateway(str(IP)), node_selector=selector)
+    nodes = shown(Cluster(), known(Upsert(gateway_object)))["nodes"]
+    assert {name: row["selected"] for name, row in nodes.items()} == {"worker1": False, "worker2": True}
+
+
+def test_o4_the_last_order_for_an_address_is_shown_with_how_far_it_is() -> None:
+    order = MoveOrder(IP, (1000, 1), "worker2", MoveState.FAILED, "worker1", "not ready")
+    assert shown(Cluster(ordered={IP: order}))["orders"] == [
+        {"floatingIP": str(IP), "from": "worker1", "to": "worker2", "state": "failed", "reason": "not ready"}
+    ]
