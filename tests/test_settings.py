@@ -130,3 +130,12 @@ def test_d4_ports_that_pods_open_connections_from_are_some(file: Path) -> None:
     file.write_text("source: kubernetes\ndatapath: {ephemeral_last: 32767}\n")
     with pytest.raises(OperatorError, match=r"datapath\.ephemeral_last: less than datapath\.ephemeral_first"):
         load_settings(file)
+
+
+def test_o2_labels_of_a_node_are_few_since_all_members_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("labels: {rack: a, zone: ''}\n")
+    assert load_settings(path).labels == {"rack": "a", "zone": ""}
+    path.write_text(f"labels: {{rack: {'a' * 200}}}\n")
+    with pytest.raises(OperatorError, match="labels: 204 letters in all; at most 128"):
+        load_settings(path)

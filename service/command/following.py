@@ -65,7 +65,7 @@ class _Emptying:
 
 
 def follow_drain(watch: Watch, node: str, *, timeout_s: float) -> bool:
-    """Drain a node, and wait until it has nothing any more; False where that is not reached. It is drained all the same."""
+    """Drain a node, and wait until it has nothing any more; False where that is not reached: it stays drained."""
     state, began = _Emptying(node), watch.clock()
     document = watch.client.post("/v1/drain", {"node": node, "drained": True})
     watch.say(f"node {node} is drained: it is given no floating IP until egressgw undrain {node}")

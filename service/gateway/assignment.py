@@ -288,6 +288,7 @@ _OBSTACLES: tuple[tuple[str, Callable[[GatewayNode, IPv4Address], bool]], ...] =
     ("not ready", lambda node, ip: not node.ready),
     ("deaf on the segment", lambda node, ip: not _is_on_segment(node, ip)),
     ("not selected by spec.nodeSelector", lambda node, ip: not node.selected),
+    ("drained", lambda node, ip: node.drained),
     ("cordoned or draining", lambda node, ip: not node.schedulable),
 )
 """What keeps a node on the subnet from being given an IP, in the order in which it is asked."""

@@ -60,6 +60,7 @@ def gateway_problems(facts: Facts) -> list[Problem]:
         return []
     return [
         *_unplaced(facts, gateway),
+        *_staying(facts, gateway),
         *_conflicts(facts, gateway),
         *(
             Problem("InvalidFloatingIP", error.field, f"{error.field}: {error.message}")
@@ -88,6 +89,14 @@ def _unplaced(facts: Facts, gateway: NetworkGateway) -> Iterator[Problem]:
         row = facts.assignments.get(floating_ip)
         if row is not None and row.holder is None:
             yield Problem("NoEligibleNode", str(floating_ip), f"{floating_ip}: {row.reason}")
+
+
+def _staying(facts: Facts, gateway: NetworkGateway) -> Iterator[Problem]:
+    """On a node that should give it up, as nobody else can take it (rule O1)."""
+    for floating_ip in gateway.floating_ips:
+        row = facts.assignments.get(floating_ip)
+        if row is not None and row.holder is not None and row.reason:
+            yield Problem("FloatingIPStays", str(floating_ip), f"{floating_ip} stays on {row.holder}: {row.reason}")
 
 
 def _conflicts(facts: Facts, gateway: NetworkGateway) -> Iterator[Problem]:

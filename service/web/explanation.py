@@ -112,6 +112,8 @@ def _awaited(document: dict[str, Any], row: dict[str, Any]) -> str:
 def _facts(document: dict[str, Any], address: str, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for label, key in (("assigned to", "assigned"), ("successor", "successor")):
         yield label, str(row.get(key) or "nobody")
+    if row.get("holder") and row.get("reason"):
+        yield "it stays there", str(row["reason"])
     for name, node in rows(document, "nodes"):
         yield f"node {name}", _fitness(node, address)
     yield from _electors(document)
@@ -134,7 +136,9 @@ def _fitness(node: dict[str, Any], address: str) -> str:
         for is_so, text in (
             (node.get("state") != "Up", str(node.get("state") or "of unknown state")),
             (node.get("ready") is False, "not ready"),
-            (node.get("schedulable") is False, "cordoned or draining"),
+            (node.get("drained") is True, "drained (egressgw undrain ends that)"),
+            (node.get("selected") is False, "not selected by spec.nodeSelector"),
+            (node.get("schedulable") is False and not node.get("drained"), "cordoned or draining"),
             (not _is_near(node, address), "no interface on its subnet"),
         )
         if is_so

@@ -62,6 +62,15 @@ def test_an_address_for_which_there_is_no_node_is_told_with_why() -> None:
     assert (conditions(site)["Ready"]["status"], conditions(site)["Ready"]["reason"]) == ("False", "NoEligibleNode")
 
 
+def test_o1_an_address_that_stays_where_it_should_not_is_told_with_why() -> None:
+    site = two_held()
+    site.place(FIRST, "worker1", "node worker1 is drained, and no other node can take it: 1 down")
+    assert problems(site)["FloatingIPStays"].message == (
+        f"{FIRST} stays on worker1: node worker1 is drained, and no other node can take it: 1 down"
+    )
+    assert conditions(site)["Ready"]["status"] == "True", "it serves"
+
+
 def test_a_stranger_at_a_floating_ip_is_told_by_its_mac_and_one_elsewhere_is_not() -> None:
     site = two_held()
     del site.held[FIRST]

@@ -35,6 +35,17 @@ def test_each_node_is_told_with_what_keeps_it_from_the_address() -> None:
     assert (facts["assigned to"], facts["successor"]) == ("worker1", "nobody")
 
 
+def test_o2_a_node_that_was_drained_or_is_not_selected_is_told_as_such() -> None:
+    nodes = {
+        "worker1": NODES["worker1"] | {"schedulable": False, "drained": True, "selected": True},
+        "worker2": NODES["worker1"] | {"drained": False, "selected": False},
+    }
+    facts = dict(explain(document(HELD | {"reason": "nobody else can"}, nodes=nodes), IP).facts)
+    assert facts["node worker1"] == "drained (egressgw undrain ends that)"
+    assert facts["node worker2"] == "not selected by spec.nodeSelector"
+    assert facts["it stays there"] == "nobody else can"
+
+
 def test_a_policy_that_uses_the_address_is_told() -> None:
     policies = {
         "web": {"accepted": True, "matchedPods": 3, "egressSourceIP": IP},
