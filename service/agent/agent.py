@@ -62,7 +62,7 @@ from service.web.metrics import (
     TransportCollector,
 )
 from service.web.notice import until_begun, until_listening
-from service.web.order_client import AGENT_SOCKET
+from service.web.order_client import AGENT_ORDERS
 from service.web.order_socket import OrderSocket
 from service.web.orders import Orders
 from service.web.server import WebServer
@@ -186,7 +186,7 @@ class Agent:
         settings = self._settings
         self._drain = DrainRecord(Path(settings.state_dir) / FILE_NAME, settings.node, self._cluster.orders)
         orders = Orders(self._intake, self._cluster, self._located, wall_ns)
-        self._orders = OrderSocket(Path(settings.run_dir) / AGENT_SOCKET, orders)
+        self._orders = OrderSocket(Path(settings.run_dir) / AGENT_ORDERS, orders)
 
     def _located(self) -> dict[IPv4Address, str]:
         return {floating_ip: location.node for floating_ip, location in self._cluster.locations().items()}

@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 FILE_NAME = "drain"
 """In `state_dir`."""
 _LOOK_S = 0.5
+_PATIENCE_S = 1.0
 
 
 class DrainRecord:
@@ -26,27 +27,42 @@ class DrainRecord:
         self._node = node
         self._board = board
         self._kept: Drain | None = None
-        """What the file says."""
+        """What the file says of this node."""
+        self._is_read = False
         self.trouble = ""
         """Why the node may forget that it is drained; empty where it will not."""
 
     async def recall(self) -> None:
-        """Read the file and say what it says, before anybody is given an address. What is no record says nothing."""
+        """Read the file and say what it says, before anybody is given an address; a slow disk is waited for later."""
         try:
-            self._kept = msgspec.json.decode(await asyncio.to_thread(self._path.read_bytes), type=Drain)
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._read()
+        except TimeoutError:
+            self.trouble = f"state_dir: {self._path} is not read yet; whether this node is drained, others must know"
+
+    async def _read(self) -> None:
+        try:
+            kept = msgspec.json.decode(await asyncio.to_thread(self._path.read_bytes), type=Drain)
         except FileNotFoundError:
-            return
+            kept = None
         except (OSError, msgspec.MsgspecError) as error:
+            # One that is no record says nothing.
             self.trouble = (
                 f"state_dir: cannot read {self._path}: {error}; whether this node is drained, others must know"
             )
             _log.error("%s", self.trouble)
-            return
-        if self._kept.node == self._node:
-            self._board.remember(self._kept)
+            kept = None
+        else:
+            self.trouble = ""
+        self._is_read = True
+        if kept is not None and kept.node == self._node:
+            self._kept = kept
+            self._board.remember(kept)
 
     async def run(self) -> None:
         """Keep file and gossip in step until cancelled."""
+        if not self._is_read:
+            await self._read()
         while True:
             await self.look()
             await asyncio.sleep(_LOOK_S)
@@ -62,7 +78,7 @@ class DrainRecord:
     def _say_again(self) -> None:
         kept = self._kept
         # Only that it is drained: of one that is not, nothing need be known.
-        if kept is None or not kept.is_drained or kept.node != self._node:
+        if kept is None or not kept.is_drained:
             return
         if not self._board.remember(kept):
             # It ended as the node was no member for days; no operator has said so.

@@ -41,7 +41,7 @@ from service.web.electorate_metric import ElectorateCollector
 from service.web.leader_metric import GivenPortCollector
 from service.web.metrics import AuditCollector, RefusalCollector, TaskCollector
 from service.web.notice import until_begun, until_listening
-from service.web.order_client import CONTROLLER_SOCKET
+from service.web.order_client import CONTROLLER_ORDERS
 from service.web.order_socket import OrderSocket
 from service.web.orders import Orders
 from service.web.server import WebServer
@@ -108,7 +108,7 @@ class Controller:
             settings, self._cluster, self._knowledge, clock=boot_ns, recorder=self._recorder
         )
         orders = Orders(self._intake, self._cluster, self._held, wall_ns)
-        self._orders = OrderSocket(Path(settings.run_dir) / CONTROLLER_SOCKET, orders)
+        self._orders = OrderSocket(Path(settings.run_dir) / CONTROLLER_ORDERS, orders)
         self._refusals = self._cluster.socket.refusals, self._blocks.socket.refusals, *self._electors.refusals
 
     def _held(self) -> dict[IPv4Address, str]:

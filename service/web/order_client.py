@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from service.model.errors import OperatorError, TransientError
 
 _TIMEOUT_S = 10.0
-CONTROLLER_SOCKET, AGENT_SOCKET = "controller-orders", "agent-orders"
+CONTROLLER_ORDERS, AGENT_ORDERS = "controller-orders", "agent-orders"
 """Names of the sockets in `run_dir`. The controller is asked first: electors tell it who holds what."""
 
 
@@ -35,7 +35,7 @@ class OrderClient:
         failure = (
             f"no agent and no controller takes orders in {self._folder}; run this where one runs, or name --run-dir"
         )
-        for name in (CONTROLLER_SOCKET, AGENT_SOCKET):
+        for name in (CONTROLLER_ORDERS, AGENT_ORDERS):
             try:
                 return _exchange(self._folder / name, method, page, body)
             except (FileNotFoundError, ConnectionRefusedError):

@@ -16,12 +16,14 @@ import msgspec
 import pytest
 
 from service.agent.agent import Agent
+from service.agent.drain_record import FILE_NAME
 from service.audit.outbox import read_outbox
 from service.datapath.layout import MapName
 from service.host.clock import boot_ns
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, KeeperMessage, LeaseReport
 from service.settings import DatapathSettings, Settings
+from service.web.order_client import AGENT_ORDERS, OrderClient
 from service.web.verdict import troubles
 from service.wire.envelope import Envelope, key_id
 from service.wire.local_socket import LocalSocket
@@ -367,3 +369,15 @@ async def test_status_shows_which_keys_the_agent_and_its_keeper_have_in_force(
         assert told["keys"] == {settings.node: {"agent": own, "keeper": None}}
         keeper.report(keys=("0a0a0a0a", "0b0b0b0b"))
         await until(lambda: agent.status()["keys"][settings.node]["keeper"] == ("0a0a0a0a", "0b0b0b0b"))
+
+
+async def test_o3_an_agent_takes_orders_and_knows_after_a_restart_that_its_node_is_drained(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    client = OrderClient(settings.run_dir)
+    async with running(settings, datapath) as (agent, _):
+        await until((Path(settings.run_dir) / AGENT_ORDERS).is_socket)
+        await asyncio.to_thread(client.post, "/v1/drain", {"node": "worker1", "drained": True})
+        assert agent.status()["nodes"]["worker1"]["drained"]
+        await until((Path(settings.state_dir) / FILE_NAME).exists)
+    async with running(*site_of(tmp_path)) as (agent, _):
+        assert agent.status()["nodes"]["worker1"]["drained"]

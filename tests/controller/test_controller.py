@@ -20,6 +20,7 @@ from service.model.audit_record import AuditRecord, RecordKind
 from service.model.errors import OperatorError
 from service.settings import HttpSettings, Settings
 from service.sources.manifests.source import ManifestsSource
+from service.web.order_client import CONTROLLER_ORDERS, OrderClient
 from service.wire.envelope import Envelope
 from tests.controller.elector import HOST, LoopbackElector, settings_of
 from tests.disk import HangingDisk, RefusingDisk
@@ -245,3 +246,17 @@ async def test_two_controllers_of_one_state_directory_are_refused(tmp_path: Path
         await Controller(settings).enter(stack)
         with pytest.raises(OperatorError):
             await Controller(settings).enter(stack)
+
+
+async def test_o3_a_controller_takes_orders_on_its_socket_and_tells_of_them(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    (tmp_path / "manifests" / "gateway.yaml").write_text(GATEWAY, encoding="utf-8")
+    client = OrderClient(settings.run_dir)
+    async with running(settings) as controller:
+        await until((Path(settings.run_dir) / CONTROLLER_ORDERS).is_socket)
+        await until(lambda: controller.facts() is None and not controller.status()["objects"]["trouble"])
+        await until(lambda: controller.status()["objects"]["synced"])
+        found = await asyncio.to_thread(client.post, "/v1/move", {"floatingIP": "192.0.2.100", "node": "worker1"})
+        assert found["state"] == "asked"
+        (order,) = controller.status()["orders"]
+        assert (order["floatingIP"], order["to"], order["state"]) == ("192.0.2.100", "worker1", "asked")

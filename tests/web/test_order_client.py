@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.model.errors import OperatorError, TransientError
-from service.web.order_client import AGENT_SOCKET, CONTROLLER_SOCKET, OrderClient
+from service.web.order_client import AGENT_ORDERS, CONTROLLER_ORDERS, OrderClient
 
 
 @pytest.fixture
@@ -37,15 +37,15 @@ def serve() -> Iterator[Callable[[Path, int, bytes], None]]:
 
 
 def test_the_controller_is_asked_before_the_agent(tmp_path: Path, serve: Callable[..., None]) -> None:
-    serve(tmp_path / AGENT_SOCKET, 200, b'{"who": "agent"}')
+    serve(tmp_path / AGENT_ORDERS, 200, b'{"who": "agent"}')
     assert OrderClient(str(tmp_path)).get("/v1/drain") == {"who": "agent"}
-    serve(tmp_path / CONTROLLER_SOCKET, 200, b'{"who": "controller"}')
+    serve(tmp_path / CONTROLLER_ORDERS, 200, b'{"who": "controller"}')
     assert OrderClient(str(tmp_path)).get("/v1/drain") == {"who": "controller"}
 
 
 def test_a_socket_that_a_dead_controller_left_is_passed_over(tmp_path: Path, serve: Callable[..., None]) -> None:
-    socketserver.UnixStreamServer(str(tmp_path / CONTROLLER_SOCKET), http.server.BaseHTTPRequestHandler).server_close()
-    serve(tmp_path / AGENT_SOCKET, 200, b'{"who": "agent"}')
+    socketserver.UnixStreamServer(str(tmp_path / CONTROLLER_ORDERS), http.server.BaseHTTPRequestHandler).server_close()
+    serve(tmp_path / AGENT_ORDERS, 200, b'{"who": "agent"}')
     assert OrderClient(str(tmp_path)).get("/v1/drain") == {"who": "agent"}
 
 
@@ -55,13 +55,13 @@ def test_where_nobody_takes_orders_the_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_told_in_its_words(tmp_path: Path, serve: Callable[..., None]) -> None:
-    serve(tmp_path / AGENT_SOCKET, 400, b'{"error": "there is no node x"}')
+    serve(tmp_path / AGENT_ORDERS, 400, b'{"error": "there is no node x"}')
     with pytest.raises(OperatorError, match="there is no node x"):
         OrderClient(str(tmp_path)).get("/v1/drain")
 
 
 @pytest.mark.parametrize(("status", "body"), [(500, b"{}"), (200, b"nonsense"), (200, b"[]"), (404, b"{}")])
 def test_a_strange_answer_is_no_answer(tmp_path: Path, serve: Callable[..., None], status: int, body: bytes) -> None:
-    serve(tmp_path / AGENT_SOCKET, status, body)
+    serve(tmp_path / AGENT_ORDERS, status, body)
     with pytest.raises(TransientError, match="does not answer"):
         OrderClient(str(tmp_path)).get("/v1/drain")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.model.errors import OperatorError
-from service.web.order_client import AGENT_SOCKET, OrderClient
+from service.web.order_client import AGENT_ORDERS, OrderClient
 from service.web.order_socket import OrderSocket
 from tests.web.order_site import IP, OrderSite
 
@@ -41,7 +41,7 @@ async def listening(path: Path, site: OrderSite) -> AsyncIterator[OrderSocket]:
 
 async def test_everything_that_can_be_ordered_is_heard(tmp_path: Path) -> None:
     site, client = OrderSite(), OrderClient(str(tmp_path))
-    async with listening(tmp_path / AGENT_SOCKET, site):
+    async with listening(tmp_path / AGENT_ORDERS, site):
         drained = await asyncio.to_thread(client.post, "/v1/drain", {"node": "worker2", "drained": True})
         assert drained["drained"]
         assert site.board.drains()["worker2"].is_drained
@@ -67,14 +67,14 @@ async def test_an_order_that_makes_no_sense_is_refused_and_changes_nothing(
     tmp_path: Path, page: str, order: dict[str, object]
 ) -> None:
     site, client = OrderSite(), OrderClient(str(tmp_path))
-    async with listening(tmp_path / AGENT_SOCKET, site):
+    async with listening(tmp_path / AGENT_ORDERS, site):
         with pytest.raises(OperatorError):
             await asyncio.to_thread(client.post, page, order)
     assert site.rows.tables == {}
 
 
 async def test_only_its_owner_may_open_the_socket_and_a_dead_ones_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / AGENT_SOCKET
+    path = tmp_path / AGENT_ORDERS
     path.write_text("left behind")
     async with listening(path, OrderSite()):
         assert is_open(path)
@@ -83,11 +83,11 @@ async def test_only_its_owner_may_open_the_socket_and_a_dead_ones_is_replaced(tm
 async def test_a_disk_that_does_not_let_it_listen_is_told_and_tried_again(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.write_text("no folder")
-    served = OrderSocket(folder / AGENT_SOCKET, OrderSite().orders)
+    served = OrderSocket(folder / AGENT_ORDERS, OrderSite().orders)
     task = asyncio.create_task(served.run())
     await until(lambda: bool(served.trouble))
     folder.unlink()
     await until(lambda: not served.trouble)
-    assert is_open(folder / AGENT_SOCKET)
+    assert is_open(folder / AGENT_ORDERS)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

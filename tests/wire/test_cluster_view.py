@@ -29,6 +29,7 @@ from service.model.errors import OperatorError
 from service.model.gateway_node import NodeRole, NodeState, Segment
 from service.model.lease import Stamp, Token
 from service.model.machine import Address, Source
+from service.model.order import MoveState
 from service.settings import GossipSettings, PortSettings, Settings
 from service.wire import keyring
 from service.wire.cluster_view import TICK_NS, ClusterView, node_state, parse_seeds
@@ -412,3 +413,50 @@ def test_a_seed_that_cannot_be_read_is_named() -> None:
     assert parse_seeds(("10.0.0.1", "10.0.0.2:7"), 9640) == (Address("10.0.0.1", 9640), Address("10.0.0.2", 7))
     with pytest.raises(OperatorError, match=r"gossip\.seeds\[1\].*'example\.org'"):
         parse_seeds(("10.0.0.1", "example.org"), 9640)
+
+
+async def test_o3_a_node_that_any_member_has_drained_is_given_nothing_by_all_of_them(unused_udp_port: int) -> None:
+    first = view("worker1", "127.0.0.1", unused_udp_port)
+    second = view("controller-a", "127.0.0.2", unused_udp_port)
+
+    def seen() -> tuple[bool, bool]:
+        (node,) = second.gateway_nodes()
+        return node.schedulable, node.drained
+
+    async with running(first, second):
+        await until(lambda: second.gateway_nodes())
+        assert seen() == (True, False)
+        first.orders.drain("worker1", is_drained=True, at_s=1000)
+        await until(lambda: seen() == (False, True))
+        second.orders.drain("worker1", is_drained=False, at_s=1000)
+        assert seen() == (True, False)
+        await until(lambda: not first.orders.drains()["worker1"].is_drained)
+
+
+async def test_o4_an_order_reaches_whoever_leads_and_its_end_whoever_ordered_it(unused_udp_port: int) -> None:
+    first = view("worker1", "127.0.0.1", unused_udp_port)
+    second = view("controller-a", "127.0.0.2", unused_udp_port)
+    async with running(first, second):
+        await until(lambda: second.gateway_nodes())
+        order = first.orders.move(FLOATING_IP, "worker1", at_s=1000)
+        await until(lambda: second.orders.moves() == {FLOATING_IP: order})
+        done = dataclasses.replace(order, state=MoveState.DONE)
+        second.orders.report(done, term=4)
+        await until(lambda: first.orders.moves() == {FLOATING_IP: done})
+
+
+def test_orders_for_what_is_there_no_more_end_and_others_stay() -> None:
+    mine = view("worker1", "127.0.0.1", 9)
+    for node in ("worker1", "worker9"):
+        mine.orders.drain(node, is_drained=True, at_s=1000)
+    for floating_ip in (FLOATING_IP, OTHER_IP):
+        mine.orders.move(floating_ip, "", at_s=1000)
+    mine.tidy([FLOATING_IP])
+    assert (list(mine.orders.drains()), list(mine.orders.moves())) == (["worker1"], [FLOATING_IP])
+
+
+def test_o2_a_node_tells_its_labels() -> None:
+    settings = Settings(node="worker1", bind_address="127.0.0.1", keyring=("ab" * 32,))
+    metadata = dataclasses.replace(METADATA, labels=(("rack", "a"),))
+    mine = ClusterView(settings, metadata, clock=time.monotonic_ns, changed=lambda: None)
+    assert [node.labels for node in mine.gateway_nodes()] == [(("rack", "a"),)]
