@@ -6,11 +6,12 @@ from ipaddress import IPv4Address
 from service.controller.holders import AGE_NS_MAX
 from service.controller.placement import PATIENCE_NS
 from service.lease.observer import Observation
-from service.model.assignment import Assignment
+from service.model.assignment import Assignment, PlannedMove
 from service.model.gateway_node import NodeRole, NodeState
 from service.model.lease import Stamp, Token
-from service.model.objects import ClusterNode, Delete, Kind, ObjectKey, Upsert
+from service.model.objects import ClusterNode, Delete, Kind, LabelSelector, NetworkGateway, ObjectKey, Upsert
 from service.report.exhaustion import Exhaustion
+from service.report.objects import GATEWAY
 from tests.controller.cluster import member
 from tests.controller.site import MS, A, B, Site
 from tests.policy.objects import pod, policy
@@ -179,3 +180,37 @@ def test_with_the_majority_lost_why_says_so_and_who_held_the_address_last() -> N
     # What is wrong with the address itself is so whoever votes.
     site.list_only(A, IPv4Address("192.168.1.2"))
     assert "the own address of node worker2" in site.knowledge.why(wall_ns=0)[IPv4Address("192.168.1.2")]
+
+
+def test_o2_nodes_are_known_with_what_the_gateways_selector_says_of_them() -> None:
+    site = Site()
+    site.list_only(A)
+    selector = LabelSelector((("kubernetes.io/hostname", "worker2"),))
+    site.intake.take((Upsert(NetworkGateway(GATEWAY, (A,), 2, selector)),))
+    assert {node.name: node.selected for node in site.knowledge.nodes()} == {"worker1": False, "worker2": True}
+
+
+def test_o5_facts_tell_what_is_to_move_on_purpose() -> None:
+    site = Site()
+    site.list_only(A)
+    site.answer(a="worker1")
+    site.moves = (PlannedMove(A, "worker1", "worker2", "node worker1 is drained"),)
+    facts = site.knowledge.facts(7)
+    assert facts is not None
+    assert facts.moves == site.moves
+
+
+def test_o3_who_empties_a_node_is_told_apart_and_nobody_is_before_objects_are_read() -> None:
+    site = Site()
+    site.cluster.nodes = (
+        replace(node("worker1", 1), schedulable=False, drained=True),
+        node("worker2", 2),
+        node("worker3", 3),
+        node("worker4", 4),
+    )
+    for name, fields in (("worker1", {}), ("worker2", {"is_cordoned": True}), ("worker3", {"is_shutting_down": True})):
+        site.intake.take((Upsert(ClusterNode(ObjectKey(Kind.CLUSTER_NODE, "", name), NodeRole.WORKER, **fields)),))
+    assert site.knowledge.drains() == {}
+    site.list_only(A)
+    said = {"worker1": "by egressgw drain", "worker2": "cordoned", "worker3": "its kubelet shuts it down"}
+    assert site.knowledge.drains() == said

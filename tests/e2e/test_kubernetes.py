@@ -188,6 +188,8 @@ def test_cordon_moves_addresses_away_and_uncordon_gives_nothing_back(site: Kuber
     site.wait_seen("alice/frontend-worker1", FIRST)
     words = (f"{FIRST} moved from {cordoned} to ", f"node {cordoned} is cordoned or draining; gap at most")
     site.wait("the Event", lambda: find(site.described(*GATEWAY), "FloatingIPMoved", *words))
+    told = (f"{FIRST} is about to move from {cordoned}", f"{FIRST} moved from {cordoned}")
+    site.wait("its policy's owner to be told", lambda: find(site.described("enp", "alice"), *told))
     site.kubectl("uncordon", cordoned)
 
     def is_schedulable() -> bool:

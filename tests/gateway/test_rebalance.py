@@ -64,6 +64,13 @@ def test_a_chain_over_a_node_that_is_full_is_found() -> None:
     assert Counter(after(nodes, holders).values()) == {"worker1": 1, "worker2": 1, "worker3": 1}
 
 
+def test_o4_no_address_makes_room_for_another_where_one_move_will_do() -> None:
+    one, two, three = ips(3)
+    holders = {one: "worker1", two: "worker2", three: "worker2"}
+    (move,) = rebalance(list(holders), WORKERS[:3], holders)
+    assert (move.source, move.target) == ("worker2", "worker3")
+
+
 NODES = st.lists(
     st.builds(
         lambda number, nets, role, flags: node(

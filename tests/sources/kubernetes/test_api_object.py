@@ -37,6 +37,11 @@ def test_the_control_plane_label_makes_the_role_whatever_its_value(value: str) -
     assert read().role is NodeRole.WORKER
 
 
+def test_o2_labels_are_read_for_the_selector_of_gateway_nodes() -> None:
+    assert read(labels={"rack": "a", "gateway": "yes"}).labels == (("gateway", "yes"), ("rack", "a"))
+    assert read().labels == ()
+
+
 def test_only_internal_ipv4_addresses_and_ranges_count() -> None:
     node = read(
         spec={"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00::/64"]},
