@@ -192,6 +192,7 @@ class LeaderRecorder(_Recorder):
         self._node_states: dict[str, NodeState] = {}
         self._down_since_ns: dict[str, int] = {}
         self._drains: dict[str, str] = {}
+        self._has_looked = False
         self._seen: dict[IPv4Address, Seen] = {}
         self._told: dict[IPv4Address, Token] = {}
         """Grants on record since this controller leads."""
@@ -237,11 +238,13 @@ class LeaderRecorder(_Recorder):
         return True
 
     def drains(self, reasons: Mapping[str, str]) -> None:
-        """Note which nodes are to be emptied, each with who says so. The first look tells of none that is over."""
+        """Note which nodes are to be emptied, each with who says so. What the first look finds may be on record."""
         before, self._drains = self._drains, dict(reasons)
+        is_first, self._has_looked = not self._has_looked, True
         for name, reason in reasons.items():
             if name not in before:
-                self._record(RecordKind.DRAIN_STARTED, subject=name, reason=reason)
+                found = "; found so" if is_first else ""
+                self._record(RecordKind.DRAIN_STARTED, subject=name, reason=f"{reason}{found}")
         for name in before:
             if name not in reasons:
                 self._record(RecordKind.DRAIN_ENDED, subject=name, reason=before[name])

@@ -136,10 +136,10 @@ class Knowledge:
         holding = [held.node for held in self.holders().values()]
         return self.intake.gateway_nodes(self.cluster.gateway_nodes(), holding)
 
-    def drains(self) -> dict[str, str]:
-        """The nodes that are to be emptied, each with who says so; nothing before the objects have been read."""
+    def drains(self) -> dict[str, str] | None:
+        """The nodes that are to be emptied, each with who says so; None before the objects have been read."""
         if not self.intake.is_synced:
-            return {}
+            return None
         said = {}
         for node in self.nodes():
             cluster_node = self.intake.inventory.nodes.get(node.name)

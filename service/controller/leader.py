@@ -69,7 +69,8 @@ class Leader:
 
     def place(self) -> None:
         """Bring the table in step with spec, nodes, holders and orders; publish and record what changed."""
-        self._recorder.drains(self._knowledge.drains())
+        if (drains := self._knowledge.drains()) is not None:
+            self._recorder.drains(drains)
         if not (self.leadership.is_held and self._knowledge.has_caught_up()):
             return
         gateway = self._knowledge.intake.index.gateway()

@@ -128,10 +128,12 @@ class _Placement:
         heirs = {move.floating_ip: move.heir for move in self.moves}
         for ip in order:
             row = previous.get(ip)
-            if ip in heirs and heirs[ip] != self.holder[ip]:
-                self._set_successor(ip, heirs[ip])
-            else:
+            if ip not in heirs:
                 self.place_successor(ip, row.successor if row else None)
+            elif heirs[ip] != self.holder[ip]:
+                self._set_successor(ip, heirs[ip])
+            # Else the former holder is about to let go. A third node that stood by under this row, before the heir has
+            # heard of it, would be granted the IP in its place (rule P4): it is named once the heir holds it.
 
     def candidates(self, ip: IPv4Address) -> list[GatewayNode]:
         """Rule 1: nodes that can be given the IP now, in name order."""

@@ -371,3 +371,4 @@ def test_a_drain_that_began_while_nobody_led_is_recorded_by_whoever_leads_next(o
     assert outbox.records == []
     leader.recorder.elected(Token(7, 0, 1))
     assert [record.kind for record in outbox.records] == [RecordKind.LEADER_ELECTED, RecordKind.DRAIN_STARTED]
+    assert outbox.records[-1].reason == "cordoned; found so", "an earlier leader may have recorded it"

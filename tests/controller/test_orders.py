@@ -69,9 +69,24 @@ def test_o1_the_target_has_notice_before_the_holder_gives_anything_up() -> None:
     office = Office()
     office.order("worker3")
     office.turns()
-    first = office.seen.index(("worker3", office.seen[-1][1]))
+    first = office.seen.index(("worker3", None))
     assert first >= 2
     assert set(office.seen[:first]) == {("worker1", "worker3")}
+    assert office.seen[-1][1] is not None, "and then there is a successor again"
+
+
+def test_o1_nobody_else_stands_by_until_the_heir_has_it() -> None:
+    """P4: a claim under the newest row goes before that of an heir which has not heard of it yet."""
+    office = Office()
+    office.order("worker3")
+    office.turn()
+    office.obeys = False
+    office.turns(4)
+    assert office.seen[-1] == ("worker3", None)
+    office.obeys = True
+    office.turns(2)
+    assert office.holders[A] == "worker3"
+    assert office.seen[-1][1] in ("worker1", "worker2")
 
 
 def test_o4_with_no_node_named_it_goes_to_its_successor_once_and_stays() -> None:
