@@ -158,6 +158,11 @@ class _Placement:
             if name is not None and name in qualified:
                 self._set_holder(ip, name)
                 return name
+        named = previous.holder if previous is not None else None
+        if named is not None and not qualified and self._could_serve(named, ip):
+            # Nobody is seen to hold it, maybe only at this moment, and nobody else can: rule O1 in the dark.
+            self._stay(ip, named)
+            return named
         return None
 
     def _may_keep(self, name: str, ip: IPv4Address) -> bool:
@@ -168,6 +173,11 @@ class _Placement:
         node = self._by_name.get(name)
         is_fit = node is not None and node.role is not NodeRole.CONTROLLER and _is_on_segment(node, ip)
         return is_fit and ip not in self._faults
+
+    def _could_serve(self, name: str, ip: IPv4Address) -> bool:
+        """Whether all that is against a node, if anything, is that it is not wanted there."""
+        node = self._by_name.get(name)
+        return node is not None and node.state is NodeState.UP and node.ready and self._may_keep(name, ip)
 
     def _departure(self, ip: IPv4Address, present: str) -> str:
         """Why a living holder shall give the IP up on purpose; empty where it need not, or could not keep it at all."""
@@ -190,14 +200,22 @@ class _Placement:
         """
         heir, reason = self._heir(ip, present, previous), self._departure(ip, present)
         if heir is None:
-            self._set_holder(ip, present)
-            self.stays[ip] = f"{reason}, and no other node can take {ip}: {self._obstacles(ip, without=present)}"
+            self._stay(ip, present)
             return
         self.moves.append(PlannedMove(ip, present, heir, reason))
         self._set_holder(ip, heir if self._noticed.get(ip) == heir else present)
 
+    def _stay(self, ip: IPv4Address, present: str) -> None:
+        self._set_holder(ip, present)
+        others = self._obstacles(ip, without=present)
+        self.stays[ip] = f"{self._departure(ip, present)}, and no other node can take {ip}: {others}"
+
     def _heir(self, ip: IPv4Address, present: str, previous: Assignment | None) -> str | None:
         others = {node.name: node for node in self.candidates(ip) if node.name != present}
+        named = previous.holder if previous is not None else None
+        if named is not None and named == self._noticed.get(ip) and self._could_serve(named, ip):
+            # The row names it the holder already, and it may have taken the IP by now: that is not taken back.
+            return named
         # Whom the operator named; who took part in this move so far, so that it does not begin anew; and who has kept
         # the standing claim all along.
         asked: tuple[str | None, ...] = (self._ordered.get(ip),)

@@ -126,6 +126,29 @@ def test_o1_what_nobody_else_can_take_stays_where_it_is_and_says_why(lone: dict[
     assert row.reason.endswith("and no other node can take 192.168.1.100: 1 not ready")
 
 
+@pytest.mark.parametrize("others", [1, 2])
+def test_o1_a_move_that_the_row_has_made_is_not_taken_back(others: int) -> None:
+    """Electors' word is late: the heir may have the address, and would lose it to whom it came from."""
+    (ip,) = ips(100)
+    before = {ip: Assignment(ip, "worker2", None, Stamp(1, 3))}
+    nodes = [replace(one, selected=False) for one in WORKERS[:2]] + WORKERS[2 : 1 + others]
+    waiting = place([ip], nodes, before, {ip: "worker1"}, version=4, noticed={ip: "worker2"})
+    assert waiting[ip].holder == "worker2"
+    # One that is dead has not taken it.
+    dead = [nodes[0], replace(nodes[1], ready=False), *nodes[2:]]
+    assert place([ip], dead, before, {ip: "worker1"}, version=4, noticed={ip: "worker2"})[ip].holder == "worker1"
+
+
+def test_o1_an_address_whose_holder_is_not_seen_for_a_moment_stays_too_where_nobody_else_can_take_it() -> None:
+    (ip,) = ips(100)
+    before = {ip: Assignment(ip, "worker1", "worker2", Stamp(1, 3))}
+    nodes = [replace(one, schedulable=False) for one in WORKERS[:2]]
+    (row,) = place([ip], nodes, before, version=4).values()
+    assert (row.holder, row.successor) == ("worker1", None)
+    assert "no other node can take" in row.reason
+    assert held_by(place([ip], nodes[1:], before, version=4)) == [None]
+
+
 def test_o2_an_address_for_which_the_selector_leaves_no_node_says_so() -> None:
     nodes = [replace(one, selected=False) for one in WORKERS[:2]]
     (row,) = place(ips(100), nodes).values()
