@@ -76,7 +76,7 @@ GATEWAYS = (
     Bad("a label beside matchLabels", "spec.nodeSelector.rack", "unknown field", _selecting({"rack": "a"})),
     Bad(
         "a value with a blank",
-        "spec.nodeSelector.matchLabels.rack",
+        "spec.nodeSelector.matchLabels",
         "correct the value",
         _selecting({"matchLabels": {"rack": "a b"}}),
     ),
