@@ -1,10 +1,11 @@
 """How members and processes talk: sealed datagrams between nodes, plain ones between agent and keeper of one node.
 
-From below: `replay_window` and `envelope` make a datagram authentic, fresh and secret, under keys that `keyring` reads
-again and again; `sealed_socket` is a UDP socket of such datagrams, `refusals` what it tells of those that were none;
-`local_socket` is a unix socket whose file permissions stand in for a seal, `pieces` what it says at length;
+From below: `replay_window` and `envelope` make a datagram authentic, fresh and secret, under keys that `keyring`
+reads again and again; `sealed_socket` is a UDP socket of such datagrams, `refusals` what it tells of those that were
+none; `local_socket` is a unix socket whose file permissions stand in for a seal, `pieces` what it says at length;
 `agent_link` and `keeper_link` are its two ends. `pump` drives a pure machine from datagrams and time. `decoded` keeps
-what was decoded; `cluster_view` puts gossip together: machine, socket and pump, and what the tables mean.
+what was decoded; `cluster_view` puts gossip together: machine, socket and pump, and what the tables mean;
+`order_board` has operators' orders in it.
 
 An *envelope* is the sealed datagram, and nothing else.
 
