@@ -213,7 +213,8 @@ class _Placement:
     def _heir(self, ip: IPv4Address, present: str, previous: Assignment | None) -> str | None:
         others = {node.name: node for node in self.candidates(ip) if node.name != present}
         named = previous.holder if previous is not None else None
-        if named is not None and named == self._noticed.get(ip) and self._could_serve(named, ip):
+        is_under_way = named != present and named == self._noticed.get(ip)
+        if named is not None and is_under_way and self._could_serve(named, ip):
             # The row names it the holder already, and it may have taken the IP by now: that is not taken back.
             return named
         # Whom the operator named; who took part in this move so far, so that it does not begin anew; and who has kept

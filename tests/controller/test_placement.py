@@ -255,3 +255,20 @@ def test_o1_the_next_leader_gives_notice_anew() -> None:
     assert table.holder() == "worker1"
     table.turn(after_ns=NOTICE_NS)
     assert table.holder() == "worker2"
+
+
+def test_o1_a_selector_that_leaves_nobody_right_after_a_move_finds_the_address_where_it_went() -> None:
+    table = Table(A)
+    table.turn()
+    table.obey()
+    table.nodes = (replace(WORKERS[0], selected=False), WORKERS[1])
+    table.turn()
+    table.turn(after_ns=NOTICE_NS)
+    assert table.holder() == "worker2"
+    table.nodes = tuple(replace(worker, selected=False) for worker in WORKERS)
+    table.turn()
+    assert table.holder() == "worker2", "the electors' word on it is late"
+    table.obey()
+    table.turn()
+    assert (table.holder(), table.placement.moves) == ("worker2", ())
+    assert "worker2 is not selected by spec.nodeSelector, and no other node" in table.rows[A].reason
