@@ -20,7 +20,7 @@ from service.lab.demo import LabDemo
 from service.lab.demonstration import demonstrate
 from service.lab.fault import Fault, apply_fault
 from service.lab.lab import Lab, lab_down, lab_up
-from service.lab.plan import DEFAULT_NAME, PROXY_MODES, TRANSPORTS, LabOptions
+from service.lab.plan import CNIS, DEFAULT_NAME, PROXY_MODES, TRANSPORTS, LabOptions
 from service.lab.state import locked
 from service.model.lease import ProfileName
 
@@ -33,6 +33,9 @@ kubernetes_option = click.option(
 proxy_option = click.option(
     "--proxy-mode", type=click.Choice(PROXY_MODES), default=PROXY_MODES[0], help="Of kube-proxy, with --kubernetes."
 )
+cni_option = click.option(
+    "--cni", type=click.Choice(CNIS), default=CNIS[0], help="What connects the pods, with --kubernetes."
+)
 keep_option = click.option("--keep", is_flag=True, help="Leave the lab up at the end.")
 
 
@@ -40,9 +43,10 @@ keep_option = click.option("--keep", is_flag=True, help="Leave the lab up at the
 @kubernetes_option
 @name_option
 @proxy_option
+@cni_option
 @keep_option
 @click.pass_context
-def lab(context: click.Context, kubernetes: bool, name: str, proxy_mode: str, keep: bool) -> None:
+def lab(context: click.Context, kubernetes: bool, name: str, proxy_mode: str, cni: str, keep: bool) -> None:
     """A site of network namespaces on this machine: nodes, pods, a router and an outside server.
 
     With --kubernetes and no command: build a cluster, install the service, apply the user's two objects, and prove by
@@ -52,7 +56,7 @@ def lab(context: click.Context, kubernetes: bool, name: str, proxy_mode: str, ke
         if not kubernetes:
             click.echo(context.get_help())
             context.exit(2)
-        options = LabOptions(name=name, kubernetes=True, proxy_mode=proxy_mode)
+        options = LabOptions(name=name, kubernetes=True, proxy_mode=proxy_mode, cni=cni)
         raise SystemExit(demonstrate(ClusterDemo(options), keep=keep, console=_console()))
     if kubernetes:
         raise click.UsageError(f"write `egressgw lab {context.invoked_subcommand}` and its options after it")
@@ -73,6 +77,7 @@ def lab(context: click.Context, kubernetes: bool, name: str, proxy_mode: str, ke
 @click.option("--no-wait", is_flag=True, help="Do not wait until agents and controllers are ready.")
 @kubernetes_option
 @proxy_option
+@cni_option
 def up(
     name: str,
     nodes: int,
@@ -88,6 +93,7 @@ def up(
     no_wait: bool,
     kubernetes: bool,
     proxy_mode: str,
+    cni: str,
 ) -> None:
     """Build a lab and start its programs; with --kubernetes a cluster, in which the service is not yet installed."""
     options = LabOptions(
@@ -99,6 +105,7 @@ def up(
         profile=profile,
         kubernetes=kubernetes,
         proxy_mode=proxy_mode,
+        cni=cni,
         far_nodes=far_nodes,
         transport=transport,
     )

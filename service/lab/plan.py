@@ -38,7 +38,9 @@ API_MEMBER = "kubernetes"
 FIRST_POD_OCTET, LAST_POD_OCTET = 10, 254
 TCP_PORT, UDP_PORT, HTTP_PORT = 8080, 8081, 9642
 DEFAULT_NAME = "egw"
-PROXY_MODES = ("iptables", "nftables")
+PROXY_MODES = ("iptables", "nftables", "none")
+PLAIN_BRIDGE, KUBE_ROUTER = "bridge", "kube-router"
+CNIS = (PLAIN_BRIDGE, "flannel-vxlan", "flannel-host-gw", KUBE_ROUTER)
 _ROLES = (("alice", "frontend"), ("carol", "other"), ("paul", "frontend"))
 """(namespace and its `user` label, role of the pod), dealt out in turn on every node."""
 
@@ -63,7 +65,9 @@ class LabOptions:
     kubernetes: bool = False
     """A real cluster: its pods, the service's among them, are Kubernetes' business, and so are the pods' bridges."""
     proxy_mode: str = "iptables"
-    """Of kube-proxy, in a cluster."""
+    """Of kube-proxy, in a cluster; `none`: kube-router is the service proxy."""
+    cni: str = PLAIN_BRIDGE
+    """What connects the pods of a cluster."""
     datapath: dict[str, Any] = field(default_factory=dict)
     """Settings of every member's `datapath`, beside or in the place of the lab's own."""
     far_nodes: int = 0
@@ -249,7 +253,11 @@ def _check(options: LabOptions) -> None:
     if not 0 <= options.controllers <= len(CONTROLLER_OCTETS):
         raise OperatorError(f"--controllers: 0 to {len(CONTROLLER_OCTETS)}, not {options.controllers}")
     if options.proxy_mode not in PROXY_MODES:
-        raise OperatorError(f"--proxy-mode: {' or '.join(PROXY_MODES)}, not {options.proxy_mode!r}")
+        raise OperatorError(f"--proxy-mode: {', '.join(PROXY_MODES)}, not {options.proxy_mode!r}")
+    if options.cni not in CNIS:
+        raise OperatorError(f"--cni: {', '.join(CNIS)}, not {options.cni!r}")
+    if options.proxy_mode == "none" and options.cni != KUBE_ROUTER:
+        raise OperatorError(f"--proxy-mode: none is for --cni {KUBE_ROUTER}, which is the service proxy then")
     if not 0 <= options.far_nodes < options.nodes or (options.far_nodes and options.kubernetes):
         raise OperatorError(f"--far-nodes: fewer than there are nodes, and none of a cluster, not {options.far_nodes}")
     if options.transport not in TRANSPORTS:

@@ -8,6 +8,7 @@ from service.lab.plan import (
     NETWORKS,
     OUTSIDE_ADDRESSES,
     OUTSIDE_NETWORKS,
+    PLAIN_BRIDGE,
     POD_CIDR,
     POD_GATEWAY,
     ROUTER_OCTET,
@@ -147,12 +148,17 @@ def _node_lines(plan: Plan, node: PlannedNode) -> Iterator[str]:
         yield f"link add {POD_BRIDGE} address {node.bridge_mac} {_BRIDGE_OPTIONS}"
         yield f"address add {node.bridge_address}/24 broadcast + dev {POD_BRIDGE}"
         yield f"link set {POD_BRIDGE} up"
-    # host-gw: the other nodes' pods are reached through their nodes, where these are near.
+    if plan.options.cni == PLAIN_BRIDGE:
+        yield from _pod_routes(plan, node)
+    for pod in node.pods:
+        yield from pod_link_lines(pod)
+
+
+def _pod_routes(plan: Plan, node: PlannedNode) -> Iterator[str]:
+    """To the other nodes' pods through their nodes, where these are near."""
     for other in plan.nodes:
         if other is not node and other.segments == node.segments:
             yield f"route add {other.pod_cidr} via {other.ip}"
-    for pod in node.pods:
-        yield from pod_link_lines(pod)
 
 
 def pod_link_lines(pod: PlannedPod) -> Iterator[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.lab.cluster.clients import USERS, client_name
-from service.lab.cluster.cluster import NODE_PROGRAMS, Cluster
+from service.lab.cluster.cluster import Cluster
 from service.lab.cluster.image import PAUSE_IMAGE
 from service.lab.cluster.runtime import CONTROL_PLANE_LABEL
 from service.lab.namespace import namespaces_of
@@ -88,6 +88,6 @@ def test_info_tells_how_to_reach_nodes_pods_and_api_server(clients: ClusterSite)
     assert "worker2" in printed
     assert Path(described["kubeconfig"]).exists()
     for node in described["nodes"]:
-        assert all(Path(f"/proc/{node['programs'][kind]}").exists() for kind in NODE_PROGRAMS)
+        assert all(Path(f"/proc/{node['programs'][kind]}").exists() for kind in clients.cluster.node_programs)
     pods = {f"{pod['namespace']}/{pod['name']}": pod for pod in described["pods"]}
     assert pods["alice/frontend-worker1"]["ip"].startswith("10.244.1.")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.lab.cluster.cluster import NODE_PROGRAMS, Cluster
+from service.lab.cluster.cluster import Cluster
 from service.lab.cluster.fault import apply_cluster_fault
 from service.lab.cluster.pod import is_ready
 from service.lab.fault import Fault
@@ -23,7 +23,7 @@ def _is_ready(cluster: Cluster, node: str) -> bool:
 
 
 def _programs_alive(cluster: Cluster, node: str) -> list[bool]:
-    records = [cluster.state.process(kind, node) for kind in NODE_PROGRAMS]
+    records = [cluster.state.process(kind, node) for kind in cluster.node_programs]
     return [record is not None and is_alive(record) for record in records]
 
 

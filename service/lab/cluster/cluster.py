@@ -3,8 +3,10 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
+from service.lab.cluster.cni import brings_routes, daemon
 from service.lab.cluster.control_plane import ControlPlane, member_of
 from service.lab.cluster.kubectl import Kubectl
 from service.lab.cluster.machine import Machine
@@ -17,7 +19,6 @@ from service.lab.state import LabState
 from service.lab.status import wait_for
 from service.model.errors import OperatorError, TransientError
 
-NODE_PROGRAMS = ("containerd", "kubelet", "kube-proxy")
 SERVICE_NAMESPACE = "egressgw-system"
 POD_TIMEOUT_S = 120.0
 CTR = ("ctr", "--address", str(CONTAINERD_SOCKET), "--namespace", "k8s.io")
@@ -41,6 +42,13 @@ class Cluster(Lab):
         return cls(found.state)
 
     # -- programs --
+
+    @property
+    def node_programs(self) -> tuple[str, ...]:
+        """What runs on every node, in the order it is started in: a kubelet that finds no containerd ends."""
+        options = self.state.options
+        proxy = "" if options.proxy_mode == "none" else "kube-proxy"
+        return tuple(kind for kind in ("containerd", daemon(options.cni), "kubelet", proxy) if kind)
 
     def start_member(self, kind: str) -> ProcessRecord:
         """Start one program of the control plane, if it is not running."""
@@ -113,6 +121,20 @@ class Cluster(Lab):
 
         self.wait("every node to be Ready", are_ready, timeout_s=timeout_s)
 
+    def wait_pod_routes(self, *, timeout_s: float = POD_TIMEOUT_S) -> None:
+        """Until the CNI has laid ways from every node to the pods of every other."""
+        if not brings_routes(self.state.options.cni):
+            return
+        pairs = list(permutations(self.plan.nodes, 2))
+
+        def are_laid() -> bool:
+            self.assert_alive()
+            return all(
+                self.machines[node.name].run("ip", "route", "show", str(other.pod_cidr)) for node, other in pairs
+            )
+
+        self.wait("ways to the pods of every node", are_laid, timeout_s=timeout_s)
+
     def wait_rollout(self, kind_and_name: str, *, namespace: str, timeout_s: float = POD_TIMEOUT_S) -> None:
         """Until a DaemonSet or Deployment (`daemonset/NAME`) is whole, as `kubectl rollout status` sees it."""
         limit = f"--timeout={timeout_s:.0f}s"
@@ -150,7 +172,7 @@ class Cluster(Lab):
         """What `lab info --json` prints: as of any lab, and how to reach the API server."""
         described = super().info()
         for node in described["nodes"]:
-            node["programs"] = {kind: self._pid(kind, node["name"]) for kind in NODE_PROGRAMS}
+            node["programs"] = {kind: self._pid(kind, node["name"]) for kind in self.node_programs}
             node["mount_namespace"] = str(self.machines[node["name"]].mount_namespace)
             node["cgroup"] = self.machines[node["name"]].cgroup.path
             node["config"] = None

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from service.lab.cluster.assets import etcd, program
+from service.lab.cluster.cni import daemon
 from service.lab.cluster.runtime import LEASE_S
 from service.lab.namespace import NETNS_FOLDER
 from service.lab.plan import POD_CIDR, SERVICE_CIDR, Plan, PlannedController
@@ -58,7 +59,8 @@ class ControlPlane:
         self._key.write_bytes(_private_key())
         self._key.chmod(0o600)
         users = {self.kubeconfig: ("admin", "system:masters")}
-        for name in ("kube-controller-manager", "kube-scheduler", "kube-proxy"):
+        names = ("kube-controller-manager", "kube-scheduler", "kube-proxy", daemon(self._plan.options.cni))
+        for name in filter(None, names):
             users[self._lab_folder / f"{name}.kubeconfig"] = (f"system:{name}", "")
         for node in self._plan.nodes:
             users[self._lab_folder / node.name / "kubelet.kubeconfig"] = (f"system:node:{node.name}", "system:nodes")

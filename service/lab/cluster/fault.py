@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 
-from service.lab.cluster.cluster import NODE_PROGRAMS, Cluster
+from service.lab.cluster.cluster import Cluster
 from service.lab.cluster.control_plane import member_of
 from service.lab.fault import Fault, apply_fault
 from service.lab.process import ProcessRecord, is_alive, respawn
@@ -55,8 +55,7 @@ def _signal_container(cluster: Cluster, node: str, fault: Fault, container: str)
 
 
 def _restart(cluster: Cluster, node: str) -> list[str]:
-    # In the order they were started in: a kubelet that finds no containerd ends.
-    records = [cluster.state.process(kind, node) for kind in NODE_PROGRAMS]
+    records = [cluster.state.process(kind, node) for kind in cluster.node_programs]
     return [_start_again(cluster, record) for record in records if record is not None and not is_alive(record)]
 
 

@@ -1,6 +1,5 @@
-"""Settings of what runs on every node: containerd with a bridge CNI, kubelet, kube-proxy."""
+"""Settings of what runs on every node, whatever its CNI: containerd, kubelet, kube-proxy."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,17 +7,14 @@ from typing import Any
 import yaml
 
 from service.lab.cluster.assets import program
+from service.lab.cluster.cni import BIN_FOLDER, CONFIGURATION_FOLDER, PLUGINS
 from service.lab.cluster.image import PAUSE_IMAGE
 from service.lab.plan import POD_CIDR, PlannedNode
-from service.lab.site import POD_BRIDGE
 from service.model.gateway_node import NodeRole
 
 CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
 CONTAINERD_ROOT = Path("/var/lib/containerd")
 CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
-_CNI_PROGRAMS = "/usr/lib/cni"
-CNI_PLUGINS = tuple(Path(_CNI_PROGRAMS) / name for name in ("bridge", "host-local", "portmap", "loopback"))
-_CNI_FOLDER = Path("/var/lib/cni/net.d")
 STATUS_PERIOD_S, LEASE_S = 4, 12
 """How often a kubelet reports, and how long its lease lasts: quicker than usual, so that a death shows in seconds."""
 
@@ -35,43 +31,23 @@ state = "/run/containerd"
   restrict_oom_score_adj = true
   disable_apparmor = true
 [plugins."io.containerd.grpc.v1.cri".cni]
-  bin_dir = "{_CNI_PROGRAMS}"
-  conf_dir = "{_CNI_FOLDER}"
+  bin_dir = "{BIN_FOLDER}"
+  conf_dir = "{CONFIGURATION_FOLDER}"
 """
 
 
 def missing_for_runtime() -> str:
     """What is not installed of what a node needs; empty where all is."""
     absent = [name for name in ("containerd", "ctr", "runc", "iptables", "conntrack") if shutil.which(name) is None]
-    absent += [str(path) for path in CNI_PLUGINS if not path.exists()]
+    absent += [str(path) for path in PLUGINS if not path.exists()]
     packages = "Debian's docker.io, containernetworking-plugins, iptables and conntrack"
     return f"not installed: {', '.join(absent)} ({packages})" if absent else ""
 
 
 def write_node_files(folder: Path, node: PlannedNode, cgroup: str) -> None:
-    """Settings of containerd, CNI and kubelet, into the node's folder."""
+    """Settings of containerd and kubelet, into the node's folder."""
     (folder / "containerd.toml").write_text(_CONTAINERD, encoding="ascii")
-    (folder / "cni.conflist").write_text(json.dumps(cni_configuration(node), indent=2), encoding="ascii")
     (folder / "kubelet.yaml").write_text(yaml.safe_dump(_kubelet(node, cgroup)), encoding="ascii")
-
-
-def cni_configuration(node: PlannedNode) -> dict[str, Any]:
-    """A bridge that masquerades, addresses from the node's pod range, host ports."""
-    bridge = {
-        "type": "bridge",
-        "bridge": POD_BRIDGE,
-        "isGateway": True,
-        "ipMasq": True,
-        "hairpinMode": True,
-        "ipam": {
-            "type": "host-local",
-            "ranges": [[{"subnet": str(node.pod_cidr)}]],
-            "routes": [{"dst": "0.0.0.0/0"}],
-            "dataDir": "/run/cni-addresses",
-        },
-    }
-    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
-    return {"cniVersion": "0.4.0", "name": "egressgw-lab", "plugins": [bridge, portmap]}
 
 
 def _kubelet(node: PlannedNode, cgroup: str) -> dict[str, Any]:
@@ -147,11 +123,3 @@ def proxy_command(folder: Path, node: PlannedNode, mode: str) -> tuple[str, ...]
         "--conntrack-tcp-timeout-close-wait=0",
         "--healthz-bind-address=127.0.0.1:10256",
     )
-
-
-def cni_folder_commands(folder: Path) -> list[list[str]]:
-    """What puts the CNI configuration where containerd looks."""
-    return [
-        ["mkdir", "-p", str(_CNI_FOLDER)],
-        ["cp", str(folder / "cni.conflist"), str(_CNI_FOLDER / "10-bridge.conflist")],
-    ]

@@ -53,3 +53,9 @@ def test_what_is_missing_is_named_with_what_to_do(given: Path) -> None:
     assert "etcd is not installed" in missing_programs(names)
     write_program(given / "etcd")
     assert missing_programs(names) == ""
+
+
+def test_what_a_cni_needs_is_built_by_a_builder_of_its_own(given: Path) -> None:
+    told = missing_programs(("kube-router",))
+    assert str(cache_folder() / "kube-router-") in told
+    assert "build_cni.sh" in told

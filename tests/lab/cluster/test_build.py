@@ -7,13 +7,14 @@ from service.lab.cluster.build import cluster_up, missing_for_cluster
 from service.lab.plan import LabOptions
 from service.model.errors import OperatorError
 
-QUESTIONS = ("missing_programs", "missing_for_runtime", "missing_for_cgroups", "missing_for_images")
+QUESTIONS = ("missing_for_proxy", "missing_for_runtime", "missing_for_cgroups", "missing_for_images")
 
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What each part says is missing; nothing, unless a test says so."""
+    """What each part says is missing; nothing, unless a test says so. Programs: by the first one's name."""
     missing = dict.fromkeys(QUESTIONS, "")
+    monkeypatch.setattr(build, "missing_programs", lambda names: "".join(missing.get(name, "") for name in names[:1]))
     for name in QUESTIONS:
         monkeypatch.setattr(build, name, lambda *_, name=name: missing[name])
     return missing
@@ -23,6 +24,12 @@ def test_every_part_is_asked_and_nothing_missing_is_an_empty_word(answers: dict[
     assert missing_for_cluster() == ""
     answers |= {name: f"no {name}" for name in QUESTIONS}
     assert missing_for_cluster() == "; ".join(f"no {name}" for name in QUESTIONS)
+
+
+def test_a_cni_needs_its_own_programs_beside_those_of_kubernetes(answers: dict[str, str]) -> None:
+    answers |= {"kube-apiserver": "no Kubernetes", "flanneld": "no flannel"}
+    assert missing_for_cluster() == "no Kubernetes"
+    assert missing_for_cluster(LabOptions(kubernetes=True, cni="flannel-vxlan")) == "no Kubernetes; no flannel"
 
 
 def test_a_cluster_that_cannot_be_built_is_refused_with_the_reason(

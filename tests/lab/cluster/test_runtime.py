@@ -1,6 +1,5 @@
 """Settings of what runs on a node of a cluster."""
 
-import json
 import tomllib
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from service.lab.cluster.runtime import (
     CONTAINERD_ROOT,
     CONTAINERD_SOCKET,
     CONTROL_PLANE_LABEL,
-    cni_folder_commands,
     containerd_command,
     kubelet_command,
     missing_for_runtime,
@@ -21,13 +19,12 @@ from service.lab.cluster.runtime import (
     write_node_files,
 )
 from service.lab.plan import LabOptions, make_plan
-from service.lab.site import POD_BRIDGE
 from tests.lab.cluster.programs import write_program
 
 CONTROL, WORKER = make_plan(LabOptions(nodes=2, kubernetes=True)).nodes
 
 
-def test_containerd_kubelet_and_cni_agree_on_where_they_meet(tmp_path: Path) -> None:
+def test_containerd_and_kubelet_agree_on_where_they_meet(tmp_path: Path) -> None:
     write_node_files(tmp_path, WORKER, "/egressgw-lab-mine-worker1")
     containerd = tomllib.loads((tmp_path / "containerd.toml").read_text())
     kubelet = yaml.safe_load((tmp_path / "kubelet.yaml").read_text())
@@ -35,19 +32,6 @@ def test_containerd_kubelet_and_cni_agree_on_where_they_meet(tmp_path: Path) -> 
     assert containerd["grpc"]["address"] == str(CONTAINERD_SOCKET)
     assert kubelet["containerRuntimeEndpoint"] == f"unix://{CONTAINERD_SOCKET}"
     assert kubelet["cgroupRoot"] == "/egressgw-lab-mine-worker1"
-    make_folder, copy = cni_folder_commands(tmp_path)
-    cni = containerd["plugins"]["io.containerd.grpc.v1.cri"]["cni"]
-    assert make_folder[-1] == cni["conf_dir"]
-    assert copy[1] == str(tmp_path / "cni.conflist")
-    assert Path(copy[2]).parent == Path(cni["conf_dir"])
-
-
-def test_pods_get_addresses_of_their_nodes_range_on_the_labs_bridge(tmp_path: Path) -> None:
-    write_node_files(tmp_path, WORKER, "/x")
-    bridge, _ = json.loads((tmp_path / "cni.conflist").read_text())["plugins"]
-    assert bridge["bridge"] == POD_BRIDGE
-    assert bridge["ipam"]["ranges"] == [[{"subnet": "10.244.1.0/24"}]]
-    assert bridge["ipMasq"], "pods are seen outside as their node"
 
 
 def test_only_the_control_plane_node_is_tainted_and_both_ways_of_saying_so_agree(tmp_path: Path) -> None:
@@ -83,7 +67,7 @@ def test_programs_are_started_under_the_nodes_name_with_the_nodes_files(tmp_path
 def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     plugin = tmp_path / "cni" / "bridge"
-    monkeypatch.setattr(runtime, "CNI_PLUGINS", (plugin,))
+    monkeypatch.setattr(runtime, "PLUGINS", (plugin,))
     for name in ("containerd", "ctr", "iptables", "conntrack"):
         write_program(tmp_path / name)
     assert missing_for_runtime().startswith(f"not installed: runc, {plugin} (")
