@@ -1,4 +1,4 @@
-"""Beside the CNIs that people run, each on a cluster of its own, with real pods and the service as a user installs it."""
+"""Beside the CNIs that people run: each on a cluster of its own, with real pods, installed as a user does it."""
 
 import os
 from collections.abc import Iterator
