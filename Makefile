@@ -1,7 +1,7 @@
 # What a newcomer needs: `make demo` and `make test`. Both install what they need first (`make setup`).
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo demo-keep cluster cluster-keep compose-up compose-down test lint lock sim bench chaos chaos-planted format clean
+.PHONY: help setup setup-test demo demo-keep cluster cluster-keep cnis compose-up compose-down test lint lock sim bench chaos chaos-planted format clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -25,6 +25,9 @@ cluster: setup-test  ## the same in a real Kubernetes cluster with kubelets and 
 cluster-keep: setup-test  ## the same, and leave the cluster up: kubectl, lab exec, lab fault
 	@service/lab/cluster/build_assets.sh >/dev/null
 	@.venv/bin/egressgw lab --kubernetes --keep
+
+cnis:  ## build flannel and kube-router for `egressgw lab --kubernetes --cni NAME` (once: minutes)
+	@service/lab/cluster/build_cni.sh
 
 compose-up: setup-test  ## a small real cluster in containers: API server, Kafka, three nodes with a pod each (docker)
 	@deploy/build-image --dev >/dev/null

@@ -20,7 +20,7 @@ from service.lab.demo import LabDemo
 from service.lab.demonstration import demonstrate
 from service.lab.fault import Fault, apply_fault
 from service.lab.lab import Lab, lab_down, lab_up
-from service.lab.plan import CNIS, DEFAULT_NAME, PROXY_MODES, TRANSPORTS, LabOptions
+from service.lab.plan import CNIS, DEFAULT_NAME, PROXY_MODES, TRANSPORTS, LabOptions, far_nodes
 from service.lab.state import locked
 from service.model.lease import ProfileName
 
@@ -36,6 +36,12 @@ proxy_option = click.option(
 cni_option = click.option(
     "--cni", type=click.Choice(CNIS), default=CNIS[0], help="What connects the pods, with --kubernetes."
 )
+segments_option = click.option(
+    "--segments",
+    type=click.IntRange(1, 2),
+    default=1,
+    help="2: a half of the nodes is behind the router, with --kubernetes and flannel-vxlan.",
+)
 keep_option = click.option("--keep", is_flag=True, help="Leave the lab up at the end.")
 
 
@@ -44,9 +50,12 @@ keep_option = click.option("--keep", is_flag=True, help="Leave the lab up at the
 @name_option
 @proxy_option
 @cni_option
+@segments_option
 @keep_option
 @click.pass_context
-def lab(context: click.Context, kubernetes: bool, name: str, proxy_mode: str, cni: str, keep: bool) -> None:
+def lab(
+    context: click.Context, kubernetes: bool, name: str, proxy_mode: str, cni: str, segments: int, keep: bool
+) -> None:
     """A site of network namespaces on this machine: nodes, pods, a router and an outside server.
 
     With --kubernetes and no command: build a cluster, install the service, apply the user's two objects, and prove by
@@ -56,7 +65,8 @@ def lab(context: click.Context, kubernetes: bool, name: str, proxy_mode: str, cn
         if not kubernetes:
             click.echo(context.get_help())
             context.exit(2)
-        options = LabOptions(name=name, kubernetes=True, proxy_mode=proxy_mode, cni=cni)
+        far = far_nodes(LabOptions().nodes, segments)
+        options = LabOptions(name=name, kubernetes=True, proxy_mode=proxy_mode, cni=cni, far_nodes=far)
         raise SystemExit(demonstrate(ClusterDemo(options), keep=keep, console=_console()))
     if kubernetes:
         raise click.UsageError(f"write `egressgw lab {context.invoked_subcommand}` and its options after it")
@@ -69,7 +79,9 @@ def lab(context: click.Context, kubernetes: bool, name: str, proxy_mode: str, cn
 @click.option("--controllers", default=2, show_default=True)
 @click.option("--electors", default=0, help="1, 3, 5 or 7; as many as there are nodes for (up to 5) if not given.")
 @click.option("--profile", type=click.Choice([str(name) for name in ProfileName]), default="default", show_default=True)
-@click.option("--far-nodes", default=0, help="So many of the workers are on a segment of their own, behind the router.")
+@click.option(
+    "--far-nodes", "far", default=0, help="So many of the workers are on a segment of their own, behind the router."
+)
 @click.option("--transport", type=click.Choice(TRANSPORTS), default=TRANSPORTS[0], show_default=True)
 @click.option("--source", type=click.Path(path_type=Path), help="Folder whose manifests the lab starts with.")
 @click.option("--replace", is_flag=True, help="Clear a lab of that name first.")
@@ -78,6 +90,7 @@ def lab(context: click.Context, kubernetes: bool, name: str, proxy_mode: str, cn
 @kubernetes_option
 @proxy_option
 @cni_option
+@segments_option
 def up(
     name: str,
     nodes: int,
@@ -85,7 +98,7 @@ def up(
     controllers: int,
     electors: int,
     profile: str,
-    far_nodes: int,
+    far: int,
     transport: str,
     source: Path | None,
     replace: bool,
@@ -94,6 +107,7 @@ def up(
     kubernetes: bool,
     proxy_mode: str,
     cni: str,
+    segments: int,
 ) -> None:
     """Build a lab and start its programs; with --kubernetes a cluster, in which the service is not yet installed."""
     options = LabOptions(
@@ -106,7 +120,7 @@ def up(
         kubernetes=kubernetes,
         proxy_mode=proxy_mode,
         cni=cni,
-        far_nodes=far_nodes,
+        far_nodes=far or far_nodes(nodes, segments),
         transport=transport,
     )
     console = _console()

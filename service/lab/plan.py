@@ -39,8 +39,8 @@ FIRST_POD_OCTET, LAST_POD_OCTET = 10, 254
 TCP_PORT, UDP_PORT, HTTP_PORT = 8080, 8081, 9642
 DEFAULT_NAME = "egw"
 PROXY_MODES = ("iptables", "nftables", "none")
-PLAIN_BRIDGE, KUBE_ROUTER = "bridge", "kube-router"
-CNIS = (PLAIN_BRIDGE, "flannel-vxlan", "flannel-host-gw", KUBE_ROUTER)
+PLAIN_BRIDGE, FLANNEL_VXLAN, KUBE_ROUTER = "bridge", "flannel-vxlan", "kube-router"
+CNIS = (PLAIN_BRIDGE, FLANNEL_VXLAN, "flannel-host-gw", KUBE_ROUTER)
 _ROLES = (("alice", "frontend"), ("carol", "other"), ("paul", "frontend"))
 """(namespace and its `user` label, role of the pod), dealt out in turn on every node."""
 
@@ -206,6 +206,11 @@ class Plan:
         return OUTSIDE_LINK[1], OUTSIDE_LINK[2]
 
 
+def far_nodes(nodes: int, segments: int) -> int:
+    """How many of the nodes are far where a cluster of so many is spread over so many segments: a half, if any."""
+    return nodes // 2 if segments > 1 else 0
+
+
 def segment_mac(segment: int, octet: int) -> str:
     """A locally administered address that tells segment and host at a glance in a capture."""
     return f"02:65:67:00:{segment:02x}:{octet:02x}"
@@ -258,8 +263,10 @@ def _check(options: LabOptions) -> None:
         raise OperatorError(f"--cni: {', '.join(CNIS)}, not {options.cni!r}")
     if options.proxy_mode == "none" and options.cni != KUBE_ROUTER:
         raise OperatorError(f"--proxy-mode: none is for --cni {KUBE_ROUTER}, which is the service proxy then")
-    if not 0 <= options.far_nodes < options.nodes or (options.far_nodes and options.kubernetes):
-        raise OperatorError(f"--far-nodes: fewer than there are nodes, and none of a cluster, not {options.far_nodes}")
+    if not 0 <= options.far_nodes < options.nodes:
+        raise OperatorError(f"--far-nodes: fewer than there are nodes, not {options.far_nodes}")
+    if options.far_nodes and options.kubernetes and options.cni != FLANNEL_VXLAN:
+        raise OperatorError(f"--segments: the pods of two segments reach each other only with --cni {FLANNEL_VXLAN}")
     if options.transport not in TRANSPORTS:
         raise OperatorError(f"--transport: {', '.join(TRANSPORTS)}, not {options.transport!r}")
     if options.state_kib < 0:

@@ -158,7 +158,9 @@ class Site:
         return found
 
     @contextmanager
-    def captured(self, path: Path) -> Iterator[Callable[[], list[Violation]]]:
+    def captured(
+        self, path: Path, floating_ips: tuple[str, ...] = FLOATING_IPS
+    ) -> Iterator[Callable[[], list[Violation]]]:
         """Capture every port of both segments meanwhile; the value tells the leaks once it is over (rule L1)."""
         leaks: list[Violation] = []
         self.lab.start_capture(path)
@@ -168,7 +170,7 @@ class Site:
             summary = self.lab.stop_capture(path)
         assert summary["lost"] == 0, "the capture missed frames, so it proves nothing"
         frames = list(read_frames(path))
-        site = capture_site(self.lab.plan, FLOATING_IPS)
+        site = capture_site(self.lab.plan, floating_ips)
         tunnelled = (frame.encapsulated and frame.source in site.floating_ips for frame in frames)
         steered = (is_steered(frame, site) for frame in frames)
         assert any(steered) or any(tunnelled), "nothing was steered, so nothing is proved"

@@ -1,8 +1,9 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from service.lab.plan import SEGMENTS, LabOptions, make_plan
+from service.lab.plan import SEGMENTS, LabOptions, far_nodes, make_plan
 from service.model.errors import OperatorError
 from service.model.gateway_node import NodeRole
 
@@ -35,6 +36,13 @@ def test_far_nodes_are_the_last_ones_and_on_a_segment_of_their_own() -> None:
         make_plan(LabOptions(nodes=3, far_nodes=3))
 
 
+def test_a_half_of_a_clusters_nodes_is_behind_the_router_where_there_are_two_segments() -> None:
+    far = far_nodes(4, 2)
+    plan = make_plan(LabOptions(nodes=4, far_nodes=far, kubernetes=True, cni="flannel-vxlan"))
+    assert [node.is_far for node in plan.nodes] == [False, False, True, True]
+    assert far_nodes(4, 1) == 0
+
+
 def test_a_transport_that_there_is_not_is_refused() -> None:
     with pytest.raises(OperatorError, match="--transport"):
         make_plan(LabOptions(transport="geneve"))
@@ -45,10 +53,11 @@ def test_a_transport_that_there_is_not_is_refused() -> None:
     [
         ({"cni": "calico"}, "--cni: bridge, flannel-vxlan"),
         ({"proxy_mode": "ipvs"}, "--proxy-mode: iptables"),
+        ({"far_nodes": 1, "cni": "kube-router"}, "--segments: "),
         ({"proxy_mode": "none", "cni": "flannel-vxlan"}, "--proxy-mode: none is for --cni kube-router"),
     ],
 )
-def test_what_connects_the_pods_of_a_cluster_and_its_services_is_checked(change: dict[str, str], option: str) -> None:
+def test_what_connects_the_pods_of_a_cluster_and_its_services_is_checked(change: dict[str, Any], option: str) -> None:
     with pytest.raises(OperatorError, match=option):
         make_plan(replace(LabOptions(kubernetes=True), **change))
 

@@ -103,7 +103,7 @@ class _Builder:
             for machine in cluster.machines.values():
                 cluster.remember(machine.start("containerd", containerd_command(machine.folder)))
             cluster.wait_api()
-        write_deploy_folder(folder, self._options.name)
+        write_deploy_folder(folder, self._options)
         self._phase("nodes")
         self._start_nodes(cluster)
         cluster.wait_nodes()

@@ -9,6 +9,7 @@ import yaml
 
 from service.lab.cluster.cluster import SERVICE_NAMESPACE, Cluster
 from service.lab.cluster.image import REPOSITORY
+from service.lab.plan import LabOptions
 from service.lab.status import fetch_json
 from service.model.errors import OperatorError
 
@@ -24,7 +25,7 @@ def deploy_folder(lab_folder: Path) -> Path:
     return lab_folder / "deploy"
 
 
-def write_deploy_folder(lab_folder: Path, name: str, settings: dict[str, Any] | None = None) -> Path:
+def write_deploy_folder(lab_folder: Path, options: LabOptions, settings: dict[str, Any] | None = None) -> Path:
     """Copy the manifests, make their key and change `config.yaml` by `settings`; for `kubectl apply -k`.
 
     A key that is there already stays. Raises OperatorError where this is no checkout.
@@ -39,10 +40,15 @@ def write_deploy_folder(lab_folder: Path, name: str, settings: dict[str, Any] | 
         keyring.write_text(f"{secrets.token_hex(32)}\n", encoding="ascii")
     path = folder / "config.yaml"
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for changes in (LAB_SETTINGS, {"cluster": name}, settings or {}):
+    for changes in (LAB_SETTINGS, _settings_for(options), settings or {}):
         document = _merged(document, changes)
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return folder
+
+
+def _settings_for(options: LabOptions) -> dict[str, Any]:
+    """Its name; and where some nodes are behind the router, each finds out for itself how it reaches which."""
+    return {"cluster": options.name} | ({"datapath": {"transport": "auto"}} if options.far_nodes else {})
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +66,7 @@ def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 def install(cluster: Cluster, settings: dict[str, Any] | None = None, *, wait: bool = True) -> None:
     """`kubectl apply -k`; with `wait`, return when agents and controllers have rolled out and are ready."""
-    folder = write_deploy_folder(cluster.folder, cluster.state.options.name, settings)
+    folder = write_deploy_folder(cluster.folder, cluster.state.options, settings)
     cluster.kubectl("apply", "-k", str(folder))
     if wait:
         wait_installed(cluster)
