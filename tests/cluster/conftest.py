@@ -10,7 +10,7 @@ from service.lab.cluster.build import cluster_up
 from service.lab.cluster.clients import create_clients
 from service.lab.cluster.cluster import Cluster
 from service.lab.lab import lab_down
-from service.lab.plan import LabOptions
+from service.lab.plan import PLAIN_BRIDGE, PROXY_MODES, LabOptions
 from tests.cluster.service_site import NODES, ServiceSite
 from tests.cluster.site import ClusterSite
 
@@ -33,14 +33,21 @@ def _fixtures(item: pytest.Item) -> list[str]:
 def cluster() -> Iterator[Cluster]:
     """API server and three nodes that are Ready. Nothing of the service is installed; its image is on every node.
 
-    EGRESSGW_CLUSTER names one that is up already (`egressgw lab --name NAME up --kubernetes`), which then stays.
+    EGRESSGW_CLUSTER names one that is up already (`egressgw lab --name NAME up --kubernetes`), which then stays. Else
+    EGRESSGW_CNI and EGRESSGW_PROXY_MODE say what `--cni` and `--proxy-mode` do.
     """
     if kept := os.environ.get("EGRESSGW_CLUSTER"):
         yield Cluster.find(kept)
         return
     name = f"egwk{os.getpid() % 1000000}"
     try:
-        yield cluster_up(LabOptions(name=name))
+        yield cluster_up(
+            LabOptions(
+                name=name,
+                cni=os.environ.get("EGRESSGW_CNI", PLAIN_BRIDGE),
+                proxy_mode=os.environ.get("EGRESSGW_PROXY_MODE", PROXY_MODES[0]),
+            )
+        )
     finally:
         lab_down(name)
 

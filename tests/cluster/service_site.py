@@ -27,7 +27,9 @@ nft list tables | grep -v 'table ip6* \\(filter\\|nat\\|mangle\\|raw\\)$'
 for device in $(ls /sys/class/net | grep -v '^veth'); do
   for way in ingress egress; do tc filter show dev "$device" "$way"; done
 done
-for device in all default eth0 eth1 cni0; do cat /proc/sys/net/ipv4/conf/$device/send_redirects; done
+for device in all default eth0 eth1 cni0 kube-bridge; do
+  cat /proc/sys/net/ipv4/conf/$device/send_redirects 2>&1 || true
+done
 ls -A /sys/fs/bpf /var/lib/egressgw /run/egressgw 2>&1 || true
 for device in $(ls /sys/class/net | grep '^veth'); do tc filter show dev "$device" ingress; done
 """

@@ -16,7 +16,7 @@ from service.lab.cluster.cni import (
     cni_programs,
     daemon,
     daemon_command,
-    missing_for_proxy,
+    missing_for_cni,
     write_cni_files,
 )
 from service.lab.cluster.image import build_project_image, missing_for_images, prepare_store, store_commands
@@ -47,7 +47,7 @@ def missing_for_cluster(options: LabOptions = _USUAL) -> str:
     reasons = (
         missing_programs(CLUSTER_PROGRAMS),
         missing_programs(cni_programs(options.cni)),
-        missing_for_proxy(options),
+        missing_for_cni(options),
         missing_for_runtime(),
         missing_for_cgroups(),
         missing_for_images(),

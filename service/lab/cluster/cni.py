@@ -1,6 +1,7 @@
 """The network of a cluster's pods: configuration of its CNI, the program it has on every node, and its rights."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,13 @@ def cni_programs(cni: str) -> tuple[str, ...]:
     return ("kube-router",) if cni == KUBE_ROUTER else ()
 
 
-def missing_for_proxy(options: LabOptions, ip_vs: Path = Path("/proc/net/ip_vs")) -> str:
-    """Why the services of such a cluster would have no proxy; empty where nothing stands in the way."""
-    if options.proxy_mode != "none" or ip_vs.exists():
-        return ""
-    return "this kernel has no IPVS (CONFIG_IP_VS), by which kube-router is the service proxy"
+def missing_for_cni(options: LabOptions, ip_vs: Path = Path("/proc/net/ip_vs")) -> str:
+    """What its daemon needs and this machine has not, beside what `build_cni.sh` builds; empty where all is there."""
+    if options.cni == KUBE_ROUTER and shutil.which("ipset") is None:
+        return "not installed: ipset"
+    if options.proxy_mode == "none" and not ip_vs.exists():
+        return "this kernel has no IPVS (CONFIG_IP_VS), by which kube-router is the service proxy"
+    return ""
 
 
 def cni_configuration(cni: str, node: PlannedNode) -> dict[str, Any]:

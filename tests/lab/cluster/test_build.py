@@ -7,7 +7,7 @@ from service.lab.cluster.build import cluster_up, missing_for_cluster
 from service.lab.plan import LabOptions
 from service.model.errors import OperatorError
 
-QUESTIONS = ("missing_for_proxy", "missing_for_runtime", "missing_for_cgroups", "missing_for_images")
+QUESTIONS = ("missing_for_cni", "missing_for_runtime", "missing_for_cgroups", "missing_for_images")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from service.lab.cluster.cni import (
     cni_programs,
     daemon,
     daemon_command,
-    missing_for_proxy,
+    missing_for_cni,
     write_cni_files,
 )
 from service.lab.cluster.control_plane import ControlPlane
@@ -93,13 +93,21 @@ def test_every_daemon_asks_the_api_server_under_the_name_that_its_rights_are_bou
         )
 
 
-def test_a_cluster_without_kube_proxy_needs_ipvs_in_the_kernel(tmp_path: Path) -> None:
+def test_a_cluster_without_kube_proxy_needs_ipvs_in_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ip_vs = tmp_path / "ip_vs"
+    write_program(tmp_path / "ipset")
+    monkeypatch.setenv("PATH", str(tmp_path))
     options = replace(OPTIONS, cni="kube-router", proxy_mode="none")
-    assert "IPVS" in missing_for_proxy(options, ip_vs)
-    assert missing_for_proxy(OPTIONS, ip_vs) == ""
+    assert "IPVS" in missing_for_cni(options, ip_vs)
+    assert missing_for_cni(OPTIONS, ip_vs) == ""
     write_program(ip_vs)
-    assert missing_for_proxy(options, ip_vs) == ""
+    assert missing_for_cni(options, ip_vs) == ""
+
+
+def test_kube_router_needs_ipset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "ipset" in missing_for_cni(replace(OPTIONS, cni="kube-router"))
+    assert missing_for_cni(OPTIONS) == ""
 
 
 @pytest.mark.parametrize("cni", CNIS)
