@@ -1,15 +1,26 @@
 """A real cluster, and the questions that end-to-end tests ask of it; those of a lab without Kubernetes among them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from service.lab.cluster.build import missing_for_cluster
 from service.lab.cluster.cluster import Cluster
 from service.lab.cluster.fault import apply_cluster_fault
 from service.lab.fault import Fault
-from service.lab.plan import PlannedPod
+from service.lab.plan import LabOptions, PlannedPod
 from tests.e2e.site import Site
+
+
+def require(options: LabOptions) -> None:
+    """In CI a failure where such a cluster cannot be built here, elsewhere a skip; both say what is missing."""
+    if reason := missing_for_cluster(options):
+        if os.environ.get("CI"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
 
 
 def runs(pid: int) -> bool:

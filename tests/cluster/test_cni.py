@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from service.lab.cluster.build import cluster_up, missing_for_cluster
+from service.lab.cluster.build import cluster_up
 from service.lab.cluster.clients import USERS, client_name, create_clients
 from service.lab.lab import lab_down
 from service.lab.plan import KUBE_ROUTER, LabOptions
 from service.lab.traffic.frame import Frame, read_frames
 from service.lab.witness import PROTOCOLS, check_pod
 from tests.cluster.service_site import NODES, ServiceSite
-from tests.cluster.site import delete
+from tests.cluster.site import delete, require
 from tests.e2e.site import ELSEWHERE, FLOATING_IPS, OUTSIDE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -39,8 +39,7 @@ def beside(request: pytest.FixtureRequest) -> Iterator[ServiceSite]:
     """A cluster with that CNI and a pod of alice, carol and paul on every node; nothing of the service yet."""
     cni, proxy_mode = request.param
     options = LabOptions(name=f"egwn{os.getpid() % 1000000}", kubernetes=True, cni=cni, proxy_mode=proxy_mode)
-    if reason := missing_for_cluster(options):
-        pytest.skip(reason)
+    require(options)
     try:
         cluster = cluster_up(options)
         create_clients(cluster)

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from service.lab.cluster.build import cluster_up, missing_for_cluster
+from service.lab.cluster.build import cluster_up
 from service.lab.cluster.clients import USERS, client_name, create_clients
 from service.lab.cluster.installation import install
 from service.lab.lab import lab_down
 from service.lab.plan import FLANNEL_VXLAN, LabOptions, far_nodes
 from service.lab.witness import check_pod
 from tests.cluster.service_site import CLUSTER_NAMESPACE, ServiceSite
+from tests.cluster.site import require
 from tests.e2e.site import ELSEWHERE, OUTSIDE, gateway, policy
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -27,8 +28,7 @@ def spread() -> Iterator[ServiceSite]:
     """Two near nodes and two far ones; alice leaves by an address of the near subnet, paul by one of the far one."""
     name = f"egws{os.getpid() % 1000000}"
     options = LabOptions(name=name, kubernetes=True, nodes=4, far_nodes=far_nodes(4, 2), cni=FLANNEL_VXLAN)
-    if reason := missing_for_cluster(options):
-        pytest.skip(reason)
+    require(options)
     try:
         cluster = cluster_up(options)
         create_clients(cluster)
