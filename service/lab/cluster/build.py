@@ -131,15 +131,16 @@ class _Builder:
         nodes = (node_object(node) for node in cluster.plan.nodes)
         cluster.kubectl.apply(*nodes, *cni_objects(self._options.cni))
         for machine in cluster.machines.values():
-            for kind in cluster.node_programs[1:]:
-                cluster.remember(machine.start(kind, self._command(kind, machine)))
-
-    def _command(self, kind: str, machine: Machine) -> tuple[str, ...]:
-        if kind == daemon(self._options.cni):
-            return daemon_command(machine.folder, machine.node, self._options)
-        if kind == "kubelet":
-            return kubelet_command(machine.folder, machine.node)
-        return proxy_command(machine.folder, machine.node, self._options.proxy_mode)
+            cluster.remember(machine.start("kubelet", kubelet_command(machine.folder, machine.node)))
+            if "kube-proxy" in cluster.node_programs:
+                proxy = proxy_command(machine.folder, machine.node, self._options.proxy_mode)
+                cluster.remember(machine.start("kube-proxy", proxy))
+        if name := daemon(self._options.cni):
+            # In a pod it would end and be started again until the node has an address.
+            cluster.wait_addresses()
+            for machine in cluster.machines.values():
+                command = daemon_command(machine.folder, machine.node, self._options)
+                cluster.remember(machine.start(name, command))
 
     def _phase(self, name: str) -> None:
         """Begin one; each line says how long after the start."""

@@ -48,7 +48,7 @@ class Cluster(Lab):
         """What runs on every node, in the order it is started in: a kubelet that finds no containerd ends."""
         options = self.state.options
         proxy = "" if options.proxy_mode == "none" else "kube-proxy"
-        return tuple(kind for kind in ("containerd", daemon(options.cni), "kubelet", proxy) if kind)
+        return tuple(kind for kind in ("containerd", "kubelet", proxy, daemon(options.cni)) if kind)
 
     def start_member(self, kind: str) -> ProcessRecord:
         """Start one program of the control plane, if it is not running."""
@@ -120,6 +120,16 @@ class Cluster(Lab):
             return names <= {item["metadata"]["name"] for item in items if is_ready(item) and not _is_new(item)}
 
         self.wait("every node to be Ready", are_ready, timeout_s=timeout_s)
+
+    def wait_addresses(self, *, timeout_s: float = POD_TIMEOUT_S) -> None:
+        """Until the kubelet of every node has told its address."""
+
+        def are_told() -> bool:
+            self.assert_alive()
+            items = self.kubectl.get("nodes")["items"]
+            return all(item.get("status", {}).get("addresses") for item in items)
+
+        self.wait("every node to have an address", are_told, timeout_s=timeout_s)
 
     def wait_pod_routes(self, *, timeout_s: float = POD_TIMEOUT_S) -> None:
         """Until the CNI has laid ways from every node to the pods of every other."""
