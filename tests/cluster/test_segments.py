@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from service.lab.cluster.clients import USERS, client_name, create_clients
 from service.lab.cluster.installation import install
 from service.lab.lab import lab_down
 from service.lab.plan import FLANNEL_VXLAN, LabOptions, far_nodes
+from service.lab.traffic.frame import read_frames
 from service.lab.witness import check_pod
 from tests.cluster.service_site import CLUSTER_NAMESPACE, ServiceSite
 from tests.cluster.site import require
@@ -46,9 +48,23 @@ def spread() -> Iterator[ServiceSite]:
         lab_down(name)
 
 
-def _transport(site: ServiceSite, node: str, floating_ip: str) -> Any:
-    """To the holder of the address, as a node says it."""
-    return site.status(node)["transports"].get(floating_ip, {}).get(site.holder(floating_ip))
+def _is_tunnelled(site: ServiceSite, pod: str, path: Path) -> set[bool]:
+    """How what the pod asks outside leaves its node: within a tunnel, or over the segment as it is."""
+    node = site.cluster.node(site.pod(pod).node)
+    site.lab.start_capture(path)
+    try:
+        assert site.seen(pod) in (NEAR_IP, FAR_IP)
+    finally:
+        assert site.lab.stop_capture(path)["lost"] == 0
+    ports = {node.port(segment) for segment in node.segments}
+    frames = [frame for frame in read_frames(path) if frame.port in ports]
+    return {frame.encapsulated for frame in frames if frame.destination == IPv4Address(OUTSIDE)}
+
+
+def _is_proven(site: ServiceSite, node: str, floating_ip: str) -> bool:
+    """The node has seen that the segment lets frames of the address pass to its holder."""
+    told: dict[str, str] = site.status(node)["transports"].get(floating_ip, {})
+    return told.get(site.holder(floating_ip) or "") == "l2"
 
 
 def test_pods_reach_each_other_across_the_router(spread: ServiceSite) -> None:
@@ -80,11 +96,14 @@ def test_pods_of_every_node_leave_by_the_floating_ips_of_both_subnets_and_nothin
 
 
 def test_a_gateway_of_the_own_subnet_is_reached_by_the_segment_and_one_of_the_other_through_the_tunnel(
-    spread: ServiceSite,
+    spread: ServiceSite, tmp_path: Path
 ) -> None:
-    for floating_ip, here, there in ((NEAR_IP, NEAR_NODES, FAR_NODES), (FAR_IP, FAR_NODES, NEAR_NODES)):
+    for user, floating_ip, here, there in (
+        ("alice", NEAR_IP, NEAR_NODES, FAR_NODES),
+        ("paul", FAR_IP, FAR_NODES, NEAR_NODES),
+    ):
         other = next(node for node in here if node != spread.holder(floating_ip))
-        spread.wait(
-            f"the segment to {floating_ip}", lambda node=other, ip=floating_ip: _transport(spread, node, ip) == "l2"
-        )
-        assert {_transport(spread, node, floating_ip) for node in there} == {"vxlan"}
+        spread.wait(f"the segment to {floating_ip}", partial(_is_proven, spread, other, floating_ip))
+        assert _is_tunnelled(spread, client_name(user, other), tmp_path / f"{user}-{other}") == {False}
+        for node in there:
+            assert _is_tunnelled(spread, client_name(user, node), tmp_path / f"{user}-{node}") == {True}
