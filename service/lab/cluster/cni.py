@@ -55,7 +55,9 @@ def cni_programs(cni: str) -> tuple[str, ...]:
 
 def missing_for_cni(options: LabOptions, ip_vs: Path = Path("/proc/net/ip_vs")) -> str:
     """What its daemon needs and this machine has not, beside what `build_cni.sh` builds; empty where all is there."""
-    if options.cni == KUBE_ROUTER and shutil.which("ipset") is None:
+    if options.cni != KUBE_ROUTER:
+        return ""
+    if shutil.which("ipset") is None:
         return "not installed: ipset"
     if options.proxy_mode == "none" and not ip_vs.exists():
         return "this kernel has no IPVS (CONFIG_IP_VS), by which kube-router is the service proxy"
