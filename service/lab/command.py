@@ -50,12 +50,9 @@ keep_option = click.option("--keep", is_flag=True, help="Leave the lab up at the
 @name_option
 @proxy_option
 @cni_option
-@segments_option
 @keep_option
 @click.pass_context
-def lab(
-    context: click.Context, kubernetes: bool, name: str, proxy_mode: str, cni: str, segments: int, keep: bool
-) -> None:
+def lab(context: click.Context, kubernetes: bool, name: str, proxy_mode: str, cni: str, keep: bool) -> None:
     """A site of network namespaces on this machine: nodes, pods, a router and an outside server.
 
     With --kubernetes and no command: build a cluster, install the service, apply the user's two objects, and prove by
@@ -65,8 +62,7 @@ def lab(
         if not kubernetes:
             click.echo(context.get_help())
             context.exit(2)
-        far = far_nodes(LabOptions().nodes, segments)
-        options = LabOptions(name=name, kubernetes=True, proxy_mode=proxy_mode, cni=cni, far_nodes=far)
+        options = LabOptions(name=name, kubernetes=True, proxy_mode=proxy_mode, cni=cni)
         raise SystemExit(demonstrate(ClusterDemo(options), keep=keep, console=_console()))
     if kubernetes:
         raise click.UsageError(f"write `egressgw lab {context.invoked_subcommand}` and its options after it")
