@@ -193,8 +193,9 @@ def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
             )
         )
         own = tuple(IPv4Address(address) for address in raw.own_addresses[:OWN_ADDRESSES_MAX])
-        dropping = map(_unpacked, (raw.unrouted, raw.over_quota, raw.out_of_ports))
+        unrouted, over_quota, out_of_ports = map(_unpacked, (raw.unrouted, raw.over_quota, raw.out_of_ports))
         head = NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id
+        dropping = unrouted, over_quota, out_of_ports
         return MemberMetadata(*head, own, raw.translates, raw.tunnels, *dropping, raw.labels)
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerError(f"metadata of {member or 'a member'}: {error}") from error
