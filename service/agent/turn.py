@@ -116,6 +116,8 @@ class Turn:
         if not self._intake.is_synced:
             # Who is selected is not known yet: what a former agent has left in the kernel stays as it is.
             return
+        # Meanwhile a pod that has just come is looked for.
+        self._upkeep.ask_for_devices()
         await self._netfilter.write()
         now_ns = self._clock()
         reconciler.select()

@@ -7,7 +7,7 @@ the order that never leaks (rule G8).
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -40,7 +40,7 @@ from service.network.destinations import Destinations
 from service.network.hook import Attachment
 from service.network.link import Interface
 from service.network.link_monitor import LinkMonitor
-from service.network.netlink import Netlink
+from service.network.netlink import Netlink, Pause
 from service.network.nftables import Nftables, NftConfig
 from service.network.sysctl import Sysctl
 from service.network.tcx import TcxLinks
@@ -317,9 +317,9 @@ class NodeDatapath:
         for index in devices - known:
             target.update(layout.device_key(index), bytes(4))
 
-    def pod_devices(self, pod_ips: Iterable[IPv4Address]) -> AsyncIterator[dict[IPv4Address, int]]:
+    def pod_devices(self, pod_ips: Iterable[IPv4Address], pause: Pause) -> AsyncGenerator[dict[IPv4Address, int]]:
         """Which device each local pod is behind, as `Netlink.pod_devices` finds them."""
-        return self.netlink.pod_devices(pod_ips, [uplink.name for uplink in self._uplinks])
+        return self.netlink.pod_devices(pod_ips, [uplink.name for uplink in self._uplinks], pause=pause)
 
     def write(self, content: Mapping[str, Rows]) -> None:
         """Wish for these maps to contain exactly these rows."""

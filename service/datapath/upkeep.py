@@ -4,7 +4,7 @@ change, connection tracking has to be cleared, and others flush rulesets or dele
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from ipaddress import IPv4Address, IPv4Network
 
 from service.datapath.layout import MapName
@@ -64,6 +64,8 @@ class Upkeep:
         self._sought: frozenset[IPv4Address] = frozenset()
         """Pods for which the last look was made."""
         self._pod_came = asyncio.Event()
+        self._waited_s = 0.0
+        """Of the present look, for pods that had to be asked."""
         self.devices_wanted = asyncio.Event()
         self.clearing_wanted = asyncio.Event()
         self._unrouted = RecentDrops(DropReason.NO_ROUTE)
@@ -167,17 +169,26 @@ class Upkeep:
     async def find_devices(self) -> None:
         """Learn which device each local pod is behind; soon while one is missing, now and then otherwise."""
         while True:
-            began = asyncio.get_running_loop().time()
+            began, self._waited_s = asyncio.get_running_loop().time(), 0.0
             is_complete = await self._find_devices()
-            await self._rest(asyncio.get_running_loop().time() - began)
+            await self._rest(asyncio.get_running_loop().time() - began - self._waited_s)
             wait_s = _ATTACH_RETRY_S if self._datapath.unattached else _DEVICE_REFRESH_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s if is_complete else _RETRY_S):
                     await self.devices_wanted.wait()
             self.devices_wanted.clear()
 
+    async def _wait_for_answers(self, seconds: float) -> None:
+        """While silent pods have time to answer: no work, and no longer than until a pod comes."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._pod_came.wait()
+        self._waited_s += loop.time() - began
+
     async def _rest(self, took_s: float) -> None:
-        """As long as the look took (rule I3), and then until a pod comes, though not for long."""
+        """As long as the work took (rule I3), and then until a pod comes, though not for long."""
         await asyncio.sleep(took_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINK_PAUSE_S - took_s):
@@ -189,12 +200,17 @@ class Upkeep:
         # As they are now: pods come and go while the kernel is asked.
         is_synced, pods = self.is_synced, tuple(self._reconciler.local_pods())
         self._sought = frozenset(pods)
+        self._pod_came.clear()
         try:
             await self._datapath.attach_pod_devices(set(self._reconciler.devices.values()))
-            async for found in self._datapath.pod_devices(pods):
-                self._learn_devices(found)
-                if not self._datapath.unattached.isdisjoint(found.values()):
-                    await self._datapath.attach_pod_devices(set(found.values()))
+            async with aclosing(self._datapath.pod_devices(pods, self._wait_for_answers)) as looks:
+                async for found in looks:
+                    self._learn_devices(found)
+                    if not self._datapath.unattached.isdisjoint(found.values()):
+                        await self._datapath.attach_pod_devices(set(found.values()))
+                    if self._pod_came.is_set():
+                        # The next look is for it too, and does not wait for who is silent now.
+                        return False
         except TransientError as error:
             _log.warning("pod devices: %s", error)
             self._learn_devices({})

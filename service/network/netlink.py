@@ -6,7 +6,7 @@ synchronous socket lives in one thread of its own; calls are carried there one a
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from types import TracebackType
@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 _EPERM = 1
 _LOOK_INTERVAL_S = 0.02
+Pause = Callable[[float], Awaitable[None]]
+"""Waits for so many seconds, or less."""
 
 
 class Netlink:
@@ -86,16 +88,21 @@ class Netlink:
         return tuple(found for found in interfaces if found.kind == "veth" and found.up and found.name not in foreign)
 
     async def pod_devices(
-        self, pod_ips: Iterable[IPv4Address], uplinks: Iterable[str], *, wait_s: float = 0.1
-    ) -> AsyncIterator[dict[IPv4Address, int]]:
+        self,
+        pod_ips: Iterable[IPv4Address],
+        uplinks: Iterable[str],
+        *,
+        wait_s: float = 0.1,
+        pause: Pause = asyncio.sleep,
+    ) -> AsyncGenerator[dict[IPv4Address, int]]:
         """Index of the node's device each local pod is behind: of most at once, then of those that had to be asked by
-        ARP. In none: not local, or silent for `wait_s`."""
+        ARP. In none: not local, or silent for `wait_s`. `pause` is how it waits for answers; it may be shorter."""
         wanted, foreign = tuple(pod_ips), tuple(uplinks)
         deadline = asyncio.get_running_loop().time() + wait_s
         found = await self._call(locate_pods, wanted, foreign, provoke=True)
         yield found.devices
         while found.pending and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(_LOOK_INTERVAL_S)
+            await pause(_LOOK_INTERVAL_S)
             found = await self._call(locate_pods, found.pending, foreign, provoke=False)
             yield found.devices
 

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -283,7 +283,7 @@ async def test_an_error_that_nobody_has_thought_of_ends_one_turn_of_one_task_and
     settings, datapath = site_of(tmp_path)
     errors = [KeyError(7), ValueError("max() arg is an empty sequence")]
 
-    async def pod_devices(pod_ips: object) -> AsyncIterator[dict[IPv4Address, int]]:
+    async def pod_devices(pod_ips: object, pause: object) -> AsyncGenerator[dict[IPv4Address, int]]:
         if errors:
             raise errors.pop()
         yield {IPv4Address("10.0.0.1"): 7}

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from types import TracebackType
 from typing import Self
@@ -24,6 +24,7 @@ from service.network.conntrack import Flow as Tracked
 from service.network.conntrack import Networks
 from service.network.destinations import Destinations
 from service.network.link_monitor import LinkMonitor, NetworkChange
+from service.network.netlink import Pause
 from service.network.unclassified import Named
 from service.settings import Settings
 
@@ -196,6 +197,8 @@ class StandInDatapath(NodeDatapath):
         self.failing: dict[str, int] = {}
         self.devices: dict[IPv4Address, int] = {}
         self.waiting: set[int] = set()
+        self.silent_looks = 0
+        """How often a look at pods waits for one that does not answer."""
         """Devices that are not attached to."""
         self.next_uplinks: tuple[LocalUplink, ...] | None = None
         self.repairs: list[int] = []
@@ -250,10 +253,14 @@ class StandInDatapath(NodeDatapath):
     async def attach_pod_devices(self, occupied: Collection[int] = ()) -> None:
         self._call("attach_pod_devices", *sorted(occupied))
 
-    async def pod_devices(self, pod_ips: Iterable[IPv4Address]) -> AsyncIterator[dict[IPv4Address, int]]:
+    async def pod_devices(self, pod_ips: Iterable[IPv4Address], pause: Pause) -> AsyncGenerator[dict[IPv4Address, int]]:
         wanted = tuple(pod_ips)
         self._call("pod_devices", *wanted)
         yield {pod_ip: device for pod_ip, device in self.devices.items() if pod_ip in wanted}
+        for _ in range(self.silent_looks):
+            await pause(0.02)
+            self._call("look_again")
+            yield {}
 
     def write(self, content: Mapping[str, Rows]) -> None:
         self._call("write")

@@ -115,6 +115,36 @@ async def test_a_wish_for_devices_is_answered_at_once(tmp_path: Path) -> None:
 
 
 @in_virtual_time
+async def test_w11_a_pod_that_comes_while_a_silent_one_is_waited_for_is_looked_for_within_milliseconds(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path)
+    site.datapath.devices = {POD: 7, IPv4Address("10.0.0.2"): 8}
+    site.datapath.silent_looks = 5
+    async with site.running(site.upkeep.find_devices):
+        await asyncio.sleep(0.01)
+        assert len(site.datapath.named("pod_devices")) == 1, "it waits for answers"
+        site.index.apply([Upsert(pod("new", "10.0.0.2"))])
+        site.upkeep.ask_for_devices()
+        await asyncio.sleep(0.005)
+        assert site.reconciler.devices == site.datapath.devices
+        assert len(site.datapath.named("look_again")) == 1, "without a pause they would be work"
+
+
+@in_virtual_time
+async def test_i3_waiting_for_answers_is_no_work_to_rest_from(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.datapath.devices = {POD: 7, IPv4Address("10.0.0.2"): 8}
+    site.datapath.silent_looks = 50
+    async with site.running(site.upkeep.find_devices):
+        await asyncio.sleep(1.05)
+        site.index.apply([Upsert(pod("new", "10.0.0.2"))])
+        site.upkeep.ask_for_devices()
+        await asyncio.sleep(0.005)
+        assert site.reconciler.devices == site.datapath.devices
+
+
+@in_virtual_time
 async def test_w11_a_pod_that_comes_while_links_come_and_go_is_looked_for_within_milliseconds(tmp_path: Path) -> None:
     """A look follows each event, and after each look there is a pause."""
     site = Site(tmp_path)
