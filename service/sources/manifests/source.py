@@ -23,7 +23,7 @@ RESCAN_NS = 2_000_000_000
 """Watches miss changes behind symbolic links, on network file systems, and a folder that was replaced."""
 _TICK_S = 0.25
 """How often pending removals are looked at."""
-_STEP_MS = 20
+_STEP_MS = 5
 """A change counts when this much time has brought no further one."""
 _DEBOUNCE_MS = 200
 """Upper bound of that wait under a stream of changes."""
