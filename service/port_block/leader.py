@@ -97,6 +97,8 @@ class LeaderBlocks:
         self._pass(now_ns)
         for floating_ip in [one for one in self._tables if one not in ways]:
             del self._tables[floating_ip]
+            for owner in self._owners.values():
+                owner.forget(floating_ip)
         for floating_ip, way in sorted(ways.items()):
             table = self._tables.get(floating_ip)
             if table is None:

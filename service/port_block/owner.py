@@ -136,7 +136,11 @@ class OwnerBlocks:
         holding = self._holdings.pop(floating_ip, None)
         self._pushes.forget(floating_ip)
         self._told.pop(floating_ip, None)
-        for block in holding.blocks if holding is not None else ():
+        if holding is None:
+            return
+        # Whoever did not hear that it was listed no more is to hear that this node has nothing of it now.
+        self._edition += 1
+        for block in holding.blocks:
             self._outputs += [EndFlows(floating_ip, block), Store(floating_ip, block, None, None)]
 
     def note_use(self, floating_ip: IPv4Address, ports_free: int, ports_per_s: float, *, now_ns: int) -> None:

@@ -99,6 +99,12 @@ class OwnerView:
                 known[one.block] = Stamp(one.term, one.version)
         return rows is not None
 
+    def forget(self, floating_ip: IPv4Address) -> None:
+        """It is no floating IP any more, and it has forgotten what it had of it, or will: if it is one again, all that
+        it is to know is said to it."""
+        self.known.pop(floating_ip, None)
+        self.pending = {key: None for key in self.pending if key[0] != floating_ip}
+
     def is_settled(self, held_ns: int, now_ns: int) -> bool:
         """Whether it has no block unheard of: it said so, and did not forget; or its time is over (Q5).
 

@@ -184,6 +184,17 @@ def test_s9_an_address_that_is_taken_from_the_list_is_spoken_for_by_nobody_any_m
     assert leaks() == []
 
 
+@pytest.mark.parametrize("after_s", [0.05, 0.15, 0.4])
+def test_an_address_that_is_listed_again_at_once_serves_the_pods_of_every_node(site: Site, after_s: float) -> None:
+    """Some have heard that it was none and forgotten whose ports are whose; its holder may not have."""
+    site.apply("gateway.yaml", gateway(SECOND, THIRD))
+    time.sleep(after_s)
+    site.apply("gateway.yaml", gateway(*FLOATING_IPS))
+    site.wait_held(FIRST)
+    for node in ("control1", "worker1", "worker2"):
+        site.wait_seen(f"alice/frontend-{node}", FIRST)
+
+
 def tenures(site: Site, floating_ip: str) -> list[tuple[str, int]]:
     """Which nodes have had it, and since when."""
     found = tenures_of(site.records())

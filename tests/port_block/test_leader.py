@@ -103,6 +103,26 @@ def test_q7_a_whole_holder_makes_the_table_complete() -> None:
     assert site.leader.is_complete(IP)
 
 
+def test_q7_an_address_that_is_listed_again_is_told_anew_to_owners_that_have_forgotten_it() -> None:
+    """Its holder may not have: what it still knows to be theirs is not theirs before they know it too."""
+    site = complete()
+    site.holdings(A)
+    grants = [one for one in of(Grant, site.later(SECOND)) if one.session == 1]
+    given = owners(grants)
+    assert given
+    for grant in grants:
+        site.taken(A, grant)
+    assert [one for one in of(Grant, site.later(SECOND)) if one.session == 1] == [], "it knows"
+    site.leader.set_floating_ips({}, now_ns=site.now_ns)
+    site.leader.set_floating_ips({IP: Way(HOLDER, NEXT, False)}, now_ns=site.now_ns)
+    site.leader.set_demand({IP: (A,)}, now_ns=site.now_ns)
+    site.later()
+    kept = [entry for one in grants for entry in entries_of(one.names, one.rows)]
+    site.table(HOLDER, *(Entry(entry.block, entry.row) for entry in kept), whole=True)
+    site.table(NEXT)
+    assert owners([one for one in of(Grant, site.later(SECOND)) if one.session == 1]) == given
+
+
 def test_q7_else_each_member_has_to_say_what_it_has() -> None:
     site = Site()
     site.later()

@@ -170,6 +170,16 @@ def test_a_node_that_is_short_gives_nothing_back() -> None:
     assert say(machine, OWNER, "controller", Recall(5, NUMBER, 1), now_ns=2 * SECOND) == []
 
 
+def test_q7_what_was_forgotten_with_its_address_is_told_to_a_leader_that_did_not_hear_of_that() -> None:
+    """The address is a floating IP again before everybody has heard that it was none."""
+    machine = with_blocks(3)
+    (before,) = say(machine, OWNER, "controller", Read(5, 1, 0, 0, 0), now_ns=2 * SECOND)
+    machine.forget(IP, now_ns=2 * SECOND)
+    told(machine)
+    (after,) = say(machine, OWNER, "controller", Read(5, 2, 0, 0, before.edition), now_ns=3 * SECOND)
+    assert (before.rows, after.rows, after.parts) == ((HeldRow(NUMBER, 3, 5, 1),), (), 1)
+
+
 def test_q1_a_leader_of_a_former_term_is_not_listened_to_nor_one_above_the_electors() -> None:
     machine = owner()
     say(machine, OWNER, "controller", Read(6, 1, 0, 0, 0), now_ns=SECOND)
