@@ -44,7 +44,7 @@ class PortSettings(_Section, frozen=True):
     gossip: PortNumber = 9640
     """UDP; members."""
     state: PortNumber = 9641
-    """UDP; blocks of ports, among leader and agents, and a new holder's word."""
+    """UDP; agents: blocks of ports, and a new holder's word."""
     http: PortNumber = 9642
     """TCP; health, status and metrics, readable by whoever reaches it."""
     vxlan: PortNumber = 9643
@@ -53,6 +53,9 @@ class PortSettings(_Section, frozen=True):
     """UDP; electors and holders, in the lease keepers."""
     probe: PortNumber = 9645
     """UDP; agents ask over the data path what a segment lets pass (`datapath.transport: auto`)."""
+    leader: PortNumber = 9646
+    """UDP; controllers: blocks of ports. Not that of agents: a CNI masquerades what a controller says to nodes as its
+    own node's, port and all, and connection tracking then takes what nodes say to that node's agent for the answer."""
 
 
 class GossipSettings(_Section, frozen=True):

@@ -169,7 +169,8 @@ class PortBlocks:
         nodes, addresses = reconciler.nodes, self._cluster.sockets(self._settings.ports.state)
         members = self._members.of(lambda: self._sockets_of(nodes, addresses), nodes, addresses)
         leader = self._cluster.leader()
-        leader_address = addresses.get(leader[0]) if leader is not None else None
+        leaders = self._cluster.sockets(self._settings.ports.leader)
+        leader_address = leaders.get(leader[0]) if leader is not None else None
         self._maps.learn(reconciler.topology())
         listed, moved = reconciler.floating_ips(), reconciler.take_moved()
         said = (owner, members, leader_address, listed, reconciler.assignments, self._served)

@@ -75,7 +75,7 @@ class LeaderPortBlocks:
             purpose="state",
         )
         self.socket = SealedSocket(
-            Address(settings.bind_address, settings.ports.state),
+            Address(settings.bind_address, settings.ports.leader),
             envelope,
             bind_receiver=True,
             on_datagram=lambda source, payload: self.pump.on_datagram(source, payload),

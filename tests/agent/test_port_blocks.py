@@ -77,7 +77,7 @@ class Site:
         self.moved.append((floating_ip, *((run.first, run.last, run.node) for run in runs), former, reason, term))
 
     def settings(self, name: str) -> Settings:
-        ports = msgspec.structs.replace(PortSettings(), state=self.port)
+        ports = msgspec.structs.replace(PortSettings(), state=self.port, leader=self.port)
         return msgspec.structs.replace(settings_of(self.folder, name), bind_address=HOSTS[name], ports=ports)
 
     def cluster(self, name: str) -> Cluster:

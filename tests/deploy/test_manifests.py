@@ -48,6 +48,13 @@ def test_no_container_is_privileged_or_writes_to_its_image(name: str) -> None:
         assert not context["allowPrivilegeEscalation"]
 
 
+def test_a_controller_asks_about_blocks_of_ports_from_a_port_that_no_agent_has() -> None:
+    """Behind its CNI's masquerade it looks like its node, port and all, and connection tracking would take what other
+    nodes say to that node's agent for its answers."""
+    ports = PortSettings()
+    assert ports.leader not in (ports.gossip, ports.state, ports.vxlan, ports.lease, ports.probe)
+
+
 def test_ports_are_those_of_the_settings() -> None:
     ports = PortSettings()
     declared = {
@@ -60,13 +67,14 @@ def test_ports_are_those_of_the_settings() -> None:
         "http": ports.http,
         "gossip": ports.gossip,
         "state": ports.state,
+        "leader": ports.leader,
         "lease": ports.lease,
         "probe": ports.probe,
     }
     policy = next(item for item in documents("controller.yaml") if item["kind"] == "NetworkPolicy")
     ingress = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
     egress = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
-    assert ingress == {ports.gossip, ports.state, ports.http}
+    assert ingress == {ports.gossip, ports.leader, ports.http}
     assert {ports.gossip, ports.state, ports.lease} <= egress
     dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     exposed = next(line.split()[1:] for line in dockerfile.splitlines() if line.startswith("EXPOSE"))
@@ -77,6 +85,7 @@ def test_ports_are_those_of_the_settings() -> None:
         ports.vxlan,
         ports.lease,
         ports.probe,
+        ports.leader,
     }
 
 
