@@ -87,9 +87,8 @@ class LeaderBlocks:
                 for floating_ip, table in self._tables.items():
                     self._learn(floating_ip, table, self._owners[name])
             self._owners[name].see(member.address, is_up=member.is_up, now_ns=now_ns)
-        for name, view in self._owners.items():
-            if name not in members:
-                view.see(view.address, is_up=False, now_ns=now_ns)
+        for view in (view for name, view in self._owners.items() if name not in members):
+            view.see(view.address, is_up=False, now_ns=now_ns)
         self._members = len(members)
 
     def set_floating_ips(self, ways: Mapping[IPv4Address, Way], *, now_ns: int) -> None:
@@ -159,8 +158,7 @@ class LeaderBlocks:
         self._pass(now_ns)
         if now_ns < self._tick_ns or not self._leads:
             return
-        # What ends by time is looked for once in a while, and all else where something has happened. A few at once: the
-        # process has leases to renew meanwhile.
+        # What ends by time is looked for now and then, all else at once; a few of them, since leases wait meanwhile.
         if now_ns >= self._recall_ns:
             self._recall_ns = now_ns + self._times.recall_ns
             self._changed.update(dict.fromkeys(self._tables))
