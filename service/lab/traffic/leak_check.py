@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from service.lab.traffic.frame import ETH_ARP, ETH_IPV4, Frame
 from service.model.audit_record import AuditRecord, RecordKind
+from service.network.path_probe import PROBE_OUTSIDE
 
 
 class Leak(StrEnum):
@@ -109,6 +110,9 @@ class _FloatingJudge:
         if frame.port in self._site.second_uplink_ports:
             return Leak.FLOATING_ON_SECOND_UPLINK
         steered_to = self._nodes.get(frame.destination_mac, "") if is_steered(frame, self._site) else ""
+        if steered_to and frame.destination == PROBE_OUTSIDE:
+            # What agents ask each other over the data path, also of who may hold it next (rules H3, X1).
+            return None
         if self._tenures_of(frame, steered_to, self._steering_slack_ns):
             return None
         node = self._site.node_of_port.get(frame.port, "")

@@ -6,6 +6,7 @@ import pytest
 from service.lab.traffic.frame import ETH_ARP, ETH_IPV4, Frame
 from service.lab.traffic.leak_check import CaptureSite, Leak, Tenure, find_leaks, tenures_of
 from service.model.audit_record import AuditRecord, RecordKind
+from service.network.path_probe import PROBE_OUTSIDE
 
 FLOATING = IPv4Address("192.168.1.100")
 POD, OUTSIDE = IPv4Address("10.244.1.10"), IPv4Address("8.8.8.8")
@@ -57,6 +58,12 @@ def test_a_pods_address_that_asks_by_arp_is_a_leak() -> None:
 def test_steering_to_a_node_that_never_held_is_found() -> None:
     frame = replace(STEERED, port="worker1-0", time_ns=240, destination_mac=MACS["worker2"])
     assert _leaks(frame) == [Leak.STEERED_TO_STRANGER]
+
+
+def test_x1_an_agents_question_to_a_member_that_does_not_hold_is_no_leak_but_to_anybody_else_it_is() -> None:
+    question = replace(STEERED, port="worker1-0", time_ns=240, destination=PROBE_OUTSIDE)
+    assert _leaks(replace(question, destination_mac=MACS["worker2"])) == []
+    assert _leaks(replace(question, port="worker2-0", destination_mac=ROUTER)) == [Leak.FLOATING_FROM_STRANGER]
 
 
 def test_a_former_holder_may_still_be_steered_to_for_a_while() -> None:
