@@ -312,6 +312,8 @@ class PortBlocks:
                 if self._gateway is not None:
                     self._gateway.note_foreign(floating_ip, block, node, now_ns=self._clock())
             self._pumps[Receiver.GATEWAY].wake()
+            # Where nothing was to be said since.
+            self._end_flows()
 
     async def _scan_for_ever(self) -> None:
         loop = asyncio.get_running_loop()

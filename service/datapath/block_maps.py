@@ -59,11 +59,19 @@ class BlockMaps:
         return found
 
     def owned(self) -> dict[IPv4Address, list[tuple[int, Stamp, int | None]]]:
-        """This node's own blocks, as an agent before noted them. Blocking: for the start only."""
+        """This node's own blocks, as an agent before noted them. Blocking: for the start only.
+
+        What new flows may use beyond them is taken back: that agent ended between the one and the other.
+        """
         found: dict[IPv4Address, list[tuple[int, Stamp, int | None]]] = {}
         for key, value in self._maps[MapName.OWNER_ROWS].items().items():
             floating_ip, block = layout.parse_block_key(key)
             found.setdefault(floating_ip, []).append((block, *layout.parse_owner_row(value)))
+        for key, value in self._maps[MapName.OWN_BLOCKS].items().items():
+            floating_ip = IPv4Address(key)
+            used, own = layout.parse_own_blocks(value), {block for block, *_ in found.get(floating_ip, ())}
+            if not own.issuperset(used):
+                self.use(floating_ip, [block for block in used if block in own])
         return found
 
     def known(self) -> dict[IPv4Address, tuple[list[tuple[int, Row]], Token | None]]:

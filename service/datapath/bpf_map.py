@@ -64,7 +64,7 @@ class BpfMap:
             self.fd = -1
 
     def update(self, key: bytes, value: bytes, *, flags: int = 0) -> None:
-        """Insert or replace. Raises OSError: E2BIG full, EEXIST with flags=1 (BPF_NOEXIST)."""
+        """Insert or replace. Raises OSError: E2BIG full, EEXIST with flags=1 (BPF_NOEXIST), ENOENT with 2 (EXIST)."""
         self._check(key, value)
         self._element(_MAP_UPDATE, key, value, flags)
 

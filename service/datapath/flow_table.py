@@ -36,6 +36,8 @@ _PROTOCOL_AT = 12
 """In the key of a flow."""
 _NO_EXIST = 1
 """BPF_NOEXIST: a flow that the program has made meanwhile stays."""
+_EXIST = 2
+"""BPF_EXIST: one that is gone meanwhile stays gone."""
 
 
 class FlowTable:
@@ -85,9 +87,14 @@ class FlowTable:
             table = self._maps[name]
             for piece in table.pieces():
                 for key, value in piece:
-                    flow = flow_row.parse_flow(key, value)
-                    if block_of(flow.nat_port) in ending.get(flow.floating_ip, ()) and not flow.is_ended:
-                        table.update(key, value[:_ENDED_AT] + b"\1" + value[_ENDED_AT + 1 :])
+                    if not _is_in(ending, key, value):
+                        continue
+                    # As it is by now: a piece takes a while, and a flow that was over may have been made anew.
+                    value = table.lookup(key) or value
+                    if _is_in(ending, key, value):
+                        with suppress(FileNotFoundError):
+                            ended = value[:_ENDED_AT] + b"\1" + value[_ENDED_AT + 1 :]
+                            table.update(key, ended, flags=_EXIST)
 
     async def end_older(
         self, tracked: Sequence[Tracked], steered: Collection[IPv4Address], ended: set[bytes]
@@ -203,7 +210,8 @@ class FlowTable:
                     if is_gone or flow.protocol != socket.IPPROTO_TCP:
                         self._remove(name, Over(key, value, _mirror_key(key, value), key[:4], flow.pod_number))
                     elif not flow.is_ended:
-                        self._maps[name].update(key, flow_row.ended(flow, now_ns=self._monotonic()))
+                        with suppress(FileNotFoundError):
+                            self._maps[name].update(key, flow_row.ended(flow, now_ns=self._monotonic()), flags=_EXIST)
 
     def _remove(self, name: str, over: Over) -> None:
         if self._traffic is not None:
@@ -240,6 +248,12 @@ class FlowTable:
             spare = max(0, made - ended - present)
             if spare:
                 spares.update(key, spare.to_bytes(8, "little"))
+
+
+def _is_in(ending: Mapping[IPv4Address, Collection[int]], key: bytes, value: bytes) -> bool:
+    """A flow that goes on, with a port of one of these blocks."""
+    flow = flow_row.parse_flow(key, value)
+    return block_of(flow.nat_port) in ending.get(flow.floating_ip, ()) and not flow.is_ended
 
 
 def _flow_key(connection: Tracked) -> bytes | None:

@@ -335,6 +335,12 @@ def own_blocks_value(blocks: Sequence[int]) -> bytes:
     return struct.pack("=16Q", *words)
 
 
+def parse_own_blocks(value: bytes) -> list[int]:
+    """The blocks, in order."""
+    words = struct.unpack("=16Q", value)
+    return [number for number in range(64 * len(words)) if words[number // 64] >> number % 64 & 1]
+
+
 def block_key(floating_ip: IPv4Address, block: int) -> bytes:
     """One block of one floating IP."""
     return struct.pack("=4sI", floating_ip.packed, block)

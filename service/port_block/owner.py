@@ -135,13 +135,14 @@ class OwnerBlocks:
         self._pass(now_ns)
         holding = self._holdings.pop(floating_ip, None)
         self._pushes.forget(floating_ip)
-        self._told.pop(floating_ip, None)
         if holding is None:
             return
         # Whoever did not hear that it was listed no more is to hear that this node has nothing of it now.
         self._edition += 1
-        for block in holding.blocks:
-            self._outputs += [EndFlows(floating_ip, block), Store(floating_ip, block, None, None)]
+        self._outputs += [Store(floating_ip, block, None, None) for block in holding.blocks]
+        if self._told.pop(floating_ip, ()):
+            self._outputs.append(Usable(floating_ip, ()))
+        self._outputs += [EndFlows(floating_ip, block) for block in holding.blocks]
 
     def note_use(self, floating_ip: IPv4Address, ports_free: int, ports_per_s: float, *, now_ns: int) -> None:
         """How many ports are free towards the remote where they run out first, and how fast new flows want them."""
@@ -241,13 +242,15 @@ class OwnerBlocks:
     def _take_grant(self, source: Source, message: Grant) -> None:
         floating_ip = IPv4Address(message.floating_ip)
         holding = self._holding(floating_ip)
+        over: list[int] = []
         for entry in entries_of(message.names, message.rows):
             if entry.row.owner == self._name:
                 if holding.grant(entry.block, entry.row.stamp, message.successor, self._now_ns):
-                    self._outputs.append(EndFlows(floating_ip, entry.block))
+                    over.append(entry.block)
                 self._store(floating_ip, entry.block)
-            else:
-                self._lose(floating_ip, entry.block, entry.row.stamp)
+            elif self._lose(floating_ip, entry.block, entry.row.stamp):
+                over.append(entry.block)
+        self._end_flows(floating_ip, over)
         self._pushes.wake(floating_ip, self._now_ns)
         self._push(floating_ip)
         self._changed(floating_ip)
@@ -277,19 +280,31 @@ class OwnerBlocks:
     def _take_correction(self, source: Source, message: Correction) -> None:
         floating_ip = IPv4Address(message.floating_ip)
         holding = self._holding(floating_ip)
+        over: list[int] = []
         for entry in entries_of(message.names, message.rows):
             one = holding.blocks.get(entry.block)
-            if entry.row.owner != self._name:
-                self._lose(floating_ip, entry.block, entry.row.stamp)
+            # Where it was not known to be this node's, a flow was sent with a port of it all the same.
+            if entry.row.owner != self._name and (self._lose(floating_ip, entry.block, entry.row.stamp) or one is None):
+                over.append(entry.block)
             if one is not None and one.stamp > entry.row.stamp:
                 # It knows less than this node does, and drops its packets (R3).
                 one.acknowledged_by.pop(source.node, None)
                 self._pushes.wake(floating_ip, self._now_ns)
+        self._end_flows(floating_ip, over)
         self._changed(floating_ip)
 
-    def _lose(self, floating_ip: IPv4Address, block: int, stamp: Stamp) -> None:
-        if self._holding(floating_ip).lose(block, stamp):
-            self._outputs += [EndFlows(floating_ip, block), Store(floating_ip, block, None, None)]
+    def _lose(self, floating_ip: IPv4Address, block: int, stamp: Stamp) -> bool:
+        is_lost = self._holding(floating_ip).lose(block, stamp)
+        if is_lost:
+            self._outputs.append(Store(floating_ip, block, None, None))
+        return is_lost
+
+    def _end_flows(self, floating_ip: IPv4Address, blocks: Iterable[int]) -> None:
+        """What ends is made anew by its pod's next packet: from then on not with a port of these blocks again."""
+        ends = [EndFlows(floating_ip, block) for block in blocks]
+        if ends:
+            self._tell(floating_ip)
+            self._outputs += ends
 
     # Sending
 

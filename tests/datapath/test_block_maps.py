@@ -25,6 +25,7 @@ from tests.datapath.stand_in import StandInMap
 from tests.port_block.site import HOSTS, of, say, told
 
 FLOATING_IP = IPv4Address("192.168.1.100")
+OTHER_IP = IPv4Address("192.168.1.101")
 UPLINK = LocalUplink(2, "eth0", b"\2\0\0\0\0\1", IPv4Interface("192.168.1.21/24"), True)
 THEIRS = Segment(IPv4Network("192.168.1.0/24"), IPv4Address("192.168.1.22"), b"\2\0\0\0\0\2", "eth0")
 SEGMENTS = {"worker1": (UPLINK.segment,), "worker2": (THEIRS,)}
@@ -131,6 +132,17 @@ def test_new_flows_take_ports_of_the_usable_blocks_alone(kernel: Kernel) -> None
     assert own.lookup(FLOATING_IP.packed) == layout.own_blocks_value([3, 1007])
     kernel.blocks.use(FLOATING_IP, ())
     assert own.lookup(FLOATING_IP.packed) is None
+
+
+def test_q3_an_agent_that_ended_between_losing_a_block_and_saying_so_leaves_none_of_it_to_new_flows(
+    kernel: Kernel,
+) -> None:
+    kernel.blocks.store(FLOATING_IP, 3, Stamp(7, 12), None)
+    kernel.blocks.use(FLOATING_IP, [3, 1007])
+    kernel.blocks.use(OTHER_IP, [5])
+    kernel.begin().owned()
+    used = kernel.maps[MapName.OWN_BLOCKS].items()
+    assert {IPv4Address(key): layout.parse_own_blocks(value) for key, value in used.items()} == {FLOATING_IP: [3]}
 
 
 def test_the_memory_is_as_old_as_its_maps(kernel: Kernel) -> None:

@@ -157,6 +157,9 @@ def test_w12_an_open_flow_to_an_address_that_leaves_the_cluster_is_steered_from_
             site.wait("it to be exempt", lambda: server.sees(site, POD, VIRTUAL, timeout_s=0.3) == WORKER2)
             stream = PodStream(site.lab, site.pod(POD), "udp", VIRTUAL, interval_ms=5.0)
             try:
+                # Not before the stream has been heard as the node: what it opens after would be steered at once.
+                length = server.outside_log.stat().st_size
+                site.wait("the flow to be open", lambda: server.outside_log.stat().st_size > length + 5000)
                 site.apply("gateway.yaml", gateway(*FLOATING_IPS))
                 site.wait("it to be steered", lambda: server.sees(site, POD, VIRTUAL, timeout_s=0.3) == FIRST)
                 length = server.outside_log.stat().st_size

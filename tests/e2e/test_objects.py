@@ -1,5 +1,6 @@
 """Objects change while traffic runs: what is concerned follows, what is not loses nothing, and nothing ever leaks."""
 
+import contextlib
 import socket
 import subprocess
 import time
@@ -193,6 +194,31 @@ def test_an_address_that_is_listed_again_at_once_serves_the_pods_of_every_node(s
     site.wait_held(FIRST)
     for node in ("control1", "worker1", "worker2"):
         site.wait_seen(f"alice/frontend-{node}", FIRST)
+
+
+def test_q3_an_open_flow_goes_on_after_its_address_was_none_for_a_while(site: Site) -> None:
+    """Long enough for what ended to be made anew by its pod's next packet: not with a port that is the node's no more.
+
+    One node does without meanwhile, so that the others get other blocks than before.
+    """
+    pods = [f"alice/frontend-{node}" for node in ("worker1", "worker2")]
+    away = site.pod("alice/frontend-control1")
+    with contextlib.ExitStack() as stack:
+        stack.callback(site.relabel, away, "frontend")
+        streams = [stack.enter_context(site.stream(pod, interval_ms=10.0)) for pod in pods]
+        time.sleep(1.0)
+        site.apply("gateway.yaml", gateway(SECOND, THIRD))
+        site.relabel(away, "backend")
+        time.sleep(2.0)
+        site.apply("gateway.yaml", gateway(*FLOATING_IPS))
+        site.wait_held(FIRST)
+        for pod in pods:
+            site.wait_seen(pod, FIRST)
+        time.sleep(4.0)
+        reports = [stream.report() for stream in streams]
+    for report in reports:
+        assert report["received"] > 300, report
+        assert list(report["sources"]) == [FIRST]
 
 
 def tenures(site: Site, floating_ip: str) -> list[tuple[str, int]]:

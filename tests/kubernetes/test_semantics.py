@@ -7,6 +7,7 @@ import pytest
 
 from service.gateway.assignment import assign
 from service.host import clock
+from service.model.lease import Stamp
 from tests.kubernetes.bad_objects import DOUBTFUL, Doubtful, policy
 from tests.kubernetes.control_plane import ControlPlane, Kubectl
 from tests.kubernetes.test_source import eventually, reporting
@@ -26,7 +27,7 @@ def _kubeconfig(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> Iterato
 def place(site: Site) -> None:
     """As a leader does, and every holder obeys."""
     gateway = site.intake.index.gateway()
-    rows = assign(gateway.floating_ips if gateway else (), site.nodes, {}, {}, term=7, version=1)
+    rows = assign(gateway.floating_ips if gateway else (), site.nodes, {}, {}, stamp=Stamp(7, 1)).rows
     for row in rows:
         site.place(str(row.floating_ip), row.holder, row.reason)
 

@@ -21,6 +21,7 @@ from service.lab.example import (
 )
 from service.lab.plan import SECOND_UPLINK_DESTINATION as SECOND_UPLINK_NETWORK
 from service.lab.plan import SEGMENTS, LabOptions, make_plan
+from service.model.lease import Stamp
 from service.model.objects import EgressPolicy, NetworkGateway
 from service.sources.manifests.source import load_folder
 from tests.gateway.nodes import node
@@ -61,5 +62,5 @@ def test_a_lab_of_three_nodes_places_the_addresses_as_the_demo_expects() -> None
         for planned in make_plan(LabOptions()).nodes
     ]
     addresses = [IPv4Address(address) for address in FLOATING_IPS]
-    rows = assign(addresses, nodes, {}, {}, term=1, version=1)
+    rows = assign(addresses, nodes, {}, {}, stamp=Stamp(1, 1)).rows
     assert {str(row.floating_ip): row.holder for row in rows} == EXPECTED_HOLDERS

@@ -124,10 +124,10 @@ def test_q3_a_newer_row_of_a_gateway_ends_the_flows_and_an_older_one_is_answered
     machine = with_blocks(3, 4)
     newer = Correction(NUMBER, *cut([Entry(3, Row("node3", Stamp(5, 9)))])[0])
     assert say(machine, OWNER, B, newer, now_ns=2 * SECOND) == [
-        EndFlows(IP, 3),
         Store(IP, 3, None, None),
         Usable(IP, (4,)),
-    ]
+        EndFlows(IP, 3),
+    ], "no new flow gets a port of it between"
     machine.advance(now_ns=2 * SECOND)
     machine.drain()
     older = Correction(NUMBER, *cut([Entry(4, Row("node3", Stamp(4, 9)))])[0])
@@ -222,10 +222,17 @@ def test_q6_without_a_leader_nothing_ends() -> None:
     assert machine.usable(IP) == (3,)
 
 
-def test_what_is_no_floating_ip_any_more_ends() -> None:
+def test_what_is_no_floating_ip_any_more_ends_and_gives_no_port_first() -> None:
     machine = with_blocks(3)
     machine.forget(IP, now_ns=SECOND)
-    assert told(machine) == [EndFlows(IP, 3), Store(IP, 3, None, None)]
+    assert told(machine) == [Store(IP, 3, None, None), Usable(IP, ()), EndFlows(IP, 3)]
+
+
+def test_q3_a_flow_in_a_block_that_this_node_does_not_know_to_have_ends_when_it_is_dropped() -> None:
+    machine = with_blocks(3)
+    for block, name in ((7, "node3"), (8, None)):
+        other = Correction(NUMBER, *cut([Entry(block, Row(name, Stamp(5, 9)))])[0])
+        assert say(machine, OWNER, B, other, now_ns=2 * SECOND) == [EndFlows(IP, block)]
 
 
 def test_what_peers_make_up_has_a_bound() -> None:

@@ -43,7 +43,7 @@ def outside() -> Iterator[threading.Event]:
                 with contextlib.suppress(TimeoutError):
                     data, source = server.recvfrom(256)
                     if not is_deaf.is_set():
-                        server.sendto(answer_to(*source, data), source)
+                        server.sendto(answer_to(source[0], source[1], data), source)
 
         thread = threading.Thread(target=answer)
         thread.start()
