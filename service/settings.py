@@ -42,7 +42,7 @@ class PortSettings(_Section, frozen=True):
 
     # Neighbours, so that one range in a firewall opens all of them.
     gossip: PortNumber = 9640
-    """UDP; members."""
+    """UDP; members that are nodes."""
     state: PortNumber = 9641
     """UDP; agents: blocks of ports, and a new holder's word."""
     http: PortNumber = 9642
@@ -56,6 +56,8 @@ class PortSettings(_Section, frozen=True):
     leader: PortNumber = 9646
     """UDP; controllers: blocks of ports. Not that of agents: a CNI masquerades what a controller says to nodes as its
     own node's, port and all, and connection tracking then takes what nodes say to that node's agent for the answer."""
+    controller_gossip: PortNumber = 9647
+    """UDP; members that are controllers, for the same reason."""
 
 
 class GossipSettings(_Section, frozen=True):
@@ -63,6 +65,8 @@ class GossipSettings(_Section, frozen=True):
 
     seeds: tuple[str, ...] = ()
     """IPv4 addresses of members to join by (`host` or `host:port`); kept for ever, so that partitions heal.
+
+    Those of nodes; a controller that is to be joined by needs its port.
 
     With `source: kubernetes` the InternalIPs of all Node objects are seeds besides."""
 

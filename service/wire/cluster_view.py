@@ -94,7 +94,7 @@ class ClusterView:
         """When this process began to lead, or made its last tick."""
         self._untold = 0
         """Segments of this node that there is no room for in what it says of itself."""
-        own = Address(settings.bind_address, settings.ports.gossip)
+        own = Address(settings.bind_address, _gossip_port(settings, metadata.role))
         self._machine = _machine(settings, metadata, own, self._seeds, now_ns=clock())
         # The pump is made after its socket: no datagram comes before the socket is entered.
         self.socket = SealedSocket(
@@ -439,6 +439,10 @@ def _machine(
         check_row=lambda item: row.check(item.table, item.key, item.version, item.value),
         now_ns=now_ns,
     )
+
+
+def _gossip_port(settings: Settings, role: NodeRole) -> int:
+    return settings.ports.controller_gossip if role is NodeRole.CONTROLLER else settings.ports.gossip
 
 
 def _envelope(settings: Settings, metadata: MemberMetadata) -> Envelope:

@@ -45,7 +45,9 @@ def settings_of(folder: Path, name: str = "controller-a", *, lease_port: int = 0
         keyring=("11" * 32,),
         source=f"manifests:{folder / 'manifests'}",
         state_dir=str(folder / name),
-        ports=PortSettings(gossip=free_port(), http=free_port(socket.SOCK_STREAM), lease=lease_port or free_port()),
+        ports=PortSettings(
+            controller_gossip=free_port(), http=free_port(socket.SOCK_STREAM), lease=lease_port or free_port()
+        ),
         gossip=GossipSettings(),
         http=HttpSettings(HOST),
         electors=ElectorateSettings(members=(ElectorSettings(name=ELECTOR.name, address=HOST),)),

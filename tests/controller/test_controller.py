@@ -109,7 +109,7 @@ async def test_a_node_with_another_key_is_a_trouble_of_the_controller(tmp_path: 
     stranger = Envelope((b"\x22" * 32,), cluster=settings.cluster, node="worker2", start_id=9, purpose="gossip")
     async with running(settings) as controller:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-            other.sendto(stranger.seal(b"let me in"), (HOST, settings.ports.gossip))
+            other.sendto(stranger.seal(b"let me in"), (HOST, settings.ports.controller_gossip))
         await until(lambda: any("unknown-key" in trouble for trouble in controller.status()["troubles"]))
 
 

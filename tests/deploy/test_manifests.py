@@ -48,11 +48,12 @@ def test_no_container_is_privileged_or_writes_to_its_image(name: str) -> None:
         assert not context["allowPrivilegeEscalation"]
 
 
-def test_a_controller_asks_about_blocks_of_ports_from_a_port_that_no_agent_has() -> None:
+def test_a_controller_speaks_to_nodes_from_ports_that_no_agent_has() -> None:
     """Behind its CNI's masquerade it looks like its node, port and all, and connection tracking would take what other
     nodes say to that node's agent for its answers."""
     ports = PortSettings()
-    assert ports.leader not in (ports.gossip, ports.state, ports.vxlan, ports.lease, ports.probe)
+    of_nodes = {ports.gossip, ports.state, ports.vxlan, ports.lease, ports.probe}
+    assert not {ports.leader, ports.controller_gossip} & of_nodes
 
 
 def test_ports_are_those_of_the_settings() -> None:
@@ -68,14 +69,15 @@ def test_ports_are_those_of_the_settings() -> None:
         "gossip": ports.gossip,
         "state": ports.state,
         "leader": ports.leader,
+        "ctrl-gossip": ports.controller_gossip,
         "lease": ports.lease,
         "probe": ports.probe,
     }
     policy = next(item for item in documents("controller.yaml") if item["kind"] == "NetworkPolicy")
     ingress = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
     egress = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
-    assert ingress == {ports.gossip, ports.leader, ports.http}
-    assert {ports.gossip, ports.state, ports.lease} <= egress
+    assert ingress == {ports.controller_gossip, ports.leader, ports.http}
+    assert {ports.gossip, ports.controller_gossip, ports.state, ports.lease} <= egress
     dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     exposed = next(line.split()[1:] for line in dockerfile.splitlines() if line.startswith("EXPOSE"))
     assert {int(entry.split("/")[0]) for entry in exposed} == {
@@ -86,6 +88,7 @@ def test_ports_are_those_of_the_settings() -> None:
         ports.lease,
         ports.probe,
         ports.leader,
+        ports.controller_gossip,
     }
 
 

@@ -56,12 +56,21 @@ def view(
         node=name,
         bind_address=host,
         keyring=("ab" * 32,),
-        ports=PortSettings(gossip=port),
+        ports=PortSettings(gossip=port, controller_gossip=port),
         gossip=GossipSettings(seeds=("127.0.0.1",)),
     )
     metadata = MemberMetadata(role, False, True, (), "1.2.3", int(host[-1]))
     callbacks.setdefault("changed", lambda: None)
     return ClusterView(settings, metadata, clock=clock, **callbacks)  # type: ignore[arg-type]
+
+
+async def test_a_controller_gossips_from_a_port_that_no_node_has() -> None:
+    """Behind its CNI's masquerade it looks like its node, port and all."""
+    settings = Settings(node="one", bind_address="127.0.0.1", keyring=("ab" * 32,))
+    for role, port in ((NodeRole.CONTROLLER, 9647), (NodeRole.WORKER, 9640), (NodeRole.CONTROL_PLANE, 9640)):
+        metadata = dataclasses.replace(METADATA, role=role)
+        mine = ClusterView(settings, metadata, clock=time.monotonic_ns, changed=lambda: None)
+        assert mine.members()["one"][0].address.port == port
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from service.lab.plan import HTTP_PORT
 
 _CONNECTIONS = 80
 _GARBAGE_S = 1.0
-_PORTS = (9640, 9641, 9643, 9644, 9645, 9646)
+_PORTS = (9640, 9641, 9643, 9644, 9645, 9646, 9647)
 
 
 class IdleConnections(Event):
