@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
+from service.agent.cni_in_place import CniInPlace
 from service.agent.conflicts import Conflicts
 from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
@@ -222,6 +223,7 @@ class DrivenAgent:
                 changed=self.dirty.set,
             ),
             netfilter=NetfilterDifference(self.datapath, reconciler),
+            cni=CniInPlace(is_tried=False),
             held=dict,
             dirty=self.dirty,
         )

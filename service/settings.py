@@ -170,6 +170,10 @@ class DatapathSettings(_Section, frozen=True):
     are, on their way to what some policy names (rule W11). `drop`: a new pod waits until the agent has seen it, for
     ever where the agent is dead. `pass`: they leave with the node's address, also of a pod that turns out to be
     selected; for hosts with containers that no manifest describes."""
+    unsupported_cni: Literal["refuse", "try"] = "refuse"
+    """Beside a CNI that enforces in eBPF or OVS (Cilium, Calico with its eBPF data plane, Antrea, OVN), which the agent
+    recognises by its devices at the start (rule N2). `refuse`: this node steers nothing and holds nothing. `try`: as
+    beside any other; nobody has tested it."""
     flows_per_pod: Annotated[int, Meta(ge=1, le=4_000_000)] = 32_768
     """How many flows a pod may have at once; beyond it new ones are dropped, and counted as `quota` (rule B4)."""
     flows: Annotated[int, Meta(ge=0, le=4_000_000)] = 0

@@ -14,6 +14,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from service.agent.cni_in_place import CniInPlace
 from service.agent.conflicts import Conflicts
 from service.agent.drain_record import FILE_NAME, DrainRecord
 from service.agent.heartbeat import keeper_reasons
@@ -110,6 +111,7 @@ class Agent:
         self._tasks = Supervisor(clock=boot_ns)
         self._source: ObjectSource | None = None
         self._intake = Intake(settings.datapath)
+        self._cni = CniInPlace(is_tried=settings.datapath.unsupported_cni == "try")
         self._reconciler = Reconciler(settings, self._intake.index)
         start_id = identity.start_id()
         self._make_record()
@@ -249,6 +251,7 @@ class Agent:
             transports=self._transports,
             conflicts=self._conflicts,
             netfilter=self._netfilter,
+            cni=self._cni,
             held=lambda: {floating_ip: lease.token for floating_ip, lease in self._holdings.held.items()},
             dirty=self._dirty,
         )
@@ -260,6 +263,7 @@ class Agent:
         await stack.enter_async_context(self._outbox)
         await until_begun(settings, self._datapath.prepare)
         await stack.enter_async_context(self._datapath)
+        self._cni.look(interface.name for interface in await self._datapath.netlink.interfaces())
         stack.enter_context(self._announcer)
         stack.enter_context(self._segment_watch)
         stack.enter_context(self._transports)
@@ -358,6 +362,7 @@ class Agent:
                 *self._conflicts.watch.troubles(),
                 *map(str, self._shortages()),
                 *self._upkeep.troubles(),
+                *self._cni.reasons(),
             ],
             outbox=self._outbox,
             publisher=self._publisher,
@@ -400,7 +405,7 @@ class Agent:
                 self._take_changes(batch)
 
     def _take_changes(self, batch: tuple[Change, ...]) -> None:
-        self._intake.take(batch)
+        self._intake.take(self._cni.admit(batch))
         self._upkeep.is_synced = self._intake.is_synced
         self._reconciler.learn_ranges(self._intake.inventory.ranges)
         self._cluster.know_nodes(self._intake.inventory.addresses())

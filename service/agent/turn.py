@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 
+from service.agent.cni_in_place import CniInPlace
 from service.agent.conflicts import Conflicts
 from service.agent.heartbeat import Part, claims_of, parts_of, unfit_reasons, uplinks_of
 from service.agent.neighbours import Neighbours
@@ -60,6 +61,7 @@ class Turn:
         transports: TransportWatch,
         conflicts: Conflicts,
         netfilter: NetfilterDifference,
+        cni: CniInPlace,
         held: Callable[[], Mapping[IPv4Address, Token]],
         dirty: asyncio.Event,
     ) -> None:
@@ -79,6 +81,7 @@ class Turn:
         self._transports = transports
         self._conflicts = conflicts
         self._netfilter = netfilter
+        self._cni = cni
         self._held = held
         self._dirty = dirty
         self._is_new = True
@@ -163,7 +166,7 @@ class Turn:
 
     def unfit_reasons(self) -> list[str]:
         """Why this node should hold no floating IP now."""
-        return unfit_reasons(
+        return self._cni.reasons() + unfit_reasons(
             is_synced=self._intake.is_synced,
             is_keeper_alive=self._keeper.is_keeper_alive,
             uplinks=self._datapath.uplinks,
@@ -181,11 +184,13 @@ class Turn:
             ready=not self.unfit_reasons(),
             segments=self._segment_watch.segments(),
             role=self.role,
-            schedulable=self._intake.inventory.is_schedulable(self._settings.node),
+            # One that is not ready would keep what it has, as while its agent is restarted.
+            schedulable=self._intake.inventory.is_schedulable(self._settings.node) and not self._cni.name,
             own_addresses=self._conflicts.own_addresses(),
             unrouted=self._upkeep.unrouted(),
             over_quota=self._upkeep.over_quota(),
             out_of_ports=self._upkeep.out_of_ports(),
+            unsupported_cni=self._cni.name,
         )
         assignments, floating_ips = reconciler.assignments, reconciler.floating_ips()
         parts = self._parts.of(lambda: parts_of(self._settings.node, assignments), assignments)

@@ -65,6 +65,8 @@ class MemberMetadata:
     """Floating IPs of which lately all of its ports were taken towards some remote (rule Q4)."""
     labels: tuple[tuple[str, str], ...] = ()
     """Of its settings, sorted by key; a Node object's go before (rule O2)."""
+    unsupported_cni: str = ""
+    """Beside which it does nothing (rule N2); empty where it works."""
 
 
 class _Metadata(msgspec.Struct, array_like=True):
@@ -86,6 +88,7 @@ class _Metadata(msgspec.Struct, array_like=True):
     over_quota: tuple[bytes, ...] = ()
     out_of_ports: tuple[bytes, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    unsupported_cni: str = ""
 
 
 class _AssignmentRow(msgspec.Struct, array_like=True):
@@ -106,6 +109,8 @@ _assignment_decoder = msgspec.msgpack.Decoder(_AssignmentRow)
 NUMBER_MAX = 1 << 40
 """Of numbers and times that order a table: far from now, and nobody can write a row that no later one supersedes."""
 _NAME_LENGTH_MAX = 63
+_CNI_MAX = 40
+"""Characters of a CNI's name."""
 _REASON_MAX = 160
 """Characters of a reason that go into a row: it must stay below the 512 bytes of a gossip value."""
 
@@ -160,6 +165,7 @@ def encode_metadata(metadata: MemberMetadata) -> bytes:
             _packed(metadata.over_quota),
             _packed(metadata.out_of_ports),
             metadata.labels,
+            metadata.unsupported_cni[:_CNI_MAX],
         )
     )
 
@@ -196,7 +202,7 @@ def decode_metadata(data: bytes, *, member: str = "") -> MemberMetadata:
         unrouted, over_quota, out_of_ports = map(_unpacked, (raw.unrouted, raw.over_quota, raw.out_of_ports))
         head = NodeRole(raw.role), raw.ready, raw.schedulable, segments, raw.version, raw.start_id
         dropping = unrouted, over_quota, out_of_ports
-        return MemberMetadata(*head, own, raw.translates, raw.tunnels, *dropping, raw.labels)
+        return MemberMetadata(*head, own, raw.translates, raw.tunnels, *dropping, raw.labels, raw.unsupported_cni)
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerError(f"metadata of {member or 'a member'}: {error}") from error
 

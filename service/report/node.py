@@ -28,7 +28,7 @@ def node_status(node: GatewayNode, facts: Facts) -> dict[str, Any]:
             {"address": address, "term": token.term, "token": ".".join(map(str, token))}
             for address, token in held.items()
         ],
-        "conditions": [_ready(node), _schedulable(node, facts), *_deaf(node), *_kubernetes_ready(node, facts)],
+        "conditions": [_ready(node, facts), _schedulable(node, facts), *_deaf(node), *_kubernetes_ready(node, facts)],
     }
     member = facts.members.get(node.name)
     if member is not None:
@@ -36,9 +36,16 @@ def node_status(node: GatewayNode, facts: Facts) -> dict[str, Any]:
     return status
 
 
-def _ready(node: GatewayNode) -> dict[str, str]:
+def _ready(node: GatewayNode, facts: Facts) -> dict[str, str]:
     if node.state is NodeState.DOWN:
         return condition("Ready", "Down", "the node does not answer the other members", is_true=False)
+    member = facts.members.get(node.name)
+    if member is not None and (cni := member[1].unsupported_cni):
+        message = (
+            f"the CNI there is {cni}, which enforces in eBPF or OVS and was not tested with: pods of the node are not "
+            "steered, and it holds nothing; datapath.unsupported_cni: try, to do it all the same"
+        )
+        return condition("Ready", "UnsupportedCNI", message, is_true=False)
     if not node.ready:
         message = "the agent has not loaded the datapath, or its lease keeper is gone"
         return condition("Ready", "NotReady", message, is_true=False)

@@ -181,6 +181,7 @@ class ClusterView:
         unrouted: tuple[IPv4Address, ...] = (),
         over_quota: tuple[IPv4Address, ...] = (),
         out_of_ports: tuple[IPv4Address, ...] = (),
+        unsupported_cni: str = "",
     ) -> None:
         """Tell the others whether this node may hold floating IPs and on which segments; a no-op if unchanged.
 
@@ -197,6 +198,7 @@ class ClusterView:
             unrouted=unrouted[: row.DROPPING_MAX],
             over_quota=over_quota[: row.DROPPING_MAX],
             out_of_ports=out_of_ports[: row.DROPPING_MAX],
+            unsupported_cni=unsupported_cni,
         )
         if metadata == self._metadata:
             return

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from service.agent.cni_in_place import CniInPlace
 from service.agent.conflicts import Conflicts
 from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
@@ -68,6 +69,7 @@ class Site:
             is_answering=lambda name: True,
             changed=self.dirty.set,
         )
+        self.cni = CniInPlace(is_tried=False)
         self.turn = Turn(
             settings,
             clock=now_ns,
@@ -117,6 +119,7 @@ class Site:
                 changed=self.dirty.set,
             ),
             netfilter=NetfilterDifference(self.datapath, self.reconciler),
+            cni=self.cni,
             held=lambda: self.held,
             dirty=self.dirty,
         )
@@ -127,6 +130,17 @@ class Site:
     def hold(self, holder: str) -> None:
         self.cluster.table = {FLOATING_IP: Assignment(FLOATING_IP, holder, None, Stamp(3, 1))}
         self.reconciler.learn_location(Location(FLOATING_IP, holder, Token(3, 1, 1)))
+
+
+@in_virtual_time
+async def test_n2_beside_a_cni_that_was_not_tested_with_a_node_is_not_ready_and_says_which(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.know(*OBJECTS)
+    site.cni.look(["lo", "eth0", "cilium_host"])
+    await site.turn.take()
+    _, said = site.cluster.members()["worker1"]
+    assert (said.ready, said.schedulable, said.unsupported_cni) == (False, False, "Cilium")
+    assert "Cilium" in site.turn.unfit_reasons()[0]
 
 
 @in_virtual_time

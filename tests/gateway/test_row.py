@@ -42,15 +42,22 @@ def test_interfaces_travel_with_segments_and_a_member_without_them_is_understood
 def test_o2_labels_of_a_node_travel_and_a_member_of_a_release_without_them_has_none() -> None:
     metadata = MemberMetadata(NodeRole.WORKER, True, True, (SEGMENT,), "1.2.3", 5, labels=(("rack", "a"), ("zone", "")))
     assert decode_metadata(encode_metadata(metadata)) == metadata
-    *former, _ = msgspec.msgpack.decode(encode_metadata(metadata))
+    *former, _, _ = msgspec.msgpack.decode(encode_metadata(metadata))
     assert decode_metadata(msgspec.msgpack.encode(former)) == replace(metadata, labels=())
+
+
+def test_n2_the_cni_beside_which_a_node_does_nothing_travels() -> None:
+    metadata = MemberMetadata(NodeRole.WORKER, False, True, (SEGMENT,), "1.2.3", 5, unsupported_cni="Cilium")
+    assert decode_metadata(encode_metadata(metadata)) == metadata
+    *former, _ = msgspec.msgpack.decode(encode_metadata(metadata))
+    assert decode_metadata(msgspec.msgpack.encode(former)) == replace(metadata, unsupported_cni="")
 
 
 def test_what_a_node_hears_travels_with_its_segments() -> None:
     heard = tuple(replace(SEGMENT, hearing=hearing) for hearing in Hearing)
     metadata = MemberMetadata(NodeRole.WORKER, True, True, heard, "1.2.3", 5)
     assert decode_metadata(encode_metadata(metadata)) == metadata
-    *former, _, _, _, _, _, _, _ = msgspec.msgpack.decode(encode_metadata(metadata))
+    *former, _, _, _, _, _, _, _, _ = msgspec.msgpack.decode(encode_metadata(metadata))
     assert {segment.hearing for segment in decode_metadata(msgspec.msgpack.encode(former)).segments} == {Hearing(0)}
     with pytest.raises(PeerError, match="worker9"):
         decode_metadata(msgspec.msgpack.encode([*former, [9, 9, 9, 9]]), member="worker9")
@@ -58,7 +65,7 @@ def test_what_a_node_hears_travels_with_its_segments() -> None:
 
 def test_u1_a_member_of_a_release_that_translates_at_the_gateway_is_known_by_its_silence() -> None:
     metadata = MemberMetadata(NodeRole.WORKER, True, True, (SEGMENT,), "1.2.3", 5)
-    *former, _, _, _, _, _, _ = msgspec.msgpack.decode(encode_metadata(metadata))
+    *former, _, _, _, _, _, _, _ = msgspec.msgpack.decode(encode_metadata(metadata))
     assert decode_metadata(encode_metadata(metadata)).translates
     assert not decode_metadata(msgspec.msgpack.encode(former)).translates
 
@@ -150,7 +157,7 @@ def test_h1_b4_q4_floating_ips_that_a_node_drops_for_survive_the_trip_up_to_thei
 def test_h1_b4_q4_a_member_of_a_release_that_says_nothing_of_what_it_drops_drops_nothing() -> None:
     metadata = MemberMetadata(NodeRole.WORKER, True, True, (SEGMENT,), "1.2.3", 5)
     fields = msgspec.msgpack.decode(encode_metadata(replace(metadata, **dict.fromkeys(DROPPING, ADDRESSES))))
-    assert decode_metadata(msgspec.msgpack.encode(fields[: -len(DROPPING) - 1])) == metadata
+    assert decode_metadata(msgspec.msgpack.encode(fields[: -len(DROPPING) - 2])) == metadata
     later = decode_metadata(msgspec.msgpack.encode([*fields, ["of a later release"]]))
     assert (later.unrouted, later.over_quota, later.out_of_ports) == (ADDRESSES[:-1],) * 3
 

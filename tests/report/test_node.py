@@ -103,6 +103,16 @@ def test_what_a_member_says_of_its_agent_is_shown_and_nothing_where_there_is_no_
     assert (status(site)["agentVersion"], status(site)["tunnelEndpoint"]) == ("1.2.3", "10.0.0.1")
 
 
+def test_n2_a_node_beside_a_cni_that_was_not_tested_with_says_which_and_what_to_do() -> None:
+    site = two_held()
+    metadata = MemberMetadata(NodeRole.WORKER, False, True, (), "1.2.3", 5, unsupported_cni="Cilium")
+    site.members = {"worker1": (Member("worker1", Address("10.0.0.1", 9640), MemberState.ALIVE, b"", 1), metadata)}
+    (told,) = (item for item in status(site)["conditions"] if item["type"] == "Ready")
+    assert (told["status"], told["reason"]) == ("False", "UnsupportedCNI")
+    assert "Cilium" in told["message"]
+    assert "datapath.unsupported_cni: try" in told["message"]
+
+
 def test_s5_a_segment_that_does_not_reach_the_node_is_named_while_it_is_so() -> None:
     site = two_held()
     segment = replace(site.nodes[0].segments[0], hearing=Hearing.DEAF)
