@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from service.command.audit import audit
+from service.command.check import check
 from service.command.console import console, print_json
 from service.command.electors import electors
 from service.command.keys import keys
@@ -220,6 +221,7 @@ def why(floating_ip: str, url: str, timeout: float, as_json: bool) -> None:
 
 
 main.add_command(validate)
+main.add_command(check)
 main.add_command(audit)
 main.add_command(electors)
 main.add_command(keys)

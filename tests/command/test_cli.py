@@ -26,7 +26,7 @@ DOCUMENT = {"node": "n1", "role": "worker", "leader": "c1", "nodes": {"n1": {"st
 
 def test_help_names_every_command() -> None:
     text = invoke("--help").output
-    for command in ("agent", "keeper", "controller", "status", "why", "validate", "audit", "lab"):
+    for command in ("agent", "keeper", "controller", "status", "why", "validate", "check", "audit", "lab"):
         assert f"\n  {command} " in text
 
 
