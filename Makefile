@@ -1,7 +1,7 @@
 # What a newcomer needs: `make demo` and `make test`. Both install what they need first (`make setup`).
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo demo-keep cluster cluster-keep cnis compose-up compose-down test lint lock sim bench chaos chaos-planted format clean
+.PHONY: help setup setup-test demo demo-keep cluster cluster-keep cnis matrix compose-up compose-down test lint lock sim bench chaos chaos-planted format clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -28,6 +28,11 @@ cluster-keep: setup-test  ## the same, and leave the cluster up: kubectl, lab ex
 
 cnis:  ## build flannel and kube-router for `egressgw lab --kubernetes --cni NAME` (once: minutes)
 	@service/lab/cluster/build_cni.sh
+
+matrix: setup-test cnis  ## run every CNI and mode of kube-proxy in a real cluster, and write docs/compatibility.md (root; an hour)
+	@service/lab/cluster/build_assets.sh >/dev/null
+	-@EGRESSGW_MATRIX=1 $(PYTHON) -m pytest -q tests/cluster/test_cni.py tests/cluster/test_segments.py --junitxml .matrix.xml
+	@$(PYTHON) -m loadtest.compatibility .matrix.xml docs/compatibility.md
 
 compose-up: setup-test  ## a small real cluster in containers: API server, Kafka, three nodes with a pod each (docker)
 	@deploy/build-image --dev >/dev/null

@@ -1,7 +1,13 @@
-"""Beside the CNIs that people run: each on a cluster of its own, with real pods, installed as a user does it."""
+"""Beside the CNIs that people run: each on a cluster of its own, with real pods, installed as a user does it.
+
+Each test is a claim of docs/compatibility.md, which `make matrix` writes from what these did on every combination.
+"""
 
 import os
+import socket
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Address
 from itertools import product
 from pathlib import Path
@@ -11,17 +17,33 @@ import pytest
 
 from service.lab.cluster.build import cluster_up
 from service.lab.cluster.clients import USERS, client_name, create_clients
+from service.lab.cluster.image import PROJECT_IMAGE
+from service.lab.cluster.pod import client_pod
+from service.lab.fault import Fault
 from service.lab.lab import lab_down
+from service.lab.namespace import inside
 from service.lab.plan import KUBE_ROUTER, LabOptions
 from service.lab.traffic.frame import Frame, read_frames
 from service.lab.witness import check_pod
-from tests.cluster.service_site import NODES, ServiceSite
+from tests.cluster.service_site import NODES, ServiceSite, user_policy
 from tests.cluster.site import delete, require
 from tests.e2e.site import ELSEWHERE, FLOATING_IPS, OUTSIDE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-COMBINATIONS = (("flannel-vxlan", "nftables"), ("flannel-host-gw", "iptables"), (KUBE_ROUTER, "iptables"))
+ALL = (
+    ("bridge", "iptables"),
+    ("bridge", "nftables"),
+    ("flannel-vxlan", "iptables"),
+    ("flannel-vxlan", "nftables"),
+    ("flannel-host-gw", "iptables"),
+    ("flannel-host-gw", "nftables"),
+    (KUBE_ROUTER, "iptables"),
+    (KUBE_ROUTER, "nftables"),
+)
 """CNI and mode of kube-proxy."""
+UNLIKE = (("flannel-vxlan", "nftables"), (KUBE_ROUTER, "iptables"))
+"""The two that have least in common: what CI has time for."""
+COMBINATIONS = ALL if os.environ.get("EGRESSGW_MATRIX") else UNLIKE
 ENFORCING = tuple(one for one in COMBINATIONS if one[0] == KUBE_ROUTER)
 """Flannel enforces no NetworkPolicy: there is nothing to be asked of it."""
 FORBIDDING: dict[str, Any] = {
@@ -138,3 +160,175 @@ def test_what_a_network_policy_forbids_reaches_no_gateway_and_the_rest_goes_on(
     assert _frames_to(enforced, OUTSIDE, tmp_path / "allowed", "paul")
     _assert_seen(enforced, "alice", ELSEWHERE)
     _assert_seen(enforced, "paul", OUTSIDE, FLOATING_IPS[0])
+
+
+def _policy(*destinations: str) -> dict[str, Any]:
+    document = user_policy()
+    document["spec"]["destinationCIDRs"] = list(destinations)
+    return document
+
+
+@contextmanager
+def _pod(site: ServiceSite, name: str, node: str, *command: str, **more: Any) -> Iterator[str]:
+    """A selected pod of alice that runs a command; `more` of its spec. Its full name; it need not be ready yet."""
+    document = client_pod(
+        "alice", name, node=node, labels={"user": "alice", "role": "frontend", "app": name}, image=PROJECT_IMAGE
+    )
+    document["metadata"]["annotations"] = more.pop("annotations", {})
+    document["spec"]["containers"][0]["command"] = list(command)
+    document["spec"] |= more
+    site.cluster.kubectl.apply(document)
+    try:
+        yield f"alice/{name}"
+    finally:
+        delete(site.cluster, document)
+
+
+@contextmanager
+def _service(site: ServiceSite, name: str, port: int, protocol: str, **more: Any) -> Iterator[dict[str, Any]]:
+    """A Service before the pods with that label `app`, as the API server has it then."""
+    document = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": "alice", "name": name},
+        "spec": {"selector": {"app": name}, "ports": [{"port": port, "protocol": protocol}], **more},
+    }
+    site.cluster.kubectl.apply(document)
+    try:
+        yield site.cluster.kubectl.get("-n", "alice", "service", name)
+    finally:
+        delete(site.cluster, document)
+
+
+def test_a_policy_edit_that_does_not_concern_a_flow_costs_it_nothing(steering: ServiceSite) -> None:
+    pod = client_name("alice", "worker1")
+    with steering.stream(pod) as stream:
+        time.sleep(1.0)
+        for network in ("198.51.100.0/24", "198.18.0.0/15"):
+            steering.apply("", _policy("8.8.8.0/24", network))
+            time.sleep(1.5)
+        report = stream.report()
+    steering.apply("", user_policy())
+    assert list(report["sources"]) == [FLOATING_IPS[0]]
+    assert report["lost"] == 0
+
+
+def test_a_new_pods_first_packets_have_the_right_source(steering: ServiceSite) -> None:
+    length = steering.log_length()
+    command = ("python", "-m", "service.lab.client", "stream", OUTSIDE, "--interval", "2")
+    with _pod(steering, "new-pod", "worker2", *command):
+        steering.wait("its packets outside", lambda: steering.log_length() > length + 20_000)
+    assert steering.sources_of(length) == {FLOATING_IPS[0]}
+
+
+def _greeting(address: str, port: int) -> bytes:
+    with socket.create_connection((address, port), timeout=1.0) as connection:
+        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return connection.recv(64)
+
+
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_who_asks_a_selected_pod_from_outside_by_a_node_port_is_answered_by_it(
+    steering: ServiceSite, policy: str
+) -> None:
+    name = f"web-{policy.lower()}"
+    spec = {"type": "NodePort", "externalTrafficPolicy": policy}
+    outside = steering.lab.plan.outside
+    everywhere = _policy("0.0.0.0/0")
+    steering.apply("", everywhere)
+    try:
+        with (
+            _pod(steering, name, "worker1", "python", "-m", "http.server", "8088"),
+            _service(steering, name, 8088, "TCP", **spec) as service,
+        ):
+            port = service["spec"]["ports"][0]["nodePort"]
+            for node in NODES if policy == "Cluster" else ("worker1",):
+                address = steering.node_ip(node)
+                steering.wait(
+                    f"an answer of {node}",
+                    lambda address=address: _answers(outside, address, port),
+                )
+    finally:
+        steering.apply("", user_policy())
+    for node in NODES:
+        steering.wait_seen(client_name("alice", node), FLOATING_IPS[0])
+
+
+def _answers(netns: str, address: str, port: int) -> bool:
+    try:
+        return inside(netns, lambda: _greeting(address, port)).startswith(b"HTTP/1.")
+    except OSError:
+        return False
+
+
+_ECHO = """
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("0.0.0.0", 53))
+while True:
+    data, source = server.recvfrom(512)
+    server.sendto(b"said " + data, source)
+"""
+_QUESTION = """
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(1)
+client.connect((sys.argv[1], 53))
+for _ in range(20):
+    try:
+        client.send(b"name")
+        print(client.recv(64).decode())
+        break
+    except OSError:
+        pass
+"""
+
+
+def test_a_name_server_behind_a_service_answers_under_a_policy_for_everything(steering: ServiceSite) -> None:
+    with (
+        _pod(steering, "dns", "worker2", "python", "-c", _ECHO),
+        _service(steering, "dns", 53, "UDP") as service,
+    ):
+        address = service["spec"]["clusterIP"]
+        steering.cluster.wait_pods("alice/dns")
+        steering.apply("", _policy("0.0.0.0/0"))
+        try:
+            for node in NODES:
+                steering.wait_seen(client_name("alice", node), FLOATING_IPS[0], ELSEWHERE)
+                said = steering.execute(client_name("alice", node), "python", "-c", _QUESTION, address)
+                assert said == "said name\n", node
+        finally:
+            steering.apply("", user_policy())
+    for node in NODES:
+        steering.wait_seen(client_name("alice", node), steering.node_ip(node), ELSEWHERE)
+
+
+def test_a_pod_in_its_nodes_network_is_left_alone(steering: ServiceSite) -> None:
+    with _pod(steering, "of-the-node", "worker1", "sleep", "infinity", hostNetwork=True) as pod:
+        steering.cluster.wait_pods(pod)
+        assert steering.seen(pod) == steering.node_ip("worker1")
+
+
+def test_a_pod_that_the_bandwidth_plugin_limits_is_steered_like_any_other(steering: ServiceSite) -> None:
+    limits = {f"kubernetes.io/{way}-bandwidth": "20M" for way in ("ingress", "egress")}
+    with _pod(steering, "limited", "worker1", "sleep", "infinity", annotations=limits) as pod:
+        steering.cluster.wait_pods(pod)
+        steering.wait_seen(pod, FLOATING_IPS[0])
+        assert "tbf" in steering.cluster.machine("worker1").run("tc", "qdisc", "show")
+
+
+def test_a_gateway_node_that_dies_is_made_up_for(steering: ServiceSite, tmp_path: Path) -> None:
+    first = FLOATING_IPS[0]
+    holder = steering.wait("a holder", lambda: steering.shown_holder(first))
+    witness = next(node for node in NODES if node != holder)
+    with steering.captured(tmp_path / "capture") as leaks:
+        steering.fault(holder, Fault.CUT, Fault.KILL)
+        try:
+            steering.wait("another holder", lambda: steering.moved_from(holder))
+            steering.wait_seen(client_name("paul", witness), first)
+        finally:
+            steering.fault(holder, Fault.HEAL, Fault.RESTART)
+    assert leaks() == []
+    steering.cluster.wait_nodes()
+    steering.wait_rolled_out()
+    steering.wait_seen(client_name("alice", holder), first)

@@ -11,7 +11,7 @@ from service.lab.site import POD_BRIDGE
 
 PLUGINS_FOLDER = Path("/usr/lib/cni")
 """Of Debian's package."""
-PLUGINS = tuple(PLUGINS_FOLDER / name for name in ("bridge", "host-local", "portmap", "loopback"))
+PLUGINS = tuple(PLUGINS_FOLDER / name for name in ("bridge", "host-local", "portmap", "bandwidth", "loopback"))
 BIN_FOLDER, CONFIGURATION_FOLDER = Path("/var/lib/cni/bin"), Path("/var/lib/cni/net.d")
 """Of each node: the folders containerd looks into."""
 _CONFIGURATION = CONFIGURATION_FOLDER / "10-lab.conflist"
@@ -65,9 +65,10 @@ def missing_for_cni(options: LabOptions, ip_vs: Path = Path("/proc/net/ip_vs")) 
 
 
 def cni_configuration(cni: str, node: PlannedNode) -> dict[str, Any]:
-    """Pods on a bridge, addresses from the node's pod range, host ports."""
+    """Pods on a bridge, addresses from the node's pod range, host ports, and a limit for pods that are given one."""
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
-    return {"cniVersion": "0.3.1", "name": "egressgw-lab", "plugins": [_first_plugin(cni, node), portmap]}
+    bandwidth = {"type": "bandwidth", "capabilities": {"bandwidth": True}}
+    return {"cniVersion": "0.3.1", "name": "egressgw-lab", "plugins": [_first_plugin(cni, node), portmap, bandwidth]}
 
 
 def _first_plugin(cni: str, node: PlannedNode) -> dict[str, Any]:

@@ -30,7 +30,7 @@ FLANNELS = ("flannel-vxlan", "flannel-host-gw")
 
 
 def test_on_the_plain_bridge_pods_get_addresses_of_their_nodes_range() -> None:
-    bridge, _ = cni_configuration("bridge", WORKER)["plugins"]
+    bridge, *_ = cni_configuration("bridge", WORKER)["plugins"]
     assert bridge["bridge"] == POD_BRIDGE
     assert bridge["ipam"]["ranges"] == [[{"subnet": "10.244.1.0/24"}]]
     assert bridge["ipMasq"], "pods are seen outside as their node"
