@@ -24,6 +24,7 @@ from loadtest.chaos.events import CATALOGUE, CLUSTER_CATALOGUE
 from loadtest.chaos.planted import PLANTED, try_planted
 from loadtest.chaos.run import ChaosOptions, ChaosResult, run_chaos, shortest
 from loadtest.chaos.schedule import parse_rounds
+from loadtest.connections import FAULTS, measure_connections
 from loadtest.datapath import ROWS, chosen_rows, measure_datapath
 from loadtest.driving import DrivingOptions, measure_driving, sizes
 from loadtest.failover import KAFKA, FailoverOptions, Kill, measure_failover
@@ -44,7 +45,9 @@ from loadtest.report import (
     print_planted,
     print_round,
     print_shortest,
+    print_survivors,
     row_line,
+    survivors_document,
     write_json,
 )
 from loadtest.rows.options import DatapathOptions
@@ -136,6 +139,28 @@ def failover(
     print_failover(result, machine, console)
     _write(json_file, failover_document(result, machine), console)
     if result.failures:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--count", default=1000, show_default=True, type=click.IntRange(8, 20_000), help="Of all kinds together.")
+@click.option(
+    "--fault", "faults", multiple=True, type=click.Choice([*FAULTS, "all"]), default=("crash",), help="Which."
+)
+@_common_options
+def connections(count: int, faults: tuple[str, ...], json_file: Path | None, name: str) -> None:
+    """Open connections of every kind, let something happen to their gateway node, count the survivors."""
+    chosen = tuple(FAULTS) if "all" in faults else tuple(dict.fromkeys(faults))
+    console = _console()
+    machine = environment()
+    found = []
+    with _told(), _progress(console, len(chosen)) as (report, step):
+        for fault in chosen:
+            found.append(measure_connections(fault, count, name, report))
+            step()
+    print_survivors(found, machine, console)
+    _write(json_file, survivors_document(found, machine), console)
+    if any(one.failures for one in found):
         sys.exit(1)
 
 

@@ -8,6 +8,8 @@ Commands and answers are JSON lines, as in `traffic`; everything goes on between
     idle-server   nobody speaks until the server is
     request       a request, its answer, the next request
     udp           the same in datagrams
+    half-closed   push, on which the client has said that it has nothing more to say
+    download      the server sends as much as goes through
 
 The server answers each line with the source that it sees and the line. A connection lives if, after it was asked, a
 line of the server came on it: for those that the client begins, one that answers a line sent after that. Nothing is
@@ -18,12 +20,18 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
+import struct
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 KINDS = ("push", "client-push", "idle", "idle-server", "request", "udp")
+FURTHER_KINDS = ("half-closed", "download")
+_HEARD = frozenset(("push", "idle-server", *FURTHER_KINDS))
+"""Of these the client only listens."""
+_BLOCK = b"x" * 65_535 + b"\n"
 PACE_S = 0.1
 OPEN_S = 10.0
 _OPENED_AT_ONCE = 64
@@ -37,6 +45,7 @@ class Server:
 
     def __init__(self) -> None:
         self._silent: set[asyncio.StreamWriter] = set()
+        self._open = 0
         self.sources: Counter[str] = Counter()
 
     async def serve(self, *, address: str, port: int) -> Answer:
@@ -52,21 +61,32 @@ class Server:
             writer.write(_line(writer, b"spoken"))
         return {"spoken": len(self._silent), "sources": dict(self.sources)}
 
+    async def count(self) -> Answer:
+        """How many TCP connections are open here."""
+        return {"open": self._open}
+
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.sources[writer.get_extra_info("peername")[0]] += 1
-        pushing = None
+        self._open += 1
+        speaking = None
         with contextlib.suppress(OSError):
             kind = (await reader.readline()).decode().strip()
             writer.write(_line(writer, b"hello"))
-            if kind == "push":
-                pushing = asyncio.create_task(_repeat(lambda: writer.write(_line(writer, b"pushed"))))
+            if kind in ("push", "half-closed"):
+                speaking = asyncio.create_task(_push(writer))
+            elif kind == "download":
+                speaking = asyncio.create_task(_send_all(writer))
             elif kind == "idle-server":
                 self._silent.add(writer)
             while line := await reader.readline():
                 writer.write(_line(writer, line.strip()))
-        if pushing is not None:
-            pushing.cancel()
+            if kind == "half-closed" and speaking is not None:
+                # The client's FIN has come; what ends this is its reset.
+                await speaking
+        if speaking is not None:
+            speaking.cancel()
         self._silent.discard(writer)
+        self._open -= 1
         writer.transport.abort()
 
 
@@ -85,6 +105,22 @@ class _Echo(asyncio.DatagramProtocol):
 
 def _line(writer: asyncio.StreamWriter, word: bytes) -> bytes:
     return writer.get_extra_info("peername")[0].encode() + b" " + word + b"\n"
+
+
+async def _push(writer: asyncio.StreamWriter) -> None:
+    """Until the other end resets."""
+    with contextlib.suppress(OSError):
+        while not writer.transport.is_closing():
+            writer.write(_line(writer, b"pushed"))
+            await writer.drain()
+            await asyncio.sleep(PACE_S)
+
+
+async def _send_all(writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while not writer.transport.is_closing():
+            writer.write(_BLOCK)
+            await writer.drain()
 
 
 async def _repeat(action: Callable[[], None]) -> None:
@@ -106,6 +142,7 @@ class Conversation:
         self.source = ""
         self.is_closed = False
         self._write: Callable[[bytes], None] = lambda data: None
+        self._writer: asyncio.StreamWriter | None = None
         self._answered = asyncio.Event()
 
     async def open(self, address: str, port: int) -> None:
@@ -113,10 +150,13 @@ class Conversation:
         if self.kind == "udp":
             await self._open_udp(address, port)
         else:
-            reader, writer = await asyncio.wait_for(asyncio.open_connection(address, port), OPEN_S)
-            self._write = writer.write
+            opening = asyncio.open_connection(address, port, limit=1 << 20)
+            reader, writer = await asyncio.wait_for(opening, OPEN_S)
+            self._writer, self._write = writer, writer.write
             writer.write(self.kind.encode() + b"\n")
             self.take(await asyncio.wait_for(reader.readline(), OPEN_S))
+            if self.kind == "half-closed":
+                writer.write_eof()
             _keep(self._listen(reader))
         if self.kind in ("client-push", "udp"):
             _keep(_repeat(self.say))
@@ -148,7 +188,9 @@ class Conversation:
             await asyncio.sleep(PACE_S)
 
     def say(self) -> None:
-        """The next word."""
+        """The next word; none after the end."""
+        if self.is_closed:
+            return
         self.word += 1
         with contextlib.suppress(OSError, RuntimeError):
             self._write(b"%d\n" % self.word)
@@ -157,6 +199,7 @@ class Conversation:
         """A line of the server."""
         words = line.split()
         if len(words) != 2:
+            self.lines += line == _BLOCK
             return
         self.lines += 1
         self.source = words[0].decode("ascii", "replace")
@@ -171,10 +214,22 @@ class Conversation:
             self.say()
         deadline_s = asyncio.get_running_loop().time() + within_s
         while not self.is_closed and asyncio.get_running_loop().time() < deadline_s:
-            if self.lines > lines if self.kind in ("push", "idle-server") else self.heard > word:
+            if self.lines > lines if self.kind in _HEARD else self.heard > word:
                 return True
             await asyncio.sleep(_LOOK_S)
         return False
+
+    def close(self, *, reset: bool) -> None:
+        """By FIN, or by RST (SO_LINGER of 0, socket(7)). Nothing of UDP."""
+        if self._writer is None or self.is_closed:
+            return
+        self.is_closed = True
+        if reset or self.kind == "half-closed":
+            own = self._writer.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._writer.transport.abort()
+        else:
+            self._writer.close()
 
 
 class _Listener(asyncio.DatagramProtocol):
@@ -218,6 +273,12 @@ class Client:
         asked = Counter(one.kind for one in self._conversations)
         return {"alive": dict(alive), "asked": dict(asked), "sources": self._sources()}
 
+    async def close(self) -> Answer:
+        """Every other one by FIN, the rest by RST; the server is to hear of each."""
+        for number, conversation in enumerate(self._conversations):
+            conversation.close(reset=number % 2 == 0)
+        return {"closed": len(self._conversations)}
+
     def _sources(self) -> dict[str, int]:
         return dict(Counter(conversation.source for conversation in self._conversations))
 
@@ -236,8 +297,10 @@ async def run() -> None:
     verbs: dict[str, Callable[..., Awaitable[Answer]]] = {
         "serve": server.serve,
         "speak": server.speak,
+        "count": server.count,
         "open": client.open,
         "check": client.check,
+        "close": client.close,
     }
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -76,6 +76,12 @@ def status(lab: Lab, node: str) -> dict[str, Any]:
     return fetch_json(planned.netns, str(planned.ip), "/v1/status")
 
 
+def leads(lab: Lab, controller: str) -> bool:
+    """Whether that controller is the leader. Raises TransientError where it does not answer."""
+    planned = next(one for one in lab.plan.controllers if one.name == controller)
+    return bool(fetch_json(planned.netns, str(planned.ip), "/v1/status")["leading"])
+
+
 def defect(document: dict[str, Any], node_names: tuple[str, ...]) -> str:
     """What a node's status document says is not as it should be; empty where the cluster is whole in its eyes."""
     nodes = document.get("nodes", {})

@@ -22,6 +22,7 @@ from loadtest.chaos.planted import Outcome
 from loadtest.chaos.run import ChaosOptions, ChaosResult
 from loadtest.chaos.schedule import Choice
 from loadtest.chaos.shorten import Shortened
+from loadtest.connections import Survivors
 from loadtest.datapath import DatapathResult
 from loadtest.driving import CASES, DrivingResult
 from loadtest.failover import FailoverResult, Kill
@@ -286,6 +287,28 @@ def print_failover(result: FailoverResult, machine: dict[str, Any], console: Con
 
 def _milliseconds(values: dict[str, float]) -> Sequence[str]:
     return [f"{values[name]:.1f} ms" if name in values else "-" for name in ("median", "p99", "max")]
+
+
+# -- connections --
+
+
+def print_survivors(found: Sequence[Survivors], machine: dict[str, Any], console: Console) -> None:
+    """Of each fault how many of each kind live, and in red every failure."""
+    kinds = list(dict.fromkeys(kind for one in found for kind in one.asked))
+    table = Table("fault", "from", "to", *kinds, "ends not heard", title="connections alive, of those that were open")
+    for one in found:
+        cells = [f"{one.alive.get(kind, 0)}/{one.asked.get(kind, 0)}" for kind in kinds]
+        table.add_row(one.fault, one.holder, one.next_holder, *cells, str(one.still_open))
+    console.print(table)
+    console.print(_describe_machine(machine))
+    for failure in [failure for one in found for failure in one.failures]:
+        console.print(f"FAILED: {failure}", style="bold red")
+
+
+def survivors_document(found: Sequence[Survivors], machine: dict[str, Any]) -> dict[str, Any]:
+    """As JSON can say it."""
+    faults = [asdict(one) | {"failures": one.failures} for one in found]
+    return {"environment": machine, "faults": faults}
 
 
 # -- chaos --

@@ -8,7 +8,7 @@ import contextlib
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loadtest import gateway, peer
@@ -44,7 +44,7 @@ def measure_moves(options: DatapathOptions, report: Report) -> Row:
             for name, move in (("a crash", crash), ("a planned move", hand_over)):
                 report(f"{count} connections, and {name}")
                 holder = gateway.wait_until_whole(lab)["floatingIPs"][SOURCE_IP]["holder"]
-                with conversations(lab, holder, count) as clients:
+                with conversations(lab, others(lab, holder), count) as clients:
                     move(lab, holder)
                     found = alive(clients, server)
                 row.detail[name] = found | {"from": holder, "to": holder_of(lab, holder)}
@@ -56,17 +56,21 @@ def measure_moves(options: DatapathOptions, report: Report) -> Row:
     return row
 
 
+def others(lab: Lab, *holders: str) -> list[str]:
+    """The nodes that are none of these."""
+    return [node.name for node in lab.plan.nodes if node.name not in holders]
+
+
 @contextlib.contextmanager
-def conversations(lab: Lab, holder: str, count: int) -> Iterator[list[Station]]:
-    """So many, of all kinds alike, by one pod on each node that is not the holder. Raises TransientError for a source
-    that is not the floating IP."""
-    nodes = [node.name for node in lab.plan.nodes if node.name != holder]
+def conversations(lab: Lab, nodes: Sequence[str], count: int, kinds: Sequence[str] = KINDS) -> Iterator[list[Station]]:
+    """So many, of all kinds alike, by one pod on each of the nodes. Raises TransientError for a source that is not the
+    floating IP."""
     pods = [gateway.selected_pod(lab, node, on_bridge=number % 2 == 0) for number, node in enumerate(nodes)]
     for pod in pods:
         gateway.wait_until_translated(lab, pod)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Station(pod.netns, "conversation")) for pod in pods]
-        for client, counts in zip(clients, dealt(count, len(clients)), strict=True):
+        for client, counts in zip(clients, dealt(count, len(clients), kinds), strict=True):
             opened = client.ask("open", timeout_s=_PATIENCE_S, address=peer.SERVER, port=PORT, counts=counts)
             if opened["opened"] != sum(counts.values()) or set(opened["sources"]) != {SOURCE_IP}:
                 raise TransientError(f"of {counts}: {opened}")
@@ -74,11 +78,11 @@ def conversations(lab: Lab, holder: str, count: int) -> Iterator[list[Station]]:
         yield clients
 
 
-def dealt(count: int, clients: int) -> list[dict[str, int]]:
+def dealt(count: int, clients: int, kinds: Sequence[str] = KINDS) -> list[dict[str, int]]:
     """How many of each kind each client opens: `count` in all, and of no kind many more than of another."""
     shares: list[Counter[str]] = [Counter() for _ in range(clients)]
     for number in range(count):
-        shares[number // len(KINDS) % clients][KINDS[number % len(KINDS)]] += 1
+        shares[number // len(kinds) % clients][kinds[number % len(kinds)]] += 1
     return [dict(share) for share in shares]
 
 

@@ -1,5 +1,6 @@
 """Both ends on this machine, without a network between them."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -39,6 +40,25 @@ def test_one_on_which_nobody_speaks_does_not_live(client: Station, server: Stati
     client.ask("open", address=HERE, port=PORT, counts=EACH)
     client.ask("check", within_s=0.5)
     assert client.answer()["alive"] == {kind: 2 for kind in KINDS if kind != "idle-server"}
+
+
+FURTHER = {"half-closed": 2, "download": 1}
+
+
+def test_a_half_closed_one_and_a_download_live_while_the_server_sends(client: Station, server: Station) -> None:
+    assert client.ask("open", address=HERE, port=PORT, counts=FURTHER)["opened"] == 3
+    client.ask("check", within_s=5)
+    assert client.answer()["alive"] == FURTHER
+
+
+def test_the_server_hears_of_each_end_by_fin_and_by_rst(client: Station, server: Station) -> None:
+    client.ask("open", address=HERE, port=PORT, counts=EACH | FURTHER)
+    assert server.ask("count") == {"open": 13}
+    assert client.ask("close") == {"closed": 15}
+    deadline_s = time.monotonic() + 5
+    while server.ask("count")["open"] and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert server.ask("count") == {"open": 0}
 
 
 def test_without_the_server_none_lives(client: Station) -> None:
