@@ -52,7 +52,8 @@ class PortSettings(_Section, frozen=True):
     lease: PortNumber = 9644
     """UDP; electors and holders, in the lease keepers."""
     probe: PortNumber = 9645
-    """UDP; agents ask over the data path what a segment lets pass (`datapath.transport: auto`)."""
+    """UDP; agents ask over the data path what a segment lets pass (`datapath.transport: auto`), and who has announced
+    an address whether it has it (rule R2)."""
     leader: PortNumber = 9646
     """UDP; controllers: blocks of ports. Not that of agents: a CNI masquerades what a controller says to nodes as its
     own node's, port and all, and connection tracking then takes what nodes say to that node's agent for the answer."""

@@ -30,7 +30,7 @@ _IDLE_S = 60.0
 
 class TransportWatch:
     """`update` in each turn, `run` as a task; `changed` is called when a transport is another. The socket is opened by
-    the caller. Where the transport is fixed, nothing is asked, and nothing answered."""
+    the caller. With `l2` it is asked only who has announced an address; with `vxlan` nothing, and nothing answered."""
 
     def __init__(
         self,
@@ -54,8 +54,9 @@ class TransportWatch:
         self._heard = heard
         self._changed = changed
         self._port = settings.ports.probe
-        self.is_asking = settings.datapath.transport == "auto"
-        self._machine = Transports(start_id)
+        self.is_asking = settings.datapath.transport != "vxlan"
+        self._chooses = settings.datapath.transport == "auto"
+        self._machine = Transports(start_id, is_steady=self._chooses)
         self._envelope = Envelope(
             settings.keys, cluster=settings.cluster, node=settings.node, start_id=start_id, purpose="probe"
         )
@@ -94,7 +95,8 @@ class TransportWatch:
             return
         self._told = pairs, living
         self._machine.update(pairs, living, now_ns=self._clock())
-        self._reconciler.learn_proven(self._machine.proven())
+        if self._chooses:
+            self._reconciler.learn_proven(self._machine.proven())
         self._wake.set()
 
     def hear_announcement(self, floating_ip: IPv4Address, mac: bytes) -> None:
@@ -117,8 +119,10 @@ class TransportWatch:
             self._wake.clear()
 
     def status(self) -> dict[str, dict[str, str]]:
-        """By floating IP and member: over which transport, of those that are asked about."""
+        """By floating IP and member: over which transport, of those that are asked about to choose one."""
         found: dict[str, dict[str, str]] = {}
+        if not self._chooses:
+            return found
         for (name, floating_ip), is_proven in sorted(self._machine.asked().items()):
             found.setdefault(str(floating_ip), {})[name] = "l2" if is_proven else "vxlan"
         return found
@@ -157,7 +161,7 @@ class TransportWatch:
     def _send_all(self) -> None:
         for output in self._machine.drain():
             self._send(output)
-        if self._reconciler.learn_proven(self._machine.proven()):
+        if self._chooses and self._reconciler.learn_proven(self._machine.proven()):
             _log.info("transports: %s", self.status())
             self._changed()
 

@@ -154,7 +154,7 @@ class NodeDatapath:
         self.blocks = BlockMaps(self._loaded.maps, settings.node, clock=boot_ns, monotonic=time.monotonic_ns)
         searching = flow_row.flow_settings(identity.boot_id(), settings.datapath.ephemeral_ports)
         self._loaded.map(MapName.FLOW_SETTINGS).update(bytes(4), searching)
-        probes = IPv4Address(settings.bind_address) if settings.datapath.transport == "auto" else IPv4Address(0)
+        probes = IPv4Address(settings.bind_address) if settings.datapath.transport != "vxlan" else IPv4Address(0)
         self._loaded.map(MapName.PROBE_TARGET).update(bytes(4), layout.probe_target_value(probes, settings.ports.probe))
         await self._set_up_steering()
         await self.refresh_uplinks()

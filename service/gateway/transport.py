@@ -6,6 +6,8 @@ answer back to the floating IP from an address outside. Where some in a row came
 the segment is used; else, and as soon as some in a row did not, the tunnel. Who asks says in its question whether it is
 content, so that the member's way back follows the same word.
 
+Where the transport is the segment in any case, a member is asked only when somebody says there that it has an address.
+
 A member whose agent is gone, by gossip, answers nothing: that says nothing of the segment, and what was proven stays.
 A segment that comes and goes is believed later each time.
 """
@@ -31,6 +33,9 @@ CALM_NS = 600_000 * _MS
 """After so long without one, as if there had been no loss."""
 WORD_NS = 4 * GAP_NS
 """So long a member's word that it is content holds; longer while it is gone."""
+
+_NEVER = 1 << 63
+"""Not due."""
 
 Pair = tuple[str, IPv4Address]
 """A member, and a floating IP on whose segment both are."""
@@ -93,6 +98,8 @@ class Transports:
 
     nonce: int
     """Of this start of the agent: answers to questions of an earlier one are none."""
+    is_steady: bool = True
+    """Asks again and again; else only when it is told to, until it is answered or some in a row were not."""
     _asked: dict[Pair, _Asked] = field(default_factory=dict)
     _words: dict[Pair, _Word] = field(default_factory=dict)
     _living: frozenset[str] = frozenset()
@@ -110,7 +117,8 @@ class Transports:
         self._asked = {pair: asked for pair, asked in self._asked.items() if pair in wanted}
         for pair in wanted:
             if pair not in self._asked:
-                self._asked[pair] = _Asked(now_ns, is_proven=pair[1] in self._adopted)
+                due_ns = now_ns if self.is_steady else _NEVER
+                self._asked[pair] = _Asked(due_ns, is_proven=pair[1] in self._adopted)
         self._adopted -= {floating_ip for _, floating_ip in wanted}
 
     def hear_question(
@@ -121,7 +129,12 @@ class Transports:
         self._outputs.append(Reply(sender, floating_ip, nonce, sequence))
 
     def ask_now(self, pair: Pair, *, now_ns: int) -> None:
-        """Somebody says on the segment that this member has the address: it is asked at once, if it is asked at all."""
+        """Somebody says on the segment that this member has the address: it is asked at once, if it is asked at all.
+
+        One that is not asked again and again need be neither the holder nor the successor that was known so far.
+        """
+        if not self.is_steady and pair not in self._asked and any(pair[1] == ip for _, ip in self._asked):
+            self._asked[pair] = _Asked(now_ns)
         asked = self._asked.get(pair)
         if asked is not None and asked.sent_ns is None:
             asked.due_ns = min(asked.due_ns, now_ns)
@@ -154,8 +167,7 @@ class Transports:
             if asked.sent_ns is None and asked.due_ns <= now_ns:
                 asked.sequence += 1
                 asked.sent_ns = now_ns
-                is_calm = asked.is_proven and asked.losses == 0
-                asked.due_ns = now_ns + (GAP_NS if is_calm else DOUBT_GAP_NS)
+                asked.due_ns = now_ns + self._gap_ns(asked) if self.is_steady else _NEVER
                 self._outputs.append(Question(peer, floating_ip, asked.sequence, asked.is_proven))
         self._words = {
             pair: word
@@ -163,8 +175,16 @@ class Transports:
             if now_ns - word.at_ns <= WORD_NS or pair[0] not in self._living
         }
 
+    def _gap_ns(self, asked: _Asked) -> int:
+        is_calm = asked.is_proven and asked.losses == 0
+        return GAP_NS if is_calm else DOUBT_GAP_NS
+
     def _lose(self, asked: _Asked, *, is_living: bool, now_ns: int) -> None:
         asked.sent_ns, asked.run = None, 0
+        if not self.is_steady:
+            asked.losses = (asked.losses + 1) % LOSSES
+            asked.due_ns = now_ns + DOUBT_GAP_NS if asked.losses else _NEVER
+            return
         asked.due_ns = min(asked.due_ns, now_ns + DOUBT_GAP_NS)
         if not is_living:
             return
@@ -191,7 +211,7 @@ class Transports:
             asked.due_ns if asked.sent_ns is None else asked.sent_ns + ANSWER_NS + 1 for asked in self._asked.values()
         ]
         dues += [word.at_ns + WORD_NS + 1 for pair, word in self._words.items() if pair[0] in self._living]
-        return min(dues, default=None)
+        return min((due_ns for due_ns in dues if due_ns < _NEVER), default=None)
 
     def drain(self) -> list[Question | Reply]:
         """What is to be sent since the last call, in order."""

@@ -238,7 +238,32 @@ async def test_r2_a_member_that_does_not_hold_the_address_says_nothing_of_it() -
 
 
 @in_virtual_time
-async def test_x1_where_the_transport_is_fixed_nobody_asks() -> None:
+async def test_r2_over_the_segment_alone_only_who_has_announced_an_address_is_asked_and_its_answer_is_the_holders_word() -> None:
+    site = Site(transport="l2")
+    async with site.running():
+        await asyncio.sleep(10)
+        assert site.frames == []
+        site.two.held = holding(9)
+        site.one.watch.hear_announcement(FLOATING_IP, site.two.uplink.mac)
+        await asyncio.sleep(10)
+        assert len(site.frames) == 2
+        assert site.one.reconciler.locations[FLOATING_IP] == Location(FLOATING_IP, "worker2", Token(1, 1, 9))
+        assert site.one.way_kind() == WayKind.L2
+    assert site.one.watch.status() == {}
+
+
+@in_virtual_time
+async def test_r2_over_the_segment_alone_who_does_not_answer_is_asked_three_times_and_then_no_more() -> None:
+    site = Site(transport="l2")
+    site.swallows = lambda sender, frame: True
+    async with site.running():
+        site.one.watch.hear_announcement(FLOATING_IP, site.two.uplink.mac)
+        await asyncio.sleep(30)
+    assert len(site.frames) == 3
+
+
+@in_virtual_time
+async def test_x1_where_everything_goes_through_the_tunnel_nobody_asks() -> None:
     site = Site(transport="vxlan")
     async with site.running():
         await asyncio.sleep(10)

@@ -274,3 +274,16 @@ def test_a_settled_segment_is_asked_once_a_second(segment: Segment) -> None:
     before = len(segment.asked)
     segment.run(20 * SECOND)
     assert 19 <= len(segment.asked) - before <= 21
+
+
+def test_r2_one_that_asks_on_demand_asks_whoever_announces_what_its_pods_use_and_nobody_else() -> None:
+    machine = Transports(7, is_steady=False)
+    machine.update([("worker2", FLOATING_IP)], ["worker2", "worker3"], now_ns=0)
+    machine.advance(now_ns=10_000_000_000)
+    assert (machine.drain(), machine.deadline_ns()) == ([], None)
+    machine.ask_now(("worker3", FLOATING_IP), now_ns=10_000_000_000)
+    machine.ask_now(("worker3", FLOATING_IP + 1), now_ns=10_000_000_000)
+    machine.advance(now_ns=10_000_000_000)
+    assert [(asked.to, asked.floating_ip) for asked in machine.drain()] == [("worker3", FLOATING_IP)]
+    assert machine.hear_reply("worker3", FLOATING_IP, nonce=7, sequence=1, now_ns=10_001_000_000)
+    assert machine.deadline_ns() is None
