@@ -146,8 +146,8 @@ static inline void keep_delivery(struct __sk_buff *skb, const struct packet *pac
         return;
     known->token = is_lease_live(packet->destination) ? trusted_token(packet->destination) : 0;
     known->mtu = mtu;
-    known->pod = shortcut->pod;
-    known->pod_ip = shortcut->pod_ip;
+    known->deliver.pod = shortcut->pod;
+    known->deliver.pod_ip = shortcut->pod_ip;
     known->pod_port = shortcut->pod_port;
 }
 

@@ -5,10 +5,10 @@
 static inline int pass_as_before(struct __sk_buff *skb, const struct packet *packet, const struct known_verdict *known,
                                  const struct config *settings)
 {
-    if (write_ttl(skb, packet->ttl - 1) < 0 || write_macs(skb, known->mac, known->own_mac) < 0)
+    if (write_ttl(skb, packet->ttl - 1) < 0 || write_macs(skb, known->out.mac, known->out.own_mac) < 0)
         return TC_ACT_SHOT;
     count(known->kind == VERDICT_FORWARD ? COUNT_FORWARDED : COUNT_RETURNED);
-    return send_judged(skb, known->out_ifindex, settings);
+    return send_judged(skb, known->out.ifindex, settings);
 }
 
 /* To the pod: the flow itself says whether it lives, and whether replies of it need not ask. */
@@ -16,7 +16,7 @@ static inline int deliver_as_before(struct __sk_buff *skb, const struct packet *
                                     u64 now_ns)
 {
     struct flow_key key = {
-        .pod_ip = known->pod_ip,
+        .pod_ip = known->deliver.pod_ip,
         .remote_ip = packet->source,
         .pod_port = known->pod_port,
         .remote_port = packet->source_port,
@@ -25,7 +25,7 @@ static inline int deliver_as_before(struct __sk_buff *skb, const struct packet *
     struct flow *flow = find_flow(&key);
     u32 ifindex;
 
-    if (!flow || flow->pod != known->pod || flow->floating_ip != packet->destination ||
+    if (!flow || flow->pod != known->deliver.pod || flow->floating_ip != packet->destination ||
         flow->nat_port != packet->destination_port || is_flow_over(flow, now_ns) ||
         !is_approved(flow, packet, flow->back_until_ns, now_ns))
         return TC_ACT_UNSPEC;
@@ -53,7 +53,7 @@ static inline int take_known(struct __sk_buff *skb, const struct ipv4 *ip, u32 g
         return TC_ACT_UNSPEC;
     tuple.source_port = *(__be16 *)(data + ETHERNET_BYTES + IPV4_BYTES);
     tuple.destination_port = *(__be16 *)(data + ETHERNET_BYTES + IPV4_BYTES + 2);
-    known = find_verdict(skb, &tuple, generation, now_ns);
+    known = find_verdict(&tuple, skb->ifindex, generation, now_ns);
     if (!known || known->kind == VERDICT_OUT || !same_mac(known->sender_mac, data + MAC_BYTES))
         return TC_ACT_UNSPEC;
     if (known->token && live_token(known->kind == VERDICT_FORWARD ? ip->source : ip->destination) != known->token)

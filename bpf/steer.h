@@ -254,6 +254,22 @@ static inline u32 translate_outwards(struct __sk_buff *skb, const struct scratch
     return failed ? DROP_MALFORMED : DROP_NONE;
 }
 
+/* Only of an authenticated way by the segment: a hint ends by itself (rule F5). */
+static inline void keep_way(struct __sk_buff *skb, const struct packet *packet, __be32 floating_ip, const struct way *way,
+                            u32 mtu, u32 generation, u64 now_ns)
+{
+    struct next_hop hop = {.until_ns = now_ns + VERDICT_NS, .mtu = mtu};
+    struct known_verdict *known;
+
+    if (way->kind != WAY_L2 || !mtu || ways.lookup(&floating_ip) != way)
+        return;
+    copy_mac(hop.mac, way->gateway_mac);
+    copy_mac(hop.own_mac, way->own_mac);
+    known = keep_passage(skb, packet, VERDICT_OUT, generation, way->ifindex, &hop);
+    if (known)
+        known->floating_ip = floating_ip;
+}
+
 /* How big a packet may be on a way; 0: the holder is this node, which judges it by its next hop. */
 static inline u32 way_mtu(struct __sk_buff *skb, const struct way *way, const struct config *settings)
 {
