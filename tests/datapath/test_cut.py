@@ -175,6 +175,14 @@ CUTS = {
         "pod_node",
         UDP,
     ),
+    "F5, policy path": Cut(
+        "egress_gateway.c",
+        "verdict = flow ? steer_as_before(",
+        "verdict = 0 ? steer_as_before(",
+        test_known_verdict.test_f5_behind_netfilter_a_packet_goes_the_way_of_the_one_before_it,
+        "pod_node",
+        UDP,
+    ),
     "F5, lease": Cut(
         "known.h",
         "if (known->token && live_token(",

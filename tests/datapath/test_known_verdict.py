@@ -21,6 +21,7 @@ from tests.datapath.node import (
     OTHER_FLOATING_IP,
     OWN_BLOCKS,
     POD,
+    POD_FIN,
     ROUTER_MAC,
     RULE_SET,
     STRANGER_MAC,
@@ -31,7 +32,7 @@ from tests.datapath.node import (
     Node,
     boot_ns,
 )
-from tests.datapath.packet import ACK
+from tests.datapath.packet import ACK, FIN
 from tests.datapath.program import REDIRECT, SHOT, UNSPEC, UPLINK_2, Outcome
 from tests.datapath.test_direct import POD_MAC, give_port_away, leave, open_flow
 from tests.datapath.test_holder import neighbour
@@ -58,6 +59,10 @@ def answer(node: Node, flow: Flow) -> Outcome:
     return node.answer(flow, flags=ACK)
 
 
+def leave_by(node: Node) -> Callable[[Flow], Outcome]:
+    return lambda flow: leave(node, flow)
+
+
 def generation(node: Node) -> bytes:
     return b"".join(node.map(MapName.GENERATIONS).items().values())
 
@@ -81,6 +86,26 @@ def test_f5_of_a_pod_goes_the_way_of_the_packet_before_it(pod_node: Node, flow: 
     assert present is not None
     assert (present.out_packets, present.out_bytes) == (3, 3 * len(first.frame[14:]) - (flow is TCP_FLOW) * 7)
     assert pod_node.counters()["direct_out"] == pod_node.counters()["steered"] - 1 == 2
+
+
+@each_flow
+def test_f5_behind_netfilter_a_packet_goes_the_way_of_the_one_before_it(pod_node: Node, flow: Flow) -> None:
+    open_flow(pod_node, flow)
+    first = pod_node.send(flow, flags=ACK)
+    unnoticed(pod_node, MapName.WAYS).delete(FLOATING_IP.packed)
+    assert pod_node.send(flow, flags=ACK) == first
+    assert packet.read(first.frame).destination == HOLDER_MAC
+    present = pod_node.flow(flow)
+    assert present is not None
+    assert (present.out_packets, pod_node.counters()["steered"]) == (3, 3)
+
+
+def test_f5_both_paths_of_a_pod_have_one_verdict(pod_node: Node) -> None:
+    open_flow(pod_node, UDP_FLOW)
+    leave(pod_node, UDP_FLOW)
+    unnoticed(pod_node, MapName.WAYS).delete(FLOATING_IP.packed)
+    for go in (pod_node.send, leave_by(pod_node)):
+        assert packet.read(go(UDP_FLOW).frame).destination == HOLDER_MAC
 
 
 @each_flow
@@ -166,6 +191,14 @@ def test_f5_a_flow_that_ended_is_not_brought_back(pod_node: Node) -> None:
     answer(pod_node, UDP_FLOW)
     pod_node.change(UDP_FLOW, is_ended=True)
     assert (leave(pod_node, UDP_FLOW).verdict, answer(pod_node, UDP_FLOW).verdict) == (SHOT, SHOT)
+    assert pod_node.send(UDP_FLOW).verdict == SHOT
+
+
+def test_f5_behind_netfilter_a_flow_ends_as_ever(pod_node: Node) -> None:
+    open_flow(pod_node, TCP_FLOW)
+    for flags in (ACK, ACK, FIN | ACK):
+        assert pod_node.send(TCP_FLOW, flags=flags).verdict == REDIRECT
+    assert pod_node.state(TCP_FLOW) == POD_FIN
 
 
 def test_f5_a_hint_moves_the_way_at_once_and_is_kept_by_nobody(pod_node: Node) -> None:
@@ -207,6 +240,23 @@ def test_f5_a_row_that_changes_is_felt_by_a_pods_next_packet(pod_node: Node, cha
     before = leave(pod_node, TCP_FLOW), answer(pod_node, TCP_FLOW)
     change(pod_node)
     assert leave(pod_node, TCP_FLOW) != before[0]
+
+
+@pytest.mark.parametrize("change", ["no way", "another way", "other rules", "no pod"])
+def test_f5_a_row_that_changes_is_felt_behind_netfilter(pod_node: Node, change: str) -> None:
+    open_flow(pod_node, TCP_FLOW)
+    before = [pod_node.send(TCP_FLOW, flags=ACK) for _ in range(2)]
+    OUT[change](pod_node)
+    after = pod_node.send(TCP_FLOW, flags=ACK)
+    assert before[0] == before[1] != after
+
+
+def test_f5_another_pod_of_that_address_gets_a_flow_of_its_own_behind_netfilter(pod_node: Node) -> None:
+    open_flow(pod_node, TCP_FLOW)
+    pod_node.send(TCP_FLOW, flags=ACK)
+    OUT["another pod"](pod_node)
+    pod_node.send(TCP_FLOW, flags=ACK)
+    assert pod_node.counters()["flows_made"] == 2
 
 
 @pytest.mark.parametrize("change", ["other rules", "another pod", "no pod"])
