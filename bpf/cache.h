@@ -42,6 +42,7 @@ struct known_verdict {
         struct {
             u32 pod; /* its number, as the flow has it */
             __be32 pod_ip;
+            u32 back_ifindex; /* 0: it went by the stack */
         } deliver;
         struct {
             u32 ifindex;

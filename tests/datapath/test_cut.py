@@ -183,6 +183,14 @@ CUTS = {
         "pod_node",
         UDP,
     ),
+    "F5, replies": Cut(
+        "deliver.h",
+        "            keep_delivery(skb, packet, &delivery);",
+        "            ;",
+        test_known_verdict.test_f5_a_reply_goes_to_the_stack_like_the_one_before_it,
+        "pod_node",
+        {"flow": UDP_FLOW, "is_held": False},
+    ),
     "F5, lease": Cut(
         "known.h",
         "if (known->token && live_token(",

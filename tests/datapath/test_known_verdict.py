@@ -17,6 +17,7 @@ from tests.datapath.node import (
     FLOATING_IP,
     HOLDER,
     HOLDER_MAC,
+    MARK,
     NODE_A_MAC,
     OTHER_FLOATING_IP,
     OWN_BLOCKS,
@@ -24,6 +25,7 @@ from tests.datapath.node import (
     POD_FIN,
     ROUTER_MAC,
     RULE_SET,
+    SERVER,
     STRANGER_MAC,
     TCP_FLOW,
     TOKEN,
@@ -31,10 +33,11 @@ from tests.datapath.node import (
     Flow,
     Node,
     boot_ns,
+    from_outside,
 )
 from tests.datapath.packet import ACK, FIN
-from tests.datapath.program import REDIRECT, SHOT, UNSPEC, UPLINK_2, Outcome
-from tests.datapath.test_direct import POD_MAC, give_port_away, leave, open_flow
+from tests.datapath.program import POD_DEVICE, REDIRECT, SHOT, UNSPEC, UPLINK_2, Outcome
+from tests.datapath.test_direct import LONG_NS, POD_MAC, give_port_away, leave, open_flow
 from tests.datapath.test_holder import neighbour
 from tests.datapath.test_uplink_arp import announcement, hear
 
@@ -143,6 +146,42 @@ def test_f5_a_reply_goes_to_the_pod_like_the_one_before_it(pod_node: Node, flow:
     assert present is not None
     assert present.in_packets == 3
     assert pod_node.counters()["direct_back"] == 2
+
+
+@each_flow
+@pytest.mark.parametrize("is_held", [True, False], ids=["held-here", "sent-on"])
+def test_f5_a_reply_goes_to_the_stack_like_the_one_before_it(pod_node: Node, flow: Flow, is_held: bool) -> None:
+    if is_held:
+        pod_node.assign(kind=BlockKind.LOCAL, member=0)
+        pod_node.hold()
+    open_flow(pod_node, flow)
+    pod_node.change(flow, back_until_ns=0)
+    first = answer(pod_node, flow)
+    assert packet.read(first.frame).ip.destination == POD
+    assert first.mark == MARK
+    unnoticed(pod_node, MapName.SELECTED).delete(layout.selected_key(POD, 0))
+    assert answer(pod_node, flow) == first
+    present = pod_node.flow(flow)
+    assert present is not None
+    assert present.in_packets == 3
+    assert pod_node.counters()["reversed"] == 3
+
+
+def test_f5_a_reply_that_need_not_ask_netfilter_any_more_is_judged_for_its_device(pod_node: Node) -> None:
+    """It may be a narrower one than where the flow came in from."""
+    ports = UDP_FLOW.server_port, UDP_FLOW.pod_port
+    payload = packet.udp(SERVER, FLOATING_IP, ports, bytes(1000))
+    long = from_outside(packet.ipv4(SERVER, FLOATING_IP, packet.UDP, payload), HOLDER_MAC)
+    set_mtu = ("ip", "link", "set", POD_DEVICE.name, "mtu")
+    open_flow(pod_node, UDP_FLOW)
+    pod_node.change(UDP_FLOW, back_until_ns=0)
+    pod_node.programs.namespace.command(*set_mtu, "900")
+    try:
+        assert packet.read(pod_node.uplink_ingress(long).frame).destination != POD_MAC
+        pod_node.change(UDP_FLOW, back_until_ns=time.monotonic_ns() + LONG_NS)
+        assert packet.read(pod_node.uplink_ingress(long).frame).destination != POD_MAC
+    finally:
+        pod_node.programs.namespace.command(*set_mtu, "1500")
 
 
 def test_f5_after_half_a_second_the_rows_are_asked_again(pod_node: Node) -> None:
