@@ -126,7 +126,7 @@ static inline int take_from_pod(struct __sk_buff *skb, const struct ipv4 *ip, co
     skb->priority = priority ? priority : CANDIDATE_PRIORITY;
     if (row->state == SELECTED_CHANGING)
         return drop(skb, DROP_ENDPOINT_PENDING, 0);
-    if (key.pod_ip && is_plain(skb->ingress_ifindex))
+    if (key.pod_ip)
         mark_seen(skb, &packet, &key, SEEN_FROM_POD);
     skb->mark = skb->mark | settings->mark;
     count(COUNT_MARKED);
