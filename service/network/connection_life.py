@@ -71,7 +71,7 @@ def chain(steering_device: str, mark: int, connection_mark: int) -> str:
     not pass for an answer to somebody outside (rule D2).
 
     Such a reply is logged, so that the connection can be planted as the pod's. For new connections, behind connection
-    tracking at -200: before, there is nothing to mark *(measured)*. At no hook of its own, which every packet would pay.
+    tracking at -200: before, there is nothing to mark *(measured)*. Without a hook of its own, which costs each packet.
     """
     return f"""  chain steered_connections {{
     iifname "{steering_device}" limit rate {FORGOTTEN_RATE}/second log group {FORGOTTEN_GROUP} snaplen {REPLY_BYTES}

@@ -176,7 +176,9 @@ class Node:
         self.member(HOLDER_MAC, HOLDER)
         self.flow_settings()
 
-    def flow_settings(self, *, seed: int = SEED, ephemeral: range = range(32768, 61000), is_direct: bool = True) -> None:
+    def flow_settings(
+        self, *, seed: int = SEED, ephemeral: range = range(32768, 61000), is_direct: bool = True
+    ) -> None:
         value = layout.flow_settings_value(seed, ephemeral, is_direct=is_direct)
         self.map(MapName.FLOW_SETTINGS).update(bytes(4), value)
 
