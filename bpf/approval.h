@@ -22,16 +22,6 @@ static inline int is_always_asked(const struct packet *packet)
            (packet->protocol == PROTOCOL_TCP && (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
 }
 
-/* Before the policy path. */
-static inline void mark_seen(struct __sk_buff *skb, const struct packet *packet, const struct flow_key *key, u32 tag)
-{
-    u32 zero = 0;
-    struct flow_settings *settings = flow_settings.lookup(&zero);
-
-    if (settings && !is_always_asked(packet))
-        bpf_set_hash(skb, seen_hash(key, settings->seed, tag));
-}
-
 /* A pod may have set it: nobody else's word counts. */
 static inline void clear_seen(struct __sk_buff *skb)
 {
@@ -46,6 +36,18 @@ static inline void clear_seen(struct __sk_buff *skb)
 static inline int is_plain(u32 ifindex)
 {
     return direct_devices.lookup(&ifindex) != NULL;
+}
+
+/* Before the policy path. */
+static inline void mark_seen(struct __sk_buff *skb, const struct packet *packet, const struct flow_key *key, u32 tag)
+{
+    u32 zero = 0;
+    struct flow_settings *settings = flow_settings.lookup(&zero);
+
+    if (!settings || !settings->is_direct || is_always_asked(packet))
+        return;
+    if (tag == SEEN_FOR_POD || is_plain(skb->ingress_ifindex))
+        bpf_set_hash(skb, seen_hash(key, settings->seed, tag));
 }
 
 /* Behind the policy path: netfilter has let it pass, to where it was sent. */

@@ -20,25 +20,38 @@ struct tuple {
     __u32 protocol;
 };
 
+/* One cache line. */
 struct known_verdict {
     u64 until_ns; /* CLOCK_MONOTONIC, coarse */
-    u64 token;    /* of the lease under which it holds; 0: of none */
-    struct tuple tuple;
-    u32 generation;
-    u32 in_ifindex;
-    u32 out_ifindex;
-    u32 kind;
-    u32 mtu;
     union {
-        u32 pod;            /* DELIVER: its number, as the flow has it */
+        u64 token;          /* of the lease under which it holds; 0: of none */
         __be32 floating_ip; /* OUT */
     };
-    __be32 pod_ip;
-    __be16 pod_port;
+    __be32 source;
+    __be32 destination;
+    __be16 source_port;
+    __be16 destination_port;
+    u32 generation;
+    u32 in_ifindex; /* OUT: 0, since the pod's row says by which device it comes */
+    u16 mtu;
+    u8 protocol;
+    u8 kind;
     u8 sender_mac[MAC_BYTES];
-    u8 mac[MAC_BYTES];
-    u8 own_mac[MAC_BYTES];
+    __be16 pod_port; /* DELIVER */
+    union {
+        struct {
+            u32 pod; /* its number, as the flow has it */
+            __be32 pod_ip;
+            u32 back_ifindex; /* 0: it went by the stack */
+        } deliver;
+        struct {
+            u32 ifindex;
+            u8 mac[MAC_BYTES];
+            u8 own_mac[MAC_BYTES];
+        } out; /* all others */
+    };
 };
+_Static_assert(sizeof(struct known_verdict) == 64, "known_verdict");
 /* Not pinned: other programs begin with none. A program is not interrupted by another one on its CPU. */
 BPF_TABLE("percpu_array", u32, struct known_verdict, known_verdicts, VERDICTS);
 
@@ -63,11 +76,11 @@ static inline void begin_generation(void)
         lock_xadd(learned, 1);
 }
 
-static inline int same_tuple(const struct tuple *left, const struct tuple *right)
+static inline int is_of(const struct known_verdict *known, const struct tuple *tuple)
 {
-    return left->source == right->source && left->destination == right->destination &&
-           left->source_port == right->source_port && left->destination_port == right->destination_port &&
-           left->protocol == right->protocol;
+    return known->source == tuple->source && known->destination == tuple->destination &&
+           known->source_port == tuple->source_port && known->destination_port == tuple->destination_port &&
+           known->protocol == tuple->protocol;
 }
 
 static inline struct known_verdict *slot_of(const struct tuple *tuple)
@@ -81,14 +94,13 @@ static inline struct known_verdict *slot_of(const struct tuple *tuple)
     return known_verdicts.lookup(&slot);
 }
 
-/* Of the packet whose tuple it is; NULL where it is to be judged by the rows. */
-static inline struct known_verdict *find_verdict(struct __sk_buff *skb, const struct tuple *tuple, u32 generation,
-                                                 u64 now_ns)
+/* Of the packet whose tuple it is; NULL where it is to be judged by the rows. `in_ifindex`: 0 for a pod's. */
+static inline struct known_verdict *find_verdict(const struct tuple *tuple, u32 in_ifindex, u32 generation, u64 now_ns)
 {
     struct known_verdict *known = slot_of(tuple);
 
-    if (!known || !same_tuple(&known->tuple, tuple) || now_ns >= known->until_ns ||
-        known->generation != generation || known->in_ifindex != skb->ifindex)
+    if (!known || !is_of(known, tuple) || now_ns >= known->until_ns ||
+        known->generation != generation || known->in_ifindex != in_ifindex)
         return NULL;
     return known;
 }
@@ -127,10 +139,29 @@ static inline struct known_verdict *keep_verdict(struct __sk_buff *skb, const st
         return NULL;
     __builtin_memset(known, 0, sizeof(*known));
     known->until_ns = until_ns;
-    known->tuple = tuple;
+    known->source = packet->source;
+    known->destination = packet->destination;
+    known->source_port = packet->source_port;
+    known->destination_port = packet->destination_port;
     known->generation = generation;
-    known->in_ifindex = skb->ifindex;
+    known->in_ifindex = kind == VERDICT_OUT ? 0 : skb->ifindex;
+    known->protocol = packet->protocol;
     known->kind = kind;
     copy_mac(known->sender_mac, data + MAC_BYTES);
+    return known;
+}
+
+/* Out of a device to a MAC, as `hop` says: what all kinds but DELIVER have. NULL where nothing is kept. */
+static inline struct known_verdict *keep_passage(struct __sk_buff *skb, const struct packet *packet, u32 kind,
+                                                 u32 generation, u32 ifindex, const struct next_hop *hop)
+{
+    struct known_verdict *known = keep_verdict(skb, packet, kind, generation, hop->until_ns);
+
+    if (!known)
+        return NULL;
+    known->mtu = hop->mtu;
+    known->out.ifindex = ifindex;
+    copy_mac(known->out.mac, hop->mac);
+    copy_mac(known->out.own_mac, hop->own_mac);
     return known;
 }

@@ -73,17 +73,18 @@ static inline u32 judge_last_hop(struct __sk_buff *skb, const struct packet *pac
     return is_too_big(skb, packet, *mtu) ? DROP_TOO_BIG : DROP_NONE;
 }
 
-/* Past the stack, to the pod's own device; none where `ifindex` is 0. */
-struct shortcut {
-    u32 ifindex;
+/* Whose a reply is. Past the stack to the pod's own device; not where `back_ifindex` is 0. */
+struct delivery {
+    u32 back_ifindex;
     u8 pod_mac[MAC_BYTES];
     u8 node_mac[MAC_BYTES];
-    u32 pod;
+    u32 ifindex; /* where the flow came in from */
+    u32 pod;     /* 0: its next reply is to be judged anew */
     __be32 pod_ip;
     __be16 pod_port;
 };
 
-static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *packet, struct shortcut *shortcut, u32 *mtu)
+static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *packet, struct delivery *delivery, u32 *mtu)
 {
     struct mirror_key mirror = {
         .remote_ip = packet->source,
@@ -112,13 +113,14 @@ static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *pa
     if (reason != DROP_NONE)
         return reason;
     if (is_approved(flow, packet, flow->back_until_ns, now_ns)) {
-        shortcut->ifindex = flow->back_ifindex;
-        copy_mac(shortcut->pod_mac, flow->pod_mac);
-        copy_mac(shortcut->node_mac, flow->node_mac);
-        shortcut->pod = flow->pod;
-        shortcut->pod_ip = key.pod_ip;
-        shortcut->pod_port = key.pod_port;
+        delivery->back_ifindex = flow->back_ifindex;
+        copy_mac(delivery->pod_mac, flow->pod_mac);
+        copy_mac(delivery->node_mac, flow->node_mac);
     }
+    delivery->ifindex = flow->ifindex;
+    delivery->pod = flow->is_ended || is_always_asked(packet) ? 0 : flow->pod;
+    delivery->pod_ip = key.pod_ip;
+    delivery->pod_port = key.pod_port;
     mark_seen(skb, packet, &key, SEEN_FOR_POD);
     if (!flow->is_ended && !is_stray_reset(flow, packet))
         advance_flow(&key, flow, packet, 0, now_ns);
@@ -127,36 +129,41 @@ static inline u32 translate_reply(struct __sk_buff *skb, const struct packet *pa
 }
 
 /* In the place of this node's forwarding, by the device that the last reply which came through it left by (rule F4). */
-static inline int to_pod_directly(struct __sk_buff *skb, const struct packet *packet, const struct shortcut *shortcut)
+static inline int to_pod_directly(struct __sk_buff *skb, const struct packet *packet, const struct delivery *delivery)
 {
-    if (write_ttl(skb, packet->ttl - 1) < 0 || write_macs(skb, shortcut->pod_mac, shortcut->node_mac) < 0)
+    if (write_ttl(skb, packet->ttl - 1) < 0 || write_macs(skb, delivery->pod_mac, delivery->node_mac) < 0)
         return drop(skb, DROP_MALFORMED, packet->destination);
     count(COUNT_DIRECT_BACK);
-    return bpf_redirect_peer(shortcut->ifindex, 0);
+    return bpf_redirect_peer(delivery->back_ifindex, 0);
 }
 
 /* Whoever sent it, and under which lease if it is held here: else its holder did. */
-static inline void keep_delivery(struct __sk_buff *skb, const struct packet *packet, const struct shortcut *shortcut,
-                                 u32 mtu)
+static inline void keep_delivery(struct __sk_buff *skb, const struct packet *packet, const struct delivery *delivery)
 {
+    u32 back_ifindex = delivery->back_ifindex;
+    u32 mtu = device_mtu(skb, delivery->ifindex);
+    u32 last_mtu = back_ifindex ? device_mtu(skb, back_ifindex) : mtu;
     struct known_verdict *known;
 
+    /* What is too big for either is judged by the rows. */
+    if (!mtu || !last_mtu)
+        return;
     known = keep_verdict(skb, packet, VERDICT_DELIVER, skb->cb[1], flow_clock_ns() + VERDICT_NS);
     if (!known)
         return;
     known->token = is_lease_live(packet->destination) ? trusted_token(packet->destination) : 0;
-    known->mtu = mtu;
-    known->pod = shortcut->pod;
-    known->pod_ip = shortcut->pod_ip;
-    known->pod_port = shortcut->pod_port;
+    known->mtu = mtu < last_mtu ? mtu : last_mtu;
+    known->deliver.back_ifindex = back_ifindex;
+    known->deliver.pod = delivery->pod;
+    known->deliver.pod_ip = delivery->pod_ip;
+    known->pod_port = delivery->pod_port;
 }
 
 /* What this node itself sends is on its way out, where no device of a pod can be reached. */
 static inline int deliver(struct __sk_buff *skb, const struct packet *packet, int by, const struct config *settings)
 {
     __be32 floating_ip = packet->destination;
-    struct shortcut shortcut = {};
-    u32 last_mtu;
+    struct delivery delivery = {};
     u32 mtu = 0;
     u32 reason;
 
@@ -167,13 +174,12 @@ static inline int deliver(struct __sk_buff *skb, const struct packet *packet, in
     } else if (is_error(packet)) {
         reason = translate_error_back(skb, packet);
     } else {
-        reason = translate_reply(skb, packet, &shortcut, &mtu);
-        last_mtu = device_mtu(skb, shortcut.ifindex);
-        if (reason == DROP_NONE && by != BY_ITSELF && shortcut.ifindex && !is_too_big(skb, packet, last_mtu)) {
-            if (by == BY_WIRE && last_mtu)
-                keep_delivery(skb, packet, &shortcut, mtu && mtu < last_mtu ? mtu : last_mtu);
-            return to_pod_directly(skb, packet, &shortcut);
-        }
+        reason = translate_reply(skb, packet, &delivery, &mtu);
+        if (reason == DROP_NONE && by == BY_WIRE && delivery.pod)
+            keep_delivery(skb, packet, &delivery);
+        if (reason == DROP_NONE && by != BY_ITSELF && delivery.back_ifindex &&
+            !is_too_big(skb, packet, device_mtu(skb, delivery.back_ifindex)))
+            return to_pod_directly(skb, packet, &delivery);
     }
     if (reason == DROP_TTL_EXPIRED || reason == DROP_TOO_BIG)
         return fault(packet, SIDE_REMOTE, 0, reason, floating_ip, mtu);

@@ -21,28 +21,10 @@ static inline int send_as_before(struct __sk_buff *skb, const struct packet *pac
 {
     __be32 floating_ip = flow->floating_ip;
 
-    if (pass_on(skb, packet, key, flow, now_ns) < 0 || write_macs(skb, known->mac, known->own_mac) < 0)
+    if (pass_on(skb, packet, key, flow, now_ns) < 0 || write_macs(skb, known->out.mac, known->out.own_mac) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
     count(COUNT_STEERED);
-    return send_judged(skb, known->out_ifindex, settings);
-}
-
-/* Only of an authenticated way by the segment: a hint ends by itself. */
-static inline void keep_way(struct __sk_buff *skb, const struct packet *packet, __be32 floating_ip, const struct way *way,
-                            u32 mtu, u32 generation, u64 now_ns)
-{
-    struct known_verdict *known;
-
-    if (way->kind != WAY_L2 || !mtu || ways.lookup(&floating_ip) != way)
-        return;
-    known = keep_verdict(skb, packet, VERDICT_OUT, generation, now_ns + VERDICT_NS);
-    if (!known)
-        return;
-    known->floating_ip = floating_ip;
-    known->out_ifindex = way->ifindex;
-    known->mtu = mtu;
-    copy_mac(known->mac, way->gateway_mac);
-    copy_mac(known->own_mac, way->own_mac);
+    return send_judged(skb, known->out.ifindex, settings);
 }
 
 /* A packet of a live flow at its pod's device, under the row of the pod (rule F4). TC_ACT_UNSPEC: by the policy path, where
@@ -51,15 +33,16 @@ static inline int send_direct(struct __sk_buff *skb, const struct packet *packet
                               u64 now_ns, const struct config *settings)
 {
     __be32 floating_ip = flow->floating_ip;
-    u32 generation = present_generation();
     struct tuple tuple = tuple_of(packet);
     struct known_verdict *known;
     struct way *way;
+    u32 generation;
     u32 mtu;
 
     if (!is_approved(flow, packet, flow->out_until_ns, now_ns))
         return TC_ACT_UNSPEC;
-    known = find_verdict(skb, &tuple, generation, now_ns);
+    generation = present_generation();
+    known = find_verdict(&tuple, 0, generation, now_ns);
     if (known && known->kind == VERDICT_OUT && known->floating_ip == floating_ip &&
         !is_too_big(skb, packet, known->mtu))
         return send_as_before(skb, packet, key, flow, known, now_ns, settings);

@@ -126,7 +126,7 @@ static inline int take_from_pod(struct __sk_buff *skb, const struct ipv4 *ip, co
     skb->priority = priority ? priority : CANDIDATE_PRIORITY;
     if (row->state == SELECTED_CHANGING)
         return drop(skb, DROP_ENDPOINT_PENDING, 0);
-    if (key.pod_ip && is_plain(skb->ingress_ifindex))
+    if (key.pod_ip)
         mark_seen(skb, &packet, &key, SEEN_FROM_POD);
     skb->mark = skb->mark | settings->mark;
     count(COUNT_MARKED);
@@ -193,8 +193,12 @@ int steer_egress(struct __sk_buff *skb)
     struct config *settings;
     struct scratch *scratch;
     struct way *way;
+    struct flow *flow;
     __be32 floating_ip;
+    u32 generation;
     u32 zero = 0;
+    u64 now_ns;
+    int verdict;
     u32 reason;
     u32 mtu;
 
@@ -214,7 +218,16 @@ int steer_egress(struct __sk_buff *skb)
     if (row->state != SELECTED_STEER)
         return drop(skb, DROP_ENDPOINT_PENDING, 0);
     __builtin_memset(scratch, 0, sizeof(*scratch));
-    reason = judge_outwards(skb, &ip, row, scratch);
+    generation = present_generation();
+    reason = load_packet(skb, &ip, &scratch->packet);
+    now_ns = flow_clock_ns();
+    if (reason == DROP_NONE) {
+        flow = flow_of_tuple(scratch);
+        verdict = flow ? steer_as_before(skb, row, scratch, flow, generation, now_ns, settings) : TC_ACT_UNSPEC;
+        if (verdict != TC_ACT_UNSPEC)
+            return verdict;
+        reason = judge_outwards(skb, row, scratch, flow, now_ns);
+    }
     floating_ip = scratch->nat.floating_ip;
     way = find_way(floating_ip);
     /* Nobody leases ports of an address that nobody holds: what is missing first is the gateway. */
@@ -231,6 +244,9 @@ int steer_egress(struct __sk_buff *skb)
             return TC_ACT_SHOT;
         return to_pod(skb, settings, floating_ip);
     }
+    /* Not of what begins or ends: many conversations are over with that. */
+    if (scratch->nat.is_of_old && !is_always_asked(&scratch->packet))
+        keep_way(skb, &scratch->packet, floating_ip, way, mtu, generation, now_ns);
     reason = translate_outwards(skb, scratch);
     if (reason != DROP_NONE)
         return drop(skb, reason, floating_ip);

@@ -103,14 +103,9 @@ static inline void keep_hop(struct __sk_buff *skb, const struct packet *packet, 
     u64 token = trusted_token(packet->source);
     struct known_verdict *known;
 
-    known = token ? keep_verdict(skb, packet, VERDICT_FORWARD, skb->cb[1], hop->until_ns) : NULL;
-    if (!known)
-        return;
-    known->token = token;
-    known->out_ifindex = ifindex;
-    known->mtu = hop->mtu;
-    copy_mac(known->mac, hop->mac);
-    copy_mac(known->own_mac, hop->own_mac);
+    known = token ? keep_passage(skb, packet, VERDICT_FORWARD, skb->cb[1], ifindex, hop) : NULL;
+    if (known)
+        known->token = token;
 }
 
 /* `member`: who sent it here, 0 for this node's own pod. With the first packet of each half second the kernel looks after
@@ -227,17 +222,15 @@ static inline int answer_echo(struct __sk_buff *skb, const struct packet *packet
 
 static inline void keep_return(struct __sk_buff *skb, const struct packet *packet, const struct block *block, u32 mtu)
 {
+    struct next_hop hop = {.until_ns = flow_clock_ns() + VERDICT_NS, .mtu = mtu};
     u64 token = trusted_token(packet->destination);
     struct known_verdict *known;
 
-    known = token ? keep_verdict(skb, packet, VERDICT_RETURN, skb->cb[1], flow_clock_ns() + VERDICT_NS) : NULL;
-    if (!known)
-        return;
-    known->token = token;
-    known->out_ifindex = block->ifindex;
-    known->mtu = mtu;
-    copy_mac(known->mac, block->mac);
-    copy_mac(known->own_mac, block->own_mac);
+    copy_mac(hop.mac, block->mac);
+    copy_mac(hop.own_mac, block->own_mac);
+    known = token ? keep_passage(skb, packet, VERDICT_RETURN, skb->cb[1], block->ifindex, &hop) : NULL;
+    if (known)
+        known->token = token;
 }
 
 /* What came for a floating IP that is held here goes to the node of its block, the destination as it is (rule H2). Of

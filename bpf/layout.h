@@ -180,12 +180,12 @@ struct limits {
 };
 _Static_assert(sizeof(struct limits) == 32, "limits");
 
-/* What is asked only where a flow is made. */
+/* What an agent sets once. */
 struct flow_settings {
     __u64 seed;              /* of where the search for a port starts: another one after a reboot (rule Q4) */
     __u16 ephemeral_first;   /* host order (rule D4) */
     __u16 ephemeral_last;
-    __u32 _pad;
+    __u32 is_direct; /* whether there is a direct path at all (rule F2) */
 };
 _Static_assert(sizeof(struct flow_settings) == 16, "flow_settings");
 

@@ -5,6 +5,7 @@
 struct nat {
     __be32 floating_ip;
     __be16 port;
+    __u16 is_of_old; /* the flow was there before */
 };
 
 /* What is known of the packet at hand. Not on the stack, where the verifier would follow each value of each field through
@@ -162,13 +163,19 @@ static inline void judge_again(const struct flow_key *key, struct flow *flow, co
         flow->life_s = ENDED_S;
 }
 
+/* The flow that a pod's packet is of by its own tuple, and its key into `scratch`. */
+static inline struct flow *flow_of_tuple(struct scratch *scratch)
+{
+    if (scratch->packet.fragment == FRAGMENT_LATER || is_error(&scratch->packet))
+        return NULL;
+    scratch->key = flow_from_pod(&scratch->packet);
+    return find_flow(&scratch->key);
+}
+
 /* The address and port of a packet's flow, which is made where there is none. Returns a drop reason. */
 static inline u32 follow_flow(struct __sk_buff *skb, const struct packet *packet, const struct selected_value *row,
-                              struct flow_key *key, struct nat *nat)
+                              struct flow_key *key, struct flow *flow, u64 now_ns, struct nat *nat)
 {
-    u64 now_ns = flow_clock_ns();
-    struct flow *flow = find_flow(key);
-
     if (flow && flow->pod == row->pod && !is_flow_over(flow, now_ns)) {
         nat->floating_ip = flow->floating_ip;
         nat->port = flow->nat_port;
@@ -181,6 +188,7 @@ static inline u32 follow_flow(struct __sk_buff *skb, const struct packet *packet
             if (was_seen(skb, key, SEEN_FROM_POD))
                 flow->out_until_ns = now_ns + APPROVED_NS;
             advance_flow(key, flow, packet, 1, now_ns);
+            nat->is_of_old = 1;
             return DROP_NONE;
         }
         if (!is_opening(packet) || packet->protocol != PROTOCOL_TCP) {
@@ -215,24 +223,21 @@ static inline u32 judge_error(struct __sk_buff *skb, const struct selected_value
     return DROP_NONE;
 }
 
-/* Whose a pod's packet is: floating IP and port, in `scratch`. Nothing of the packet is changed. Returns a drop reason. */
-static inline u32 judge_outwards(struct __sk_buff *skb, const struct ipv4 *ip, const struct selected_value *row,
-                                 struct scratch *scratch)
+/* Whose a pod's packet is, of that flow or a new one: floating IP and port, in `scratch`. Nothing of the packet is changed.
+ * Returns a drop reason. */
+static inline u32 judge_outwards(struct __sk_buff *skb, const struct selected_value *row, struct scratch *scratch,
+                                 struct flow *flow, u64 now_ns)
 {
     struct packet *packet = &scratch->packet;
     struct nat *nat = &scratch->nat;
-    u32 reason = load_packet(skb, ip, packet);
 
-    if (reason != DROP_NONE)
-        return reason;
     if (packet->fragment == FRAGMENT_LATER) {
         nat->floating_ip = recall_fragment(packet, STAGE_STEER);
         return nat->floating_ip ? DROP_NONE : DROP_FRAGMENT;
     }
     if (is_error(packet))
         return judge_error(skb, row, scratch);
-    scratch->key = flow_from_pod(packet);
-    return follow_flow(skb, packet, row, &scratch->key, nat);
+    return follow_flow(skb, packet, row, &scratch->key, flow, now_ns, nat);
 }
 
 /* In an error the outer source and the quoted destination become what the remote knows. */
@@ -252,6 +257,22 @@ static inline u32 translate_outwards(struct __sk_buff *skb, const struct scratch
         failed = translate(skb, packet, 1, nat->floating_ip, nat->port) < 0;
     }
     return failed ? DROP_MALFORMED : DROP_NONE;
+}
+
+/* Only of an authenticated way by the segment: a hint ends by itself (rule F5). */
+static inline void keep_way(struct __sk_buff *skb, const struct packet *packet, __be32 floating_ip, const struct way *way,
+                            u32 mtu, u32 generation, u64 now_ns)
+{
+    struct next_hop hop = {.until_ns = now_ns + VERDICT_NS, .mtu = mtu};
+    struct known_verdict *known;
+
+    if (way->kind != WAY_L2 || !mtu || ways.lookup(&floating_ip) != way)
+        return;
+    copy_mac(hop.mac, way->gateway_mac);
+    copy_mac(hop.own_mac, way->own_mac);
+    known = keep_passage(skb, packet, VERDICT_OUT, generation, way->ifindex, &hop);
+    if (known)
+        known->floating_ip = floating_ip;
 }
 
 /* How big a packet may be on a way; 0: the holder is this node, which judges it by its next hop. */
@@ -291,4 +312,32 @@ static inline int send_to_holder(struct __sk_buff *skb, __be32 floating_ip, cons
         return drop(skb, DROP_MALFORMED, floating_ip);
     count(COUNT_STEERED);
     return send_judged(skb, ifindex, settings);
+}
+
+/* Behind netfilter, as the packet before it (rule F5): neither the port's reservation nor the way is looked up. Of the flow
+ * nothing but its counts and its time may change. TC_ACT_UNSPEC: to be judged by the rows. */
+static inline int steer_as_before(struct __sk_buff *skb, const struct selected_value *row, struct scratch *scratch,
+                                  struct flow *flow, u32 generation, u64 now_ns, const struct config *settings)
+{
+    struct packet *packet = &scratch->packet;
+    struct tuple tuple = tuple_of(packet);
+    struct known_verdict *known;
+
+    if (is_always_asked(packet) || flow->pod != row->pod || flow->rule_set != row->rule_set || flow->is_ended ||
+        is_flow_over(flow, now_ns) || next_flow_state(flow->state, packet, 1) != flow->state)
+        return TC_ACT_UNSPEC;
+    known = find_verdict(&tuple, 0, generation, now_ns);
+    if (!known || known->kind != VERDICT_OUT || flow->floating_ip != known->floating_ip ||
+        is_too_big(skb, packet, known->mtu))
+        return TC_ACT_UNSPEC;
+    scratch->nat.floating_ip = flow->floating_ip;
+    scratch->nat.port = flow->nat_port;
+    if (was_seen(skb, &scratch->key, SEEN_FROM_POD))
+        flow->out_until_ns = now_ns + APPROVED_NS;
+    refresh_flow(flow, packet, 1, now_ns);
+    if (translate(skb, packet, 1, scratch->nat.floating_ip, scratch->nat.port) < 0 ||
+        write_macs(skb, known->out.mac, known->out.own_mac) < 0)
+        return drop(skb, DROP_MALFORMED, scratch->nat.floating_ip);
+    count(COUNT_STEERED);
+    return send_judged(skb, known->out.ifindex, settings);
 }

@@ -153,13 +153,9 @@ static inline void tally_packet(struct flow *flow, const struct packet *packet, 
     }
 }
 
-/* A packet of a flow, either way: refresh it, and go on to its next state. */
-static inline void advance_flow(struct flow_key *key, struct flow *flow, const struct packet *packet, int from_pod,
-                                u64 now_ns)
+/* A packet of a flow, either way, of whatever state. */
+static inline void refresh_flow(struct flow *flow, const struct packet *packet, int from_pod, u64 now_ns)
 {
-    u8 state = next_flow_state(flow->state, packet, from_pod);
-    u8 former = flow->state;
-
     if (from_pod && packet->protocol == PROTOCOL_TCP) {
         if (packet->tcp_flags & TCP_ACK)
             flow->acked = packet->acked;
@@ -168,6 +164,16 @@ static inline void advance_flow(struct flow_key *key, struct flow *flow, const s
     }
     flow->last_ns = now_ns;
     tally_packet(flow, packet, from_pod);
+}
+
+/* The same, and on to its next state. */
+static inline void advance_flow(struct flow_key *key, struct flow *flow, const struct packet *packet, int from_pod,
+                                u64 now_ns)
+{
+    u8 state = next_flow_state(flow->state, packet, from_pod);
+    u8 former = flow->state;
+
+    refresh_flow(flow, packet, from_pod, now_ns);
     if (state == former)
         return;
     flow->state = state;

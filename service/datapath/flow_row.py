@@ -16,10 +16,10 @@ def flow_key(pod: bytes, remote: bytes, port: int, remote_port: int, protocol: i
     return struct.pack("=4s4s2s2sB3x", pod, remote, port.to_bytes(2, "big"), remote_port.to_bytes(2, "big"), protocol)
 
 
-def flow_settings(boot_id: str, ephemeral: range) -> bytes:
+def flow_settings(boot_id: str, ephemeral: range, *, is_direct: bool) -> bytes:
     """Where the search for a port begins, another one after a reboot (rule Q4), and what an ephemeral port is (D4)."""
     seed = int.from_bytes(hashlib.blake2b(boot_id.encode(), digest_size=8).digest(), "big")
-    return layout.flow_settings_value(seed, ephemeral)
+    return layout.flow_settings_value(seed, ephemeral, is_direct=is_direct)
 
 
 def judge_of(selected: bytes) -> tuple[int, int]:

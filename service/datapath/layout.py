@@ -405,9 +405,9 @@ def _stamp_of(packed: int) -> Stamp:
     return Token.unpacked(packed).stamp
 
 
-def flow_settings_value(seed: int, ephemeral: range) -> bytes:
-    """What is asked where a flow is made (rules Q4, D4)."""
-    return struct.pack("=QHH4x", seed, ephemeral.start, ephemeral.stop - 1)
+def flow_settings_value(seed: int, ephemeral: range, *, is_direct: bool) -> bytes:
+    """What is asked where a flow is made (rules Q4, D4), and whether there is a direct path (F2)."""
+    return struct.pack("=QHHI", seed, ephemeral.start, ephemeral.stop - 1, is_direct)
 
 
 _LIMITS = struct.Struct("=7I4x")

@@ -152,7 +152,7 @@ class NodeDatapath:
             await asyncio.to_thread(self.pool.adopt, name)
         self.flows = FlowTable(self._loaded.maps, clock=boot_ns, monotonic=time.monotonic_ns)
         self.blocks = BlockMaps(self._loaded.maps, settings.node, clock=boot_ns, monotonic=time.monotonic_ns)
-        searching = flow_row.flow_settings(identity.boot_id(), settings.datapath.ephemeral_ports)
+        searching = flow_row.flow_settings(identity.boot_id(), own.ephemeral_ports, is_direct=own.direct)
         self._loaded.map(MapName.FLOW_SETTINGS).update(bytes(4), searching)
         probes = IPv4Address(settings.bind_address) if settings.datapath.transport != "vxlan" else IPv4Address(0)
         self._loaded.map(MapName.PROBE_TARGET).update(bytes(4), layout.probe_target_value(probes, settings.ports.probe))

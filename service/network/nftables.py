@@ -113,9 +113,10 @@ table ip {TABLE} {{
 
   chain after_dstnat {{
     type filter hook prerouting priority -90; policy accept;
+    ct state new jump steered_connections
+    meta priority {written(FLOW_PRIORITY)} return
     meta mark & {bit} == 0 goto unmarked
     meta priority {written(ENDED_PRIORITY)} meta l4proto tcp reject with tcp reset
-    meta priority {written(FLOW_PRIORITY)} return
     meta priority != {written(CANDIDATE_PRIORITY)} meta mark set meta mark & {rest} goto unmarked
     {outside} meta mark set meta mark & {rest} return
     ip daddr @cluster meta mark set meta mark & {rest} return

@@ -29,12 +29,12 @@ NAMED = "named"
 UNCLASSIFIED = f"""
   chain unmarked {{
     meta priority {written(CLASSIFIED_PRIORITY)} return
+    ct direction reply return
     iifname @uplinks return
     meta iifkind {{ "veth", "bridge" }} ip saddr @pods goto unclassified
   }}
 
   chain unclassified {{
-    ct direction reply return
     ip daddr @cluster return
     jump {NAMED}
   }}

@@ -176,8 +176,10 @@ class Node:
         self.member(HOLDER_MAC, HOLDER)
         self.flow_settings()
 
-    def flow_settings(self, *, seed: int = SEED, ephemeral: range = range(32768, 61000)) -> None:
-        value = layout.flow_settings_value(seed, ephemeral)
+    def flow_settings(
+        self, *, seed: int = SEED, ephemeral: range = range(32768, 61000), is_direct: bool = True
+    ) -> None:
+        value = layout.flow_settings_value(seed, ephemeral, is_direct=is_direct)
         self.map(MapName.FLOW_SETTINGS).update(bytes(4), value)
 
     def limit(self, rule_set: int = 0, **limits: int) -> None:

@@ -175,6 +175,22 @@ CUTS = {
         "pod_node",
         UDP,
     ),
+    "F5, policy path": Cut(
+        "egress_gateway.c",
+        "verdict = flow ? steer_as_before(",
+        "verdict = 0 ? steer_as_before(",
+        test_known_verdict.test_f5_behind_netfilter_a_packet_goes_the_way_of_the_one_before_it,
+        "pod_node",
+        UDP,
+    ),
+    "F5, replies": Cut(
+        "deliver.h",
+        "            keep_delivery(skb, packet, &delivery);",
+        "            ;",
+        test_known_verdict.test_f5_a_reply_goes_to_the_stack_like_the_one_before_it,
+        "pod_node",
+        {"flow": UDP_FLOW, "is_held": False},
+    ),
     "F5, lease": Cut(
         "known.h",
         "if (known->token && live_token(",

@@ -17,12 +17,15 @@ from tests.datapath.node import (
     FLOATING_IP,
     HOLDER,
     HOLDER_MAC,
+    MARK,
     NODE_A_MAC,
     OTHER_FLOATING_IP,
     OWN_BLOCKS,
     POD,
+    POD_FIN,
     ROUTER_MAC,
     RULE_SET,
+    SERVER,
     STRANGER_MAC,
     TCP_FLOW,
     TOKEN,
@@ -30,10 +33,11 @@ from tests.datapath.node import (
     Flow,
     Node,
     boot_ns,
+    from_outside,
 )
-from tests.datapath.packet import ACK
-from tests.datapath.program import REDIRECT, SHOT, UNSPEC, UPLINK_2, Outcome
-from tests.datapath.test_direct import POD_MAC, give_port_away, leave, open_flow
+from tests.datapath.packet import ACK, FIN
+from tests.datapath.program import POD_DEVICE, REDIRECT, SHOT, UNSPEC, UPLINK_2, Outcome
+from tests.datapath.test_direct import LONG_NS, POD_MAC, give_port_away, leave, open_flow
 from tests.datapath.test_holder import neighbour
 from tests.datapath.test_uplink_arp import announcement, hear
 
@@ -56,6 +60,10 @@ def come_back(node: Node, flow: Flow) -> Outcome:
 
 def answer(node: Node, flow: Flow) -> Outcome:
     return node.answer(flow, flags=ACK)
+
+
+def leave_by(node: Node) -> Callable[[Flow], Outcome]:
+    return lambda flow: leave(node, flow)
 
 
 def generation(node: Node) -> bytes:
@@ -81,6 +89,26 @@ def test_f5_of_a_pod_goes_the_way_of_the_packet_before_it(pod_node: Node, flow: 
     assert present is not None
     assert (present.out_packets, present.out_bytes) == (3, 3 * len(first.frame[14:]) - (flow is TCP_FLOW) * 7)
     assert pod_node.counters()["direct_out"] == pod_node.counters()["steered"] - 1 == 2
+
+
+@each_flow
+def test_f5_behind_netfilter_a_packet_goes_the_way_of_the_one_before_it(pod_node: Node, flow: Flow) -> None:
+    open_flow(pod_node, flow)
+    first = pod_node.send(flow, flags=ACK)
+    unnoticed(pod_node, MapName.WAYS).delete(FLOATING_IP.packed)
+    assert pod_node.send(flow, flags=ACK) == first
+    assert packet.read(first.frame).destination == HOLDER_MAC
+    present = pod_node.flow(flow)
+    assert present is not None
+    assert (present.out_packets, pod_node.counters()["steered"]) == (3, 3)
+
+
+def test_f5_both_paths_of_a_pod_have_one_verdict(pod_node: Node) -> None:
+    open_flow(pod_node, UDP_FLOW)
+    leave(pod_node, UDP_FLOW)
+    unnoticed(pod_node, MapName.WAYS).delete(FLOATING_IP.packed)
+    for go in (pod_node.send, leave_by(pod_node)):
+        assert packet.read(go(UDP_FLOW).frame).destination == HOLDER_MAC
 
 
 @each_flow
@@ -118,6 +146,42 @@ def test_f5_a_reply_goes_to_the_pod_like_the_one_before_it(pod_node: Node, flow:
     assert present is not None
     assert present.in_packets == 3
     assert pod_node.counters()["direct_back"] == 2
+
+
+@each_flow
+@pytest.mark.parametrize("is_held", [True, False], ids=["held-here", "sent-on"])
+def test_f5_a_reply_goes_to_the_stack_like_the_one_before_it(pod_node: Node, flow: Flow, is_held: bool) -> None:
+    if is_held:
+        pod_node.assign(kind=BlockKind.LOCAL, member=0)
+        pod_node.hold()
+    open_flow(pod_node, flow)
+    pod_node.change(flow, back_until_ns=0)
+    first = answer(pod_node, flow)
+    assert packet.read(first.frame).ip.destination == POD
+    assert first.mark == MARK
+    unnoticed(pod_node, MapName.SELECTED).delete(layout.selected_key(POD, 0))
+    assert answer(pod_node, flow) == first
+    present = pod_node.flow(flow)
+    assert present is not None
+    assert present.in_packets == 3
+    assert pod_node.counters()["reversed"] == 3
+
+
+def test_f5_a_reply_that_need_not_ask_netfilter_any_more_is_judged_for_its_device(pod_node: Node) -> None:
+    """It may be a narrower one than where the flow came in from."""
+    ports = UDP_FLOW.server_port, UDP_FLOW.pod_port
+    payload = packet.udp(SERVER, FLOATING_IP, ports, bytes(1000))
+    long = from_outside(packet.ipv4(SERVER, FLOATING_IP, packet.UDP, payload), HOLDER_MAC)
+    set_mtu = ("ip", "link", "set", POD_DEVICE.name, "mtu")
+    open_flow(pod_node, UDP_FLOW)
+    pod_node.change(UDP_FLOW, back_until_ns=0)
+    pod_node.programs.namespace.command(*set_mtu, "900")
+    try:
+        assert packet.read(pod_node.uplink_ingress(long).frame).destination != POD_MAC
+        pod_node.change(UDP_FLOW, back_until_ns=time.monotonic_ns() + LONG_NS)
+        assert packet.read(pod_node.uplink_ingress(long).frame).destination != POD_MAC
+    finally:
+        pod_node.programs.namespace.command(*set_mtu, "1500")
 
 
 def test_f5_after_half_a_second_the_rows_are_asked_again(pod_node: Node) -> None:
@@ -166,6 +230,14 @@ def test_f5_a_flow_that_ended_is_not_brought_back(pod_node: Node) -> None:
     answer(pod_node, UDP_FLOW)
     pod_node.change(UDP_FLOW, is_ended=True)
     assert (leave(pod_node, UDP_FLOW).verdict, answer(pod_node, UDP_FLOW).verdict) == (SHOT, SHOT)
+    assert pod_node.send(UDP_FLOW).verdict == SHOT
+
+
+def test_f5_behind_netfilter_a_flow_ends_as_ever(pod_node: Node) -> None:
+    open_flow(pod_node, TCP_FLOW)
+    for flags in (ACK, ACK, FIN | ACK):
+        assert pod_node.send(TCP_FLOW, flags=flags).verdict == REDIRECT
+    assert pod_node.state(TCP_FLOW) == POD_FIN
 
 
 def test_f5_a_hint_moves_the_way_at_once_and_is_kept_by_nobody(pod_node: Node) -> None:
@@ -207,6 +279,23 @@ def test_f5_a_row_that_changes_is_felt_by_a_pods_next_packet(pod_node: Node, cha
     before = leave(pod_node, TCP_FLOW), answer(pod_node, TCP_FLOW)
     change(pod_node)
     assert leave(pod_node, TCP_FLOW) != before[0]
+
+
+@pytest.mark.parametrize("change", ["no way", "another way", "other rules", "no pod"])
+def test_f5_a_row_that_changes_is_felt_behind_netfilter(pod_node: Node, change: str) -> None:
+    open_flow(pod_node, TCP_FLOW)
+    before = [pod_node.send(TCP_FLOW, flags=ACK) for _ in range(2)]
+    OUT[change](pod_node)
+    after = pod_node.send(TCP_FLOW, flags=ACK)
+    assert before[0] == before[1] != after
+
+
+def test_f5_another_pod_of_that_address_gets_a_flow_of_its_own_behind_netfilter(pod_node: Node) -> None:
+    open_flow(pod_node, TCP_FLOW)
+    pod_node.send(TCP_FLOW, flags=ACK)
+    OUT["another pod"](pod_node)
+    pod_node.send(TCP_FLOW, flags=ACK)
+    assert pod_node.counters()["flows_made"] == 2
 
 
 @pytest.mark.parametrize("change", ["other rules", "another pod", "no pod"])

@@ -45,7 +45,7 @@ PACKED = {
     "gateway_row": layout.gateway_row_value(Row("worker1", Stamp(1, 2))),
     "owner_row": layout.owner_row_value(Stamp(1, 2), None),
     "refused_key": struct.pack("=4sII", ADDRESS.packed, 1, 2),
-    "flow_settings": layout.flow_settings_value(1, range(32768, 61000)),
+    "flow_settings": layout.flow_settings_value(1, range(32768, 61000), is_direct=True),
     "limits": layout.Limits(tcp_open_s=7440).packed(),
     "probe_target": layout.probe_target_value(ADDRESS, 9645),
     "error_key": struct.pack("=II", 1, 2),

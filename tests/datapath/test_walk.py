@@ -492,6 +492,19 @@ def test_f2_netfilter_is_asked_of_one_packet_in_half_a_second_and_direction(segm
     assert min(direct(segment)) > 100
 
 
+def test_f2_where_there_is_to_be_no_direct_path_every_packet_is_asked(segment: Segment, held: None) -> None:
+    segment.allow_direct(True)
+    node = segment.nodes["a"]
+    node.flow_settings(is_direct=False)
+    try:
+        with talking(segment) as (client, server):
+            before = count_asked(segment)
+            assert exchange(client, server, 20) == 20
+            assert count_asked(segment) - before == 40
+    finally:
+        node.flow_settings()
+
+
 def test_f2_what_netfilter_forbids_is_felt_within_a_second(segment: Segment, held: None) -> None:
     segment.allow_direct(True)
     with talking(segment) as (client, server):
