@@ -162,7 +162,7 @@ CUTS = {
     ),
     "F5": Cut(
         "egress_gateway.c",
-        "else if ((verdict = take_known(skb, &ip, skb->cb[1], settings)) != TC_ACT_UNSPEC)",
+        "else if (by == BY_WIRE && (verdict = take_known(skb, &ip, skb->cb[1], settings)) != TC_ACT_UNSPEC)",
         "else if (0)",
         test_known_verdict.test_f5_of_the_outside_goes_to_the_node_like_the_one_before_it,
         "holder",
