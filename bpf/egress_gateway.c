@@ -314,17 +314,19 @@ int steer_ingress(struct __sk_buff *skb)
     return verdict == VERDICT_FAULT ? answer_fault(skb, settings) : verdict;
 }
 
+/* What comes by the tunnel past the stack is judged as steer_ingress would (rule X4). */
 int uplink_ingress(struct __sk_buff *skb)
 {
     struct config *settings;
     struct ipv4 ip;
     u32 zero = 0;
     struct floating_ip *floating;
+    __be32 outer_source;
     __be32 probed;
     u32 member;
     int verdict;
-    int is_own;
     int is_in;
+    int by;
 
     if (is_tagged(skb))
         return TC_ACT_UNSPEC;
@@ -335,14 +337,21 @@ int uplink_ingress(struct __sk_buff *skb)
     settings = config.lookup(&zero);
     if (!settings)
         return TC_ACT_UNSPEC;
-    is_own = (skb->mark & settings->mark) != 0;
+    by = (skb->mark & settings->mark) ? BY_ITSELF : BY_WIRE;
+    outer_source = ip.source;
+    member = by == BY_WIRE ? leave_tunnel(skb, &ip, settings) : 0;
+    if (member) {
+        by = BY_TUNNEL;
+        if (!load_ipv4(skb, &ip))
+            return drop(skb, DROP_NO_TRANSPORT, 0);
+    }
     /* What is judged below is kept under what was known when it began. */
-    skb->cb[1] = is_own ? 0 : present_generation();
-    if (is_own)
+    skb->cb[1] = by == BY_WIRE ? present_generation() : 0;
+    if (by == BY_ITSELF)
         skb->mark = skb->mark & ~settings->mark;
-    else if ((verdict = take_known(skb, &ip, skb->cb[1], settings)) != TC_ACT_UNSPEC)
+    else if (by == BY_WIRE && (verdict = take_known(skb, &ip, skb->cb[1], settings)) != TC_ACT_UNSPEC)
         return verdict;
-    probed = is_own ? 0 : probed_address(skb, &ip);
+    probed = by == BY_WIRE ? probed_address(skb, &ip) : 0;
     if (probed && floating_ips.lookup(&probed))
         return take_probe(skb, probed);
     /* Of a floating IP that this node has not heard of yet, or any more: the stack would send it on, in the name of an
@@ -350,17 +359,20 @@ int uplink_ingress(struct __sk_buff *skb)
     if (probed && sender_number(skb))
         return TC_ACT_SHOT;
     /* A pod of this node to a floating IP that others hold goes out to it; to one that is held here, in by it. */
-    is_in = floating_ips.lookup(&ip.destination) && (!is_own || is_lease_live(ip.destination));
+    is_in = floating_ips.lookup(&ip.destination) && (by != BY_ITSELF || is_lease_live(ip.destination));
     floating = is_in ? NULL : floating_ips.lookup(&ip.source);
     if (!is_in && !floating)
-        return TC_ACT_UNSPEC;
+        return by == BY_TUNNEL ? drop(skb, DROP_NO_TRANSPORT, 0) : TC_ACT_UNSPEC;
     /* A priority without a VLAN: what is made of the frame has none. */
     if (skb->vlan_present && bpf_skb_vlan_pop(skb) < 0)
         return drop(skb, DROP_MALFORMED, 0);
-    member = is_own ? 0 : sender_number(skb);
-    verdict = floating ? take_from_floating(skb, &ip, floating, member, is_own ? BY_ITSELF : BY_WIRE, settings)
-                       : take_floating(skb, &ip, member, BY_WIRE, settings);
-    return verdict == VERDICT_FAULT ? answer_fault(skb, settings) : verdict;
+    if (by == BY_WIRE)
+        member = sender_number(skb);
+    verdict = floating ? take_from_floating(skb, &ip, floating, member, by, settings)
+                       : take_floating(skb, &ip, member, by == BY_TUNNEL ? BY_TUNNEL : BY_WIRE, settings);
+    if (verdict != VERDICT_FAULT)
+        return verdict;
+    return by == BY_TUNNEL ? return_to_tunnel(skb, outer_source, settings) : answer_fault(skb, settings);
 }
 
 /* Our mark stays: a device below this one, of a VLAN or a macvlan, may have a fence too. */

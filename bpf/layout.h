@@ -289,8 +289,7 @@ struct traffic {
 _Static_assert(sizeof(struct traffic_key) == 16, "traffic_key");
 _Static_assert(sizeof(struct traffic) == 80, "traffic");
 
-/* {destination, uplink} -> the next hop, for half a second (rule H1). With ifindex 0: a node by the tunnel, and the MTU
- * of what is in it. */
+/* {destination, uplink} -> the next hop, for half a second (rule H1). */
 struct next_hop_key {
     __be32 destination;
     __u32 ifindex;
@@ -305,6 +304,19 @@ struct next_hop {
 #define NEXT_HOP_NS 500000000ULL
 _Static_assert(sizeof(struct next_hop_key) == 8, "next_hop_key");
 _Static_assert(sizeof(struct next_hop) == 24, "next_hop");
+
+/* A node's address -> how outer packets of the tunnel reach it, for half a second (rules X3, X4). */
+struct tunnel_hop {
+    __u64 until_ns; /* CLOCK_MONOTONIC */
+    __u32 mtu;      /* of what is in the tunnel */
+    __u32 ifindex;  /* the uplink; 0: only the stack knows the way */
+    __be32 source;  /* this node's own address there */
+    __u32 is_due;   /* the next packet goes by the stack, so that it looks after the neighbour */
+    __u8 mac[MAC_BYTES];
+    __u8 own_mac[MAC_BYTES];
+    __u32 _pad;
+};
+_Static_assert(sizeof(struct tunnel_hop) == 40, "tunnel_hop");
 
 /* First fragments, so that the later ones follow. `stage` tells the steps of one node apart. */
 struct fragment_key {

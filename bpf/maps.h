@@ -37,6 +37,7 @@ BPF_TABLE_PINNED("hash", __be32, struct own_blocks, own_blocks, FLOATING_IPS, PI
 BPF_TABLE_PINNED("hash", struct block_key, struct block, blocks, 524288, PIN_DIR "/blocks", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", __be32, u64, trusts, FLOATING_IPS, PIN_DIR "/trusts");
 BPF_TABLE_PINNED("lru_hash", struct next_hop_key, struct next_hop, next_hops, 16384, PIN_DIR "/next_hops");
+BPF_TABLE_PINNED("lru_hash", __be32, struct tunnel_hop, tunnel_hops, 16384, PIN_DIR "/tunnel_hops");
 BPF_TABLE_PINNED("lru_hash", struct refused_key, u64, refused_blocks, 1024, PIN_DIR "/refused_blocks");
 
 /* Of the agent alone, for the next one of this boot: whose each block is and by which stamp (rules Q1, Q3). */

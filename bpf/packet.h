@@ -48,6 +48,20 @@ struct ipv4 {
     __be32 destination;
 };
 
+/* A packet of the tunnel (RFC 7348) up to where the packet within it begins. */
+struct tunnel_head {
+    struct ethernet link;
+    struct ipv4 ip;
+    __be16 source_port;
+    __be16 destination_port;
+    __be16 length; /* of the datagram */
+    __u16 checksum; /* 0: none */
+    __be32 flags;
+    __be32 id; /* above the lowest byte */
+    struct ethernet inner;
+} __attribute__((packed));
+#define VXLAN_HAS_ID 0x08000000
+
 struct arp {
     __be16 hardware;
     __be16 protocol;

@@ -165,7 +165,8 @@ class DatapathSettings(_Section, frozen=True):
     is the way back to a version that knows filters only (0.1): first off, then back."""
     direct: bool = True
     """Packets of a flow that netfilter has let pass within half a second go past it (rule F2): less than half the cost.
-    Off: every packet is asked for, as where a firewall on the node counts or limits packets of pods."""
+    With `vxlan` outer packets go past the stack too (X4). Off: every packet is asked for, as where a firewall on the
+    node counts or limits packets of pods, or of the tunnel."""
     unclassified: Literal["drop", "pass"] = "drop"
     """What becomes of packets that come by a pod's device, from a pod range, while no object known here says whose they
     are, on their way to what some policy names (rule W11). `drop`: a new pod waits until the agent has seen it, for

@@ -54,6 +54,7 @@ FAMILIES = {
             "snat",
             "steer",
             "tunnel",
+            "tunnel_past_stack",
             "unclassified",
             "uplink_arp",
             "uplink_egress",

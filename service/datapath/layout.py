@@ -53,6 +53,7 @@ class MapName:
     OWNER_ROWS = "owner_rows"
     BLOCK_MEMORY = "block_memory"
     NEXT_HOPS = "next_hops"
+    TUNNEL_HOPS = "tunnel_hops"
     REFUSED_BLOCKS = "refused_blocks"
     FLOWS_OPEN = "flows_open"
     FLOWS_YOUNG = "flows_young"
@@ -106,6 +107,7 @@ MAP_SHAPES = {
     MapName.OWNER_ROWS: MapShape(_HASH, 8, 16),
     MapName.BLOCK_MEMORY: MapShape(_ARRAY, 4, 8),
     MapName.NEXT_HOPS: MapShape(_LRU_HASH, 8, 24),
+    MapName.TUNNEL_HOPS: MapShape(_LRU_HASH, 4, 40),
     MapName.REFUSED_BLOCKS: MapShape(_LRU_HASH, 12, 8),
     MapName.FLOWS_OPEN: MapShape(_HASH, 16, 96),
     MapName.FLOWS_YOUNG: MapShape(_LRU_HASH, 16, 96),

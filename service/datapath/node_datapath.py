@@ -306,10 +306,10 @@ class NodeDatapath:
             await self.netlink.attach(index, "egress", self._loaded.programs["pod_egress"], "pod_egress")
 
     async def _choose_direct(self) -> None:
-        """Say of which devices packets may go past the stack (rule F2). One that somebody shapes from now on has to be
-        taken out; what is approved is so for half a second more."""
-        is_wanted = self._settings.datapath.direct
-        devices = await self.netlink.plain_devices(self._attached) if is_wanted else frozenset[int]()
+        """Say of which devices packets may go past the stack (rules F2, X4). One that somebody shapes from now on has
+        to be taken out; what is approved is so for half a second more."""
+        asked = (*self._attached, self._egw_ifindex) if self._settings.datapath.direct else ()
+        devices = await self.netlink.plain_devices(asked) if asked else frozenset[int]()
         target = self._loaded.map(MapName.DIRECT_DEVICES)
         known = {int.from_bytes(key, "little") for key in target.items()}
         for index in known - devices:

@@ -142,12 +142,15 @@ class Segment:
             self.nodes["a"].way(WayKind.L2, gateway_mac=uplink(name).mac, device=uplink("a"))
 
     def allow_direct(self, is_allowed: bool) -> None:
-        """Nobody shapes the pod's device, or somebody does; what was approved before is asked again."""
-        devices, key = self.nodes["a"].map(MapName.DIRECT_DEVICES), layout.device_key(POD_SIDE.ifindex)
-        if is_allowed:
-            devices.update(key, bytes(4))
-        else:
-            devices.delete(key)
+        """Nobody shapes the pod's device and the steering devices, or somebody does; what was approved before is asked
+        again, and the ways through the tunnel are looked for again."""
+        for node in self.nodes.values():
+            devices, hops = node.map(MapName.DIRECT_DEVICES), node.map(MapName.TUNNEL_HOPS)
+            for device in (POD_SIDE, egw("a")):
+                key = layout.device_key(device.ifindex)
+                devices.update(key, bytes(4)) if is_allowed else devices.delete(key)
+            for key in tuple(hops.items()):
+                hops.delete(key)
 
     def hold(self, name: str) -> None:
         """This gateway has the lease, nobody else, and the pod's node knows the way there."""
@@ -325,7 +328,7 @@ def _fill(nodes: dict[str, Node], *, is_split: bool) -> None:
     addresses = ADDRESSES | ({"a": FAR_ADDRESS} if is_split else {})
     for name, node in nodes.items():
         node.configure(egw=egw(name), uplink=uplink(name))
-        node.uplink_address(uplink(name), IPv4Address(ADDRESSES[name]))
+        node.uplink_address(uplink(name), IPv4Address(addresses[name]))
         for member, number in MEMBERS.items():
             node.member(uplink(member).mac, number, uplink(name))
             node.tunnel_member(IPv4Address(addresses[member]), number)

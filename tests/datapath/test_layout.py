@@ -73,6 +73,7 @@ MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
     MapName.OWNER_ROWS: ("block_key", "owner_row"),
     MapName.BLOCK_MEMORY: (4, 8),
     MapName.NEXT_HOPS: ("next_hop_key", "next_hop"),
+    MapName.TUNNEL_HOPS: (4, "tunnel_hop"),
     MapName.REFUSED_BLOCKS: ("refused_key", 8),
     MapName.FLOWS_OPEN: ("flow_key", "flow"),
     MapName.FLOWS_YOUNG: ("flow_key", "flow"),

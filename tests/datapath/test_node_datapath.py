@@ -223,11 +223,21 @@ async def test_f2_only_devices_that_nobody_shapes_have_a_direct_path(tmp_path: P
     site = Site(tmp_path)
     site.netlink.veths, site.netlink.shaped = (VETH, OTHER_VETH), {11}
     await site.datapath.attach_pod_devices()
-    assert direct_devices(site) == {10}
+    assert direct_devices(site) - {site.datapath.egw_ifindex} == {10}
     site.netlink.shaped = {10}
     await site.datapath.attach_pod_devices()
-    assert direct_devices(site) == {11}
+    assert direct_devices(site) - {site.datapath.egw_ifindex} == {11}
     site.netlink.veths = ()
+    await site.datapath.attach_pod_devices()
+    assert direct_devices(site) - {site.datapath.egw_ifindex} == set()
+
+
+async def test_x4_the_tunnel_goes_past_the_stack_where_nobody_shapes_the_steering_device(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.datapath._ensure_steering_device()
+    await site.datapath.attach_pod_devices()
+    assert direct_devices(site) == {site.netlink.steering_index}
+    site.netlink.shaped = {site.netlink.steering_index}
     await site.datapath.attach_pod_devices()
     assert direct_devices(site) == set()
 
