@@ -52,8 +52,7 @@ class PortSettings(_Section, frozen=True):
     lease: PortNumber = 9644
     """UDP; electors and holders, in the lease keepers."""
     probe: PortNumber = 9645
-    """UDP; agents ask over the data path what a segment lets pass (`datapath.transport: auto`), and who has announced
-    an address whether it has it (rule R2)."""
+    """UDP; agents ask over the data path what a segment lets pass (X1), and who has announced an address (R2)."""
     leader: PortNumber = 9646
     """UDP; controllers: blocks of ports. Not that of agents: a CNI masquerades what a controller says to nodes as its
     own node's, port and all, and connection tracking then takes what nodes say to that node's agent for the answer."""
@@ -173,9 +172,8 @@ class DatapathSettings(_Section, frozen=True):
     ever where the agent is dead. `pass`: they leave with the node's address, also of a pod that turns out to be
     selected; for hosts with containers that no manifest describes."""
     unsupported_cni: Literal["refuse", "try"] = "refuse"
-    """Beside a CNI that enforces in eBPF or OVS (Cilium, Calico with its eBPF data plane, Antrea, OVN), which the agent
-    recognises by its devices at the start (rule N2). `refuse`: this node steers nothing and holds nothing. `try`: as
-    beside any other; nobody has tested it."""
+    """Beside a CNI that enforces in eBPF or OVS, such as Cilium, which the agent recognises at the start (rule N2).
+    `refuse`: this node steers nothing and holds nothing. `try`: as beside any other; nobody has tested it."""
     flows_per_pod: Annotated[int, Meta(ge=1, le=4_000_000)] = 32_768
     """How many flows a pod may have at once; beyond it new ones are dropped, and counted as `quota` (rule B4)."""
     flows: Annotated[int, Meta(ge=0, le=4_000_000)] = 0
