@@ -238,7 +238,7 @@ async def test_r2_a_member_that_does_not_hold_the_address_says_nothing_of_it() -
 
 
 @in_virtual_time
-async def test_r2_over_the_segment_alone_only_who_has_announced_an_address_is_asked_and_its_answer_is_the_holders_word() -> None:
+async def test_r2_over_the_segment_alone_only_who_has_announced_is_asked_and_its_answer_is_the_holders_word() -> None:
     site = Site(transport="l2")
     async with site.running():
         await asyncio.sleep(10)
