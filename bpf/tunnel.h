@@ -28,35 +28,45 @@ static inline u32 tunnel_sender(struct __sk_buff *skb, long *error)
     return *error == 0 && key.tunnel_id == TUNNEL_ID && number ? *number : 0;
 }
 
+/* What is asked of the kernel and found. Not on the stack, where there is no room for it. */
+struct tunnel_scratch {
+    struct bpf_fib_lookup route;
+    struct tunnel_hop found;
+};
+BPF_TABLE("percpu_array", u32, struct tunnel_scratch, tunnel_scratches, 1);
+
+/* A question for the way of outer packets. With a length of 1 the kernel does not compare this packet, which is another
+ * one, with the device. */
+static inline void ask_for_node(struct bpf_fib_lookup *route, __be32 node, u16 length, const struct config *settings)
+{
+    __builtin_memset(route, 0, sizeof(*route));
+    route->family = ETHERNET_FAMILY_IPV4;
+    route->l4_protocol = PROTOCOL_UDP;
+    route->tot_len = length;
+    route->ifindex = settings->egw_ifindex;
+    route->ipv4_dst = node;
+}
+
 /* Where outer packets to a node leave, if that is an uplink and the node's rules say the same as the main table, by which
  * the stack sends what has our mark (rule 96). Else nothing is noted, and the stack sends them. */
-static inline void find_tunnel_link(struct __sk_buff *skb, __be32 node, struct tunnel_hop *hop,
+static inline void find_tunnel_link(struct __sk_buff *skb, __be32 node, struct tunnel_scratch *scratch,
                                     const struct config *settings)
 {
-    struct bpf_fib_lookup route = {
-        .family = ETHERNET_FAMILY_IPV4,
-        .l4_protocol = PROTOCOL_UDP,
-        .tot_len = 1, /* else the kernel compares this packet, which is another one, with the device */
-        .ifindex = settings->egw_ifindex,
-        .ipv4_dst = node,
-    };
+    struct bpf_fib_lookup *route = &scratch->route;
+    struct tunnel_hop *hop = &scratch->found;
     __be32 *own;
     u32 ifindex;
 
-    if (bpf_fib_lookup(skb, &route, sizeof(route), 0) != BPF_FIB_LKUP_RET_SUCCESS)
+    ask_for_node(route, node, 1, settings);
+    if (bpf_fib_lookup(skb, route, sizeof(*route), 0) != BPF_FIB_LKUP_RET_SUCCESS)
         return;
-    ifindex = route.ifindex;
-    copy_mac(hop->mac, route.dmac);
-    copy_mac(hop->own_mac, route.smac);
+    ifindex = route->ifindex;
+    copy_mac(hop->mac, route->dmac);
+    copy_mac(hop->own_mac, route->smac);
     /* The kernel has written its answer over the question. */
-    route.family = ETHERNET_FAMILY_IPV4;
-    route.tot_len = 1;
-    route.tos = 0;
-    route.ifindex = settings->egw_ifindex;
-    route.ipv4_src = 0;
-    route.ipv4_dst = node;
-    if (bpf_fib_lookup(skb, &route, sizeof(route), BPF_FIB_LOOKUP_DIRECT) != BPF_FIB_LKUP_RET_SUCCESS ||
-        route.ifindex != ifindex || !same_mac(hop->mac, route.dmac))
+    ask_for_node(route, node, 1, settings);
+    if (bpf_fib_lookup(skb, route, sizeof(*route), BPF_FIB_LOOKUP_DIRECT) != BPF_FIB_LKUP_RET_SUCCESS ||
+        route->ifindex != ifindex || !same_mac(hop->mac, route->dmac))
         return;
     own = uplink_addresses.lookup(&ifindex);
     if (!own)
@@ -69,27 +79,28 @@ static inline void find_tunnel_link(struct __sk_buff *skb, __be32 node, struct t
  * said of itself. NULL where there is no route now. */
 static inline struct tunnel_hop *find_tunnel_hop(struct __sk_buff *skb, __be32 node, const struct config *settings)
 {
-    struct bpf_fib_lookup route = {
-        .family = ETHERNET_FAMILY_IPV4,
-        .l4_protocol = PROTOCOL_UDP,
-        .ifindex = settings->egw_ifindex,
-        .ipv4_dst = node,
-    };
     struct tunnel_hop *known = tunnel_hops.lookup(&node);
-    struct tunnel_hop found = {.is_due = 1};
     u64 now_ns = flow_clock_ns();
+    struct tunnel_scratch *scratch;
+    u32 zero = 0;
     u32 mtu;
 
     if (known && now_ns < known->until_ns)
         return known;
-    mtu = route_mtu(skb, &route, 0);
+    scratch = tunnel_scratches.lookup(&zero);
+    if (!scratch)
+        return NULL;
+    ask_for_node(&scratch->route, node, 0, settings);
+    mtu = route_mtu(skb, &scratch->route, 0);
     if (mtu <= TUNNEL_BYTES)
         return NULL;
-    found.until_ns = now_ns + NEXT_HOP_NS;
-    found.mtu = mtu - TUNNEL_BYTES;
+    __builtin_memset(&scratch->found, 0, sizeof(scratch->found));
+    scratch->found.is_due = 1;
+    scratch->found.until_ns = now_ns + NEXT_HOP_NS;
+    scratch->found.mtu = mtu - TUNNEL_BYTES;
     if (is_plain(settings->egw_ifindex))
-        find_tunnel_link(skb, node, &found, settings);
-    tunnel_hops.update(&node, &found);
+        find_tunnel_link(skb, node, scratch, settings);
+    tunnel_hops.update(&node, &scratch->found);
     return tunnel_hops.lookup(&node);
 }
 

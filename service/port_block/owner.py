@@ -139,10 +139,11 @@ class OwnerBlocks:
             return
         # Whoever did not hear that it was listed no more is to hear that this node has nothing of it now.
         self._edition += 1
-        self._outputs += [Store(floating_ip, block, None, None) for block in holding.blocks]
         if self._told.pop(floating_ip, ()):
+            # First: what ends is made anew by its pod's next packet.
             self._outputs.append(Usable(floating_ip, ()))
         self._outputs += [EndFlows(floating_ip, block) for block in holding.blocks]
+        self._outputs += [Store(floating_ip, block, None, None) for block in holding.blocks]
 
     def note_use(self, floating_ip: IPv4Address, ports_free: int, ports_per_s: float, *, now_ns: int) -> None:
         """How many ports are free towards the remote where they run out first, and how fast new flows want them."""
@@ -294,17 +295,16 @@ class OwnerBlocks:
         self._changed(floating_ip)
 
     def _lose(self, floating_ip: IPv4Address, block: int, stamp: Stamp) -> bool:
-        is_lost = self._holding(floating_ip).lose(block, stamp)
-        if is_lost:
-            self._outputs.append(Store(floating_ip, block, None, None))
-        return is_lost
+        return self._holding(floating_ip).lose(block, stamp)
 
-    def _end_flows(self, floating_ip: IPv4Address, blocks: Iterable[int]) -> None:
+    def _end_flows(self, floating_ip: IPv4Address, blocks: Collection[int]) -> None:
         """What ends is made anew by its pod's next packet: from then on not with a port of these blocks again."""
-        ends = [EndFlows(floating_ip, block) for block in blocks]
-        if ends:
-            self._tell(floating_ip)
-            self._outputs += ends
+        if not blocks:
+            return
+        self._tell(floating_ip)
+        self._outputs += [EndFlows(floating_ip, block) for block in blocks]
+        own = self._holding(floating_ip).blocks
+        self._outputs += [Store(floating_ip, block, None, None) for block in blocks if block not in own]
 
     # Sending
 
