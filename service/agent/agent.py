@@ -263,7 +263,7 @@ class Agent:
         await stack.enter_async_context(self._outbox)
         await until_begun(settings, self._datapath.prepare)
         await stack.enter_async_context(self._datapath)
-        self._cni.look(interface.name for interface in await self._datapath.netlink.interfaces())
+        self._cni.look(self._datapath.device_names)
         stack.enter_context(self._announcer)
         stack.enter_context(self._segment_watch)
         stack.enter_context(self._transports)

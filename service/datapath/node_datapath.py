@@ -100,7 +100,10 @@ class NodeDatapath:
         self._attached: dict[int, str] = {}
         self._uplinks: tuple[LocalUplink, ...] = ()
         self._addresses: frozenset[IPv4Address] = frozenset()
-        self._gateways: tuple[IPv4Address, ...] = ()
+        self.device_names: frozenset[str] = frozenset()
+        """Of all interfaces, as of the last `refresh_uplinks`."""
+        self.gateways: tuple[IPv4Address, ...] = ()
+        """Default gateways of this node, as of the last `refresh_uplinks`."""
         self._egw_ifindex = 0
         self._fenced: set[int] = set()
         """Indexes of uplinks that have our programs."""
@@ -108,8 +111,7 @@ class NodeDatapath:
         self._newcomers = Newcomers()
         self.hooks = HookBook()
         self._kept_sizes: tuple[KeptSize, ...] = ()
-        self._has_netfilter = self._keeps_out_pods = False
-        self._is_netfilter_lost = False
+        self._has_netfilter = self._keeps_out_pods = self._is_netfilter_lost = False
         self._sysctl = _sysctl(settings)
         self.netlink = Netlink(sysctl=self._sysctl, attachments=_attachments(settings))
         self.nftables = Nftables()
@@ -181,11 +183,6 @@ class NodeDatapath:
         return self._addresses
 
     @property
-    def gateways(self) -> tuple[IPv4Address, ...]:
-        """Default gateways of this node, as of the last `refresh_uplinks`."""
-        return self._gateways
-
-    @property
     def egw_ifindex(self) -> int:
         """Of the steering device; another one after somebody has deleted it and `repair` has made it anew."""
         return self._egw_ifindex
@@ -239,15 +236,17 @@ class NodeDatapath:
     async def _read_uplinks(self) -> tuple[LocalUplink, ...]:
         named = self._settings.datapath.uplinks
         names = named or await self.netlink.default_route_interfaces()
-        bind = self._settings.bind_address
         interfaces = await self.netlink.interfaces()
+        self.device_names = frozenset(interface.name for interface in interfaces)
         self._addresses = frozenset(address.ip for interface in interfaces for address in interface.addresses)
-        self._gateways = await self.netlink.default_gateways()
+        self.gateways = await self.netlink.default_gateways()
         uplinks = tuple(
             _local_uplink(interface)
             for interface in interfaces
             if interface.addresses
-            and (interface.name in names or (not named and str(interface.addresses[0].ip) == bind))
+            and (
+                interface.name in names or (not named and str(interface.addresses[0].ip) == self._settings.bind_address)
+            )
         )
         veths = (interface.index for interface in interfaces if interface.kind == "veth")
         self.hooks.keep({*veths, *(uplink.ifindex for uplink in uplinks), self._egw_ifindex})

@@ -346,7 +346,7 @@ async def test_s5_a_node_that_nobody_answers_tells_keeper_and_members_while_anot
     ports = free_ports()
     one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
     mac = two.datapath.uplinks[0].mac
-    one.datapath._gateways = (IPv4Address("192.168.1.1"),)
+    one.datapath.gateways = (IPv4Address("192.168.1.1"),)
     answer = ArpPacket(2, bytes(6), IPv4Address("192.168.1.1"), mac, IPv4Address("192.168.1.22"))
     async with one.running() as first, two.running() as second:
 
