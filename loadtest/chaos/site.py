@@ -55,8 +55,9 @@ class ChaosSite:
     ended: dict[tuple[str, str], str] = field(default_factory=dict)
     """Programs that an event has ended, by (kind, member), with the event's name: the others may not end."""
     beats: int = 0
-    calm_s: float = 10.0
-    """So soon after the last undo everything must work again."""
+    calm_s: float = 20.0
+    """So soon after the last undo everything must work again. An agent that starts compiles its programs, for six
+    seconds of a core, beside the traffic of twelve pods; how long it took is told of each round."""
 
     # -- who is who --
 

@@ -12,8 +12,8 @@ from service.lab.configuration import member_folder
 from service.lab.process import ProcessRecord, send_signal
 
 MOVED = Cost(moves=True)
-LEASE_OVER = frozenset(("lease_expired_ingress", "lease_expired_egress", "no_gateway"))
-"""What is dropped while nobody holds an address, or its holder is not known."""
+LEASE_OVER = frozenset(("lease_expired_ingress", "lease_expired_egress", "no_gateway", "wrong_block"))
+"""What is dropped while nobody holds an address, or its holder is not known, or has not looked at blocks yet (R3)."""
 _FILLING = bytes(1 << 20)
 
 
