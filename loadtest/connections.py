@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from loadtest import gateway, peer
 from loadtest.conversation import FURTHER_KINDS, KINDS
 from loadtest.gateway import SOURCE_IP, Report
-from loadtest.rows.moves import PORT, alive, conversations, crash, hand_over, holder_of, mend, others
+from loadtest.rows.moves import PORT, alive, conversations, crash, hand_over, mend, others, wait_until_moved
 from loadtest.station import Station
 from service.lab.fault import Fault, apply_fault
 from service.lab.lab import Lab
@@ -70,7 +70,7 @@ class Survivors:
 
 def _hang(lab: Lab, holder: str) -> None:
     apply_fault(lab, holder, Fault.STOP)
-    _wait_until_moved(lab, holder)
+    wait_until_moved(lab, holder, timeout_s=_MOVED_S)
 
 
 def _go_on(lab: Lab, holder: str) -> None:
@@ -79,7 +79,7 @@ def _go_on(lab: Lab, holder: str) -> None:
 
 def _cut(lab: Lab, holder: str) -> None:
     apply_fault(lab, holder, Fault.CUT)
-    _wait_until_moved(lab, holder)
+    wait_until_moved(lab, holder, timeout_s=_MOVED_S)
 
 
 def _cut_control(lab: Lab, holder: str) -> None:
@@ -91,7 +91,7 @@ def _cut_control(lab: Lab, holder: str) -> None:
         for hook in ("input", "output")
     )
     nft(lab.node(holder).netns, f"table ip {_TABLE} {{ {chains} }}")
-    _wait_until_moved(lab, holder)
+    wait_until_moved(lab, holder, timeout_s=_MOVED_S)
 
 
 def _heal_control(lab: Lab, holder: str) -> None:
@@ -141,10 +141,6 @@ def _restart(part: str) -> Do:
 
 def _nothing(lab: Lab, holder: str) -> None:
     pass
-
-
-def _wait_until_moved(lab: Lab, holder: str) -> None:
-    wait_for(f"{SOURCE_IP} to leave {holder}", lambda: bool(holder_of(lab, holder)), timeout_s=_MOVED_S)
 
 
 def _successor(lab: Lab, holder: str) -> str:

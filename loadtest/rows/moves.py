@@ -90,7 +90,7 @@ def crash(lab: Lab, holder: str) -> None:
     """The holder is gone all at once; returns when another node holds the address."""
     apply_fault(lab, holder, Fault.CUT)
     apply_fault(lab, holder, Fault.KILL)
-    _wait_until_moved(lab, holder)
+    wait_until_moved(lab, holder)
 
 
 def hand_over(lab: Lab, holder: str) -> None:
@@ -100,11 +100,12 @@ def hand_over(lab: Lab, holder: str) -> None:
         raise TransientError(f"{holder} has no keeper")
     send_signal(keeper, signal.SIGTERM)
     wait_for_end([keeper], _STOPPED_S)
-    _wait_until_moved(lab, holder)
+    wait_until_moved(lab, holder)
 
 
-def _wait_until_moved(lab: Lab, holder: str) -> None:
-    wait_for(f"{SOURCE_IP} to leave {holder}", lambda: bool(holder_of(lab, holder)), timeout_s=MOVED_S)
+def wait_until_moved(lab: Lab, holder: str, *, timeout_s: float = MOVED_S) -> None:
+    """Until another node holds the address. Raises TransientError where none does in time."""
+    wait_for(f"{SOURCE_IP} to leave {holder}", lambda: bool(holder_of(lab, holder)), timeout_s=timeout_s)
 
 
 def holder_of(lab: Lab, but: str) -> str:
