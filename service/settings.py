@@ -196,11 +196,12 @@ class DatapathSettings(_Section, frozen=True):
     timeouts: TimeoutSettings = TimeoutSettings()
     bpf_dir: str = "/sys/fs/bpf/egressgw"
     """Folder for pins; on a bpffs, or a place where one can be mounted."""
+    compiled_dir: str = ""
+    """Where compiled programs are kept for the next start, as nobody else may write; else `compiled` in `state_dir`."""
     sysctl_dir: str = "/proc/sys/net"
     """The node's /proc/sys/net, where a container has it writable; its own is read-only unless it is privileged."""
     workers: Annotated[int, Meta(ge=1, le=8)] = 2
-    """Threads of the worker pool that drives BPF maps. Each map has one writer at a time, so more help only where
-    several maps change at once."""
+    """Threads that drive BPF maps. Each map has one writer at a time: more help only where several change at once."""
 
     @property
     def ranges(self) -> ClusterRanges:
@@ -305,13 +306,12 @@ class Settings(_Section, frozen=True):
     bind_address: str = "0.0.0.0"
     """IPv4 address other members reach this process at. In Kubernetes, of an agent the node's InternalIP."""
     keyring: tuple[str, ...] = ()
-    """AES-256 keys as 64 hexadecimal digits; the first seals, all open. Read at the start only: keys that are to be
-    rotated without a restart are in a file."""
+    """AES-256 keys as 64 hexadecimal digits; the first seals, all open. To be rotated without a restart: in a file."""
     keyring_file: str = ""
     """Instead of `keyring`: a file with one key per line, read again each 2 s (docs/gossip.md, Keys)."""
     state_dir: str = "/var/lib/egressgw"
     """On a disk: audit outboxes, tokens, electorate and longest lease of the elector, the objects known last, former
-    sysctls. An elector that loses it is a new elector."""
+    sysctls, compiled programs. An elector that loses it is a new elector."""
     run_dir: str = "/run/egressgw"
     """In shared memory: the promises of the elector, and the socket between agent and keeper. It outlives a process and
     not a boot, as promises must."""

@@ -7,14 +7,17 @@ Source: bpf(2); include/uapi/linux/bpf.h.
 import ctypes
 import errno
 import os
+import resource
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from service.model.errors import InvariantError
 from service.network.bpf_call import bpf_call, make_attributes, object_info, open_object
 
-_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 1, 2, 3, 4
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 0, 1, 2, 3, 4
+_NAME_BYTES = 15
 _LOOKUP_BATCH, _TAKE_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 25, 26, 27
 
 
@@ -40,6 +43,23 @@ def map_info(fd: int) -> MapInfo:
     kind, _identifier, key_size, value_size, max_entries, flags = struct.unpack_from("=6I", info, 0)
     name = info[24:40].split(b"\0")[0].decode(errors="replace")
     return MapInfo(kind, key_size, value_size, max_entries, flags, name)
+
+
+def create_map(kind: int, key_size: int, value_size: int, rows: int, *, flags: int = 0, name: str = "") -> int:
+    """The descriptor of a new map that nobody else has. Raises OSError: ENOMEM where there is no memory for `rows`."""
+    attributes = make_attributes(
+        ("=I", 0, kind), ("=I", 4, key_size), ("=I", 8, value_size), ("=I", 12, rows), ("=I", 16, flags)
+    )
+    attributes[28 : 28 + _NAME_BYTES] = name.encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
+    try:
+        return bpf_call(_MAP_CREATE, attributes)
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            raise
+    # Before Linux 5.11 maps count as locked memory, of which little is allowed unless somebody asks for more.
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return bpf_call(_MAP_CREATE, attributes)
 
 
 class BpfMap:

@@ -1,53 +1,60 @@
-"""Compile and load bpf/egress_gateway.c with BCC. The only module that imports bcc.
+"""Load the datapath: maps first, those of a former agent with what is in them, then the programs that name them.
 
 Maps are pinned under `{bpf_dir}/v{LAYOUT_VERSION}` and survive the agent, so that a restart interrupts nothing. A pin
-is checked for its shape and size before it is reused. BCC never sees it: it would take a map of any size, and it opens
-a pinned map by its id, which needs CAP_SYS_ADMIN, and an agent in a pod does not have that (both measured).
+is checked for its shape and size before it is reused. All is done by bpf(2) alone, with the capabilities that an agent
+in a pod has; BCC compiles, in a process of its own (`compiler`), where nothing is there that was compiled before.
 """
 
 import os
-import re
 import subprocess
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from service.datapath import bpf_map, map_size
-from service.datapath.bpf_map import BpfMap
+from service.datapath.bpf_map import BpfMap, create_map
+from service.datapath.compiled import Compiled, MapSpec
+from service.datapath.compiled_folder import compiled_datapath
 from service.datapath.flow_room import FlowRoom
 from service.datapath.judged_map import JUDGED, Generation, JudgedMap
 from service.datapath.kernel_headers import write_kernel_headers
 from service.datapath.layout import MAP_SHAPES, MapName, pin_folder
 from service.datapath.map_size import KeptSize, RowRoom
+from service.datapath.program import close_programs, load_program
 from service.model.errors import OperatorError
-from service.network.bpf_call import open_object
+from service.network.bpf_call import open_object, pin
 
-PROGRAMS = ("pod_ingress", "pod_egress", "steer_egress", "steer_ingress", "uplink_ingress", "uplink_egress")
 _SOURCE = Path(__file__).resolve().parent.parent.parent / "bpf"
 _BPFFS_MAGIC = 0xCAFE4A11
 _ROOM, _ROWS = FlowRoom(), RowRoom()
-_OWN_HEADER = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 
 class LoadedDatapath:
-    """The compiled programs and opened maps of one node.
+    """The programs and opened maps of one node.
 
     `programs` maps each name of PROGRAMS to a descriptor that lives as long as this object; an attached program lives
     on in the kernel. `maps` is keyed by MapName. `kept_sizes`: maps of a former agent that are smaller or larger than
     they would be now.
     """
 
-    def __init__(self, pin_dir: Path, headers: Path, room: FlowRoom, rows: RowRoom) -> None:
+    def __init__(self, pin_dir: Path, compiled: Compiled, room: FlowRoom, rows: RowRoom) -> None:
         self.pin_dir = pin_dir
-        self._module, self.kept_sizes = _compile_beside(pin_dir, headers, room, rows)
-        from bcc import BPF
-
-        try:
-            self.programs = {name: int(self._module.load_func(name.encode(), BPF.SCHED_CLS).fd) for name in PROGRAMS}
-        except Exception as error:
-            raise OperatorError(f"the kernel refuses the datapath program: {error}") from error
+        kept = _provide_maps(pin_dir, compiled, map_size.sizes(room, rows))
+        self.kept_sizes = tuple(
+            one for one in kept if one.map not in map_size.BY_MEMORY or room.is_other(one.rows, one.wanted)
+        )
+        self.programs: dict[str, int] = {}
         self.maps = _open_maps(pin_dir)
+        try:
+            with _scratches(compiled) as scratches:
+                descriptors = scratches | {name: opened.fd for name, opened in self.maps.items()}
+                for program in compiled.programs:
+                    self.programs[program.name] = load_program(program, descriptors)
+        except BaseException:
+            self.close()
+            raise
 
     def map(self, name: str) -> BpfMap:
         """Our own map of that name; its descriptor closes with the datapath."""
@@ -57,7 +64,8 @@ class LoadedDatapath:
         """Close descriptors; programs that are attached and maps that are pinned stay in the kernel."""
         for opened in self.maps.values():
             opened.close()
-        self._module.cleanup()
+        close_programs(self.programs)
+        self.programs = {}
 
     def __enter__(self) -> Self:
         return self
@@ -69,25 +77,37 @@ class LoadedDatapath:
 
 
 def _open_maps(pin_dir: Path) -> dict[str, BpfMap]:
-    maps = {name: bpf_map.open_pinned(str(pin_dir / name)) for name in MAP_SHAPES if name not in JUDGED}
-    generation = Generation(maps[MapName.GENERATIONS])
-    judged = {name: JudgedMap(open_object(str(pin_dir / name)), generation) for name in MAP_SHAPES if name in JUDGED}
-    return maps | judged
+    with ExitStack() as stack:
+        maps: dict[str, BpfMap] = {}
+        for name in MAP_SHAPES:
+            if name not in JUDGED:
+                maps[name] = stack.enter_context(closing(bpf_map.open_pinned(str(pin_dir / name))))
+        generation = Generation(maps[MapName.GENERATIONS])
+        for name in MAP_SHAPES:
+            if name in JUDGED:
+                maps[name] = stack.enter_context(closing(JudgedMap(open_object(str(pin_dir / name)), generation)))
+        stack.pop_all()
+    return maps
 
 
-def load_datapath(bpf_dir: str, run_dir: str, room: FlowRoom = _ROOM, rows: RowRoom = _ROWS) -> LoadedDatapath:
-    """Load everything; takes about a second and 50 MB once (LLVM). Call it in a thread.
+def load_datapath(
+    bpf_dir: str, run_dir: str, room: FlowRoom = _ROOM, rows: RowRoom = _ROWS, *, compiled_dir: str = ""
+) -> LoadedDatapath:
+    """Load everything; takes about a second, and five more where it has to be compiled. Call it in a thread.
 
-    `room` is for tables of flows that are not there yet; those of a former agent keep their size, and their flows.
+    `room` and `rows` are for maps that are not there yet; a former agent's may keep their size, and what is in them.
+    `compiled_dir`: where what was compiled is kept; in `run_dir` by itself.
 
     Raises OperatorError, in one sentence, where the kernel, BCC or the mount is not what is needed; TransientError
-    where `run_dir` cannot be written now, which `write_headers` finds out beforehand.
+    where `run_dir` cannot be written now, which `write_headers` finds out beforehand, or the compiler was killed.
     """
     folder = pin_folder(bpf_dir)
     _ensure_bpffs(Path(bpf_dir))
     folder.mkdir(parents=True, exist_ok=True)
     _drop_misfits(folder)
-    return LoadedDatapath(folder, write_headers(run_dir), room, rows)
+    kept = Path(compiled_dir) if compiled_dir else Path(run_dir) / "compiled"
+    compiled = compiled_datapath(kept, _SOURCE / "egress_gateway.c", write_headers(run_dir))
+    return LoadedDatapath(folder, compiled, room, rows)
 
 
 def write_headers(run_dir: str) -> Path:
@@ -95,42 +115,65 @@ def write_headers(run_dir: str) -> Path:
     return write_kernel_headers(Path(run_dir) / "kernel-headers")
 
 
-def _compile_beside(pin_dir: Path, headers: Path, room: FlowRoom, rows: RowRoom) -> tuple[Any, tuple[KeptSize, ...]]:
-    """Compile with new maps, then put those of a former agent in their place, and pin those that had no former one."""
-    new = pin_dir.with_name(f"{pin_dir.name}-new")
-    _remove_pins(new)  # Of one that died in the midst of this.
+def _provide_maps(pin_dir: Path, compiled: Compiled, sizes: dict[str, int]) -> list[KeptSize]:
+    """Pin every map that is not there yet. Return those that stay in use and have another size than new ones."""
+    kept = []
+    _remove_pins(_beside(pin_dir))  # Of one that died in the midst of this.
+    for spec in compiled.maps:
+        if spec.name not in MAP_SHAPES:
+            continue
+        rows = sizes.get(spec.name, spec.rows)
+        try:
+            former = bpf_map.open_pinned(str(pin_dir / spec.name))
+        except FileNotFoundError:
+            with closing(_make(spec, rows)) as made:
+                pin(made.fd, str(pin_dir / spec.name))
+            continue
+        with closing(former):
+            if former.info.max_entries != rows and not _is_replaced(pin_dir, spec, former, rows):
+                kept.append(KeptSize(spec.name, former.info.max_entries, rows))
+    return kept
+
+
+def _is_replaced(pin_dir: Path, spec: MapSpec, former: BpfMap, rows: int) -> bool:
+    """Put a map of that size, with the rows of the former one, in its place; False where that cannot be."""
+    new = _beside(pin_dir)
     new.mkdir()
     try:
-        module = _compile(new, headers, room, rows)
-        kept = _take_over_maps(module, new, pin_dir)
+        with closing(_make(spec, rows)) as made:
+            if not map_size.copy_rows(spec.name, former, made):
+                return False
+            pin(made.fd, str(new / spec.name))
+        # One step: whoever starts after a crash here finds the one map or the other, and whole.
+        (new / spec.name).rename(pin_dir / spec.name)
+        return True
     finally:
         _remove_pins(new)
-    return module, tuple(
-        one for one in kept if one.map not in map_size.BY_MEMORY or room.is_other(one.rows, one.wanted)
-    )
 
 
-def _take_over_maps(module: Any, new: Path, pin_dir: Path) -> list[KeptSize]:
-    """Return those that stay in use with another size than the new one has."""
-    from bcc.libbcc import lib
+def _beside(pin_dir: Path) -> Path:
+    return pin_dir.with_name(f"{pin_dir.name}-new")
 
-    kept = []
-    for name in MAP_SHAPES:
-        try:
-            former = bpf_map.open_pinned(str(pin_dir / name))
-        except FileNotFoundError:
-            (new / name).rename(pin_dir / name)
-            continue
-        with closing(former), closing(bpf_map.open_pinned(str(new / name))) as made:
-            if former.info.max_entries != made.info.max_entries:
-                if map_size.copy_rows(name, former, made):
-                    # One step: whoever starts after a crash here finds the one map or the other, and whole.
-                    (new / name).rename(pin_dir / name)
-                    continue
-                kept.append(KeptSize(name, former.info.max_entries, made.info.max_entries))
-            # Programs name their maps by the number of a descriptor until the kernel has them, and that is after this.
-            os.dup2(former.fd, lib.bpf_table_fd(module.module, name.encode()), inheritable=False)
-    return kept
+
+def _make(spec: MapSpec, rows: int) -> BpfMap:
+    try:
+        return BpfMap(create_map(spec.type, spec.key_size, spec.value_size, rows, flags=spec.flags, name=spec.name))
+    except OSError as error:
+        raise OperatorError(f"the kernel makes no map {spec.name} of {rows} rows: {error.strerror}") from error
+
+
+@contextmanager
+def _scratches(compiled: Compiled) -> Iterator[dict[str, int]]:
+    """What the programs need room for and nobody else sees; it lives with them."""
+    made: dict[str, int] = {}
+    try:
+        for spec in compiled.maps:
+            if spec.name not in MAP_SHAPES:
+                made[spec.name] = _make(spec, spec.rows).fd
+        yield made
+    finally:
+        for fd in made.values():
+            os.close(fd)
 
 
 def _remove_pins(folder: Path) -> None:
@@ -138,28 +181,6 @@ def _remove_pins(folder: Path) -> None:
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
-
-
-def _compile(pin_dir: Path, headers: Path, room: FlowRoom, rows: RowRoom) -> Any:
-    os.environ["BCC_KERNEL_SOURCE"] = str(headers)
-    try:
-        from bcc import BPF
-    except ImportError as error:
-        raise OperatorError(
-            "BCC is missing: install the Debian packages python3-bpfcc and libbpfcc (PyPI's `bcc` is another thing)"
-        ) from error
-    sizes = [f"-DOPEN_FLOWS={room.open}", f"-DYOUNG_FLOWS={room.young}", f"-DDATAGRAM_FLOWS={room.datagram}"]
-    sizes += [f"-DPOD_ROWS={2 * rows.pods}", f"-DRULES={rows.rules}", f"-DFLOATING_IPS={rows.floating_ips}"]
-    flags = [f"-I{_SOURCE}", f'-DPIN_DIR="{pin_dir}"', "-Wno-unused-function", *sizes]
-    try:
-        return BPF(text=_flattened(_SOURCE / "egress_gateway.c").encode(), cflags=flags)
-    except Exception as error:
-        raise OperatorError(f"BCC could not compile {_SOURCE / 'egress_gateway.c'}: {error}") from error
-
-
-def _flattened(path: Path) -> str:
-    """A source with its own headers put in their places: BCC rewrites map accesses in the main text alone."""
-    return _OWN_HEADER.sub(lambda found: _flattened(path.with_name(found[1])), path.read_text(encoding="ascii"))
 
 
 def _ensure_bpffs(folder: Path) -> None:

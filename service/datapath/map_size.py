@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from service.datapath.bpf_map import BpfMap
+from service.datapath.flow_room import FlowRoom
 from service.datapath.layout import MapName
 
 _COPIED = frozenset(
@@ -60,6 +61,28 @@ class RowRoom:
     """Destinations of all sets of rules that pods of this node go by."""
     floating_ips: int = 4096
     """In every map that has a row for each."""
+
+
+def sizes(flows: FlowRoom, rows: RowRoom) -> dict[str, int]:
+    """Rows of every map that bpf/maps.h leaves to settings and memory."""
+    by_address = (
+        MapName.WAYS,
+        MapName.WAY_HINTS,
+        MapName.FLOATING_IPS,
+        MapName.LEASE_DEADLINES,
+        MapName.OWN_BLOCKS,
+        MapName.TRUSTS,
+    )
+    return dict.fromkeys(by_address, rows.floating_ips) | {
+        MapName.SELECTED: 2 * rows.pods,
+        MapName.RULES: rows.rules,
+        MapName.FLOWS_OPEN: flows.open,
+        MapName.MIRRORS_OPEN: flows.open,
+        MapName.FLOWS_YOUNG: flows.young,
+        MapName.MIRRORS_YOUNG: flows.young,
+        MapName.FLOWS_DATAGRAM: flows.datagram,
+        MapName.MIRRORS_DATAGRAM: flows.datagram,
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from types import TracebackType
@@ -142,14 +143,13 @@ class NodeDatapath:
             )
         own = settings.datapath
         rooms = FlowRoom.here(own.flows), RowRoom(own.pods, own.rules, own.floating_ips)
-        self._loaded = await asyncio.to_thread(loader.load_datapath, own.bpf_dir, settings.run_dir, *rooms)
+        compiled_dir = own.compiled_dir or f"{settings.state_dir}/compiled"
+        load = partial(loader.load_datapath, own.bpf_dir, settings.run_dir, *rooms, compiled_dir=compiled_dir)
+        self._loaded = await asyncio.to_thread(load)
         self._stack.callback(self._loaded.close)
         self._kept_sizes = self._loaded.kept_sizes
-        self.pool = WorkerPool(
-            {name: self._loaded.map(name) for name in _DRIVEN_MAPS},
-            workers=settings.datapath.workers,
-            awaited=_AWAITED_MAPS,
-        )
+        driven = {name: self._loaded.map(name) for name in _DRIVEN_MAPS}
+        self.pool = WorkerPool(driven, workers=own.workers, awaited=_AWAITED_MAPS)
         for name in _DRIVEN_MAPS:
             await asyncio.to_thread(self.pool.adopt, name)
         self.flows = FlowTable(self._loaded.maps, clock=boot_ns, monotonic=time.monotonic_ns)

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from service.lab.cache import cache_folder
 from service.lab.plan import POD_CIDR, SERVICE_CIDR, Plan, PlannedController, PlannedNode
 from service.model.gateway_node import NodeRole
 
@@ -59,6 +60,8 @@ def _settings(folder: Path, plan: Plan, name: str, address: str, role: NodeRole,
             "pod_cidrs": [str(POD_CIDR)],
             "service_cidrs": [str(SERVICE_CIDR)],
             "bpf_dir": str(home / "bpf"),
+            # All nodes of all labs are this machine, so one compiles for all.
+            "compiled_dir": str(cache_folder() / "compiled"),
         }
         | plan.options.datapath,
         "kafka": {"bootstrap_servers": [plan.options.kafka] if plan.options.kafka else []},

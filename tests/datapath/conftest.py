@@ -10,7 +10,7 @@ import pytest
 from service.datapath.layout import BlockKind, WayKind
 from service.datapath.loader import LoadedDatapath, load_datapath
 from tests.datapath.node import NODE, ROUTER, Node
-from tests.datapath.program import UPLINK, Namespace, Programs
+from tests.datapath.program import COMPILED_DIR, UPLINK, Namespace, Programs
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,8 @@ def bpffs() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def loaded(bpffs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedDatapath]:
-    with load_datapath(str(bpffs / "node"), str(tmp_path_factory.mktemp("run"))) as datapath:
+    run_dir = str(tmp_path_factory.mktemp("run"))
+    with load_datapath(str(bpffs / "node"), run_dir, compiled_dir=COMPILED_DIR) as datapath:
         yield datapath
 
 

@@ -16,15 +16,18 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
 
+from service.lab.cache import cache_folder
 from service.network import bpf_call
 from tests.datapath.packet import mac
 
 UNSPEC, SHOT, REDIRECT = -1, 2, 7
 """Verdicts of tc programs (linux/pkt_cls.h)."""
 
-_MAP_CREATE, _PROG_TEST_RUN, _INFO_BY_FD = 0, 10, 15
+COMPILED_DIR = str(cache_folder() / "compiled")
+"""Compiled once for all tests and labs of this machine."""
+
+_PROG_TEST_RUN, _INFO_BY_FD = 10, 15
 _CLONE_NEWNET = 0x40000000
-_LPM_TRIE, _NO_PREALLOC = 11, 1
 _CONTEXT_BYTES = 192
 _MARK_AT, _PRIORITY_AT, _INGRESS_IFINDEX_AT, _IFINDEX_AT, _CB_AT = 8, 32, 36, 40, 48
 _GSO_SEGS_AT, _GSO_SIZE_AT = 164, 176
@@ -108,11 +111,6 @@ def _bpf(command: int, attributes: ctypes.Structure) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
-
-
-def create_map(kind: int, key_size: int, value_size: int, max_entries: int, *, flags: int = 0, name: str = "") -> int:
-    """The descriptor of a new map that belongs to nobody."""
-    return _bpf(_MAP_CREATE, _MapCreate(kind, key_size, value_size, max_entries, flags, map_name=name.encode()))
 
 
 def native_code_bytes(fd: int) -> int:
@@ -227,22 +225,6 @@ class _TestRun(ctypes.Structure):
         ("flags", ctypes.c_uint32),
         ("cpu", ctypes.c_uint32),
         ("batch_size", ctypes.c_uint32),
-        ("_pad", ctypes.c_uint32),
-    )
-
-
-class _MapCreate(ctypes.Structure):
-    """`union bpf_attr` as BPF_MAP_CREATE uses it."""
-
-    _fields_ = (
-        ("map_type", ctypes.c_uint32),
-        ("key_size", ctypes.c_uint32),
-        ("value_size", ctypes.c_uint32),
-        ("max_entries", ctypes.c_uint32),
-        ("map_flags", ctypes.c_uint32),
-        ("inner_map_fd", ctypes.c_uint32),
-        ("numa_node", ctypes.c_uint32),
-        ("map_name", ctypes.c_char * 16),
         ("_pad", ctypes.c_uint32),
     )
 

@@ -24,7 +24,7 @@ from service.policy.rule_set import RuleSet
 from service.settings import Settings
 from tests.datapath import packet
 from tests.datapath.node import Flow, Node
-from tests.datapath.program import POD_DEVICE, SHOT, UNSPEC, Namespace, Programs
+from tests.datapath.program import COMPILED_DIR, POD_DEVICE, SHOT, UNSPEC, Namespace, Programs
 from tests.datapath.stand_in import UPLINK, StandInPool
 from tests.policy.objects import gateway, namespace, pod, pod_key, policy, selector
 
@@ -139,7 +139,8 @@ SERVER = IPv4Address("8.8.8.8")
 @pytest.fixture(scope="module")
 def small(bpffs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedDatapath]:
     """The real programs over real maps that hold next to nothing."""
-    with load_datapath(str(bpffs / "small"), str(tmp_path_factory.mktemp("run")), rows=SMALL) as datapath:
+    run_dir = str(tmp_path_factory.mktemp("run"))
+    with load_datapath(str(bpffs / "small"), run_dir, rows=SMALL, compiled_dir=COMPILED_DIR) as datapath:
         yield datapath
 
 

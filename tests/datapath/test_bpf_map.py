@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from service.datapath import bpf_map
-from service.datapath.bpf_map import BpfMap
+from service.datapath.bpf_map import BpfMap, create_map
 from service.model.errors import InvariantError
 from service.network import bpf_call
-from tests.datapath.program import create_map
 
 pytestmark = pytest.mark.bpf
 

@@ -33,7 +33,7 @@ from tests.datapath.node import (
     Node,
 )
 from tests.datapath.packet import ACK, ACKED, FIN, PSH, RST, SYN
-from tests.datapath.program import REDIRECT, SHOT, Namespace, Programs
+from tests.datapath.program import COMPILED_DIR, REDIRECT, SHOT, Namespace, Programs
 
 pytestmark = pytest.mark.bpf
 each_protocol = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
@@ -394,7 +394,7 @@ def test_c19_where_open_flows_have_no_more_room_a_connection_goes_on_and_may_be_
     namespace: Namespace, bpffs: Path, tmp_path: Path
 ) -> None:
     room = FlowRoom(open=4, young=1024, datagram=1024)
-    with load_datapath(str(bpffs / "few-open"), str(tmp_path), room) as loaded:
+    with load_datapath(str(bpffs / "few-open"), str(tmp_path), room, compiled_dir=COMPILED_DIR) as loaded:
         node = Node(loaded, Programs(namespace, loaded.programs))
         node.configure()
         for make in (node.rule, node.select, node.own, node.way):

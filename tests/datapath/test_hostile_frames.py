@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.datapath.loader import PROGRAMS
+from service.datapath.compiler import PROGRAMS
 from service.model.drop import DropReason
 from tests.datapath import packet
 from tests.datapath.node import (

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from service.datapath import flow_row, layout
+from service.datapath import flow_row, layout, map_size
 from service.datapath.bpf_map import MapInfo, map_info
+from service.datapath.flow_room import FlowRoom
 from service.datapath.layout import MAP_SHAPES, BlockKind, ClusterFlag, MapName, MapShape, SelectedState, WayKind
 from service.datapath.loader import LoadedDatapath
+from service.datapath.map_size import RowRoom
 from service.model.drop import DropReason
 from service.model.lease import Stamp
 from service.network.priority import CANDIDATE_PRIORITY, CLASSIFIED_PRIORITY, FLOW_PRIORITY
@@ -21,6 +23,12 @@ BPF = Path(__file__).parents[2] / "bpf"
 LAYOUT_H = (BPF / "layout.h").read_text(encoding="ascii")
 DROP_H = (BPF / "drop.h").read_text(encoding="ascii")
 SOURCE = (BPF / "maps.h").read_text(encoding="ascii")
+
+TABLES = {
+    words[3]: words[4]
+    for words in (found.split(", ") for found in re.findall(r"^BPF_(?:F_)?TABLE\((.*)\);$", SOURCE, re.MULTILINE))
+}
+"""How many rows the source gives to each map."""
 
 ADDRESS = IPv4Address("10.0.0.1")
 NETWORK = IPv4Network("10.0.0.0/8")
@@ -121,9 +129,15 @@ def test_map_shapes_are_those_of_their_structs(name: str) -> None:
 
 
 def test_every_map_of_the_program_has_a_name_and_a_shape() -> None:
-    pinned = re.findall(r'PIN_DIR "/(\w+)"', SOURCE)
     names = [value for key, value in vars(MapName).items() if not key.startswith("_")]
-    assert sorted(pinned) == sorted(names) == sorted(MAP_SHAPES)
+    assert sorted(TABLES) == sorted(names) == sorted(MAP_SHAPES)
+
+
+def test_maps_without_a_size_of_their_own_have_one_by_settings() -> None:
+    sized = [
+        found.split(", ")[3] for found in re.findall(r"^BPF_(?:F_)?TABLE\((.*\bSIZED\b.*)\);$", SOURCE, re.MULTILINE)
+    ]
+    assert sorted(sized) == sorted(map_size.sizes(FlowRoom(), RowRoom()))
 
 
 @pytest.mark.bpf

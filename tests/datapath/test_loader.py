@@ -4,20 +4,24 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from service.datapath import bpf_map, layout, loader
-from service.datapath.bpf_map import BpfMap
+from service.datapath.bpf_map import BpfMap, create_map
+from service.datapath.compiled import Program
+from service.datapath.compiler import PROGRAMS
 from service.datapath.flow_room import FlowRoom
 from service.datapath.layout import LAYOUT_VERSION, MAP_SHAPES, MapName, MapShape
-from service.datapath.loader import PROGRAMS, LoadedDatapath, load_datapath, pin_folder, unpin
+from service.datapath.loader import LoadedDatapath, load_datapath, pin_folder, unpin
 from service.datapath.map_size import KeptSize, RowRoom
+from service.datapath.program import load_program
 from service.model.errors import OperatorError
 from service.network import bpf_call
-from tests.datapath.program import create_map
+from tests.datapath.program import COMPILED_DIR
 
 pytestmark = pytest.mark.bpf
 
@@ -25,6 +29,7 @@ HASH, PERCPU_ARRAY, LRU_HASH, LPM_TRIE = 1, 6, 9, 11
 NO_PREALLOC = 1
 MISFITS = {MapName.WAYS: (HASH, 4, 40), MapName.SELECTED: (HASH, 12, 16), MapName.MEMBERS: (LRU_HASH, 12, 4)}
 """Type, key and value size: each differs from the map's real shape in one."""
+load = partial(load_datapath, compiled_dir=COMPILED_DIR)
 FLOATING_IP = IPv4Address("192.168.1.100")
 LEASE = layout.lease_value(5, 6)
 
@@ -56,14 +61,14 @@ def pin_misfit(path: Path, kind: int, key_size: int, value_size: int) -> None:
 def restarted(bpffs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedDatapath]:
     """A second start on the pins of a first one, of which some have become something else meanwhile."""
     bpf_dir, run_dir = str(bpffs / "restarted"), str(tmp_path_factory.mktemp("run"))
-    with load_datapath(bpf_dir, run_dir) as former:
+    with load(bpf_dir, run_dir) as former:
         former.map(MapName.LEASE_DEADLINES).update(FLOATING_IP.packed, LEASE)
         for name, shape in MISFITS.items():
             pin_misfit(pin_folder(bpf_dir) / name, *shape)
         not_a_map = pin_folder(bpf_dir) / MapName.SELECTED
         not_a_map.unlink()
         bpf_call.pin(former.programs["uplink_egress"], str(not_a_map))
-    with load_datapath(bpf_dir, run_dir) as again:
+    with load(bpf_dir, run_dir) as again:
         yield again
 
 
@@ -82,7 +87,7 @@ def test_pins_lie_under_the_version_of_their_layout(bpf_dir: str) -> None:
 
 
 def test_an_agent_with_the_capabilities_of_its_pod_takes_over_the_maps(bpf_dir: str, run_dir: str) -> None:
-    with load_datapath(bpf_dir, run_dir) as former:
+    with load(bpf_dir, run_dir) as former:
         former.map(MapName.LEASE_DEADLINES).update(FLOATING_IP.packed, LEASE)
     again = (
         "from service.datapath.loader import load_datapath\n"
@@ -99,7 +104,7 @@ def test_a_start_that_was_broken_off_does_not_hinder_the_next(bpf_dir: str, run_
     left = pin_folder(bpf_dir).with_name(f"{pin_folder(bpf_dir).name}-new")
     left.mkdir(parents=True)
     pin_misfit(left / MapName.WAYS, HASH, 4, 40)
-    with load_datapath(bpf_dir, run_dir) as loaded:
+    with load(bpf_dir, run_dir) as loaded:
         assert shape_of(loaded.map(MapName.WAYS)) == MAP_SHAPES[MapName.WAYS]
     assert not left.exists()
 
@@ -126,11 +131,11 @@ def test_b5_tables_of_flows_have_the_room_that_is_asked_for_and_keep_it_with_the
         MapName.MIRRORS_DATAGRAM: 300,
     }
     flow = bytes(range(16)), bytes(96)
-    with load_datapath(bpf_dir, run_dir, FlowRoom.of(300, memory_bytes=0)) as loaded:
+    with load(bpf_dir, run_dir, FlowRoom.of(300, memory_bytes=0)) as loaded:
         assert {name: loaded.map(name).info.max_entries for name in tables} == tables
         assert loaded.kept_sizes == ()
         loaded.map(MapName.FLOWS_OPEN).update(*flow)
-    with load_datapath(bpf_dir, run_dir, FlowRoom.of(0, memory_bytes=1 << 33)) as loaded:
+    with load(bpf_dir, run_dir, FlowRoom.of(0, memory_bytes=1 << 33)) as loaded:
         assert {name: loaded.map(name).info.max_entries for name in tables} == tables
         assert loaded.map(MapName.FLOWS_OPEN).items() == dict([flow])
         wanted = {name: 65_536 if size == 150 else 131_072 for name, size in tables.items()}
@@ -144,8 +149,8 @@ def test_u1_a_kept_map_that_has_nothing_to_do_with_memory_is_told_of_however_lit
 ) -> None:
     """It was left out within a quarter, as is right for tables of flows alone."""
     by_memory = FlowRoom.of(0, memory_bytes=1 << 33)
-    load_datapath(bpf_dir, run_dir, by_memory, RowRoom(floating_ips=4000)).close()
-    with load_datapath(bpf_dir, run_dir, by_memory, RowRoom(floating_ips=4096)) as loaded:
+    load(bpf_dir, run_dir, by_memory, RowRoom(floating_ips=4000)).close()
+    with load(bpf_dir, run_dir, by_memory, RowRoom(floating_ips=4096)) as loaded:
         assert KeptSize(MapName.LEASE_DEADLINES, 4000, 4096) in loaded.kept_sizes
 
 
@@ -174,7 +179,7 @@ def test_u1_a_map_of_the_agents_own_has_this_versions_size_and_the_rows_of_befor
     """0.1 had 4,096 rows in `cluster`. Of a counter that 0.1 had not, the row is there."""
     pin_folder(bpf_dir).mkdir(parents=True)
     content = pin_sized(pin_folder(bpf_dir) / name, 8, 8, flags=flags)
-    with load_datapath(bpf_dir, run_dir) as loaded:
+    with load(bpf_dir, run_dir) as loaded:
         assert loaded.map(name).info.max_entries == size
         assert content.items() <= loaded.map(name).items().items()
         assert loaded.kept_sizes == ()
@@ -190,7 +195,7 @@ def test_u1_another_map_keeps_its_size_and_that_is_told(
 ) -> None:
     pin_folder(bpf_dir).mkdir(parents=True)
     content = pin_sized(pin_folder(bpf_dir) / name, size, rows)
-    with load_datapath(bpf_dir, run_dir) as loaded:
+    with load(bpf_dir, run_dir) as loaded:
         assert loaded.map(name).info.max_entries == size
         assert loaded.map(name).items() == content
         assert [(one.map, one.rows) for one in loaded.kept_sizes] == [(name, size)]
@@ -199,7 +204,7 @@ def test_u1_another_map_keeps_its_size_and_that_is_told(
 def test_u1_maps_that_only_a_former_version_had_go(bpf_dir: str, run_dir: str) -> None:
     pin_folder(bpf_dir).mkdir(parents=True)
     pin_misfit(pin_folder(bpf_dir) / "reverse_bindings", HASH, 16, 24)
-    with load_datapath(bpf_dir, run_dir) as loaded:
+    with load(bpf_dir, run_dir) as loaded:
         assert sorted(path.name for path in loaded.pin_dir.iterdir()) == sorted(MAP_SHAPES)
 
 
@@ -216,9 +221,9 @@ def test_the_keeper_and_the_program_see_one_map(restarted: LoadedDatapath) -> No
 
 
 def test_closing_keeps_the_pins_and_closes_every_descriptor(bpf_dir: str, run_dir: str) -> None:
-    load_datapath(bpf_dir, run_dir).close()
+    load(bpf_dir, run_dir).close()
     before = len(os.listdir("/proc/self/fd"))
-    load_datapath(bpf_dir, run_dir).close()
+    load(bpf_dir, run_dir).close()
     assert len(os.listdir("/proc/self/fd")) == before
     assert len(list(pin_folder(bpf_dir).iterdir())) == len(MAP_SHAPES)
 
@@ -234,7 +239,7 @@ def test_unpinning_removes_every_pin_and_may_be_repeated(bpf_dir: str) -> None:
 
 def test_a_bpffs_is_mounted_where_there_is_none(tmp_path: Path) -> None:
     folder = tmp_path / "bpf"
-    with load_datapath(str(folder), str(tmp_path / "run")):
+    with load(str(folder), str(tmp_path / "run")):
         kind = subprocess.run(
             ["stat", "-f", "-c", "%T", folder], capture_output=True, text=True, check=True, timeout=10
         )
@@ -242,12 +247,19 @@ def test_a_bpffs_is_mounted_where_there_is_none(tmp_path: Path) -> None:
     assert kind.stdout.strip() == "bpf_fs"
 
 
-def test_a_program_the_kernel_refuses_is_an_operators_error(
-    bpf_dir: str, run_dir: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loader, "PROGRAMS", (*PROGRAMS, "no_such_program"))
+def test_a_load_that_fails_leaves_no_descriptor(bpf_dir: str, run_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(bpf_dir, run_dir).close()
+    before = len(os.listdir("/proc/self/fd"))
+
+    def refuse_the_third(program: Program, maps: dict[str, int]) -> int:
+        if program.name == PROGRAMS[2]:
+            raise OperatorError("the kernel refuses it")
+        return load_program(program, maps)
+
+    monkeypatch.setattr(loader, "load_program", refuse_the_third)
     with pytest.raises(OperatorError, match="kernel refuses"):
-        load_datapath(bpf_dir, run_dir)
+        load(bpf_dir, run_dir)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_source_that_does_not_compile_is_an_operators_error(
@@ -255,5 +267,5 @@ def test_a_source_that_does_not_compile_is_an_operators_error(
 ) -> None:
     (tmp_path / "egress_gateway.c").write_text("#error not a datapath\n", encoding="ascii")
     monkeypatch.setattr(loader, "_SOURCE", tmp_path)
-    with pytest.raises(OperatorError, match="could not compile"):
+    with pytest.raises(OperatorError, match=r"(?s)could not compile.*not a datapath"):
         load_datapath(bpf_dir, run_dir)

@@ -462,7 +462,7 @@ async def test_a_node_without_any_uplink_starts_all_the_same_and_says_what_to_wr
 ) -> None:
     """It may have one in a moment."""
 
-    def go_on(*_: object) -> None:
+    def go_on(*_: object, **_named: object) -> None:
         raise TransientError("it went on")
 
     site = Site(tmp_path, uplinks=("nosuch",))

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from service.datapath import worker_pool
-from service.datapath.bpf_map import BpfMap, MapInfo
+from service.datapath.bpf_map import BpfMap, MapInfo, create_map
 from service.datapath.worker_pool import FULL, WorkerPool
 from service.model.errors import InvariantError
-from tests.datapath.program import create_map
 
 A, B, C = b"aaaa", b"bbbb", b"cccc"
 ONE, TWO, THREE = b"1", b"2", b"3"

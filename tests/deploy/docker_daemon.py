@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.lab.cluster.assets import cache_folder
+from service.lab.cache import cache_folder
 
 _READY_S = 60.0
 

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from service.lab.cache import cache_folder
+
 VERSION = "1.34.4"
 BUILDER = Path(__file__).with_name("build_assets.sh")
 CNI_BUILDER = BUILDER.with_name("build_cni.sh")
@@ -12,11 +14,6 @@ _CNI_FOLDERS = {"flanneld": "flannel-0.28.10", "flannel": "flannel-0.28.10", "ku
 API_PROGRAMS = ("kube-apiserver", "kubectl")
 """Enough for tests of the API server alone."""
 CLUSTER_PROGRAMS = (*API_PROGRAMS, "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "pause")
-
-
-def cache_folder() -> Path:
-    """What is kept between labs: outside any checkout, and safe to delete while none is up."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "egressgw"
 
 
 def program(name: str) -> Path:

@@ -10,7 +10,8 @@ import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from service.lab.cluster.assets import cache_folder, program
+from service.lab.cache import cache_folder
+from service.lab.cluster.assets import program
 from service.lab.namespace import run
 from service.lab.process import end_processes, spawn
 from service.lab.status import wait_for

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from service.lab.cluster.assets import VERSION, cache_folder, etcd, missing_programs, program
+from service.lab.cache import cache_folder
+from service.lab.cluster.assets import VERSION, etcd, missing_programs, program
 from tests.lab.cluster.programs import write_program
 
 
@@ -24,13 +25,6 @@ def test_a_program_that_is_given_goes_before_the_one_that_was_built(given: Path)
     assert program("kubectl") == there
     there.chmod(0o644)
     assert program("kubectl") == built, "what cannot be run does not count"
-
-
-def test_the_cache_is_outside_any_checkout(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cache_folder() == tmp_path / "cache" / "egressgw"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder() == tmp_path / "home" / ".cache" / "egressgw"
 
 
 def test_etcd_is_given_or_in_the_path(given: Path, tmp_path: Path) -> None:
