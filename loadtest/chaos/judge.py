@@ -86,6 +86,7 @@ def judge_speakers(
     """
     began: dict[IPv4Address, tuple[str, int]] = {}
     spoke: dict[tuple[IPv4Address, str], int] = {}
+    returned: dict[tuple[IPv4Address, str], tuple[int, str]] = {}
     for frame in frames:
         if frame.source not in site.floating_ips or frame.encapsulated:
             continue
@@ -96,22 +97,26 @@ def judge_speakers(
         if node is None or (node, str(frame.source)) in strangers or is_steered(frame, site):
             # The router forwards nothing inwards from a floating IP; a stranger who takes one is no node.
             continue
-        speaker, since_ns = began.get(frame.source, ("", 0))
-        last_ns = spoke.get((frame.source, node))
-        if speaker != node and last_ns is not None and _goes_on(last_ns, since_ns, frame.time_ns):
-            after_ms, silent_ms = (frame.time_ns - since_ns) / 1e6, (since_ns - last_ns) / 1e6
-            told = f"{node} spoke {after_ms:.1f} ms after {speaker} had begun, and {silent_ms:.1f} ms before"
-            yield f"{told}: {frame}"
-            continue
-        spoke[frame.source, node] = frame.time_ns
+        address, now_ns = frame.source, frame.time_ns
+        return_ns, told = returned.pop((address, node), (0, ""))
+        if told and now_ns - return_ns < OVERLAP_NS:
+            yield told
+        speaker, since_ns = began.get(address, ("", 0))
+        last_ns = spoke.get((address, node))
+        if speaker not in ("", node) and last_ns is not None and _goes_on(last_ns, since_ns, now_ns):
+            after_ms, silent_ms = (now_ns - since_ns) / 1e6, (since_ns - last_ns) / 1e6
+            told = f"{node} spoke {after_ms:.1f} ms after {speaker} had begun, and {silent_ms:.1f} ms before: {frame}"
+            returned[address, speaker] = (now_ns, told)
+        spoke[address, node] = now_ns
         if speaker != node:
-            began[frame.source] = (node, frame.time_ns)
+            began[address] = (node, now_ns)
 
 
 def _goes_on(last_ns: int, since_ns: int, now_ns: int) -> bool:
-    """Whether a node that spoke at `last_ns` and speaks now does so across another's begin at `since_ns`.
+    """Whether a node that spoke at `last_ns` and speaks now may do so across another's begin at `since_ns`.
 
-    One that had long been silent by then has taken the address anew; if the other goes on, that one is found.
+    It does if the other goes on as well. Else it has taken the address anew, as where a majority that comes back
+    grants it to the one, and a moment later to whom the leader has assigned it; so it has where it was silent for long.
     """
     return last_ns <= since_ns and since_ns - last_ns < TENURE_NS and now_ns - since_ns < OVERLAP_NS
 

@@ -172,7 +172,8 @@ class PortBlocks:
         leaders = self._cluster.sockets(self._settings.ports.leader)
         leader_address = leaders.get(leader[0]) if leader is not None else None
         self._maps.learn(reconciler.topology())
-        listed, moved = reconciler.floating_ips(), reconciler.take_moved()
+        # What is listed and is nobody's for a while, as an address of a node's own (A1), keeps its ports.
+        listed, moved = reconciler.listed(), reconciler.take_moved()
         said = (owner, members, leader_address, listed, reconciler.assignments, self._served)
         is_said = len(said) == len(self._said) and all(map(is_, said, self._said))
         if is_said and not moved:
@@ -336,7 +337,7 @@ class PortBlocks:
         self._demand.take(scan.taken, self._maps.refused_flows(), begun_ns=scan.begun_ns)
         for floating_ip in self._known:
             usable, demand = owner.usable(floating_ip), self._demand.of(floating_ip)
-            if usable or demand.taken:
+            if usable or demand.taken or demand.per_s:
                 free = len(usable) * BLOCK_PORTS - demand.taken
                 owner.note_use(floating_ip, free, demand.per_s, now_ns=now_ns)
             live = scan.blocks.get(floating_ip.packed, set())

@@ -176,7 +176,7 @@ class Reconciler:
     def learn_members(self, nodes: tuple[GatewayNode, ...], assignments: Mapping[IPv4Address, Assignment]) -> None:
         """Take what gossip says of the agents, and the leader's table. Locations that nobody asks for any more go."""
         self._members.nodes, self._assignments = nodes, assignments
-        listed = self._listed()
+        listed = self.listed()
         if listed is not self._kept_for:
             for floating_ip in [floating_ip for floating_ip in self._locations if floating_ip not in listed]:
                 del self._locations[floating_ip]
@@ -280,12 +280,10 @@ class Reconciler:
         return self._derived.networks.of(lambda: tuple(sorted(exempt, key=network_order)), exempt)
 
     def floating_ips(self) -> tuple[IPv4Address, ...]:
-        """Every floating IP of the spec or the leader's table, and what is still leased here: the fence knows them all.
-
-        No others: an address that was a floating IP once may be anybody's now, also this host's. But never an address
-        of a node's interface, nor a network's or a broadcast address: the fence would cut off whoever has it.
+        """What is listed and the fence knows. Never an address of a node's interface, nor a network's or a broadcast
+        address: the fence would cut off whoever has it.
         """
-        known, faults = self._listed(), self._members.faults()
+        known, faults = self.listed(), self._members.faults()
         uplinks, addresses, server = self._uplinks, self._addresses, self._server
 
         def fit() -> tuple[IPv4Address, ...]:
@@ -297,12 +295,13 @@ class Reconciler:
     def own_addresses(self) -> tuple[IPv4Address, ...]:
         """What is a floating IP to others and an address of an interface here, or the API server's: never ours to
         hold."""
-        known, addresses, server = self._listed(), self._addresses, self._server
+        known, addresses, server = self.listed(), self._addresses, self._server
         return self._derived.own_addresses.of(
             lambda: tuple(sorted(ip for ip in known if ip in addresses or ip == server)), known, addresses, server
         )
 
-    def _listed(self) -> dict[IPv4Address, None]:
+    def listed(self) -> dict[IPv4Address, None]:
+        """Every address of the spec or the leader's table, and what is leased here; another one may be anybody's now."""
         gateway, assignments, held = self._index.gateway(), self._assignments, self._held
 
         def listed() -> dict[IPv4Address, None]:
@@ -384,7 +383,7 @@ class Reconciler:
 
         Of listed addresses only: another one may be anybody's by now.
         """
-        used, topology, listed = self._pods.floating_ips(), self.topology(), self._listed()
+        used, topology, listed = self._pods.floating_ips(), self.topology(), self.listed()
         return self._derived.probed.of(
             lambda: tuple(
                 (name, floating_ip)
@@ -482,7 +481,7 @@ class Reconciler:
 
     def _insiders(self) -> Insiders:
         """What is never steered follows from this (rule W12)."""
-        listed, segments, uplinks, ranges = self._listed(), self.segments(), self._uplinks, self._ranges
+        listed, segments, uplinks, ranges = self.listed(), self.segments(), self._uplinks, self._ranges
         server, inherited = self._server, self._inherited_exempt
 
         def insiders() -> Insiders:

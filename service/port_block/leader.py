@@ -221,9 +221,7 @@ class LeaderBlocks:
         floating_ip = IPv4Address(message.floating_ip)
         table = self._tables.get(floating_ip)
         view = table.gateways.get(source.node) if table is not None else None
-        if table is None or view is None:
-            return
-        if not view.take_table(message, self._now_ns):
+        if table is None or view is None or not view.take_table(message, self._now_ns):
             return
         if table.is_complete:
             self._weigh(floating_ip, table, view.rows, Witness.of_gateway(holds=view.holds), judge)
@@ -349,10 +347,12 @@ class LeaderBlocks:
         return down_ns is not None and self._now_ns - down_ns >= self._times.down_ns
 
     def _take_ask(self, owner: OwnerView, message: Ask) -> None:
-        table = self._tables.get(IPv4Address(message.floating_ip))
+        table = self._tables.get(floating_ip := IPv4Address(message.floating_ip))
         if table is not None:
             table.wishes[owner.name] = Wish(message.wanted, self._now_ns + WISH_ASKS * self._times.ask_ns)
-            self._changed[IPv4Address(message.floating_ip)] = None
+            self._changed[floating_ip] = None
+            if table.count(owner.name) >= message.wanted and not owner.waits_for(floating_ip):
+                owner.doubt(self._now_ns)  # It has forgotten some that it was told of (Q2).
 
     def _take_return(self, owner: OwnerView, message: Return) -> None:
         nobodys = None

@@ -77,8 +77,12 @@ class OwnerView:
             if row_of(entry.block).stamp == entry.row.stamp:
                 self.pending.pop((floating_ip, entry.block), None)
 
+    def waits_for(self, floating_ip: IPv4Address) -> bool:
+        """Whether it has yet to hear, or to acknowledge, rows of this address."""
+        return any(key[0] == floating_ip for key in self.pending)
+
     def doubt(self, now_ns: int) -> None:
-        """A process speaks that is not the one that is known: read again, to see which of them lives."""
+        """A process speaks that is not the one that is known, or has less than is known: read again, to see."""
         if self._is_checked(now_ns):
             self.checked_ns = now_ns - self._times.confirm_ns
             self.wake(now_ns)

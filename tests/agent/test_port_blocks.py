@@ -238,6 +238,40 @@ async def test_q2_a_node_whose_flows_are_refused_gets_more_though_nothing_grows_
         await holds(refuse)
 
 
+async def test_a1_what_is_an_address_of_a_nodes_own_for_a_while_keeps_its_ports(site: Site) -> None:
+    worker1 = site.nodes["worker1"]
+    async with site.leading():
+        await holds(lambda: worker1.usable() == BASE)
+        worker1.reconciler.learn_addresses(frozenset({FLOATING_IP}))
+        assert worker1.reconciler.floating_ips() == ()
+        worker1.turn()
+        assert worker1.usable() == BASE
+
+
+async def test_q2_a_node_that_alone_has_seen_an_address_unlisted_has_its_ports_again_within_seconds(site: Site) -> None:
+    """The leader has not, and asks each 50 s only whether anything has changed."""
+    worker1, listed = site.nodes["worker1"], gateway(str(FLOATING_IP))
+    async with site.leading():
+        await holds(lambda: worker1.usable() == BASE)
+        worker1.reconciler.learn_members(NODES, {})
+        site.index.apply([Upsert(gateway("192.168.1.199"))])
+        worker1.turn()
+        assert worker1.usable() == 0
+        site.index.apply([Upsert(listed)])
+        worker1.reconciler.learn_members(NODES, site.table())
+        worker1.turn()
+        refused = 0
+
+        def refuse() -> bool:
+            nonlocal refused
+            refused += 10
+            key = struct.pack("=4sI", FLOATING_IP.packed, DropReason.NO_PORTS)
+            worker1.maps[MapName.DROPS].update(key, struct.pack("=QQ", refused, 60 * refused))
+            return worker1.usable() >= BASE
+
+        await holds(refuse)
+
+
 async def test_e2_a_pod_that_is_not_selected_any_more_is_forgotten_once_it_has_no_flow(site: Site) -> None:
     worker1 = site.nodes["worker1"]
     steering = worker1.reconciler.steering

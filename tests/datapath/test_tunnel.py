@@ -236,6 +236,37 @@ def test_x2_on_the_pods_uplink_there_are_outer_packets_between_nodes_alone_and_n
         assert flags == packet.DONT_FRAGMENT
 
 
+@contextmanager
+def cut_by_software(segment: Segment, *places: str) -> Iterator[None]:
+    """The uplinks there take no segments that are still together: the kernel cuts them before."""
+    features = ("tso", "gso", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
+    try:
+        for place in places:
+            segment.places[place].command("ethtool -K eth0 " + " ".join(f"{name} off" for name in features))
+        yield
+    finally:
+        for place in places:
+            segment.places[place].command("ethtool -K eth0 " + " ".join(f"{name} on" for name in features))
+
+
+def lengths(heard: list[packet.Frame]) -> list[int]:
+    """Bytes of the IP packets."""
+    return [len(frame.payload) for frame in heard if frame.kind == packet.IPV4]
+
+
+def test_x4_what_the_uplink_does_not_cut_the_kernel_does_and_no_outer_packet_is_too_long(segment: Segment) -> None:
+    """Each piece has outer headers and lengths of its own, or nobody would take it out of the tunnel."""
+    with overheard(segment, "a", "eth0") as together, listening(segment) as server:
+        client, accepted, _ = connected(segment, server)
+        with closing(client), closing(accepted):
+            transfer(client, accepted, 300_000)
+            with cut_by_software(segment, "a", "b"), overheard(segment, "a", "eth0") as heard:
+                transfer(client, accepted, 300_000)
+                transfer(accepted, client, 300_000)
+    assert max(lengths(together)) > 1500, "nothing was ever together, so nothing is proved"
+    assert max(lengths(heard)) == 1500
+
+
 # ---- who may use it ----
 
 

@@ -18,6 +18,7 @@ import pytest
 from service.lab.namespace import inside
 from service.lab.site import set_port_state
 from service.lab.traffic.frame import ETH_ARP, Frame, read_frames
+from service.lab.witness import wait_for_calls
 from service.network.arp import ETH_P_ARP, arp_request_frame, gratuitous_arp_frames
 from service.web.verdict import troubles
 from tests.e2e.site import FLOATING_IPS, Site, gateway, policy
@@ -140,6 +141,20 @@ def test_a1_an_address_that_comes_to_a_members_interface_is_given_up_and_left_to
     site.wait_whole()
     assert SECOND not in told(site, owner)
     site.wait("the object to tell no more", lambda: "is an address of an interface" not in gateway_conditions(site))
+
+
+def test_a1_pods_of_an_address_that_was_on_an_interface_for_a_second_go_on_as_soon_as_it_is_held(site: Site) -> None:
+    """They had no ports for up to 50 s: agents had forgotten what they had, and the leader had not."""
+    site.wait_whole()
+    holder = str(site.holder(FIRST))
+    owner = next(node.name for node in site.lab.plan.nodes if node.name != holder)
+    with site.stream(pod_not_on(site, owner), interval_ms=20) as stream:
+        with own_address(site, owner, FIRST):
+            site.wait("it to be given up", lambda: site.holder(FIRST) is None)
+        site.wait_held(FIRST)
+        wait_for_calls(site.lab, "udp", FIRST, 20, timeout_s=5)
+        report = stream.report()
+    assert list(report["sources"]) == [FIRST]
 
 
 def test_a1_an_address_on_a_members_interface_is_never_taken_at_all(site: Site, tmp_path: Path) -> None:

@@ -291,6 +291,24 @@ def test_q2_a_node_that_is_short_gets_more_and_one_without_pods_is_asked_to_give
     assert of(Recall, outputs) == [Recall(5, NUMBER, 1)]
 
 
+def test_q2_a_node_that_asks_for_fewer_than_it_was_told_of_has_forgotten_them_and_hears_of_them_again() -> None:
+    """Where an address was unlisted and listed again so quickly that only some nodes have seen it."""
+    site = complete()
+    for name in HOSTS:
+        site.holdings(name)
+    grants = [one for one in of(Grant, site.later(SECOND)) if one.session == 1]
+    ask = Ask(NUMBER, 1)
+    say(site.leader, LEADER, A, ask, now_ns=site.now_ns)
+    assert of(Read, site.later(SECOND)) == [], "it may not have heard of them yet"
+    for grant in grants:
+        site.taken(A, grant)
+    assert of(Read, site.later(SECOND)) == []
+    say(site.leader, LEADER, A, ask, now_ns=site.now_ns)
+    assert len(of(Read, site.later(TIMES.resend_ns))) == 1
+    say(site.leader, LEADER, A, Holdings(5, 20, 2, DAY_NS, 0, 1, ()), now_ns=site.now_ns)
+    assert owners([one for one in of(Grant, site.later(SECOND)) if one.session == 1]) == owners(grants)
+
+
 def test_q2_what_nodes_lack_of_their_base_is_told() -> None:
     site = complete(demand=())
     site.holdings(B, *(HeldRow(NUMBER, block, 4, 1) for block in range(42)))

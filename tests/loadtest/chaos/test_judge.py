@@ -45,9 +45,18 @@ def spoken(*said: tuple[str, int]) -> list[Frame]:
 
 
 def test_a_node_that_speaks_again_just_after_the_next_one_is_a_second_speaker() -> None:
-    found = list(judge_speakers(spoken(("worker1-0", 0), ("worker2-0", 100), ("worker1-0", 103)), CAPTURE))
+    said = [("worker1-0", 0), ("worker2-0", 100), ("worker1-0", 103), ("worker2-0", 105)]
+    found = list(judge_speakers(spoken(*said), CAPTURE))
     assert len(found) == 1
     assert "worker1 spoke 3.0 ms after worker2 had begun" in found[0]
+
+
+def test_a_node_that_has_the_address_back_from_one_that_falls_silent_has_taken_it_anew() -> None:
+    """Seen: a majority that came back granted it to the successor, and 80 ms later to whom the leader had assigned it."""
+    back = [("worker1-0", 0), ("worker2-0", 100), ("worker1-0", 180), ("worker1-0", 190)]
+    assert list(judge_speakers(spoken(*back), CAPTURE)) == []
+    later_ms = 180 + OVERLAP_NS // 1_000_000
+    assert list(judge_speakers(spoken(*back, ("worker2-0", later_ms)), CAPTURE)) == [], "and once more"
 
 
 def test_a_node_that_was_dark_for_long_and_speaks_again_has_taken_the_address_anew() -> None:
@@ -55,7 +64,8 @@ def test_a_node_that_was_dark_for_long_and_speaks_again_has_taken_the_address_an
     again = [("worker2-0", 0), ("worker1-0", dark_ms), ("worker2-0", dark_ms + 60)]
     assert list(judge_speakers(spoken(*again), CAPTURE)) == []
     # But the one in between must have stopped by then.
-    found = list(judge_speakers(spoken(*again, ("worker1-0", dark_ms + 65)), CAPTURE))
+    both = spoken(*again, ("worker1-0", dark_ms + 65), ("worker2-0", dark_ms + 67))
+    found = list(judge_speakers(both, CAPTURE))
     assert len(found) == 1
     assert found[0].startswith("worker1 spoke 5.0 ms after worker2 had begun, and 60.0 ms before: ")
 
@@ -178,7 +188,7 @@ def test_what_went_unanswered_before_the_round_began_is_of_the_round_before() ->
 
 
 def test_a_node_may_speak_for_an_address_that_somebody_gave_to_it_as_its_own() -> None:
-    frames = spoken(("worker1-0", 0), ("worker2-0", 100), ("worker1-0", 103))
+    frames = spoken(("worker1-0", 0), ("worker2-0", 100), ("worker1-0", 103), ("worker2-0", 105))
     assert list(judge_speakers(frames, CAPTURE, frozenset((("worker1", FLOATING_IPS[0]),)))) == []
     assert list(judge_speakers(frames, CAPTURE, frozenset((("worker1", FLOATING_IPS[1]),))))
 
