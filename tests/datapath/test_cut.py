@@ -7,16 +7,19 @@ only whole walks show.
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.datapath import loader
-from service.datapath.layout import BlockKind, WayKind
-from service.datapath.loader import LoadedDatapath, load_datapath
+from service.datapath.compiled import Compiled
+from service.datapath.compiled_folder import COMPILE_TIMEOUT_S, compiled_datapath
+from service.datapath.flow_room import FlowRoom
+from service.datapath.layout import BlockKind, WayKind, pin_folder
+from service.datapath.loader import LoadedDatapath, write_headers
+from service.datapath.map_size import RowRoom
 from tests.datapath import (
     test_direct,
     test_error,
@@ -37,6 +40,8 @@ from tests.datapath.node import TCP_FLOW, UDP_FLOW, Node
 from tests.datapath.program import Namespace, Programs
 
 pytestmark = pytest.mark.bpf
+
+SOURCE = Path(__file__).parents[2] / "bpf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,24 +461,35 @@ CUTS = {
 }
 
 
-@contextmanager
-def programs_with(cut: Cut, folder: Path, bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadedDatapath]:
-    source = folder / "bpf"
-    shutil.copytree(loader._SOURCE, source)
-    text = (source / cut.file).read_text()
+def compile_cut(name: str, folder: Path) -> Compiled:
+    cut, source = CUTS[name], folder / "bpf"
+    shutil.copytree(SOURCE, source)
+    text = (source / cut.file).read_text(encoding="ascii")
     assert text.count(cut.line) == 1, "the line has moved: find it again"
-    (source / cut.file).write_text(text.replace(cut.line, cut.instead))
-    monkeypatch.setattr(loader, "_SOURCE", source)
-    with load_datapath(str(bpffs / folder.name), str(folder)) as loaded:
-        yield loaded
+    (source / cut.file).write_text(text.replace(cut.line, cut.instead), encoding="ascii")
+    return compiled_datapath(folder / "compiled", source / "egress_gateway.c", write_headers(str(folder)))
+
+
+@pytest.fixture(scope="module")
+def compiled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Compiled]]]:
+    """Of all cuts that are asked for. Compiling takes twice as long as what is tested then, so it goes ahead."""
+    cases = [item for item in request.session.items if item.path == request.path]
+    names = [str(item.callspec.params["name"]) for item in cases if isinstance(item, pytest.Function)]
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(compile_cut, name, tmp_path_factory.mktemp(name)) for name in names}
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("name", CUTS)
 def test_with_its_wiring_cut_a_rule_is_not_kept(
-    name: str, namespace: Namespace, bpffs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, namespace: Namespace, bpffs: Path, compiled: dict[str, Future[Compiled]]
 ) -> None:
-    cut = CUTS[name]
-    with programs_with(cut, tmp_path, bpffs, monkeypatch) as loaded:
+    cut, pins = CUTS[name], pin_folder(str(bpffs / f"cut-{name}"))
+    programs = compiled[name].result(timeout=COMPILE_TIMEOUT_S)
+    pins.mkdir(parents=True)
+    with LoadedDatapath(pins, programs, FlowRoom(), RowRoom()) as loaded:
         node = Node(loaded, Programs(namespace, loaded.programs))
         node.configure()
         NODES[cut.node](node)
