@@ -17,11 +17,9 @@ from loadtest.rows.moves import PORT, alive, conversations, crash, hand_over, me
 from loadtest.station import Station
 from service.lab.fault import Fault, apply_fault
 from service.lab.lab import Lab
-from service.lab.namespace import nft
 from service.lab.plan import LabOptions
 from service.lab.status import wait_for
 from service.model.errors import TransientError
-from service.settings import PortSettings
 
 DOWNLOADS = 1
 """On each pod, beside the others: they take what there is of the machine."""
@@ -29,7 +27,6 @@ ENDED_S = 10.0
 _MOVED_S = 30.0
 _SETTLES_S = 3.0
 _MIXED = (*KINDS, "half-closed")
-_TABLE = "cut_control"
 
 Do = Callable[[Lab, str], None]
 
@@ -84,18 +81,12 @@ def _cut(lab: Lab, holder: str) -> None:
 
 def _cut_control(lab: Lab, holder: str) -> None:
     """Frames of pods and floating IPs pass; nothing of ours between members does."""
-    ports = PortSettings()
-    ours = f"{{ {ports.gossip}, {ports.state}, {ports.lease}, {ports.leader}, {ports.controller_gossip} }}"
-    chains = "".join(
-        f"chain {hook} {{ type filter hook {hook} priority 0; udp dport {ours} drop; udp sport {ours} drop; }}\n"
-        for hook in ("input", "output")
-    )
-    nft(lab.node(holder).netns, f"table ip {_TABLE} {{ {chains} }}")
+    apply_fault(lab, holder, Fault.CUT_CONTROL)
     wait_until_moved(lab, holder, timeout_s=_MOVED_S)
 
 
 def _heal_control(lab: Lab, holder: str) -> None:
-    nft(lab.node(holder).netns, f"delete table ip {_TABLE}")
+    apply_fault(lab, holder, Fault.HEAL)
 
 
 def _crash_with_leader(lab: Lab, holder: str) -> None:

@@ -13,7 +13,7 @@ from service.network import inspection, tcx
 from service.network.capability import check_node
 from service.network.hook import DIRECTIONS
 from service.network.inspection import Finding
-from service.network.link import Interface
+from service.network.link import Interface, choose_uplinks
 from service.network.netlink import Netlink
 from service.network.nftables import Nftables
 from service.settings import Settings
@@ -51,8 +51,8 @@ def _node() -> Finding:
 async def _network(netlink: Netlink, settings: Settings, *, is_fresh: bool) -> AsyncIterator[Finding]:
     own = settings.datapath
     interfaces = await netlink.interfaces()
-    names = own.uplinks or await netlink.default_route_interfaces()
-    uplinks = [interface for interface in interfaces if interface.name in names and interface.addresses]
+    routed = own.uplinks or await netlink.default_route_interfaces()
+    uplinks = choose_uplinks(interfaces, named=own.uplinks, routed=routed, bind_address=settings.bind_address)
     pods = [interface for interface in interfaces if interface.kind == "veth" and interface.up]
     yield inspection.judge_cni((each.name for each in interfaces), is_tried=own.unsupported_cni == "try")
     yield inspection.judge_uplinks(uplinks)

@@ -39,7 +39,7 @@ from service.network.connection_life import ConnectionLives
 from service.network.conntrack import Conntrack
 from service.network.destinations import Destinations
 from service.network.hook import Attachment
-from service.network.link import Interface
+from service.network.link import Interface, choose_uplinks
 from service.network.link_monitor import LinkMonitor
 from service.network.netlink import Netlink, Pause
 from service.network.nftables import Nftables, NftConfig
@@ -234,20 +234,14 @@ class NodeDatapath:
         return len(self._uplinks) == len(found)
 
     async def _read_uplinks(self) -> tuple[LocalUplink, ...]:
-        named = self._settings.datapath.uplinks
-        names = named or await self.netlink.default_route_interfaces()
+        named, bind_address = self._settings.datapath.uplinks, self._settings.bind_address
+        routed = named or await self.netlink.default_route_interfaces()
         interfaces = await self.netlink.interfaces()
         self.device_names = frozenset(interface.name for interface in interfaces)
         self._addresses = frozenset(address.ip for interface in interfaces for address in interface.addresses)
         self.gateways = await self.netlink.default_gateways()
-        uplinks = tuple(
-            _local_uplink(interface)
-            for interface in interfaces
-            if interface.addresses
-            and (
-                interface.name in names or (not named and str(interface.addresses[0].ip) == self._settings.bind_address)
-            )
-        )
+        chosen = choose_uplinks(interfaces, named=named, routed=routed, bind_address=bind_address)
+        uplinks = tuple(map(_local_uplink, chosen))
         veths = (interface.index for interface in interfaces if interface.kind == "veth")
         self.hooks.keep({*veths, *(uplink.ifindex for uplink in uplinks), self._egw_ifindex})
         return uplinks

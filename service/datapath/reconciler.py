@@ -301,7 +301,7 @@ class Reconciler:
         )
 
     def listed(self) -> dict[IPv4Address, None]:
-        """Every address of the spec or the leader's table, and what is leased here; another one may be anybody's now."""
+        """Addresses of the spec or the leader's table, and what is leased here; another one may be anybody's now."""
         gateway, assignments, held = self._index.gateway(), self._assignments, self._held
 
         def listed() -> dict[IPv4Address, None]:

@@ -135,10 +135,13 @@ class Lab:
 
         Raises OperatorError where there is no such place.
         """
+        return [*enter_command(self.netns(place)), *command]
+
+    def netns(self, place: str) -> str:
+        """The network namespace of that place. Raises OperatorError where there is no such place."""
         others = {"router": self.plan.router, "outside": self.plan.outside, "fabric": self.plan.fabric}
         others |= {controller.name: controller.netns for controller in self.plan.controllers}
-        netns = others.get(place) or (self.pod(place) if "/" in place else self.node(place)).netns
-        return [*enter_command(netns), *command]
+        return others.get(place) or (self.pod(place) if "/" in place else self.node(place)).netns
 
     def client_command(self, pod: PlannedPod, *arguments: str) -> list[str]:
         """The command of `service.lab.client` in a pod."""

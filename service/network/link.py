@@ -1,7 +1,7 @@
 """Interfaces as the kernel shows them. Synchronous: called in the thread that owns the IPRoute socket."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
@@ -43,6 +43,20 @@ def read_interfaces(ipr: Any) -> tuple[Interface, ...]:
     links = ipr.get_links(ext_mask=RTEXT_FILTER_SKIP_STATS)
     found = (_interface(message, tuple(addresses[message["index"]])) for message in links)
     return tuple(sorted(found, key=lambda interface: interface.index))
+
+
+def choose_uplinks(
+    interfaces: Iterable[Interface], *, named: Collection[str], routed: Collection[str], bind_address: str
+) -> list[Interface]:
+    """Uplinks among them, which have an address: those that settings name; where none is named, those that carry a
+    default route or `bind_address`."""
+    names = named or routed
+    return [
+        interface
+        for interface in interfaces
+        if interface.addresses
+        and (interface.name in names or (not named and str(interface.addresses[0].ip) == bind_address))
+    ]
 
 
 def find_interface(ipr: Any, name: str) -> Interface | None:

@@ -14,7 +14,7 @@ import yaml
 from service.datapath.layout import MapName, pin_folder
 from service.lab.configuration import member_folder
 from service.lab.fault import Fault
-from service.lab.namespace import nft, run
+from service.lab.namespace import run
 from service.lab.plan import ROUTER_OCTET, SECOND_UPLINK_DESTINATION, SEGMENTS
 from service.lab.status import fetch_json
 from service.lab.witness import wait_for_calls
@@ -116,21 +116,12 @@ def test_a_holder_cut_off_loses_the_address_and_after_healing_there_is_one_holde
         recover(site, holder)
 
 
-CONTROL = "{ 9640, 9641, 9644, 9646, 9647 }"
-"""Ports of all that members say to each other, but for questions over the data path."""
-
-
 def test_r2_pods_of_a_node_that_hears_no_member_go_on_by_what_is_confirmed_over_the_data_path(site: Site) -> None:
     """An announcement alone is believed for half a second."""
     holder = str(site.holder(FIRST))
     pod = next(pod.full_name for pod in site.lab.plan.pods if pod.namespace == "alice" and pod.node == holder)
-    chains = "".join(
-        f"chain {hook} {{ type filter hook {hook} priority 0; udp dport {CONTROL} drop; udp sport {CONTROL} drop; }}\n"
-        for hook in ("input", "output")
-    )
-    netns = site.lab.node(holder).netns
     site.wait_seen(pod, FIRST)
-    nft(netns, f"table ip deaf {{ {chains} }}")
+    site.fault(holder, Fault.CUT_CONTROL)
     try:
         wait_moved(site, holder)
         time.sleep(2.0)
@@ -138,7 +129,6 @@ def test_r2_pods_of_a_node_that_hears_no_member_go_on_by_what_is_confirmed_over_
             time.sleep(3.0)
             report = stream.report()
     finally:
-        nft(netns, "delete table ip deaf")
         recover(site, holder)
     assert list(report["sources"]) == [FIRST]
     assert report["lost"] < report["sent"] / 10

@@ -24,6 +24,21 @@ def test_a_cut_is_silent_and_heals(site: Lab) -> None:
     assert inside(pod.netns, lambda: ask_udp("8.8.8.8").source) == "192.168.1.21"
 
 
+def test_what_members_say_to_each_other_is_cut_alone_and_heals(site: Lab) -> None:
+    pod, rules = site.pod("alice/frontend-worker1"), site.enter("worker1", "nft", "list", "tables")
+    for _twice in range(2):
+        apply_fault(site, "worker1", Fault.CUT_CONTROL)
+    try:
+        assert "table ip cut_control" in run(rules)
+        assert inside(pod.netns, lambda: ask_udp("8.8.8.8").source) == "192.168.1.21"
+        for port in (9640, 9641):
+            with pytest.raises(OSError, match=r"not permitted"):
+                inside(site.netns("worker1"), lambda port=port: ask_udp("192.168.1.22", port=port, timeout_s=0.3))
+    finally:
+        apply_fault(site, "worker1", Fault.HEAL)
+    assert "cut_control" not in run(rules)
+
+
 def test_stop_freezes_cont_thaws_kill_ends_and_restart_starts_what_is_dead(site: Lab) -> None:
     for kind in ("agent", "keeper"):
         site.start(kind, "worker2", site.node("worker2").netns, "http.server", "0")

@@ -2,12 +2,21 @@
 
 import errno
 from collections.abc import Mapping
+from ipaddress import IPv4Interface
 from typing import Any
 
 import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 
-from service.network.link import Interface, by_index, find_interface, link_kind, next_hop_indices, parse_mac
+from service.network.link import (
+    Interface,
+    by_index,
+    choose_uplinks,
+    find_interface,
+    link_kind,
+    next_hop_indices,
+    parse_mac,
+)
 from service.network.link import read_default_route_interfaces as default_route_interfaces
 
 
@@ -98,3 +107,27 @@ def test_a_mac_is_six_bytes_or_none(text: str | None, mac: bytes) -> None:
 def test_interfaces_are_known_by_index() -> None:
     first, second = (Interface(index, "x", b"", True, True, None, ()) for index in (7, 5))
     assert by_index([first, second]) == {7: first, 5: second}
+
+
+def interface(name: str, *addresses: str) -> Interface:
+    return Interface(1, name, bytes(6), True, True, None, tuple(map(IPv4Interface, addresses)))
+
+
+INTERFACES = (interface("eth0", "10.0.0.1/24"), interface("eth1", "10.0.1.1/24"), interface("eth2"))
+
+
+@pytest.mark.parametrize(
+    ("named", "routed", "bind_address", "chosen"),
+    [
+        (("eth1",), ("eth0",), "10.0.0.1", ["eth1"]),
+        ((), ("eth0",), "10.0.1.1", ["eth0", "eth1"]),
+        ((), (), "10.0.1.1", ["eth1"]),
+        (("eth2", "eth9"), (), "10.0.0.1", []),
+    ],
+    ids=["named ones alone", "default route and own address", "no default route", "without an address, or not there"],
+)
+def test_uplinks_are_those_that_are_named_or_else_lead_out_or_have_the_nodes_address(
+    named: tuple[str, ...], routed: tuple[str, ...], bind_address: str, chosen: list[str]
+) -> None:
+    found = choose_uplinks(INTERFACES, named=named, routed=routed, bind_address=bind_address)
+    assert [one.name for one in found] == chosen

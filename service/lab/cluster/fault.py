@@ -21,10 +21,11 @@ def apply_cluster_fault(cluster: Cluster, member: str, fault: Fault, *, only: st
     `kill` ends kubelet, containerd, its shims and every process of every container of the node at the same instant;
     `stop` freezes them all, `cont` thaws them; `restart` brings back what a node's machine would start: its kubelet
     then makes the pods run again. With `only` (`agent`, `keeper`) they act on the processes of these containers alone,
-    which a kubelet restarts by itself. `cut` and `heal` are as of any lab. On `kubernetes` they act on API server,
-    etcd, scheduler and controller manager, or the one named by `only`. Raises OperatorError for what does not exist.
+    which a kubelet restarts by itself. `cut`, `cut-control` and `heal` are as of any lab. On `kubernetes` they act on
+    API server, etcd, scheduler and controller manager, or the one named by `only`. Raises OperatorError for what does
+    not exist.
     """
-    if fault in (Fault.CUT, Fault.HEAL) or member == member_of(cluster.plan).name:
+    if fault in (Fault.CUT, Fault.CUT_CONTROL, Fault.HEAL) or member == member_of(cluster.plan).name:
         return apply_fault(cluster, member, fault, only=only)
     machine = cluster.machine(member)
     if only is not None:

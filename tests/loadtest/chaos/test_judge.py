@@ -52,7 +52,7 @@ def test_a_node_that_speaks_again_just_after_the_next_one_is_a_second_speaker() 
 
 
 def test_a_node_that_has_the_address_back_from_one_that_falls_silent_has_taken_it_anew() -> None:
-    """Seen: a majority that came back granted it to the successor, and 80 ms later to whom the leader had assigned it."""
+    """Seen: a majority that came back granted it to the successor, and 80 ms later to whom the leader had chosen."""
     back = [("worker1-0", 0), ("worker2-0", 100), ("worker1-0", 180), ("worker1-0", 190)]
     assert list(judge_speakers(spoken(*back), CAPTURE)) == []
     later_ms = 180 + OVERLAP_NS // 1_000_000
