@@ -188,7 +188,6 @@ UNTESTED = {
     "service/lease/randomness.py": "a protocol",
     "service/lease/settlement.py": "tests/lease/test_elector.py, tests/simulation/test_electorate.py: how one settles",
     "service/network/pod_device.py": "tests/network/test_pod_device.py, by the Netlink that owns its socket",
-    "service/network/steering_device.py": "tests/network/test_steering_device.py, likewise",
 }
 """Modules that no test file imports, each with what proves it all the same."""
 

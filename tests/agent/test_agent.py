@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import socket
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -17,18 +18,22 @@ import pytest
 
 from service.agent.agent import Agent
 from service.agent.drain_record import FILE_NAME
+from service.agent.transport_watch import TransportWatch
 from service.audit.outbox import read_outbox
-from service.datapath.layout import MapName
+from service.datapath import layout
+from service.datapath.flow_row import FLOW, flow_key, parse_flow
+from service.datapath.layout import MapName, WayKind
 from service.host.clock import boot_ns
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, KeeperMessage, LeaseReport
+from service.network.arp import REPLY, ArpPacket
 from service.settings import DatapathSettings, Settings
 from service.web.order_client import AGENT_ORDERS, OrderClient
 from service.web.verdict import troubles
 from service.wire.envelope import Envelope, key_id
 from service.wire.local_socket import LocalSocket
 from tests.agent.site import FLOATING_IP, HOST, SECOND, settings_of, steered
-from tests.datapath.stand_in import UPLINK, StandInDatapath
+from tests.datapath.stand_in import NOTHING_INHERITED, UPLINK, StandInDatapath
 from tests.disk import HangingDisk, RefusingDisk
 from tests.sources.kubernetes.fake_api_server import until
 
@@ -381,3 +386,72 @@ async def test_o3_an_agent_takes_orders_and_knows_after_a_restart_that_its_node_
         await until((Path(settings.state_dir) / FILE_NAME).exists)
     async with running(*site_of(tmp_path)) as (agent, _):
         assert agent.status()["nodes"]["worker1"]["drained"]
+
+
+async def test_n2_beside_a_cni_that_was_not_tested_with_no_policy_is_taken_and_status_says_so(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    datapath.device_names = frozenset(("eth0", "cilium_host"))
+    async with running(settings, datapath) as (agent, keeper):
+        keeper.report()
+        await until(lambda: len(agent.not_ready_reasons()) == 1)
+        document = agent.status()
+    assert document["policies"] == {}
+    assert [trouble for trouble in document["troubles"] if "the CNI here is Cilium" in trouble]
+    assert not datapath.content.get(MapName.SELECTED)
+
+
+async def test_b6_what_passed_is_in_the_metrics_by_policy(tmp_path: Path) -> None:
+    settings, datapath = site_of(tmp_path)
+    key = flow_key(IPv4Address("10.0.0.1").packed, IPv4Address("8.8.8.8").packed, 4000, 53, socket.IPPROTO_UDP)
+    flow = replace(parse_flow(key, bytes(FLOW.size)), floating_ip=FLOATING_IP, nat_port=4000, out_packets=3)
+    datapath.maps[MapName.FLOWS_DATAGRAM].update(key, replace(flow, last_ns=time.monotonic_ns(), life_s=60).value())
+    async with running(settings, datapath):
+        await until(lambda: bool(datapath.flows.traffic))
+        metrics = await scrape(settings)
+    sent = 'egressgw_policy_packets_total{direction="out",floating_ip="192.168.1.100",policy="egress"} 3.0'
+    assert sent in metrics
+
+
+async def test_r2_whoever_announces_an_address_is_asked_and_an_answer_moves_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, datapath = site_of(tmp_path)
+    announced: list[tuple[IPv4Address, bytes]] = []
+    monkeypatch.setattr(TransportWatch, "hear_announcement", lambda self, *said: announced.append(said))
+    mac = bytes((2, 0, 0, 0, 0, 22))
+    async with running(settings, datapath) as (agent, _):
+        await until(lambda: agent.status()["policies"])
+        agent._segment_watch.hear("eth0", ArpPacket(REPLY, mac, FLOATING_IP, mac, FLOATING_IP))
+        agent._transports._learn_holder("worker2", FLOATING_IP, (2, 1, 1))
+        assert agent._reconciler.holder_of(FLOATING_IP) == "worker2"
+    assert announced == [(FLOATING_IP, mac)]
+
+
+@pytest.mark.parametrize("transport", ["l2", "vxlan", "auto"])
+def test_x2_a_node_takes_packets_out_of_the_tunnel_unless_everything_goes_over_the_segment(
+    tmp_path: Path, transport: str
+) -> None:
+    settings, datapath = site_of(tmp_path)
+    wanted = msgspec.structs.replace(settings.datapath, transport=transport)
+    agent = Agent(msgspec.structs.replace(settings, datapath=wanted), datapath)
+    assert [node.tunnels for node in agent._cluster.gateway_nodes()] == [transport != "l2"]
+
+
+async def test_x1_transports_are_proven_and_those_that_a_former_agent_used_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, datapath = site_of(tmp_path)
+    way = layout.way_value(7, WayKind.L2, 2, bytes(6), bytes(6))
+    datapath.left = replace(NOTHING_INHERITED, ways={FLOATING_IP.packed: way})
+    called: list[object] = []
+
+    async def run(watch: TransportWatch) -> None:
+        called.append("run")
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(TransportWatch, "run", run)
+    monkeypatch.setattr(TransportWatch, "adopt", lambda self, floating_ips: called.append(floating_ips))
+    monkeypatch.setattr(TransportWatch, "update", lambda self: called.append("update"))
+    async with running(settings, datapath):
+        await until(lambda: {"run", "update"} <= set(called))
+    assert called[0] == (FLOATING_IP,)

@@ -116,8 +116,8 @@ class Site:
             one.turn()
 
     @asynccontextmanager
-    async def leading(self, term: int = 7) -> AsyncIterator[LeaderPortBlocks]:
-        """A controller leads meanwhile."""
+    async def leading(self, term: int = 7, *, lasts_ns: int = 600 * 10**9) -> AsyncIterator[LeaderPortBlocks]:
+        """A controller leads meanwhile, by a lease that lasts so long."""
         held = {FLOATING_IP: HeldBy(self.holder, Token(7, 1, self.tokens))}
         knowledge = SimpleNamespace(
             has_caught_up=lambda: True, holders=lambda: held, intake=SimpleNamespace(index=self.index)
@@ -133,7 +133,7 @@ class Site:
         )
         async with leader.socket, asyncio.TaskGroup() as group:
             task = group.create_task(leader.pump.run())
-            leader.lead(term, boot_ns() + 600 * 10**9)
+            leader.lead(term, boot_ns() + lasts_ns)
             yield leader
             task.cancel()
 
@@ -309,6 +309,24 @@ async def test_r3_a_holder_that_only_its_own_word_names_learns_from_the_owners(s
         await holds(lambda: worker1.usable() == BASE and worker3.known() == BASE)
     site.move("worker1")
     await holds(lambda: worker1.known() == BASE and worker1.usable() == BASE)
+
+
+@pytest.mark.parametrize("is_told", [False, True], ids=["its lease is over", "it is told so"])
+async def test_q7_a_controller_that_leads_no_more_gives_nothing(site: Site, is_told: bool) -> None:
+    async with site.leading(lasts_ns=600 * 10**9 if is_told else 0) as leader:
+        if is_told:
+            leader.end()
+        await asyncio.sleep(1)
+        assert site.nodes["worker1"].usable() == 0
+
+
+async def test_q7_a_node_that_had_an_agent_before_it_was_rebooted_has_forgotten_what_it_had(tmp_path: Path) -> None:
+    begun_ns = boot_ns()
+    first, again = (Site(tmp_path).nodes["worker1"].maps[MapName.BLOCK_MEMORY].lookup(bytes(4)) for _ in range(2))
+    assert first is not None
+    assert again is not None
+    assert int.from_bytes(first, "little", signed=True) < begun_ns
+    assert int.from_bytes(again, "little", signed=True) >= begun_ns, "the kernel knows nothing, and the disk says why"
 
 
 async def test_the_next_process_of_a_node_goes_on_with_what_the_kernel_remembers(site: Site) -> None:

@@ -23,6 +23,7 @@ from service.datapath.map_size import RowRoom
 from tests.datapath import (
     test_direct,
     test_error,
+    test_flow_counters,
     test_flow_life,
     test_fragment,
     test_holder,
@@ -114,6 +115,21 @@ CUTS = {
         test_flow_life.test_b5_a_tcp_flow_is_kept_from_eviction_as_soon_as_it_is_answered_and_until_it_closes,
         "pod_node",
     ),
+    "B6": Cut(
+        "table.h",
+        "flow->last_ns = now_ns;\n    tally_packet(flow, packet, from_pod);",
+        "flow->last_ns = now_ns;",
+        test_flow_counters.test_b6_each_packet_either_way_is_counted_with_the_bytes_of_its_ip_packet,
+        "pod_node",
+        UDP,
+    ),
+    "B6, removed": Cut(
+        "table.h",
+        "departed_flows.update(key, (struct flow *)flow);",
+        "",
+        test_flow_counters.test_b6_what_a_program_removes_is_laid_aside_as_it_was,
+        "pod_node",
+    ),
     "D1": Cut(
         "egress_gateway.c",
         "priority = flow_priority(&packet, &key, flow);",
@@ -148,6 +164,14 @@ CUTS = {
         "    if (flow->life_s > ENDED_S)",
         test_flow_life.test_e2_a_flow_that_no_rule_names_any_more_is_ended,
         "opened",
+    ),
+    "F1": Cut(
+        "approval.h",
+        "    if ((skb->hash & 0xff) != tag)\n        return 0;\n    settings = flow_settings.lookup(&zero);\n"
+        "    return settings && skb->hash == seen_hash(key, settings->seed, tag);",
+        "    settings = flow_settings.lookup(&zero);\n    return settings != NULL;",
+        test_direct.test_f1_behind_netfilter_nothing_is_approved_that_was_not_seen_before_it,
+        "pod_node",
     ),
     "F2": Cut(
         "approval.h",
@@ -351,6 +375,25 @@ CUTS = {
         ";",
         test_pod_ingress.test_w11_packets_of_classified_pods_are_known_to_netfilter_whatever_becomes_of_them,
         "node",
+    ),
+    "X2": Cut(
+        "tunnel.h",
+        " || !number)\n        return 0;\n    hop = find_tunnel_hop(skb, source, settings);\n"
+        "    if (!hop || hop->ifindex != ifindex || bpf_skb_adjust_room(skb, -TUNNEL_BYTES, BPF_ADJ_ROOM_MAC, 0) < 0)\n"
+        "        return 0;\n    return *number;",
+        ")\n        return 0;\n    hop = find_tunnel_hop(skb, source, settings);\n"
+        "    if (!hop || hop->ifindex != ifindex || bpf_skb_adjust_room(skb, -TUNNEL_BYTES, BPF_ADJ_ROOM_MAC, 0) < 0)\n"
+        "        return 0;\n    return number ? *number : 1;",
+        test_tunnel_past_stack.test_x2_nothing_is_taken_out_of_the_tunnel_from_who_is_no_member,
+        "holder",
+    ),
+    "X2, fence": Cut(
+        "egress_gateway.c",
+        "if (!is_ours && settings && ip.protocol == PROTOCOL_UDP && is_for_tunnel(",
+        "if (0 && is_for_tunnel(",
+        test_uplink_egress.test_h5_nothing_leaves_to_the_tunnels_port_but_what_the_steering_device_made,
+        "node",
+        {"datagram": test_uplink_egress.to_tunnel(), "tags": ()},
     ),
     "X3": Cut(
         "holder.h",

@@ -238,6 +238,13 @@ def test_the_holders_own_pod_has_a_direct_path_too(own_holder: Node) -> None:
     assert frame.destination == POD_MAC
 
 
+def test_f1_behind_netfilter_nothing_is_approved_that_was_not_seen_before_it(pod_node: Node) -> None:
+    pod_node.send(TCP_FLOW)
+    pod_node.answer(TCP_FLOW)
+    pod_node.send(TCP_FLOW, flags=ACK)
+    assert leave(pod_node, TCP_FLOW).verdict == UNSPEC
+
+
 def test_another_flow_of_the_same_pod_is_not_approved_with_it(pod_node: Node) -> None:
     open_flow(pod_node, TCP_FLOW)
     other = replace(TCP_FLOW, pod_port=TCP_FLOW.pod_port + 1)

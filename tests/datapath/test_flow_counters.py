@@ -5,6 +5,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from service.datapath import flow_row
 from service.datapath.attribution import Attribution
 from service.datapath.flow_table import FlowTable
 from service.datapath.layout import MapName
@@ -123,6 +124,14 @@ def test_b6_a_stray_reset_of_the_remote_is_delivered_and_not_counted(pod_node: N
     before = passed(pod_node, TCP_FLOW)
     assert pod_node.answer(TCP_FLOW, flags=RST, sequence=1).verdict == REDIRECT
     assert passed(pod_node, TCP_FLOW) == before
+
+
+def test_b6_what_a_program_removes_is_laid_aside_as_it_was(pod_node: Node) -> None:
+    pod_node.send(UDP_FLOW)
+    pod_node.end(UDP_FLOW)
+    pod_node.send(UDP_FLOW)
+    (flow,) = pod_node.map(MapName.DEPARTED_FLOWS).items().items()
+    assert flow_row.parse_flow(*flow).out_packets == 1
 
 
 def test_b6_an_edit_that_leaves_the_flow_leaves_its_count(pod_node: Node) -> None:

@@ -13,7 +13,7 @@ import pytest
 from service.datapath import layout
 from service.datapath.layout import ClusterFlag, MapName, WayKind
 from service.datapath.node_datapath import STEERING_DEVICE, NodeDatapath, uninstall
-from service.model.errors import TransientError
+from service.model.errors import OperatorError, TransientError
 from service.network.connection_life import DEFAULT
 from service.network.destinations import NOTHING
 from service.network.hook import Attachment, Direction, HookKind
@@ -642,3 +642,59 @@ async def test_b5_tables_of_flows_keep_their_size_over_a_restart_and_status_and_
     assert "flows_open has 300 and not 600" in trouble
     assert "rebooted" in trouble
     assert told == [[]] * 3
+
+
+class _Leaving(_Entered):
+    """Netlink, and nftables, of whoever uninstalls: what is taken away, in order."""
+
+    def __init__(self, netlink: Netlink) -> None:
+        super().__init__(netlink)
+        self.done: list[tuple[object, ...]] = []
+
+    def __getattr__(self, name: str) -> object:
+        async def take_away(*what: object, **_: object) -> None:
+            self.done.append((name, *what))
+
+        return self._netlink.interfaces if name == "interfaces" else take_away
+
+
+async def test_g8_uninstalling_stops_steering_first_and_takes_the_fence_away_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netlink, module = Netlink(), "service.datapath.node_datapath"
+    netlink.links, netlink.veths = (ETH0,), (VETH,)
+    site = _Leaving(netlink)
+    monkeypatch.setattr(f"{module}.check_node", list)
+    monkeypatch.setattr(f"{module}.Netlink", lambda **_: site)
+    monkeypatch.setattr(f"{module}.Nftables", lambda: site)
+    monkeypatch.setattr(f"{module}.loader.unpin", lambda folder: site.done.append(("unpin",)))
+    await uninstall(settings_of(tmp_path))
+    steps = ("detach", 10, "ingress"), ("remove_steering_device",), ("remove",), ("detach", 2, "egress"), ("unpin",)
+    assert sorted(steps, key=site.done.index) == list(steps)
+
+
+@pytest.mark.root
+@pytest.mark.bpf
+async def test_f3_g7_w6_x1_a_node_begins_with_its_sysctls_its_address_for_questions_and_marks_of_its_own(
+    bpffs: Path, tmp_path: Path
+) -> None:
+    with namespaces("n", "o") as (node, outside):
+        node.link("eth0", outside, "eth0")
+        node.ip("addr add 192.168.1.21/24 dev eth0")
+        node.run("nft -f -", "table ip t { chain c { type filter hook forward priority 0; ct state new accept; }; }")
+        settings = settings_with(tmp_path, DatapathSettings(bpf_dir=str(bpffs / "begun"), uplinks=("eth0",)))
+        with node.entered():
+            async with NodeDatapath(settings) as datapath:
+                target = datapath._loaded.map(MapName.PROBE_TARGET).lookup(bytes(4))
+                assert node.sysctl("netfilter/nf_conntrack_tcp_be_liberal") == "1"
+                assert node.sysctl("ipv4/conf/eth0/send_redirects") == "0"
+                for came, went in (
+                    ("ip rule add priority 50 fwmark 0x1000 lookup 100", "ip rule del priority 50"),
+                    ("nft add rule ip t c meta mark 0x1000 drop", "nft delete table ip t"),
+                ):
+                    node.run(came)
+                    with pytest.raises(OperatorError, match="0x1000 is in use"):
+                        await datapath._set_up_steering()
+                    node.run(went)
+            await uninstall(settings)
+    assert target == layout.probe_target_value(IPv4Address(settings.bind_address), settings.ports.probe)

@@ -278,6 +278,13 @@ def test_x4_whatever_the_stack_would_treat_otherwise_is_left_to_it(gateway: Node
     is_left(gateway, frame)
 
 
+def test_x2_nothing_is_taken_out_of_the_tunnel_from_who_is_no_member(gateway: Node) -> None:
+    """However well the way to it is known."""
+    stranger = IPv4Address("192.168.1.23")
+    hop(gateway, stranger)
+    is_left(gateway, arriving(GOOD, source=stranger))
+
+
 def test_x4_segments_that_are_yet_to_be_cut_apart_are_left_to_the_stack(gateway: Node) -> None:
     frame = arriving(GOOD)
     outcome = gateway.programs.run("uplink_ingress", frame, segments=(2, 1400))

@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
 
-from service.datapath.layout import MapName
+from service.datapath import layout
+from service.datapath.flow_row import ended_flow, flow_key
+from service.datapath.layout import MapName, SelectedState
 from service.datapath.reconciler import Reconciler
 from service.datapath.steering import Phase
 from service.datapath.upkeep import Upkeep
@@ -20,7 +22,10 @@ from service.network.conntrack import Flow as Tracked
 from service.network.conntrack import Networks
 from service.policy.index import PolicyIndex
 from tests.agent.site import settings_of
+from tests.datapath import packet
+from tests.datapath.node import POD_NUMBER, RULE_SET, Flow
 from tests.datapath.stand_in import StandInDatapath, grant
+from tests.datapath.test_flow_table import tracked
 from tests.policy.objects import gateway, namespace, pod, pod_key, policy, policy_key
 from tests.virtual_time import in_virtual_time, now_ns
 
@@ -367,6 +372,54 @@ async def test_e3_while_connections_come_back_a_pod_waits_and_is_tried_again(tmp
         await asyncio.sleep(2)
     assert site.datapath.named("delete") == [(one,)] * 9
     assert site.reconciler.steering.phases() == {POD: Phase.STEERING}
+
+
+DATAGRAMS = Flow(packet.UDP, pod=POD, server=IPv4Address("8.8.8.8"))
+
+
+@in_virtual_time
+async def test_e3_a_connection_is_an_ended_flow_until_nothing_is_left_of_it(tmp_path: Path) -> None:
+    site, while_forgotten = Site(tmp_path), list[int]()
+    maps, delete = site.datapath.maps, site.datapath.delete
+
+    async def forget(connections: Sequence[Tracked]) -> int:
+        while_forgotten.append(len(maps[MapName.FLOWS_DATAGRAM].rows))
+        return await delete(connections)
+
+    site.datapath.delete = forget  # type: ignore[method-assign]
+    row = layout.selected_value(RULE_SET, SelectedState.CHANGING, POD_NUMBER)
+    maps[MapName.SELECTED].update(layout.selected_key(POD, 0), row)
+    rule = layout.rule_key(RULE_SET, IPv4Network(DATAGRAMS.server))
+    maps[MapName.RULES].update(rule, layout.rule_value(IPv4Address("192.168.1.100")))
+    site.datapath.tracked = [[tracked(DATAGRAMS)]]
+    site.select()
+    site.upkeep.clearing_wanted.set()
+    async with site.running(site.upkeep.clear_connections):
+        await asyncio.sleep(0.1)
+    assert while_forgotten == [1]
+    assert maps[MapName.FLOWS_DATAGRAM].rows == {}, "its next packet takes the present verdict"
+
+
+@in_virtual_time
+async def test_w10_a_pod_that_leaves_loses_its_flows_before_its_connections(tmp_path: Path) -> None:
+    site, while_looked_for = Site(tmp_path), list[int]()
+    flows, find = site.datapath.maps[MapName.FLOWS_DATAGRAM], site.datapath.find
+
+    async def look(pods: Mapping[IPv4Address, Networks], keep: Networks) -> list[Tracked]:
+        while_looked_for.append(len(flows.rows))
+        return await find(pods, keep)
+
+    site.datapath.find = look  # type: ignore[method-assign]
+    key = flow_key(POD.packed, DATAGRAMS.server.packed, DATAGRAMS.pod_port, DATAGRAMS.server_port, packet.UDP)
+    flows.update(key, ended_flow(key, layout.selected_value(RULE_SET, SelectedState.STEER, POD_NUMBER), now_ns=1))
+    site.select()
+    async with site.running(site.upkeep.clear_connections):
+        for change in ((), (Delete(policy_key("egress")),)):
+            site.index.apply(change)
+            site.select()
+            site.upkeep.clearing_wanted.set()
+            await asyncio.sleep(0.1)
+    assert while_looked_for == [1, 0]
 
 
 NODES, SERVER = (IPv4Network("192.168.1.21/32"),), IPv4Network("192.168.1.50/32")

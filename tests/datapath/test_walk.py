@@ -5,12 +5,15 @@ Meanwhile every port of the segment is watched: whoever leaks fails (L1).
 
 import asyncio
 import contextlib
+import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -18,6 +21,7 @@ import pytest
 
 from service.datapath.layout import MapName
 from service.datapath.planter import Planter
+from service.network import bpf_call
 from service.network.conntrack import Conntrack
 from tests.datapath import packet
 from tests.datapath.conversation import (
@@ -38,8 +42,10 @@ from tests.datapath.conversation import (
     teller,
     transfer,
 )
-from tests.datapath.node import FLOATING_IP, POD, RULE_SET, SERVER, UDP_FLOW
+from tests.datapath.node import FLOATING_IP, POD, RULE_SET, SEED, SERVER, UDP_FLOW
+from tests.datapath.program import UNSPEC
 from tests.datapath.segment import ADDRESSES, BLOCKS, POD_SIDE, Segment, build, uplink
+from tests.network.tiny_program import load
 
 pytestmark = [pytest.mark.bpf, pytest.mark.root]
 
@@ -480,6 +486,42 @@ def test_f1_approval_is_of_one_flow_and_no_other_of_the_same_pod(segment: Segmen
             before = count_asked(segment)
             assert exchange(other, server, 1) == 1
     assert count_asked(segment) - before == 2
+
+
+def hash_of_seen(pod_port: int) -> int:
+    """By which `bpf/approval.h` knows a datagram to the server as one that was seen at the pod's device."""
+    pod, remote = (int.from_bytes(address.packed, sys.byteorder) for address in (POD, SERVER))
+    port, remote_port = (socket.htons(each) for each in (pod_port, PORT))
+    mixed = (SEED ^ (pod << 32 | remote)) * 0x9E3779B97F4A7C15 % (1 << 64)
+    mixed = (mixed ^ mixed >> 29 ^ (port << 32 | remote_port << 16 | packet.UDP)) * 0xBF58476D1CE4E5B9 % (1 << 64)
+    return mixed >> 32 & 0xFFFFFF00 | 0x5A
+
+
+@contextlib.contextmanager
+def saying_seen(segment: Segment, bpffs: Path, pod_port: int) -> Iterator[None]:
+    """Root of the pod, who knows the key of its node, writes the hash into all that the pod sends."""
+    pod, program, path = segment.places["pod"], load(UNSPEC, seen_as=hash_of_seen(pod_port)), bpffs / "seen"
+    bpf_call.pin(program, str(path))
+    os.close(program)
+    pod.command("tc qdisc add dev eth0 clsact")
+    words = f"nsenter --net=/run/netns/{pod.name} tc filter add dev eth0 egress bpf da pinned {path}"
+    subprocess.run(words.split(), check=True, timeout=20)
+    path.unlink()
+    try:
+        yield
+    finally:
+        pod.command("tc qdisc del dev eth0 clsact")
+
+
+def test_f1_a_pod_cannot_say_itself_that_it_was_seen(segment: Segment, held: None, bpffs: Path) -> None:
+    segment.allow_direct(False)
+    with talking(segment) as (client, server):
+        flow = replace(UDP_FLOW, pod_port=client.getsockname()[1], server_port=PORT)
+        with saying_seen(segment, bpffs, flow.pod_port):
+            assert exchange(client, server, 3) == 3
+    row = segment.nodes["a"].flow(flow)
+    assert row is not None
+    assert row.out_until_ns == 0
 
 
 def test_f2_netfilter_is_asked_of_one_packet_in_half_a_second_and_direction(segment: Segment, held: None) -> None:

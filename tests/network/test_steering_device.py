@@ -1,14 +1,17 @@
 """Rules W3, F3, G7, G8: the steering device, its table and the ip rules."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pyroute2 import IPRoute
 
 from service.model.errors import OperatorError
 from service.network.link import Interface
 from service.network.netlink import Netlink
+from service.network.steering_device import SteeringSpec, ensure_steering_device, remove_steering_device
 from service.network.sysctl import Sysctl
 from tests.network.namespace import Namespace, namespaces
 
@@ -132,6 +135,30 @@ async def test_g8_removal_leaves_nothing_and_may_be_repeated(node: Namespace) ->
     assert node.ip("rule") == rules
     assert "egw0" not in node.ip("link")
     assert node.run("ip route show table all").count(f"table {TABLE}") == 0
+
+
+class Watched:
+    """A socket that says what was taken away by it, in order."""
+
+    def __init__(self, ipr: IPRoute) -> None:
+        self._ipr = ipr
+        self.done: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*words: Any, **named: Any) -> Any:
+            if name == "flush_routes" or words[:1] == ("del",):
+                self.done.append(name)
+            return getattr(self._ipr, name)(*words, **named)
+
+        return call
+
+
+def test_g8_rules_go_first_then_the_table_then_the_device(node: Namespace) -> None:
+    with IPRoute() as ipr:
+        ensure_steering_device(ipr, SteeringSpec("egw0", 9643, TABLE, MARK), Sysctl())
+        watched = Watched(ipr)
+        remove_steering_device(watched, name="egw0", table=TABLE, mark=MARK)
+    assert list(dict.fromkeys(watched.done)) == ["rule", "flush_routes", "link"]
 
 
 async def test_w6_an_ip_rule_on_our_bit_is_named(node: Namespace) -> None:

@@ -224,6 +224,14 @@ def test_q7_a_leader_whose_lease_is_over_is_silent() -> None:
     assert say(site.leader, LEADER, HOLDER, Poll(1, (NUMBER,), (7,)), now_ns=site.now_ns) == []
 
 
+def test_q7_a_leader_whose_lease_is_over_tells_no_gateway_that_it_has_all_rows() -> None:
+    site, poll = complete(demand=()), Poll(1, (NUMBER,), (7,))
+    site.later()
+    assert of(Whole, say(site.leader, LEADER, HOLDER, poll, now_ns=site.now_ns))
+    site.leader.set_leading_until(site.now_ns + 100 * MS, now_ns=site.now_ns)
+    assert say(site.leader, LEADER, HOLDER, poll, now_ns=site.now_ns + 100 * MS) == []
+
+
 def test_q7_a_block_that_turns_out_to_be_in_use_stays_its_owners() -> None:
     site = complete()
     grant = next(one for one in of(Grant, site.later(SECOND)) if one.session == 7)

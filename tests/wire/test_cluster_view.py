@@ -469,3 +469,11 @@ def test_o2_a_node_tells_its_labels() -> None:
     metadata = dataclasses.replace(METADATA, labels=(("rack", "a"),))
     mine = ClusterView(settings, metadata, clock=time.monotonic_ns, changed=lambda: None)
     assert [node.labels for node in mine.gateway_nodes()] == [(("rack", "a"),)]
+
+
+@pytest.mark.parametrize("is_so", [True, False])
+def test_u1_x2_a_node_tells_whether_it_translates_and_takes_packets_out_of_the_tunnel(is_so: bool) -> None:
+    settings = Settings(node="one", bind_address="127.0.0.1", keyring=("ab" * 32,))
+    metadata = dataclasses.replace(METADATA, translates=is_so, tunnels=is_so)
+    mine = ClusterView(settings, metadata, clock=time.monotonic_ns, changed=lambda: None)
+    assert [(node.translates, node.tunnels) for node in mine.gateway_nodes()] == [(is_so, is_so)]
