@@ -46,12 +46,16 @@ from loadtest.report import (
     print_round,
     print_shortest,
     print_survivors,
+    print_upgrade,
     row_line,
     survivors_document,
+    upgrade_document,
     write_json,
 )
 from loadtest.rows.options import DatapathOptions
+from loadtest.upgrade import UpgradeOptions, measure_upgrade
 from loadtest.variant import PATHS, POLICY_PATH
+from service.lab.plan import CNIS, PLAIN_BRIDGE, PROXY_MODES
 from service.model.errors import OperatorError, TransientError
 from service.model.lease import ProfileName
 
@@ -161,6 +165,25 @@ def connections(count: int, faults: tuple[str, ...], json_file: Path | None, nam
     print_survivors(found, machine, console)
     _write(json_file, survivors_document(found, machine), console)
     if any(one.failures for one in found):
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--before", required=True, metavar="COMMIT", help="The earlier version: a commit or tag.")
+@click.option("--count", default=1000, show_default=True, type=click.IntRange(8, 20_000), help="Of all kinds together.")
+@click.option("--cni", type=click.Choice(CNIS), default=PLAIN_BRIDGE, show_default=True)
+@click.option("--proxy-mode", type=click.Choice(PROXY_MODES), default=PROXY_MODES[0], show_default=True)
+@_common_options
+def upgrade(before: str, count: int, cni: str, proxy_mode: str, json_file: Path | None, name: str) -> None:
+    """Roll a real cluster from an earlier version to this one and back under open connections; count what is lost."""
+    options = UpgradeOptions(before, count, name, cni, proxy_mode)
+    console = _console()
+    machine = environment()
+    with _told(), _progress(console, None) as (report, _step):
+        result = measure_upgrade(options, report)
+    print_upgrade(result, machine, console)
+    _write(json_file, upgrade_document(result, machine), console)
+    if result.failures:
         sys.exit(1)
 
 

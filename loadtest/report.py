@@ -28,6 +28,7 @@ from loadtest.driving import CASES, DrivingResult
 from loadtest.failover import FailoverResult, Kill
 from loadtest.goal import Figure, Row, Verdict
 from loadtest.statistics import median
+from loadtest.upgrade import Upgrade
 from service.version import VERSION
 
 SHARED_MACHINE = (
@@ -309,6 +310,31 @@ def survivors_document(found: Sequence[Survivors], machine: dict[str, Any]) -> d
     """As JSON can say it."""
     faults = [asdict(one) | {"failures": one.failures} for one in found]
     return {"environment": machine, "faults": faults}
+
+
+# -- upgrade --
+
+
+def print_upgrade(result: Upgrade, machine: dict[str, Any], console: Console) -> None:
+    """Of each rollout what lived through it, and in red what must never be."""
+    kinds = list(dict.fromkeys(kind for step in result.steps for kind in step.asked))
+    table = Table("rollout", *kinds, "opened after", title=f"from {result.options.before}: connections alive, of those")
+    for step in result.steps:
+        cells = [f"{step.alive.get(kind, 0)}/{step.asked.get(kind, 0)}" for kind in kinds]
+        table.add_row(step.told, *cells, f"{step.alive_after}/{step.opened}")
+    console.print(table)
+    for step in result.steps:
+        for node, stream in step.streams.items():
+            told = f"{stream.lost} of {stream.sent} requests lost, longest gap {stream.gap_max_ms:.0f} ms"
+            console.print(f"{step.told}, a pod on {node}: {told}")
+    console.print(_describe_machine(machine))
+    for failure in result.failures:
+        console.print(f"FAILED: {failure}", style="bold red")
+
+
+def upgrade_document(result: Upgrade, machine: dict[str, Any]) -> dict[str, Any]:
+    """As JSON can say it."""
+    return {"environment": machine, "failures": result.failures} | asdict(result)
 
 
 # -- chaos --

@@ -25,7 +25,6 @@ PAUSE_IMAGE = "docker.io/library/egressgw-pause:1"
 PROJECT_IMAGE = f"docker.io/library/egressgw:{VERSION}"
 STORES_KEPT = 3
 REPOSITORY = Path(__file__).resolve().parents[3]
-_BUILDER = REPOSITORY / "deploy" / "build-image"
 _BUILD_TIMEOUT_S = 1800.0
 _CONTENT = "io.containerd.content.v1.content"
 _SNAPSHOTTER = "io.containerd.snapshotter.v1.overlayfs"
@@ -49,27 +48,30 @@ def missing_for_images() -> str:
     absent = [name for name in ("docker", "dockerd", "debootstrap") if shutil.which(name) is None]
     if absent:
         return f"not installed: {', '.join(absent)} (Debian's docker.io and debootstrap)"
-    return "" if _BUILDER.exists() else f"there is no {_BUILDER}: a cluster is built from a checkout"
+    builder = REPOSITORY / "deploy" / "build-image"
+    return "" if builder.exists() else f"there is no {builder}: a cluster is built from a checkout"
 
 
-def build_project_image(version: str = "") -> Path:
-    """The project's image as `docker save` writes it; quick where nothing has changed since the last time.
+def build_project_image(version: str = "", *, checkout: Path = REPOSITORY) -> Path:
+    """The image of a checkout as `docker save` writes it; quick where nothing has changed since the last time.
 
-    EGRESSGW_IMAGE_TAR names one to take instead. Raises OperatorError where it cannot be built.
+    EGRESSGW_IMAGE_TAR names one to take instead of the one without a version. Raises OperatorError where it cannot be
+    built.
     """
     if (given := os.environ.get("EGRESSGW_IMAGE_TAR")) and not version:
         if not Path(given).is_file():
             raise OperatorError(f"EGRESSGW_IMAGE_TAR: there is no file {given}")
         return Path(given)
-    command = [str(_BUILDER), "--tar", "-", *(["--version", version] if version else [])]
+    builder = checkout / "deploy" / "build-image"
+    command = [str(builder), "--tar", "-", *(["--version", version] if version else [])]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S
         )
     except subprocess.TimeoutExpired as error:
-        raise OperatorError(f"{_BUILDER} did not end in {_BUILD_TIMEOUT_S:.0f} s") from error
+        raise OperatorError(f"{builder} did not end in {_BUILD_TIMEOUT_S:.0f} s") from error
     if done.returncode != 0:
-        raise OperatorError(f"{_BUILDER} failed: {done.stderr.strip()[-1500:]}")
+        raise OperatorError(f"{builder} failed: {done.stderr.strip()[-1500:]}")
     return Path(done.stdout.strip().splitlines()[-1])
 
 

@@ -25,12 +25,14 @@ def deploy_folder(lab_folder: Path) -> Path:
     return lab_folder / "deploy"
 
 
-def write_deploy_folder(lab_folder: Path, options: LabOptions, settings: dict[str, Any] | None = None) -> Path:
-    """Copy the manifests, make their key and change `config.yaml` by `settings`; for `kubectl apply -k`.
+def write_deploy_folder(
+    lab_folder: Path, options: LabOptions, settings: dict[str, Any] | None = None, *, checkout: Path = REPOSITORY
+) -> Path:
+    """Copy a checkout's manifests, make their key, change `config.yaml` by `settings`; for `kubectl apply -k`.
 
     A key that is there already stays. Raises OperatorError where this is no checkout.
     """
-    source, folder = REPOSITORY / "deploy", deploy_folder(lab_folder)
+    source, folder = checkout / "deploy", deploy_folder(lab_folder)
     if not (source / "kustomization.yaml").exists():
         raise OperatorError(f"there is no {source / 'kustomization.yaml'}: the service is installed from a checkout")
     shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("keyring"))

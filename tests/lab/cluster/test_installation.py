@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import yaml
 
-from service.lab.cluster import installation
 from service.lab.cluster.image import REPOSITORY
 from service.lab.cluster.installation import LAB_SETTINGS, deploy_folder, write_deploy_folder
 from service.lab.plan import LabOptions
@@ -64,7 +63,6 @@ def test_settings_of_an_earlier_call_are_gone(tmp_path: Path) -> None:
     assert config(write_deploy_folder(tmp_path, MINE)) == config(write_deploy_folder(tmp_path / "new", MINE))
 
 
-def test_without_a_checkout_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installation, "REPOSITORY", tmp_path)
+def test_without_a_checkout_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="installed from a checkout"):
-        write_deploy_folder(tmp_path, MINE)
+        write_deploy_folder(tmp_path, MINE, checkout=tmp_path)
