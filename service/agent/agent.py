@@ -39,6 +39,7 @@ from service.electorate.follower import ElectorateFollower
 from service.gateway.row import MemberMetadata
 from service.host import identity
 from service.host.clock import boot_ns, wall_ns
+from service.host.loop_lag import NO_LAGS, Lags
 from service.host.supervisor import Run, Supervisor
 from service.model.assignment import Location
 from service.model.gateway_node import NodeRole
@@ -50,6 +51,7 @@ from service.sources.intake import Intake
 from service.sources.source import ObjectSource, open_source
 from service.version import VERSION
 from service.web.electorate_metric import ElectorateCollector
+from service.web.loop_metric import LoopLagCollector
 from service.web.metrics import (
     AuditCollector,
     DatapathCollector,
@@ -289,6 +291,7 @@ class Agent:
         registry.register(SegmentCollector(self._segment_watch))
         registry.register(TransportCollector(self._transports))
         web = WebServer(settings.http.address, settings.ports.http, self, registry)
+        registry.register(LoopLagCollector(lambda: {"agent": web.lag.lags} | self._keeper_lags()))
         await until_listening(stack, web)
         self.recorder.started(VERSION)
 
@@ -379,6 +382,12 @@ class Agent:
     def not_ready_reasons(self) -> list[str]:
         """What keeps this node from doing its whole part: no other node should be restarted meanwhile."""
         return self._turn.unfit_reasons() + keeper_reasons(self._living_report())
+
+    def _keeper_lags(self) -> dict[str, Lags]:
+        report = self._living_report()
+        # A keeper of another version may count by other bounds, or not at all.
+        is_told = report is not None and len(report.lags) == len(NO_LAGS.counts)
+        return {"keeper": Lags(report.lags, report.lag_sum_s)} if report is not None and is_told else {}
 
     def _living_report(self) -> LeaseReport | None:
         return self._holdings.report if self._keeper.is_keeper_alive else None

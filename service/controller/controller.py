@@ -39,6 +39,7 @@ from service.sources.source import Source, open_source
 from service.version import VERSION
 from service.web.electorate_metric import ElectorateCollector
 from service.web.leader_metric import GivenPortCollector
+from service.web.loop_metric import LoopLagCollector
 from service.web.metrics import AuditCollector, RefusalCollector, TaskCollector
 from service.web.notice import until_begun, until_listening
 from service.web.order_client import CONTROLLER_ORDERS
@@ -146,6 +147,7 @@ class Controller:
         registry.register(RefusalCollector(self._refusals))
         registry.register(GivenPortCollector(self._blocks))
         web = WebServer(settings.http.address, settings.ports.http, self, registry)
+        registry.register(LoopLagCollector(lambda: {"controller": web.lag.lags}))
         await until_listening(stack, web)
 
     async def serve(self) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from service.audit.promise_log import PromiseLog
 from service.electorate.book import ElectorateBook
 from service.host import clock, identity
+from service.host.loop_lag import LoopLag
 from service.host.memory import freeze_heap
 from service.host.supervisor import Run, Supervisor
 from service.keeper.agent_watch import AgentWatch
@@ -95,6 +96,7 @@ class Keeper:
         """
         self._settings, self._scheduling, self._boot_clock = settings, scheduling, boot_clock
         self._tasks = Supervisor(clock=boot_clock, retry_first_s=_RETRY_S, retry_last_s=_RETRY_S)
+        self._lag = LoopLag()
         start_id, port = identity.start_id(), settings.ports.lease
         file = ElectorateFile(Path(settings.state_dir))
         stored = file.open_or_configure(settings.electorate, memory=identity.start_id() >> 1)
@@ -154,6 +156,8 @@ class Keeper:
 
     async def enter(self, stack: AsyncExitStack) -> None:
         """Go on with what is held, then open what others send to. Left in reverse: farewell first, sockets after."""
+        self._lag.start()
+        stack.callback(self._lag.stop)
         stack.callback(self._arp.close)
         await stack.enter_async_context(self._promise_log)
         self._endings.adopt()
@@ -241,6 +245,7 @@ class Keeper:
             troubles=self._troubles(),
             errors=self._tasks.errors(),
             refused=self._socket.refusals.by_reason,
+            lags=self._lag.lags,
         )
         self._agent.report(compose(state))
 

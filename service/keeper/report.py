@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from service.host.loop_lag import NO_LAGS, Lags
 from service.lease.holder import HeldKey
 from service.lease.tiebreaker import Swap
 from service.model.keeper_message import ElectorateRecord, HeldLease, LeaseReport
@@ -36,6 +37,7 @@ class KeeperState:
     troubles: Sequence[str] = ()
     errors: Mapping[str, int] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
+    lags: Lags = NO_LAGS
 
 
 def compose(state: KeeperState) -> LeaseReport:
@@ -56,6 +58,8 @@ def compose(state: KeeperState) -> LeaseReport:
         troubles=tuple(trouble[:_LETTERS_MAX] for trouble in state.troubles[:_TROUBLES_MAX]),
         errors=dict(state.errors),
         refused=dict(state.refused),
+        lags=state.lags.counts,
+        lag_sum_s=state.lags.sum_s,
     )
 
 

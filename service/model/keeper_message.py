@@ -121,6 +121,10 @@ class LeaseReport(msgspec.Struct, frozen=True, tag="leases"):
     """Datagrams that its socket has refused, by reason."""
     keys: tuple[str, ...] = ()
     """Ids of the keys in force in the keeper; the first one seals."""
+    lags: tuple[int, ...] = ()
+    """How often its event loop was how late (`host.loop_lag`). Empty from a keeper that does not say."""
+    lag_sum_s: float = 0.0
+    """In all."""
 
 
 class Waiting(msgspec.Struct, frozen=True, tag="waiting"):

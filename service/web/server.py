@@ -8,7 +8,6 @@ memory only.
 import asyncio
 import errno
 import logging
-from collections import deque
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +20,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import choose_encoder
 
 from service.audit.excerpt import newest_records
+from service.host.loop_lag import LoopLag
 from service.model.errors import OperatorError, TransientError
 from service.web.client import WHOLE
 from service.web.connections import CONNECTIONS_MAX, Connections
@@ -28,7 +28,6 @@ from service.web.connections import CONNECTIONS_MAX, Connections
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
-_LAG_TICKS = 10
 _REQUEST_BYTES_MAX = 4096
 _SHUTDOWN_S = 1.0
 
@@ -59,14 +58,15 @@ class WebServer:
         self.connections = Connections()
         """Those that are open."""
         self._reading = asyncio.Lock()
-        self._lags: deque[float] = deque([0.0], maxlen=_LAG_TICKS)
+        self.lag = LoopLag()
+        """Of the loop that it is entered on, meanwhile."""
         self._tick: asyncio.TimerHandle | None = None
         self._lag_gauge: Gauge | None = None
 
     @property
     def loop_lag_s(self) -> float:
         """The latest that the loop came to a timer in the last five seconds."""
-        return max(self._lags)
+        return self.lag.recent_s
 
     async def __aenter__(self) -> Self:
         """Start to listen. Raises OperatorError naming `ports.http` or `http.address` where that is not possible.
@@ -91,6 +91,7 @@ class WebServer:
             "egressgw_loop_lag_seconds", "Latest that the event loop came to a timer, last 5 s", registry=self._registry
         )
         self._lag_gauge.set_function(lambda: self.loop_lag_s)
+        self.lag.start()
         self._schedule_tick()
         return self
 
@@ -114,6 +115,7 @@ class WebServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.lag.stop()
         if self._tick is not None:
             self._tick.cancel()
         if self._lag_gauge is not None:
@@ -129,13 +131,10 @@ class WebServer:
 
     def _schedule_tick(self) -> None:
         loop = asyncio.get_running_loop()
-        due = loop.time() + _TICK_S
-        self._tick = loop.call_at(due, self._on_tick, due)
+        self._tick = loop.call_later(_TICK_S, self._on_tick)
 
-    def _on_tick(self, due: float) -> None:
-        now = asyncio.get_running_loop().time()
-        self._lags.append(max(0.0, now - due))
-        self.connections.expire(now_s=now)
+    def _on_tick(self) -> None:
+        self.connections.expire(now_s=asyncio.get_running_loop().time())
         self._schedule_tick()
 
     async def _healthz(self, request: web.Request) -> web.Response:

@@ -24,6 +24,7 @@ from service.datapath import layout
 from service.datapath.flow_row import FLOW, flow_key, parse_flow
 from service.datapath.layout import MapName, WayKind
 from service.host.clock import boot_ns
+from service.host.loop_lag import NO_LAGS
 from service.model.audit_record import AuditRecord, RecordKind
 from service.model.keeper_message import AGENT_SOCKET, KEEPER_SOCKET, Heartbeat, HeldLease, KeeperMessage, LeaseReport
 from service.network.arp import REPLY, ArpPacket
@@ -214,16 +215,24 @@ async def test_what_is_wrong_in_the_keeper_is_in_the_agents_status_and_metrics_w
     settings, datapath = site_of(tmp_path)
     said = LeaseReport((), elector=True, voting=True, scheduling="fifo")
     wrong = msgspec.structs.replace(
-        said, troubles=("state_dir: full",), errors={"elector": 2}, refused={"unknown-key": 3}
+        said,
+        troubles=("state_dir: full",),
+        errors={"elector": 2},
+        refused={"unknown-key": 3},
+        lags=(7, *NO_LAGS.counts[1:]),
     )
     async with running(settings, datapath) as (agent, keeper):
         keeper.socket.send(wrong)
         await until(lambda: agent.status()["troubles"] == ["keeper: state_dir: full"])
         metrics = await scrape(settings)
-        keeper.socket.send(said)
+        keeper.socket.send(msgspec.structs.replace(said, lags=(7, 7)))
         await until(lambda: agent.status()["troubles"] == [])
+        other_version = await scrape(settings)
     assert 'egressgw_keeper_task_errors_total{task="elector"} 2.0' in metrics
     assert 'egressgw_keeper_datagrams_refused_total{reason="unknown-key"} 3.0' in metrics
+    assert 'egressgw_loop_timer_lag_seconds_count{process="keeper"} 7.0' in metrics
+    assert 'egressgw_loop_timer_lag_seconds_count{process="agent"}' in other_version
+    assert 'process="keeper"' not in other_version, "it counts by other bounds"
 
 
 async def test_the_keeper_hears_which_uplink_an_address_has_and_that_objects_are_known(tmp_path: Path) -> None:

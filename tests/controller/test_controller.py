@@ -81,7 +81,9 @@ async def test_an_electorate_that_is_refused_is_seen_in_metrics_and_status_of_th
         for trouble in ("", "the electorate object: somebody edited it"):
             controller._office.book.refuse(trouble)
             async with session.get(url) as found:
-                assert f"egressgw_electorate_trouble {float(bool(trouble))}" in await found.text()
+                text = await found.text()
+            assert f"egressgw_electorate_trouble {float(bool(trouble))}" in text
+            assert 'egressgw_loop_timer_lag_seconds_count{process="controller"}' in text
             assert controller.status()["electorate"]["trouble"] == trouble
 
 

@@ -80,6 +80,8 @@ async def test_a_keeper_that_keeps_what_it_holds_leaves_a_long_lease_to_the_next
         async with node.running():
             node.heartbeat = heartbeat()
             await until(node.holds)
+            await asyncio.sleep(0.5)
+            assert sum(node.reports[-1].lags) > 0, "how late its loop is, its agent tells"
         entry = node.fence.values[IPv4Address(IP)]
         assert entry.deadline_ns - now_ns() > 10 * SECOND
         # Longer than the usual lease: whoever could take it would have.

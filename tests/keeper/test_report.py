@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from service.host.loop_lag import NO_LAGS, Lags
 from service.keeper.report import KeeperState, compose
 from service.lease.holder import HeldKey
 from service.lease.tiebreaker import Swap
@@ -40,6 +41,7 @@ def test_a_report_says_the_whole_state_with_leases_in_order() -> None:
         trouble="",
         wanted=None,
         majority=True,
+        lags=NO_LAGS.counts,
     )
 
 
@@ -47,6 +49,8 @@ def test_what_differs_is_said() -> None:
     state = replace(
         STATE, is_settled=False, trouble="refused", sees_majority=False, silent={"b": 5, "a": 7}, scheduling="nice"
     )
+    lags = Lags(tuple(range(len(NO_LAGS.counts))), 1.5)
+    assert (compose(replace(STATE, lags=lags)).lags, compose(replace(STATE, lags=lags)).lag_sum_s) == lags
     said = compose(state)
     assert (said.settled, said.trouble, said.majority, said.scheduling) == (False, "refused", False, "nice")
     assert said.silent == (("a", 7), ("b", 5))
