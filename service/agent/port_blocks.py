@@ -335,9 +335,13 @@ class PortBlocks:
         if owner is None:
             return
         self._demand.take(scan.taken, self._maps.refused_flows(), begun_ns=scan.begun_ns)
+        used = frozenset(self._reconciler.used_floating_ips())
         for floating_ip in self._known:
             usable, demand = owner.usable(floating_ip), self._demand.of(floating_ip)
-            if usable or demand.taken or demand.per_s:
+            if floating_ip not in used:
+                # Flows that run out are no demand: what they have is to be given back.
+                owner.note_use(floating_ip, 0, 0.0, now_ns=now_ns)
+            elif usable or demand.taken or demand.per_s:
                 free = len(usable) * BLOCK_PORTS - demand.taken
                 owner.note_use(floating_ip, free, demand.per_s, now_ns=now_ns)
             live = scan.blocks.get(floating_ip.packed, set())

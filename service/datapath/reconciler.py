@@ -280,9 +280,7 @@ class Reconciler:
         return self._derived.networks.of(lambda: tuple(sorted(exempt, key=network_order)), exempt)
 
     def floating_ips(self) -> tuple[IPv4Address, ...]:
-        """What is listed and the fence knows. Never an address of a node's interface, nor a network's or a broadcast
-        address: the fence would cut off whoever has it.
-        """
+        """What is listed and fenced: no address of an interface, a network or a broadcast, which would be cut off."""
         known, faults = self.listed(), self._members.faults()
         uplinks, addresses, server = self._uplinks, self._addresses, self._server
 
@@ -293,8 +291,7 @@ class Reconciler:
         return self._derived.floating_ips.of(fit, known, faults, uplinks, addresses, server)
 
     def own_addresses(self) -> tuple[IPv4Address, ...]:
-        """What is a floating IP to others and an address of an interface here, or the API server's: never ours to
-        hold."""
+        """What is listed and an address of an interface here, or the API server's: never ours to hold."""
         known, addresses, server = self.listed(), self._addresses, self._server
         return self._derived.own_addresses.of(
             lambda: tuple(sorted(ip for ip in known if ip in addresses or ip == server)), known, addresses, server
@@ -309,6 +306,10 @@ class Reconciler:
             return known | dict.fromkeys(sorted(assignments, key=int)) | dict.fromkeys(sorted(held, key=int))
 
         return self._derived.listed.of(listed, gateway, assignments, held)
+
+    def used_floating_ips(self) -> tuple[IPv4Address, ...]:
+        """Those that local pods are to send from."""
+        return self._pods.floating_ips()
 
     def local_selections(self) -> Mapping[IPv4Address, Selection]:
         """This node's selected pods by address; a live view."""
@@ -383,7 +384,7 @@ class Reconciler:
 
         Of listed addresses only: another one may be anybody's by now.
         """
-        used, topology, listed = self._pods.floating_ips(), self.topology(), self.listed()
+        used, topology, listed = self.used_floating_ips(), self.topology(), self.listed()
         return self._derived.probed.of(
             lambda: tuple(
                 (name, floating_ip)

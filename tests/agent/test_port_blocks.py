@@ -29,7 +29,7 @@ from service.model.assignment import Assignment, Location
 from service.model.drop import DropReason
 from service.model.lease import HeldBy, Stamp, Token
 from service.model.machine import Address
-from service.model.objects import Upsert
+from service.model.objects import Delete, Upsert
 from service.policy.index import PolicyIndex
 from service.port_block.block import BLOCK_PORTS, BLOCKS, FIRST_PORT, base_blocks
 from service.settings import PortSettings, Settings
@@ -270,6 +270,35 @@ async def test_q2_a_node_that_alone_has_seen_an_address_unlisted_has_its_ports_a
             return worker1.usable() >= BASE
 
         await holds(refuse)
+
+
+async def test_q2_a_node_whose_pods_use_an_address_no_more_gives_its_blocks_back_and_asks_for_none(site: Site) -> None:
+    """Seen: what its last flows wanted was asked for, given and called back, five times a second."""
+    worker1 = site.nodes["worker1"]
+    refused = 0
+
+    def refuse() -> None:
+        nonlocal refused
+        refused += 4_000
+        key = struct.pack("=4sI", FLOATING_IP.packed, DropReason.PORTS_EXHAUSTED)
+        worker1.maps[MapName.DROPS].update(key, struct.pack("=QQ", refused, 60 * refused))
+
+    def is_given_back() -> bool:
+        refuse()
+        return worker1.usable() == 0
+
+    async with site.leading() as leader:
+        await holds(lambda: worker1.usable() == BASE)
+        site.index.apply([Delete(policy().key)])
+        worker1.turn()
+        leader.update()
+        await holds(is_given_back)
+        moves = len(site.moved)
+        for _ in range(12):
+            await asyncio.sleep(0.1)
+            refuse()
+        assert worker1.usable() == 0
+        assert len(site.moved) == moves
 
 
 async def test_e2_a_pod_that_is_not_selected_any_more_is_forgotten_once_it_has_no_flow(site: Site) -> None:
