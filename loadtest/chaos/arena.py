@@ -13,6 +13,7 @@ from loadtest.chaos.calm import (
     ProgramLogs,
     answers,
     drop_totals,
+    grown,
     still_grown,
     still_told,
     trouble_seen,
@@ -88,6 +89,7 @@ class Arena:
         site.wait_until_whole()
         site.start_traffic()
         site.beat()
+        self._former_drops: dict[str, int] = {}
         self._flows = FlowLogs(site)
         _, wrong = wait_for_calm(site, self._flows, timeout_s=FIRST_CALM_S)
         if wrong:
@@ -150,8 +152,11 @@ class Arena:
         cost = events[0][1].cost if len(events) == 1 else Cost()
         self._costs = [*self._costs, (began_ns, cost)][-ROUNDS_KEPT:]
         selected = frozenset(self._site.word(pod) for pod in self._site.selected)
-        told = judge_flows(self._flows.lines, self._costs, selected=selected)
-        findings = [Finding(number, promise, detail) for promise, detail in told]
+        told = list(judge_flows(self._flows.lines, self._costs, selected=selected))
+        # What is given up now may have been dropped a second ago, in the round before.
+        why = f"; dropped since the round before: {grown(self._former_drops or before, drop_totals(self._site))}"
+        self._former_drops = before
+        findings = [Finding(number, promise, detail + why * (promise is Promise.LOST)) for promise, detail in told]
         act, event = events[0]
         if self.is_whole and len(events) == 1 and act.hold_s >= COUNTING_S:
             uncounted = judge_drops(

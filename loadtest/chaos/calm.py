@@ -172,6 +172,13 @@ def drop_totals(site: ChaosSite) -> dict[str, int]:
     return dict(totals)
 
 
+def grown(before: dict[str, int], after: dict[str, int]) -> str:
+    """How much more there is of each reason, the most first."""
+    more = Counter(after)
+    more.subtract(before)
+    return ", ".join(f"{count} {reason}" for reason, count in more.most_common() if count > 0) or "nothing"
+
+
 class Footprint:
     """What a site takes: files and memory of each program; rules, filters, pins and map entries of each node."""
 

@@ -117,7 +117,7 @@ def test_every_judge_is_asked_in_every_round(site: ChaosSite, tmp_path: Path, mo
     monkeypatch.setattr(arena, "drop_totals", lambda site: {})
     played = Arena.__new__(Arena)
     played._site, played.is_whole, played._leaked = site, True, set()
-    played._costs = []
+    played._costs, played._former_drops = [], {}
     played._flows = played._logs = played._before = Stub()  # type: ignore[assignment]
     result = played.play(Round(1, (Act("untold", 1, 0.0, arena.COUNTING_S),)))
     assert {finding.promise for finding in result.findings} == {

@@ -37,6 +37,12 @@ def all_well(site: ChaosSite, at_ns: int) -> None:
     say(site, "outside", *({"t": at_ns, "pod": one.name, "kind": "inbound", "what": "ok"} for one in site.nodes))
 
 
+def test_what_has_grown_is_told_the_most_first() -> None:
+    before, after = {"no_flow": 5, "quota": 2, "flow_ended": 1}, {"no_flow": 6, "quota": 2, "flow_ended": 9}
+    assert calm.grown(before, after) == "8 flow_ended, 1 no_flow"
+    assert calm.grown(after, before) == "nothing"
+
+
 def test_a_site_is_whole_when_each_flow_of_each_pod_has_worked_since_and_lately(site: ChaosSite) -> None:
     flows = FlowLogs(site)
     flows.read()
