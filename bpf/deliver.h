@@ -30,8 +30,8 @@ static inline struct flow *live_flow(struct mirror_key *mirror_key, struct flow_
     if (!row || !flow || flow->pod != row->pod || is_flow_over(flow, now_ns) ||
         flow->floating_ip != mirror_key->floating_ip || flow->nat_port != mirror_key->nat_port)
         return NULL;
-    if (flow->rule_set != row->rule_set)
-        judge_again(key, flow, row);
+    if (flow->rule_set != row->rule_set && judge_again(key, flow, row))
+        return NULL;
     return flow;
 }
 

@@ -67,8 +67,8 @@ static inline struct flow *flow_of_packet(struct __sk_buff *skb, const struct pa
     flow = find_flow(key);
     if (!flow || flow->pod != row->pod || is_flow_over(flow, now_ns))
         return NULL;
-    if (flow->rule_set != row->rule_set)
-        judge_again(key, flow, row);
+    if (flow->rule_set != row->rule_set && judge_again(key, flow, row))
+        return NULL;
     return flow;
 }
 

@@ -148,19 +148,24 @@ static inline int keeps_port(struct flow_key *key, const struct flow *flow, u64 
 }
 
 /* Another rule set: judged anew. Where the floating IP is the same, nothing else happens but that it lives by the
- * timeouts of the new one (rule E1); else the flow has ended, and drops both ways (rule E2). */
-static inline void judge_again(const struct flow_key *key, struct flow *flow, const struct selected_value *row)
+ * timeouts of the new one (rule E1); else the flow has ended, and drops both ways (rule E2). Returns whether it is no flow
+ * any more instead: datagrams that have another floating IP now. A new socket may have the ports of an old one, and its
+ * first request would be lost; connection tracking has no address of them that would have to go first. */
+static inline int judge_again(const struct flow_key *key, struct flow *flow, const struct selected_value *row)
 {
     struct rule_value *rule = find_rule(row->rule_set, key->remote_ip);
 
+    if (rule && rule->floating_ip != flow->floating_ip && key->protocol != PROTOCOL_TCP && !flow->is_ended)
+        return 1;
     flow->rule_set = row->rule_set;
     if (rule && rule->floating_ip == flow->floating_ip) {
         flow->life_s = flow_life_s(key, flow->state, limits_of(row->rule_set));
-        return;
+        return 0;
     }
     flow->is_ended = 1;
     if (flow->life_s > ENDED_S)
         flow->life_s = ENDED_S;
+    return 0;
 }
 
 /* The flow that a pod's packet is of by its own tuple, and its key into `scratch`. */
@@ -176,11 +181,10 @@ static inline struct flow *flow_of_tuple(struct scratch *scratch)
 static inline u32 follow_flow(struct __sk_buff *skb, const struct packet *packet, const struct selected_value *row,
                               struct flow_key *key, struct flow *flow, u64 now_ns, struct nat *nat)
 {
-    if (flow && flow->pod == row->pod && !is_flow_over(flow, now_ns)) {
+    if (flow && flow->pod == row->pod && !is_flow_over(flow, now_ns) &&
+        (flow->rule_set == row->rule_set || !judge_again(key, flow, row))) {
         nat->floating_ip = flow->floating_ip;
         nat->port = flow->nat_port;
-        if (flow->rule_set != row->rule_set)
-            judge_again(key, flow, row);
         if (!flow->is_ended && !keeps_port(key, flow, now_ns))
             flow->is_ended = 1;
         /* The pod's stack has no socket any more, and tells the remote so. */
