@@ -153,8 +153,7 @@ class Arena:
         self._costs = [*self._costs, (began_ns, cost)][-ROUNDS_KEPT:]
         selected = frozenset(self._site.word(pod) for pod in self._site.selected)
         told = list(judge_flows(self._flows.lines, self._costs, selected=selected))
-        # What is given up now may have been dropped a second ago, in the round before.
-        why = f"; dropped since the round before: {grown(self._former_drops or before, drop_totals(self._site))}"
+        why = self._dropped_since(self._former_drops or before) if told else ""
         self._former_drops = before
         findings = [Finding(number, promise, detail + why * (promise is Promise.LOST)) for promise, detail in told]
         act, event = events[0]
@@ -164,6 +163,13 @@ class Arena:
             )
             findings += limited(number, Promise.UNCOUNTED, uncounted)
         return findings
+
+    def _dropped_since(self, before: dict[str, int]) -> str:
+        """What is given up now may have been dropped a second ago: `before` is of the round before."""
+        try:
+            return f"; dropped since the round before: {grown(before, drop_totals(self._site))}"
+        except TransientError as error:
+            return f"; what was dropped is not known: {error}"
 
     def _happen(self, number: int, events: Played) -> list[Finding]:
         """Apply and undo at their moments; while one lasts, look whether it is told."""

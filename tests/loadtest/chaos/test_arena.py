@@ -15,6 +15,7 @@ from loadtest.chaos.site import ChaosSite
 from service.lab.lab import Lab
 from service.lab.plan import LabOptions
 from service.lab.state import LabState
+from service.model.errors import TransientError
 
 
 class Told(Event):
@@ -125,6 +126,18 @@ def test_every_judge_is_asked_in_every_round(site: ChaosSite, tmp_path: Path, mo
         *(Promise.LOST, Promise.UNCOUNTED, Promise.STALE, Promise.GROWN, Promise.HARNESS),
     }
     assert beats == ["beat"]
+
+
+def test_where_an_agent_does_not_answer_a_loss_is_told_without_what_was_dropped(
+    site: ChaosSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(site: ChaosSite) -> dict[str, int]:
+        raise TransientError("refused")
+
+    played = Arena.__new__(Arena)
+    played._site = site
+    monkeypatch.setattr(arena, "drop_totals", refuse)
+    assert played._dropped_since({}) == "; what was dropped is not known: refused"
 
 
 def test_what_is_sent_to_a_mac_that_a_node_has_meanwhile_is_sent_to_that_node(site: ChaosSite) -> None:
