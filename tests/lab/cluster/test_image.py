@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from service.lab.cluster import image
 from service.lab.cluster.image import (
     PAUSE_IMAGE,
     STORES_KEPT,
@@ -120,10 +119,10 @@ def test_an_image_that_is_given_is_taken_if_it_is_there(tmp_path: Path, monkeypa
     assert build_project_image() == archive
 
 
-def test_else_it_is_built_and_the_last_line_says_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    builder = write_program(tmp_path / "build-image", 'echo "building $*"; echo /built/image.tar')
-    monkeypatch.setattr(image, "_BUILDER", builder)
-    assert build_project_image("0.9") == Path("/built/image.tar")
+def test_else_it_is_built_and_the_last_line_says_where_it_is(tmp_path: Path) -> None:
+    """Of whichever checkout: an upgrade is measured from an earlier one."""
+    builder = write_program(tmp_path / "deploy" / "build-image", 'echo "building $*"; echo /built/image.tar')
+    assert build_project_image("0.9", checkout=tmp_path) == Path("/built/image.tar")
     write_program(builder, "echo 'no space left' >&2; exit 1")
     with pytest.raises(OperatorError, match="failed: no space left"):
-        build_project_image()
+        build_project_image("0.9", checkout=tmp_path)
