@@ -14,10 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from service.model.errors import InvariantError
-from service.network.bpf_call import bpf_call, make_attributes, object_info, open_object
+from service.network.bpf_call import bpf_call, make_attributes, object_info, open_object, put_name
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 0, 1, 2, 3, 4
-_NAME_BYTES = 15
 _LOOKUP_BATCH, _TAKE_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 25, 26, 27
 
 
@@ -50,7 +49,7 @@ def create_map(kind: int, key_size: int, value_size: int, rows: int, *, flags: i
     attributes = make_attributes(
         ("=I", 0, kind), ("=I", 4, key_size), ("=I", 8, value_size), ("=I", 12, rows), ("=I", 16, flags)
     )
-    attributes[28 : 28 + _NAME_BYTES] = name.encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
+    put_name(attributes, 28, name)
     try:
         return bpf_call(_MAP_CREATE, attributes)
     except OSError as error:

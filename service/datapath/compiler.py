@@ -1,6 +1,6 @@
 """Compile bpf/egress_gateway.c with BCC, in a process of its own that ends at once: LLVM takes 180 MB and five seconds.
 
-    python -m service.datapath.compiler SOURCE HEADERS [-DNAME=VALUE ...]
+    python -m service.datapath.compiler SOURCE HEADERS
 
 writes a `Compiled` to standard output. The only module that imports bcc. BCC makes every map, to have descriptors for
 the instructions; they are gone with this process.
@@ -25,12 +25,12 @@ def flattened(path: Path) -> str:
     return _OWN_HEADER.sub(lambda found: flattened(path.with_name(found[1])), path.read_text(encoding="ascii"))
 
 
-def compile_datapath(source: Path, headers: Path, definitions: list[str]) -> Compiled:
+def compile_datapath(source: Path, headers: Path) -> Compiled:
     """Raises Exception where BCC does not take the source; what clang says of it is on standard error by then."""
     os.environ["BCC_KERNEL_SOURCE"] = str(headers)
     from bcc import BPF
 
-    flags = [f"-I{source.parent}", "-Wno-unused-function", *definitions]
+    flags = [f"-I{source.parent}", "-Wno-unused-function"]
     module = BPF(text=flattened(source).encode(), cflags=flags).module
     maps = _maps(module)
     named = {fd: spec.name for fd, spec in maps.items()}
@@ -66,7 +66,7 @@ def _main() -> int:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:
-        compiled = compile_datapath(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+        compiled = compile_datapath(Path(sys.argv[1]), Path(sys.argv[2]))
     except ImportError:
         print(
             "BCC is missing: install the Debian packages python3-bpfcc and libbpfcc (PyPI's `bcc` is another thing)",

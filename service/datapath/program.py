@@ -6,13 +6,12 @@ import os
 
 from service.datapath.compiled import Program
 from service.model.errors import OperatorError
-from service.network.bpf_call import bpf_call, make_attributes
+from service.network.bpf_call import bpf_call, make_attributes, put_name
 
 _LOAD = 5
 _SCHED_CLS = 3
 _TRIES = 5
 _LOG_BYTES = 1 << 24
-_NAME_BYTES = 15
 
 
 def load_program(program: Program, maps: dict[str, int]) -> int:
@@ -48,7 +47,7 @@ def _load(name: str, code: bytes, log: "ctypes.Array[ctypes.c_char] | None") -> 
         ("=I", 28, 0 if log is None else len(log)),
         ("=Q", 32, 0 if log is None else ctypes.addressof(log)),
     )
-    attributes[48 : 48 + _NAME_BYTES] = name.encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
+    put_name(attributes, 48, name)
     for _try in range(_TRIES - 1):
         try:
             return bpf_call(_LOAD, attributes)

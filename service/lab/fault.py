@@ -24,6 +24,8 @@ class Fault(StrEnum):
 
 
 _TABLE = "cut_control"
+_NO_TABLE = f"table ip {_TABLE} {{}}\ndelete table ip {_TABLE}\n"
+"""Gone, whether it was there or not."""
 _SIGNALS = {Fault.KILL: signal.SIGKILL, Fault.STOP: signal.SIGSTOP, Fault.CONT: signal.SIGCONT}
 
 
@@ -59,14 +61,14 @@ def _cut_control(lab: Lab, member: str) -> list[str]:
         f"chain {hook} {{ type filter hook {hook} priority 0; udp dport {ours} drop; udp sport {ours} drop; }}\n"
         for hook in ("input", "output")
     )
-    nft(lab.netns(member), f"table ip {_TABLE} {{}}\ndelete table ip {_TABLE}\ntable ip {_TABLE} {{ {chains} }}")
+    nft(lab.netns(member), f"{_NO_TABLE}table ip {_TABLE} {{ {chains} }}")
     return [f"{member} hears no other member, and none hears it"]
 
 
 def _set_links(lab: Lab, member: str, *, forwarding: bool) -> list[str]:
     ports = lab.ports(member)
     if forwarding:
-        nft(lab.netns(member), f"table ip {_TABLE} {{}}\ndelete table ip {_TABLE}")
+        nft(lab.netns(member), _NO_TABLE)
     for port in ports:
         set_port_state(lab.plan, port, forwarding=forwarding)
     return [f"port {port} {'forwards again' if forwarding else 'is silent'}" for port in ports]

@@ -15,6 +15,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 INFO_BY_FD = 15
 _OBJ_PIN, _OBJ_GET = 6, 7
 ATTR_SIZE = 128
+_NAME_BYTES = 15
 
 
 def bpf_call(command: int, attributes: bytearray) -> int:
@@ -33,6 +34,11 @@ def make_attributes(*fields: tuple[str, int, int]) -> bytearray:
     for form, offset, value in fields:
         struct.pack_into(form, attributes, offset, value)
     return attributes
+
+
+def put_name(attributes: bytearray, offset: int, name: str) -> None:
+    """Name a new map or program, as tools show it: its first 15 bytes."""
+    attributes[offset : offset + _NAME_BYTES] = name.encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
 
 
 def pin(fd: int, path: str) -> None:

@@ -144,6 +144,7 @@ class Node:
         own = next(one for one in NODES if one.name == name)
         self.name = name
         self.changed: list[str] = []
+        self.refused = 0
         self.datapath = StandInDatapath(settings)
         self.maps = self.datapath.maps
         self.reconciler = Reconciler(settings, site.index)
@@ -172,6 +173,12 @@ class Node:
         self.blocks.update()
         tenure = self.datapath.blocks.tenure(FLOATING_IP)
         self.blocks.observe({FLOATING_IP: tenure} if tenure is not None else {})
+
+    def refuse(self, flows: int, reason: DropReason = DropReason.PORTS_EXHAUSTED) -> None:
+        """So many more new flows find no port, as a program counts it."""
+        self.refused += flows
+        key = struct.pack("=4sI", FLOATING_IP.packed, reason)
+        self.maps[MapName.DROPS].update(key, struct.pack("=QQ", self.refused, 60 * self.refused))
 
     def usable(self) -> int:
         """Blocks that new flows of this node may use."""
@@ -225,14 +232,10 @@ async def test_q2_a_node_whose_flows_are_refused_gets_more_though_nothing_grows_
     worker1 = site.nodes["worker1"]
     async with site.leading():
         await holds(lambda: worker1.usable() == BASE)
-        refused = 0
 
         def refuse() -> bool:
-            # As one program counts it, again and again: what was refused once is no demand for ever.
-            nonlocal refused
-            refused += 4_000
-            key = struct.pack("=4sI", FLOATING_IP.packed, DropReason.PORTS_EXHAUSTED)
-            worker1.maps[MapName.DROPS].update(key, struct.pack("=QQ", refused, 60 * refused))
+            # Again and again: what was refused once is no demand for ever.
+            worker1.refuse(4_000)
             return worker1.usable() > BASE
 
         await holds(refuse)
@@ -260,13 +263,9 @@ async def test_q2_a_node_that_alone_has_seen_an_address_unlisted_has_its_ports_a
         site.index.apply([Upsert(listed)])
         worker1.reconciler.learn_members(NODES, site.table())
         worker1.turn()
-        refused = 0
 
         def refuse() -> bool:
-            nonlocal refused
-            refused += 10
-            key = struct.pack("=4sI", FLOATING_IP.packed, DropReason.NO_PORTS)
-            worker1.maps[MapName.DROPS].update(key, struct.pack("=QQ", refused, 60 * refused))
+            worker1.refuse(10, DropReason.NO_PORTS)
             return worker1.usable() >= BASE
 
         await holds(refuse)
@@ -275,16 +274,9 @@ async def test_q2_a_node_that_alone_has_seen_an_address_unlisted_has_its_ports_a
 async def test_q2_a_node_whose_pods_use_an_address_no_more_gives_its_blocks_back_and_asks_for_none(site: Site) -> None:
     """Seen: what its last flows wanted was asked for, given and called back, five times a second."""
     worker1 = site.nodes["worker1"]
-    refused = 0
-
-    def refuse() -> None:
-        nonlocal refused
-        refused += 4_000
-        key = struct.pack("=4sI", FLOATING_IP.packed, DropReason.PORTS_EXHAUSTED)
-        worker1.maps[MapName.DROPS].update(key, struct.pack("=QQ", refused, 60 * refused))
 
     def is_given_back() -> bool:
-        refuse()
+        worker1.refuse(4_000)
         return worker1.usable() == 0
 
     async with site.leading() as leader:
@@ -296,7 +288,7 @@ async def test_q2_a_node_whose_pods_use_an_address_no_more_gives_its_blocks_back
         moves = len(site.moved)
         for _ in range(12):
             await asyncio.sleep(0.1)
-            refuse()
+            worker1.refuse(4_000)
         assert worker1.usable() == 0
         assert len(site.moved) == moves
 

@@ -11,18 +11,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from service.datapath.bpf_map import open_pinned
+from service.datapath.bpf_map import create_map, open_pinned
 from service.keeper.fence import FenceEntry, PinnedFence
 from service.model.keeper_message import Claim
 from service.model.lease import Token
-from service.network.bpf_call import bpf_call, make_attributes, pin
+from service.network.bpf_call import pin
 from tests.keeper.node import Node, claims_of, free_port, settings_of, troubles, until, with_memory
 
 pytestmark = pytest.mark.bpf
 
 IP = IPv4Address("192.0.2.100")
 TOKEN = Token(7, 3, 1)
-_MAP_CREATE, _HASH = 0, 1
+_HASH = 1
 
 
 @pytest.fixture
@@ -38,8 +38,7 @@ def bpf_dir(tmp_path: Path) -> Iterator[Path]:
 def pin_map(bpf_dir: Path, *, value_size: int = 16, entries: int = 64) -> Path:
     path = bpf_dir / "v1" / "lease_deadlines"
     path.unlink(missing_ok=True)
-    fields = (("=I", 0, _HASH), ("=I", 4, 4), ("=I", 8, value_size), ("=I", 12, entries))
-    fd = bpf_call(_MAP_CREATE, make_attributes(*fields))
+    fd = create_map(_HASH, 4, value_size, entries)
     pin(fd, str(path))
     os.close(fd)
     return path
