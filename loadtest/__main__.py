@@ -25,7 +25,7 @@ from loadtest.chaos.planted import PLANTED, try_planted
 from loadtest.chaos.run import ChaosOptions, ChaosResult, run_chaos, shortest
 from loadtest.chaos.schedule import parse_rounds
 from loadtest.connections import FAULTS, measure_connections
-from loadtest.datapath import ROWS, chosen_rows, measure_datapath
+from loadtest.datapath import DATAPATH_ROWS, measure_datapath
 from loadtest.driving import DrivingOptions, measure_driving, sizes
 from loadtest.failover import KAFKA, FailoverOptions, Kill, measure_failover
 from loadtest.goal import Row
@@ -52,6 +52,7 @@ from loadtest.report import (
     upgrade_document,
     write_json,
 )
+from loadtest.row_table import chosen_rows
 from loadtest.rows.options import DatapathOptions
 from loadtest.upgrade import UpgradeOptions, measure_upgrade
 from loadtest.variant import PATHS, POLICY_PATH
@@ -192,7 +193,7 @@ def upgrade(before: str, count: int, cni: str, proxy_mode: str, json_file: Path 
 @click.option(
     "--duration", default=1.0, show_default=True, type=click.FloatRange(0.05, 60), help="Seconds of a measurement."
 )
-@click.option("--only", default="", metavar="NAME,...", help=f"Of the rows: {', '.join(ROWS)}.")
+@click.option("--only", default="", metavar="NAME,...", help=f"Of the rows: {', '.join(DATAPATH_ROWS)}.")
 @click.option(
     "--path",
     "paths",
@@ -221,7 +222,7 @@ def datapath(
     options = DatapathOptions(rounds, duration, name, bulk, names, tuple(dict.fromkeys(paths)))
     console = _console()
     with _told():
-        rows = chosen_rows(options)
+        rows = chosen_rows(DATAPATH_ROWS, options)
         machine = environment()
         with _progress(console, len(rows)) as (report, step):
 

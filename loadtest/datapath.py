@@ -1,13 +1,10 @@
-"""The datapath's table: what is promised of it, each line with its goal, from one run.
-
-Rows are measured one after the other, each in labs of its own (`rows`). One that fails costs no other row anything.
-"""
+"""The datapath's table: what is promised of it, each line with its goal. Each row has labs of its own (`rows`)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from loadtest.gateway import Report
 from loadtest.goal import Row
+from loadtest.row_table import MeasureRow, RowsMeasured, measure_rows
 from loadtest.rows.cost import measure_cost, measure_vxlan
 from loadtest.rows.edit import measure_edit
 from loadtest.rows.flood import measure_flood
@@ -17,10 +14,8 @@ from loadtest.rows.options import DatapathOptions
 from loadtest.rows.ports import measure_ports
 from loadtest.rows.scale import measure_scale
 from service.lab.namespace import require_root
-from service.model.errors import OperatorError, TransientError
 
-MeasureRow = Callable[[DatapathOptions, Report], Row]
-ROWS: dict[str, MeasureRow] = {
+DATAPATH_ROWS: dict[str, MeasureRow[DatapathOptions]] = {
     "cost": measure_cost,
     "vxlan": measure_vxlan,
     "scale": measure_scale,
@@ -32,43 +27,11 @@ ROWS: dict[str, MeasureRow] = {
 }
 
 
-@dataclass(slots=True)
-class DatapathResult:
-    """The rows that were measured, in their order."""
-
-    options: DatapathOptions
-    rows: list[Row] = field(default_factory=list)
-
-    @property
-    def failures(self) -> list[str]:
-        """Rows that ended early, with the reason."""
-        return [f"{row.name}: {row.error}" for row in self.rows if row.error]
-
-
-def chosen_rows(options: DatapathOptions) -> dict[str, MeasureRow]:
-    """Those that were asked for, all where none was named. Raises OperatorError for a name that there is not."""
-    if unknown := [name for name in options.only if name not in ROWS]:
-        raise OperatorError(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    return {name: measure for name, measure in ROWS.items() if name in options.only or not options.only}
-
-
 def measure_datapath(
     options: DatapathOptions,
     report: Report = lambda line: None,
     advance: Callable[[Row], None] = lambda row: None,
-) -> DatapathResult:
-    """Measure each chosen row in labs of its own. `advance` is called with each one that is done.
-
-    A row that fails, or in which a server saw a source it must not see, is in the result with its error. Raises
-    OperatorError where nothing can be measured here.
-    """
+) -> RowsMeasured[DatapathOptions]:
+    """Measure each chosen row, as `measure_rows` has it. Raises OperatorError where nothing can be measured here."""
     require_root()
-    result = DatapathResult(options)
-    for name, measure in chosen_rows(options).items():
-        try:
-            row = measure(options, lambda line, name=name: report(f"{name}: {line}"))  # type: ignore[misc]
-        except (OperatorError, TransientError) as error:
-            row = Row(name, error=str(error))
-        result.rows.append(row)
-        advance(row)
-    return result
+    return measure_rows(DATAPATH_ROWS, options, report, advance)

@@ -23,10 +23,11 @@ from loadtest.chaos.run import ChaosOptions, ChaosResult
 from loadtest.chaos.schedule import Choice
 from loadtest.chaos.shorten import Shortened
 from loadtest.connections import Survivors
-from loadtest.datapath import DatapathResult
 from loadtest.driving import CASES, DrivingResult
 from loadtest.failover import FailoverResult, Kill
 from loadtest.goal import Figure, Row, Verdict
+from loadtest.row_table import RowsMeasured
+from loadtest.rows.options import DatapathOptions
 from loadtest.statistics import median
 from loadtest.upgrade import Upgrade
 from service.version import VERSION
@@ -84,7 +85,7 @@ def _describe_machine(machine: dict[str, Any]) -> str:
 # -- datapath --
 
 
-def datapath_document(result: DatapathResult, machine: dict[str, Any]) -> dict[str, Any]:
+def datapath_document(result: RowsMeasured[DatapathOptions], machine: dict[str, Any]) -> dict[str, Any]:
     """Everything, the single rounds too, so that ratios can be taken again."""
     return {
         "test": "datapath",
@@ -102,20 +103,9 @@ def row_line(row: Row) -> str:
     return f"{row.name}: {', '.join(f'{count} {verdict}' for verdict, count in counts.items()) or 'no goals'}"
 
 
-def print_datapath(result: DatapathResult, machine: dict[str, Any], console: Console) -> None:
+def print_datapath(result: RowsMeasured[DatapathOptions], machine: dict[str, Any], console: Console) -> None:
     """Every figure beside its goal; then the medians of the variants, with what is needed to read them."""
-    table = Table(title=f"the datapath; ratios of {result.options.rounds} interleaved rounds")
-    for name in ("row", "what"):
-        table.add_column(name)
-    for name in ("goal", "number"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
-    for row in result.rows:
-        for figure in row.figures:
-            style = "bold red" if figure.verdict is Verdict.MISSED else None
-            verdict = " ".join(filter(None, (str(figure.verdict), figure.note)))
-            table.add_row(row.name, figure.title, str(figure.goal or "-"), _number(figure), verdict, style=style)
-    console.print(table)
+    _print_figures(f"the datapath; ratios of {result.options.rounds} interleaved rounds", result.rows, console)
     for row in result.rows:
         for title, groups in _groups(row):
             for name, summary in groups.items():
@@ -125,6 +115,21 @@ def print_datapath(result: DatapathResult, machine: dict[str, Any], console: Con
     console.print(_describe_machine(machine))
     for failure in result.failures:
         console.print(f"FAILED: {failure}", style="bold red")
+
+
+def _print_figures(title: str, rows: Sequence[Row], console: Console) -> None:
+    table = Table(title=title)
+    for name in ("row", "what"):
+        table.add_column(name)
+    for name in ("goal", "number"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in rows:
+        for figure in row.figures:
+            style = "bold red" if figure.verdict is Verdict.MISSED else None
+            verdict = " ".join(filter(None, (str(figure.verdict), figure.note)))
+            table.add_row(row.name, figure.title, str(figure.goal or "-"), _number(figure), verdict, style=style)
+    console.print(table)
 
 
 def _number(figure: Figure) -> str:

@@ -12,9 +12,9 @@ from loadtest.chaos.known import Known
 from loadtest.chaos.planted import PLANTED, Outcome, Planted
 from loadtest.chaos.run import ChaosOptions, ChaosResult
 from loadtest.chaos.schedule import make_round
-from loadtest.datapath import DatapathResult
 from loadtest.failover import FailoverOptions, FailoverResult, Kill
 from loadtest.goal import Figure, Row
+from loadtest.row_table import RowsMeasured
 from loadtest.rows.options import DatapathOptions
 from service.model.errors import OperatorError, TransientError
 
@@ -34,7 +34,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             advance(result.kills[0])
         return result
 
-    def datapath(wanted: DatapathOptions, report: Any, advance: Any) -> DatapathResult:
+    def datapath(wanted: DatapathOptions, report: Any, advance: Any) -> RowsMeasured[DatapathOptions]:
         options["datapath"] = wanted
         if wanted.name == "broken":
             raise TransientError("worker1 is not ready")
@@ -42,7 +42,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             raise OperatorError("the lab needs root")
         row = Row("cost", [Figure("CPU", 1.0)], error="a wrong source" if wanted.name == "leaks" else "")
         advance(row)
-        return DatapathResult(wanted, [row])
+        return RowsMeasured(wanted, [row])
 
     monkeypatch.setattr(cli, "measure_failover", failover)
     monkeypatch.setattr(cli, "measure_datapath", datapath)

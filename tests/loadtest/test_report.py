@@ -12,7 +12,6 @@ from loadtest.chaos.planted import PLANTED, Outcome
 from loadtest.chaos.run import ChaosOptions, ChaosResult
 from loadtest.chaos.schedule import make_round
 from loadtest.chaos.shorten import Shortened
-from loadtest.datapath import DatapathResult
 from loadtest.failover import FailoverOptions, FailoverResult, Kill
 from loadtest.goal import Figure, Row, at_most
 from loadtest.measurement import METRICS, Round
@@ -33,6 +32,7 @@ from loadtest.report import (
     write_json,
 )
 from loadtest.rows.cost import summary
+from loadtest.row_table import RowsMeasured
 from loadtest.rows.options import DatapathOptions
 from loadtest.variant import GATEWAY, NFT_MAPS, PLAIN
 
@@ -43,7 +43,7 @@ FLOATING_IP = "192.168.1.100"
 VARIANTS = (PLAIN, NFT_MAPS, GATEWAY)
 
 
-def _datapath() -> DatapathResult:
+def _datapath() -> RowsMeasured[DatapathOptions]:
     rounds: list[Round] = [
         {variant: {metric.key: weight * factor for metric in METRICS} for factor, variant in enumerate(VARIANTS, 1)}
         for weight in (100.0, 300.0)
@@ -56,7 +56,7 @@ def _datapath() -> DatapathResult:
     ]
     detail = {"policy": {"groups": {"veth": summary(rounds)}, "rounds": {"veth": rounds}}}
     rows = [Row("cost", figures, detail), Row("flood", error="the server saw 192.168.1.22")]
-    return DatapathResult(DatapathOptions(rounds=2), rows)
+    return RowsMeasured(DatapathOptions(rounds=2), rows)
 
 
 def _kill(number: int, gap_ms: int, *, sources: dict[str, int] | None = None) -> Kill:
