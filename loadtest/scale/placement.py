@@ -21,7 +21,7 @@ from loadtest.goal import Figure, Row, at_most
 from loadtest.scale.curve import Curve, Point
 from loadtest.scale.driven_controller import ELECTORS, SUBNET, TERM, DrivenController, node_address, node_name
 from loadtest.scale.options import ScaleOptions, ScaleSizes
-from loadtest.scale.steps import Steps
+from loadtest.scale.steps import Steps, frozen_heap
 from loadtest.statistics import median, percentile
 from service.controller.controller import COALESCE_S, REFRESH_S
 from service.controller.elector_client import OBSERVE_NS
@@ -120,9 +120,14 @@ def measure_size(folder: Path, nodes: int, options: ScaleOptions) -> Measured:
     """Everything at one size. Raises TransientError where what was driven did not come about."""
     controller = DrivenController(folder)
     fill(controller, nodes, options.sizes.floating_ips)
-    controller.lead()
+    with frozen_heap():
+        controller.lead()
+        return _measure(controller, nodes, options.repeats)
+
+
+def _measure(controller: DrivenController, nodes: int, repeats: int) -> Measured:
     found = Measured(controller.steps)
-    for _ in range(options.repeats):
+    for _ in range(repeats):
         _idle_second(controller, found)
         controller.steps.take(FACTS, lambda: controller.knowledge.facts(TERM))
     for number in range(WORDS):

@@ -9,7 +9,6 @@ Two kinds of numbers: *loop time* is CPU time of the leader's steps, its records
 request is virtual: waiting for links and timers, and what the steps on its way took (`block_network`).
 """
 
-import gc
 import random
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from loadtest.goal import Figure, Row, at_most
 from loadtest.scale.block_network import MS, Agent, LeasesOfNode, Network, Process
 from loadtest.scale.curve import Curve, Point
 from loadtest.scale.options import ScaleOptions, ScaleSizes
-from loadtest.scale.steps import Steps, longest_of
+from loadtest.scale.steps import Steps, frozen_heap, longest_of
 from loadtest.statistics import median, percentile
 from service.audit.outbox import Origin, Outbox
 from service.audit.recorder import LeaderRecorder
@@ -267,7 +266,7 @@ def measure_size(folder: Path, addresses: int, options: ScaleOptions, *, request
     cluster = BlockCluster(folder, addresses, options.sizes.block_nodes)
     cluster.settle()
     found, chance = Measured(), random.Random(1)
-    try:
+    with frozen_heap():
         for _ in range(options.repeats):
             # What all nodes have is no leader's heap: its garbage collections walk what it has made itself.
             freeze_heap()
@@ -278,8 +277,6 @@ def measure_size(folder: Path, addresses: int, options: ScaleOptions, *, request
             node = cluster.nodes[7 * number % len(cluster.nodes)]
             found.requests.append(cluster.request(node, cluster.floating_ips[number % addresses]))
         found.serving = cluster.leader.steps
-    finally:
-        gc.unfreeze()
     return found
 
 

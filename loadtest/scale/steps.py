@@ -1,11 +1,14 @@
 """Steps of an event loop, each without an await in it: how long they take, and which of them was the longest."""
 
+import contextlib
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from loadtest.statistics import median
+from service.host.memory import freeze_heap
 
 
 class Step(NamedTuple):
@@ -51,3 +54,13 @@ class Steps:
 def longest_of(many: list[Steps]) -> Step:
     """The longest step of several loops, or of one at several times. Raises ValueError where none was taken."""
     return max((steps.longest for steps in many if steps.taken), key=lambda step: step.ms)
+
+
+@contextlib.contextmanager
+def frozen_heap() -> Iterator[None]:
+    """Meanwhile garbage collections leave out what exists now, as in the product's processes once they have begun."""
+    freeze_heap()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
