@@ -57,7 +57,7 @@ class Process:
     steps: Steps
     free_ns: int = 0
     """Its loop is busy until then."""
-    soon: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
+    soon: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
     """Further steps that are due at once."""
     inbox: deque[_Datagram] = field(default_factory=deque)
     outbox: list[tuple[Address, _Datagram]] = field(default_factory=list)
@@ -87,7 +87,7 @@ class Network:
         process.free_ns = self.now_ns
         self._processes[process.address] = process
 
-    def step(self, process: Process, name: str, work: Callable[[], None]) -> None:
+    def step(self, process: Process, name: str, work: Callable[[], object]) -> None:
         """Take a step on the process's loop, now or when it is free, and what the step wants done at once."""
         self._take_step(process, name, work)
         while process.soon:
@@ -110,7 +110,7 @@ class Network:
     def _at(self, when_ns: int, happen: Callable[[], None]) -> None:
         heapq.heappush(self._events, (max(when_ns, self.now_ns), next(self._order), happen))
 
-    def _take_step(self, process: Process, name: str, work: Callable[[], None]) -> None:
+    def _take_step(self, process: Process, name: str, work: Callable[[], object]) -> None:
         ms = process.steps.take(name, partial(self._work, process, work))
         process.free_ns = max(process.free_ns, self.now_ns) + round(ms * MS)
         for to, datagram in process.outbox:
@@ -118,7 +118,7 @@ class Network:
             self._at(process.free_ns + delay_ns, partial(self._arrive, to, datagram))
         process.outbox.clear()
 
-    def _work(self, process: Process, work: Callable[[], None]) -> None:
+    def _work(self, process: Process, work: Callable[[], object]) -> None:
         work()
         self._drain(process)
 
