@@ -347,10 +347,10 @@ class LeaderBlocks:
     def _take_ask(self, owner: OwnerView, message: Ask) -> None:
         table = self._tables.get(floating_ip := IPv4Address(message.floating_ip))
         if table is not None:
-            until_ns = self._now_ns + WISH_ASKS * self._times.ask_ns
             self._changed[floating_ip] = None
-            if table.wish(owner.name, message.wanted, until_ns):  # Soon, not at once: others may ask too.
-                self._tick_ns = min(self._tick_ns, self._now_ns + self._times.push_ns)
+            if table.wish(owner.name, message.wanted, self._now_ns + WISH_ASKS * self._times.ask_ns):
+                self._changed = {floating_ip: None} | self._changed  # Before what is looked at now and then.
+                self._tick_ns = min(self._tick_ns, self._now_ns + self._times.push_ns)  # Not at once: others ask too.
             if table.count(owner.name) >= message.wanted and not owner.waits_for(floating_ip):
                 owner.doubt(self._now_ns)  # It has forgotten some that it was told of (Q2).
 

@@ -9,7 +9,7 @@ import pytest
 from service.model.errors import PeerError
 from service.model.lease import Stamp
 from service.port_block.block import TIMES, Row
-from service.port_block.leader import LeaderBlocks
+from service.port_block.leader import TABLES_AT_ONCE, LeaderBlocks
 from service.port_block.message import (
     Ack,
     Ask,
@@ -310,6 +310,17 @@ def test_q2_a_node_that_asks_for_more_has_it_within_some_ms_and_asking_again_mak
     assert site.leader.counts(IP)[A] == 80
     say(site.leader, LEADER, A, ask, now_ns=site.now_ns)
     assert site.leader.deadline_ns() == site.now_ns + TIMES.resend_ns
+
+
+def test_q2_a_node_that_asks_for_more_does_not_wait_behind_all_other_addresses() -> None:
+    site = complete(demand=(A,))
+    site.holdings(A)
+    site.later(SECOND)
+    others = {IPv4Address("192.0.2.1") + number: Way(HOLDER, NEXT) for number in range(3 * TABLES_AT_ONCE)}
+    site.leader.set_floating_ips({IP: Way(HOLDER, NEXT), **others}, now_ns=site.now_ns)
+    say(site.leader, LEADER, A, Ask(NUMBER, 80), now_ns=site.now_ns)
+    site.later(TIMES.push_ns)
+    assert site.leader.counts(IP)[A] == 80
 
 
 def test_q2_a_node_that_asks_for_fewer_than_it_was_told_of_has_forgotten_them_and_hears_of_them_again() -> None:
