@@ -69,7 +69,7 @@ class Pace:
     """Of one size."""
 
     waits_ms: dict[What, list[float]] = field(default_factory=lambda: {what: [] for what in What})
-    step: Step = Step()
+    step: Step = field(default_factory=Step)
     """The longest."""
     resident_mib: tuple[float, float] = (0.0, 0.0)
     """Of this whole process, before and after; before is with all pods known."""
@@ -157,7 +157,7 @@ def _objects(sizes: ScaleSizes, count: int) -> list[Change]:
     """Pods of this node first."""
     here = sizes.few_pods
     nodes = max(1, -(-count // here) - 1)
-    changes = [*beginnings([policy(number, networks(number)) for number in range(sizes.policies)])]
+    changes = beginnings([policy(number, networks(number)) for number in range(sizes.policies)])
     changes.append(Upsert(namespace()))
     changes += (Upsert(_pod_here(sizes, number)) for number in range(here))
     changes += (
@@ -199,6 +199,7 @@ def next_event(what: What, here: deque[int], sizes: ScaleSizes, fresh: int) -> t
 
 
 def wait_ms(event: Event, rows: dict[bytes, list[Moment]]) -> float:
+    """Until the last of its rows was as it should be. Raises TransientError where one never was."""
     return (max(_done_ns(event, rows.get(key, [])) for key in keys_of(event.pod_ip)) - event.at_ns) / 1e6
 
 

@@ -5,8 +5,8 @@ what was written there and when. In it: objects into selections, netfilter's tab
 connection tracking for what the pods had begun before, and the rows again. The agent runs by itself (`serving_agent`).
 
 Not in it: what the API server takes to answer and its answer to be decoded (batches come as fast as they are taken, as
-large as a source makes them); the loading of programs; finding pods' devices and attaching programs to them, which
-takes longer than all of this where there are 10,000; entries of connection tracking, of which the namespace has none.
+large as a source makes them); the loading of programs; what it takes to find 10,000 devices and to attach programs to
+each; entries of connection tracking, of which the namespace has none.
 """
 
 import asyncio
