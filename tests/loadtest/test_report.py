@@ -31,8 +31,8 @@ from loadtest.report import (
     row_line,
     write_json,
 )
-from loadtest.rows.cost import summary
 from loadtest.row_table import RowsMeasured
+from loadtest.rows.cost import summary
 from loadtest.rows.options import DatapathOptions
 from loadtest.variant import GATEWAY, NFT_MAPS, PLAIN
 
