@@ -1,9 +1,9 @@
 """Row `flows`: what flows cost the agent of their pods' node, by how many there are in its table.
 
-The product's `FlowTable` sweeps real maps of the kernel, made here and pinned nowhere, in which every flow goes on: each
-is looked at and counted, and none is taken away. Processor time is that of this process, which does nothing else; the
-agent sweeps in a thread, and then waits three times as long as it took, half a second at least. What a packet costs with
-many flows is `loadtest datapath`.
+The product's `FlowTable` sweeps real maps of the kernel, made here and pinned nowhere, in which every flow goes on:
+each is looked at and counted, and none is taken away. Processor time is that of this process, which does nothing else;
+the agent sweeps in a thread, and then waits three times as long as it took, half a second at least. What a packet costs
+with many flows is another question (`loadtest datapath`).
 """
 
 import asyncio

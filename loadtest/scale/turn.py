@@ -80,7 +80,7 @@ def _figures(sizes: ScaleSizes, usual: Mapping[str, float], most: Mapping[str, f
     there = f"{sizes.policies:,} policies, {sizes.pods:,} local pods"
     slowest = max(most, key=most.__getitem__)
     return [
-        Figure(f"idle: loop taken each second, {there}", most["idle"] / REFRESH_S, "ms", 2, at_most(2)),
+        Figure(f"idle turn, each second, {there}", most["idle"] / REFRESH_S, "ms", 2, at_most(2)),
         Figure(f"one more selected pod, {POD_ROWS * sizes.pods:,} rows of pods", most["pod"], "ms", 2, at_most(10)),
         Figure(f"one more selected pod, {sizes.few_pods:,} local pods", usual["pod"], "ms", 2, at_most(2)),
         Figure(f"a member says something, {sizes.members:,} members", most["member"], "ms", 2, at_most(5)),
