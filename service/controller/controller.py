@@ -49,9 +49,9 @@ from service.web.server import WebServer
 from service.wire import refusals
 from service.wire.cluster_view import ClusterView
 
-_COALESCE_S = 0.005
+COALESCE_S = 0.005
 """What changes within this time is placed in one turn."""
-_REFRESH_S = 0.5
+REFRESH_S = 0.5
 """A turn at least so often: that a node has been silent for long is told by nobody."""
 
 
@@ -260,12 +260,12 @@ class Controller:
     async def _lead_for_ever(self) -> None:
         while True:
             await self._dirty.wait()
-            await asyncio.sleep(_COALESCE_S)
+            await asyncio.sleep(COALESCE_S)
             self._dirty.clear()
             self._leader.place()
             self._blocks.update()
 
     async def _refresh(self) -> None:
         while True:
-            await asyncio.sleep(_REFRESH_S)
+            await asyncio.sleep(REFRESH_S)
             self._dirty.set()

@@ -21,7 +21,8 @@ from service.wire.envelope import Envelope
 from service.wire.pump import MachinePump
 from service.wire.sealed_socket import SealedSocket
 
-_OBSERVE_NS = 100_000_000
+OBSERVE_NS = 100_000_000
+"""How often electors are asked who holds what; each answer may bring a turn."""
 _SILENT_NS = 2_000_000_000
 """An elector that has not answered for so long is told of."""
 
@@ -59,7 +60,7 @@ class ElectorClient:
         self._observer = Observer(
             electorate=settings.electorate,
             lease_port=settings.ports.lease,
-            interval_ns=_OBSERVE_NS,
+            interval_ns=OBSERVE_NS,
             now_ns=clock(),
         )
         self.holder_pump = MachinePump(self._holder, clock=clock, send=holder_socket.sealed.send, handle=handle)

@@ -44,7 +44,7 @@ _HELLO_LAST_NS = 320 * _MS
 _REPLY_INTERVAL_NS = 5 * _MS
 """Two hello replies, or two notices, to one address are at least this far apart."""
 _ADDRESSES_MAX = 4096
-_BATCH_MAX = 64
+BATCH_MAX = 64
 """Datagrams read per wake-up, so that a flood cannot starve timers."""
 _DATAGRAM_MAX = 65535
 _BUFFER_BYTES = 4 << 20
@@ -243,7 +243,7 @@ class SealedSocket:
         return contact
 
     def _read(self) -> None:
-        for _ in range(_BATCH_MAX):
+        for _ in range(BATCH_MAX):
             if self._socket is None:
                 return
             try:
