@@ -1,12 +1,13 @@
-"""An agent's turn with everything that it asks, on maps that are dicts of this process: no kernel, no peer, no keeper.
+"""An agent's turn with everything that it asks; no peer, no keeper, no devices.
 
-What gossip knows it was told in datagrams, and what the source knows came in as objects, as in a whole agent.
+Maps are dicts of this process and netfilter stands still, unless real ones are handed in. What gossip knows it was told
+in datagrams, and what the source knows came in as objects, as in a whole agent.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
@@ -41,7 +42,8 @@ from service.model.objects import Change, Synced
 from service.network.announcer import FrameSender
 from service.network.arp_listener import ArpListener
 from service.network.destinations import Destinations
-from service.network.nftables import Nftables
+from service.network.netlink import Pause
+from service.network.nftables import Nftables, NftConfig
 from service.network.unclassified import Named
 from service.settings import Settings
 from service.sources.intake import Intake
@@ -98,6 +100,16 @@ class _MemoryMap(BpfMap):
 class _StillNetfilter(Nftables):
     """Does what it is asked in no time."""
 
+    async def present(self) -> bool:
+        """Of `Nftables`."""
+        return True
+
+    async def apply(self, config: NftConfig) -> None:
+        """Of `Nftables`."""
+
+    async def update_sets(self, config: NftConfig) -> None:
+        """Of `Nftables`."""
+
     async def replace_steer(self, wanted: Destinations, changed: Iterable[IPv4Address] | None = None) -> None:
         """Of `Nftables`."""
 
@@ -106,11 +118,10 @@ class _StillNetfilter(Nftables):
 
 
 class _StillDatapath(NodeDatapath):
-    """Made, and never entered."""
+    """Made, and never entered: nothing is attached, and every pod is found behind a device of its own at once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, maps: Mapping[str, BpfMap], nftables: Nftables) -> None:
         super().__init__(settings)
-        maps: dict[str, BpfMap] = {name: _MemoryMap(name) for name in MAP_SHAPES}
         driven = (
             MapName.LIMITS,
             MapName.SELECTED,
@@ -127,14 +138,18 @@ class _StillDatapath(NodeDatapath):
         self.pool = WorkerPool({name: maps[name] for name in driven}, awaited=awaited)
         self.blocks = BlockMaps(maps, settings.node, clock=boot_ns)
         self.flows = FlowTable(maps, clock=boot_ns, monotonic=time.monotonic_ns)
-        self.nftables = _StillNetfilter()
+        self.nftables = nftables
 
     @property
     def uplinks(self) -> tuple[LocalUplink, ...]:
         return (UPLINK,)
 
-    async def set_netfilter(self, *sets: object, steer: Destinations) -> None:
-        """In no time."""
+    async def attach_pod_devices(self, occupied: Collection[int] = ()) -> None:
+        """There is none."""
+
+    async def pod_devices(self, pod_ips: Iterable[IPv4Address], pause: Pause) -> AsyncGenerator[dict[IPv4Address, int]]:
+        """All in the first answer, as a node whose pods have a route each."""
+        yield {pod_ip: device_of(pod_ip) for pod_ip in pod_ips}
 
 
 class _StillKeeper(KeeperLink):
@@ -163,7 +178,10 @@ class _SilentSender(FrameSender):
 class DrivenAgent:
     """What an agent is made of, as far as its turn goes. `turn.take()` is what is measured."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, maps: Mapping[str, BpfMap] | None = None, nftables: Nftables | None = None
+    ) -> None:
+        """`maps`: each of MAP_SHAPES, of the kernel. `nftables`: of the network namespace that the loop runs in."""
         settings = self._settings = Settings(
             node=NODE,
             bind_address=str(UPLINK.address.ip),
@@ -177,7 +195,9 @@ class DrivenAgent:
         self.reconciler = Reconciler(settings, self.intake.index)
         self.reconciler.learn_uplinks((UPLINK,))
         self.reconciler.learn_steering_device(9)
-        self.datapath = _StillDatapath(settings)
+        present: Mapping[str, BpfMap] = maps or {name: _MemoryMap(name) for name in MAP_SHAPES}
+        self.datapath = _StillDatapath(settings, present, nftables or _StillNetfilter())
+        self.netfilter = NetfilterDifference(self.datapath, self.reconciler)
         metadata = MemberMetadata(NodeRole.WORKER, False, True, (), "1", 1)
         self.cluster = ClusterView(settings, metadata, clock=boot_ns, changed=self.dirty.set)
         self.upkeep = Upkeep(
@@ -222,7 +242,7 @@ class DrivenAgent:
                 wall_clock=time.time_ns,
                 changed=self.dirty.set,
             ),
-            netfilter=NetfilterDifference(self.datapath, reconciler),
+            netfilter=self.netfilter,
             cni=CniInPlace(is_tried=False),
             held=dict,
             dirty=self.dirty,
@@ -293,7 +313,7 @@ class DrivenAgent:
     def learn_devices(self) -> None:
         """Every local pod is behind a device of its own."""
         pods = self.reconciler.local_pods()
-        self.reconciler.learn_devices({pod_ip: 10 + int(pod_ip) % 65_536 for pod_ip in pods})
+        self.reconciler.learn_devices({pod_ip: device_of(pod_ip) for pod_ip in pods})
         self.upkeep.has_looked = True
 
     @contextlib.asynccontextmanager
@@ -307,6 +327,11 @@ class DrivenAgent:
             finally:
                 task.cancel()
 
+    @property
+    def are_maps_settled(self) -> bool:
+        """All that was wished for is written."""
+        return all(self.datapath.pool.is_settled(name) for name in _DRIVEN)
+
     async def settle(self) -> tuple[int, int]:
         """Take turns until nothing more is to be done; how long they took together, in ns, and how many they were."""
         pool, spent_ns, turns = self.datapath.pool, 0, 0
@@ -317,9 +342,7 @@ class DrivenAgent:
             self.reconciler.steering.cleared(clearings := self.reconciler.to_clear(pool))
             spent_ns += time.perf_counter_ns() - before
             turns += 1
-            while not all(  # noqa: ASYNC110 - threads write
-                pool.is_settled(name) for name in MAP_SHAPES if name in _DRIVEN
-            ):
+            while not self.are_maps_settled:  # noqa: ASYNC110 - threads write
                 await asyncio.sleep(0)
             # The beat is a row of each turn.
             if not clearings and pool.counters.written + pool.counters.deleted - turns <= written:
@@ -329,6 +352,11 @@ class DrivenAgent:
 _DRIVEN = frozenset(
     (MapName.LIMITS, MapName.SELECTED, MapName.RULES, MapName.CLUSTER, MapName.WAYS, MapName.FLOATING_IPS)
 )
+
+
+def device_of(pod_ip: IPv4Address) -> int:
+    """Interface index of the device that a local pod is behind."""
+    return 10 + int(pod_ip) % 65_536
 
 
 def _name(number: int) -> str:

@@ -13,30 +13,24 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from loadtest.driven_agent import NODE, SUBNET, DrivenAgent
-from loadtest.statistics import median
-from service.model.assignment import Assignment, Location
-from service.model.lease import Stamp, Token
-from service.model.objects import (
-    Delete,
-    EgressPolicy,
-    EgressRule,
-    Kind,
-    LabelSelector,
-    Namespace,
-    NetworkGateway,
-    Object,
-    ObjectKey,
-    Pod,
-    Upsert,
+from loadtest.driven_agent import DrivenAgent
+from loadtest.driven_objects import (
+    LISTED_MAX,
+    beginnings,
+    group,
+    location,
+    namespace,
+    networks,
+    place_floating_ips,
+    pod,
+    policy,
 )
+from loadtest.statistics import median
+from service.model.objects import Delete, EgressPolicy, Pod, Upsert
 
-GATEWAY_KEY = ObjectKey(Kind.GATEWAY, "kube-system", "default")
-LISTED_MAX = 4096
-"""Floating IPs for which the maps have room; further policies name addresses that nobody lists."""
 _IDLE_TURNS = 3
-_DESTINATIONS = 8
-"""Of each policy."""
+_UNSELECTED = 1 << 16
+"""Above the numbers of all selected pods."""
 CASES = (
     ("idle", "idle turn"),
     ("pod", "one more selected pod"),
@@ -124,7 +118,7 @@ def _changes(agent: DrivenAgent, size: Size, repeat: int) -> dict[str, Callable[
         "pod": lambda: _add_pod(agent, size, repeat, is_selected=True),
         "unselected": lambda: _add_pod(agent, size, repeat, is_selected=False),
         "edit": lambda: agent.take([Upsert(_policy(one, more=repeat + 1))]),
-        "location": lambda: agent.hear_location(_location(one, repeat + 2)),
+        "location": lambda: agent.hear_location(location(one, repeat + 2)),
         "member": lambda: agent.change_member(1 + repeat, 2 + repeat),
     }
 
@@ -147,16 +141,11 @@ async def _until_done(agent: DrivenAgent, change: Callable[[], object]) -> float
 def fill(agent: DrivenAgent, size: Size, members: int) -> None:
     """Tell it of so much."""
     agent.meet(members)
-    listed = tuple(_floating_ip(number) for number in range(min(size.policies, LISTED_MAX)))
-    objects: list[Object] = [NetworkGateway(GATEWAY_KEY, listed), Namespace(ObjectKey(Kind.NAMESPACE, "", "load"), ())]
-    pods = [_pod(number, size, is_selected=True) for number in range(size.pods)]
-    policies = [_policy(number) for number in range(size.policies)]
-    objects += (*pods, *policies)
-    agent.take([Upsert(item) for item in objects])
-    for number, floating_ip in enumerate(listed):
-        holder = f"node-{number % members:04}"
-        agent.cluster.publish_assignment(Assignment(floating_ip, holder, None, Stamp(1, 1)))
-        agent.cluster.publish_location(_location(number, 1, holder))
+    changes = beginnings([_policy(number) for number in range(size.policies)])
+    changes.append(Upsert(namespace()))
+    changes += (Upsert(_pod(number, size, is_selected=True)) for number in range(size.pods))
+    agent.take(changes)
+    place_floating_ips(agent, min(size.policies, LISTED_MAX), members)
 
 
 def _add_pod(agent: DrivenAgent, size: Size, repeat: int, *, is_selected: bool) -> None:
@@ -164,25 +153,10 @@ def _add_pod(agent: DrivenAgent, size: Size, repeat: int, *, is_selected: bool) 
     agent.learn_devices()
 
 
-def _floating_ip(number: int) -> IPv4Address:
-    return IPv4Address(int(SUBNET[20_000]) + number)
-
-
-def _location(number: int, counter: int, holder: str = NODE) -> Location:
-    return Location(_floating_ip(number), holder, Token(1, 1, counter))
-
-
 def _pod(number: int, size: Size, *, is_selected: bool) -> Pod:
-    group = f"group-{number % size.policies}" if is_selected else "none"
-    address = IPv4Address(int(IPv4Address("10.244.0.0" if is_selected else "10.245.0.0")) + number)
-    key = ObjectKey(Kind.POD, "load", f"pod-{number}" if is_selected else f"other-{number}")
-    return Pod(key, f"uid-{number}", (("app", group),), NODE, address)
+    return pod(number, group(number % size.policies)) if is_selected else pod(_UNSELECTED + number, "none")
 
 
 def _policy(number: int, more: int = 0) -> EgressPolicy:
-    rule = EgressRule(LabelSelector(), LabelSelector((("app", f"group-{number}"),)))
-    first = int(IPv4Address("20.0.0.0")) + (number << 11)
-    networks = tuple(IPv4Network((first + (one << 8), 24)) for one in range(_DESTINATIONS))
     further = (IPv4Network((int(IPv4Address("19.0.0.0")) + (more << 8), 24)),) if more else ()
-    key = ObjectKey(Kind.POLICY, "", f"policy-{number:05}")
-    return EgressPolicy(key, (rule,), networks + further, _floating_ip(number), f"2024-01-01T00:00:{number:05}Z")
+    return policy(number, networks(number) + further)

@@ -1,7 +1,7 @@
 """What something costs at several sizes, and how fast that grows. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -49,6 +49,16 @@ class Curve:
             "exponent": self.exponent,
             "each": self.each,
         }
+
+
+def curve_of(title: str, of: str, costs: Mapping[int, float]) -> Curve:
+    """Of costs in ms by size, sizes ascending."""
+    return Curve(title, of, "ms", tuple(Point(size, cost) for size, cost in costs.items()))
+
+
+def sizes_up_to(largest: int) -> tuple[int, ...]:
+    """An eighth of it, a quarter, a half and all; each once, and none of them zero."""
+    return tuple(sorted({max(1, largest // part) for part in (8, 4, 2, 1)}))
 
 
 def _slope(points: Sequence[tuple[float, float]]) -> float:

@@ -1,6 +1,6 @@
 import pytest
 
-from loadtest.scale.curve import QUADRATIC, Curve, Point
+from loadtest.scale.curve import QUADRATIC, Curve, Point, curve_of, sizes_up_to
 
 
 def curve(*costs: float) -> Curve:
@@ -18,3 +18,12 @@ def test_a_quadratic_cost_is_told_from_a_linear_one_and_a_constant_one_from_both
     assert curve(1, 4, 16, 64).exponent == pytest.approx(2)
     assert curve(1, 4, 16, 64).exponent > QUADRATIC > curve(1, 2, 4, 8).exponent
     assert curve(3, 3, 3, 3).exponent == pytest.approx(0)
+
+
+def test_what_is_measured_first_is_small_and_never_nothing() -> None:
+    assert sizes_up_to(5000) == (625, 1250, 2500, 5000)
+    assert sizes_up_to(2) == (1, 2)
+
+
+def test_a_curve_has_the_costs_in_their_order() -> None:
+    assert curve_of("one more", "of them", {2: 5.0, 4: 10.0}).points == (Point(2, 5.0), Point(4, 10.0))
