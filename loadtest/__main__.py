@@ -249,9 +249,7 @@ def datapath(
 )
 @click.option("--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--name", default="scale", show_default=True, help="What the labs' names begin with.")
-def scale(
-    only: str, repeats: int, churn_minutes: float, plots: Path | None, json_file: Path | None, name: str
-) -> None:
+def scale(only: str, repeats: int, churn_minutes: float, plots: Path | None, json_file: Path | None, name: str) -> None:
     """Measure what everything costs by how much there is, each number beside its goal, with slopes."""
     names = tuple(filter(None, only.split(",")))
     options = ScaleOptions(repeats, name, names, ScaleSizes(churn_s=60 * churn_minutes))

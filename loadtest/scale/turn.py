@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from loadtest.driving import CASES, DrivingOptions, Size, measure_driving
 from loadtest.gateway import Report
 from loadtest.goal import Figure, Row, at_most
-from loadtest.scale.curve import Curve, Point
+from loadtest.scale.curve import Curve, curve_of
+from loadtest.scale.loop_steps import STAND_STILL_MS
 from loadtest.scale.options import ScaleOptions, ScaleSizes
+from loadtest.scale.steps import frozen_heap
 from loadtest.statistics import median
 from service.agent.agent import REFRESH_S
 from service.datapath.admission import POD_ROWS
 
-STILL_MS = 20
-"""So long the loop may stand still at the most."""
 _TITLES = dict(CASES)
 
 Costs = dict[Size, dict[str, float]]
@@ -60,9 +60,9 @@ def _over_members(options: ScaleOptions, report: Report, size: Size) -> dict[int
 def _costs(
     options: ScaleOptions, report: Report, policies: tuple[int, ...], pods: tuple[int, ...], members: int
 ) -> Costs:
-    found = measure_driving(
-        DrivingOptions(policies, pods, members, options.repeats), lambda line: report(f"{line}, {members} members")
-    )
+    with frozen_heap():
+        driving = DrivingOptions(policies, pods, members, options.repeats)
+        found = measure_driving(driving, lambda line: report(f"{line}, {members} members"))
     return {size: {case: median(values) for case, values in cases.items()} for size, cases in found.cases.items()}
 
 
@@ -71,8 +71,7 @@ def _curves(of: str, costs: Mapping[int, Mapping[str, float]]) -> list[Curve]:
 
 
 def _curve(case: str, of: str, costs: Mapping[int, Mapping[str, float]]) -> Curve:
-    points = tuple(Point(size, medians[case]) for size, medians in sorted(costs.items()))
-    return Curve(_TITLES[case], of, "ms", points)
+    return curve_of(_TITLES[case], of, {size: medians[case] for size, medians in sorted(costs.items())})
 
 
 def _figures(sizes: ScaleSizes, usual: Mapping[str, float], most: Mapping[str, float]) -> list[Figure]:
@@ -91,7 +90,7 @@ def _figures(sizes: ScaleSizes, usual: Mapping[str, float], most: Mapping[str, f
             most[slowest],
             "ms",
             2,
-            at_most(STILL_MS),
+            at_most(STAND_STILL_MS),
             note=f"at most so long: all turns of `{_TITLES[slowest]}` together",
         ),
     ]

@@ -45,8 +45,8 @@ ROW = {"holder": "worker1", "assigned": "worker1"}
         ({}, "3 are not held"),
         ({address: ROW | {"holder": None} for address in FLOATING_IPS}, "3 are not held"),
         ({address: ROW | {"assigned": "worker2"} for address in FLOATING_IPS}, "3 are not held"),
-        ({address: ROW for address in (*FLOATING_IPS, "192.168.1.103")}, "1 others are held, such as 192.168.1.103"),
-        ({address: ROW for address in FLOATING_IPS} | {"192.168.1.103": ROW | {"holder": None}}, ""),
+        (dict.fromkeys((*FLOATING_IPS, "192.168.1.103"), ROW), "1 others are held, such as 192.168.1.103"),
+        (dict.fromkeys(FLOATING_IPS, ROW) | {"192.168.1.103": ROW | {"holder": None}}, ""),
     ],
 )
 def test_it_is_waited_for_each_of_them_and_for_no_other(

@@ -44,6 +44,6 @@ def test_each_kind_has_its_goals_and_each_number_is_there(row: Row) -> None:
 def test_nothing_turns_quadratic(row: Row) -> None:
     curves = row.detail["curves"]
     assert len(curves) == 11
-    # So little processor time is a few ticks of the kernel's clock, and floating IPs are too few here to tell a slope by.
+    # A few ticks of the kernel's clock, and a few floating IPs, are too few to tell a slope by.
     told = [curve for curve in curves if (curve["of"], curve["unit"]) != ("floating IPs", "% of a core")]
     assert [curve["title"] for curve in told if curve["exponent"] > QUADRATIC] == []
