@@ -35,7 +35,7 @@ from loadtest.scale.resident import members_mb
 from loadtest.scale.turn import up_to
 from service.lab.lab import Lab
 from service.lab.namespace import enter_command, nft, run
-from service.lab.plan import LabOptions
+from service.lab.plan import LabOptions, PlannedController, PlannedNode
 from service.settings import PortSettings
 
 IDLE_GOALS = {"agent": 1.5, "keeper": 1.0, "controller": 1.0}
@@ -157,31 +157,27 @@ def _watch(lab: Lab, options: ScaleOptions, floating_ips: int, policies: int, po
     )
 
 
-def _namespaces(lab: Lab) -> list[str]:
-    return [member.netns for member in (*lab.plan.nodes, *lab.plan.controllers)]
+def _members(lab: Lab) -> list[PlannedNode | PlannedController]:
+    return [*lab.plan.nodes, *lab.plan.controllers]
 
 
 def _count_leases(lab: Lab) -> None:
     """By a table of our own in each member's network, beside the product's."""
     port = PortSettings().lease
     rules = f"udp dport {port} counter name {_COUNTER} return\nudp sport {port} counter name {_COUNTER}"
-    for netns in _namespaces(lab):
-        counter = f"counter {_COUNTER} {{ packets 0 bytes 0 }}"
-        chain = f"chain sent {{ type filter hook output priority 0;\n{rules}\n}}"
-        nft(netns, f"table ip {_TABLE} {{\n{counter}\n{chain}\n}}\n")
+    counter = f"counter {_COUNTER} {{ packets 0 bytes 0 }}"
+    chain = f"chain sent {{ type filter hook output priority 0;\n{rules}\n}}"
+    for member in _members(lab):
+        nft(member.netns, f"table ip {_TABLE} {{\n{counter}\n{chain}\n}}\n")
 
 
 def _traffic(lab: Lab) -> Traffic:
-    looks = [
-        found
-        for member in (*lab.plan.nodes, *lab.plan.controllers)
-        for found in fetch_looks(member.netns, str(member.ip)).values()
-    ]
+    looks = [one for member in _members(lab) for one in fetch_looks(member.netns, str(member.ip)).values()]
     # One of each member: they count by network.
-    members = [record for record in programs(lab.state.processes).values() if record.kind != "keeper"]
+    counting = [record for record in programs(lab.state.processes).values() if record.kind != "keeper"]
     return Traffic(
-        sum(datagrams_sent(record.pid) for record in members),
-        sum(_leases(netns) for netns in _namespaces(lab)),
+        sum(datagrams_sent(record.pid) for record in counting),
+        sum(_leases(member.netns) for member in _members(lab)),
         Looks(sum(one.late for one in looks), sum(one.all for one in looks)),
     )
 
