@@ -174,7 +174,8 @@ def _curves(seen: Seen) -> list[Curve]:
 
 def _figures(before: Footprint, after: Footprint, seen: Seen) -> list[Figure]:
     told = f"after {seen.changes:,} changes and {seen.failures} failures"
-    lasting = [name for name, taken in before.programs.items() if after.programs[name].pid == taken.pid]
+    # A program that was started anew shortly before has not yet taken what it will.
+    lasting = list(seen.processor_percent)
     figures = []
     for kind in KINDS:
         names = [name for name in lasting if name.startswith(kind)]
