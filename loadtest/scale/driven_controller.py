@@ -66,6 +66,7 @@ class VirtualClock:
         self.now_ns = 3600 * 10**9
 
     def __call__(self) -> int:
+        """The time now."""
         return self.now_ns
 
 

@@ -15,7 +15,7 @@ from service.port_block.allotment import allot
 from service.port_block.block import BLOCKS, TIMES, Row, Times, base_blocks
 from service.port_block.evidence import Judge, Judgement, Witness, judge, merge
 from service.port_block.gateway_view import GatewayView
-from service.port_block.leader_table import LeaderTable, Wish
+from service.port_block.leader_table import WISH_ASKS, LeaderTable
 from service.port_block.message import (
     ROWS_MAX,
     Ack,
@@ -46,8 +46,6 @@ TABLES_AT_ONCE, OUTPUTS_AT_ONCE = 8, 512
 """Floating IPs that are looked at in one step, and outputs that it brings, about; the rest follows 5 ms later."""
 SENT_ROWS_MAX = 8 * ROWS_MAX
 """Rows that are sent to one peer at once; the rest follows when they are acknowledged."""
-WISH_ASKS = 4
-"""A wish is over when its node has not asked again for so many intervals."""
 
 
 class LeaderBlocks:
@@ -349,8 +347,10 @@ class LeaderBlocks:
     def _take_ask(self, owner: OwnerView, message: Ask) -> None:
         table = self._tables.get(floating_ip := IPv4Address(message.floating_ip))
         if table is not None:
-            table.wishes[owner.name] = Wish(message.wanted, self._now_ns + WISH_ASKS * self._times.ask_ns)
+            until_ns = self._now_ns + WISH_ASKS * self._times.ask_ns
             self._changed[floating_ip] = None
+            if table.wish(owner.name, message.wanted, until_ns):  # Soon, not at once: others may ask too.
+                self._tick_ns = min(self._tick_ns, self._now_ns + self._times.push_ns)
             if table.count(owner.name) >= message.wanted and not owner.waits_for(floating_ip):
                 owner.doubt(self._now_ns)  # It has forgotten some that it was told of (Q2).
 

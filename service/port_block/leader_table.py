@@ -13,6 +13,9 @@ from service.port_block.block import NEVER_GIVEN, Row
 from service.port_block.gateway_view import GatewayView
 from service.port_block.record import TableRead
 
+WISH_ASKS = 4
+"""A wish is over when its node has not asked again for so many intervals."""
+
 
 @dataclass(slots=True)
 class LeaderRow:
@@ -90,6 +93,12 @@ class LeaderTable:
     def has_use(self, owner: str) -> bool:
         """Whether a node needs blocks now."""
         return owner in self.demand or owner in self.wishes
+
+    def wish(self, owner: str, wanted: int, until_ns: int) -> bool:
+        """A node asks for so many blocks in all. Says whether that is more than it asked for before."""
+        known = self.wishes.get(owner)
+        self.wishes[owner] = Wish(wanted, until_ns)
+        return known is None or known.wanted < wanted
 
     def free(self, now_ns: int) -> list[int]:
         """The blocks that may be given: nobody's and rested. Those that lay longest come first."""

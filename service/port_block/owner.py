@@ -195,7 +195,8 @@ class OwnerBlocks:
         for floating_ip in self._pushes.due(now_ns):
             self._push(floating_ip)
             self._tell(floating_ip)
-        if now_ns >= self._next_ask_ns:
+        # Whoever becomes short later asks at once, and not so long after another timer.
+        if self._waits and now_ns >= self._next_ask_ns:
             self._next_ask_ns = now_ns + self._times.ask_ns
             for floating_ip in self._holdings:
                 self._ask(floating_ip)
@@ -203,10 +204,14 @@ class OwnerBlocks:
 
     def deadline_ns(self) -> int | None:
         """When `advance` has something to do next."""
-        waits = any(one.returned or one.wanted > len(one.blocks) for one in self._holdings.values())
         due_ns = self._pushes.deadline_ns()
-        asks = [self._next_ask_ns] if waits and self._leader is not None else []
+        asks = [self._next_ask_ns] if self._waits and self._leader is not None else []
         return min([*asks, *([due_ns] if due_ns is not None else [])], default=None)
+
+    @property
+    def _waits(self) -> bool:
+        """Something is to be had from the leader, or to be acknowledged by it."""
+        return any(one.returned or one.wanted > len(one.blocks) for one in self._holdings.values())
 
     def drain(self) -> list[Output]:
         """The outputs since the last call, in order, and forget them."""

@@ -299,6 +299,19 @@ def test_q2_a_node_that_is_short_gets_more_and_one_without_pods_is_asked_to_give
     assert of(Recall, outputs) == [Recall(5, NUMBER, 1)]
 
 
+def test_q2_a_node_that_asks_for_more_has_it_within_some_ms_and_asking_again_makes_no_haste() -> None:
+    site = complete(demand=(A,))
+    site.holdings(A)
+    site.later(SECOND)
+    ask = Ask(NUMBER, 80)
+    say(site.leader, LEADER, A, ask, now_ns=site.now_ns)
+    assert site.leader.deadline_ns() == site.now_ns + TIMES.push_ns
+    site.later(TIMES.push_ns)
+    assert site.leader.counts(IP)[A] == 80
+    say(site.leader, LEADER, A, ask, now_ns=site.now_ns)
+    assert site.leader.deadline_ns() == site.now_ns + TIMES.resend_ns
+
+
 def test_q2_a_node_that_asks_for_fewer_than_it_was_told_of_has_forgotten_them_and_hears_of_them_again() -> None:
     """Where an address was unlisted and listed again so quickly that only some nodes have seen it."""
     site = complete()

@@ -47,3 +47,9 @@ def test_a_row_counts_as_confirmed_when_a_gateway_that_holds_has_it() -> None:
         one.confirm(view, 0, Stamp(1, 1), 0)
         assert one.rows[0].is_confirmed == holds
         assert list(view.pending) == []
+
+
+def test_a_wish_is_news_where_it_is_for_more_than_the_one_before() -> None:
+    one = table()
+    assert [one.wish("node1", wanted, 10) for wanted in (2, 2, 3, 1)] == [True, False, True, False]
+    assert one.has_use("node1")

@@ -152,6 +152,17 @@ def test_q2_a_node_asks_when_its_ports_do_not_last_and_until_it_has_enough() -> 
     assert of(Ask, told(machine)) == []
 
 
+def test_q2_who_becomes_short_asks_at_once_whatever_it_had_to_do_a_moment_before() -> None:
+    machine = with_blocks(3)
+    machine.advance(now_ns=3 * SECOND)
+    machine.note_use(IP, 0, 64.0 / RESERVE_S, now_ns=3 * SECOND + MS)
+    assert (machine.deadline_ns() or 0) <= 3 * SECOND + MS
+    machine.advance(now_ns=3 * SECOND + MS)
+    assert len(of(Ask, told(machine))) == 1
+    machine.advance(now_ns=3 * SECOND + 2 * MS)
+    assert of(Ask, told(machine)) == [], "and not again at once"
+
+
 def test_q5_a_block_that_is_called_back_is_struck_from_the_store_before_the_leader_is_told() -> None:
     machine = with_blocks(3, 4)
     assert say(machine, OWNER, "controller", Recall(5, NUMBER, 1), now_ns=2 * SECOND) == [Usable(IP, (3,))]
