@@ -136,6 +136,9 @@ class _StillDatapath(NodeDatapath):
         )
         awaited = (MapName.SELECTED, MapName.RULES, MapName.FLOATING_IPS)
         self.pool = WorkerPool({name: maps[name] for name in driven}, awaited=awaited)
+        for name in driven:
+            # As a node does before it begins: an array of the kernel's has its rows from the first.
+            self.pool.adopt(name)
         self.blocks = BlockMaps(maps, settings.node, clock=boot_ns)
         self.flows = FlowTable(maps, clock=boot_ns, monotonic=time.monotonic_ns)
         self.nftables = nftables

@@ -8,14 +8,15 @@ looked for, and nothing is attached to it.
 
 import asyncio
 import contextlib
+import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 from loadtest.driven_agent import DrivenAgent
 from service.model.errors import TransientError
 from service.model.objects import Change
 
-BATCH = 200
+_BATCH = 200
 """Changes that the source of a cluster tells at once (`service/sources/kubernetes/reflector.py`)."""
 _QUEUE_MAX = 64
 """Batches between source and agent, as there."""
@@ -23,6 +24,12 @@ _REFRESH_S = 1.0
 _LOOK_S = 0.01
 _CALM_S = 0.2
 """For so long there must have been nothing to do: longer than nft takes for a few pods."""
+
+
+def keep_heap() -> None:
+    """What exists by now is for ever, and full garbage collections pass it over: so a source has it after its list."""
+    gc.collect(1)
+    gc.freeze()
 
 
 class ServingAgent(DrivenAgent):
@@ -59,6 +66,12 @@ class ServingAgent(DrivenAgent):
     async def tell(self, changes: Iterable[Change]) -> None:
         """One batch of a source's. Waits where the agent is behind with many."""
         await self._told.put(tuple(changes))
+
+    async def tell_all(self, changes: Sequence[Change]) -> None:
+        """Everything that there is, in batches, as the first list of an API server's."""
+        for start in range(0, len(changes), _BATCH):
+            await self.tell(changes[start : start + _BATCH])
+            keep_heap()
 
     async def until_calm(self, *, timeout_s: float = 120.0) -> None:
         """Wait until nothing was left to do for a moment. Raises TransientError where there always is."""

@@ -14,7 +14,6 @@ have other pods here: none of these events brings rules to the node that are new
 """
 
 import asyncio
-import gc
 import os
 import time
 from collections import deque
@@ -34,7 +33,7 @@ from loadtest.scale.kernel import Kernel, own_folder, own_kernel
 from loadtest.scale.loop_steps import LoopSteps, Step, stand_still
 from loadtest.scale.options import ScaleOptions, ScaleSizes
 from loadtest.scale.selected_rows import Moment, histories, keys_of
-from loadtest.serving_agent import ServingAgent
+from loadtest.serving_agent import ServingAgent, keep_heap
 from loadtest.statistics import median, percentile
 from service.datapath.map_size import RowRoom
 from service.model.errors import TransientError
@@ -133,9 +132,7 @@ async def _keep_pace(kernel: Kernel, folder: Path, sizes: ScaleSizes, count: int
     agent.meet(_MEMBERS)
     place_floating_ips(agent, sizes.policies, _MEMBERS)
     agent.take(_objects(sizes, count))
-    # As after the first list of an API server's: what is known by now is for ever.
-    gc.collect(1)
-    gc.freeze()
+    keep_heap()
     pace = Pace()
     with LoopSteps() as steps:
         async with agent.serving():

@@ -24,7 +24,7 @@ from loadtest.scale.kernel import Kernel, own_folder, own_kernel
 from loadtest.scale.loop_steps import LoopSteps, Step, middle, stand_still
 from loadtest.scale.options import ScaleOptions, ScaleSizes
 from loadtest.scale.selected_rows import steered_pods
-from loadtest.serving_agent import ServingAgent
+from loadtest.serving_agent import ServingAgent, keep_heap
 from loadtest.statistics import median
 from service.datapath.map_size import RowRoom
 from service.model.errors import TransientError
@@ -92,6 +92,7 @@ async def _flip_often(kernel: Kernel, folder: Path, sizes: ScaleSizes, count: in
     agent.meet(sizes.flipped_nodes)
     place_floating_ips(agent, sizes.policies, sizes.flipped_nodes)
     agent.take(_objects(sizes, count))
+    keep_heap()
     here = len(agent.reconciler.local_pods())
     selected, taken_back = Flips(), Flips()
     with LoopSteps() as steps:

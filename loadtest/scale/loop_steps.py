@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 from loadtest.goal import Figure, at_most
 
@@ -62,7 +62,7 @@ class LoopSteps:
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._loop.set_task_factory(self._make_task)
+        self._loop.set_task_factory(cast(Any, self._make_task))
         return self
 
     def __exit__(

@@ -24,7 +24,7 @@ from loadtest.scale.kernel import Kernel, own_folder, own_kernel
 from loadtest.scale.loop_steps import LoopSteps, Step, middle, stand_still
 from loadtest.scale.options import ScaleOptions
 from loadtest.scale.selected_rows import histories, steered_pods
-from loadtest.serving_agent import BATCH, ServingAgent
+from loadtest.serving_agent import ServingAgent
 from loadtest.statistics import median
 from service.datapath.map_size import RowRoom
 from service.model.errors import TransientError
@@ -133,8 +133,7 @@ async def _serve_anew(
             await asyncio.sleep(0.05)
             steps.begin()
             began_ns, computed_ns = time.perf_counter_ns(), time.process_time_ns()
-            for start in range(0, len(objects), BATCH):
-                await agent.tell(objects[start : start + BATCH])
+            await agent.tell_all(objects)
             await agent.until_calm()
             restarts.computed.append((time.process_time_ns() - computed_ns) / 1e6)
             restarts.steps.append(steps.longest)

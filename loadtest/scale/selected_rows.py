@@ -46,8 +46,4 @@ def steered_by(key: bytes, value: bytes | None) -> int | None:
 def steered_pods(rows: Mapping[bytes, bytes]) -> set[IPv4Address]:
     """Whose rows both steer, of all that a map has."""
     pods = {layout.pod_of(key) for key in rows}
-    return {
-        pod_ip
-        for pod_ip in pods
-        if all(steered_by(key, rows.get(key)) is not None for key in keys_of(pod_ip))
-    }
+    return {pod_ip for pod_ip in pods if all(steered_by(key, rows.get(key)) is not None for key in keys_of(pod_ip))}

@@ -31,8 +31,9 @@ _LINK_PAUSE_S = 0.1
 """Between two looks at all links, however many events come, and at least as long as the look took: a look is a dump,
 and pods come and go in hundreds (rule I3)."""
 _REPAIR_S = 2.0
-_CLEARED_PODS = 64
-"""At a time: those that are done do not wait for the rest, and are not looked for again where it takes too long."""
+_CLEARED_PODS = 512
+"""At a time: those that are done do not wait for the rest, and are not looked for again where it takes too long. Not
+few: each look is one through all of connection tracking, 11 ms with nothing in it (measured)."""
 _LOOKS = 4
 """For what has to go of connection tracking, before it is tried again later."""
 

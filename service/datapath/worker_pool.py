@@ -285,21 +285,23 @@ class WorkerPool:
                 keys, lane.unseen = lane.unseen[:_COMPARED_KEYS], lane.unseen[_COMPARED_KEYS:]
                 try:
                     present, lane.cursor = await loop.run_in_executor(executor, _look, lane.target, keys, lane.cursor)
+                    self._put_right(name, lane, present)
                 except OSError as error:
                     _log.warning("map %s cannot be read: %s", name, error)
-                    continue
-                self._put_right(name, lane, present)
 
     def _put_right(self, name: str, lane: _Lane, present: Wishes) -> None:
-        wrong = [
+        suspect = [
             key
             for key, value in present.items()
             if key not in lane.open and key not in lane.writing and lane.content.get(key) != value
         ]
+        # Once more, and without an await: what was written since the look is as it should be. Counted as gone, rules
+        # would have the pods dropped that go by them.
+        found = {key: lane.target.lookup(key) for key in suspect}
+        wrong = {key: value for key, value in found.items() if lane.content.get(key) != value}
         if lane.news is not None:
             lane.news |= dict.fromkeys(wrong)
-        for key in wrong:
-            value = present[key]
+        for key, value in wrong.items():
             lane.content.pop(key, None)
             if value is not None:
                 lane.content[key] = value

@@ -347,6 +347,19 @@ async def test_many_pods_are_cleared_in_pieces_and_those_that_are_done_are_not_c
 
 
 @in_virtual_time
+async def test_a_full_node_is_cleared_in_few_looks_at_connection_tracking(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.datapath.pool.rooms[MapName.SELECTED] = 4000
+    site.index.apply([Upsert(pod(f"web{index}", f"10.0.{index >> 8}.{index & 255}")) for index in range(2, 1502)])
+    site.select()
+    site.upkeep.clearing_wanted.set()
+    async with site.running(site.upkeep.clear_connections):
+        await asyncio.sleep(1)
+    assert len(site.datapath.named("find")) == 3
+    assert site.reconciler.steering.to_clear() == ()
+
+
+@in_virtual_time
 async def test_e3_connections_are_looked_up_again_until_none_is_left(tmp_path: Path) -> None:
     site = Site(tmp_path)
     one, again = (Tracked(int(POD), int(IPv4Address("8.8.8.8")), identity) for identity in (b"1", b"2"))

@@ -464,6 +464,33 @@ async def test_i2_what_others_did_to_a_map_is_put_right(
     assert pool.counters.repaired == 1
 
 
+class LateMap(FakeMap):
+    """What a worker thread reads was there before the last write."""
+
+    looks = 0
+
+    def lookup(self, key: bytes) -> bytes | None:
+        if threading.current_thread() is threading.main_thread():
+            return super().lookup(key)
+        self.looks += 1
+        return None
+
+
+async def test_i2_what_is_written_while_the_kernel_is_looked_at_is_not_wrong(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker_pool, "_COMPARE_S", 0.0)
+    target = LateMap()
+    pool = WorkerPool({"map": target})  # type: ignore[dict-item]
+    async with serving(pool):
+        pool.replace("map", {A: ONE})
+        await settle(pool)
+        await until(lambda: target.looks > 4)
+        assert pool.contains("map", {A: ONE})
+    assert pool.counters.repaired == 0
+    assert caplog.records == []
+
+
 async def test_i2_a_large_map_is_compared_in_pieces(
     pool: WorkerPool, target: FakeMap, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,5 +70,5 @@ def test_a_task_that_fails_is_told_and_not_waited_for_in_vain(tmp_path: Path) ->
 
 
 def test_an_agent_that_is_never_done_is_no_calm_one(tmp_path: Path) -> None:
-    with pytest.raises(TransientError, match="was not done in 0.5 s"):
+    with pytest.raises(TransientError, match="the agent was not done"):
         run(partial(wait_in_vain, tmp_path))

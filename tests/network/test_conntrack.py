@@ -4,11 +4,12 @@ import socket
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 import pytest
 
 from service.network import conntrack as conntrack_module
-from service.network.conntrack import Conntrack, Networks, endpoints
+from service.network.conntrack import Conntrack, Flow, Networks, endpoints
 from service.network.planting import Planted
 from tests.network.namespace import Namespace, namespaces
 
@@ -96,6 +97,7 @@ async def test_d2_what_a_reply_to_the_pod_has_begun_is_the_pods_connection(
     node: Namespace, monkeypatch: pytest.MonkeyPatch, entries_max: int
 ) -> None:
     monkeypatch.setattr(conntrack_module, "_FILTERED_ENTRIES_MAX", entries_max)
+    monkeypatch.setattr(conntrack_module, "_BUCKETS", "/nowhere")
     for destination, port, mark in ((POD, 53, 0x2000), (POD, 54, 0), (NEIGHBOUR, 53, 0x2000)):
         node.run(
             f"conntrack -I -p udp --src 127.20.0.9 --dst {destination} --sport {port} --dport 40000 -t 60 --mark {mark}"
@@ -164,6 +166,7 @@ async def test_i3_a_large_table_is_not_searched_by_the_kernel_in_one_piece(
         raise AssertionError("the kernel is asked to filter")
 
     monkeypatch.setattr(conntrack_module, "_filter", refuse)
+    monkeypatch.setattr(conntrack_module, "_BUCKETS", "/nowhere")
     open_flows(node, POD, [("127.20.0.9", 53), ("127.10.0.9", 53)])
     open_flows(node, NEIGHBOUR, [("127.20.0.9", 53)])
     async with Conntrack() as conntrack:
@@ -173,6 +176,30 @@ async def test_i3_a_large_table_is_not_searched_by_the_kernel_in_one_piece(
         assert await forget(conntrack, POD) == 1
         monkeypatch.setattr(conntrack_module, "_COUNT", "/nowhere")
         assert await forget(conntrack, NEIGHBOUR) == 1
+
+
+@pytest.mark.root
+async def test_a_small_table_is_walked_through_once_however_many_pods(
+    node: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each walk is one through all buckets of the machine: a pod that comes waits for it."""
+    walks: list[bytes] = []
+    dump = conntrack_module._dump
+
+    def note(connection: socket.socket, body: bytes, *rest: Any) -> Iterator[Flow]:
+        walks.append(body)
+        return dump(connection, body, *rest)
+
+    monkeypatch.setattr(conntrack_module, "_dump", note)
+    open_flows(node, POD, [("127.20.0.9", 53)])
+    open_flows(node, NEIGHBOUR, [("127.20.0.9", 53)])
+    async with Conntrack() as conntrack:
+        pods = dict.fromkeys(map(IPv4Address, (POD, NEIGHBOUR)), Networks(()))
+        assert len(await conntrack.find(pods, Networks(CLUSTER))) == 2
+        assert walks == [b""]
+        monkeypatch.setattr(conntrack_module, "_BUCKETS", "/nowhere")
+        assert len(await conntrack.find(pods, Networks(CLUSTER))) == 2
+    assert len(walks) == 5, "filtered: by source and by destination of each"
 
 
 def test_membership_agrees_with_the_address_library() -> None:

@@ -70,5 +70,5 @@ def test_an_event_is_over_with_the_last_row_that_is_as_it_should_be(
 
 
 def test_an_event_that_never_came_into_the_map_is_no_short_one() -> None:
-    with pytest.raises(TransientError, match="10.0.0.7, which comes"):
+    with pytest.raises(TransientError, match="which comes"):
         wait_ms(Event(What.COMES, POD, 0), {key: [Moment(-5, 7, True)] for key in keys_of(POD)})
