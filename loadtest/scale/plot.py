@@ -106,5 +106,5 @@ def _draw(group: Group, path: Path) -> None:
             axes.set_xticks(sizes, labels=[f"{size:,.0f}" for size in sizes])
             axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axes.grid(visible=True, alpha=0.3)
-        axes.legend(fontsize="small")
+        picture.legend(loc="outside lower center", ncols=2, fontsize="small")
         picture.savefig(path, format="svg", metadata={"Date": None})
