@@ -1,7 +1,7 @@
 # What a newcomer needs: `make demo` and `make test`. Both install what they need first (`make setup`).
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo demo-keep cluster cluster-keep cnis matrix compose-up compose-down test lint lock sim bench chaos chaos-planted format clean
+.PHONY: help setup setup-test demo demo-keep cluster cluster-keep cnis matrix compose-up compose-down test lint lock sim bench scale chaos chaos-planted format clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -9,8 +9,8 @@ help:  ## show the targets
 setup:  ## install Debian packages (as root) and the virtual environment
 	@bash .ci/setup
 
-setup-test: setup  ## the same with what tests and lint need: Java, etcd, pytest, ruff, mypy
-	@EXTRAS=test,lint bash .ci/setup
+setup-test: setup  ## the same with what tests, lint and plots need: Java, etcd, pytest, ruff, mypy, matplotlib
+	@EXTRAS=test,lint,plot bash .ci/setup
 
 demo: setup  ## show the main job on real traffic: three nodes, a failover, the audit log (root, under 90 s)
 	@.venv/bin/egressgw lab demo
@@ -59,6 +59,10 @@ sim: setup-test  ## the deterministic simulations alone, with more seeds (SEEDS=
 bench: setup  ## measure: failover gap, and the datapath beside plain routing and nft maps
 	$(PYTHON) -m loadtest failover --kills 10
 	$(PYTHON) -m loadtest datapath
+
+scale: setup-test  ## measure what everything costs by how much there is, and write docs/scaling.md with its plots (root; MINUTES=N of churn)
+	-@$(PYTHON) -m loadtest scale --json .scale.json --plots docs/scaling --churn-minutes $${MINUTES:-1}
+	@$(PYTHON) -m loadtest.scale.document .scale.json docs/scaling.md
 
 chaos: setup  ## let happen to a lab under traffic what happens in the field (root; MINUTES=N SEED=N EVENTS=a,b KUBERNETES=1)
 	$(PYTHON) -m loadtest chaos --minutes $${MINUTES:-4} $${SEED:+--seed $$SEED} --events "$${EVENTS:-}" $${KUBERNETES:+--kubernetes}

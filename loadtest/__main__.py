@@ -1,4 +1,4 @@
-"""`python -m loadtest`: failover, datapath, driving and audit.
+"""`python -m loadtest`: failover, datapath, costs by size, driving, audit, chaos and others.
 
 Exit status: 0 done, 1 a promise was broken or a step failed, 2 wrong use, 130 interrupted.
 """
@@ -32,14 +32,12 @@ from loadtest.goal import Row
 from loadtest.report import (
     audit_document,
     chaos_document,
-    datapath_document,
     driving_document,
     environment,
     failover_document,
     kill_line,
     print_audit,
     print_chaos,
-    print_datapath,
     print_driving,
     print_failover,
     print_planted,
@@ -47,13 +45,16 @@ from loadtest.report import (
     print_shortest,
     print_survivors,
     print_upgrade,
-    row_line,
     survivors_document,
     upgrade_document,
     write_json,
 )
+from loadtest.report_rows import datapath_document, print_datapath, print_scale, row_line, scale_document
 from loadtest.row_table import chosen_rows
 from loadtest.rows.options import DatapathOptions
+from loadtest.scale.options import ScaleOptions, ScaleSizes
+from loadtest.scale.plot import draw_plots, require_matplotlib
+from loadtest.scale.table import SCALE_ROWS, measure_scale_rows
 from loadtest.upgrade import UpgradeOptions, measure_upgrade
 from loadtest.variant import PATHS, POLICY_PATH
 from service.lab.plan import CNIS, PLAIN_BRIDGE, PROXY_MODES
@@ -233,6 +234,43 @@ def datapath(
             result = measure_datapath(options, report, advance)
     print_datapath(result, machine, console)
     _write(json_file, datapath_document(result, machine), console)
+    if result.failures:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--only", default="", metavar="NAME,...", help=f"Of the rows: {', '.join(SCALE_ROWS)}.")
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1, 1000), help="At each size.")
+@click.option(
+    "--churn-minutes", default=1.0, show_default=True, type=click.FloatRange(0.1, 24 * 60), help="Length of row churn."
+)
+@click.option(
+    "--plots", metavar="DIR", type=click.Path(file_okay=False, path_type=Path), help="Draw the curves into it, as SVG."
+)
+@click.option("--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--name", default="scale", show_default=True, help="What the labs' names begin with.")
+def scale(only: str, repeats: int, churn_minutes: float, plots: Path | None, json_file: Path | None, name: str) -> None:
+    """Measure what everything costs by how much there is, each number beside its goal, with slopes."""
+    names = tuple(filter(None, only.split(",")))
+    options = ScaleOptions(repeats, name, names, ScaleSizes(churn_s=60 * churn_minutes))
+    console = _console()
+    with _told():
+        if plots is not None:
+            require_matplotlib()
+        rows = chosen_rows(SCALE_ROWS, options)
+        machine = environment()
+        with _progress(console, len(rows)) as (report, step):
+
+            def advance(row: Row) -> None:
+                console.print(row_line(row))
+                step()
+
+            result = measure_scale_rows(options, report, advance)
+    print_scale(result, machine, console)
+    document = scale_document(result, machine)
+    _write(json_file, document, console)
+    for file in draw_plots(document, plots) if plots is not None else ():
+        console.print(f"Plot: {file}")
     if result.failures:
         sys.exit(1)
 

@@ -90,13 +90,14 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def replaced(document: str, found: str) -> str:
+def replaced(document: str, found: str, marks: tuple[str, str] = (BEGIN, END)) -> str:
     """The page with this between its two marks. Raises ValueError where it has none."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = marks
+    before, begin, rest = document.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"there is no {BEGIN} with an {END} behind it")
-    return f"{before}{BEGIN}\n{found}{END}{after}"
+        raise ValueError(f"there is no {first} with an {last} behind it")
+    return f"{before}{first}\n{found}{last}{after}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

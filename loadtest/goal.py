@@ -81,6 +81,7 @@ class Figure:
             "title": self.title,
             "value": self.value,
             "unit": self.unit,
+            "digits": self.digits,
             "goal": str(self.goal) if self.goal else None,
             "verdict": str(self.verdict),
             "note": self.note,

@@ -25,9 +25,6 @@ from loadtest.chaos.shorten import Shortened
 from loadtest.connections import Survivors
 from loadtest.driving import CASES, DrivingResult
 from loadtest.failover import FailoverResult, Kill
-from loadtest.goal import Figure, Row, Verdict
-from loadtest.row_table import RowsMeasured
-from loadtest.rows.options import DatapathOptions
 from loadtest.statistics import median
 from loadtest.upgrade import Upgrade
 from service.version import VERSION
@@ -75,85 +72,12 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def _describe_machine(machine: dict[str, Any]) -> str:
+def describe_machine(machine: dict[str, Any]) -> str:
+    """In one line, below a table."""
     load = machine["load_average"][0]
     return (
         f"Linux {machine['kernel']}, {machine['cores']} cores ({machine['processor']}), load {load:.1f} at the start."
     )
-
-
-# -- datapath --
-
-
-def datapath_document(result: RowsMeasured[DatapathOptions], machine: dict[str, Any]) -> dict[str, Any]:
-    """Everything, the single rounds too, so that ratios can be taken again."""
-    return {
-        "test": "datapath",
-        "environment": machine,
-        "options": asdict(result.options),
-        "rows": [row.document() for row in result.rows],
-    }
-
-
-def row_line(row: Row) -> str:
-    """One row in one line, while the run goes on."""
-    if row.error:
-        return f"{row.name}: FAILED: {row.error}"
-    counts = Counter(figure.verdict for figure in row.figures if figure.verdict)
-    return f"{row.name}: {', '.join(f'{count} {verdict}' for verdict, count in counts.items()) or 'no goals'}"
-
-
-def print_datapath(result: RowsMeasured[DatapathOptions], machine: dict[str, Any], console: Console) -> None:
-    """Every figure beside its goal; then the medians of the variants, with what is needed to read them."""
-    _print_figures(f"the datapath; ratios of {result.options.rounds} interleaved rounds", result.rows, console)
-    for row in result.rows:
-        for title, groups in _groups(row):
-            for name, summary in groups.items():
-                _print_medians(f"{title}, {name}", summary, console)
-    console.print("↑ more is better, ↓ less is better. Ratios are medians of the ratios within each round.")
-    console.print(f"{SHARED_MACHINE} CPU times suffer least from others.")
-    console.print(_describe_machine(machine))
-    for failure in result.failures:
-        console.print(f"FAILED: {failure}", style="bold red")
-
-
-def _print_figures(title: str, rows: Sequence[Row], console: Console) -> None:
-    table = Table(title=title)
-    for name in ("row", "what"):
-        table.add_column(name)
-    for name in ("goal", "number"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
-    for row in rows:
-        for figure in row.figures:
-            style = "bold red" if figure.verdict is Verdict.MISSED else None
-            verdict = " ".join(filter(None, (str(figure.verdict), figure.note)))
-            table.add_row(row.name, figure.title, str(figure.goal or "-"), _number(figure), verdict, style=style)
-    console.print(table)
-
-
-def _number(figure: Figure) -> str:
-    return "-" if figure.value is None else f"{figure.value:.{figure.digits}f} {figure.unit}".rstrip()
-
-
-def _groups(row: Row) -> list[tuple[str, dict[str, Any]]]:
-    """(title, group -> summary): of a row, or of each of its paths."""
-    nested = [(f"{row.name}, {name} path", part) for name, part in row.detail.items() if isinstance(part, dict)]
-    parts = [(row.name, row.detail), *nested]
-    return [(title, part["groups"]) for title, part in parts if "groups" in part]
-
-
-def _print_medians(title: str, summary: list[dict[str, Any]], console: Console) -> None:
-    if not summary:
-        return
-    variants = list(summary[0]["median"])
-    table = Table("", "unit", title=f"{title}: medians", title_justify="left")
-    for variant in variants:
-        table.add_column(variant, justify="right", no_wrap=True)
-    for row in summary:
-        medians = [f"{row['median'][name]:.{row['digits']}f}" if name in row["median"] else "-" for name in variants]
-        table.add_row(f"{row['title']} {'↑' if row['higher_is_better'] else '↓'}", row["unit"], *medians)
-    console.print(table)
 
 
 # -- driving --
@@ -182,7 +106,7 @@ def print_driving(result: DrivingResult, machine: dict[str, Any], console: Conso
     console.print(
         "An idle turn; then all turns from a change until nothing is left to do, without what the kernel does."
     )
-    console.print(_describe_machine(machine))
+    console.print(describe_machine(machine))
 
 
 # -- audit --
@@ -225,7 +149,7 @@ def print_audit(result: AuditResult, machine: dict[str, Any], console: Console) 
     console.print(table)
     console.print("Each record was synced to disk, then acknowledged by the broker; times run from append to there.")
     console.print(f"{result.events} records, {result.retries} rounds begun again.")
-    console.print(_describe_machine(machine))
+    console.print(describe_machine(machine))
 
 
 # -- failover --
@@ -286,7 +210,7 @@ def print_failover(result: FailoverResult, machine: dict[str, Any], console: Con
     for node, audit in (result.kills[-1].audit if result.kills else {}).items():
         published = f"{audit['published']} records published" if audit["kafka"] else "no brokers"
         console.print(f"Audit at the end, {node}: {published}; {audit['reason'] or 'healthy'}.")
-    console.print(_describe_machine(machine))
+    console.print(describe_machine(machine))
     for failure in summary["failures"]:
         console.print(f"FAILED: {failure}", style="bold red")
 
@@ -306,7 +230,7 @@ def print_survivors(found: Sequence[Survivors], machine: dict[str, Any], console
         cells = [f"{one.alive.get(kind, 0)}/{one.asked.get(kind, 0)}" for kind in kinds]
         table.add_row(one.fault, one.holder, one.next_holder, *cells, str(one.still_open))
     console.print(table)
-    console.print(_describe_machine(machine))
+    console.print(describe_machine(machine))
     for failure in [failure for one in found for failure in one.failures]:
         console.print(f"FAILED: {failure}", style="bold red")
 
@@ -332,7 +256,7 @@ def print_upgrade(result: Upgrade, machine: dict[str, Any], console: Console) ->
         for node, stream in step.streams.items():
             told = f"{stream.lost} of {stream.sent} requests lost, longest gap {stream.gap_max_ms:.0f} ms"
             console.print(f"{step.told}, a pod on {node}: {told}")
-    console.print(_describe_machine(machine))
+    console.print(describe_machine(machine))
     for failure in result.failures:
         console.print(f"FAILED: {failure}", style="bold red")
 
@@ -430,4 +354,4 @@ def print_chaos(result: ChaosResult, machine: dict[str, Any], console: Console) 
         console.print(f"  known: {fault.why}: {fault.replay}")
     if not counts:
         console.print("Every promise was kept.")
-    console.print(_describe_machine(machine))
+    console.print(describe_machine(machine))

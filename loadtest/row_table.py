@@ -20,15 +20,15 @@ class RowOptions(Protocol):
         """Names of rows; empty: all."""
 
 
-O = TypeVar("O", bound=RowOptions)
-MeasureRow = Callable[[O, Report], Row]
+Options = TypeVar("Options", bound=RowOptions)
+MeasureRow = Callable[[Options, Report], Row]
 
 
 @dataclass(slots=True)
-class RowsMeasured(Generic[O]):
+class RowsMeasured(Generic[Options]):
     """The rows that were measured, in their order."""
 
-    options: O
+    options: Options
     rows: list[Row] = field(default_factory=list)
 
     @property
@@ -37,7 +37,7 @@ class RowsMeasured(Generic[O]):
         return [f"{row.name}: {row.error}" for row in self.rows if row.error]
 
 
-def chosen_rows(rows: Mapping[str, MeasureRow[O]], options: O) -> dict[str, MeasureRow[O]]:
+def chosen_rows(rows: Mapping[str, MeasureRow[Options]], options: Options) -> dict[str, MeasureRow[Options]]:
     """Those that were asked for, all where none was named. Raises OperatorError for a name that there is not."""
     if unknown := [name for name in options.only if name not in rows]:
         raise OperatorError(f"no row {', '.join(unknown)}; there are {', '.join(rows)}")
@@ -45,11 +45,11 @@ def chosen_rows(rows: Mapping[str, MeasureRow[O]], options: O) -> dict[str, Meas
 
 
 def measure_rows(
-    rows: Mapping[str, MeasureRow[O]],
-    options: O,
+    rows: Mapping[str, MeasureRow[Options]],
+    options: Options,
     report: Report = lambda line: None,
     advance: Callable[[Row], None] = lambda row: None,
-) -> RowsMeasured[O]:
+) -> RowsMeasured[Options]:
     """Measure each chosen row. `advance` is called with each one that is done; one that fails has its error."""
     result = RowsMeasured(options)
     for name, measure in chosen_rows(rows, options).items():

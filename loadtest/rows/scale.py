@@ -7,7 +7,7 @@ its own, and so many pods of the pods' node, all behind one veth with a route fo
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -27,7 +27,7 @@ from loadtest.rows.options import DatapathOptions, Sizes
 from loadtest.variant import Pair, gateway_site, path_settings
 from service.lab.lab import Lab
 from service.lab.manifest import apply_manifest, pod_manifest
-from service.lab.namespace import ip_batch
+from service.lab.namespace import ip_batch, run
 from service.lab.plan import PlannedPod, pod_mac
 from service.lab.status import wait_for
 from service.model.errors import TransientError
@@ -79,13 +79,13 @@ def _sites(options: DatapathOptions, settings: dict[str, Any], report: Report) -
 
 
 def fill(lab: Lab, node: str, sizes: Sizes) -> None:
-    """Give a node so many pods, and the cluster so many policies; returns once its agent has them in the kernel."""
+    """Give a node so many pods, and the cluster so many policies; returns once its agent has them in the kernel.
+
+    May be called again with more of both.
+    """
     pods = list(many_pods(lab, node, sizes))
-    lines = [f"link add {DEVICE} type veth peer name {DEVICE}p", f"link set {DEVICE} up", f"link set {DEVICE}p up"]
-    lines += [f"route add {pod.ip}/32 dev {DEVICE} scope link" for pod in pods]
-    ip_batch(lab.node(node).netns, lines)
-    namespaces = sorted({pod.namespace for pod in pods})
-    apply_manifest(lab.manifests, "many-namespaces.yaml", [_namespace(name) for name in namespaces])
+    provide_device(lab, node, [pod.ip for pod in pods])
+    apply_namespaces(lab, pods)
     apply_manifest(lab.manifests, "many-policies.yaml", policies(sizes.policies))
     apply_manifest(lab.manifests, "many-pods.yaml", [pod_manifest(pod) for pod in pods])
 
@@ -100,6 +100,21 @@ def fill(lab: Lab, node: str, sizes: Sizes) -> None:
     wait_for(f"{len(pods)} pods of {node} to be known", is_filled, timeout_s=FILLED_S)
     # The last pieces of netfilter's sets follow.
     time.sleep(SETTLED_S)
+
+
+def provide_device(lab: Lab, node: str, addresses: Iterable[IPv4Address]) -> None:
+    """A veth of the node behind which all these are, beside those that are from before."""
+    netns = lab.node(node).netns
+    is_there = bool(run(["ip", "-n", netns, "link", "show", DEVICE], check=False))
+    lines = [f"link set {DEVICE} up", f"link set {DEVICE}p up"]
+    lines += [f"route replace {address}/32 dev {DEVICE} scope link" for address in addresses]
+    ip_batch(netns, lines if is_there else [f"link add {DEVICE} type veth peer name {DEVICE}p", *lines])
+
+
+def apply_namespaces(lab: Lab, pods: Iterable[PlannedPod]) -> None:
+    """Those that the pods are in, with the label that policies select them by."""
+    names = sorted({pod.namespace for pod in pods})
+    apply_manifest(lab.manifests, "many-namespaces.yaml", [_namespace(name) for name in names])
 
 
 def many_pods(lab: Lab, node: str, sizes: Sizes) -> Iterator[PlannedPod]:

@@ -30,6 +30,16 @@ class ScaleSizes:
     """In netfilter's row."""
     idle_s: float = 30.0
     """For how long idle processes are watched."""
+    flows: int = 100_000
+    """In the table of one node."""
+    churn_floating_ips: int = 100
+    """In the labs of whole processes."""
+    churn_policies: int = 120
+    churn_pods: int = 1000
+    """Of all nodes together."""
+    churn_s: float = 60.0
+    failure_s: float = 60.0
+    """Under churn a node fails so often."""
 
 
 @dataclass(frozen=True, slots=True)

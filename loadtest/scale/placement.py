@@ -3,7 +3,7 @@
 The product's Leader, Knowledge, ClusterView, Observer, Intake and LeaderPortBlocks, put together as in a controller,
 but with nothing to wait for (`driven_controller`). All times are CPU time of the one thread. Not measured: what sealing
 and the sockets cost, what the log and the disk of records cost, the timers of gossip and of the port blocks' leader
-(row `port_blocks`), and the writing of status.
+(row `port-blocks`), and the writing of status.
 
 A turn is `Leader.place` and `LeaderPortBlocks.update`, without an await in between. One is taken, in an idle second,
 for each round of the electors' answers that says anything else than the one before, and for each refresh.

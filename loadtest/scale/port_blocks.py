@@ -1,4 +1,4 @@
-"""Row `port_blocks`: the leader's table of port blocks, by the number of floating IPs.
+"""Row `port-blocks`: the leader's table of port blocks, by the number of floating IPs.
 
 Each address has a block on each of so many nodes. There are further members, which have none: so many that the base of
 a node is one block (Q2). Holders and successors are among the nodes, evenly. All of that is what agents have restored
@@ -324,7 +324,7 @@ def _row(found: dict[int, Measured], sizes: ScaleSizes) -> goal.Row:
         "curves": [curve.document() for curve in _curves(list(found.items()))],
         "sizes": [_document(count, measured) for count, measured in found.items()],
     }
-    return goal.Row("port_blocks", figures, detail)
+    return goal.Row("port-blocks", figures, detail)
 
 
 def _curves(found: Sequence[tuple[int, Measured]]) -> list[Curve]:

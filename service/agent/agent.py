@@ -77,7 +77,7 @@ _INHERITANCE_NS = 30_000_000_000
 """How long pods that a former agent served are served without having been announced again."""
 _REPORT_SLACK_NS = 1_000_000_000
 """A deadline in a report is that old when the next one comes, five times over."""
-_REFRESH_S = 1.0
+REFRESH_S = 1.0
 """How often members, uplinks and acknowledgements are looked at even if nothing was reported."""
 
 
@@ -460,7 +460,7 @@ class Agent:
         inherited_until_ns = boot_ns() + _INHERITANCE_NS
         silent_looks = 0
         while True:
-            await asyncio.sleep(_REFRESH_S)
+            await asyncio.sleep(REFRESH_S)
             if boot_ns() > inherited_until_ns:
                 self._reconciler.disinherit()
             self._learn_held()

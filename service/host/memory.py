@@ -2,13 +2,20 @@
 
 import ctypes
 import gc
+import threading
 
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
+_STACK_BYTES = 1 << 20
+"""Of a thread: no recursion of ours is deep."""
 
 
 def lock_memory() -> bool:
-    """Keep every page in memory: one page fault from swap outlasts a lease. False where it is not permitted."""
+    """Keep every page in memory: one page fault from swap outlasts a lease. False where it is not permitted.
+
+    Threads that begin later have small stacks: the whole of each stack would be in memory, 8 MB as the system has it.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
+    threading.stack_size(_STACK_BYTES)
     return bool(libc.mlockall(_MCL_CURRENT | _MCL_FUTURE) == 0)
 
 

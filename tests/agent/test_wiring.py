@@ -309,7 +309,7 @@ async def test_i1_a_full_map_costs_the_pods_that_find_no_room_and_status_names_t
 async def test_i1_rows_that_are_written_late_are_waited_for_and_not_asked_for_each_second(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.agent.agent._REFRESH_S", 3600)
+    monkeypatch.setattr("service.agent.agent.REFRESH_S", 3600)
     site.datapath.pool.stuck = {MapName.RULES, MapName.SELECTED}
     async with site.running() as agent:
         site.hold()
@@ -512,7 +512,7 @@ async def test_the_task_that_publishes_records_is_run(site: Site) -> None:
 
 async def test_the_task_that_talks_to_peers_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A datagram that is lost is sent again, though nobody asks for it."""
-    monkeypatch.setattr("service.agent.agent._REFRESH_S", 3600)
+    monkeypatch.setattr("service.agent.agent.REFRESH_S", 3600)
     ports = free_ports()
     one, two = Site(tmp_path, 1, ports), Site(tmp_path, 2, ports)
     two.datapath.devices = {}

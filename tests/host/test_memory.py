@@ -36,6 +36,24 @@ print(status["VmLck"].split()[0], status["CapEff"])
         assert answer == "True"
 
 
+def test_a_thread_that_begins_later_does_not_take_a_whole_stack_of_the_system_as_it_is() -> None:
+    """Its stack is locked in memory with all the rest, used or not."""
+    before_kib, after_kib = run("""
+import threading
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+memory.lock_memory()
+ready, done = threading.Event(), threading.Event()
+before = resident()
+for _ in range(4):
+    threading.Thread(target=lambda: (ready.set(), done.wait()), daemon=True).start()
+ready.wait()
+print(before, resident())
+done.set()
+""").split()
+    assert int(after_kib) - int(before_kib) < 8 << 10
+
+
 def test_memory_that_may_not_be_locked_is_no_error() -> None:
     script = """
 import os

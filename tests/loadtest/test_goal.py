@@ -42,6 +42,7 @@ def test_json_has_the_whole_number_and_the_goal_in_words() -> None:
         "title": "CPU",
         "value": 0.9304,
         "unit": "",
+        "digits": 2,
         "goal": "<= 0.93",
         "verdict": "MISSED",
         "note": "",

@@ -16,6 +16,7 @@ from loadtest.failover import FailoverOptions, FailoverResult, Kill
 from loadtest.goal import Figure, Row
 from loadtest.row_table import RowsMeasured
 from loadtest.rows.options import DatapathOptions
+from loadtest.scale.options import ScaleOptions, ScaleSizes
 from service.model.errors import OperatorError, TransientError
 
 cli = importlib.import_module("loadtest.__main__")
@@ -44,6 +45,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         advance(row)
         return RowsMeasured(wanted, [row])
 
+    def scale(wanted: ScaleOptions, report: Any, advance: Any) -> RowsMeasured[ScaleOptions]:
+        options["scale"] = wanted
+        row = Row("turn", [Figure("idle turn", 1.0)], error="no answer" if wanted.name == "broken" else "")
+        advance(row)
+        return RowsMeasured(wanted, [row])
+
+    monkeypatch.setattr(cli, "measure_scale_rows", scale)
     monkeypatch.setattr(cli, "measure_failover", failover)
     monkeypatch.setattr(cli, "measure_datapath", datapath)
     return options
@@ -90,6 +98,39 @@ def test_a_row_that_failed_is_exit_status_1_and_a_row_that_there_is_not_is_2(ask
     assert done.exit_code == 1
     assert "FAILED: cost: a wrong source" in done.output
     assert _run("datapath", "--only", "cots").exit_code == 2
+
+
+def test_options_of_scale_arrive_and_what_is_measured_is_written(asked: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "scale.json"
+    more = ("--repeats", "2", "--churn-minutes", "60", "--name", "mine", "--json", str(file))
+    done = _run("scale", "--only", "turn,churn", *more, "--plots", str(tmp_path / "plots"))
+    assert done.exit_code == 0, done.output
+    assert asked["scale"] == ScaleOptions(2, "mine", ("turn", "churn"), ScaleSizes(churn_s=3600))
+    assert "turn: no goals" in done.output
+    assert file.exists()
+    assert (tmp_path / "plots").is_dir()
+    assert _run("scale").exit_code == 0
+    assert asked["scale"] == ScaleOptions()
+
+
+def test_a_row_of_scale_that_failed_is_exit_status_1_and_one_that_there_is_not_is_2(asked: dict[str, Any]) -> None:
+    done = _run("scale", "--name", "broken")
+    assert done.exit_code == 1
+    assert "FAILED: turn: no answer" in done.output
+    assert _run("scale", "--only", "trun").exit_code == 2
+
+
+def test_plots_that_cannot_be_drawn_are_told_before_anything_is_measured(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OperatorError("plots need matplotlib")
+
+    monkeypatch.setattr(cli, "require_matplotlib", fail)
+    done = _run("scale", "--plots", str(tmp_path))
+    assert done.exit_code == 2
+    assert "plots need matplotlib" in done.output
+    assert asked == {}
 
 
 def test_a_broken_promise_is_exit_status_1(asked: dict[str, Any]) -> None:

@@ -13,50 +13,22 @@ from loadtest.chaos.run import ChaosOptions, ChaosResult
 from loadtest.chaos.schedule import make_round
 from loadtest.chaos.shorten import Shortened
 from loadtest.failover import FailoverOptions, FailoverResult, Kill
-from loadtest.goal import Figure, Row, at_most
-from loadtest.measurement import METRICS, Round
 from loadtest.outage import Outage
 from loadtest.report import (
     chaos_document,
-    datapath_document,
     environment,
     failover_document,
     kill_line,
     print_chaos,
-    print_datapath,
     print_failover,
     print_planted,
     print_round,
     print_shortest,
-    row_line,
     write_json,
 )
-from loadtest.row_table import RowsMeasured
-from loadtest.rows.cost import summary
-from loadtest.rows.options import DatapathOptions
-from loadtest.variant import GATEWAY, NFT_MAPS, PLAIN
 
 MS = 1_000_000
 FLOATING_IP = "192.168.1.100"
-
-
-VARIANTS = (PLAIN, NFT_MAPS, GATEWAY)
-
-
-def _datapath() -> RowsMeasured[DatapathOptions]:
-    rounds: list[Round] = [
-        {variant: {metric.key: weight * factor for metric in METRICS} for factor, variant in enumerate(VARIANTS, 1)}
-        for weight in (100.0, 300.0)
-    ]
-    figures = [
-        Figure("CPU per packet / nft maps", 0.9304, goal=at_most(0.93)),
-        Figure("connections lost", 0, digits=0, goal=at_most(0)),
-        Figure("stream", None, note="not in this version"),
-        Figure("pause", 12.34, "ms", 1),
-    ]
-    detail = {"policy": {"groups": {"veth": summary(rounds)}, "rounds": {"veth": rounds}}}
-    rows = [Row("cost", figures, detail), Row("flood", error="the server saw 192.168.1.22")]
-    return RowsMeasured(DatapathOptions(rounds=2), rows)
 
 
 def _kill(number: int, gap_ms: int, *, sources: dict[str, int] | None = None) -> Kill:
@@ -68,34 +40,6 @@ def _text(show: object, result: object) -> str:
     file = io.StringIO()
     show(result, environment(), Console(file=file, width=160))  # type: ignore[operator]
     return file.getvalue()
-
-
-def test_the_datapath_table_has_each_number_beside_its_goal() -> None:
-    lines = _text(print_datapath, _datapath()).splitlines()
-
-    def words(title: str) -> str:
-        return " ".join(next(line for line in lines if title in line).replace("│", " ").split())
-
-    assert words("/ nft maps") == "cost CPU per packet / nft maps <= 0.93 0.93 MISSED"
-    assert words("connections lost") == "cost connections lost <= 0 0 met"
-    assert words("stream  ") == "cost stream - - not measured not in this version"
-    assert words("pause") == "cost pause - 12.3 ms"
-
-
-def test_the_medians_of_every_variant_are_below_it_and_it_says_that_the_machine_is_shared() -> None:
-    text = _text(print_datapath, _datapath())
-    for metric in METRICS:
-        assert metric.title in text
-    row = next(line for line in text.splitlines() if "CPU per UDP packet" in line)
-    assert row.replace("│", " ").split()[-3:] == ["200", "400", "600"]
-    assert "others may be using it" in text
-    assert "FAILED: flood: the server saw 192.168.1.22" in text
-
-
-def test_a_row_that_is_done_is_told_in_one_line() -> None:
-    done, failed = _datapath().rows
-    assert row_line(done) == "cost: 1 MISSED, 1 met, 1 not measured"
-    assert row_line(failed) == "flood: FAILED: the server saw 192.168.1.22"
 
 
 def test_the_failover_table_shows_median_p99_and_maximum() -> None:
@@ -134,14 +78,10 @@ def test_further_gaps_are_told() -> None:
 
 def test_json_holds_all_numbers_versions_kernel_and_cores(tmp_path: Path) -> None:
     machine = environment()
-    write_json(tmp_path / "datapath.json", datapath_document(_datapath(), machine))
-    document = json.loads((tmp_path / "datapath.json").read_text())
-    assert {"egressgw", "kernel", "cores", "nft", "python", "load_average"} <= set(document["environment"])
-    assert [row["row"] for row in document["rows"]] == ["cost", "flood"]
-    assert len(document["rows"][0]["detail"]["policy"]["rounds"]["veth"]) == 2
-    assert document["options"]["rounds"] == 2
     result = FailoverResult(FailoverOptions(), [_kill(1, 250)])
-    document = json.loads(json.dumps(failover_document(result, machine)))
+    write_json(tmp_path / "failover.json", failover_document(result, machine))
+    document = json.loads((tmp_path / "failover.json").read_text())
+    assert {"egressgw", "kernel", "cores", "nft", "python", "load_average"} <= set(document["environment"])
     assert document["kills"][0]["gap_ms"] == 250
     assert document["kills"][0]["outage"]["last_before_ns"] == 999 * MS
     assert document["summary"]["gap_ms"] == {"median": 250, "p99": 250, "max": 250}
