@@ -28,7 +28,10 @@ from loadtest.connections import FAULTS, measure_connections
 from loadtest.datapath import DATAPATH_ROWS, measure_datapath
 from loadtest.driving import DrivingOptions, measure_driving, sizes
 from loadtest.failover import KAFKA, FailoverOptions, Kill, measure_failover
+from loadtest.failover_case import CASES as FAILOVER_CASES
+from loadtest.gap_plot import draw_gaps
 from loadtest.goal import Row
+from loadtest.keepalived import require_keepalived
 from loadtest.report import (
     audit_document,
     chaos_document,
@@ -109,6 +112,24 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     show_default=True,
     help="Brokers for audit records; full: the disks of their outboxes are.",
 )
+@click.option(
+    "--case",
+    "cases",
+    multiple=True,
+    type=click.Choice(list(FAILOVER_CASES)),
+    default=("crash",),
+    show_default=True,
+    help="Each once in every round; may be given again.",
+)
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    type=click.FloatRange(0.01, 40),
+    metavar="SECONDS",
+    help="Beside it keepalived with advertisements each so many seconds; may be given again.",
+)
+@click.option("--plot", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="The gaps as SVG.")
 @click.option("--keep", is_flag=True, help="Leave the lab up at the end.")
 @_common_options
 def failover(
@@ -118,6 +139,9 @@ def failover(
     seed: int | None,
     pod: str,
     kafka: str,
+    cases: tuple[str, ...],
+    peers: tuple[float, ...],
+    plot: Path | None,
     keep: bool,
     json_file: Path | None,
     name: str,
@@ -132,10 +156,17 @@ def failover(
         on_bridge=pod == "bridge",
         keep=keep,
         kafka=kafka,
+        cases=tuple(dict.fromkeys(cases)),
+        peers_s=tuple(dict.fromkeys(peers)),
     )
+    with _told():
+        if peers:
+            require_keepalived()
+        if plot is not None:
+            require_matplotlib()
     console = _console()
     machine = environment()
-    with _told(), _progress(console, kills) as (report, step):
+    with _told(), _progress(console, kills * len(options.cases)) as (report, step):
 
         def advance(kill: Kill) -> None:
             console.print(kill_line(kill))
@@ -144,6 +175,9 @@ def failover(
         result = measure_failover(options, report, advance)
     print_failover(result, machine, console)
     _write(json_file, failover_document(result, machine), console)
+    if plot is not None:
+        with _told():
+            draw_gaps(result, plot)
     if result.failures:
         sys.exit(1)
 

@@ -1,5 +1,6 @@
 """Kill the node that holds a floating IP, again and again, and measure the gap a client of a selected pod feels.
 
+Beside that, in turns, what else moves an address (`failover_case`), and the same kill of keepalived (`keepalived`).
 Each kill: a pod on a node that survives asks the outside server through the floating IP every 2 ms. At a random moment
 the links of the holder go silent (nobody is told; both its ends stay up) and its agent and keeper get SIGKILL: to all
 others that is a machine that lost its power. The gap runs from the last answer before to the first one after. Then the
@@ -15,16 +16,17 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from loadtest import gateway, slow_broker
+from loadtest.failover_case import CASES, Act
+from loadtest.keepalived import kill_master, running_pair
 from loadtest.outage import Outage, find_outage, summarize
 from loadtest.station import Station
 from loadtest.traffic import boot_time_ns
-from service.lab.fault import Fault, apply_fault
 from service.lab.lab import Lab
 from service.lab.plan import UDP_PORT, LabOptions, PlannedPod
 from service.lab.status import wait_for
@@ -62,6 +64,10 @@ class FailoverOptions:
     name: str = "load"
     on_bridge: bool = True
     keep: bool = False
+    cases: tuple[str, ...] = ("crash",)
+    """Of `failover_case.CASES`: each of them once in every round of `kills`."""
+    peers_s: tuple[float, ...] = ()
+    """Intervals of keepalived's advertisements: one kill of each in every round."""
     kafka: str = "none"
     """`none`, or where the audit records go: to brokers that are `down` (refuse), `silent` (never answer) or `slow` (a
     real one, seconds away), or nowhere, since the disks of their outboxes are `full` (and brokers down)."""
@@ -83,6 +89,7 @@ class Kill:
     """From the restart of the victim to the whole cluster."""
     defect: str = ""
     """Why the cluster did not become whole again; the run ends then."""
+    case: str = "crash"
     audit: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Node -> what it says of its audit records once the cluster is whole again."""
 
@@ -100,6 +107,8 @@ class FailoverResult:
 
     options: FailoverOptions
     kills: list[Kill] = field(default_factory=list)
+    peers: dict[float, list[Outage]] = field(default_factory=dict)
+    """Of keepalived, by the interval of its advertisements in seconds."""
 
     @property
     def failures(self) -> list[str]:
@@ -119,14 +128,28 @@ class FailoverResult:
 
     def summary(self) -> dict[str, Any]:
         """Of the kills after which traffic came back; `failures` tells of the others."""
-        outages = [kill.outage for kill in self.kills if kill.outage is not None]
+        peers = {f"keepalived, {interval_s:g} s": outages for interval_s, outages in self.peers.items()}
         return {
             "kills": len(self.kills),
             "lease_ms": LEASE_PROFILES[ProfileName(self.options.profile)].lease_ns / 1e6,
-            "gap_ms": summarize([outage.gap_ns for outage in outages]),
-            "kill_to_first_answer_ms": summarize([outage.kill_to_first_ns for outage in outages]),
+            "cases": {case: _felt(self.outages(case)) for case in self.options.cases},
+            "peers": {name: _felt(outages) for name, outages in peers.items()},
             "failures": self.failures,
         }
+
+    def outages(self, case: str) -> list[Outage]:
+        """Of the kills of that case after which traffic came back."""
+        return [kill.outage for kill in self.kills if kill.case == case and kill.outage is not None]
+
+
+def _felt(outages: Sequence[Outage]) -> dict[str, Any]:
+    return {
+        "gap_ms": summarize([outage.gap_ns for outage in outages]),
+        "kill_to_first_answer_ms": summarize([outage.kill_to_first_ns for outage in outages]),
+        "lost": sum(outage.lost for outage in outages),
+        "lost_max": max((outage.lost for outage in outages), default=0),
+        "requests": sum(outage.requests for outage in outages),
+    }
 
 
 def measure_failover(
@@ -140,18 +163,28 @@ def measure_failover(
     """
     result = FailoverResult(options)
     chance = random.Random(options.seed)
-    with _running_lab(options, report) as lab:
+    with contextlib.ExitStack() as stack:
+        lab = stack.enter_context(_running_lab(options, report))
+        pairs = {
+            interval_s: stack.enter_context(running_pair(f"{options.name}{number}", interval_s))
+            for number, interval_s in enumerate(options.peers_s)
+        }
         gateway.apply_policy(lab, (f"{gateway.OUTSIDE}/32",))
         report("waiting until the floating IPs are held")
         holder = _holder(gateway.wait_until_whole(lab))
         for number in range(1, options.kills + 1):
-            report(f"kill {number} of {options.kills}: {holder}")
-            kill = _kill(lab, options, number, holder, chance)
-            result.kills.append(kill)
-            advance(kill)
-            if kill.defect:
-                break
-            holder = kill.next_holder
+            for case in options.cases:
+                report(f"{number} of {options.kills}: {CASES[case].told} ({holder})")
+                kill = _kill(lab, options, number, case, holder, chance)
+                result.kills.append(kill)
+                advance(kill)
+                if kill.defect:
+                    return result
+                holder = kill.next_holder
+            for interval_s, pair in pairs.items():
+                report(f"{number} of {options.kills}: keepalived, {interval_s:g} s")
+                outage = kill_master(pair, options.interval_ms / 1e3, chance.uniform(0, interval_s))
+                result.peers.setdefault(interval_s, []).extend([outage] if outage is not None else [])
     return result
 
 
@@ -184,14 +217,14 @@ def _holder(document: dict[str, Any]) -> str:
     return holder
 
 
-def _kill(lab: Lab, options: FailoverOptions, number: int, victim: str, chance: random.Random) -> Kill:
+def _kill(lab: Lab, options: FailoverOptions, number: int, case: str, victim: str, chance: random.Random) -> Kill:
     survivor = chance.choice([node.name for node in lab.plan.nodes if node.name != victim])
     pod = gateway.selected_pod(lab, survivor, on_bridge=options.on_bridge)
     gateway.wait_until_translated(lab, pod)
     log = OutsideLog(lab.outside_log)
-    outage = _break(lab, options, victim, pod, log, chance)
+    outage = _break(lab, options, CASES[case].prepare(lab, victim), pod, log, chance)
     restarted_s = time.monotonic()
-    next_holder, audit, defect = _mend(lab, victim)
+    next_holder, audit, defect = _mend(lab, case, victim)
     return Kill(
         number=number,
         victim=victim,
@@ -201,14 +234,15 @@ def _kill(lab: Lab, options: FailoverOptions, number: int, victim: str, chance: 
         seen_outside=log.sources(),
         whole_s=time.monotonic() - restarted_s,
         defect=defect,
+        case=case,
         audit=audit,
     )
 
 
 def _break(
-    lab: Lab, options: FailoverOptions, victim: str, pod: PlannedPod, log: "OutsideLog", chance: random.Random
+    lab: Lab, options: FailoverOptions, act: Act, pod: PlannedPod, log: "OutsideLog", chance: random.Random
 ) -> Outage | None:
-    """Kill the victim while the pod talks; what its client felt, None where traffic was not back in time."""
+    """Act while the pod talks; what its client felt, None where traffic was not back in time."""
     profile = LEASE_PROFILES[ProfileName(options.profile)]
     with Station(pod.netns) as station:
         station.tell("stream", destination=gateway.OUTSIDE, port=UDP_PORT, interval_ns=int(options.interval_ms * 1e6))
@@ -216,8 +250,7 @@ def _break(
         # Anywhere within a lease and a renewal, so that no phase of the protocol is favoured.
         time.sleep(LEAD_S + chance.uniform(0, profile.lease_ns + profile.renew_ns) / 1e9)
         kill_ns = boot_time_ns()
-        apply_fault(lab, victim, Fault.CUT)
-        apply_fault(lab, victim, Fault.KILL)
+        act()
         _wait_until_back(log, kill_ns)
         station.end()
         streamed = station.answer()
@@ -226,10 +259,9 @@ def _break(
     return None
 
 
-def _mend(lab: Lab, victim: str) -> tuple[str, dict[str, dict[str, Any]], str]:
+def _mend(lab: Lab, case: str, victim: str) -> tuple[str, dict[str, dict[str, Any]], str]:
     """Bring the victim back; (holder, audit, defect) once the cluster is whole, or as far as it came."""
-    apply_fault(lab, victim, Fault.HEAL)
-    apply_fault(lab, victim, Fault.RESTART)
+    CASES[case].mend(lab, victim)
     holder = ""
     try:
         holder = _holder(gateway.wait_until_whole(lab))

@@ -25,6 +25,7 @@ from loadtest.chaos.shorten import Shortened
 from loadtest.connections import Survivors
 from loadtest.driving import CASES, DrivingResult
 from loadtest.failover import FailoverResult, Kill
+from loadtest.failover_case import CASES as FAILOVER_CASES
 from loadtest.statistics import median
 from loadtest.upgrade import Upgrade
 from service.version import VERSION
@@ -157,7 +158,7 @@ def print_audit(result: AuditResult, machine: dict[str, Any], console: Console) 
 
 def kill_line(kill: Kill) -> str:
     """One kill in one line, while the run goes on."""
-    head = f"kill {kill.number}: {kill.victim} -> {kill.next_holder}, "
+    head = f"{kill.case} {kill.number}: {kill.victim} -> {kill.next_holder}, "
     if kill.outage is None:
         return head + "traffic did not come back"
     wrong = f", WRONG SOURCES {kill.wrong_sources}" if kill.wrong_sources else ""
@@ -194,12 +195,14 @@ def print_failover(result: FailoverResult, machine: dict[str, Any], console: Con
     """The gaps, what was seen outside, and in red every failure."""
     summary = result.summary()
     options = result.options
-    title = f"{summary['kills']} kills, profile {options.profile}: leases of {summary['lease_ms']:.0f} ms"
-    table = Table("", "median", "p99", "max", title=title)
+    title = f"{summary['kills']} moves, profile {options.profile}: leases of {summary['lease_ms']:.0f} ms"
+    table = Table("", "gap, median", "p99", "max", "first answer, median", "max", "lost, most", title=title)
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, key in (("gap felt by the client", "gap_ms"), ("kill to first answer", "kill_to_first_answer_ms")):
-        table.add_row(name, *_milliseconds(summary[key]))
+    named = {FAILOVER_CASES[case].told: felt for case, felt in summary["cases"].items()}
+    for name, felt in (named | summary["peers"]).items():
+        first = _milliseconds(felt["kill_to_first_answer_ms"])
+        table.add_row(name, *_milliseconds(felt["gap_ms"]), first[0], first[2], str(felt["lost_max"]))
     console.print(table)
     console.print(f"One request each {options.interval_ms:g} ms; kill moments from seed {options.seed}.")
     seen: dict[str, int] = {}

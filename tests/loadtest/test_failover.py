@@ -92,6 +92,21 @@ def test_a_killed_holder_is_succeeded_and_nobody_sees_a_wrong_source() -> None:
 @pytest.mark.root
 @pytest.mark.bpf
 @pytest.mark.e2e
+def test_each_case_is_played_in_every_round_beside_the_peer() -> None:
+    name = f"egwt{os.getpid() % 100000}m"
+    result = measure_failover(FailoverOptions(kills=1, name=name, cases=("move", "leader"), peers_s=(0.1,)))
+    assert result.failures == []
+    assert [kill.case for kill in result.kills] == ["move", "leader"]
+    assert all(kill.next_holder != kill.victim for kill in result.kills)
+    summary = result.summary()
+    assert summary["cases"]["leader"]["gap_ms"]["max"] > summary["cases"]["move"]["gap_ms"]["max"]
+    assert summary["peers"]["keepalived, 0.1 s"]["gap_ms"]["median"] > 0
+    assert namespaces_of(name) == []
+
+
+@pytest.mark.root
+@pytest.mark.bpf
+@pytest.mark.e2e
 def test_an_address_moves_though_no_disk_takes_a_record() -> None:
     name = f"egwt{os.getpid() % 100000}d"
     result = measure_failover(FailoverOptions(kills=1, name=name, kafka="full"))

@@ -69,6 +69,13 @@ def test_options_of_failover_arrive(asked: dict[str, Any], tmp_path: Path) -> No
     assert file.exists()
 
 
+def test_cases_and_peers_of_failover_arrive_each_once(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "require_keepalived", lambda: None)
+    words = ["--case", "move", "--case", "crash", "--case", "move", "--peer", "1", "--peer", "0.1"]
+    assert _run("failover", *words).exit_code == 0
+    assert (asked["failover"].cases, asked["failover"].peers_s) == (("move", "crash"), (1.0, 0.1))
+
+
 @pytest.mark.parametrize("kafka", ["none", "down", "silent", "slow", "full"])
 def test_what_becomes_of_the_audit_records_arrives(asked: dict[str, Any], kafka: str) -> None:
     assert _run("failover", "--kafka", kafka).exit_code == 0

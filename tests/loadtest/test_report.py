@@ -84,7 +84,7 @@ def test_json_holds_all_numbers_versions_kernel_and_cores(tmp_path: Path) -> Non
     assert {"egressgw", "kernel", "cores", "nft", "python", "load_average"} <= set(document["environment"])
     assert document["kills"][0]["gap_ms"] == 250
     assert document["kills"][0]["outage"]["last_before_ns"] == 999 * MS
-    assert document["summary"]["gap_ms"] == {"median": 250, "p99": 250, "max": 250}
+    assert document["summary"]["cases"]["crash"]["gap_ms"] == {"median": 250, "p99": 250, "max": 250}
 
 
 def _chaos(*known: Known) -> ChaosResult:
