@@ -3,12 +3,14 @@
 Each test is a claim of docs/compatibility.md, which `make matrix` writes from what these did on every combination.
 """
 
+import json
 import os
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from ipaddress import IPv4Address
 from itertools import product
 from pathlib import Path
@@ -22,7 +24,7 @@ from service.lab.cluster.image import PROJECT_IMAGE
 from service.lab.cluster.pod import client_pod
 from service.lab.fault import Fault
 from service.lab.lab import lab_down
-from service.lab.namespace import inside
+from service.lab.namespace import inside, run
 from service.lab.outside import read_calls
 from service.lab.plan import KUBE_ROUTER, LabOptions
 from service.lab.traffic.frame import Frame, read_frames
@@ -361,6 +363,76 @@ def test_a_pod_that_the_bandwidth_plugin_limits_is_steered_like_any_other(steeri
         steering.cluster.wait_pods(pod)
         steering.wait_seen(pod, FLOATING_IPS[0])
         assert "tbf" in steering.cluster.machine("worker1").run("tc", "qdisc", "show")
+
+
+_PORT = 9300
+_MTU_DISCOVER, _MTU_DO, _MTU = 10, 2, 14
+"""IP_MTU_DISCOVER, IP_PMTUDISC_DO and IP_MTU of ip(7): Python's socket module does not name them."""
+_BULK = 400_000
+
+
+def _socket(netns: str, kind: int) -> socket.socket:
+    made = inside(netns, lambda: socket.socket(socket.AF_INET, kind))
+    made.settimeout(5)
+    return made
+
+
+def _mtu(netns: str) -> int:
+    links = json.loads(run(["ip", "-n", netns, "-j", "link", "show", "eth0"]))
+    mtu: int = links[0]["mtu"]
+    return mtu
+
+
+def _transferred(source: socket.socket, sink: socket.socket) -> int:
+    sending = threading.Thread(target=source.sendall, args=(bytes(_BULK),))
+    sending.start()
+    received = 0
+    while received < _BULK and (data := sink.recv(65536)):
+        received += len(data)
+    sending.join(5)
+    return received
+
+
+def _learned(server: socket.socket, mtu: int) -> int:
+    """What the server has learned of the way to the pod, from the errors about datagrams that it may not cut."""
+    for _ in range(20):
+        with suppress(OSError):
+            server.send(bytes(1472))
+        if server.getsockopt(socket.IPPROTO_IP, _MTU) <= mtu:
+            break
+        time.sleep(0.1)
+    return server.getsockopt(socket.IPPROTO_IP, _MTU)
+
+
+@pytest.mark.parametrize("node", ["worker1", "worker2"])
+def test_packets_as_large_as_the_uplink_takes_reach_a_pod_whose_device_takes_less_or_are_told_of(
+    steering: ServiceSite, node: str
+) -> None:
+    """An MTU of 1500 outside, and the CNI's own inside: TCP goes on both ways, and who sends datagrams is told."""
+    pod, outside = steering.pod(client_name("alice", node)).netns, steering.lab.plan.outside
+    mtu = _mtu(pod)
+    listener, datagrams = _socket(outside, socket.SOCK_STREAM), _socket(outside, socket.SOCK_DGRAM)
+    client, asking = _socket(pod, socket.SOCK_STREAM), _socket(pod, socket.SOCK_DGRAM)
+    with closing(listener), closing(datagrams), closing(client), closing(asking):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((OUTSIDE, _PORT))
+        listener.listen(1)
+        client.connect((OUTSIDE, _PORT))
+        accepted, (source, _) = listener.accept()
+        accepted.settimeout(5)
+        with closing(accepted):
+            assert source == FLOATING_IPS[0]
+            assert _transferred(client, accepted) == _BULK
+            assert _transferred(accepted, client) == _BULK
+        datagrams.bind((OUTSIDE, _PORT))
+        asking.connect((OUTSIDE, _PORT))
+        asking.send(b"here")
+        datagrams.connect(datagrams.recvfrom(64)[1])
+        datagrams.setsockopt(socket.IPPROTO_IP, _MTU_DISCOVER, _MTU_DO)
+        assert _learned(datagrams, mtu) == mtu
+        datagrams.send(bytes(mtu - 28))
+        while len(asking.recv(2000)) != mtu - 28:
+            pass
 
 
 def test_a_gateway_node_that_dies_is_made_up_for(steering: ServiceSite, tmp_path: Path) -> None:
