@@ -52,6 +52,8 @@ static inline void learn_way(struct __sk_buff *skb, const struct arp *arp, const
                 hint->until_ns = 0;
                 begin_generation();
             }
+            if (!is_in_handover(floating_ip, present))
+                end_waiting(skb, arp, floating_ip);
             return;
         }
     }
@@ -63,6 +65,7 @@ static inline void learn_way(struct __sk_buff *skb, const struct arp *arp, const
     way_hints.update(&floating_ip, &learned);
     begin_generation();
     count(COUNT_WAY_LEARNED);
+    end_waiting(skb, arp, floating_ip);
 }
 
 static inline int arp_ingress(struct __sk_buff *skb)

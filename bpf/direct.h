@@ -37,6 +37,8 @@ static inline int send_direct(struct __sk_buff *skb, const struct packet *packet
     struct known_verdict *known;
     struct way *way;
     u32 generation;
+    int verdict;
+    u64 token;
     u32 mtu;
 
     if (!is_approved(flow, packet, flow->out_until_ns, now_ns))
@@ -54,9 +56,13 @@ static inline int send_direct(struct __sk_buff *skb, const struct packet *packet
     mtu = way_mtu(skb, way, settings);
     if (is_too_big(skb, packet, mtu))
         return TC_ACT_UNSPEC;
-    keep_way(skb, packet, floating_ip, way, mtu, generation, now_ns);
+    token = is_in_handover(floating_ip, way) ? way->token : 0;
+    if (!token)
+        keep_way(skb, packet, floating_ip, way, mtu, generation, now_ns);
     if (pass_on(skb, packet, key, flow, now_ns) < 0)
         return drop(skb, DROP_MALFORMED, floating_ip);
+    if (token && (verdict = wait_for_successor(skb, floating_ip, token)) != TC_ACT_UNSPEC)
+        return verdict;
     if (way->kind != WAY_TUNNEL)
         return send_to_holder(skb, floating_ip, way, settings);
     count(COUNT_STEERED);

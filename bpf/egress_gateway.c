@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
-/* The datapath. Six programs:
+/* The datapath. Seven programs:
  *   pod_ingress     tc ingress of each pod's device      direct path; marks candidates (rules F4, W3, W4, W8, W11, D1)
  *   pod_egress      tc egress of each pod's device       approves the direct path of replies (rules F1, F2)
  *   steer_egress    tc egress of egw0                    judges, translates, sends to the holder (rules E1, B1, W1)
@@ -7,6 +7,7 @@
  *                                                        tunnel, as uplink_ingress does (rule X2)
  *   uplink_ingress  tc ingress of each uplink            holder: checks and forwards (rules H1, H2); pod's node: replies
  *   uplink_egress   tc egress of each uplink             the fence (rules G2, H3)
+ *   handover_egress tc egress of egw1                    what has waited for a successor goes to it (rule R4)
  * What a program does not consume it leaves to the programs of others (TC_ACT_UNSPEC, rule W7). No other verdicts than
  * that one, TC_ACT_SHOT and TC_ACT_REDIRECT: tcx takes the rest for TC_ACT_UNSPEC.
  * BCC rewrites map accesses in one text and nowhere else, so the loader puts the headers into this one before it compiles.
@@ -40,6 +41,7 @@ static long (*redirect_neigh)(u32 ifindex, void *next_hop, int next_hop_bytes, u
 #include "error.h"
 #include "tunnel.h"
 #include "steer.h"
+#include "handover.h"
 #include "direct.h"
 #include "deliver.h"
 #include "holder.h"
@@ -200,6 +202,7 @@ int steer_egress(struct __sk_buff *skb)
     u64 now_ns;
     int verdict;
     u32 reason;
+    u64 token;
     u32 mtu;
 
     settings = config.lookup(&zero);
@@ -244,12 +247,15 @@ int steer_egress(struct __sk_buff *skb)
             return TC_ACT_SHOT;
         return to_pod(skb, settings, floating_ip);
     }
+    token = is_in_handover(floating_ip, way) ? way->token : 0;
     /* Not of what begins or ends: many conversations are over with that. */
-    if (scratch->nat.is_of_old && !is_always_asked(&scratch->packet))
+    if (!token && scratch->nat.is_of_old && !is_always_asked(&scratch->packet))
         keep_way(skb, &scratch->packet, floating_ip, way, mtu, generation, now_ns);
     reason = translate_outwards(skb, scratch);
     if (reason != DROP_NONE)
         return drop(skb, reason, floating_ip);
+    if (token && (verdict = wait_for_successor(skb, floating_ip, token)) != TC_ACT_UNSPEC)
+        return verdict;
     if (way->kind != WAY_TUNNEL)
         return send_to_holder(skb, floating_ip, way, settings);
     /* It is at the right device already. Our mark is what the fence takes the outer packet by. */
@@ -332,6 +338,8 @@ int uplink_ingress(struct __sk_buff *skb)
         return TC_ACT_UNSPEC;
     if (skb->protocol == bpf_htons(ETHERTYPE_ARP))
         return arp_ingress(skb);
+    if (skb->protocol == bpf_htons(ETHERTYPE_HANDOVER))
+        return hear_handover(skb);
     if (skb->protocol != bpf_htons(ETHERTYPE_IPV4) || skb->pkt_type != PACKET_HOST || !load_ipv4(skb, &ip))
         return TC_ACT_UNSPEC;
     settings = config.lookup(&zero);
@@ -407,4 +415,19 @@ int uplink_egress(struct __sk_buff *skb)
         return verdict;
     /* This node's own: its stack hears of it, as a pod's node does where a pod's packet is too big (rule X3). */
     return complain(skb) ? to_pod(skb, settings, ip.destination) : TC_ACT_SHOT;
+}
+
+/* Nothing leaves by this device: packets in a floating IP's name that waited, and the stack's questions for whom. */
+int handover_egress(struct __sk_buff *skb)
+{
+    struct config *settings;
+    struct ipv4 ip;
+    u32 zero = 0;
+
+    settings = config.lookup(&zero);
+    if (skb->protocol == bpf_htons(ETHERTYPE_ARP))
+        return answer_waiting(skb);
+    if (!settings || skb->protocol != bpf_htons(ETHERTYPE_IPV4) || !load_ipv4(skb, &ip))
+        return TC_ACT_SHOT;
+    return send_on(skb, ip.source, settings);
 }

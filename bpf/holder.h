@@ -3,6 +3,7 @@
 #pragma once
 
 #define ECHO_REPLY_TTL 64
+#define HANDING_ON 2 /* not held any more, and known to be so by few */
 
 /* Whose packet it is, by the port of this side: source port, ICMP id, or the port that an error of a pod quotes. */
 static inline u32 port_of_sender(struct __sk_buff *skb, const struct packet *packet, __be16 *port)
@@ -291,6 +292,8 @@ static inline int take_floating(struct __sk_buff *skb, const struct ipv4 *ip, u3
     struct packet *packet = arrived_packet();
     u32 reason;
 
+    if (!is_held && !member && by == BY_WIRE)
+        is_held = is_handing_on(floating_ip) ? HANDING_ON : 0;
     /* Sent on by its holder, for a flow of this node. */
     if (!is_held && (by == BY_ITSELF || !member))
         return drop(skb, DROP_LEASE_EXPIRED_INGRESS, floating_ip);
@@ -303,7 +306,8 @@ static inline int take_floating(struct __sk_buff *skb, const struct ipv4 *ip, u3
         return deliver(skb, packet, by, settings);
     if (packet->protocol == PROTOCOL_ICMP && packet->icmp_type == ICMP_ECHO_REQUEST &&
         packet->fragment != FRAGMENT_LATER)
-        return by != BY_WIRE ? drop(skb, DROP_UNSUPPORTED_PROTOCOL, floating_ip) : answer_echo(skb, packet, settings);
+        return by != BY_WIRE || is_held == HANDING_ON ? drop(skb, DROP_UNSUPPORTED_PROTOCOL, floating_ip)
+                                                      : answer_echo(skb, packet, settings);
     return return_to_node(skb, packet, by, settings);
 }
 

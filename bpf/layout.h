@@ -102,6 +102,24 @@ struct lease {
 };
 _Static_assert(sizeof(struct lease) == 16, "lease");
 
+/* floating IP -> the tenure that ends, or has just ended, on purpose (rule R4). Its holder's keeper writes it on its own
+ * node, the programs elsewhere, when they hear of it. */
+struct handover {
+    __u64 token;
+    __u64 since_ns; /* CLOCK_BOOTTIME */
+};
+#define HANDOVER_NS 30000000ULL    /* so long at most what pods send waits for the successor */
+#define HANDED_ON_NS 1500000000ULL /* so long the former holder hands on what still comes to it from outside */
+_Static_assert(sizeof(struct handover) == 16, "handover");
+
+/* Where packets wait for a successor (rule R4). */
+struct handover_device {
+    __u32 ifindex; /* 0: nowhere */
+    __u8 mac[MAC_BYTES];
+    __u16 _pad;
+};
+_Static_assert(sizeof(struct handover_device) == 12, "handover_device");
+
 /* MACs of members per interface -> the member's number on this node, never 0 (rules W2, H1). */
 struct member_key {
     __u32 ifindex;
@@ -395,6 +413,7 @@ enum counter {
     COUNT_DIRECT_OUT,
     COUNT_DIRECT_BACK,
     COUNT_ERRORS_MADE,
+    COUNT_WAITED,
     COUNTERS,
 };
 

@@ -16,6 +16,8 @@ BPF_TABLE("lru_hash", __be32, struct way_hint, way_hints, SIZED);
 BPF_TABLE("array", u32, u64, agent_beat, 1);
 BPF_TABLE("hash", __be32, struct floating_ip, floating_ips, SIZED);
 BPF_TABLE("hash", __be32, struct lease, lease_deadlines, SIZED);
+BPF_TABLE("lru_hash", __be32, struct handover, handovers, SIZED);
+BPF_TABLE("array", u32, struct handover_device, handover_device, 1);
 BPF_TABLE("hash", struct member_key, u32, members, 16384);
 BPF_TABLE("hash", __be32, u32, tunnel_members, 16384);
 BPF_F_TABLE("hash", __be32, struct own_blocks, own_blocks, SIZED, BPF_F_NO_PREALLOC);

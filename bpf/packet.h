@@ -6,6 +6,7 @@
 #define ETHERTYPE_ARP 0x0806
 #define ETHERTYPE_VLAN 0x8100
 #define ETHERTYPE_QINQ 0x88a8
+#define ETHERTYPE_HANDOVER 0x88b5 /* local experimental (IEEE 802) */
 #define ETHERNET_BYTES 14
 #define VLAN_BYTES 4
 #define VLAN_ID_BITS 0x0fff
@@ -73,6 +74,22 @@ struct arp {
     __u8 target_mac[MAC_BYTES];
     __be32 target_ip;
 } __attribute__((packed));
+
+/* Behind the Ethernet header (rule R4). */
+struct handover_notice {
+    __be32 magic;
+    __be32 floating_ip;
+    __be32 token_high;
+    __be32 token_low;
+} __attribute__((packed));
+#define HANDOVER_MAGIC 0x45474831
+
+/* The kernel's struct bpf_redir_neigh, which BCC's headers may not have. */
+struct next_neighbour {
+    __u32 family;
+    __be32 address;
+    __u32 rest[3];
+};
 #define ARP_REQUEST 1
 #define ARP_REPLY 2
 

@@ -112,6 +112,17 @@ static inline u32 sender_number(struct __sk_buff *skb)
     return number ? *number : 0;
 }
 
+/* Whether this node was the holder until a moment ago, and has let go on purpose: what still comes for the address, from
+ * who has not heard of the successor, goes on to the nodes of its blocks as before (rule R4). Nothing is sent in its name. */
+static inline int is_handing_on(__be32 floating_ip)
+{
+    struct handover *handover = handovers.lookup(&floating_ip);
+    u64 *token = trusts.lookup(&floating_ip);
+
+    return handover && token && handover->token == *token &&
+           bpf_ktime_get_boot_ns() < handover->since_ns + HANDED_ON_NS;
+}
+
 /* Whether the rows of blocks are vouched for under the present tenure of the lease: those of a former one may be old, and
  * the agent late, or dead (rule R3). */
 static inline int is_trusted(__be32 floating_ip)
@@ -119,7 +130,9 @@ static inline int is_trusted(__be32 floating_ip)
     struct lease *lease = lease_deadlines.lookup(&floating_ip);
     u64 *token = trusts.lookup(&floating_ip);
 
-    return lease && token && lease->token == *token;
+    if (!lease)
+        return is_handing_on(floating_ip);
+    return token && lease->token == *token;
 }
 
 /* The tenure that they are vouched for under; 0: none. */

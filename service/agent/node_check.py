@@ -11,6 +11,7 @@ from pathlib import Path
 from service.model.errors import OperatorError, TransientError
 from service.network import inspection, tcx
 from service.network.capability import check_node
+from service.network.handover_device import HANDOVER_DEVICES
 from service.network.hook import DIRECTIONS
 from service.network.inspection import Finding
 from service.network.link import Interface, choose_uplinks
@@ -53,7 +54,8 @@ async def _network(netlink: Netlink, settings: Settings, *, is_fresh: bool) -> A
     interfaces = await netlink.interfaces()
     routed = own.uplinks or await netlink.default_route_interfaces()
     uplinks = choose_uplinks(interfaces, named=own.uplinks, routed=routed, bind_address=settings.bind_address)
-    pods = [interface for interface in interfaces if interface.kind == "veth" and interface.up]
+    veths = [interface for interface in interfaces if interface.kind == "veth" and interface.up]
+    pods = [veth for veth in veths if veth.name not in HANDOVER_DEVICES]
     yield inspection.judge_cni((each.name for each in interfaces), is_tried=own.unsupported_cni == "try")
     yield inspection.judge_uplinks(uplinks)
     yield inspection.judge_mtu(uplinks, pods, own.transport)

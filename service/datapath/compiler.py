@@ -16,7 +16,15 @@ from typing import Any
 from service.datapath.bpf_map import map_info
 from service.datapath.compiled import Compiled, MapSpec, Program
 
-PROGRAMS = ("pod_ingress", "pod_egress", "steer_egress", "steer_ingress", "uplink_ingress", "uplink_egress")
+PROGRAMS = (
+    "pod_ingress",
+    "pod_egress",
+    "steer_egress",
+    "steer_ingress",
+    "uplink_ingress",
+    "uplink_egress",
+    "handover_egress",
+)
 _OWN_HEADER = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 

@@ -44,6 +44,8 @@ class MapName:
     AGENT_BEAT = "agent_beat"
     FLOATING_IPS = "floating_ips"
     LEASE_DEADLINES = "lease_deadlines"
+    HANDOVERS = "handovers"
+    HANDOVER_DEVICE = "handover_device"
     MEMBERS = "members"
     OWN_BLOCKS = "own_blocks"
     BLOCKS = "blocks"
@@ -98,6 +100,8 @@ MAP_SHAPES = {
     MapName.AGENT_BEAT: MapShape(_ARRAY, 4, 8),
     MapName.FLOATING_IPS: MapShape(_HASH, 4, 12),
     MapName.LEASE_DEADLINES: MapShape(_HASH, 4, 16),
+    MapName.HANDOVERS: MapShape(_LRU_HASH, 4, 16),
+    MapName.HANDOVER_DEVICE: MapShape(_ARRAY, 4, 12),
     MapName.MEMBERS: MapShape(_HASH, 12, 4),
     MapName.OWN_BLOCKS: MapShape(_HASH, 4, 128),
     MapName.BLOCKS: MapShape(_HASH, 8, 32),
@@ -190,6 +194,7 @@ COUNTER_NAMES = (
     "direct_out",
     "direct_back",
     "errors_made",
+    "waited",
 )
 """In the order of `enum counter`."""
 

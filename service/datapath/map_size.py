@@ -70,6 +70,7 @@ def sizes(flows: FlowRoom, rows: RowRoom) -> dict[str, int]:
         MapName.WAY_HINTS,
         MapName.FLOATING_IPS,
         MapName.LEASE_DEADLINES,
+        MapName.HANDOVERS,
         MapName.OWN_BLOCKS,
         MapName.TRUSTS,
     )

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -21,23 +20,24 @@ from service.datapath.block_maps import BlockMaps
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.flow_room import FlowRoom
 from service.datapath.flow_table import FlowTable
+from service.datapath.handover import HandoverDevice
 from service.datapath.hook_book import HookBook, Newcomers
-from service.datapath.layout import COUNTER_NAMES, ClusterFlag, MapName, SelectedState
+from service.datapath.inheritance import Inheritance, read_inheritance
+from service.datapath.layout import COUNTER_NAMES, MapName
 from service.datapath.loader import LoadedDatapath
 from service.datapath.map_size import KeptSize, RowRoom
 from service.datapath.planter import Planter
-from service.datapath.steering import NOTHING
 from service.datapath.worker_pool import WorkerPool
 from service.host import identity
 from service.host.clock import boot_ns
 from service.model.drop import DropReason
 from service.model.errors import TransientError
-from service.model.objects import NO_TIMEOUTS
 from service.network.attachment import Attachments
 from service.network.capability import check_node
 from service.network.connection_life import ConnectionLives
 from service.network.conntrack import Conntrack
 from service.network.destinations import Destinations
+from service.network.handover_device import HANDOVER_DEVICES
 from service.network.hook import Attachment
 from service.network.link import Interface, choose_uplinks
 from service.network.link_monitor import LinkMonitor
@@ -45,7 +45,6 @@ from service.network.netlink import Netlink, Pause
 from service.network.nftables import Nftables, NftConfig
 from service.network.sysctl import Sysctl
 from service.network.tcx import TcxLinks
-from service.policy.rule_set import RuleSet
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -73,25 +72,6 @@ _AWAITED_MAPS = (MapName.SELECTED, MapName.RULES, MapName.FLOATING_IPS)
 _REASONS = {reason.value: reason.name.lower() for reason in DropReason}
 
 
-@dataclass(frozen=True, slots=True)
-class Inheritance:
-    """State that outlived a former agent of this node and must not be interrupted."""
-
-    steered: dict[IPv4Address, RuleSet]
-    """Local pods that are steered, with the rules they are steered by."""
-    devices: dict[IPv4Address, int]
-    """The devices they were behind."""
-    ways: Rows
-    """Where floating IPs were."""
-    rule_sets: tuple[RuleSet, ...]
-    exempt: tuple[IPv4Address, ...] = ()
-    """Single addresses that were never steered: other nodes', above all."""
-
-
-def _is_host(network: IPv4Network, flag: int) -> bool:
-    return flag == ClusterFlag.NODE and network.prefixlen == network.max_prefixlen
-
-
 class NodeDatapath:
     """Async context manager: entering loads and attaches everything, leaving only closes descriptors."""
 
@@ -108,6 +88,10 @@ class NodeDatapath:
         self._egw_ifindex = 0
         self._fenced: set[int] = set()
         """Indexes of uplinks that have our programs."""
+        self._were_uplinks: dict[int, str] = {}
+        """Devices that have the fence. One that loses its address for a while keeps it: it is no pod's device."""
+        self._attaching = asyncio.Lock()
+        """Which program a device gets is decided and done in one go: two tasks once gave an uplink a pod's program."""
         self._waiting: frozenset[int] = frozenset()
         self._newcomers = Newcomers()
         self.hooks = HookBook()
@@ -115,6 +99,7 @@ class NodeDatapath:
         self._has_netfilter = self._keeps_out_pods = self._is_netfilter_lost = False
         self._sysctl = _sysctl(settings)
         self.netlink = Netlink(sysctl=self._sysctl, attachments=_attachments(settings))
+        self._handover = HandoverDevice(self.hooks)
         self.nftables = Nftables()
         self.conntrack = Conntrack(connection_mark=settings.datapath.connection_mark)
         self.planter = Planter(self.conntrack)
@@ -170,7 +155,8 @@ class NodeDatapath:
 
     def troubles(self) -> list[str]:
         """What a disk keeps from being noted, and which maps are not as large as they should be; for status."""
-        return [told for told in (self._sysctl.trouble, map_size.trouble(self._kept_sizes)) if told]
+        told = (self._sysctl.trouble, map_size.trouble(self._kept_sizes), self._handover.trouble)
+        return [one for one in told if one]
 
     @property
     def uplinks(self) -> tuple[LocalUplink, ...]:
@@ -187,37 +173,9 @@ class NodeDatapath:
         """Of the steering device; another one after somebody has deleted it and `repair` has made it anew."""
         return self._egw_ifindex
 
-    def inherited(self) -> "Inheritance":
+    def inherited(self) -> Inheritance:
         """What the pinned maps of a former agent contain. Blocking: for the start only."""
-        entries: dict[int, list[tuple[IPv4Network, IPv4Address | None]]] = {}
-        for key, value in self._loaded.map(MapName.RULES).items().items():
-            rule_set, network = layout.parse_rule_key(key)
-            entries.setdefault(rule_set, []).append((network, layout.parse_rule_value(value)))
-        limits = {
-            int.from_bytes(key, "little"): layout.parse_limits(value).timeouts
-            for key, value in self._loaded.map(MapName.LIMITS).items().items()
-        }
-        rule_sets = {
-            identity: RuleSet(identity, tuple(sorted(rows)), limits.get(identity, NO_TIMEOUTS))
-            for identity, rows in entries.items()
-        }
-        steered, devices, known = {}, {}, rule_sets | {NOTHING.id: NOTHING}  # That of pods that have left.
-        for key, value in self._loaded.map(MapName.SELECTED).items().items():
-            pod_ip, ifindex, rule_set, state = layout.parse_selected(key, value)
-            if ifindex == 0 and state == SelectedState.STEER and rule_set in known:
-                steered[pod_ip] = known[rule_set]
-            elif ifindex:
-                devices[pod_ip] = ifindex
-        ways = self._loaded.map(MapName.WAYS).items()
-        # Where an address went while there was no agent is known by a hint alone.
-        beat = self._loaded.map(MapName.AGENT_BEAT).lookup(bytes(4))
-        for key, hint in self._loaded.map(MapName.WAY_HINTS).items().items():
-            way = layout.way_under_hint(ways.get(key), hint, beat)
-            ways |= {key: way} if way is not None else {}
-        cluster = [layout.parse_cluster(*row) for row in self._loaded.map(MapName.CLUSTER).items().items()]
-        # No networks: releases that took whole subnets of nodes for in-cluster have left those.
-        exempt = tuple(network[0] for network, flag in cluster if _is_host(network, flag))
-        return Inheritance(steered, devices, ways, tuple(rule_sets.values()), exempt)
+        return read_inheritance(self._loaded)
 
     async def refresh_uplinks(self) -> bool:
         """Read the uplinks again, and attach to those that have not our programs yet: `uplinks` are those that have.
@@ -225,13 +183,14 @@ class NodeDatapath:
         An uplink without the fence is none. False where one could not be attached to: call again. Raises TransientError
         where links cannot be read; nothing has changed then.
         """
-        found = await self._read_uplinks()
-        self._fenced &= {uplink.ifindex for uplink in found}
-        for uplink in found:
-            if uplink.ifindex not in self._fenced:
-                await self._attach_uplink(uplink)
-        self._uplinks = tuple(uplink for uplink in found if uplink.ifindex in self._fenced)
-        return len(self._uplinks) == len(found)
+        async with self._attaching:
+            found = await self._read_uplinks()
+            self._fenced &= {uplink.ifindex for uplink in found}
+            for uplink in found:
+                if uplink.ifindex not in self._fenced:
+                    await self._attach_uplink(uplink)
+            self._uplinks = tuple(uplink for uplink in found if uplink.ifindex in self._fenced)
+            return len(self._uplinks) == len(found)
 
     async def _read_uplinks(self) -> tuple[LocalUplink, ...]:
         named, bind_address = self._settings.datapath.uplinks, self._settings.bind_address
@@ -242,6 +201,8 @@ class NodeDatapath:
         self.gateways = await self.netlink.default_gateways()
         chosen = choose_uplinks(interfaces, named=named, routed=routed, bind_address=bind_address)
         uplinks = tuple(map(_local_uplink, chosen))
+        names = {interface.index: interface.name for interface in interfaces}
+        self._were_uplinks = {one: name for one, name in self._were_uplinks.items() if names.get(one) == name}
         veths = (interface.index for interface in interfaces if interface.kind == "veth")
         self.hooks.keep({*veths, *(uplink.ifindex for uplink in uplinks), self._egw_ifindex})
         return uplinks
@@ -258,6 +219,7 @@ class NodeDatapath:
             self.hooks.refuse(uplink.ifindex, uplink.name, str(error))
             _log.warning("%s: cannot attach yet: %s", uplink.name, error)
         else:
+            self._were_uplinks[uplink.ifindex] = uplink.name
             self._fenced.add(uplink.ifindex)
             self.hooks.attached(uplink.ifindex, uplink.name, kind)
 
@@ -271,16 +233,18 @@ class NodeDatapath:
 
         Without tcx, a new one is left to its CNI for a while (`Newcomers`), unless its index is among the `occupied`.
         """
-        exclude = [uplink.name for uplink in self._uplinks] + [STEERING_DEVICE]
-        devices = {interface.index: interface.name for interface in await self.netlink.veth_devices(exclude)}
-        for index in self._attached.keys() - devices.keys():
-            del self._attached[index]
-        ready = set(devices) if self.netlink.has_tcx else self._settled(devices, occupied)
-        for index, name in devices.items():
-            if index in ready and self._attached.get(index) != name:
-                await self._attach_pod_device(index, name)
-        self._waiting = frozenset(devices.keys() - self._attached.keys())
-        await self._choose_direct()
+        async with self._attaching:
+            exclude = [uplink.name for uplink in self._uplinks] + [STEERING_DEVICE, *HANDOVER_DEVICES]
+            found = await self.netlink.veth_devices(exclude)
+            devices = {one.index: one.name for one in found if one.index not in self._were_uplinks}
+            for index in self._attached.keys() - devices.keys():
+                del self._attached[index]
+            ready = set(devices) if self.netlink.has_tcx else self._settled(devices, occupied)
+            for index, name in devices.items():
+                if index in ready and self._attached.get(index) != name:
+                    await self._attach_pod_device(index, name)
+            self._waiting = frozenset(devices.keys() - self._attached.keys())
+            await self._choose_direct()
 
     def _settled(self, devices: Collection[int], occupied: Collection[int]) -> set[int]:
         return self._newcomers.settled(devices, occupied, now=asyncio.get_running_loop().time())
@@ -312,7 +276,8 @@ class NodeDatapath:
 
     def pod_devices(self, pod_ips: Iterable[IPv4Address], pause: Pause) -> AsyncGenerator[dict[IPv4Address, int]]:
         """Which device each local pod is behind, as `Netlink.pod_devices` finds them."""
-        return self.netlink.pod_devices(pod_ips, [uplink.name for uplink in self._uplinks], pause=pause)
+        foreign = [*(uplink.name for uplink in self._uplinks), *HANDOVER_DEVICES]
+        return self.netlink.pod_devices(pod_ips, foreign, pause=pause)
 
     def write(self, content: Mapping[str, Rows]) -> None:
         """Wish for these maps to contain exactly these rows."""
@@ -343,9 +308,10 @@ class NodeDatapath:
         settings = self._settings
         await self.nftables.check_marks(settings.datapath.mark, settings.datapath.connection_mark)
         await self.netlink.check_mark(table=settings.datapath.route_table, mark=settings.datapath.mark)
-        await self._ensure_steering_device()
+        await self._ensure_devices()
 
-    async def _ensure_steering_device(self) -> None:
+    async def _ensure_devices(self) -> None:
+        await self._handover.ensure(self.netlink, self._loaded)
         settings = self._settings
         mark = settings.datapath.mark
         device = await self.netlink.ensure_steering_device(
@@ -375,12 +341,13 @@ class NodeDatapath:
         True where the netfilter table is gone, until `set_netfilter` has written it. `egw_ifindex` may be another, and
         an uplink that could not be attached to again is none until `refresh_uplinks`.
         """
-        await self._try("the steering device", self._ensure_steering_device())
-        for uplink in self._uplinks:
-            await self._try(uplink.name, self._repair_uplink(uplink))
-        self._uplinks = tuple(uplink for uplink in self._uplinks if uplink.ifindex in self._fenced)
-        for index, name in tuple(self._attached.items()):
-            await self._try(name, self._check_pod_device(index, name))
+        await self._try("the steering device", self._ensure_devices())
+        async with self._attaching:
+            for uplink in self._uplinks:
+                await self._try(uplink.name, self._repair_uplink(uplink))
+            self._uplinks = tuple(uplink for uplink in self._uplinks if uplink.ifindex in self._fenced)
+            for index, name in tuple(self._attached.items()):
+                await self._try(name, self._check_pod_device(index, name))
         await self._try("pins", self.netlink.sweep_attachments())
         await self._try("netfilter", self._check_netfilter())
         return self._is_netfilter_lost
@@ -489,5 +456,6 @@ async def uninstall(settings: Settings) -> None:
             if interface.name != STEERING_DEVICE:
                 await netlink.detach(interface.index, "egress")
                 await netlink.detach(interface.index, "ingress")
+        await netlink.remove_handover_device()
         await netlink.clear_attachments()
     await asyncio.to_thread(loader.unpin, settings.datapath.bpf_dir)

@@ -2,13 +2,14 @@
 
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from service.host import identity
 from service.keeper.duty import AgentDuty
 from service.keeper.fence import Fence
+from service.keeper.handover import TellingHolder
 from service.lease.codec import is_floating_ip
-from service.lease.holder import DesiredClaim, HeldKey, Holder
+from service.lease.holder import CloseFence, DesiredClaim, HeldKey, Holder
 from service.model.errors import InvariantError
 from service.model.keeper_message import Heartbeat
 from service.model.lease import Electorate
@@ -41,7 +42,9 @@ class HolderClaims:
         send: Callable[[Address, bytes], None],
         handle: Callable[[object], None],
         clock: Callable[[], int],
+        tell: Callable[[Collection[CloseFence]], None] = lambda ending: None,
     ) -> None:
+        """`tell` gets what is given up on purpose, before its fence is closed (rule R4)."""
         self._holder = holder
         self._duty = duty
         self._fence = fence
@@ -55,7 +58,7 @@ class HolderClaims:
         self._malformed: tuple[str, ...] = ()
         """What the agent claims and is no floating IP."""
         self._is_mute = False
-        self.pump = MachinePump(holder, clock=clock, send=self._say, handle=self._execute)
+        self.pump = MachinePump(TellingHolder(holder, tell), clock=clock, send=self._say, handle=self._execute)
 
     def adopt(self) -> None:
         """S8: what an earlier keeper of this boot opened and is not over goes on; everything else is closed first."""

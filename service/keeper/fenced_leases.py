@@ -6,27 +6,46 @@ after CloseFence, and this closes the fence before it returns.
 
 import logging
 from collections.abc import Callable, Collection
+from functools import partial
 from ipaddress import IPv4Address
 
 from service.keeper.fence import Fence
 from service.lease.holder import CloseFence, OpenFence
 from service.model.errors import InvariantError, OperatorError, TransientError
 from service.model.keeper_message import Uplink
+from service.model.lease import Token
 from service.network.arp import gratuitous_arp_frames
 
 _log = logging.getLogger(__name__)
 
 
+_READY_S, _READY_TRIES = 0.001, 10
+"""How often, and how many times, it is asked whether a handed over address is ready to be announced."""
+
+
 class FirstAnnouncement:
     """S4: the first gratuitous ARP of a lease, by the keeper itself; the agent repeats it."""
 
-    def __init__(self, *, uplink: Callable[[str], Uplink | None], send_frame: Callable[[int, bytes], None]) -> None:
-        """`uplink`: where the agent would announce an address now; `send_frame`: interface index and frame."""
+    def __init__(
+        self,
+        *,
+        uplink: Callable[[str], Uplink | None],
+        send_frame: Callable[[int, bytes], None],
+        is_awaited: Callable[[IPv4Address, Token], bool] = lambda address, token: False,
+        later: Callable[[float, Callable[[], None]], object] = lambda delay_s, call: call(),
+    ) -> None:
+        """`uplink`: where the agent would announce an address now; `send_frame`: interface index and frame;
+        `is_awaited`: the former holder still serves, and this node is not ready (rule R4); `later`: call in seconds."""
         self._uplink = uplink
         self._send_frame = send_frame
+        self._is_awaited = is_awaited
+        self._later = later
 
-    def announce(self, address: IPv4Address) -> None:
-        """Send both forms. What cannot be sent is logged: the lease is held all the same."""
+    def announce(self, address: IPv4Address, token: Token, tries: int = _READY_TRIES) -> None:
+        """Send both forms, once this node is ready. What cannot be sent is logged: the lease is held all the same."""
+        if tries and self._is_awaited(address, token):
+            self._later(_READY_S, partial(self.announce, address, token, tries - 1))
+            return
         uplink = self._uplink(str(address))
         if uplink is None:
             return
@@ -40,15 +59,16 @@ class FirstAnnouncement:
 class FencedLeases:
     """The fence as the holder's outputs open and close it.
 
-    `opened` is called with an address whose lease is new, its fence being open; `changed` when a lease was acquired or
-    lost, for the report; `refused` with a key whose fence cannot be opened, or not for longer: it is to be given up.
+    `opened` is called with an address whose lease is new, and its token, its fence being open; `changed` when a lease
+    was acquired or lost, for the report; `refused` with a key whose fence cannot be opened, or not for longer: it is to
+    be given up.
     """
 
     def __init__(
         self,
         fence: Fence,
         *,
-        opened: Callable[[IPv4Address], None],
+        opened: Callable[[IPv4Address, Token], None],
         changed: Callable[[], None],
         refused: Callable[[str, str], None],
     ) -> None:
@@ -79,7 +99,7 @@ class FencedLeases:
             return
         self._deadlines[output.key] = output.deadline_ns
         if output.first:
-            self._opened(address)
+            self._opened(address, output.token)
             _log.info("holding %s with token %s", address, ".".join(map(str, output.token)))
             self._changed()
 

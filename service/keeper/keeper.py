@@ -7,6 +7,7 @@ deadline passes, because the kernel compares it on every packet.
 This module only wires; what is decided stands in the modules beside it.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -29,6 +30,7 @@ from service.keeper.ending import Endings
 from service.keeper.farewell import Farewell
 from service.keeper.fence import Fence, PinnedFence
 from service.keeper.fenced_leases import FencedLeases, FirstAnnouncement
+from service.keeper.handover import Handovers
 from service.keeper.majority import MajorityWatch
 from service.keeper.other_elector import OtherElector
 from service.keeper.promise_file import PromiseFile
@@ -134,11 +136,15 @@ class Keeper:
         settings, now_ns = self._settings, self._boot_clock()
         self._arp = ArpSender()
         self._duty = AgentDuty(grace_ns=settings.lease.agent_grace_ms * 1_000_000, now_ns=now_ns)
-        announcement = FirstAnnouncement(uplink=self._duty.uplink, send_frame=self._arp.send)
+        uplink, send_frame = self._duty.uplink, self._arp.send
+        handovers = Handovers(settings.datapath.bpf_dir, uplink=uplink, send_frame=send_frame, clock=self._boot_clock)
+        announcement = FirstAnnouncement(
+            uplink=uplink, send_frame=send_frame, is_awaited=handovers.is_awaited, later=self._later
+        )
         self._fenced = FencedLeases(
             fence,
             # Neither may keep the holder from what it wants next: the fence of another key, or a release.
-            opened=lambda address: self._tasks.attempt("announce", partial(announcement.announce, address)),
+            opened=lambda *lease: self._tasks.attempt("announce", partial(announcement.announce, *lease)),
             changed=self._try_to_report,
             refused=lambda key, reason: self._claims.refuse(key, reason),
         )
@@ -151,8 +157,17 @@ class Keeper:
         )
         holder = new_holder(settings, electorate, start_id=start_id, now_ns=now_ns)
         self._claims = HolderClaims(
-            holder, duty=self._duty, fence=fence, send=send, handle=self._endings.handle, clock=self._boot_clock
+            holder,
+            duty=self._duty,
+            fence=fence,
+            send=send,
+            handle=self._endings.handle,
+            clock=self._boot_clock,
+            tell=handovers.tell,
         )
+
+    def _later(self, delay_s: float, call: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_later(delay_s, partial(self._tasks.attempt, "announce", call))
 
     async def enter(self, stack: AsyncExitStack) -> None:
         """Go on with what is held, then open what others send to. Left in reverse: farewell first, sockets after."""

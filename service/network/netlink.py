@@ -17,6 +17,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from service.model.errors import InvariantError, OperatorError, TransientError
 from service.network.attachment import Attachments
+from service.network.handover_device import ensure_handover_device, remove_handover_device
 from service.network.hook import Attachment, Direction, HookKind
 from service.network.link import Interface, read_default_gateways, read_default_route_interfaces, read_interfaces
 from service.network.pod_device import locate_pods
@@ -128,6 +129,14 @@ class Netlink:
         """Rules first, then the table, then the device (G8), then the sysctls as they were."""
         await self._call(remove_steering_device, name=name, table=table, mark=mark)
         await self._in_thread(self._sysctl.restore)
+
+    async def ensure_handover_device(self) -> Interface:
+        """The device at which packets wait for a successor (rule R4). Idempotent."""
+        return await self._call(ensure_handover_device, self._sysctl)
+
+    async def remove_handover_device(self) -> None:
+        """Fine where there is none."""
+        await self._call(remove_handover_device)
 
     async def check_mark(self, *, table: int, mark: int) -> None:
         """Raise OperatorError naming the ip rules of others that look at our mark bit (W6)."""

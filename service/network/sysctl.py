@@ -56,9 +56,9 @@ class Sysctl:
             ) from error
 
     def _is_of_gone_device(self, path: Path) -> bool:
-        # Where there is no `all` either, it is the folder that is the wrong one.
-        conf = path.parent.parent
-        return conf.name == "conf" and not path.parent.exists() and (conf / "all").exists()
+        # Where there is no `default` either, it is the folder that is the wrong one.
+        devices = path.parent.parent
+        return devices.name in ("conf", "neigh") and not path.parent.exists() and (devices / "default").exists()
 
     def restore(self) -> None:
         """Put back what was changed and is still as it was changed to, and forget it. A key that is gone is skipped."""

@@ -4,7 +4,7 @@ import socket
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from service.datapath.node_datapath import Inheritance
+from service.datapath.inheritance import Inheritance
 from service.gateway.row import MemberMetadata
 from service.model.assignment import Assignment
 from service.model.gateway_node import GatewayNode, NodeRole, NodeState, Segment

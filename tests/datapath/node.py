@@ -16,6 +16,7 @@ from typing import Any
 from service.datapath import flow_row, layout
 from service.datapath.bpf_map import BpfMap
 from service.datapath.flow_row import FlowRow
+from service.datapath.handover_row import handover_value
 from service.datapath.layout import BlockKind, ClusterFlag, Limits, MapName, SelectedState, WayKind
 from service.datapath.loader import LoadedDatapath
 from service.model.drop import DropReason
@@ -225,6 +226,15 @@ class Node:
     def trust(self, address: IPv4Address = FLOATING_IP, token: int = TOKEN) -> None:
         """The agent vouches for the rows of blocks under that tenure of the lease."""
         self.map(MapName.TRUSTS).update(address.packed, struct.pack("=Q", token))
+
+    def release(self, address: IPv4Address = FLOATING_IP) -> None:
+        """The keeper closes the fence before the lease is over."""
+        self.map(MapName.LEASE_DEADLINES).delete(address.packed)
+
+    def hand_over(self, address: IPv4Address = FLOATING_IP, *, token: int = TOKEN, age_s: float = 0.0) -> None:
+        """Its holder has said so long ago that it lets go on purpose; before 0: it will."""
+        value = handover_value(token, boot_ns() - int(age_s * SECOND_NS))
+        self.map(MapName.HANDOVERS).update(address.packed, value)
 
     def end_lease(self, address: IPv4Address = FLOATING_IP) -> None:
         self.hold(address, for_s=-1e-6)
@@ -475,6 +485,7 @@ _ARRAYS = (
     MapName.FLOW_SETTINGS,
     MapName.BLOCK_MEMORY,
     MapName.PROBE_TARGET,
+    MapName.HANDOVER_DEVICE,
 )
 FLOW_MAPS = (MapName.FLOWS_OPEN, MapName.FLOWS_YOUNG, MapName.FLOWS_DATAGRAM)
 MIRROR_MAPS = (MapName.MIRRORS_OPEN, MapName.MIRRORS_YOUNG, MapName.MIRRORS_DATAGRAM)

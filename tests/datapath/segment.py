@@ -17,12 +17,18 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
+from pyroute2 import IPRoute
+
 from service.datapath import layout
+from service.datapath.handover_row import handover_device_value
 from service.datapath.layout import BlockKind, ClusterFlag, MapName, WayKind
 from service.datapath.loader import load_datapath
 from service.network import bpf_call
 from service.network.destinations import Destinations
+from service.network.handover_device import HANDOVER_DEVICE, ensure_handover_device
+from service.network.link import Interface
 from service.network.nftables import Carried, NftConfig, ruleset
+from service.network.sysctl import Sysctl
 from tests.datapath.node import (
     FLOATING_IP,
     MARK,
@@ -247,6 +253,11 @@ def _steer(place: Place, device: Device) -> None:
         place.command(command)
 
 
+def _make_handover_device() -> Interface:
+    with IPRoute() as ipr:
+        return ensure_handover_device(ipr, Sysctl())
+
+
 FIREWALL = f"""
 table ip firewall {{
   counter asked {{ }}
@@ -308,6 +319,7 @@ ATTACHED = {
     "steer_ingress": ("egw0", "ingress"),
     "uplink_ingress": ("eth0", "ingress"),
     "uplink_egress": ("eth0", "egress"),
+    "handover_egress": (HANDOVER_DEVICE, "egress"),
 }
 
 
@@ -353,8 +365,10 @@ def build(bpffs: Path, run: Path, *, is_split: bool = False) -> Iterator[Segment
             subprocess.run(["ip", "netns", "add", place.name], check=True, timeout=20)
             stack.callback(subprocess.run, ["ip", "netns", "del", place.name], check=True, timeout=20)
         _wire(places, is_split=is_split)
+        waiting = {}
         for name in MEMBERS:
             _steer(places[name], egw(name))
+            waiting[name] = places[name].call(_make_handover_device)
         _filter(places["a"])
         _watch(places["switch"])
         nodes = {}
@@ -364,6 +378,9 @@ def build(bpffs: Path, run: Path, *, is_split: bool = False) -> Iterator[Segment
             mine = tuple(program for program in ATTACHED if name == "a" or not program.startswith("pod_"))
             _attach(places[name], loaded.programs, bpffs, mine)
         _fill(nodes, is_split=is_split)
+        for name, node in nodes.items():
+            row = handover_device_value(waiting[name].index, waiting[name].mac)
+            node.map(MapName.HANDOVER_DEVICE).update(bytes(4), row)
         segment = Segment(places, nodes, is_split)
         segment.use(tunnel=is_split)
         segment.hold("b")

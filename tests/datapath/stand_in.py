@@ -11,8 +11,9 @@ from service.datapath.block_maps import BlockMaps
 from service.datapath.bpf_map import BpfMap, MapInfo
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.flow_table import FlowTable
+from service.datapath.inheritance import Inheritance
 from service.datapath.layout import MAP_SHAPES
-from service.datapath.node_datapath import Inheritance, NodeDatapath
+from service.datapath.node_datapath import NodeDatapath
 from service.datapath.planter import Planter
 from service.datapath.reconciler import Reconciler
 from service.datapath.worker_pool import FULL, Wishes, WorkerPool

@@ -70,6 +70,8 @@ MAP_STRUCTS: dict[str, tuple[str | int, str | int]] = {
     MapName.AGENT_BEAT: (4, 8),
     MapName.FLOATING_IPS: (4, "floating_ip"),
     MapName.LEASE_DEADLINES: (4, "lease"),
+    MapName.HANDOVERS: (4, "handover"),
+    MapName.HANDOVER_DEVICE: (4, "handover_device"),
     MapName.MEMBERS: ("member_key", 4),
     MapName.FLOW_SETTINGS: (4, "flow_settings"),
     MapName.LIMITS: (8, "limits"),

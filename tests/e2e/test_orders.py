@@ -1,5 +1,7 @@
 """What operators do on purpose: addresses move without anybody noticing, and every order ends and says how."""
 
+import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from tests.e2e.site import FLOATING_IPS, Site, gateway
 pytestmark = [pytest.mark.root, pytest.mark.bpf, pytest.mark.e2e, pytest.mark.timeout(240)]
 
 FIRST = FLOATING_IPS[0]
+_BACK_S = 0.3
+"""For the answers to what waited."""
 
 
 def order(site: Site, *words: str, member: str = "controller1") -> tuple[int, str]:
@@ -101,6 +105,26 @@ def test_o4_an_address_is_moved_to_the_node_that_is_named_and_from_there_to_the_
     assert status == 0
     assert site.holder(FIRST) != target
     assert order(site, "move", "192.168.1.199")[0] == 2
+
+
+def test_r4_a_move_on_purpose_loses_no_packet_of_a_pod_wherever_it_is(site: Site) -> None:
+    """On the former holder, on the next one, and on neither. A machine that stands still for longer than packets wait
+    loses some all the same: of four moves one has to lose none."""
+    nodes = [node.name for node in site.lab.plan.nodes]
+    pods = {pod.node: pod.full_name for pod in site.lab.plan.pods if pod.namespace == "alice"}
+    lost: list[dict[str, int]] = []
+    while len(lost) < 4 and not (lost and not any(lost[-1].values())):
+        site.wait_whole()
+        target = next(name for name in nodes if name != site.holder(FIRST))
+        with contextlib.ExitStack() as stack:
+            streams = {name: stack.enter_context(site.stream(pods[name], interval_ms=2)) for name in nodes}
+            status, said = order(site, "move", FIRST, target)
+            assert status == 0, said
+            time.sleep(_BACK_S)
+            reports = {name: stream.report() for name, stream in streams.items()}
+        assert {source for report in reports.values() for source in report["sources"]} == {FIRST}
+        lost.append({name: report["lost"] for name, report in reports.items()})
+    assert not any(lost[-1].values()), lost
 
 
 def test_a_rebalance_spreads_what_a_drain_has_heaped_up_and_a_dry_run_changes_nothing(site: Site) -> None:

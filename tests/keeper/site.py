@@ -50,7 +50,7 @@ class Site:
         self.duty = AgentDuty(grace_ns=GRACE_NS, now_ns=now_ns())
         fenced = FencedLeases(
             self.fence,
-            opened=lambda _: None,
+            opened=lambda address, token: None,
             changed=self.report,
             refused=lambda key, reason: self.claims.refuse(key, reason),
         )

@@ -1,6 +1,7 @@
 """The order is what is tested: fence, announcement, report."""
 
 import errno
+from collections.abc import Callable
 from ipaddress import IPv4Address
 
 import pytest
@@ -30,7 +31,7 @@ class Kernel:
         """Deadlines that cannot be written."""
         self.leases = FencedLeases(
             self,
-            opened=lambda address: self.seen.append(f"announce {address}"),
+            opened=lambda address, token: self.seen.append(f"announce {address}"),
             changed=self._report,
             refused=lambda key, reason: self.seen.append(f"refused {key}: {reason}"),
         )
@@ -130,7 +131,7 @@ def test_both_forms_leave_by_the_interface_with_its_address() -> None:
     sent: list[tuple[int, bytes]] = []
     uplink = Uplink(IP, "eth1", 7, MAC.hex(), True)
     announcement = FirstAnnouncement(uplink={IP: uplink}.get, send_frame=lambda *frame: sent.append(frame))
-    announcement.announce(IPv4Address(IP))
+    announcement.announce(IPv4Address(IP), TOKEN)
     packets = [parse_arp(frame) for _, frame in sent]
     assert [ifindex for ifindex, _ in sent] == [7, 7]
     assert [packet.operation for packet in packets if packet] == [1, 2]
@@ -139,7 +140,8 @@ def test_both_forms_leave_by_the_interface_with_its_address() -> None:
 
 def test_without_an_uplink_nothing_is_sent() -> None:
     sent: list[tuple[int, bytes]] = []
-    FirstAnnouncement(uplink=lambda _: None, send_frame=lambda *frame: sent.append(frame)).announce(IPv4Address(IP))
+    announcement = FirstAnnouncement(uplink=lambda _: None, send_frame=lambda *frame: sent.append(frame))
+    announcement.announce(IPv4Address(IP), TOKEN)
     assert sent == []
 
 
@@ -148,5 +150,29 @@ def test_an_announcement_that_cannot_be_sent_is_logged_and_ends_nothing(caplog: 
         raise TransientError("eth1: no buffer")
 
     uplink = Uplink(IP, "eth1", 7, MAC.hex(), True)
-    FirstAnnouncement(uplink={IP: uplink}.get, send_frame=refuse).announce(IPv4Address(IP))
+    FirstAnnouncement(uplink={IP: uplink}.get, send_frame=refuse).announce(IPv4Address(IP), TOKEN)
     assert "no buffer" in caplog.text
+
+
+def test_what_is_handed_over_is_announced_once_this_node_is_ready_and_in_the_end_anyway() -> None:
+    sent: list[bytes] = []
+    answers = [True, True, False]
+    waited: list[float] = []
+
+    def later(delay_s: float, call: Callable[[], None]) -> None:
+        waited.append(delay_s)
+        assert sent == []
+        call()
+
+    announcement = FirstAnnouncement(
+        uplink={IP: Uplink(IP, "eth1", 3, MAC.hex(), True)}.get,
+        send_frame=lambda index, frame: sent.append(frame),
+        is_awaited=lambda address, token: answers.pop(0) if answers else True,
+        later=later,
+    )
+    announcement.announce(IPv4Address(IP), TOKEN)
+    assert (len(waited), len(sent)) == (2, 2)
+    sent.clear()
+    announcement.announce(IPv4Address(IP), TOKEN)
+    assert len(sent) == 2
+    assert sum(waited[2:]) <= 0.011
