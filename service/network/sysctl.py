@@ -56,9 +56,10 @@ class Sysctl:
             ) from error
 
     def _is_of_gone_device(self, path: Path) -> bool:
-        # Where there is no `default` either, it is the folder that is the wrong one.
+        # Where there is neither of those of the system, it is the folder that is the wrong one.
         devices = path.parent.parent
-        return devices.name in ("conf", "neigh") and not path.parent.exists() and (devices / "default").exists()
+        is_there = (devices / "all").exists() or (devices / "default").exists()
+        return devices.name in ("conf", "neigh") and not path.parent.exists() and is_there
 
     def restore(self) -> None:
         """Put back what was changed and is still as it was changed to, and forget it. A key that is gone is skipped."""
