@@ -39,7 +39,8 @@ from service.lab.status import wait_for
 
 FEW_PERCENT = 5
 """Of growth that is none."""
-SERVED_S = 60.0
+SERVED_S = 300.0
+"""A node that gets so much at once serves no pod for a minute where the machine is busy."""
 QUIET_S = 10.0
 """Once all is served: what agents look at each five seconds they have looked at by then."""
 _FAILS_AFTER, _MENDED_AFTER = 1 / 6, 5 / 12
