@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address
 
 from service.lease.observer import Observation
-from service.model.lease import LEADER_KEY, HeldBy
+from service.model.lease import LEADER_KEY, HeldBy, Token
 
 AGE_NS_MAX = 1_000_000_000
 """Older than this, what electors said is no longer true of anybody: every lease is over."""
@@ -23,12 +23,12 @@ class HolderTable:
         self._observed_ns: int | None = None
 
     def observe(self, table: Mapping[str, Observation], *, now_ns: int) -> bool:
-        """Replace the table; whether it says anything else than the last one."""
-        self._observed_ns = now_ns
-        if dict(table) == self._table:
-            return False
-        self._table = dict(table)
-        return True
+        """Replace the table; whether anybody else holds anything, or under another token, than by the last one.
+
+        How old it is and how long promises last on is another with every answer, and nothing is placed by that.
+        """
+        former, self._table, self._observed_ns = self._table, dict(table), now_ns
+        return _held(former) != _held(self._table)
 
     def is_fresh(self, *, now_ns: int) -> bool:
         """A majority of electors answered within AGE_NS_MAX."""
@@ -70,3 +70,7 @@ class HolderTable:
             for key, seen in self._table.items()
             if key != LEADER_KEY and seen.node is not None
         }
+
+
+def _held(table: Mapping[str, Observation]) -> dict[str, tuple[str | None, Token, Token]]:
+    return {key: (seen.node, seen.token, seen.node_token) for key, seen in table.items()}

@@ -27,6 +27,16 @@ def test_a_floating_ip_is_held_by_whom_a_majority_names_and_one_that_is_vacant_b
     assert table.holders(now_ns=0) == {IP: ("worker1", TOKEN)}
 
 
+def test_another_age_is_no_news_and_is_known_all_the_same() -> None:
+    """It is another one with every answer, ten times a second, and a turn of a large cluster takes long."""
+    table = HolderTable(lease_ns=LEASE_NS)
+    assert table.observe({str(IP): held(age_ms=20, remaining_ms=300)}, now_ns=1000 * MS)
+    assert not table.observe({str(IP): held(age_ms=10, remaining_ms=250)}, now_ns=1100 * MS)
+    assert table.renewed_ns() == {IP: 1040 * MS}
+    assert table.ends_ns(IP) == 1350 * MS
+    assert table.observe({str(IP): held("worker2")}, now_ns=1200 * MS)
+
+
 def test_leadership_is_no_floating_ip() -> None:
     table = HolderTable(lease_ns=LEASE_NS)
     table.observe({LEADER_KEY: held("controller-a")}, now_ns=0)
