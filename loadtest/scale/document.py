@@ -59,7 +59,7 @@ def _head(document: Mapping[str, Any]) -> str:
     minutes = options["sizes"]["churn_s"] / 60
     return (
         f"Version {machine['egressgw']}, Linux {machine['kernel'].partition('-')[0]}, {machine['cores']} cores "
-        f"({machine['processor']}), Python {machine['python']}; medians of {options['repeats']} repeats, "
+        f"({machine['processor']}), load {machine['load_average'][0]:.1f} at the start, Python {machine['python']}; medians of {options['repeats']} repeats, "
         f"{minutes:g} min of churn.\n\n## Goals"
     )
 
