@@ -59,8 +59,8 @@ def _head(document: Mapping[str, Any]) -> str:
     minutes = options["sizes"]["churn_s"] / 60
     return (
         f"Version {machine['egressgw']}, Linux {machine['kernel'].partition('-')[0]}, {machine['cores']} cores "
-        f"({machine['processor']}), Python {machine['python']}; medians of {options['repeats']} repeats, "
-        f"{minutes:g} min of churn.\n\n## Goals"
+        f"({machine['processor']}), load {machine['load_average'][0]:.1f} at the start, "
+        f"Python {machine['python']}; medians of {options['repeats']} repeats, {minutes:g} min of churn.\n\n## Goals"
     )
 
 
