@@ -351,8 +351,8 @@ CUTS = {
     ),
     "R3": Cut(
         "verdict.h",
-        "lease && token && lease->token == *token",
-        "lease && token",
+        "return token && lease->token == *token;",
+        "return token != NULL;",
         test_holder.test_r3_rows_of_blocks_count_under_the_tenure_that_the_agent_has_vouched_for,
         "holder",
     ),
