@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from service.datapath import layout
-from service.datapath.compiler import PROGRAMS
 from service.datapath.layout import MapName
 from service.datapath.node_datapath import STEERING_DEVICE, NodeDatapath, uninstall
 from service.model.errors import OperatorError, TransientError
@@ -119,6 +118,17 @@ class Nftables:
 
     async def is_intact(self) -> bool:
         return self.is_there
+
+
+PROGRAMS = (
+    "uplink_egress",
+    "uplink_ingress",
+    "pod_ingress",
+    "pod_egress",
+    "steer_egress",
+    "steer_ingress",
+    "handover_egress",
+)
 
 
 class _Loaded:
