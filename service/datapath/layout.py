@@ -11,6 +11,7 @@ from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from service.datapath.bpf_map import MapInfo
 from service.model.lease import Stamp, Token
 from service.model.objects import FlowTimeouts
 from service.port_block.block import Row
@@ -84,6 +85,10 @@ class MapShape:
     type: int
     key_size: int
     value_size: int
+
+    def is_of(self, info: MapInfo) -> bool:
+        """Whether a map of the kernel looks like this; how many rows it has does not matter."""
+        return (info.type, info.key_size, info.value_size) == (self.type, self.key_size, self.value_size)
 
 
 _HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LRU_PERCPU_HASH, _LPM_TRIE = 1, 2, 6, 9, 10, 11
@@ -233,13 +238,8 @@ def pod_number(uid: str, ifindex: int) -> int:
 
 def rule_key(rule_set: int, destination: IPv4Network) -> bytes:
     """Longest prefix match on {rule set, destination}; the rule set always matches whole, hence 64 bits more."""
-    return struct.pack(
-        "=III4s",
-        64 + destination.prefixlen,
-        rule_set >> 32,
-        rule_set & 0xFFFFFFFF,
-        destination.network_address.packed,
-    )
+    length, address = 64 + destination.prefixlen, destination.network_address.packed
+    return struct.pack("=III4s", length, rule_set >> 32, rule_set & 0xFFFFFFFF, address)
 
 
 _RULE_SET = struct.Struct("=II")

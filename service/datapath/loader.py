@@ -222,7 +222,7 @@ def _drop_misfits(folder: Path) -> None:
             continue
         info = bpf_map.map_info(fd)
         os.close(fd)
-        if (info.type, info.key_size, info.value_size) != (shape.type, shape.key_size, shape.value_size):
+        if not shape.is_of(info):
             path.unlink()
 
 

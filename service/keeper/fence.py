@@ -85,12 +85,7 @@ class PinnedFence:
         except OSError as error:
             self._tell(f"the fence: {self._path} cannot be opened: {error.strerror}")
             return
-        shape = MAP_SHAPES[MapName.LEASE_DEADLINES]
-        if (opened.info.type, opened.info.key_size, opened.info.value_size) != (
-            shape.type,
-            shape.key_size,
-            shape.value_size,
-        ):
+        if not MAP_SHAPES[MapName.LEASE_DEADLINES].is_of(opened.info):
             opened.close()
             self._refused = inode
             self._tell(f"the fence: {self._path} is not the map of this version")

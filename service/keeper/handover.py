@@ -104,8 +104,7 @@ class Handovers:
 def _opened(folder: Path, name: str) -> Iterator[BpfMap]:
     """A pinned map for a moment: the agent may make it anew at any time. Raises OSError where it is none of ours."""
     with closing(open_pinned(str(folder / name))) as opened:
-        shape, info = MAP_SHAPES[name], opened.info
-        if (info.type, info.key_size, info.value_size) != (shape.type, shape.key_size, shape.value_size):
+        if not MAP_SHAPES[name].is_of(opened.info):
             raise OSError(f"{folder / name} is not the map of this version")
         yield opened
 

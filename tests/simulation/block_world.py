@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any
 
+from loadtest.scale.block_network import Agent
 from service.model.lease import Stamp, Token
 from service.model.machine import Address, Source
 from service.port_block.block import NEVER_GIVEN, Row, Times
 from service.port_block.gateway import GatewayBlocks, SetOwner, Trust
 from service.port_block.leader import LeaderBlocks
-from service.port_block.message import Receiver, receiver_of
 from service.port_block.owner import RESERVE_S, EndFlows, OwnerBlocks, Store, Usable
 from service.port_block.record import BlockMoved, TableRead
 from service.port_block.way import LeaderMember, Way
@@ -62,28 +62,6 @@ class HostKernel:
     """Blocks with a flow in them."""
     made_ns: int = 0
     """By its own clock."""
-
-
-class Agent:
-    """The two machines of one agent on one socket."""
-
-    def __init__(self, owner: OwnerBlocks, gateway: GatewayBlocks) -> None:
-        self.owner, self.gateway = owner, gateway
-
-    def receive(self, source: Source, payload: bytes, *, now_ns: int) -> None:
-        machine = self.owner if receiver_of(payload) is Receiver.OWNER else self.gateway
-        machine.receive(source, payload, now_ns=now_ns)
-
-    def advance(self, *, now_ns: int) -> None:
-        self.owner.advance(now_ns=now_ns)
-        self.gateway.advance(now_ns=now_ns)
-
-    def deadline_ns(self) -> int | None:
-        deadlines = [self.owner.deadline_ns(), self.gateway.deadline_ns()]
-        return min((ns for ns in deadlines if ns is not None), default=None)
-
-    def drain(self) -> list[Any]:
-        return [*self.owner.drain(), *self.gateway.drain()]
 
 
 class Controller:
