@@ -52,7 +52,7 @@ static inline void learn_way(struct __sk_buff *skb, const struct arp *arp, const
                 hint->until_ns = 0;
                 begin_generation();
             }
-            if (!is_in_handover(floating_ip, present))
+            if (!handover_token(floating_ip, present))
                 end_waiting(skb, arp, floating_ip);
             return;
         }

@@ -56,7 +56,7 @@ static inline int send_direct(struct __sk_buff *skb, const struct packet *packet
     mtu = way_mtu(skb, way, settings);
     if (is_too_big(skb, packet, mtu))
         return TC_ACT_UNSPEC;
-    token = is_in_handover(floating_ip, way) ? way->token : 0;
+    token = handover_token(floating_ip, way);
     if (!token)
         keep_way(skb, packet, floating_ip, way, mtu, generation, now_ns);
     if (pass_on(skb, packet, key, flow, now_ns) < 0)

@@ -247,7 +247,7 @@ int steer_egress(struct __sk_buff *skb)
             return TC_ACT_SHOT;
         return to_pod(skb, settings, floating_ip);
     }
-    token = is_in_handover(floating_ip, way) ? way->token : 0;
+    token = handover_token(floating_ip, way);
     /* Not of what begins or ends: many conversations are over with that. */
     if (!token && scratch->nat.is_of_old && !is_always_asked(&scratch->packet))
         keep_way(skb, &scratch->packet, floating_ip, way, mtu, generation, now_ns);

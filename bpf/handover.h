@@ -17,13 +17,22 @@ static inline __be32 handover_neighbour(__be32 floating_ip, u64 token)
     return bpf_htonl(0xf0000000 | (u32)(mixed >> 36));
 }
 
-/* Whether the holder by this way has said that it lets go, and nobody has spoken since. */
-static inline int is_in_handover(__be32 floating_ip, const struct way *way)
+/* The tenure that ends on purpose, where a packet by this way has to wait for the next one; 0: it need not. The holder by
+ * this way has said that it lets go, and nobody has spoken since; or the successor is this node, which would drop what it
+ * is sent before it knows whose ports are whose. */
+static inline u64 handover_token(__be32 floating_ip, const struct way *way)
 {
     struct handover *handover = handovers.lookup(&floating_ip);
+    u64 held = live_token(floating_ip);
+    int waits;
 
-    return handover && handover->token == way->token && ways.lookup(&floating_ip) == way &&
-           bpf_ktime_get_boot_ns() < handover->since_ns + HANDOVER_NS;
+    if (!handover || bpf_ktime_get_boot_ns() >= handover->since_ns + HANDOVER_NS)
+        return 0;
+    if (held)
+        waits = held != handover->token && !is_trusted(floating_ip);
+    else
+        waits = handover->token == way->token && ways.lookup(&floating_ip) == way;
+    return waits ? handover->token : 0;
 }
 
 /* A translated packet waits. TC_ACT_UNSPEC: there is nowhere to wait. */
@@ -65,12 +74,6 @@ static inline void end_waiting(struct __sk_buff *skb, const struct arp *arp, __b
     bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0);
 }
 
-/* Whether this node is the successor, and knows whose ports are whose: before that it would drop what it is sent. */
-static inline int is_taken_over(__be32 floating_ip)
-{
-    return is_lease_live(floating_ip) && is_trusted(floating_ip);
-}
-
 /* What the stack asks for every few milliseconds while something waits. */
 static inline int answer_waiting(struct __sk_buff *skb)
 {
@@ -89,7 +92,7 @@ static inline int answer_waiting(struct __sk_buff *skb)
         return TC_ACT_SHOT;
     address = *floating_ip;
     way = find_way(address);
-    if (!is_taken_over(address) && (!way || is_in_handover(address, way)))
+    if (!way || handover_token(address, way))
         return TC_ACT_SHOT;
     reply = question;
     reply.operation = bpf_htons(ARP_REPLY);
@@ -102,17 +105,14 @@ static inline int answer_waiting(struct __sk_buff *skb)
     return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 }
 
-/* By the way as it is now. The successor's own agent may not have written one yet. */
+/* By the way as it is now. */
 static inline int send_on(struct __sk_buff *skb, __be32 floating_ip, const struct config *settings)
 {
     struct packet *packet = arrived_packet();
-    struct way local = {.kind = WAY_LOCAL};
     struct way *way = find_way(floating_ip);
     struct ipv4 ip;
 
-    if (is_taken_over(floating_ip))
-        return send_to_holder(skb, floating_ip, &local, settings);
-    if (!way || is_in_handover(floating_ip, way))
+    if (!way || handover_token(floating_ip, way))
         return drop(skb, DROP_NO_GATEWAY, floating_ip);
     if (!packet || !load_ipv4(skb, &ip) || load_packet(skb, &ip, packet) != DROP_NONE)
         return drop(skb, DROP_MALFORMED, floating_ip);

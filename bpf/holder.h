@@ -294,6 +294,9 @@ static inline int take_floating(struct __sk_buff *skb, const struct ipv4 *ip, u3
 
     if (!is_held && !member && by == BY_WIRE)
         is_held = is_handing_on(floating_ip) ? HANDING_ON : 0;
+    /* The former holder still hands on, and this one has not vouched yet for whose ports are whose (rules R3, R4). */
+    if (is_held && member && by != BY_ITSELF && !is_trusted(floating_ip))
+        is_held = 0;
     /* Sent on by its holder, for a flow of this node. */
     if (!is_held && (by == BY_ITSELF || !member))
         return drop(skb, DROP_LEASE_EXPIRED_INGRESS, floating_ip);

@@ -108,7 +108,7 @@ struct handover {
     __u64 token;
     __u64 since_ns; /* CLOCK_BOOTTIME */
 };
-#define HANDOVER_NS 30000000ULL    /* so long at most what pods send waits for the successor */
+#define HANDOVER_NS 100000000ULL   /* so long at most what pods send waits for the successor */
 #define HANDED_ON_NS 1500000000ULL /* so long the former holder hands on what still comes to it from outside */
 _Static_assert(sizeof(struct handover) == 16, "handover");
 

@@ -63,15 +63,25 @@ static inline int is_hint_in_force(const struct way_hint *hint, u64 token)
     return now_ns < hint->until_ns || (is_agent_away(now_ns) && (!beat_ns || hint->until_ns > *beat_ns));
 }
 
-/* The way to the holder as it is now (rules W1, W2). */
+/* The way to this node itself. */
+BPF_TABLE("percpu_array", u32, struct way, local_ways, 1);
+
+/* The way to the holder as it is now (rules W1, W2). That it is this node the fence knows before any agent does. */
 static inline struct way *find_way(__be32 floating_ip)
 {
-    struct way *way = ways.lookup(&floating_ip);
-    struct way_hint *hint = way_hints.lookup(&floating_ip);
+    struct way_hint *hint;
+    struct way *way;
+    u32 zero = 0;
 
-    if (hint && is_hint_in_force(hint, way ? way->token : 0) && !is_lease_live(floating_ip))
-        return &hint->way;
-    return way;
+    if (is_lease_live(floating_ip)) {
+        way = local_ways.lookup(&zero);
+        if (way)
+            way->kind = WAY_LOCAL;
+        return way;
+    }
+    way = ways.lookup(&floating_ip);
+    hint = way_hints.lookup(&floating_ip);
+    return hint && is_hint_in_force(hint, way ? way->token : 0) ? &hint->way : way;
 }
 
 static inline struct rule_value *find_rule(u64 rule_set, __be32 destination)

@@ -18,9 +18,8 @@ from service.network.arp import gratuitous_arp_frames
 
 _log = logging.getLogger(__name__)
 
-
-_READY_S, _READY_TRIES = 0.001, 10
-"""How often, and how many times, it is asked whether a handed over address is ready to be announced."""
+_READY_S = 0.001
+"""How often it is asked whether a handed over address is ready to be announced."""
 
 
 class FirstAnnouncement:
@@ -41,10 +40,10 @@ class FirstAnnouncement:
         self._is_awaited = is_awaited
         self._later = later
 
-    def announce(self, address: IPv4Address, token: Token, tries: int = _READY_TRIES) -> None:
+    def announce(self, address: IPv4Address, token: Token) -> None:
         """Send both forms, once this node is ready. What cannot be sent is logged: the lease is held all the same."""
-        if tries and self._is_awaited(address, token):
-            self._later(_READY_S, partial(self.announce, address, token, tries - 1))
+        if self._is_awaited(address, token):
+            self._later(_READY_S, partial(self.announce, address, token))
             return
         uplink = self._uplink(str(address))
         if uplink is None:

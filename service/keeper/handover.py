@@ -24,7 +24,7 @@ from service.network.arp import BROADCAST_MAC
 
 _log = logging.getLogger(__name__)
 
-HANDOVER_NS = 30_000_000
+HANDOVER_NS = 100_000_000
 """So long at most a packet waits (bpf/layout.h)."""
 ETHERTYPE_HANDOVER = 0x88B5
 """Local experimental (IEEE 802): nobody but our programs heeds it."""

@@ -18,8 +18,8 @@ HANDOVER_DEVICES = (HANDOVER_DEVICE, HANDOVER_PEER)
 _QUEUE_BYTES = 8 << 20
 """Of each address that moves: what a node sends in a few milliseconds at 10 Gbit/s."""
 _ASK_MS = 12
-"""Between two questions, as short as kernels have it; after three of them it gives up what waits."""
-_ASKS = 3
+"""Between two questions, as short as kernels have it; after the last one it gives up what waits."""
+_ASKS = 9
 
 
 def ensure_handover_device(ipr: Any, sysctl: Sysctl) -> Interface:

@@ -52,6 +52,20 @@ def site(tmp_path: Path) -> Site:
     return made
 
 
+async def test_r3_an_agent_vouches_for_its_rows_before_it_says_that_an_address_is_here(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever hears of it sends at once, and what comes before is dropped."""
+    vouched: list[bytes | None] = []
+    trusts = site.datapath.maps[MapName.TRUSTS]
+    monkeypatch.setattr(ClusterView, "publish_location", lambda self, told: vouched.append(trusts.lookup(told.floating_ip.packed)))
+    async with site.running():
+        await until(lambda: bool(site.carriers()))
+        site.hold()
+        await until(lambda: bool(vouched))
+    assert vouched[0] == Token(1, 1, 1).packed().to_bytes(8, "little")
+
+
 async def test_before_objects_are_known_nothing_is_written(site: Site) -> None:
     async with AsyncExitStack() as stack:
         agent = Agent(site.settings, site.datapath)

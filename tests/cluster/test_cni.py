@@ -24,7 +24,7 @@ from service.lab.cluster.image import PROJECT_IMAGE
 from service.lab.cluster.pod import client_pod
 from service.lab.fault import Fault
 from service.lab.lab import lab_down
-from service.lab.namespace import inside, run
+from service.lab.namespace import enter_command, inside, run
 from service.lab.outside import read_calls
 from service.lab.plan import KUBE_ROUTER, LabOptions
 from service.lab.traffic.frame import Frame, read_frames
@@ -378,7 +378,7 @@ def _socket(netns: str, kind: int) -> socket.socket:
 
 
 def _mtu(netns: str) -> int:
-    links = json.loads(run(["ip", "-n", netns, "-j", "link", "show", "eth0"]))
+    links = json.loads(run([*enter_command(netns), "ip", "-j", "link", "show", "eth0"]))
     mtu: int = links[0]["mtu"]
     return mtu
 

@@ -218,10 +218,10 @@ class Node:
         """The node's own on that uplink."""
         self.map(MapName.UPLINK_ADDRESSES).update(*layout.uplink_address_row(device.ifindex, address))
 
-    def hold(self, address: IPv4Address = FLOATING_IP, *, for_s: float = 60) -> None:
+    def hold(self, address: IPv4Address = FLOATING_IP, *, for_s: float = 60, token: int = TOKEN) -> None:
         deadline_ns = boot_ns() + int(for_s * SECOND_NS)
-        self.map(MapName.LEASE_DEADLINES).update(address.packed, layout.lease_value(deadline_ns, TOKEN))
-        self.trust(address)
+        self.map(MapName.LEASE_DEADLINES).update(address.packed, layout.lease_value(deadline_ns, token))
+        self.trust(address, token)
 
     def trust(self, address: IPv4Address = FLOATING_IP, token: int = TOKEN) -> None:
         """The agent vouches for the rows of blocks under that tenure of the lease."""

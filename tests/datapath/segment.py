@@ -38,6 +38,7 @@ from tests.datapath.node import (
     ROUTER,
     SERVER,
     SERVICE_NETWORK,
+    TOKEN,
     TUNNEL_PORT,
     Node,
 )
@@ -163,7 +164,7 @@ class Segment:
         self.move_lease(name)
         self.lead(name)
 
-    def move_lease(self, name: str) -> None:
+    def move_lease(self, name: str, token: int = TOKEN) -> None:
         """The router knows it at once, and the pod's node not yet."""
         for node in self.nodes.values():
             node.end_lease()
@@ -172,7 +173,7 @@ class Segment:
         self.places["switch"].feed(
             "nft -f -", f"flush set bridge watch holder\nadd element bridge watch holder {{ {holder} }}\n"
         )
-        self.nodes[name].hold()
+        self.nodes[name].hold(token=token)
         announce = f"ip neigh replace {FLOATING_IP} lladdr {holder} dev eth0 nud reachable"
         self.places["router"].command(announce)
 

@@ -15,7 +15,7 @@ from service.datapath.handover_row import handover_device_value, parse_handover
 from service.datapath.hook_book import HookBook
 from service.datapath.layout import BlockKind, MapName, WayKind
 from service.datapath.loader import LoadedDatapath
-from service.keeper.handover import handover_frame
+from service.keeper.handover import HANDOVER_NS, handover_frame
 from service.model.drop import DropReason
 from service.model.errors import OperatorError
 from service.model.lease import Token
@@ -35,14 +35,16 @@ from tests.datapath.node import (
     UDP_FLOW,
     Node,
 )
-from tests.datapath.program import REDIRECT, SHOT, UNSPEC, UPLINK_2
+from tests.datapath.program import REDIRECT, SHOT, UNSPEC, UPLINK, UPLINK_2
 from tests.datapath.segment import BLOCKS, Segment, build, uplink
 from tests.datapath.test_uplink_arp import who_has
 
 pytestmark = [pytest.mark.bpf, pytest.mark.root]
 
 LONG_S = 5.0
-"""How long a handover lasts in a test that is about what waits: the product gives it 30 ms."""
+"""How long a handover lasts in a test that is about what waits: the product gives it a tenth of a second."""
+NEXT = TOKEN + 1
+"""The tenure of the successor."""
 
 
 # ---- who hears of it ----
@@ -102,7 +104,7 @@ def test_r4_packets_wait_while_the_address_is_handed_over_and_no_longer(pod_node
     assert pod_node.send(UDP_FLOW).verdict == REDIRECT
     assert pod_node.counters().get("waited") == 1
     assert "steered" not in pod_node.counters()
-    pod_node.hand_over(age_s=0.031)
+    pod_node.hand_over(age_s=HANDOVER_NS / 1e9 + 0.001)
     pod_node.send(UDP_FLOW)
     assert (pod_node.counters()["waited"], pod_node.counters()["steered"]) == (1, 1)
 
@@ -118,6 +120,12 @@ def test_without_a_device_packets_go_to_the_former_holder_as_before(pod_node: No
     pod_node.hand_over()
     assert pod_node.send(UDP_FLOW).verdict == REDIRECT
     assert pod_node.counters()["steered"] == 1
+
+
+def test_w2_the_pods_of_a_holder_go_by_itself_before_its_agent_has_said_so(pod_node: Node) -> None:
+    """What the fence knows needs no word: the way in the map is the former holder's yet."""
+    pod_node.hold(token=NEXT)
+    assert packet.read(pod_node.send(UDP_FLOW).frame).destination == UPLINK.mac
 
 
 # ---- what comes from outside ----
@@ -137,6 +145,15 @@ def test_r4_what_still_comes_to_the_former_holder_goes_on_to_the_node_of_its_blo
     outcome = holder.come_back(flow, flags=packet.ACK)
     assert outcome.verdict == REDIRECT
     assert packet.read(outcome.frame).destination == NODE_A_MAC
+
+
+@pytest.mark.parametrize("flow", [TCP_FLOW, UDP_FLOW], ids=["TCP", "UDP"])
+def test_r4_it_reaches_the_pods_of_the_successor_before_its_agent_has_vouched(pod_node: Node, flow: Any) -> None:
+    port = pod_node.sent_port(flow)
+    pod_node.hold(token=NEXT)
+    pod_node.trust()
+    assert pod_node.answer(flow, port).verdict == REDIRECT
+    assert pod_node.come_back(flow, port).verdict == SHOT, "from outside only once it has"
 
 
 def test_it_is_handed_on_for_a_while_and_under_the_tenure_that_ended_alone(former_holder: Node) -> None:
@@ -233,7 +250,7 @@ def test_what_a_pod_sends_meanwhile_comes_by_the_successor_whole_and_in_order(he
         for said in SAID:
             client.send(said)
         assert silent(server)
-        held.move_lease("c")
+        held.move_lease("c", NEXT)
         announce(held, "c")
         assert taken(server, len(SAID)) == SAID
         held.lead("c")
@@ -247,8 +264,8 @@ def test_it_goes_on_where_the_word_of_the_successor_comes_by_gossip(held: Segmen
         let_go(held)
         for said in SAID:
             client.send(said)
-        held.move_lease("c")
-        held.nodes["a"].way(WayKind.L2, gateway_mac=uplink("c").mac, token=TOKEN + 1, device=uplink("a"))
+        held.move_lease("c", NEXT)
+        held.nodes["a"].way(WayKind.L2, gateway_mac=uplink("c").mac, token=NEXT, device=uplink("a"))
         assert taken(server, len(SAID)) == SAID
 
 
@@ -260,7 +277,7 @@ def test_the_pods_of_the_successor_wait_for_it_too(held: Segment) -> None:
         for said in SAID:
             client.send(said)
         held.nodes["a"].assign(BLOCKS, kind=BlockKind.LOCAL, member=0)
-        held.move_lease("a")
+        held.move_lease("a", NEXT)
         assert taken(server, len(SAID)) == SAID
 
 
@@ -275,12 +292,11 @@ def test_the_pods_of_the_successor_wait_until_its_agent_has_vouched_for_whose_po
         for said in SAID:
             client.send(said)
         a.assign(BLOCKS, kind=BlockKind.LOCAL, member=0)
-        a.trust(token=TOKEN + 1)
         with monkeypatch.context() as patch:
             patch.setattr(Node, "trust", lambda *_, **__: None)
-            held.move_lease("a")
+            held.move_lease("a", NEXT)
         assert silent(server)
-        a.trust()
+        a.trust(token=NEXT)
         assert taken(server, len(SAID)) == SAID
 
 
@@ -289,11 +305,13 @@ def test_the_pods_of_the_former_holder_wait_too(held: Segment) -> None:
         held.hold("a")
         assert exchange(client, server, 3) == 3
         held.nodes["a"].hand_over(age_s=-LONG_S)
+        # Until the fence is closed it speaks, and what its pods send then must not open the way to what they send after.
+        assert exchange(client, server, 3) == 3
         held.nodes["a"].release()
         for said in SAID:
             client.send(said)
         assert silent(server)
-        held.move_lease("c")
+        held.move_lease("c", NEXT)
         held.nodes["a"].release()
         announce(held, "c")
         assert taken(server, len(SAID)) == SAID
@@ -308,7 +326,7 @@ def test_where_nobody_succeeds_what_waits_ends_and_leaks_nowhere(held: Segment) 
             let_go(held)
             client.send(b"lost")
             time.sleep(0.2)
-            held.move_lease("c")
+            held.move_lease("c", NEXT)
             announce(held, "c")
             assert silent(server)
     finally:

@@ -14,8 +14,10 @@ from service.datapath.flow_room import FlowRoom
 from service.datapath.layout import MAP_SHAPES, BlockKind, ClusterFlag, MapName, MapShape, SelectedState, WayKind
 from service.datapath.loader import LoadedDatapath
 from service.datapath.map_size import RowRoom
+from service.keeper.handover import HANDOVER_NS
 from service.model.drop import DropReason
 from service.model.lease import Stamp
+from service.network.handover_device import HANDOVER_DEVICE, handover_sysctls
 from service.network.priority import CANDIDATE_PRIORITY, CLASSIFIED_PRIORITY, FLOW_PRIORITY
 from service.port_block.block import Row
 
@@ -227,6 +229,14 @@ def test_the_numbers_of_blocks_and_priority_are_the_kernels() -> None:
     assert numbers == [layout.FIRST_PORT, layout.PORTS_PER_BLOCK, layout.BLOCKS]
     assert int(re.findall(r"#define FLOW_PRIORITY (\w+)", LAYOUT_H)[0], 0) == FLOW_PRIORITY
     assert int(re.findall(r"#define CANDIDATE_PRIORITY (\w+)", LAYOUT_H)[0], 0) == CANDIDATE_PRIORITY
+
+
+def test_the_keeper_and_the_kernel_wait_for_a_successor_for_as_long() -> None:
+    assert re.findall(r"#define HANDOVER_NS (\d+)ULL", LAYOUT_H) == [str(HANDOVER_NS)]
+    sysctls = handover_sysctls()
+    key = f"ipv4/neigh/{HANDOVER_DEVICE}"
+    asked_ms = int(sysctls[f"{key}/retrans_time_ms"]) * int(sysctls[f"{key}/mcast_solicit"])
+    assert asked_ms * 1_000_000 >= HANDOVER_NS, "the kernel gives up before anybody else does"
 
 
 def test_tallies_are_summed_over_cpus() -> None:
