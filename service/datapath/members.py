@@ -13,6 +13,8 @@ from service.datapath.topology import NOTHING_PROVEN, Topology, TransportChoice
 from service.gateway.validation import AddressFaults
 from service.model.gateway_node import GatewayNode, Segment
 from service.model.kept import Kept
+from service.settings import Settings
+from service.wire.cluster_view import parse_seeds
 
 
 class Members:
@@ -78,3 +80,10 @@ class Members:
         return self._tunnels.of(
             lambda: {node.name: node.address for node in nodes if node.tunnels and node.address is not None}, nodes
         )
+
+
+def configured_peers(settings: Settings) -> tuple[IPv4Address, ...]:
+    """Nodes that are known before gossip has told of any: flows to them must not begin as flows to the outside."""
+    seeds = parse_seeds(settings.gossip.seeds, settings.ports.gossip)
+    hosts = [seed.host for seed in seeds] + [elector.host for elector in settings.electorate.members]
+    return tuple(map(IPv4Address, hosts))

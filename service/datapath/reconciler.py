@@ -9,15 +9,17 @@ ways, floating IPs, ranges) changes seldom: it is made as a whole, and only wher
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from itertools import chain
 
 from service.datapath import desired
 from service.datapath.admission import MapView
 from service.datapath.attribution import Attribution
 from service.datapath.desired import LocalUplink, Rows
 from service.datapath.driven_pods import DrivenPods
+from service.datapath.formerly_listed import FormerlyListed
 from service.datapath.layout import MapName
 from service.datapath.located_rows import LocatedRows
-from service.datapath.members import Members
+from service.datapath.members import Members, configured_peers
 from service.datapath.review import Part
 from service.datapath.shortage import Shortage
 from service.datapath.steering import Clearing, Steering
@@ -36,7 +38,6 @@ from service.network.unclassified import Named, NamedSets
 from service.policy.index import PolicyDelta, PolicyIndex
 from service.policy.rule_set import RuleSet, Selection, network_order
 from service.settings import Settings
-from service.wire.cluster_view import parse_seeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class _Derived:
         self.listed = Kept[dict[IPv4Address, None]]()
         self.in_spec = Kept[frozenset[IPv4Address]]()
         self.floating_ips = Kept[tuple[IPv4Address, ...]]()
+        self.fenced = Kept[tuple[IPv4Address, ...]]()
         self.own_addresses = Kept[tuple[IPv4Address, ...]]()
         self.probed = Kept[tuple[Pair, ...]]()
         self.attribution = Kept[Attribution]()
@@ -101,6 +103,7 @@ class Reconciler:
         self._derived = _Derived()
         self._guards = settings.datapath.unclassified == "drop"
         self._named = NamedSets()
+        self._formerly = FormerlyListed()
         self._uplinks: tuple[LocalUplink, ...] = ()
         self._addresses: frozenset[IPv4Address] = frozenset()
         """Of all interfaces of this node."""
@@ -123,7 +126,7 @@ class Reconciler:
         self._inherited_exempt: tuple[IPv4Address, ...] = ()
         self._ranges = settings.datapath.ranges
         """The cluster's own ranges; they may change at any time."""
-        self._peers = _configured_peers(settings)
+        self._peers = configured_peers(settings)
 
     # -- what is known --
 
@@ -215,8 +218,9 @@ class Reconciler:
         return self._pods.learn_devices(devices)
 
     def classify(self, *, now_ns: int) -> None:
-        """Say anew which devices are believed to be their pods', of pods and devices as they are known now (W11)."""
+        """Say anew which devices are believed to be their pods' (W11), and which former addresses are fenced yet."""
         self._pods.classify(now_ns=now_ns)
+        self._formerly.note(self.listed(), now_ns=now_ns)
 
     def select(self) -> None:
         """Take the selections of this node's pods as they are now."""
@@ -281,14 +285,20 @@ class Reconciler:
 
     def floating_ips(self) -> tuple[IPv4Address, ...]:
         """What is listed and fenced: no address of an interface, a network or a broadcast, which would be cut off."""
-        known, faults = self.listed(), self._members.faults()
-        uplinks, addresses, server = self._uplinks, self._addresses, self._server
+        return self._fit(self._derived.floating_ips, self.listed())
+
+    def fenced(self) -> tuple[IPv4Address, ...]:
+        """Those, and what was one of them until a moment ago."""
+        return self._fit(self._derived.fenced, self.listed(), self._formerly.addresses)
+
+    def _fit(self, kept: Kept[tuple[IPv4Address, ...]], *known: Iterable[IPv4Address]) -> tuple[IPv4Address, ...]:
+        uplinks, addresses, server, faults = self._uplinks, self._addresses, self._server, self._members.faults()
 
         def fit() -> tuple[IPv4Address, ...]:
             own = {uplink.address.ip for uplink in uplinks} | addresses | {server}
-            return tuple(ip for ip in known if ip not in own and ip not in faults)
+            return tuple(ip for ip in chain(*known) if ip not in own and ip not in faults)
 
-        return self._derived.floating_ips.of(fit, known, faults, uplinks, addresses, server)
+        return kept.of(fit, known, faults, uplinks, addresses, server)
 
     def own_addresses(self) -> tuple[IPv4Address, ...]:
         """What is listed and an address of an interface here, or the API server's: never ours to hold."""
@@ -441,14 +451,11 @@ class Reconciler:
 
     def _whole(self) -> dict[str, Rows]:
         kept, node, uplinks, segments = self._derived.rows, self._node, self._uplinks, self.segments()
-        floating_ips, numbers, topology = self.floating_ips(), self._members.numbers(), self.topology()
+        fenced, numbers, topology = self.fenced(), self._members.numbers(), self.topology()
         insiders, exempt = self._insiders(), self._exempt()
         makers: dict[str, tuple[Callable[[], Rows], tuple[object, ...]]] = {
             MapName.CLUSTER: (lambda: self._cluster_rows(insiders, exempt), (insiders, exempt)),
-            MapName.FLOATING_IPS: (
-                lambda: desired.floating_ip_rows(floating_ips, uplinks),
-                (floating_ips, uplinks),
-            ),
+            MapName.FLOATING_IPS: (lambda: desired.floating_ip_rows(fenced, uplinks), (fenced, uplinks)),
             MapName.UPLINK_ADDRESSES: (lambda: desired.uplink_address_rows(uplinks), (uplinks,)),
             MapName.MEMBERS: (
                 lambda: desired.member_rows(segments, uplinks, numbers, node=node),
@@ -491,10 +498,3 @@ class Reconciler:
             return Insiders(ranges, tuple(nodes), tuple(listed), server, inherited)
 
         return self._derived.insiders.of(insiders, listed, segments, uplinks, ranges, server, inherited)
-
-
-def _configured_peers(settings: Settings) -> tuple[IPv4Address, ...]:
-    """Nodes that are known before gossip has told of any: flows to them must not begin as flows to the outside."""
-    seeds = parse_seeds(settings.gossip.seeds, settings.ports.gossip)
-    hosts = [seed.host for seed in seeds] + [elector.host for elector in settings.electorate.members]
-    return tuple(map(IPv4Address, hosts))

@@ -27,7 +27,7 @@ from service.electorate.follower import ElectorateFollower
 from service.gossip.event import MemberChanged
 from service.gossip.member import Member, MemberState
 from service.host import clock
-from service.model.assignment import Assignment
+from service.model.assignment import Assignment, Location
 from service.model.gateway_node import Hearing, NodeRole
 from service.model.keeper_message import LeaseReport
 from service.model.lease import HeldBy, Stamp, Token
@@ -58,7 +58,11 @@ async def test_r3_an_agent_vouches_for_its_rows_before_it_says_that_an_address_i
     """Whoever hears of it sends at once, and what comes before is dropped."""
     vouched: list[bytes | None] = []
     trusts = site.datapath.maps[MapName.TRUSTS]
-    monkeypatch.setattr(ClusterView, "publish_location", lambda self, told: vouched.append(trusts.lookup(told.floating_ip.packed)))
+
+    def publish(self: ClusterView, told: Location) -> None:
+        vouched.append(trusts.lookup(told.floating_ip.packed))
+
+    monkeypatch.setattr(ClusterView, "publish_location", publish)
     async with site.running():
         await until(lambda: bool(site.carriers()))
         site.hold()

@@ -305,7 +305,7 @@ def test_the_pods_of_the_former_holder_wait_too(held: Segment) -> None:
         held.hold("a")
         assert exchange(client, server, 3) == 3
         held.nodes["a"].hand_over(age_s=-LONG_S)
-        # Until the fence is closed it speaks, and what its pods send then must not open the way to what they send after.
+        # Until the fence is closed it speaks, and what its pods send by then must not let through what they send after.
         assert exchange(client, server, 3) == 3
         held.nodes["a"].release()
         for said in SAID:

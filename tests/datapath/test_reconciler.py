@@ -9,6 +9,7 @@ import pytest
 from service.datapath import desired, layout
 from service.datapath.classification import SETTLED_NS
 from service.datapath.desired import LocalUplink, Rows
+from service.datapath.formerly_listed import STAYS_NS
 from service.datapath.layout import ClusterFlag, MapName, SelectedState, WayKind
 from service.datapath.reconciler import Reconciler
 from service.datapath.steering import Phase
@@ -84,6 +85,29 @@ def test_a_nodes_own_address_never_becomes_a_floating_ip_of_the_fence() -> None:
     assert list(rows(known)[MapName.FLOATING_IPS]) == [FLOATING_IP.packed]
     known.learn_members((), {})
     assert IPv4Address("192.168.1.21").packed not in rows(known)[MapName.FLOATING_IPS]
+
+
+def test_g2_an_address_that_is_taken_from_the_list_stays_behind_the_fence_for_a_while() -> None:
+    """Other nodes may steer here by the old list yet, and this node's stack would send it on."""
+    index = PolicyIndex(pod_cidrs_known=True)
+    known = reconciler(FLOATING_IP, SECOND_IP, index=index)
+    known.classify(now_ns=0)
+    index.apply(objects(SECOND_IP)[:1])
+    for now_ns, is_fenced in ((1, True), (STAYS_NS, True), (1 + STAYS_NS, False)):
+        known.classify(now_ns=now_ns)
+        rows = known.wish(POOLS.setdefault(known, StandInPool())).whole[MapName.FLOATING_IPS]
+        assert (FLOATING_IP.packed in rows, SECOND_IP.packed in rows) == (is_fenced, True)
+        assert known.floating_ips() == (SECOND_IP,), "nobody is to hold it"
+
+
+def test_an_address_that_is_this_nodes_own_now_is_not_fenced_even_then() -> None:
+    index = PolicyIndex(pod_cidrs_known=True)
+    known = reconciler(FLOATING_IP, SECOND_IP, index=index)
+    known.classify(now_ns=0)
+    index.apply(objects(SECOND_IP)[:1])
+    known.classify(now_ns=1)
+    known.learn_addresses(frozenset((FLOATING_IP,)))
+    assert known.fenced() == (SECOND_IP,)
 
 
 def test_an_address_that_comes_to_any_interface_leaves_the_fence_at_once_and_comes_back_with_its_going() -> None:
