@@ -20,6 +20,9 @@ PATIENCE_NS = 10_000_000_000
 on the first node seen stays there."""
 UNRESPONSIVE_NS = 2_000_000_000
 """A node that does not take what it was assigned within this time gets nothing until it does something again."""
+DOUBT_NS = 10_000_000_000
+"""A node that has lost an address that it held, and was not told to, may be dead: for so long, which is longer than it
+takes until members are sure, others go first. Without addresses it would seem to be the best successor of all."""
 NOTICE_NS = 500_000_000
 """For so long the heir of a planned move is the successor before it is the holder (rule O1): by then its standing claim
 is with every elector, and the owners of policies have been told."""
@@ -72,6 +75,10 @@ class Placement:
         """The stamp of each row, and from when on its holder is expected to take it."""
         self._notices: dict[IPv4Address, tuple[str, int]] = {}
         """The heir of each planned move, and since when the table names it."""
+        self._held: dict[IPv4Address, str] = {}
+        """Who held what in the last turn."""
+        self._doubted_ns: dict[str, int] = {}
+        """Nodes that have lost an address, and when."""
         self.moves: tuple[PlannedMove, ...] = ()
         """What is to move on purpose, by the last turn; until another node than the source has it."""
 
@@ -94,7 +101,10 @@ class Placement:
         silent = self._silent(table, holders, conflicts, now_ns)
         usable = [replace(node, ready=False) if node.name in silent else node for node in nodes]
         noticed = {ip: heir for ip, (heir, since_ns) in self._notices.items() if now_ns - since_ns >= NOTICE_NS}
-        plan = assign(floating_ips, usable, holders, table, stamp=stamp, ordered=ordered, noticed=noticed)
+        doubtful = self._doubt(holders, now_ns)
+        plan = assign(
+            floating_ips, usable, holders, table, stamp=stamp, ordered=ordered, noticed=noticed, doubtful=doubtful
+        )
         rows, self.moves = plan.rows, plan.moves
         self._note_heirs(now_ns)
         revision = Revision(
@@ -108,6 +118,19 @@ class Placement:
         for row in revision.removed:
             self._since.pop(row.floating_ip, None)
         return revision
+
+    def _doubt(self, holders: Mapping[IPv4Address, str], now_ns: int) -> frozenset[str]:
+        """Nodes that have lost an address lately, of which nothing else is known yet. One that gets any is alive."""
+        moving = {move.floating_ip for move in self.moves}
+        before, self._held = self._held, dict(holders)
+        for floating_ip, name in before.items():
+            if holders.get(floating_ip) != name and floating_ip not in moving:
+                self._doubted_ns[name] = now_ns
+        for floating_ip, name in holders.items():
+            if before.get(floating_ip) != name:
+                self._doubted_ns.pop(name, None)
+        self._doubted_ns = {name: ns for name, ns in self._doubted_ns.items() if now_ns - ns < DOUBT_NS}
+        return frozenset(self._doubted_ns)
 
     def _note_heirs(self, now_ns: int) -> None:
         """From the first row that names it, an heir has notice; another heir, or a move that is off, begins anew."""

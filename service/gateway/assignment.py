@@ -9,13 +9,14 @@ the caller says that the heir has had notice does the row name it the holder.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from service.gateway.candidates import Candidates, Pool, Rank, is_on_segment
 from service.gateway.validation import AddressFaults
 from service.model.assignment import Assignment, PlannedMove
-from service.model.gateway_node import GatewayNode, Hearing, NodeRole, NodeState
+from service.model.gateway_node import GatewayNode, NodeRole, NodeState
 from service.model.lease import Stamp
 
 
@@ -38,15 +39,17 @@ def assign(
     stamp: Stamp,
     ordered: Mapping[IPv4Address, str] | None = None,
     noticed: Mapping[IPv4Address, str] | None = None,
+    doubtful: Collection[str] = (),
 ) -> Plan:
     """Place every floating IP.
 
     `holders` says who really holds each IP now, as far as known; `previous` is the table of last time. Rows whose
     content did not change keep their stamp; the others carry `stamp`, which the caller has made higher than any before.
     `ordered`: the node that an operator wants an IP to be on, empty for any other than the present one. `noticed`: the
-    heirs that have been successors for long enough to become holders.
+    heirs that have been successors for long enough to become holders. `doubtful`: nodes that may be dead; others go
+    first.
     """
-    table = _Placement(nodes, ordered or {}, noticed or {})
+    table = _Placement(nodes, ordered or {}, noticed or {}, doubtful)
     # Each once: an address listed twice is one address.
     order = tuple(dict.fromkeys(floating_ips))
     table.fill(order, holders, previous)
@@ -55,7 +58,7 @@ def assign(
 
 def candidates(floating_ip: IPv4Address, nodes: Sequence[GatewayNode]) -> tuple[GatewayNode, ...]:
     """The nodes that can be given the IP now, by name in order (rule 1 of the design)."""
-    return tuple(_Placement(nodes, {}, {}).candidates(floating_ip))
+    return tuple(_Placement(nodes, {}, {}, ()).candidates(floating_ip))
 
 
 def role_rank(node: GatewayNode) -> int:
@@ -86,12 +89,17 @@ class _Placement:
     """The table while it is being filled."""
 
     def __init__(
-        self, nodes: Sequence[GatewayNode], ordered: Mapping[IPv4Address, str], noticed: Mapping[IPv4Address, str]
+        self,
+        nodes: Sequence[GatewayNode],
+        ordered: Mapping[IPv4Address, str],
+        noticed: Mapping[IPv4Address, str],
+        doubtful: Collection[str],
     ) -> None:
         self._nodes = tuple(sorted(nodes, key=lambda node: node.name))
         self._by_name = {node.name: node for node in self._nodes}
         self._ordered = ordered
         self._noticed = noticed
+        self._doubtful = doubtful
         self.holder: dict[IPv4Address, str] = {}
         """Without the floating IPs that nobody can hold."""
         self.successor: dict[IPv4Address, str] = {}
@@ -100,14 +108,16 @@ class _Placement:
         self.stays: dict[IPv4Address, str] = {}
         """Why an IP stays on a node that should give it up."""
         self._faults = AddressFaults(self._nodes)
-        self._qualified: dict[IPv4Address, list[GatewayNode]] = {}
-        """Cache of `candidates`."""
+        self._candidates = Candidates(self._nodes)
         self._held = {node.name: 0 for node in self._nodes}
         """How many floating IPs each node holds, by the table so far."""
-        self._inherits: dict[tuple[str, str], int] = {}
-        """(holder, successor) -> how many floating IPs would go that way if the holder died."""
+        self._inherits: dict[str, Counter[str]] = {}
+        """Holder -> how many floating IPs would go to each successor if it died."""
         self._standby = {node.name: 0 for node in self._nodes}
         """How many standing claims each node keeps, whoever the holder is."""
+        self.by_load: Rank = self._rank
+        self.by_standby: Rank = self._standby_rank
+        """Ranks of nodes while holders are placed, and then while successors are; the same objects at each use."""
 
     def fill(
         self,
@@ -135,17 +145,14 @@ class _Placement:
             # Else the former holder is about to let go. A third node that stood by under this row, before the heir has
             # heard of it, would be granted the IP in its place (rule P4): it is named once the heir holds it.
 
-    def candidates(self, ip: IPv4Address) -> list[GatewayNode]:
+    def candidates(self, ip: IPv4Address) -> Pool:
         """Rule 1: nodes that can be given the IP now, in name order."""
-        if ip not in self._qualified:
-            fit = [node for node in self._nodes if _is_available(node) and _is_on_segment(node, ip)]
-            # Never an address that is a node's own, a network or a broadcast address, whoever is up.
-            self._qualified[ip] = fit if ip not in self._faults else []
-        return self._qualified[ip]
+        # Never an address that is a node's own, a network or a broadcast address, whoever is up.
+        return self._candidates.of(ip) if ip not in self._faults else _NOBODY
 
     def keep_holder(self, ip: IPv4Address, present: str | None, previous: Assignment | None) -> str | None:
         """Rule 2: the present holder stays if it qualifies; else whoever the last table lets expect it."""
-        qualified = [node.name for node in self.candidates(ip)]
+        qualified = self.candidates(ip)
         if present is not None and present not in qualified and self._may_keep(present, ip):
             # Its lease lives, so its keeper does: only its agent is away, or gossip is cut. Membership chooses among
             # candidates, it never revokes a live lease (rule S2); a keeper whose agent stays away hands over (rule S6).
@@ -171,7 +178,7 @@ class _Placement:
         One that shall give it up (rule O1) may as well, until somebody else can take it.
         """
         node = self._by_name.get(name)
-        is_fit = node is not None and node.role is not NodeRole.CONTROLLER and _is_on_segment(node, ip)
+        is_fit = node is not None and node.role is not NodeRole.CONTROLLER and is_on_segment(node, ip)
         return is_fit and ip not in self._faults
 
     def _could_serve(self, name: str, ip: IPv4Address) -> bool:
@@ -227,15 +234,22 @@ class _Placement:
                 return name
         return min(others.values(), key=self._rank).name if others else None
 
-    def _rank(self, node: GatewayNode) -> tuple[int, int, str]:
+    def _rank(self, node: GatewayNode) -> tuple[int | str, ...]:
         """Rules 3 to 5: workers before control-plane nodes, fewest floating IPs, name."""
-        return role_rank(node), self._held[node.name], node.name
+        return *self._order(node), self._held[node.name], node.name
+
+    def _standby_rank(self, node: GatewayNode) -> tuple[int | str, ...]:
+        """As a successor of somebody whose other addresses go elsewhere: `_succession_rank`."""
+        return *self._order(node), self._held[node.name], self._standby[node.name], node.name
+
+    def _order(self, node: GatewayNode) -> tuple[int, int]:
+        return role_rank(node), node.name in self._doubtful
 
     def place_holder(self, ip: IPv4Address) -> None:
         """Give an IP that nobody holds to the best node that there is."""
         # None qualifies: the row says why, and stays without a holder until one does.
-        if fit := self.candidates(ip):
-            self._set_holder(ip, min(fit, key=self._rank).name)
+        if (best := self.candidates(ip).best(self.by_load)) is not None:
+            self._set_holder(ip, best.name)
 
     def _set_holder(self, ip: IPv4Address, name: str) -> None:
         self.holder[ip] = name
@@ -245,32 +259,43 @@ class _Placement:
         """Choose the next best other node, so that what one dead node held spreads over all that are left."""
         # Nobody to succeed: with no holder there is no promise whose end a standing claim could wait for.
         holder = self.holder.get(ip)
-        others = [node for node in self.candidates(ip) if node.name != holder]
-        if holder is None or not others:
+        if holder is None:
             return
-        best = min(others, key=lambda node: self._succession_rank(holder, node))
+        fit = self.candidates(ip)
+        best = self._best_successor(fit, holder)
+        if best is None:
+            return
         chosen = best.name
-        for node in others:
+        named = self._by_name.get(present or "")
+        if named is not None and present in fit and present != holder and self._order(named) == self._order(best):
             # The present successor has the NAT state already. One IP more than the best is no reason to resync.
-            if node.name == present and role_rank(node) == role_rank(best):
-                spare = self._load_after(holder, best.name) + 1 - self._load_after(holder, node.name)
-                chosen = node.name if spare >= 0 else best.name
+            spare = self._load_after(holder, best.name) + 1 - self._load_after(holder, named.name)
+            chosen = named.name if spare >= 0 else best.name
         self._set_successor(ip, chosen)
 
+    def _best_successor(self, fit: Pool, holder: str) -> GatewayNode | None:
+        """Of those that inherit nothing from the holder so far the first, or one of the few that do."""
+        heirs = self._inherits.get(holder, Counter())
+        others = [self._by_name[name] for name in heirs if name in fit and name != holder]
+        fresh = fit.best(self.by_standby, {holder, *heirs})
+        if fresh is not None:
+            others.append(fresh)
+        return min(others, key=lambda node: self._succession_rank(holder, node), default=None)
+
     def _set_successor(self, ip: IPv4Address, chosen: str) -> None:
-        holder = self.holder[ip]
         self.successor[ip] = chosen
         self._standby[chosen] += 1
-        self._inherits[holder, chosen] = self._inherits.get((holder, chosen), 0) + 1
+        self._inherits.setdefault(self.holder[ip], Counter())[chosen] += 1
 
     def _load_after(self, dead: str, heir: str) -> int:
         """How many floating IPs the heir has once the dead node's are gone where they go so far."""
-        return self._held[heir] + self._inherits.get((dead, heir), 0)
+        heirs = self._inherits.get(dead)
+        return self._held[heir] + (heirs[heir] if heirs else 0)
 
-    def _succession_rank(self, holder: str, node: GatewayNode) -> tuple[int, int, int, str]:
+    def _succession_rank(self, holder: str, node: GatewayNode) -> tuple[int | str, ...]:
         # The same rules as for holders, applied to the world in which the holder is dead; all standing claims of the
         # node break the tie, so that NAT state to keep is spread too.
-        return (role_rank(node), self._load_after(holder, node.name), self._standby[node.name], node.name)
+        return *self._order(node), self._load_after(holder, node.name), self._standby[node.name], node.name
 
     def why_unassigned(self, ip: IPv4Address) -> str:
         """Give the reason as one sentence for the condition; the same facts give the same words."""
@@ -289,27 +314,17 @@ class _Placement:
         return ", ".join(f"{causes[words]} {words}" for words, _ in _OBSTACLES if causes[words]) or "there is none"
 
 
-def _is_available(node: GatewayNode) -> bool:
-    """Whether the node may be given a floating IP it does not hold. A controller never: it has no datapath."""
-    is_wanted = node.schedulable and node.selected
-    return node.role is not NodeRole.CONTROLLER and node.state is NodeState.UP and node.ready and is_wanted
-
-
 def _has_segment(node: GatewayNode, ip: IPv4Address) -> bool:
     return any(ip in segment.network for segment in node.segments)
-
-
-def _is_on_segment(node: GatewayNode, ip: IPv4Address) -> bool:
-    """With a link there by which it can be reached (rule S5)."""
-    return any(ip in segment.network and segment.hearing is not Hearing.DEAF for segment in node.segments)
 
 
 _OBSTACLES: tuple[tuple[str, Callable[[GatewayNode, IPv4Address], bool]], ...] = (
     ("down", lambda node, ip: node.state is not NodeState.UP),
     ("not ready", lambda node, ip: not node.ready),
-    ("deaf on the segment", lambda node, ip: not _is_on_segment(node, ip)),
+    ("deaf on the segment", lambda node, ip: not is_on_segment(node, ip)),
     ("not selected by spec.nodeSelector", lambda node, ip: not node.selected),
     ("drained", lambda node, ip: node.drained),
     ("cordoned or draining", lambda node, ip: not node.schedulable),
 )
 """What keeps a node on the subnet from being given an IP, in the order in which it is asked."""
+_NOBODY = Pool(())

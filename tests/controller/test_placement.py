@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from service.controller.placement import NOTICE_NS, PATIENCE_NS, UNRESPONSIVE_NS, Placement, Revision, has_caught_up
+from service.controller.placement import (
+    DOUBT_NS,
+    NOTICE_NS,
+    PATIENCE_NS,
+    UNRESPONSIVE_NS,
+    Placement,
+    Revision,
+    has_caught_up,
+)
 from service.gateway.row import MemberMetadata
 from service.gossip.member import Member, MemberState
 from service.model.assignment import Assignment
@@ -272,3 +280,42 @@ def test_o1_a_selector_that_leaves_nobody_right_after_a_move_finds_the_address_w
     table.turn()
     assert (table.holder(), table.placement.moves) == ("worker2", ())
     assert "worker2 is not selected by spec.nodeSelector, and no other node" in table.rows[A].reason
+
+
+C = IPv4Address("192.168.1.102")
+THREE = (*WORKERS, node("worker3", 3))
+
+
+def test_a_node_that_has_lost_its_address_is_not_made_the_successor_of_everything() -> None:
+    """It seems to be empty, and nobody has noticed yet that it is dead."""
+    table = Table(A, B, C, nodes=THREE)
+    table.holders = {A: "worker1", B: "worker2", C: "worker2"}
+    table.turn()
+    table.holders = {A: "worker3", B: "worker2", C: "worker2"}
+    table.turn(after_ns=1)
+    assert {row.successor for row in table.rows.values()} == {"worker2", "worker3"}
+    table.turn(after_ns=DOUBT_NS)
+    assert table.rows[A].successor == "worker1", "it lives, and has less than others"
+
+
+def test_a_node_that_gave_an_address_up_on_purpose_is_not_doubted() -> None:
+    table = Table(A, nodes=WORKERS)
+    table.turn()
+    table.holders = {A: "worker1"}
+    table.nodes = (replace(WORKERS[0], drained=True), WORKERS[1])
+    table.turn()
+    table.turn(after_ns=NOTICE_NS)
+    table.holders = {A: "worker2"}
+    table.nodes = THREE
+    table.turn(after_ns=1)
+    assert table.rows[A].successor == "worker1"
+
+
+def test_where_there_is_no_other_a_doubtful_node_is_the_successor_all_the_same() -> None:
+    table = Table(A, nodes=WORKERS)
+    table.turn()
+    table.holders = {A: "worker1"}
+    table.turn()
+    table.holders = {A: "worker2"}
+    table.turn(after_ns=1)
+    assert table.rows[A].successor == "worker1"
