@@ -20,7 +20,7 @@ from service.agent.agent import Agent
 from service.audit.recorder import LeaderRecorder
 from service.controller.knowledge import Knowledge
 from service.controller.port_blocks import LeaderPortBlocks
-from service.datapath import layout
+from service.datapath import formerly_listed, layout
 from service.datapath.layout import BlockKind, MapName, SelectedState, WayKind
 from service.datapath.steering import Phase
 from service.electorate.follower import ElectorateFollower
@@ -104,6 +104,13 @@ def unlist(site: Site) -> None:
     (site.manifests / "cluster.yaml").write_text(MANIFESTS.replace("[192.168.1.100]", "[]"), encoding="ascii")
 
 
+@pytest.fixture
+def no_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is neither listed nor leased is not fenced for a while longer."""
+    monkeypatch.setattr(formerly_listed, "STAYS_NS", 0)
+
+
+@pytest.mark.usefixtures("no_stay")
 async def test_an_address_that_is_listed_no_more_is_behind_the_fence_while_it_is_leased_here(site: Site) -> None:
     async with site.running() as agent:
         site.hold()
@@ -116,6 +123,7 @@ async def test_an_address_that_is_listed_no_more_is_behind_the_fence_while_it_is
         await until(lambda: not is_fenced(site))
 
 
+@pytest.mark.usefixtures("no_stay")
 async def test_a_lease_whose_keeper_is_gone_keeps_an_address_behind_the_fence_no_longer_than_it_lasts(
     site: Site,
 ) -> None:
