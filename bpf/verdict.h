@@ -66,20 +66,20 @@ static inline int is_hint_in_force(const struct way_hint *hint, u64 token)
 /* The way to this node itself. */
 BPF_TABLE("percpu_array", u32, struct way, local_ways, 1);
 
-/* The way to the holder as it is now (rules W1, W2). That it is this node the fence knows before any agent does. */
+/* The way to the holder as it is now (rules W1, W2). That it is this node the fence knows before any agent does; where
+ * there is no way at all, the address is listed no more. */
 static inline struct way *find_way(__be32 floating_ip)
 {
+    struct way *way = ways.lookup(&floating_ip);
     struct way_hint *hint;
-    struct way *way;
     u32 zero = 0;
 
     if (is_lease_live(floating_ip)) {
-        way = local_ways.lookup(&zero);
+        way = way ? local_ways.lookup(&zero) : NULL;
         if (way)
             way->kind = WAY_LOCAL;
         return way;
     }
-    way = ways.lookup(&floating_ip);
     hint = way_hints.lookup(&floating_ip);
     return hint && is_hint_in_force(hint, way ? way->token : 0) ? &hint->way : way;
 }

@@ -128,6 +128,13 @@ def test_w2_the_pods_of_a_holder_go_by_itself_before_its_agent_has_said_so(pod_n
     assert packet.read(pod_node.send(UDP_FLOW).frame).destination == UPLINK.mac
 
 
+def test_l1_the_pods_of_a_holder_send_nothing_from_an_address_that_is_listed_no_more(pod_node: Node) -> None:
+    pod_node.hold(token=NEXT)
+    pod_node.map(MapName.WAYS).delete(FLOATING_IP.packed)
+    assert pod_node.send(UDP_FLOW).verdict == SHOT
+    assert pod_node.drops() == {(FLOATING_IP, DropReason.NO_GATEWAY): 1}
+
+
 # ---- what comes from outside ----
 
 
