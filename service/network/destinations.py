@@ -16,6 +16,8 @@ from service.model.span import merged
 TABLE = "egressgw"
 PART = 2048
 """Networks of one set in the kernel: while a transaction is committed nothing else runs on that CPU (measured)."""
+_BATCH = 32
+"""Sets in one transaction at most: each has two chains."""
 GUARD, TRANSLATED = "guarded", "translated"
 """Maps from a pod to what is asked of its packets: about to leave unmarked; after DNAT."""
 
@@ -41,6 +43,20 @@ def parts_of(networks: Iterable[IPv4Network]) -> list[list[IPv4Network]]:
     """Free of overlaps, which the kernel refuses, and cut into sets that are made quickly; at least one."""
     distinct = merged(networks)
     return [distinct[start : start + PART] for start in range(0, len(distinct), PART)] or [[]]
+
+
+def in_batches(sets: Mapping[int, int]) -> list[list[int]]:
+    """Sets that are made or removed in one transaction: few enough, and with few networks in all: `sets` says
+    how many each has."""
+    batches: list[list[int]] = []
+    room = 0
+    for identity, networks in sets.items():
+        if not batches or networks > room or len(batches[-1]) == _BATCH:
+            batches.append([])
+            room = PART
+        batches[-1].append(identity)
+        room -= networks
+    return batches
 
 
 def set_name(identity: int, part: int) -> str:

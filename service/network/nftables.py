@@ -10,7 +10,7 @@ kernel commits one, nothing else runs on that CPU where it does not preempt itse
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
@@ -22,11 +22,13 @@ from service.network.connection_life import ConnectionLives
 from service.network.destinations import (
     GUARD,
     NOTHING,
+    PART,
     TABLE,
     TRANSLATED,
     Destinations,
     chains,
     definition,
+    in_batches,
     parse_destinations,
     parts_of,
     removal,
@@ -35,6 +37,7 @@ from service.network.destinations import (
     switch,
 )
 from service.network.mark_conflict import conflicting_lines, used_bits, used_connection_bits
+from service.network.nft_generation import read_generation
 from service.network.priority import CANDIDATE_PRIORITY, ENDED_PRIORITY, FLOW_PRIORITY, written
 from service.network.unclassified import (
     UNCLASSIFIED,
@@ -212,7 +215,7 @@ class Nftables:
     """Our table in the kernel. Methods raise TransientError where nft fails or takes too long (nothing has changed
     then), OperatorError where it is absent or not permitted."""
 
-    def __init__(self, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, *, timeout_s: float = 10.0, generation: Callable[[], int | None] = read_generation) -> None:
         self._timeout_s = timeout_s
         self._lock = asyncio.Lock()
         """Held while the table and what is known of it may differ: a look in between would find rules missing."""
@@ -222,6 +225,8 @@ class Nftables:
         """Which set each pod has in the kernel."""
         self._parts: dict[int, int] = {}
         """Of how many parts each set is that is there, or may be there in part."""
+        self._sizes: dict[int, int] = {}
+        """How many networks each of them has."""
         self._ready: set[int] = set()
         """Sets that pods can be pointed at."""
         self._base_rules = 0
@@ -232,12 +237,15 @@ class Nftables:
         """Those of them in force."""
         self.dropped = dict.fromkeys(GUARDS, 0)
         """Packets by guard, as of the last `is_intact`."""
+        self._read_generation = generation
+        self._intact_at: int | None = None
+        """The change to nftables after which the table was seen to be whole; or our own one, of a whole one."""
 
     async def apply(self, config: NftConfig) -> None:
         """Replace the table. What an earlier run knew of pods is carried over, so a restart leaves no gap for them."""
         async with self._lock:
             carried = await self._read()
-            await self._run("-f", "-", text=ruleset(config, carried))
+            await self._commit(ruleset(config, carried))
             self._rest = _rest(config)
             steer, used = carried.steer, set(carried.steer.pods.values())
             kept = {identity: carried.named[identity] for identity in carried.asked}
@@ -248,7 +256,8 @@ class Nftables:
 
     async def update_sets(self, config: NftConfig) -> None:
         """Change cluster, pods, uplinks and times only; mark and steering device must be those of `apply`."""
-        await self._run("-f", "-", text=set_replacement(config))
+        async with self._lock:
+            await self._commit(set_replacement(config))
 
     async def replace_steer(self, wanted: Destinations, changed: Iterable[IPv4Address] | None = None) -> None:
         """Make the steered pods exactly these: new sets, then the pods, then away with sets that no pod has any more.
@@ -258,13 +267,17 @@ class Nftables:
         Raises TransientError where one fails: some may have been made, and the next call goes on from there.
         """
         async with self._lock, self._learning():
-            for identity in wanted.sets.keys() - self._ready:
-                await self._define(identity, wanted.sets[identity])
-            if text := switch(self._pods, wanted.pods, changed):
-                await self._run("-f", "-", text=text)
-                self._pods = dict(wanted.pods)
-            for identity in self._parts.keys() - wanted.sets.keys():
-                await self._remove_set(identity)
+            new = {identity: parts_of(wanted.sets[identity]) for identity in wanted.sets.keys() - self._ready}
+            batches = in_batches({identity: sum(map(len, parts)) for identity, parts in new.items()})
+            text = switch(self._pods, wanted.pods, changed)
+            for batch in batches:
+                # The pods with the last of them: a pod that brings a set of its own takes one run of nft.
+                await self._define({one: new[one] for one in batch}, text if batch is batches[-1] else "")
+            if text and not batches:
+                await self._commit(text)
+            self._pods = dict(wanted.pods)
+            for batch in in_batches({one: self._sizes[one] for one in self._parts.keys() - wanted.sets.keys()}):
+                await self._remove_sets(batch)
 
     async def replace_named(self, wanted: Named) -> None:
         """Make these sets what no unclassified pod may send to (W11): new ones, then the rules, then the old ones go.
@@ -274,13 +287,13 @@ class Nftables:
         """
         async with self._lock, self._learning():
             for identity in wanted.keys() - self._named:
-                await self._run("-f", "-", text=named_definition(identity, wanted[identity]))
+                await self._commit(named_definition(identity, wanted[identity]))
                 self._named.add(identity)
             if wanted.keys() != self._asked:
-                await self._run("-f", "-", text=named_rules(sorted(wanted)))
+                await self._commit(named_rules(sorted(wanted)))
                 self._asked = frozenset(wanted)
             for identity in self._named - wanted.keys():
-                await self._run("-f", "-", text=named_removal(identity))
+                await self._commit(named_removal(identity))
                 self._named.discard(identity)
 
     @asynccontextmanager
@@ -292,18 +305,34 @@ class Nftables:
             self._adopt(await self._read())
             raise
 
-    async def _define(self, identity: int, networks: Iterable[IPv4Network]) -> None:
-        parts = parts_of(networks)
-        self._parts[identity] = len(parts)
-        for text in definition(identity, parts, self._rest):
-            await self._run("-f", "-", text=text)
-        self._ready.add(identity)
+    async def _define(self, sets: Mapping[int, Sequence[Sequence[IPv4Network]]], then: str) -> None:
+        self._parts |= {identity: len(parts) for identity, parts in sets.items()}
+        self._sizes |= {identity: sum(map(len, parts)) for identity, parts in sets.items()}
+        texts = [text for identity, parts in sets.items() for text in definition(identity, parts, self._rest)]
+        await self._commit_batch(sets, [*texts, then] if then else texts)
+        self._ready |= sets.keys()
 
-    async def _remove_set(self, identity: int) -> None:
-        self._ready.discard(identity)
-        for text in removal(identity, self._parts[identity]):
-            await self._run("-f", "-", text=text)
-        del self._parts[identity]
+    async def _remove_sets(self, identities: Collection[int]) -> None:
+        self._ready -= set(identities)
+        texts = [text for identity in identities for text in removal(identity, self._parts[identity])]
+        await self._commit_batch(identities, texts)
+        for identity in identities:
+            del self._parts[identity], self._sizes[identity]
+
+    async def _commit_batch(self, identities: Iterable[int], texts: Sequence[str]) -> None:
+        """In one transaction, for each run of nft reads the whole table first; a set that is too large for that by
+        itself, in several."""
+        is_short = sum(self._sizes[identity] for identity in identities) <= PART
+        for text in ["".join(texts)] if is_short else texts:
+            await self._commit(text)
+
+    async def _commit(self, text: str) -> None:
+        """One transaction. What was intact before it, and nobody else has changed meanwhile, is intact after it."""
+        before = self._read_generation()
+        await self._run("-f", "-", text=text)
+        after = self._read_generation()
+        if before is not None and self._intact_at == before and after == before + 1:
+            self._intact_at = after
 
     async def counters(self) -> dict[str, int]:
         """Packets by counter name, since the table was made; `apply` keeps them."""
@@ -317,9 +346,21 @@ class Nftables:
         return any(table["family"] == "ip" and table["name"] == TABLE for table in tables)
 
     async def is_intact(self) -> bool:
-        """False where somebody flushed the ruleset, the table or one of its chains since `apply`."""
+        """False where somebody flushed the ruleset, the table or one of its chains since `apply`.
+
+        The table is looked at only where anybody has changed anything in nftables since the last look.
+        """
         async with self._lock:
-            return await self.present() and await self._count_rules() == self._base_rules + self._set_rules()
+            generation = self._read_generation()
+            if generation is not None and generation == self._intact_at:
+                self._note_drops(json.loads(await self._run("-j", "list", "counters", "table", "ip", TABLE)))
+                return True
+            is_intact = await self.present() and await self._count_rules() == self._base_rules + self._set_rules()
+            self._intact_at = generation if is_intact else None
+            return is_intact
+
+    def _note_drops(self, document: Mapping[str, Any]) -> None:
+        self.dropped |= {name: packets for name, (packets, _) in _counts(document).items() if name in GUARDS}
 
     def _set_rules(self) -> int:
         return sum(rule_count(self._parts[identity]) for identity in self._ready) + len(self._asked)
@@ -327,12 +368,13 @@ class Nftables:
     async def _count_rules(self) -> int:
         # Terse: the sets may be long.
         document = json.loads(await self._run("-j", "-t", "list", "table", "ip", TABLE))
-        self.dropped |= {name: packets for name, (packets, _) in _counts(document).items() if name in GUARDS}
+        self._note_drops(document)
         return sum("rule" in entry for entry in document["nftables"])
 
     async def remove(self) -> None:
         """Delete the table, guards included; no error where there is none."""
-        await self._run("-f", "-", text=f"add table ip {TABLE}\ndelete table ip {TABLE}\n")
+        await self._commit(f"add table ip {TABLE}\ndelete table ip {TABLE}\n")
+        self._intact_at = None
         self._adopt(Carried())
 
     async def check_marks(self, mark: int, connection_mark: int) -> None:
@@ -355,6 +397,7 @@ class Nftables:
         steer = present.steer
         self._pods = dict(steer.pods)
         self._parts = {identity: len(parts_of(networks)) for identity, networks in steer.sets.items()}
+        self._sizes = {identity: len(networks) for identity, networks in steer.sets.items()}
         # Of the others it is not known whether all of their parts are there: they are made again.
         self._ready = set(self._pods.values())
         self._named, self._asked = set(present.named), present.asked

@@ -2,7 +2,16 @@
 
 from ipaddress import IPv4Address, IPv4Network
 
-from service.network.destinations import PART, Destinations, definition, parse_destinations, parts_of, removal, switch
+from service.network.destinations import (
+    PART,
+    Destinations,
+    definition,
+    in_batches,
+    parse_destinations,
+    parts_of,
+    removal,
+    switch,
+)
 
 ONE, TWO = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
 NARROW, WIDE = IPv4Network("10.0.0.0/9"), IPv4Network("10.0.0.0/8")
@@ -51,3 +60,10 @@ def test_a_former_versions_pairs_are_read_as_sets() -> None:
     pair = {"concat": ["10.0.0.1", {"prefix": {"addr": "8.0.0.0", "len": 8}}]}
     found = parse_destinations({"nftables": [{"set": {"name": "steer", "elem": [pair]}}]})
     assert found.sets[found.pods[ONE]] == [IPv4Network("8.0.0.0/8")]
+
+
+def test_i3_sets_are_made_in_transactions_of_few_sets_and_few_networks() -> None:
+    assert in_batches({}) == []
+    assert in_batches(dict.fromkeys(range(70), 1)) == [list(range(32)), list(range(32, 64)), list(range(64, 70))]
+    assert in_batches({1: PART, 2: 1, 3: PART - 1, 4: 1}) == [[1], [2, 3], [4]]
+    assert in_batches({1: 5 * PART, 2: 1}) == [[1], [2]]

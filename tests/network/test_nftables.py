@@ -486,6 +486,72 @@ async def test_a_flushed_chain_is_noticed(site: Site, chain: str) -> None:
     await nftables.remove()
 
 
+class Listed:
+    """Nftables that says how often its table was listed."""
+
+    def __init__(self, nftables: Nftables, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, self.runs, self._run = 0, 0, nftables._run
+        monkeypatch.setattr(nftables, "_run", self.run)
+
+    async def run(self, *arguments: str, text: str = "", program: str = "nft") -> str:
+        self.runs += 1
+        self.count += arguments[-4:] == ("list", "table", "ip", "egressgw")
+        return await self._run(*arguments, text=text, program=program)
+
+
+@pytest.mark.root
+async def test_the_table_is_listed_only_where_somebody_else_has_changed_nftables(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nftables = await protect(steer=False)
+    listed = Listed(nftables, monkeypatch)
+    for _ in range(3):
+        assert await nftables.is_intact()
+    assert listed.count == 1
+    await nftables.replace_steer(to(OUTSIDE))
+    await nftables.update_sets(CONFIG)
+    assert await nftables.is_intact()
+    assert listed.count == 1, "a change of our own"
+    site.node.run("nft add table ip somebody")
+    assert await nftables.is_intact()
+    assert listed.count == 2
+    await nftables.replace_steer(NOTHING)
+    site.node.run("nft flush chain ip egressgw guard")
+    await nftables.replace_steer(to(OUTSIDE))
+    assert not await nftables.is_intact(), "a change of our own hides nobody else's"
+    assert not await nftables.is_intact(), "until it is written again"
+
+
+@pytest.mark.root
+async def test_drops_of_guards_are_counted_though_the_table_is_not_listed(site: Site) -> None:
+    nftables = await protect()
+    assert await nftables.is_intact()
+    before = nftables.dropped["guard_unmarked"]
+    site.node.run("nft delete table ip tc_stand_in")
+    assert await nftables.is_intact()
+    with site.node.capture("up0") as uplink:
+        send(site.pod, b"leak", (SERVER, 53))
+        send(site.pod, b"allowed", (ELSEWHERE, 53))
+        uplink.until(b"allowed")
+    assert await nftables.is_intact()
+    assert nftables.dropped["guard_unmarked"] == before + 1
+
+
+@pytest.mark.root
+async def test_many_small_sets_are_few_transactions(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    nftables = await protect(steer=False)
+    listed = Listed(nftables, monkeypatch)
+    many = {identity: (IPv4Network((0xCB000000 + (identity << 8), 24)),) for identity in range(200)}
+    pods = {POD + identity: identity for identity in many}
+    await nftables.replace_steer(Destinations(pods, many))
+    assert listed.runs <= 200 / 32 + 2
+    assert await nftables.is_intact()
+    listed.runs = 0
+    await nftables.replace_steer(NOTHING)
+    assert listed.runs <= 200 / 32 + 2
+    assert "to_" not in site.node.run("nft list sets")
+
+
 @pytest.mark.root
 async def test_d2_a_pods_packet_does_not_pass_for_an_answer_to_what_a_reply_of_ours_began(site: Site) -> None:
     """Connection tracking had forgotten the flow, the server spoke first, and then the flow ended."""
