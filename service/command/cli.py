@@ -94,10 +94,11 @@ def _process_options(command: F) -> F:
 
 
 @main.command()
+@click.option("--witness", is_flag=True, help="Be an elector and nothing else: the third vote of two nodes.")
 @_process_options
-def agent(**options: Any) -> None:
+def agent(witness: bool, **options: Any) -> None:
     """Run the agent of a node: membership, datapath, announcements."""
-    _run_process("agent", **options)
+    _run_process("agent", module="service.keeper.witness" if witness else "", **options)
 
 
 @main.command()
@@ -142,17 +143,19 @@ def _introduction(name: str, settings: "Settings") -> str:
     )
 
 
-def _run_process(name: str, *, config: str, log_format: str, log_level: str, **overrides: Any) -> None:
+def _run_process(
+    name: str, *, config: str, log_format: str, log_level: str, module: str = "", **overrides: Any
+) -> None:
     from service.host.log import configure_logging
     from service.host.signals import run_until_signalled
     from service.settings import load_settings
 
     configure_logging(log_format=log_format, level=log_level)
     settings = load_settings(config, overrides)
-    module = _import(f"service.{name}.{name}", f"the {name}")
+    found = _import(module or f"service.{name}.{name}", f"the {name}")
     log.info("%s", _introduction(name, settings))
     try:
-        run_until_signalled(lambda: module.run(settings))
+        run_until_signalled(lambda: found.run(settings))
     except Exception as error:
         if not all(isinstance(failure, OperatorError | TransientError) for failure in _leaves(error)):
             # Through the log rather than as a bare traceback: whoever reads JSON lines gets it whole.

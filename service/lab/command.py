@@ -78,6 +78,7 @@ def lab(context: click.Context, kubernetes: bool, name: str, proxy_mode: str, cn
 @click.option(
     "--far-nodes", "far", default=0, help="So many of the workers are on a segment of their own, behind the router."
 )
+@click.option("--witness", is_flag=True, help="One elector more, on a host of its own: for two nodes.")
 @click.option("--transport", type=click.Choice(TRANSPORTS), default=TRANSPORTS[0], show_default=True)
 @click.option("--source", type=click.Path(path_type=Path), help="Folder whose manifests the lab starts with.")
 @click.option("--replace", is_flag=True, help="Clear a lab of that name first.")
@@ -95,6 +96,7 @@ def up(
     electors: int,
     profile: str,
     far: int,
+    witness: bool,
     transport: str,
     source: Path | None,
     replace: bool,
@@ -118,6 +120,7 @@ def up(
         cni=cni,
         far_nodes=far or far_nodes(nodes, segments),
         transport=transport,
+        witness=witness,
     )
     console = _console()
     with console.status(f"building the {'cluster' if kubernetes else 'lab'}") as status:

@@ -94,9 +94,9 @@ class Lab:
 
     def ports(self, member: str) -> list[str]:
         """The fabric's ports of a node or controller."""
-        for controller in self.plan.controllers:
-            if controller.name == member:
-                return [controller.port]
+        for host in self.plan.hosts:
+            if host.name == member:
+                return [host.port]
         node = self.node(member)
         return [node.port(segment) for segment in node.segments]
 
@@ -140,7 +140,7 @@ class Lab:
     def netns(self, place: str) -> str:
         """The network namespace of that place. Raises OperatorError where there is no such place."""
         others = {"router": self.plan.router, "outside": self.plan.outside, "fabric": self.plan.fabric}
-        others |= {controller.name: controller.netns for controller in self.plan.controllers}
+        others |= {host.name: host.netns for host in self.plan.hosts}
         return others.get(place) or (self.pod(place) if "/" in place else self.node(place)).netns
 
     def client_command(self, pod: PlannedPod, *arguments: str) -> list[str]:
@@ -291,6 +291,7 @@ def wait_until_ready(lab: Lab, report: Report = lambda line: None) -> None:
     """
     members: list[tuple[str, PlannedNode | PlannedController]] = [("agent", node) for node in lab.plan.nodes]
     members += [("controller", controller) for controller in lab.plan.controllers]
+    members += [("witness", lab.plan.witness)] if lab.plan.witness else []
     for kind, member in members:
         report(f"{member.name} gets ready")
         try:
@@ -339,8 +340,8 @@ def _build(options: LabOptions, plan: Plan, source: Path | None, report: Report)
         write_configuration(folder, plan, node, key)
         # Each mount of this type is an instance of its own: pins of the lab never mix with those of the host.
         run(["mount", "-t", "bpf", "bpf", str(member_folder(folder, node.name) / "bpf")])
-    for controller in plan.controllers:
-        write_configuration(folder, plan, controller, key)
+    for host in plan.hosts:
+        write_configuration(folder, plan, host, key)
     if options.state_kib:
         size = f"size={options.state_kib}k"
         for name in plan.members:
@@ -363,6 +364,10 @@ def _start(lab: Lab, processes: bool, report: Report) -> None:
             report(controller.name)
             config = str(member_folder(lab.folder, controller.name) / "config.yaml")
             lab.start("controller", controller.name, controller.netns, "service", "controller", "--config", config)
+        if lab.plan.witness is not None:
+            name = lab.plan.witness.name
+            config = str(member_folder(lab.folder, name) / "config.yaml")
+            lab.start("witness", name, lab.plan.witness.netns, "service", "agent", "--witness", "--config", config)
     lab.wait_outside()
 
 
@@ -422,5 +427,5 @@ def _raise_neighbour_limit(plan: Plan, state: LabState) -> None:
 
 def _neighbours(plan: Plan) -> int:
     """Neighbour entries when everybody has talked to everybody."""
-    members = len(plan.nodes) + len(plan.controllers) + 1
+    members = len(plan.nodes) + len(plan.hosts) + 1
     return members * members + 2 * len(plan.pods)

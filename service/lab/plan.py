@@ -34,6 +34,8 @@ ROUTER_OCTET, CONTROL_OCTET, FIRST_WORKER_OCTET, LAST_WORKER_OCTET = 1, 11, 21, 
 CONTROLLER_OCTETS = (5, 6, 7)
 API_OCTET = 2
 API_MEMBER = "kubernetes"
+WITNESS = "witness1"
+WITNESS_OCTET = 8
 """Where the API server of a cluster runs: apart from every node, so that any node may die."""
 FIRST_POD_OCTET, LAST_POD_OCTET = 10, 254
 TCP_PORT, UDP_PORT, HTTP_PORT = 8080, 8081, 9642
@@ -74,6 +76,8 @@ class LabOptions:
     """So many of the workers are on a segment of their own, behind the router."""
     transport: str = "l2"
     """`datapath.transport` of every member."""
+    witness: bool = False
+    """A host that is an elector and nothing else, beside the nodes (`egressgw agent --witness`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,7 @@ class PlannedNode:
 
 @dataclass(frozen=True, slots=True)
 class PlannedController:
-    """A member that is no node: a controller, or the API server of a cluster."""
+    """A member that is no node: a controller, a witness, or the API server of a cluster."""
 
     name: str
     netns: str
@@ -182,7 +186,13 @@ class Plan:
     fabric: str
     router: str
     outside: str
+    witness: PlannedController | None = None
     namespaces: tuple[str, ...] = field(default=())
+
+    @property
+    def hosts(self) -> tuple[PlannedController, ...]:
+        """Those that are no nodes: controllers, and the witness."""
+        return (*self.controllers, *([self.witness] if self.witness else []))
 
     @property
     def pods(self) -> tuple[PlannedPod, ...]:
@@ -195,10 +205,13 @@ class Plan:
         return (*(node.name for node in self.nodes), *(controller.name for controller in self.controllers))
 
     @property
-    def electors(self) -> tuple[PlannedNode, ...]:
-        """The first nodes: as many as asked for, else the most of 1, 3 and 5 that there are nodes for."""
-        count = self.options.electors or max(size for size in (1, 3, 5) if size == 1 or size <= len(self.nodes))
-        return self.nodes[:count]
+    def electors(self) -> tuple[PlannedNode | PlannedController, ...]:
+        """The first nodes: as many as asked for, else the most of 1, 3 and 5 that there are nodes for; a witness is one
+        of them."""
+        others = () if self.witness is None else (self.witness,)
+        there = len(self.nodes) + len(others)
+        count = self.options.electors or max(size for size in (1, 3, 5) if size == 1 or size <= there)
+        return (*self.nodes[: count - len(others)], *others)
 
     @property
     def outside_link(self) -> tuple[IPv4Address, IPv4Address]:
@@ -232,8 +245,10 @@ def make_plan(options: LabOptions) -> Plan:
     )
     if options.kubernetes:
         controllers = (PlannedController(name=API_MEMBER, netns=f"{prefix}-{API_MEMBER}", octet=API_OCTET),)
+    witness = PlannedController(WITNESS, f"{prefix}-{WITNESS}", WITNESS_OCTET) if options.witness else None
+    hosts = (*controllers, witness) if witness else controllers
     fabric, router, outside = f"{prefix}-fabric", f"{prefix}-router", f"{prefix}-outside"
-    members = [*(node.netns for node in nodes), *(controller.netns for controller in controllers)]
+    members = [*(node.netns for node in nodes), *(host.netns for host in hosts)]
     pods = [pod.netns for node in nodes for pod in node.pods]
     return Plan(
         options=options,
@@ -242,6 +257,7 @@ def make_plan(options: LabOptions) -> Plan:
         fabric=fabric,
         router=router,
         outside=outside,
+        witness=witness,
         namespaces=(fabric, router, outside, *members, *pods),
     )
 
@@ -271,7 +287,7 @@ def _check(options: LabOptions) -> None:
         raise OperatorError(f"--transport: {', '.join(TRANSPORTS)}, not {options.transport!r}")
     if options.state_kib < 0:
         raise OperatorError(f"the size of a state disk cannot be {options.state_kib} KiB")
-    if options.electors not in (0, 1, 3, 5, 7) or options.electors > options.nodes:
+    if options.electors not in (0, 1, 3, 5, 7) or options.electors > options.nodes + options.witness:
         raise OperatorError(f"--electors: 1, 3, 5 or 7 and no more than there are nodes, not {options.electors}")
 
 

@@ -61,7 +61,7 @@ def build_site(plan: Plan) -> Iterator[str]:
     ip_batch(plan.fabric, _fabric_lines(plan))
     ip_batch(plan.router, _router_lines(plan))
     ip_batch(plan.outside, _outside_lines(plan))
-    for controller in plan.controllers:
+    for controller in plan.hosts:
         ip_batch(controller.netns, _controller_lines(controller))
     for node in plan.nodes:
         yield f"{node.name} and its pods"
@@ -89,7 +89,7 @@ def _fabric_lines(plan: Plan) -> Iterator[str]:
         for node in plan.nodes:
             if segment in node.segments:
                 yield from _attach(bridge, node.port(segment), node.netns, segment, node.octet)
-    for controller in plan.controllers:
+    for controller in plan.hosts:
         yield from _attach(SEGMENT_BRIDGES[0], controller.port, controller.netns, 0, controller.octet)
 
 

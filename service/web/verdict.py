@@ -44,6 +44,8 @@ def _of_leader(document: dict[str, Any], *, is_majority_lost: bool) -> list[str]
     if document.get("begun") is False:
         # A process that has not begun knows of none, and that is not the same as that there is none.
         return []
+    if document.get("role") == "witness":
+        return []
     leader, state = document.get("leader"), document.get("leaderState")
     consequence = "no address is assigned anew, and status in the cluster is not written"
     if not leader:
