@@ -6,8 +6,11 @@ Each turn starts from new facts, so what changes several times while the API ser
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import fields
+from typing import Any
 
 from service.model.errors import TransientError
+from service.model.kept import Kept
 from service.model.object_event import ObjectEvent
 from service.model.objects import Kind, ObjectKey
 from service.model.validity import Loss, WrittenStatus
@@ -63,6 +66,8 @@ class StatusWriter:
         """Unix time that the gateway's status names."""
         self._recorder = EventRecorder()
         self._ledger = StatusLedger()
+        self._problems = Kept[list[ObjectEvent]]()
+        self._statuses = Kept[dict[ObjectKey, Status]]()
         self._moves = MoveLog()
         self._notices = MoveNotices()
         self._trouble = ""
@@ -154,14 +159,15 @@ class StatusWriter:
         self._notices.forget()
 
     def _collect(self, facts: Facts) -> None:
-        self._recorder.hold(object_problems(facts), now_ns=self._clock())
+        problems = self._problems.of(lambda: object_problems(facts), *_sources(facts))
+        self._recorder.hold(problems, now_ns=self._clock())
         for event in (*self._moves.take(), *self._notices.due(facts)):
             self._recorder.occur(event)
 
     async def _write_all(self, facts: Facts) -> None:
-        statuses = object_status(facts)
+        statuses = dict(self._statuses.of(lambda: object_status(facts), *_sources(facts)))
         if GATEWAY in statuses:
-            statuses[GATEWAY] |= {"validUntil": self._valid_until()}
+            statuses[GATEWAY] = statuses[GATEWAY] | {"validUntil": self._valid_until()}
         recorded = await self._source.recorded()
         if facts.refused:
             # What cannot be used is there all the same, and its status has its age.
@@ -214,3 +220,8 @@ class StatusWriter:
                 _log.warning("status: %s", error)
             return False
         return True
+
+
+def _sources(facts: Facts) -> tuple[Any, ...]:
+    """What statuses and problems are made of. Each renewal of a lease is news, and none to them."""
+    return tuple(getattr(facts, field.name) for field in fields(facts) if field.name != "renewed_ns")

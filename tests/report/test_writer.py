@@ -6,14 +6,16 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any, Self
 
+import pytest
+
 from service.model.assignment import PlannedMove
 from service.model.errors import ObjectError, TransientError
 from service.model.gateway_node import NodeRole, NodeState
 from service.model.object_event import ObjectEvent
 from service.model.objects import ClusterNode, Delete, Errors, Kind, ObjectKey, Upsert
 from service.model.validity import Loss, Validity, WrittenStatus
-from service.report.facts import Sightings
-from service.report.objects import GATEWAY
+from service.report.facts import Facts, Sightings
+from service.report.objects import GATEWAY, object_status
 from service.report.writer import StatusWriter
 from service.sources.source_state import SourceState
 from tests.policy.objects import policy, policy_key
@@ -409,3 +411,26 @@ async def test_o5_a_planned_move_is_an_event_on_its_policies_before_and_after() 
         await asyncio.sleep(0.5)
     told = [event.reason for event in reporting.source.events if event.regarding == policy_key("one")]
     assert told == ["FloatingIPMoving", "FloatingIPMoved"]
+
+
+@in_virtual_time
+async def test_where_nothing_is_new_nothing_is_worked_out_anew_though_leases_are_renewed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Facts] = []
+
+    def counted(facts: Facts) -> dict[ObjectKey, dict[str, Any]]:
+        made.append(facts)
+        return object_status(facts)
+
+    monkeypatch.setattr("service.report.writer.object_status", counted)
+    async with Reporting() as reporting:
+        await asyncio.sleep(2)
+        first = len(made)
+        before = reporting.site.sightings().renewed_ns
+        await asyncio.sleep(2)
+        assert reporting.site.sightings().renewed_ns != before
+        assert len(made) == first
+        reporting.site.held.clear()
+        await asyncio.sleep(0.5)
+        assert len(made) == first + 1
