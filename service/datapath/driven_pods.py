@@ -20,6 +20,7 @@ from service.datapath.review import Part
 from service.datapath.selected_rows import SelectedRows
 from service.datapath.shortage import Shortage, shortages
 from service.datapath.steering import Clearing, Phase, Steering
+from service.datapath.used_addresses import UsedAddresses
 from service.datapath.worker_pool import Wishes
 from service.model.kept import Kept
 from service.model.objects import NO_TIMEOUTS, Pod
@@ -44,7 +45,7 @@ class DrivenPods:
         self._selected = SelectedRows(self._local, self.steering, self._admission, self._classification)
         self._destinations = LocalDestinations(self._local)
         self._lives = Kept[ConnectionLives]()
-        self._floating_ips = Kept[tuple[IPv4Address, ...]]()
+        self._used = UsedAddresses()
         # Pods of which something is known that has not been taken account of yet: by each of those who have to.
         self._unselected: dict[IPv4Address, None] = {}
         self._unnamed: dict[IPv4Address, None] = {}
@@ -138,10 +139,7 @@ class DrivenPods:
 
     def floating_ips(self) -> tuple[IPv4Address, ...]:
         """Those that local pods are to send from, in order; the same object until they are others."""
-        rule_sets = self._rule_sets()
-        return self._floating_ips.of(
-            lambda: tuple(sorted({address for one in rule_sets.values() for address in one.addresses()})), rule_sets
-        )
+        return self._used.of(self._rule_sets())
 
     def _rule_sets(self) -> Mapping[int, RuleSet]:
         self.destinations()

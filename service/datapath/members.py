@@ -31,6 +31,7 @@ class Members:
         self._names = Kept[dict[int, str]]()
         self._tunnels = Kept[dict[str, IPv4Address]]()
         self._topology = Kept[Topology]()
+        self._own_addresses = Kept[dict[str, tuple[IPv4Address, ...]]]()
         self._faults = Kept[AddressFaults]()
         self._has_former = Kept[bool]()
 
@@ -62,9 +63,10 @@ class Members:
         return self._names.of(lambda: {number: name for name, number in numbers.items()}, numbers)
 
     def faults(self) -> AddressFaults:
-        """What speaks against addresses as floating IPs."""
-        nodes = self.nodes
-        return self._faults.of(lambda: AddressFaults(nodes), nodes)
+        """What speaks against addresses as floating IPs. Most of what members say does not."""
+        nodes, segments = self.nodes, self.segments()
+        own = self._own_addresses.of(lambda: {node.name: node.own_addresses for node in nodes}, nodes)
+        return self._faults.of(lambda: AddressFaults(nodes), segments, own)
 
     def topology(self, uplinks: Sequence[LocalUplink]) -> Topology:
         """How they are reached by these uplinks of this node."""
