@@ -216,6 +216,7 @@ class Agent:
             clock=boot_ns,
             changed=self._dirty.set,
             uplinks_changed=self._uplinks_changed,
+            held=lambda: self._holdings.held,
         )
         self._netfilter = NetfilterDifference(self._datapath, self._reconciler)
         self._segment_watch = SegmentWatch(

@@ -3,7 +3,7 @@ change, connection tracking has to be cleared, and others flush rulesets or dele
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from ipaddress import IPv4Address, IPv4Network
 
@@ -49,13 +49,16 @@ class Upkeep:
         clock: Callable[[], int],
         changed: Callable[[], None],
         uplinks_changed: Callable[[], None],
+        held: Callable[[], Collection[IPv4Address]],
     ) -> None:
-        """`uplinks_changed`: the uplinks, or what others removed beside them, have to be written anew."""
+        """`uplinks_changed`: the uplinks, or what others removed beside them, have to be written anew; `held`: what
+        this node holds now."""
         self._datapath = datapath
         self._reconciler = reconciler
         self._clock = clock
         self._changed = changed
         self._uplinks_changed = uplinks_changed
+        self._held = held
         self.is_synced = False
         """Objects have been read; until then nobody is known to be unselected."""
         self.has_looked = False
@@ -265,8 +268,10 @@ class Upkeep:
         ]
 
     def unrouted(self) -> tuple[IPv4Address, ...]:
-        """Floating IPs whose packets find no route here: what a node may hold and not serve (rule H1)."""
-        return self._unrouted.addresses(now_ns=self._clock())
+        """Floating IPs whose packets find no route here: what a node may hold and not serve (rule H1). What it has let
+        go of since is another's to serve."""
+        held = self._held()
+        return tuple(one for one in self._unrouted.addresses(now_ns=self._clock()) if one in held)
 
     def over_quota(self) -> tuple[IPv4Address, ...]:
         """Floating IPs of pods here that had as many flows as a pod may have, and wanted more (rule B4)."""

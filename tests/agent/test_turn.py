@@ -55,7 +55,12 @@ class Site:
         keeper = KeeperLink(folder, clock=now_ns, on_report=lambda report: None)
         keeper.say = self.said.append  # type: ignore[method-assign]
         self.upkeep = Upkeep(
-            self.datapath, self.reconciler, clock=now_ns, changed=self.dirty.set, uplinks_changed=self.dirty.set
+            self.datapath,
+            self.reconciler,
+            clock=now_ns,
+            changed=self.dirty.set,
+            uplinks_changed=self.dirty.set,
+            held=lambda: (FLOATING_IP,),
         )
         recorder = AgentRecorder(
             Outbox(folder / "outbox", Origin("worker1", "b"), clock=lambda: (1, 1)), node="worker1"

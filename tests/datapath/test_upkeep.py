@@ -44,8 +44,14 @@ class Site:
         self.reconciler = Reconciler(settings_of(folder), self.index)
         self.changes = 0
         self.uplink_changes = 0
+        self.held = {IPv4Address("192.168.1.100")}
         self.upkeep = Upkeep(
-            self.datapath, self.reconciler, clock=now_ns, changed=self._change, uplinks_changed=self._change_uplinks
+            self.datapath,
+            self.reconciler,
+            clock=now_ns,
+            changed=self._change,
+            uplinks_changed=self._change_uplinks,
+            held=lambda: self.held,
         )
         self.upkeep.is_synced = True
         self.reconciler.learn_uplinks(self.datapath.uplinks)
@@ -627,5 +633,8 @@ async def test_h1_a_floating_ip_whose_packets_have_no_route_is_told_in_status(tm
         site.datapath.dropped = {("no_route", "192.168.1.100"): 5}
         await asyncio.sleep(3)
         assert [line.split(":")[0] for line in site.upkeep.troubles()] == ["192.168.1.100"]
+        site.held.clear()
+        assert site.upkeep.troubles() == [], "another node's to serve"
+        site.held.add(IPv4Address("192.168.1.100"))
         await asyncio.sleep(61)
         assert site.upkeep.troubles() == []
