@@ -204,7 +204,12 @@ class DrivenAgent:
         metadata = MemberMetadata(NodeRole.WORKER, False, True, (), "1", 1)
         self.cluster = ClusterView(settings, metadata, clock=boot_ns, changed=self.dirty.set)
         self.upkeep = Upkeep(
-            self.datapath, self.reconciler, clock=boot_ns, changed=self.dirty.set, uplinks_changed=self.dirty.set
+            self.datapath,
+            self.reconciler,
+            clock=boot_ns,
+            changed=self.dirty.set,
+            uplinks_changed=self.dirty.set,
+            held=lambda: (),
         )
         self._make_turn(folder)
 

@@ -37,7 +37,7 @@ from service.network.destinations import (
     switch,
 )
 from service.network.mark_conflict import conflicting_lines, used_bits, used_connection_bits
-from service.network.nft_generation import read_generation
+from service.network.nft_netlink import read_counters, read_generation
 from service.network.priority import CANDIDATE_PRIORITY, ENDED_PRIORITY, FLOW_PRIORITY, written
 from service.network.unclassified import (
     UNCLASSIFIED,
@@ -353,14 +353,14 @@ class Nftables:
         async with self._lock:
             generation = self._read_generation()
             if generation is not None and generation == self._intact_at:
-                self._note_drops(json.loads(await self._run("-j", "list", "counters", "table", "ip", TABLE)))
+                self._note_drops(read_counters(TABLE) or {})
                 return True
             is_intact = await self.present() and await self._count_rules() == self._base_rules + self._set_rules()
             self._intact_at = generation if is_intact else None
             return is_intact
 
-    def _note_drops(self, document: Mapping[str, Any]) -> None:
-        self.dropped |= {name: packets for name, (packets, _) in _counts(document).items() if name in GUARDS}
+    def _note_drops(self, counts: Mapping[str, tuple[int, int]]) -> None:
+        self.dropped |= {name: packets for name, (packets, _) in counts.items() if name in GUARDS}
 
     def _set_rules(self) -> int:
         return sum(rule_count(self._parts[identity]) for identity in self._ready) + len(self._asked)
@@ -368,7 +368,7 @@ class Nftables:
     async def _count_rules(self) -> int:
         # Terse: the sets may be long.
         document = json.loads(await self._run("-j", "-t", "list", "table", "ip", TABLE))
-        self._note_drops(document)
+        self._note_drops(_counts(document))
         return sum("rule" in entry for entry in document["nftables"])
 
     async def remove(self) -> None:
