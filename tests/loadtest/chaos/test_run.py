@@ -1,6 +1,7 @@
 """The rounds of a run: short chaos on a real lab, and the shortest list with a stand-in for one."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,16 @@ from service.lab.namespace import namespaces_of
 
 NAME = "chaostest"
 SEED = 20261128
+EIGHT = (
+    "majority-lost",
+    "kill-node",
+    "stop-keeper",
+    "address-removed",
+    "no-uplink",
+    "stop-node",
+    "kill-controllers",
+    "conntrack-flush",
+)
 
 
 @pytest.fixture
@@ -35,6 +46,29 @@ def test_every_field_event_costs_what_it_may_and_known_faults_are_still_there(na
     assert {played.round.acts[0].event for played in told} == set(CATALOGUE)
     assert [f"{finding} ({told[finding.round - 1].round})" for finding in result.findings] == []
     assert {fault for fault in KNOWN if fault.rounds} <= result.faults_seen()
+
+
+KEPT = (
+    # Which program was on an uplink that had lost its address for a moment; and an agent that was started again.
+    ChaosOptions(301, rounds=((13, ""), (66, ""), (99, ""), (131, ""), (293, ""))),
+    # An address that was taken from the list, and put back.
+    ChaosOptions(501, events=EIGHT, rounds=((8, ""), (17, ""))),
+    # The same, and its former holder's word of it.
+    ChaosOptions(701, rounds=((50, ""), (254, ""))),
+)
+"""Rounds of hours that found something, by what it was."""
+
+
+@pytest.mark.root
+@pytest.mark.bpf
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("options", KEPT, ids=lambda options: f"seed {options.seed}")
+def test_rounds_that_found_something_find_it_no_more(name: str, options: ChaosOptions) -> None:
+    told: list[RoundResult] = []
+    result = run_chaos(replace(options, name=name), lambda line: None, told.append)
+    assert len(told) == len(options.rounds)
+    assert [f"{finding} ({told[0].round})" for finding in result.findings] == []
 
 
 @pytest.mark.root
