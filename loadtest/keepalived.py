@@ -88,8 +88,11 @@ class KeepalivedPair:
         """Its link is silent, and its processes are gone: nobody is told."""
         self._set_link(node, forwarding=False)
         for kind in ("vrrp_pid", "pid"):
+            file = self.folder / f"{node}-{kind}"
             with contextlib.suppress(OSError, ValueError):
-                run(["kill", "-9", (self.folder / f"{node}-{kind}").read_text().strip()], check=False)
+                run(["kill", "-9", file.read_text().strip()], check=False)
+            # Its next start would take whoever has that number by then for itself, and end.
+            file.unlink(missing_ok=True)
         self.processes.pop(node).wait(5)
 
     def heal(self, node: str) -> None:
