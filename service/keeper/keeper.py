@@ -31,6 +31,7 @@ from service.keeper.farewell import Farewell
 from service.keeper.fence import Fence, PinnedFence
 from service.keeper.fenced_leases import FencedLeases, FirstAnnouncement
 from service.keeper.handover import Handovers
+from service.keeper.lease_socket import lease_socket
 from service.keeper.majority import MajorityWatch
 from service.keeper.other_elector import OtherElector
 from service.keeper.promise_file import PromiseFile
@@ -48,8 +49,6 @@ from service.model.machine import Address
 from service.network.arp import ArpSender
 from service.settings import Settings
 from service.wire.agent_link import AgentLink
-from service.wire.envelope import Envelope
-from service.wire.sealed_socket import SealedSocket
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 0.01
@@ -127,7 +126,9 @@ class Keeper:
         written = WrittenElectorate(self._book, self._vote, self._majority, lease_port=port, send=send)
         self._watch = AgentWatch(written, self._claims, self._farewell, attend=self._attend, report=self._report)
         self._agent = AgentLink(Path(settings.run_dir), on_heartbeat=self._watch.take)
-        self._socket = self._sealed_socket(start_id)
+        self._socket = lease_socket(
+            settings, start_id=start_id, on_datagram=self._dispatch.take, clock=self._boot_clock
+        )
 
     def _make_claims(
         self, fence: Fence, electorate: Electorate, *, start_id: int, send: Callable[[Address, bytes], None]
@@ -217,14 +218,6 @@ class Keeper:
         )
         self._dispatch.connect(lines)
         self._agent.tell_keys(lambda: self._socket.key_ids)
-
-    def _sealed_socket(self, start_id: int) -> SealedSocket:
-        settings = self._settings
-        envelope = Envelope(
-            settings.keys, cluster=settings.cluster, node=settings.node, start_id=start_id, purpose="lease"
-        )
-        bind = Address(settings.bind_address, settings.ports.lease)
-        return SealedSocket(bind, envelope, bind_receiver=True, on_datagram=self._dispatch.take, clock=self._boot_clock)
 
     @property
     def _is_auto(self) -> bool:

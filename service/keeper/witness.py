@@ -20,6 +20,7 @@ from service.host.supervisor import Run, Supervisor
 from service.keeper.beginning import begin, until_begun
 from service.keeper.dispatch import Dispatch, Lines
 from service.keeper.electorate_file import ElectorateFile
+from service.keeper.lease_socket import lease_socket
 from service.keeper.promise_file import PromiseFile
 from service.keeper.proposal import ConfiguredElectorate
 from service.keeper.punctuality import become_punctual
@@ -28,12 +29,10 @@ from service.keeper.vote import ElectorVote
 from service.lease.message import MessageKind
 from service.model.errors import OperatorError, PeerError
 from service.model.lease import Electorate
-from service.model.machine import Address, Source
+from service.model.machine import Source
 from service.settings import Settings
 from service.version import VERSION
 from service.web.server import WebServer
-from service.wire.envelope import Envelope
-from service.wire.sealed_socket import SealedSocket
 
 _RETRY_S = 0.01
 """As in a keeper."""
@@ -96,13 +95,7 @@ class Witness:
             settings.electorate, self._book, lease_port=port, send=send, clock=boot_clock
         )
         self._transition = Transition(self._book, followers=(self._vote,), entered=lambda: None, clock=boot_clock)
-        envelope = Envelope(
-            settings.keys, cluster=settings.cluster, node=settings.node, start_id=start_id, purpose="lease"
-        )
-        bind = Address(settings.bind_address, port)
-        self._socket = SealedSocket(
-            bind, envelope, bind_receiver=True, on_datagram=self._dispatch.take, clock=boot_clock
-        )
+        self._socket = lease_socket(settings, start_id=start_id, on_datagram=self._dispatch.take, clock=boot_clock)
         self._web = WebServer(settings.http.address, settings.ports.http, self, CollectorRegistry())
 
     async def enter(self, stack: AsyncExitStack) -> None:

@@ -34,9 +34,10 @@ ROUTER_OCTET, CONTROL_OCTET, FIRST_WORKER_OCTET, LAST_WORKER_OCTET = 1, 11, 21, 
 CONTROLLER_OCTETS = (5, 6, 7)
 API_OCTET = 2
 API_MEMBER = "kubernetes"
-WITNESS = "witness1"
-WITNESS_OCTET = 8
 """Where the API server of a cluster runs: apart from every node, so that any node may die."""
+WITNESS_OCTET = 8
+WITNESS = "witness1"
+"""The elector that is no node, on a host of its own."""
 FIRST_POD_OCTET, LAST_POD_OCTET = 10, 254
 TCP_PORT, UDP_PORT, HTTP_PORT = 8080, 8081, 9642
 DEFAULT_NAME = "egw"

@@ -10,7 +10,7 @@ kernel commits one, nothing else runs on that CPU where it does not preempt itse
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
@@ -215,7 +215,7 @@ class Nftables:
     """Our table in the kernel. Methods raise TransientError where nft fails or takes too long (nothing has changed
     then), OperatorError where it is absent or not permitted."""
 
-    def __init__(self, *, timeout_s: float = 10.0, generation: Callable[[], int | None] = read_generation) -> None:
+    def __init__(self, *, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
         self._lock = asyncio.Lock()
         """Held while the table and what is known of it may differ: a look in between would find rules missing."""
@@ -237,7 +237,6 @@ class Nftables:
         """Those of them in force."""
         self.dropped = dict.fromkeys(GUARDS, 0)
         """Packets by guard, as of the last `is_intact`."""
-        self._read_generation = generation
         self._intact_at: int | None = None
         """The change to nftables after which the table was seen to be whole; or our own one, of a whole one."""
 
@@ -328,9 +327,9 @@ class Nftables:
 
     async def _commit(self, text: str) -> None:
         """One transaction. What was intact before it, and nobody else has changed meanwhile, is intact after it."""
-        before = self._read_generation()
+        before = read_generation()
         await self._run("-f", "-", text=text)
-        after = self._read_generation()
+        after = read_generation()
         if before is not None and self._intact_at == before and after == before + 1:
             self._intact_at = after
 
@@ -351,7 +350,7 @@ class Nftables:
         The table is looked at only where anybody has changed anything in nftables since the last look.
         """
         async with self._lock:
-            generation = self._read_generation()
+            generation = read_generation()
             if generation is not None and generation == self._intact_at:
                 self._note_drops(read_counters(TABLE) or {})
                 return True
