@@ -276,7 +276,10 @@ def test_w13_a_pod_with_the_cnis_bandwidth_limit_has_its_policy_too(site: Site) 
     with limited(site, device):
         assert site.seen(POD) == FIRST, "ours came first"
         assert limited_packets() > 0
-        (site.lab.folder / NODE / "bpf" / "links" / f"{link['ifindex']}-ingress").unlink()
+        pin = site.lab.folder / NODE / "bpf" / "links" / f"{link['ifindex']}-ingress"
+        pin.unlink()
+        # As above: until the kernel has detached it, a packet that passes says nothing.
+        site.wait("our program to be back", pin.exists)
         site.wait_seen(POD, FIRST)
     assert site.seen(POD) == FIRST
     assert site.status(NODE)["hooks"] | {"eth0": "tcx", "egw0": "tcx", device: "tcx"} == site.status(NODE)["hooks"]

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from service.lab.cluster.image import (
     PAUSE_IMAGE,
+    REPOSITORY,
     STORES_KEPT,
     build_project_image,
     prepare_store,
@@ -126,3 +128,29 @@ def test_else_it_is_built_and_the_last_line_says_where_it_is(tmp_path: Path) -> 
     write_program(builder, "echo 'no space left' >&2; exit 1")
     with pytest.raises(OperatorError, match="failed: no space left"):
         build_project_image("0.9", checkout=tmp_path)
+
+
+def test_a_checkout_that_changes_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements", "loadtest", "bpf", "deploy/crds"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "service").mkdir()
+    (tmp_path / "service" / "version.py").write_text('VERSION = "0.9"\n')
+    shutil.copy(REPOSITORY / "deploy" / "build-image", tmp_path / "deploy")
+    (tmp_path / "deploy" / "Dockerfile").touch()
+    write_program(tmp_path / "bin" / "docker", '[ "$1" != save ] || touch "$3"')
+    tar, reads = shutil.which("tar"), tmp_path / "reads"
+    write_program(
+        tmp_path / "bin" / "tar",
+        f"""case "$*" in *" service "*) ;; *) exec {tar} "$@" ;; esac
+        echo >> {reads}; {tar} "$@"
+        [ "$(wc -l < {reads})" -ge "$READS" ] || {{ echo "tar: service: file changed as we read it" >&2; exit 1; }}""",
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("READS", "2")
+    assert build_project_image(checkout=tmp_path).exists()
+    assert len(reads.read_text()) == 2
+    monkeypatch.setenv("READS", "1000")
+    with pytest.raises(OperatorError, match="service: file changed as we read it"):
+        build_project_image(checkout=tmp_path)
