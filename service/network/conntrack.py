@@ -12,7 +12,6 @@ kernel filters small tables only, and of large ones the entries of others are pa
 
 import asyncio
 import errno
-import os
 import socket
 import struct
 from bisect import bisect_right
@@ -24,6 +23,25 @@ from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
 from service.model.errors import InvariantError, OperatorError, TransientError
+from service.network.netlink_message import (
+    ACKNOWLEDGE,
+    ATTRIBUTE,
+    CREATE,
+    DONE,
+    DUMP,
+    ERROR,
+    EXCLUSIVE,
+    HEADER,
+    NESTED,
+    REQUEST,
+    attribute,
+    attribute_values,
+    error_code,
+    message,
+    raise_error,
+    split_attributes,
+    split_messages,
+)
 from service.network.planting import Planted
 
 _T = TypeVar("_T")
@@ -32,11 +50,6 @@ _NETLINK_NETFILTER = 12
 _CT_NEW = 1 << 8
 _CT_GET = 1 << 8 | 1
 _CT_DELETE = 1 << 8 | 2
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
-_NLM_F_EXCL, _NLM_F_CREATE = 0x200, 0x400
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLA_NESTED = 0x8000
-_NLA_TYPE = 0x3FFF
 _CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_MARK, _CTA_ID, _CTA_ZONE, _CTA_FILTER = 1, 2, 8, 12, 18, 25
 _CTA_TUPLE_IP, _CTA_IP_V4_SRC, _CTA_IP_V4_DST, _CTA_FILTER_ORIG_FLAGS = 1, 1, 2, 1
 _FILTER_IP_SRC, _FILTER_IP_DST = 1, 2
@@ -50,9 +63,6 @@ _SEEN_REPLY, _ASSURED, _CONFIRMED = 0x2, 0x4, 0x8
 _PLANTED_S = 120
 """Until the next packet, by which the kernel's own times begin."""
 
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
-_ERROR = struct.Struct("=i")
 _NFGEN = struct.pack("=BBH", socket.AF_INET, 0, 0)
 _SOURCE_OFFSET = 12
 """Of the source address in a tuple: after the headers of tuple, address pair and address."""
@@ -167,20 +177,20 @@ class Conntrack:
             raise TransientError(f"conntrack: {error.strerror or error}") from error
 
 
-def parse_flow(message: memoryview, connection_mark: int = 0) -> Flow | None:
+def parse_flow(entry: memoryview, connection_mark: int = 0) -> Flow | None:
     """One entry of a dump, without its netlink header; None where it is not an IPv4 connection."""
     original = reply = None
     identity = b""
     is_turned = False
-    for kind, attribute in _attributes(message[len(_NFGEN) :]):
+    for kind, whole in split_attributes(entry[len(_NFGEN) :]):
         if kind == _CTA_TUPLE_ORIG:
-            original = attribute
+            original = whole
         elif kind == _CTA_TUPLE_REPLY:
-            reply = attribute
+            reply = whole
         elif kind in (_CTA_ID, _CTA_ZONE):
-            identity += attribute
+            identity += whole
         elif kind == _CTA_MARK:
-            is_turned = bool(int.from_bytes(attribute[_ATTRIBUTE.size :], "big") & connection_mark)
+            is_turned = bool(int.from_bytes(whole[ATTRIBUTE.size :], "big") & connection_mark)
     if original is None or reply is None:
         return None
     ends = (_source(reply), _source(original)) if is_turned else (_source(original), _source(reply))
@@ -196,19 +206,14 @@ def endpoints(flow: Flow) -> Endpoints | None:
     for kind in (_CTA_PROTO_SRC_PORT, _CTA_PROTO_ICMP_ID):
         if protocol is not None and kind in original:
             # A reply comes from where the connection goes to.
-            return Endpoints(protocol[0], _port(original[kind]), _port(reply.get(_CTA_PROTO_SRC_PORT, b"\0\0")))
+            return Endpoints(protocol[0], _port(original[kind]), _port(reply.get(_CTA_PROTO_SRC_PORT, b"")))
     return None
 
 
 def _protocol(identity: memoryview) -> dict[int, bytes]:
     """The attributes of protocol in the tuple that comes first."""
-    for _, tuple_ in _attributes(identity):
-        for kind, attribute in _attributes(tuple_[_ATTRIBUTE.size :]):
-            if kind == _CTA_TUPLE_PROTO:
-                return {
-                    name: bytes(value[_ATTRIBUTE.size :]) for name, value in _attributes(attribute[_ATTRIBUTE.size :])
-                }
-        break
+    for _, tuple_ in split_attributes(identity):
+        return attribute_values(attribute_values(tuple_[ATTRIBUTE.size :]).get(_CTA_TUPLE_PROTO, b""))
     return {}
 
 
@@ -262,13 +267,13 @@ def _is_foreign(message: memoryview, pods: frozenset[bytes]) -> bool:
 
 
 def _dump(connection: socket.socket, body: bytes, pods: frozenset[bytes], connection_mark: int) -> Iterator[Flow]:
-    connection.send(_message(_CT_GET, _NLM_F_REQUEST | _NLM_F_DUMP, 1, body))
+    connection.send(_request(_CT_GET, REQUEST | DUMP, 1, body))
     while True:
-        for kind, _, payload in _messages(connection.recv(_RECEIVE_BYTES)):
-            if kind == _NLMSG_DONE:
+        for kind, _, _, payload in split_messages(connection.recv(_RECEIVE_BYTES)):
+            if kind == DONE:
                 return
-            if kind == _NLMSG_ERROR:
-                _raise_error(payload)
+            if kind == ERROR:
+                raise_error(payload)
             elif not _is_foreign(payload, pods) and (flow := parse_flow(payload, connection_mark)) is not None:
                 yield flow
 
@@ -279,10 +284,10 @@ def _delete(connection: socket.socket, identities: list[bytes]) -> int:
     batch: list[bytes] = []
     size = 0
     for position, identity in enumerate(identities, start=1):
-        size += _HEADER.size + len(_NFGEN) + len(identity)
+        size += HEADER.size + len(_NFGEN) + len(identity)
         last = size >= _BATCH_BYTES or position == len(identities)
-        flags = _NLM_F_REQUEST | _NLM_F_ACK if last else _NLM_F_REQUEST
-        batch.append(_message(_CT_DELETE, flags, position, identity))
+        flags = REQUEST | ACKNOWLEDGE if last else REQUEST
+        batch.append(_request(_CT_DELETE, flags, position, identity))
         if last:
             connection.send(b"".join(batch))
             vanished += _await_acknowledgement(connection, position)
@@ -293,29 +298,29 @@ def _delete(connection: socket.socket, identities: list[bytes]) -> int:
 def _await_acknowledgement(connection: socket.socket, last: int) -> int:
     vanished = 0
     while True:
-        for kind, sequence, payload in _messages(connection.recv(_RECEIVE_BYTES)):
-            if kind != _NLMSG_ERROR:
+        for kind, _, sequence, payload in split_messages(connection.recv(_RECEIVE_BYTES)):
+            if kind != ERROR:
                 continue
-            code = _error_code(payload)
+            code = error_code(payload)
             if code == errno.ENOENT:
                 vanished += 1
             elif code:
-                _raise_error(payload)
+                raise_error(payload)
             if sequence == last:
                 return vanished
 
 
 def _plant(connection: socket.socket, connections: Sequence[Planted]) -> int:
     made = 0
-    flags = _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_EXCL
+    flags = REQUEST | ACKNOWLEDGE | CREATE | EXCLUSIVE
     for sequence, planted in enumerate(connections, start=1):
-        connection.send(_message(_CT_NEW, flags, sequence, _entry(planted)))
-        for kind, _, payload in _messages(connection.recv(_RECEIVE_BYTES)):
-            if kind != _NLMSG_ERROR:
+        connection.send(_request(_CT_NEW, flags, sequence, _entry(planted)))
+        for kind, _, _, payload in split_messages(connection.recv(_RECEIVE_BYTES)):
+            if kind != ERROR:
                 continue
-            code = _error_code(payload)
+            code = error_code(payload)
             if code not in (0, errno.EEXIST):
-                _raise_error(payload)
+                raise_error(payload)
             made += not code
     return made
 
@@ -327,73 +332,37 @@ def _entry(planted: Planted) -> bytes:
     )
     entry = b""
     for kind, source, destination, port, other_port, icmp_type in ways:
-        addresses = _attribute(_CTA_IP_V4_SRC, source) + _attribute(_CTA_IP_V4_DST, destination)
-        protocol = _attribute(_CTA_PROTO_NUM, bytes([planted.protocol]))
+        addresses = attribute(_CTA_IP_V4_SRC, source) + attribute(_CTA_IP_V4_DST, destination)
+        protocol = attribute(_CTA_PROTO_NUM, bytes([planted.protocol]))
         if planted.protocol == socket.IPPROTO_ICMP:
-            protocol += _attribute(_CTA_PROTO_ICMP_ID, struct.pack(">H", planted.port))
-            protocol += _attribute(_CTA_PROTO_ICMP_TYPE, bytes([icmp_type])) + _attribute(_CTA_PROTO_ICMP_CODE, b"\0")
+            protocol += attribute(_CTA_PROTO_ICMP_ID, struct.pack(">H", planted.port))
+            protocol += attribute(_CTA_PROTO_ICMP_TYPE, bytes([icmp_type])) + attribute(_CTA_PROTO_ICMP_CODE, b"\0")
         else:
-            protocol += _attribute(_CTA_PROTO_SRC_PORT, struct.pack(">H", port))
-            protocol += _attribute(_CTA_PROTO_DST_PORT, struct.pack(">H", other_port))
-        both = _attribute(_CTA_TUPLE_IP | _NLA_NESTED, addresses) + _attribute(_CTA_TUPLE_PROTO | _NLA_NESTED, protocol)
-        entry += _attribute(kind | _NLA_NESTED, both)
+            protocol += attribute(_CTA_PROTO_SRC_PORT, struct.pack(">H", port))
+            protocol += attribute(_CTA_PROTO_DST_PORT, struct.pack(">H", other_port))
+        both = attribute(_CTA_TUPLE_IP | NESTED, addresses) + attribute(_CTA_TUPLE_PROTO | NESTED, protocol)
+        entry += attribute(kind | NESTED, both)
     status = _CONFIRMED | _SEEN_REPLY | _ASSURED
-    entry += _attribute(_CTA_STATUS, struct.pack(">I", status)) + _attribute(
-        _CTA_TIMEOUT, struct.pack(">I", _PLANTED_S)
-    )
+    entry += attribute(_CTA_STATUS, struct.pack(">I", status)) + attribute(_CTA_TIMEOUT, struct.pack(">I", _PLANTED_S))
     if planted.protocol == socket.IPPROTO_TCP:
         # Nothing is known of its window.
         liberal = bytes([_BE_LIBERAL, _BE_LIBERAL])
-        state = _attribute(_TCP_STATE, bytes([_ESTABLISHED]))
-        state += _attribute(_TCP_FLAGS_ORIGINAL, liberal) + _attribute(_TCP_FLAGS_REPLY, liberal)
-        entry += _attribute(_CTA_PROTOINFO | _NLA_NESTED, _attribute(_CTA_PROTOINFO_TCP | _NLA_NESTED, state))
+        state = attribute(_TCP_STATE, bytes([_ESTABLISHED]))
+        state += attribute(_TCP_FLAGS_ORIGINAL, liberal) + attribute(_TCP_FLAGS_REPLY, liberal)
+        entry += attribute(_CTA_PROTOINFO | NESTED, attribute(_CTA_PROTOINFO_TCP | NESTED, state))
     return entry
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, int, memoryview]]:
-    view = memoryview(data)
-    offset = 0
-    while offset + _HEADER.size <= len(view):
-        length, kind, _, sequence, _ = _HEADER.unpack_from(view, offset)
-        yield kind, sequence, view[offset + _HEADER.size : offset + length]
-        offset += length + 3 & ~3
-
-
-def _attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Type and whole bytes (header and padding included) of each attribute."""
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(view):
-        length, kind = _ATTRIBUTE.unpack_from(view, offset)
-        end = offset + (length + 3 & ~3)
-        yield kind & _NLA_TYPE, view[offset:end]
-        offset = end
 
 
 def _source(attribute: memoryview) -> int:
     return int.from_bytes(attribute[_SOURCE_OFFSET : _SOURCE_OFFSET + 4], "big")
 
 
-def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    return _HEADER.pack(_HEADER.size + len(_NFGEN) + len(body), kind, flags, sequence, 0) + _NFGEN + body
-
-
-def _attribute(kind: int, payload: bytes) -> bytes:
-    padding = bytes(-len(payload) % 4)
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(payload), kind) + payload + padding
+def _request(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    return message(kind, flags, sequence, _NFGEN + body)
 
 
 def _filter(pod: IPv4Address, side: int, flag: int) -> bytes:
     """For the kernel: only entries whose first packet had the pod's address on this side."""
-    address = _attribute(_CTA_TUPLE_IP | _NLA_NESTED, _attribute(side, pod.packed))
-    flags = _attribute(_CTA_FILTER_ORIG_FLAGS, struct.pack("=I", flag))
-    return _attribute(_CTA_TUPLE_ORIG | _NLA_NESTED, address) + _attribute(_CTA_FILTER | _NLA_NESTED, flags)
-
-
-def _error_code(payload: memoryview) -> int:
-    (code,) = _ERROR.unpack_from(payload)
-    return -int(code)
-
-
-def _raise_error(payload: memoryview) -> None:
-    code = _error_code(payload)
-    raise OSError(code, os.strerror(code))
+    address = attribute(_CTA_TUPLE_IP | NESTED, attribute(side, pod.packed))
+    flags = attribute(_CTA_FILTER_ORIG_FLAGS, struct.pack("=I", flag))
+    return attribute(_CTA_TUPLE_ORIG | NESTED, address) + attribute(_CTA_FILTER | NESTED, flags)

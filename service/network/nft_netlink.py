@@ -9,20 +9,16 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
+from service.network.netlink_message import DONE, DUMP, ERROR, REQUEST, attribute_values, message, split_messages
+
 _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 10 << 8
 _NEWGEN, _GETGEN, _NEWOBJ, _GETOBJ = (_SUBSYSTEM | kind for kind in (15, 16, 18, 19))
-_ERROR, _DONE = 2, 3
-_REQUEST, _DUMP = 0x1, 0x300
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
 _NFGEN = struct.Struct("=BBH")
 _GEN_ID = 1
 _OBJ_TABLE, _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 1, 2, 3, 4
 _COUNTER = 1
 _COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
-_KIND_BITS = 0x3FFF
-"""Without the bits that say how an attribute is coded."""
 _TIMEOUT_S = 1.0
 _BUFFER = 65536
 
@@ -33,7 +29,7 @@ def read_generation() -> int | None:
     Each transaction that is committed makes it one more; while it is the same, so is every table, chain, rule and set.
     None where the kernel does not say: it has no nf_tables, or does not answer.
     """
-    for kind, body in _asked(_GETGEN, _REQUEST, socket.AF_UNSPEC):
+    for kind, body in _asked(_GETGEN, REQUEST, socket.AF_UNSPEC):
         if kind == _NEWGEN:
             return parse_generation(body)
     return None
@@ -41,15 +37,15 @@ def read_generation() -> int | None:
 
 def parse_generation(body: bytes) -> int | None:
     """Of the body of one message; None where it does not say."""
-    value = dict(_attributes(body[_NFGEN.size :])).get(_GEN_ID, b"")
+    value = attribute_values(body[_NFGEN.size :]).get(_GEN_ID, b"")
     return int.from_bytes(value, "big") if len(value) == 4 else None
 
 
 def read_counters(table: str) -> dict[str, tuple[int, int]] | None:
     """Packets and bytes of each named counter of a table of family `ip`; None where the kernel does not say."""
     found: dict[str, tuple[int, int]] = {}
-    for kind, body in _asked(_GETOBJ, _REQUEST | _DUMP, socket.AF_INET):
-        if kind == _DONE:
+    for kind, body in _asked(_GETOBJ, REQUEST | DUMP, socket.AF_INET):
+        if kind == DONE:
             return found
         if kind == _NEWOBJ and (counter := parse_counter(body, table)) is not None:
             found |= counter
@@ -58,12 +54,12 @@ def read_counters(table: str) -> dict[str, tuple[int, int]] | None:
 
 def parse_counter(body: bytes, table: str) -> dict[str, tuple[int, int]] | None:
     """Of the body of one message; None where it is no counter, or of another table."""
-    fields = dict(_attributes(body[_NFGEN.size :]))
+    fields = attribute_values(body[_NFGEN.size :])
     name = fields.get(_OBJ_NAME, b"").rstrip(b"\0").decode(errors="replace")
     is_ours = fields.get(_OBJ_TABLE, b"").rstrip(b"\0") == table.encode()
     if not (name and is_ours and fields.get(_OBJ_TYPE) == _COUNTER.to_bytes(4, "big")):
         return None
-    counts = dict(_attributes(fields.get(_OBJ_DATA, b"")))
+    counts = attribute_values(fields.get(_OBJ_DATA, b""))
     return {name: (_number(counts.get(_COUNTER_PACKETS)), _number(counts.get(_COUNTER_BYTES)))}
 
 
@@ -75,31 +71,9 @@ def _asked(kind: int, flags: int, family: int) -> Iterator[tuple[int, bytes]]:
     """Kind and body of each message of the answer, up to the last one, or to where the kernel says no more."""
     with suppress(OSError), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as connection:
         connection.settimeout(_TIMEOUT_S)
-        length = _HEADER.size + _NFGEN.size
-        connection.send(_HEADER.pack(length, kind, flags, 1, 0) + _NFGEN.pack(family, 0, 0))
+        connection.send(message(kind, flags, 1, _NFGEN.pack(family, 0, 0)))
         while True:
-            messages = list(split_messages(connection.recv(_BUFFER)))
+            messages = [(kind, bytes(body)) for kind, _, _, body in split_messages(connection.recv(_BUFFER))]
             yield from messages
-            if not messages or not flags & _DUMP or messages[-1][0] in (_DONE, _ERROR):
+            if not messages or not flags & DUMP or messages[-1][0] in (DONE, ERROR):
                 return
-
-
-def split_messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and body of each whole message of a datagram."""
-    at = 0
-    while at + _HEADER.size <= len(data):
-        length, kind, *_ = _HEADER.unpack_from(data, at)
-        if length < _HEADER.size or at + length > len(data):
-            return
-        yield kind, data[at + _HEADER.size : at + length]
-        at += length + 3 & ~3
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, at)
-        if length < _ATTRIBUTE.size or at + length > len(data):
-            return
-        yield kind & _KIND_BITS, data[at + _ATTRIBUTE.size : at + length]
-        at += length + 3 & ~3

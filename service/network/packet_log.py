@@ -12,20 +12,25 @@ from types import TracebackType
 from typing import Self
 
 from service.model.errors import TransientError
+from service.network.netlink_message import (
+    ACKNOWLEDGE,
+    ERROR,
+    REQUEST,
+    attribute,
+    attribute_values,
+    message,
+    raise_error,
+    split_messages,
+)
 
 _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 4
 _PACKET, _CONFIG = _SUBSYSTEM << 8, _SUBSYSTEM << 8 | 1
-_REQUEST, _ACKNOWLEDGE = 0x1, 0x4
-_ERROR = 2
 _CFG_COMMAND, _CFG_MODE, _CFG_THRESHOLD = 1, 2, 5
 _BIND = 1
 _COPY_PACKET = 2
 _PAYLOAD = 9
-_TYPE = 0x3FFF
-_HEADER = struct.Struct("=IHHII")
 _GENERIC = struct.Struct(">BBH")
-_ATTRIBUTE = struct.Struct("=HH")
 _ANSWER_S = 1.0
 _READS_PER_TURN = 64
 """So that a flood cannot hold the event loop."""
@@ -68,17 +73,13 @@ class PacketLog:
             closed.close()
 
     def _configure(self, opened: socket.socket, kind: int, value: bytes) -> None:
-        attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
-        body = _GENERIC.pack(socket.AF_UNSPEC, 0, self._group) + attribute
-        opened.send(_HEADER.pack(_HEADER.size + len(body), _CONFIG, _REQUEST | _ACKNOWLEDGE, 1, 0) + body)
+        body = _GENERIC.pack(socket.AF_UNSPEC, 0, self._group) + attribute(kind, value)
+        opened.send(message(_CONFIG, REQUEST | ACKNOWLEDGE, 1, body))
         while True:
-            answer = opened.recv(1 << 16)
-            _, message, *_ = _HEADER.unpack_from(answer)
-            if message == _ERROR:
-                (code,) = struct.unpack_from("=i", answer, _HEADER.size)
-                if code:
-                    raise OSError(-code, "the kernel refuses")
-                return
+            for answered, _, _, said in split_messages(opened.recv(1 << 16)):
+                if answered == ERROR:
+                    raise_error(said)
+                    return
 
     def _read(self, opened: socket.socket) -> None:
         for _ in range(_READS_PER_TURN):
@@ -98,22 +99,5 @@ class PacketLog:
 
 def packets_of(data: bytes) -> list[bytes]:
     """The packets in one datagram of the group."""
-    found, offset = [], 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, *_ = _HEADER.unpack_from(data, offset)
-        end = offset + max(length, _HEADER.size)
-        if kind == _PACKET:
-            found += _payloads(data[offset + _HEADER.size + _GENERIC.size : end])
-        offset = end + 3 & ~3
-    return found
-
-
-def _payloads(attributes: bytes) -> list[bytes]:
-    offset = 0
-    found = []
-    while offset + _ATTRIBUTE.size <= len(attributes):
-        length, kind = _ATTRIBUTE.unpack_from(attributes, offset)
-        if kind & _TYPE == _PAYLOAD:
-            found.append(attributes[offset + _ATTRIBUTE.size : offset + length])
-        offset += max(length, _ATTRIBUTE.size) + 3 & ~3
-    return found
+    packets = (attribute_values(body[_GENERIC.size :]) for kind, _, _, body in split_messages(data) if kind == _PACKET)
+    return [packet[_PAYLOAD] for packet in packets if _PAYLOAD in packet]

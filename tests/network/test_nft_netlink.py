@@ -4,19 +4,14 @@ import struct
 
 import pytest
 
+from service.network.netlink_message import attribute
 from service.network.nft_netlink import (
     parse_counter,
     parse_generation,
     read_counters,
     read_generation,
-    split_messages,
 )
 from tests.network.namespace import namespaces
-
-
-def attribute(kind: int, value: bytes) -> bytes:
-    length = 4 + len(value)
-    return struct.pack("=HH", length, kind) + value + bytes(-length % 4)
 
 
 def counter(table: bytes = b"egressgw\0", kind: int = 1) -> bytes:
@@ -46,13 +41,6 @@ def test_a_counter_is_packets_and_bytes_of_its_name_and_of_this_table_alone() ->
 @pytest.mark.parametrize("end", range(len(counter())))
 def test_a_counter_that_is_cut_off_raises_nothing(end: int) -> None:
     parse_counter(counter()[:end], "egressgw")
-
-
-def test_messages_are_split_and_one_of_no_length_ends_it() -> None:
-    one = struct.pack("=IHHII", 18, 5, 0, 1, 0) + b"ab" + bytes(2)
-    assert list(split_messages(one + one)) == [(5, b"ab"), (5, b"ab")]
-    assert list(split_messages(one + bytes(16) + one)) == [(5, b"ab")]
-    assert list(split_messages(one[:17])) == []
 
 
 @pytest.mark.root
