@@ -1,14 +1,12 @@
 """The handover device `egw1`: where packets of a floating IP that moves on purpose wait for the successor (rule R4).
 
 They wait in the kernel's queue of a neighbour that is not resolved. Both ends of the pair are on this node, and nothing
-ever leaves by it: the program on its egress takes every frame. Synchronous: called in the thread that owns the IPRoute
-socket.
+ever leaves by it: the program on its egress takes every frame. Synchronous: called in the thread that owns the socket.
 """
-
-from typing import Any
 
 from service.model.errors import OperatorError, TransientError
 from service.network.link import Interface, find_interface
+from service.network.route_socket import RouteSocket
 from service.network.sysctl import Sysctl
 
 HANDOVER_DEVICE = "egw1"
@@ -22,7 +20,7 @@ _ASK_MS = 12
 _ASKS = 9
 
 
-def ensure_handover_device(ipr: Any, sysctl: Sysctl) -> Interface:
+def ensure_handover_device(ipr: RouteSocket, sysctl: Sysctl) -> Interface:
     """Make it where it is not there, and set it up. Raises OperatorError where the name is somebody else's."""
     present = find_interface(ipr, HANDOVER_DEVICE)
     if present is not None and present.kind != "veth":
@@ -55,7 +53,7 @@ def handover_sysctls() -> dict[str, str]:
     }
 
 
-def remove_handover_device(ipr: Any) -> None:
+def remove_handover_device(ipr: RouteSocket) -> None:
     """With its other end, and with what waits there."""
     device = find_interface(ipr, HANDOVER_DEVICE)
     if device is not None and device.kind == "veth":

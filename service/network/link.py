@@ -1,20 +1,16 @@
-"""Interfaces as the kernel shows them. Synchronous: called in the thread that owns the IPRoute socket."""
+"""Interfaces as the kernel shows them. Synchronous: called in the thread that owns the socket."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface
 from socket import AF_INET
-from typing import Any
+from typing import Any, NamedTuple
 
-from pyroute2.netlink.exceptions import NetlinkError
+from service.network.route_socket import RouteTables
 
 IFF_UP = 0x1
 RT_TABLE_MAIN = 254
 RTN_UNICAST = 1
-RTEXT_FILTER_SKIP_STATS = 8
-"""Leaves the counters out of a link dump (linux/rtnetlink.h)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +30,23 @@ class Interface:
     mtu: int = 1500
 
 
-def read_interfaces(ipr: Any) -> tuple[Interface, ...]:
+def read_interfaces(tables: RouteTables) -> tuple[Interface, ...]:
     """All interfaces by index: two dumps, one of links and one of addresses."""
-    addresses: dict[int, list[IPv4Interface]] = defaultdict(list)
-    for message in ipr.get_addr(family=AF_INET):
-        local = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-        addresses[message["index"]].append(IPv4Interface(f"{local}/{message['prefixlen']}"))
-    links = ipr.get_links(ext_mask=RTEXT_FILTER_SKIP_STATS)
-    found = (_interface(message, tuple(addresses[message["index"]])) for message in links)
+    addresses = _addresses(tables)
+    found = (_with(interface, addresses) for interface in tables.links(_interface))
     return tuple(sorted(found, key=lambda interface: interface.index))
+
+
+def _addresses(tables: RouteTables) -> dict[int, tuple[IPv4Interface, ...]]:
+    found: dict[int, tuple[IPv4Interface, ...]] = {}
+    for index, address in tables.addresses(_address, family=AF_INET):
+        found[index] = (*found.get(index, ()), address)
+    return found
+
+
+def _with(interface: Interface, addresses: Mapping[int, tuple[IPv4Interface, ...]]) -> Interface:
+    own = addresses.get(interface.index)
+    return replace(interface, addresses=own) if own else interface
 
 
 def choose_uplinks(
@@ -59,40 +63,42 @@ def choose_uplinks(
     ]
 
 
-def find_interface(ipr: Any, name: str) -> Interface | None:
-    """One interface by name, at the price of all: two dumps."""
-    return next((interface for interface in read_interfaces(ipr) if interface.name == name), None)
+def find_interface(tables: RouteTables, name: str) -> Interface | None:
+    """One interface by name; None where there is none."""
+    found = tables.link_named(name, _interface)
+    return None if found is None else _with(found, _addresses(tables))
 
 
-def read_default_route_interfaces(ipr: Any) -> tuple[str, ...]:
+class _DefaultRoute(NamedTuple):
+    metric: int
+    devices: tuple[int, ...]
+    gateways: tuple[IPv4Address, ...]
+
+
+def read_default_route_interfaces(tables: RouteTables) -> tuple[str, ...]:
     """Names of the devices that carry a default route of the main table, best metric first."""
-    found: list[tuple[int, int]] = []
-    for message in ipr.get_routes(family=AF_INET, table=RT_TABLE_MAIN):
-        if message["dst_len"] == 0 and message["type"] == RTN_UNICAST:
-            metric = message.get_attr("RTA_PRIORITY") or 0
-            found += [(metric, index) for index in next_hop_indices(message)]
-    names = (_name_of(ipr, index) for _, index in sorted(found))
-    return tuple(dict.fromkeys(name for name in names if name is not None))
+    names = dict(tables.links(_index_and_name))
+    found = sorted((route.metric, index) for route in _default_routes(tables) for index in route.devices)
+    # A device may be gone by now.
+    return tuple(dict.fromkeys(names[index] for _, index in found if index in names))
 
 
-def _name_of(ipr: Any, index: int) -> str | None:
-    """None where it is gone by now. One message instead of a dump of all links (rule I3)."""
-    with suppress(NetlinkError):
-        for message in ipr.get_links(index):
-            return str(message.get_attr("IFLA_IFNAME"))
-    return None
-
-
-def read_default_gateways(ipr: Any) -> tuple[IPv4Address, ...]:
+def read_default_gateways(tables: RouteTables) -> tuple[IPv4Address, ...]:
     """Next hops of the default routes of the main table, each once."""
-    found: dict[IPv4Address, None] = {}
-    for message in ipr.get_routes(family=AF_INET, table=RT_TABLE_MAIN):
-        if message["dst_len"] == 0 and message["type"] == RTN_UNICAST:
-            hops = (message, *(message.get_attr("RTA_MULTIPATH") or ()))
-            found |= dict.fromkeys(
-                IPv4Address(hop.get_attr("RTA_GATEWAY")) for hop in hops if hop.get_attr("RTA_GATEWAY")
-            )
-    return tuple(found)
+    return tuple(dict.fromkeys(gateway for route in _default_routes(tables) for gateway in route.gateways))
+
+
+def _default_routes(tables: RouteTables) -> list[_DefaultRoute]:
+    routes = tables.routes(_default_route, family=AF_INET, table=RT_TABLE_MAIN)
+    return [route for route in routes if route is not None]
+
+
+def _default_route(message: Any) -> _DefaultRoute | None:
+    if message["dst_len"] or message["type"] != RTN_UNICAST:
+        return None
+    hops = (message, *(message.get_attr("RTA_MULTIPATH") or ()))
+    gateways = tuple(IPv4Address(hop.get_attr("RTA_GATEWAY")) for hop in hops if hop.get_attr("RTA_GATEWAY"))
+    return _DefaultRoute(message.get_attr("RTA_PRIORITY") or 0, next_hop_indices(message), gateways)
 
 
 def next_hop_indices(route: Any) -> tuple[int, ...]:
@@ -119,7 +125,8 @@ def by_index(interfaces: Iterable[Interface]) -> dict[int, Interface]:
     return {interface.index: interface for interface in interfaces}
 
 
-def _interface(message: Any, addresses: tuple[IPv4Interface, ...]) -> Interface:
+def _interface(message: Any) -> Interface:
+    """Without its addresses, which are in another table."""
     return Interface(
         index=message["index"],
         name=message.get_attr("IFLA_IFNAME"),
@@ -127,6 +134,15 @@ def _interface(message: Any, addresses: tuple[IPv4Interface, ...]) -> Interface:
         up=bool(message["flags"] & IFF_UP),
         carrier=bool(message.get_attr("IFLA_CARRIER")),
         kind=link_kind(message),
-        addresses=addresses,
+        addresses=(),
         mtu=message.get_attr("IFLA_MTU") or 1500,
     )
+
+
+def _index_and_name(message: Any) -> tuple[int, str]:
+    return message["index"], message.get_attr("IFLA_IFNAME")
+
+
+def _address(message: Any) -> tuple[int, IPv4Interface]:
+    local = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+    return message["index"], IPv4Interface(f"{local}/{message['prefixlen']}")

@@ -12,7 +12,6 @@ from ipaddress import IPv4Address
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from service.model.errors import InvariantError, OperatorError, TransientError
@@ -21,6 +20,7 @@ from service.network.handover_device import ensure_handover_device, remove_hando
 from service.network.hook import Attachment, Direction, HookKind
 from service.network.link import Interface, read_default_gateways, read_default_route_interfaces, read_interfaces
 from service.network.pod_device import locate_pods
+from service.network.route_socket import RouteSocket
 from service.network.steering_device import (
     SteeringSpec,
     conflicting_rules,
@@ -55,7 +55,7 @@ class Netlink:
 
     async def __aenter__(self) -> Self:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
-        self._ipr = await self._in_thread(IPRoute)
+        self._ipr = await self._in_thread(RouteSocket)
         await self._call(self._attachments.look_around)
         return self
 

@@ -16,6 +16,7 @@ from typing import Any
 from pyroute2.netlink.exceptions import NetlinkError
 
 from service.network.link import RT_TABLE_MAIN, RTN_UNICAST, by_index, parse_mac, read_interfaces
+from service.network.route_socket import RouteSocket
 
 NTF_USE = 0x01
 NUD_NONE = 0x00
@@ -39,7 +40,9 @@ class PodDevices:
     """Behind a bridge, asked for just now: worth another look."""
 
 
-def locate_pods(ipr: Any, pod_ips: Iterable[IPv4Address], uplinks: Iterable[str], *, provoke: bool) -> PodDevices:
+def locate_pods(
+    ipr: RouteSocket, pod_ips: Iterable[IPv4Address], uplinks: Iterable[str], *, provoke: bool
+) -> PodDevices:
     """Find each pod's device with one dump per table, however many pods. With `provoke`, ask for the silent ones."""
     interfaces = by_index(read_interfaces(ipr))
     foreign = set(uplinks)
@@ -65,16 +68,20 @@ def locate_pods(ipr: Any, pod_ips: Iterable[IPv4Address], uplinks: Iterable[str]
     return PodDevices(devices | allowed, pending)
 
 
-def _direct_routes(ipr: Any) -> dict[int, dict[int, int]]:
+def _direct_routes(ipr: RouteSocket) -> dict[int, dict[int, int]]:
     """Prefix length -> network -> device, of the main table's unicast routes without a gateway."""
     routes: dict[int, dict[int, int]] = {}
-    for message in ipr.get_routes(family=AF_INET, table=RT_TABLE_MAIN):
-        device = message.get_attr("RTA_OIF")
-        if message["type"] != RTN_UNICAST or device is None or message.get_attr("RTA_GATEWAY") is not None:
-            device = 0
-        network = int(IPv4Address(message.get_attr("RTA_DST") or "0.0.0.0"))
-        routes.setdefault(message["dst_len"], {}).setdefault(network, int(device))
+    for length, network, device in ipr.routes(_direct_route, family=AF_INET, table=RT_TABLE_MAIN):
+        routes.setdefault(length, {}).setdefault(network, device)
     return dict(sorted(routes.items(), reverse=True))
+
+
+def _direct_route(message: Any) -> tuple[int, int, int]:
+    """Length, network and device; device 0 where it does not lead to a link of this node."""
+    device = message.get_attr("RTA_OIF")
+    if message["type"] != RTN_UNICAST or device is None or message.get_attr("RTA_GATEWAY") is not None:
+        device = 0
+    return message["dst_len"], int(IPv4Address(message.get_attr("RTA_DST") or "0.0.0.0")), int(device)
 
 
 def _longest_match(routes: Mapping[int, Mapping[int, int]], address: IPv4Address) -> tuple[int, int]:
@@ -87,7 +94,7 @@ def _longest_match(routes: Mapping[int, Mapping[int, int]], address: IPv4Address
 
 
 def _bridge_ports(
-    ipr: Any, bridged: Mapping[IPv4Address, int], provoke: bool
+    ipr: RouteSocket, bridged: Mapping[IPv4Address, int], provoke: bool
 ) -> tuple[dict[IPv4Address, int], tuple[IPv4Address, ...]]:
     neighbours = _neighbours(ipr)
     forwarding = _forwarding_database(ipr)
@@ -106,7 +113,7 @@ def _bridge_ports(
     return ports, tuple(pod_ip for pod_ip, _, _ in pending)
 
 
-def _ask_for(ipr: Any, pod_ip: IPv4Address, bridge: int, *, stale: bool) -> None:
+def _ask_for(ipr: RouteSocket, pod_ip: IPv4Address, bridge: int, *, stale: bool) -> None:
     """Let the kernel send an ARP request. A MAC no port knows is of a pod that is gone, or has long been silent."""
     # A bridge that is down or just going refuses; its pods stay pending, the others must not suffer.
     with suppress(NetlinkError):
@@ -115,7 +122,7 @@ def _ask_for(ipr: Any, pod_ip: IPv4Address, bridge: int, *, stale: bool) -> None
         ipr.neigh("replace", dst=str(pod_ip), ifindex=bridge, flags=NTF_USE, state=NUD_NONE)
 
 
-def _neighbours(ipr: Any) -> dict[Key, bytes]:
+def _neighbours(ipr: RouteSocket) -> dict[Key, bytes]:
     found: dict[Key, bytes] = {}
     for message in ipr.get_neighbours(family=AF_INET):
         mac = message.get_attr("NDA_LLADDR")
@@ -124,7 +131,7 @@ def _neighbours(ipr: Any) -> dict[Key, bytes]:
     return found
 
 
-def _forwarding_database(ipr: Any) -> dict[Key, int]:
+def _forwarding_database(ipr: RouteSocket) -> dict[Key, int]:
     """(bridge, MAC) -> port, of learned and static entries; a port's own MAC (permanent) is no pod's."""
     found: dict[Key, int] = {}
     for message in ipr.get_neighbours(family=AF_BRIDGE):

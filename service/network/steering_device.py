@@ -2,17 +2,18 @@
 
 One collect-metadata VXLAN device without ARP serves both transports: the program on its egress writes the MACs or the
 tunnel key itself. Everything here is `ensure`: it compares first and changes only what differs. Synchronous: called in
-the thread that owns the IPRoute socket.
+the thread that owns the socket.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 from socket import AF_INET
-from typing import Any
+from typing import Any, NamedTuple
 
 from service.model.errors import OperatorError, TransientError
-from service.network.link import RT_TABLE_MAIN, Interface, find_interface
+from service.network.link import IFF_UP, RT_TABLE_MAIN, RTN_UNICAST, Interface, find_interface, link_kind, parse_mac
+from service.network.route_socket import RouteSocket
 from service.network.sysctl import Sysctl
 
 NEXT_HOP = "169.254.99.1"
@@ -25,6 +26,8 @@ PRIORITY_STEER = 97
 
 _RT_SCOPE_HOST = 254
 _RTNH_F_ONLINK = 4
+_RTN_BLACKHOLE = 6
+_IFF_NOARP = 0x80
 _METRIC_LAST = 0xFFFFFFFF
 
 
@@ -45,13 +48,54 @@ class SteeringSpec:
     """Connection tracking sees some packets of a flow only (rule F3): what is beside its window is no fault."""
 
 
-def ensure_steering_device(ipr: Any, spec: SteeringSpec, sysctl: Sysctl) -> Interface:
+class _Rule(NamedTuple):
+    """A rule in the arguments that add or delete it; None: not among them."""
+
+    priority: int
+    table: int | None = None
+    iifname: str | None = None
+    fwmark: int | None = None
+    fwmask: int | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+class _Route(NamedTuple):
+    """A route of our table."""
+
+    kind: int
+    destination_bits: int
+    gateway: str | None = None
+    device: int | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    """What is ours to set of a link."""
+
+    index: int
+    kind: str | None
+    mac: bytes
+    is_up: bool
+    asks: bool
+    """By ARP."""
+    mtu: int
+    port: int | None
+    """Of a VXLAN device whose tunnel keys come with the packets."""
+
+
+def ensure_steering_device(ipr: RouteSocket, spec: SteeringSpec, sysctl: Sysctl) -> Interface:
     """Make device, sysctls, routes and rules as `spec` says, in this order: no rule points to an empty table."""
     device = _ensure_device(ipr, spec)
     for key, value in steering_sysctls(spec).items():
         sysctl.write(key, value, keep_former=f"/{spec.name}/" not in key)
-    ipr.link("set", index=device.index, state="up", arp=False, mtu=spec.mtu)
-    ipr.addr("replace", index=device.index, address=DEVICE_ADDRESS, prefixlen=32, scope=_RT_SCOPE_HOST)
+    if not device.is_up or device.asks or device.mtu != spec.mtu:
+        ipr.link("set", index=device.index, state="up", arp=False, mtu=spec.mtu)
+    found = find_interface(ipr, spec.name)
+    if found is None or IPv4Interface(DEVICE_ADDRESS) not in found.addresses:
+        ipr.addr("replace", index=device.index, address=DEVICE_ADDRESS, prefixlen=32, scope=_RT_SCOPE_HOST)
     _ensure_routes(ipr, device.index, spec.table)
     _ensure_rules(ipr, spec)
     found = find_interface(ipr, spec.name)
@@ -60,30 +104,28 @@ def ensure_steering_device(ipr: Any, spec: SteeringSpec, sysctl: Sysctl) -> Inte
     return found
 
 
-def remove_steering_device(ipr: Any, *, name: str, table: int, mark: int) -> None:
+def remove_steering_device(ipr: RouteSocket, *, name: str, table: int, mark: int) -> None:
     """Rules first, then the table, then the device (G8): at no time does a rule lead to a half-taken-down device."""
     for rule in _rules(ipr):
         if _is_ours(rule, table, mark):
-            ipr.rule("del", **_rule_key(rule))
+            ipr.rule("del", **rule.arguments())
     for kind in ("blackhole", "unicast"):
-        if any(route.get_attr("RTA_TABLE") == table for route in _routes(ipr, table)):
+        if _routes(ipr, table):
             ipr.flush_routes(family=AF_INET, table=table, type=kind)
-    device = find_interface(ipr, name)
+    device = ipr.link_named(name, _device)
     if device is not None and device.kind == "vxlan":
         ipr.link("del", index=device.index)
 
 
-def conflicting_rules(ipr: Any, table: int, mark: int) -> tuple[str, ...]:
+def conflicting_rules(ipr: RouteSocket, table: int, mark: int) -> tuple[str, ...]:
     """Rules of others that look at our mark bit (W6), in the words of `ip rule`."""
     found = []
     for rule in _rules(ipr):
-        value = rule.get_attr("FRA_FWMARK") or 0
-        mask = rule.get_attr("FRA_FWMASK") or 0
+        value, mask = rule.fwmark or 0, rule.fwmask or 0
         # A rule without a mask compares the whole mark; it concerns us only where its value has our bit.
         touches = value & mark if mask == 0xFFFFFFFF else mask & mark
         if touches and not _is_ours(rule, table, mark):
-            number = rule.get_attr("FRA_PRIORITY") or 0
-            found.append(f"ip rule {number}: fwmark {value:#x}/{mask:#x} lookup {rule.get_attr('FRA_TABLE')}")
+            found.append(f"ip rule {rule.priority}: fwmark {value:#x}/{mask:#x} lookup {rule.table}")
     return tuple(found)
 
 
@@ -104,12 +146,12 @@ def steering_sysctls(spec: SteeringSpec) -> Mapping[str, str]:
     return values | {f"ipv4/conf/{name}/send_redirects": "0" for name in spec.uplinks}
 
 
-def _ensure_device(ipr: Any, spec: SteeringSpec) -> Interface:
+def _ensure_device(ipr: RouteSocket, spec: SteeringSpec) -> _Device:
     mac = b"\x02\xe9" + spec.vtep_address.packed if spec.vtep_address is not None else b""
-    present = find_interface(ipr, spec.name)
+    present = ipr.link_named(spec.name, _device)
     if present is not None and present.kind != "vxlan":
         raise OperatorError(f"interface {spec.name} exists and is not ours ({present.kind or 'a physical device'})")
-    if present is not None and not _has_shape(ipr, present, spec.vni_port):
+    if present is not None and present.port != spec.vni_port:
         # Neither port nor mode of a VXLAN device can be changed in place.
         ipr.link("del", index=present.index)
         present = None
@@ -117,7 +159,7 @@ def _ensure_device(ipr: Any, spec: SteeringSpec) -> Interface:
         ipr.link(
             "add", ifname=spec.name, kind="vxlan", vxlan_port=spec.vni_port, vxlan_collect_metadata=1, vxlan_learning=0
         )
-        present = find_interface(ipr, spec.name)
+        present = ipr.link_named(spec.name, _device)
     if present is None:
         raise TransientError(f"{spec.name} was deleted while it was being set up")
     if mac and present.mac != mac:
@@ -125,35 +167,44 @@ def _ensure_device(ipr: Any, spec: SteeringSpec) -> Interface:
     return present
 
 
-def _has_shape(ipr: Any, device: Interface, port: int) -> bool:
-    message = next(iter(ipr.get_links(device.index)), None)
-    if message is None:
-        return False
-    data = message.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA")
-    return bool(data.get_attr("IFLA_VXLAN_COLLECT_METADATA")) and data.get_attr("IFLA_VXLAN_PORT") == port
+def _device(message: Any) -> _Device:
+    kind = link_kind(message)
+    data = message.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA") if kind == "vxlan" else None
+    takes_keys = data is not None and data.get_attr("IFLA_VXLAN_COLLECT_METADATA")
+    return _Device(
+        message["index"],
+        kind,
+        parse_mac(message.get_attr("IFLA_ADDRESS")),
+        bool(message["flags"] & IFF_UP),
+        not message["flags"] & _IFF_NOARP,
+        message.get_attr("IFLA_MTU"),
+        data.get_attr("IFLA_VXLAN_PORT") if data is not None and takes_keys else None,
+    )
 
 
-def _ensure_routes(ipr: Any, index: int, table: int) -> None:
-    ipr.route("replace", dst="0.0.0.0/0", gateway=NEXT_HOP, oif=index, table=table, flags=_RTNH_F_ONLINK)
+def _ensure_routes(ipr: RouteSocket, index: int, table: int) -> None:
+    present = _routes(ipr, table)
+    if _Route(RTN_UNICAST, 0, NEXT_HOP, index) not in present:
+        ipr.route("replace", dst="0.0.0.0/0", gateway=NEXT_HOP, oif=index, table=table, flags=_RTNH_F_ONLINK)
     # Should the device go, a marked packet must not fall through to the main table: right source or no packet.
-    ipr.route("replace", type="blackhole", dst="0.0.0.0/0", priority=_METRIC_LAST, table=table)
+    if _Route(_RTN_BLACKHOLE, 0, priority=_METRIC_LAST) not in present:
+        ipr.route("replace", type="blackhole", dst="0.0.0.0/0", priority=_METRIC_LAST, table=table)
 
 
-def _ensure_rules(ipr: Any, spec: SteeringSpec) -> None:
-    wanted: list[dict[str, Any]] = [
-        {"priority": PRIORITY_LOCAL, "table": RT_TABLE_MAIN, "iifname": "lo"},
-        {"priority": PRIORITY_STEER, "table": spec.table},
+def _ensure_rules(ipr: RouteSocket, spec: SteeringSpec) -> None:
+    wanted = [
+        _Rule(PRIORITY_LOCAL, RT_TABLE_MAIN, "lo", spec.mark, spec.mark),
+        _Rule(PRIORITY_STEER, spec.table, None, spec.mark, spec.mark),
     ]
-    present = [_rule_key(rule) for rule in _rules(ipr) if _is_ours(rule, spec.table, spec.mark)]
-    wanted = [rule | {"fwmark": spec.mark, "fwmask": spec.mark} for rule in wanted]
+    present = [rule for rule in _rules(ipr) if _is_ours(rule, spec.table, spec.mark)]
     for rule in wanted:
         if rule not in present:
-            ipr.rule("add", **rule)
+            ipr.rule("add", **rule.arguments())
     for rule in _superfluous(present, wanted):
-        ipr.rule("del", **rule)
+        ipr.rule("del", **rule.arguments())
 
 
-def _superfluous(present: Iterable[dict[str, Any]], wanted: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _superfluous(present: Iterable[_Rule], wanted: Iterable[_Rule]) -> list[_Rule]:
     left = list(wanted)
     found = []
     for rule in present:
@@ -164,28 +215,34 @@ def _superfluous(present: Iterable[dict[str, Any]], wanted: Iterable[dict[str, A
     return found
 
 
-def _rules(ipr: Any) -> list[Any]:
-    return list(ipr.get_rules(family=AF_INET))
+def _rules(ipr: RouteSocket) -> list[_Rule]:
+    return ipr.rules(_rule, family=AF_INET)
 
 
-def _routes(ipr: Any, table: int) -> list[Any]:
-    return list(ipr.get_routes(family=AF_INET, table=table))
+def _rule(message: Any) -> _Rule:
+    return _Rule(
+        message.get_attr("FRA_PRIORITY") or 0,
+        message.get_attr("FRA_TABLE"),
+        message.get_attr("FRA_IIFNAME"),
+        message.get_attr("FRA_FWMARK"),
+        message.get_attr("FRA_FWMASK"),
+    )
 
 
-def _is_ours(rule: Any, table: int, mark: int) -> bool:
+def _routes(ipr: RouteSocket, table: int) -> list[_Route]:
+    return ipr.routes(_route, family=AF_INET, table=table)
+
+
+def _route(message: Any) -> _Route:
+    return _Route(
+        message["type"],
+        message["dst_len"],
+        message.get_attr("RTA_GATEWAY"),
+        message.get_attr("RTA_OIF"),
+        message.get_attr("RTA_PRIORITY") or 0,
+    )
+
+
+def _is_ours(rule: _Rule, table: int, mark: int) -> bool:
     """Ours are all rules into our table, and the one at our priority that looks at our mark."""
-    into_table = rule.get_attr("FRA_TABLE") == table
-    local = rule.get_attr("FRA_PRIORITY") == PRIORITY_LOCAL and rule.get_attr("FRA_FWMARK") == mark
-    return bool(into_table or local)
-
-
-def _rule_key(rule: Any) -> dict[str, Any]:
-    """A rule message as the arguments that add or delete it."""
-    key = {
-        "priority": rule.get_attr("FRA_PRIORITY") or 0,
-        "table": rule.get_attr("FRA_TABLE"),
-        "iifname": rule.get_attr("FRA_IIFNAME"),
-        "fwmark": rule.get_attr("FRA_FWMARK"),
-        "fwmask": rule.get_attr("FRA_FWMASK"),
-    }
-    return {name: value for name, value in key.items() if value is not None}
+    return rule.table == table or (rule.priority == PRIORITY_LOCAL and rule.fwmark == mark)

@@ -1,9 +1,9 @@
 """R4: the device at which packets wait."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
-from pyroute2 import IPRoute
 
 from service.model.errors import OperatorError
 from service.network.handover_device import (
@@ -14,6 +14,7 @@ from service.network.handover_device import (
     remove_handover_device,
 )
 from service.network.netlink import Netlink
+from service.network.route_socket import RouteSocket
 from service.network.sysctl import Sysctl
 from tests.network.namespace import Namespace, namespaces
 
@@ -27,7 +28,7 @@ def node() -> Iterator[Namespace]:
 
 
 def ensure() -> int:
-    with IPRoute() as ipr:
+    with closing(RouteSocket()) as ipr:
         return ensure_handover_device(ipr, Sysctl()).index
 
 
@@ -53,7 +54,7 @@ def test_a_device_of_others_by_that_name_is_left_alone(node: Namespace) -> None:
     node.ip(f"link add {HANDOVER_DEVICE} type bridge")
     with pytest.raises(OperatorError, match="egw1 exists and is not ours"):
         ensure()
-    with IPRoute() as ipr:
+    with closing(RouteSocket()) as ipr:
         remove_handover_device(ipr)
     assert HANDOVER_DEVICE in node.ip("link")
 

@@ -1,12 +1,10 @@
 """What is read from the kernel's words about interfaces and routes; real ones are in test_netlink."""
 
-import errno
 from collections.abc import Mapping
 from ipaddress import IPv4Interface
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
-from pyroute2.netlink.exceptions import NetlinkError
 
 from service.network.link import (
     Interface,
@@ -18,6 +16,9 @@ from service.network.link import (
     parse_mac,
 )
 from service.network.link import read_default_route_interfaces as default_route_interfaces
+from service.network.route_socket import Read
+
+T = TypeVar("T")
 
 
 class Message:
@@ -37,30 +38,37 @@ class Kernel:
     """Three interfaces, and routes by word."""
 
     def __init__(self, *routes: Message) -> None:
-        self.routes = routes
+        self.routes_ = routes
 
-    def get_addr(self, family: int) -> list[Message]:
-        return [
+    def addresses(self, read: Read[T], *, family: int) -> list[T]:
+        found = [
             Message({"index": 2, "prefixlen": 24}, IFA_LOCAL="192.168.7.1", IFA_ADDRESS="192.168.7.1"),
             Message({"index": 3, "prefixlen": 32}, IFA_ADDRESS="10.0.0.1"),
             Message({"index": 2, "prefixlen": 16}, IFA_LOCAL="10.1.0.1"),
         ]
+        return [read(message) for message in found]
 
-    def get_links(self, *indexes: int, ext_mask: int = 0) -> list[Message]:
+    def links(self, read: Read[T]) -> list[T]:
         veth = Message({}, IFLA_INFO_KIND="veth")
-        links = [
+        found = [
             Message({"index": 3, "flags": 0}, IFLA_IFNAME="ppp0"),
             Message({"index": 2, "flags": 1}, IFLA_IFNAME="up0", IFLA_ADDRESS="02:00:00:00:00:07", IFLA_LINKINFO=veth),
             Message({"index": 4, "flags": 1}, IFLA_IFNAME="up1", IFLA_CARRIER=1),
         ]
-        found = [link for link in links if not indexes or link["index"] in indexes]
-        if not found:
-            raise NetlinkError(errno.ENODEV)
-        return found
+        return [read(message) for message in found]
 
-    def get_routes(self, family: int, table: int) -> tuple[Message, ...]:
+    def link_named(self, name: str, read: Read[T]) -> T | None:
+        messages = [
+            message for message in self.links(lambda message: message) if message.get_attr("IFLA_IFNAME") == name
+        ]
+        return read(messages[0]) if messages else None
+
+    def rules(self, read: Read[T], *, family: int) -> list[T]:
+        return []
+
+    def routes(self, read: Read[T], *, family: int, table: int) -> list[T]:
         assert table == 254
-        return self.routes
+        return [read(message) for message in self.routes_]
 
 
 def route(index: int, metric: int = 0, *, length: int = 0, kind: int = 1) -> Message:

@@ -1,16 +1,18 @@
 """Rules W3, F3, G7, G8: the steering device, its table and the ip rules."""
 
+import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from pyroute2 import IPRoute
 
 from service.model.errors import OperatorError
 from service.network.link import Interface
 from service.network.netlink import Netlink
+from service.network.route_socket import RouteSocket
 from service.network.steering_device import SteeringSpec, ensure_steering_device, remove_steering_device
 from service.network.sysctl import Sysctl
 from tests.network.namespace import Namespace, namespaces
@@ -138,15 +140,15 @@ async def test_g8_removal_leaves_nothing_and_may_be_repeated(node: Namespace) ->
 
 
 class Watched:
-    """A socket that says what was taken away by it, in order."""
+    """A socket that says what was changed by it, in order."""
 
-    def __init__(self, ipr: IPRoute) -> None:
+    def __init__(self, ipr: RouteSocket) -> None:
         self._ipr = ipr
         self.done: list[str] = []
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*words: Any, **named: Any) -> Any:
-            if name == "flush_routes" or words[:1] == ("del",):
+            if name == "flush_routes" or words[:1] in (("add",), ("set",), ("replace",), ("del",)):
                 self.done.append(name)
             return getattr(self._ipr, name)(*words, **named)
 
@@ -154,11 +156,46 @@ class Watched:
 
 
 def test_g8_rules_go_first_then_the_table_then_the_device(node: Namespace) -> None:
-    with IPRoute() as ipr:
+    with closing(RouteSocket()) as ipr:
         ensure_steering_device(ipr, SteeringSpec("egw0", 9643, TABLE, MARK), Sysctl())
         watched = Watched(ipr)
-        remove_steering_device(watched, name="egw0", table=TABLE, mark=MARK)
+        remove_steering_device(cast("RouteSocket", watched), name="egw0", table=TABLE, mark=MARK)
     assert list(dict.fromkeys(watched.done)) == ["rule", "flush_routes", "link"]
+
+
+BROKEN = (
+    ("ip link set egw0 down", ["link", "route"]),
+    ("ip link set egw0 arp on", ["link"]),
+    ("ip link set egw0 mtu 1400", ["link"]),
+    ("ip addr flush dev egw0", ["addr", "route"]),
+    (f"ip route del default table {TABLE}", ["route"]),
+    (f"ip route del blackhole default table {TABLE} metric 4294967295", ["route"]),
+    ("ip rule del priority 97", ["rule"]),
+    (f"ip rule add priority 5 fwmark {MARK} lookup {TABLE}", ["rule"]),
+    ("ip link del egw0", ["link", "link", "addr", "route"]),
+)
+
+
+@pytest.mark.parametrize(("command", "mended"), [("true", []), *BROKEN], ids=lambda one: one if one else "nothing")
+def test_what_others_broke_is_put_back_and_nothing_else_is_written(
+    node: Namespace, command: str, mended: list[str]
+) -> None:
+    """Each write would be told to everybody who follows the kernel's links, addresses and routes."""
+    spec = SteeringSpec("egw0", 9643, TABLE, MARK)
+
+    def look() -> str:
+        shown = "".join(map(node.ip, (f"route show table {TABLE}", "rule", "addr show dev egw0")))
+        return re.sub(r"\d+: egw0|link/ether \S+", "", shown)
+
+    with closing(RouteSocket()) as ipr:
+        watched = Watched(ipr)
+        ensure_steering_device(cast("RouteSocket", watched), spec, Sysctl())
+        before = look()
+        node.run(command)
+        watched.done.clear()
+        ensure_steering_device(cast("RouteSocket", watched), spec, Sysctl())
+        assert watched.done == mended
+        assert look() == before
 
 
 async def test_w6_an_ip_rule_on_our_bit_is_named(node: Namespace) -> None:
