@@ -37,6 +37,9 @@ _log = logging.getLogger(__name__)
 
 _SCAN_S = 0.5
 """Between two looks at all flows; at least three times as long as the last one took (rule I3)."""
+_IDLE_SCANS = 4
+"""So many times as long while no flow is made, none ends and none is refused: a look goes through all the room that
+there is for flows, megabytes of the processor's cache with nothing in it."""
 _REFUSED_S = 0.05
 """How often is looked for packets of blocks that are not their senders'."""
 _REFUSALS = frozenset(
@@ -319,7 +322,7 @@ class PortBlocks:
     async def _scan_for_ever(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
+            began, moved = loop.time(), self._moved()
             unsettled = self._reconciler.steering.unsettled()
             settled = frozenset(self._reconciler.local_pods()) - unsettled
             attribution = self._reconciler.attribution() if self._is_synced() else None
@@ -329,6 +332,18 @@ class PortBlocks:
                 self._changed()
             self._note(scan)
             await asyncio.sleep(max(_SCAN_S, 3 * (loop.time() - began)))
+            for _ in range(_IDLE_SCANS - 1):
+                if self._is_scan_due(moved):
+                    break
+                await asyncio.sleep(_SCAN_S)
+
+    def _is_scan_due(self, moved: object) -> bool:
+        """Flows have come or gone since `moved` was asked for, or somebody waits for a pod's last one to end."""
+        return bool(self._reconciler.steering.left()) or self._moved() != moved
+
+    def _moved(self) -> object:
+        """Another value whenever a flow was made, or has ended, or was refused a port."""
+        return self._flows.made_and_ended(), self._maps.refused_flows()
 
     def _note(self, scan: FlowScan) -> None:
         owner, now_ns = self._owner, self._clock()

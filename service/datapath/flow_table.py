@@ -73,6 +73,10 @@ class FlowTable:
         await asyncio.to_thread(self._sweep, scan, attribution)
         return scan
 
+    def made_and_ended(self) -> dict[bytes, bytes]:
+        """How many flows of each pod were made, and ended; another value where one was. Blocking, and not for long."""
+        return {key: value for piece in self._maps[MapName.POD_LOADS].pieces() for key, value in piece}
+
     async def end_pods(self, pod_ips: Iterable[IPv4Address], gone: Container[IPv4Address]) -> None:
         """Take away every flow of these pods, and so what comes back for them (rule B2).
 
@@ -240,8 +244,8 @@ class FlowTable:
 
     def _spare(self, scan: FlowScan) -> None:
         """Make up for flows that ended unseen: evicted, or swept (rule B4); forget pods that have none."""
-        loads, spares = self._maps[MapName.POD_LOADS], self._maps[MapName.POD_SPARES]
-        for key, value in loads.items().items():
+        spares = self._maps[MapName.POD_SPARES]
+        for key, value in self.made_and_ended().items():
             made, ended = struct.unpack("=QQ", value)
             (number,) = struct.unpack("=I", key[4:])
             present = scan.pods.get((key[:4], number), 0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -21,6 +21,7 @@ from service.audit.recorder import LeaderRecorder
 from service.controller.knowledge import Knowledge
 from service.controller.port_blocks import LeaderPortBlocks
 from service.datapath import layout
+from service.datapath.flow_scan import FlowScan
 from service.datapath.layout import MapName
 from service.datapath.reconciler import Reconciler
 from service.datapath.steering import NOTHING
@@ -291,6 +292,36 @@ async def test_q2_a_node_whose_pods_use_an_address_no_more_gives_its_blocks_back
             worker1.refuse(4_000)
         assert worker1.usable() == 0
         assert len(site.moved) == moves
+
+
+async def test_flows_are_looked_at_seldom_while_none_comes_or_goes_and_soon_when_one_has(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look goes through all the room that there is for flows, however many there are."""
+    worker1 = site.nodes["worker1"]
+    flows, looks = worker1.datapath.flows, list[float]()
+    loop, sweep = asyncio.get_running_loop(), worker1.datapath.flows.sweep
+
+    async def noted(*args: Any) -> FlowScan:
+        looks.append(loop.time())
+        return await sweep(*args)
+
+    monkeypatch.setattr(flows, "sweep", noted)
+    await holds(lambda: len(looks) >= 2)
+    looks.clear()
+    await holds(lambda: len(looks) == 2)
+    assert looks[1] - looks[0] > 1.9
+    for number in range(3):
+        came = loop.time()
+        worker1.maps[MapName.POD_LOADS].update(bytes(8), struct.pack("=QQ", number + 1, 0))
+        looks.clear()
+        await holds(lambda: bool(looks))
+        assert looks[0] - came < 1.0, "a flow was made"
+    worker1.refuse(1)
+    came = loop.time()
+    looks.clear()
+    await holds(lambda: bool(looks))
+    assert looks[0] - came < 1.0, "a flow found no port"
 
 
 async def test_e2_a_pod_that_is_not_selected_any_more_is_forgotten_once_it_has_no_flow(site: Site) -> None:

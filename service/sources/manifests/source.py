@@ -9,13 +9,12 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
-from watchfiles import awatch
-
 from service.model.errors import ObjectError, OperatorError
 from service.model.object_event import ObjectEvent
 from service.model.objects import Change, Delete, Errors, Kind, Object, ObjectKey, Pod, Synced, Upsert
 from service.model.validity import Validity, WrittenStatus
 from service.sources.manifests.folder import FolderView, ManifestFolder
+from service.sources.manifests.folder_watch import watch_folder
 from service.sources.manifests.status_file import CreationTimes, StatusFolder
 from service.sources.source_state import SourceState
 
@@ -23,10 +22,6 @@ RESCAN_NS = 2_000_000_000
 """Watches miss changes behind symbolic links, on network file systems, and a folder that was replaced."""
 _TICK_S = 0.25
 """How often pending removals are looked at."""
-_STEP_MS = 5
-"""A change counts when this much time has brought no further one."""
-_DEBOUNCE_MS = 200
-"""Upper bound of that wait under a stream of changes."""
 _ORDER = (Kind.NAMESPACE, Kind.GATEWAY, Kind.POLICY, Kind.POD)
 
 log = logging.getLogger(__name__)
@@ -56,7 +51,7 @@ class ManifestsSource:
         yield (*_difference({}, delivered), Errors(errors), Synced())
         # The first tick scans in any case: the watch begins only now.
         scanned_ns = self._clock() - RESCAN_NS
-        async with aclosing(self._ticks()) as ticks:
+        async with aclosing(watch_folder(self._folder, _TICK_S)) as ticks:
             async for is_changed in ticks:
                 now_ns = self._clock()
                 if not (is_changed or view.is_pending or now_ns - scanned_ns >= RESCAN_NS):
@@ -126,28 +121,6 @@ class ManifestsSource:
         if self._node is None:
             return view.objects
         return {key: item for key, item in view.objects.items() if not isinstance(item, Pod) or item.node == self._node}
-
-    async def _ticks(self) -> AsyncGenerator[bool, None]:
-        """Yield at least every tick; True where the watch saw a change."""
-        try:
-            watch = awatch(
-                self._folder,
-                watch_filter=None,
-                debounce=_DEBOUNCE_MS,
-                step=_STEP_MS,
-                rust_timeout=int(_TICK_S * 1000),
-                yield_on_timeout=True,
-                recursive=False,
-            )
-            async with aclosing(watch):
-                async for changes in watch:
-                    yield bool(changes)
-        except (OSError, RuntimeError) as error:
-            # Out of inotify watches, or the folder is gone: the rescan still finds every change, only later.
-            log.warning("%s: no watch, so changes take up to two seconds: %s", self._folder, error)
-        while True:
-            await asyncio.sleep(_TICK_S)
-            yield False
 
 
 def load_folder(folder: Path) -> tuple[tuple[Object, ...], tuple[ObjectError, ...]]:

@@ -12,7 +12,7 @@ import pytest
 from service.model.errors import OperatorError, TransientError
 from service.model.objects import Change, Delete, Errors, Kind, ObjectKey, Synced, Upsert
 from service.model.validity import Validity
-from service.sources.manifests import source as manifests
+from service.sources.manifests import folder_watch
 from service.sources.manifests.source import ManifestsSource, load_folder
 from tests.sources.texts import GATEWAY, POLICY, documents, pod_text, policy_text
 
@@ -89,7 +89,7 @@ async def test_without_a_watch_the_rescan_finds_changes(tmp_path: Path, monkeypa
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(manifests, "awatch", refuse)
+    monkeypatch.setattr(folder_watch, "Inotify", refuse)
     async with opened(ManifestsSource(tmp_path)) as stream:
         await batch(stream)
         (tmp_path / "a.yaml").write_text(POLICY)
