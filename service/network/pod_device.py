@@ -123,19 +123,23 @@ def _ask_for(ipr: RouteSocket, pod_ip: IPv4Address, bridge: int, *, stale: bool)
 
 
 def _neighbours(ipr: RouteSocket) -> dict[Key, bytes]:
-    found: dict[Key, bytes] = {}
-    for message in ipr.get_neighbours(family=AF_INET):
-        mac = message.get_attr("NDA_LLADDR")
-        if mac and not message["state"] & NUD_NO_ADDRESS:
-            found[message["ifindex"], IPv4Address(message.get_attr("NDA_DST"))] = parse_mac(mac)
-    return found
+    return dict(found for found in ipr.neighbours(_neighbour, family=AF_INET) if found is not None)
+
+
+def _neighbour(message: Any) -> tuple[Key, bytes] | None:
+    mac = message.get_attr("NDA_LLADDR")
+    if not mac or message["state"] & NUD_NO_ADDRESS:
+        return None
+    return (message["ifindex"], IPv4Address(message.get_attr("NDA_DST"))), parse_mac(mac)
 
 
 def _forwarding_database(ipr: RouteSocket) -> dict[Key, int]:
     """(bridge, MAC) -> port, of learned and static entries; a port's own MAC (permanent) is no pod's."""
-    found: dict[Key, int] = {}
-    for message in ipr.get_neighbours(family=AF_BRIDGE):
-        bridge = message.get_attr("NDA_MASTER")
-        if bridge is not None and not message["state"] & NUD_PERMANENT:
-            found[bridge, parse_mac(message.get_attr("NDA_LLADDR"))] = message["ifindex"]
-    return found
+    return dict(found for found in ipr.neighbours(_forwarding_entry, family=AF_BRIDGE) if found is not None)
+
+
+def _forwarding_entry(message: Any) -> tuple[Key, int] | None:
+    bridge = message.get_attr("NDA_MASTER")
+    if bridge is None or message["state"] & NUD_PERMANENT:
+        return None
+    return (bridge, parse_mac(message.get_attr("NDA_LLADDR"))), message["ifindex"]

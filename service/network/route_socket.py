@@ -8,7 +8,7 @@ every other table, is pyroute2's business. Synchronous: for one thread.
 import errno
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar, cast
 
@@ -19,20 +19,25 @@ from service.network.netlink_message import (
     DONE,
     DUMP,
     ERROR,
+    HEADER,
     INTERRUPTED,
     REQUEST,
     attribute,
     message,
     raise_error,
+    split_attributes,
     split_messages,
 )
 
-_GETLINK, _GETADDR, _GETROUTE, _GETRULE = 18, 22, 26, 34
+_GETLINK, _GETADDR, _GETROUTE, _GETNEIGH, _GETRULE = 18, 22, 26, 30, 34
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # family, length of prefix, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, two lengths, service, table, protocol, scope, type, flags
 _RULE = struct.Struct("=BBBBBBBBI")
+_NEIGHBOUR = struct.Struct("=BBHiHBB")  # family, padding, index, state, flags, type
 _IFNAME, _EXT_MASK, _TABLE = 3, 29, 15
+_AGES = (3, 4)
+"""NDA_CACHEINFO and NDA_PROBES of a neighbour."""
 _SKIP_STATS = 8
 """Leaves the counters out of what is said of a link (linux/rtnetlink.h): they change all the time."""
 _SOL_NETLINK, _GET_STRICT_CHECK = 270, 12
@@ -127,10 +132,25 @@ class RouteSocket:
             return []
         return [route for route in found if route is not _ELSEWHERE]
 
-    def _answer(self, kind: int, how: int, body: bytes, read: Read[T], *, table: int = 0) -> list[T]:
+    def neighbours(self, read: Read[T], *, family: int) -> list[T]:
+        """All entries of ARP, or of the bridges' forwarding databases, without their ages."""
+        return self._answer(_GETNEIGH, DUMP, _NEIGHBOUR.pack(family, 0, 0, 0, 0, 0, 0), read, without=_AGES)
+
+    def _answer(
+        self,
+        kind: int,
+        how: int,
+        body: bytes,
+        read: Read[T],
+        *,
+        table: int = 0,
+        without: Collection[int] = (),
+    ) -> list[T]:
         question = kind, body, read
         known = self._known.pop(question, {})
         said = self._ask_until_whole(kind, how, body)
+        if without:
+            said = [_stripped(one, _NEIGHBOUR.size, without) for one in said]
         found = {one: known[one] if one in known else self._read(one, read, table) for one in said}
         while len(self._known) >= _QUESTIONS_MAX:
             del self._known[next(iter(self._known))]
@@ -172,6 +192,14 @@ class RouteSocket:
 
 _ELSEWHERE = object()
 """In the place of a route of another table."""
+
+
+def _stripped(one: bytes, fixed: int, without: Collection[int]) -> bytes:
+    """A message without attributes that change all the time."""
+    _, kind, *_ = HEADER.unpack_from(one)
+    begin = HEADER.size + fixed
+    kept = b"".join(whole for number, whole in split_attributes(memoryview(one)[begin:]) if number not in without)
+    return message(kind, 0, 0, one[HEADER.size : begin] + kept)
 
 
 def _link() -> bytes:

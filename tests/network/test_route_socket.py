@@ -4,7 +4,7 @@ import errno
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from socket import AF_INET
+from socket import AF_BRIDGE, AF_INET
 from typing import Any
 
 import pytest
@@ -87,6 +87,32 @@ def test_what_is_as_it_was_is_not_read_again(node: Namespace) -> None:
         node.ip("link set v5 alias other")
         assert tables.links(note) == first
         assert read == ["v5"]
+
+
+def neighbour(message: Any) -> tuple[Any, ...]:
+    return message["ifindex"], message["state"], message.get_attr("NDA_DST"), message.get_attr("NDA_LLADDR")
+
+
+def test_neighbours_are_read_again_when_they_change_and_not_as_they_grow_older(node: Namespace) -> None:
+    read: list[Any] = []
+
+    def note(message: Any) -> Any:
+        read.append(message.get_attr("NDA_DST"))
+        return neighbour(message)
+
+    for number in range(VETHS):
+        node.ip(f"neigh replace 10.0.0.{number} lladdr 02:00:00:00:00:{number:02x} dev v{number} nud stale")
+    with IPRoute() as ipr, closing(RouteSocket()) as tables:
+        first = tables.neighbours(note, family=AF_INET)
+        assert sorted(first) == sorted(neighbour(one) for one in ipr.get_neighbours(family=AF_INET))
+        assert len(first) >= VETHS
+        read.clear()
+        node.ip("neigh replace 10.0.0.9 lladdr 02:00:00:00:01:09 dev v9 nud stale")
+        assert tables.neighbours(note, family=AF_INET) != first
+        assert read == ["10.0.0.9"]
+        assert tables.neighbours(neighbour, family=AF_BRIDGE) == [
+            neighbour(one) for one in ipr.get_neighbours(family=AF_BRIDGE)
+        ]
 
 
 def test_links_are_found_by_name_and_one_that_is_not_there_is_none(node: Namespace) -> None:
