@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, summarize_address_range
 from typing import Any
 
 from service.model.span import merged
+from service.network.map_change import Jump, MapChange
 
 TABLE = "egressgw"
 PART = 2048
@@ -92,27 +93,17 @@ def rule_count(parts: int) -> int:
 
 def switch(
     before: Mapping[IPv4Address, int], after: Mapping[IPv4Address, int], among: Iterable[IPv4Address] | None = None
-) -> str:
+) -> list[MapChange]:
     """One transaction that gives each pod its set; empty where nothing changes. `among`: only these are looked at."""
     looked = {**before, **after} if among is None else among
-    changed = [pod for pod in looked if before.get(pod) != after.get(pod)]
-    gone = [(pod, before[pod]) for pod in changed if pod in before]
-    new = [(pod, after[pod]) for pod in changed if pod in after]
-    lines = []
-    for verb, pods in (("delete", gone), ("add", new)):
-        for name, elements in elements_of(pods).items():
-            if elements:
-                lines.append(f"{verb} element ip {TABLE} {name} {{ {elements} }}")
-    return "\n".join(lines) + "\n" if lines else ""
-
-
-def elements_of(pods: Iterable[tuple[IPv4Address, int]]) -> dict[str, str]:
-    """By map, what makes these pods ask for these sets."""
-    known = sorted(pods)
-    return {
-        GUARD: ", ".join(f"{pod} : jump {_chain(GUARD, identity)}" for pod, identity in known),
-        TRANSLATED: ", ".join(f"{pod} : goto {_chain(TRANSLATED, identity)}" for pod, identity in known),
-    }
+    changed = sorted(pod for pod in looked if before.get(pod) != after.get(pod))
+    gone = [MapChange(name, pod.packed, None) for name in (GUARD, TRANSLATED) for pod in changed if pod in before]
+    return gone + [
+        MapChange(name, pod.packed, _chain(name, after[pod]), jump)
+        for name, jump in ((GUARD, Jump.JUMP), (TRANSLATED, Jump.GOTO))
+        for pod in changed
+        if pod in after
+    ]
 
 
 def removal(identity: int, parts: int) -> list[str]:

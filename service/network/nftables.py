@@ -36,8 +36,9 @@ from service.network.destinations import (
     set_name,
     switch,
 )
+from service.network.map_change import MapChange, map_text
 from service.network.mark_conflict import conflicting_lines, used_bits, used_connection_bits
-from service.network.nft_netlink import read_counters, read_generation
+from service.network.nft_netlink import CHANGES_MAX, commit_elements, read_counters, read_generation
 from service.network.priority import CANDIDATE_PRIORITY, ENDED_PRIORITY, FLOW_PRIORITY, written
 from service.network.unclassified import (
     UNCLASSIFIED,
@@ -192,7 +193,7 @@ def _carried_rules(carried: Carried, rest: str) -> str:
         chains(identity, len(parts_of(steer.sets[identity])), rest) for identity in sorted(set(steer.pods.values()))
     )
     asked = named_rules(sorted(carried.asked)) if carried.asked else ""
-    return "".join((*asking, switch({}, steer.pods), asked))
+    return "".join((*asking, map_text(TABLE, switch({}, steer.pods)), asked))
 
 
 def _rules(text: str) -> int:
@@ -268,12 +269,13 @@ class Nftables:
         async with self._lock, self._learning():
             new = {identity: parts_of(wanted.sets[identity]) for identity in wanted.sets.keys() - self._ready}
             batches = in_batches({identity: sum(map(len, parts)) for identity, parts in new.items()})
-            text = switch(self._pods, wanted.pods, changed)
+            elements = switch(self._pods, wanted.pods, changed)
             for batch in batches:
                 # The pods with the last of them: a pod that brings a set of its own takes one run of nft.
-                await self._define({one: new[one] for one in batch}, text if batch is batches[-1] else "")
-            if text and not batches:
-                await self._commit(text)
+                text = map_text(TABLE, elements) if batch is batches[-1] else ""
+                await self._define({one: new[one] for one in batch}, text)
+            if elements and not batches:
+                await self._commit_elements(elements)
             self._pods = dict(wanted.pods)
             for batch in in_batches({one: self._sizes[one] for one in self._parts.keys() - wanted.sets.keys()}):
                 await self._remove_sets(batch)
@@ -329,6 +331,22 @@ class Nftables:
         """One transaction. What was intact before it, and nobody else has changed meanwhile, is intact after it."""
         before = read_generation()
         await self._run("-f", "-", text=text)
+        self._note_own_change(before)
+
+    async def _commit_elements(self, changes: Sequence[MapChange]) -> None:
+        if len(changes) > CHANGES_MAX:
+            await self._commit(map_text(TABLE, changes))
+            return
+        before = read_generation()
+        try:
+            await asyncio.to_thread(commit_elements, TABLE, changes, timeout_s=self._timeout_s)
+        except PermissionError as error:
+            raise OperatorError("changing nftables is not permitted; the agent needs CAP_NET_ADMIN") from error
+        except OSError as error:
+            raise TransientError(f"nftables, elements of table ip {TABLE}: {error.strerror or error}") from error
+        self._note_own_change(before)
+
+    def _note_own_change(self, before: int | None) -> None:
         after = read_generation()
         if before is not None and self._intact_at == before and after == before + 1:
             self._intact_at = after
