@@ -12,6 +12,7 @@ from service.datapath.node_datapath import NodeDatapath
 from service.datapath.recent_drops import RecentDrops
 from service.datapath.reconciler import Reconciler
 from service.datapath.steering import Clearing, Phase
+from service.datapath.work_and_rest import WorkAndRest
 from service.gateway.exemption import unchanged
 from service.model.drop import DropReason
 from service.model.errors import TransientError
@@ -30,6 +31,8 @@ _LINK_REFRESH_S = 5.0
 _LINK_PAUSE_S = 0.1
 """Between two looks at all links, however many events come, and at least as long as the look took: a look is a dump,
 and pods come and go in hundreds (rule I3)."""
+_BURST_S = 0.1
+"""Of looks for devices without a rest: a pod that comes while a look is under way does not wait twice."""
 _REPAIR_S = 2.0
 _CLEARED_PODS = 512
 """At a time: those that are done do not wait for the rest, and are not looked for again where it takes too long. Not
@@ -68,6 +71,7 @@ class Upkeep:
         self._sought: frozenset[IPv4Address] = frozenset()
         """Pods for which the last look was made."""
         self._pod_came = asyncio.Event()
+        self._looks = WorkAndRest(burst_s=_BURST_S)
         self._waited_s = 0.0
         """Of the present look, for pods that had to be asked."""
         self.devices_wanted = asyncio.Event()
@@ -172,15 +176,18 @@ class Upkeep:
 
     async def find_devices(self) -> None:
         """Learn which device each local pod is behind; soon while one is missing, now and then otherwise."""
+        loop = asyncio.get_running_loop()
         while True:
-            began, self._waited_s = asyncio.get_running_loop().time(), 0.0
+            began, self._waited_s = loop.time(), 0.0
             is_complete = await self._find_devices()
-            await self._rest(asyncio.get_running_loop().time() - began - self._waited_s)
+            rested = loop.time()
+            await self._rest(rested - began - self._waited_s)
             wait_s = _ATTACH_RETRY_S if self._datapath.unattached else _DEVICE_REFRESH_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s if is_complete else _RETRY_S):
                     await self.devices_wanted.wait()
             self.devices_wanted.clear()
+            self._looks.rest(loop.time() - rested)
 
     async def _wait_for_answers(self, seconds: float) -> None:
         """While silent pods have time to answer: no work, and no longer than until a pod comes."""
@@ -192,8 +199,9 @@ class Upkeep:
         self._waited_s += loop.time() - began
 
     async def _rest(self, took_s: float) -> None:
-        """As long as the work took (rule I3), and then until a pod comes, though not for long."""
-        await asyncio.sleep(took_s)
+        """As long as looks take where there are many (rule I3), and then until a pod comes, though not for long."""
+        rest_s = self._looks.work(took_s)
+        await asyncio.sleep(rest_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINK_PAUSE_S - took_s):
                 await self._pod_came.wait()
