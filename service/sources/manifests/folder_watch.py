@@ -10,7 +10,7 @@ from asyncinotify import Event, Inotify, Mask
 
 _log = logging.getLogger(__name__)
 
-_SETTLED_S = 0.002
+_SETTLED_S = 0.005
 """A change counts when this much time has brought no further one."""
 _SETTLED_S_MAX = 0.2
 """Upper bound of that wait under a stream of changes."""
