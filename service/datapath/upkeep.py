@@ -3,7 +3,7 @@ change, connection tracking has to be cleared, and others flush rulesets or dele
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from ipaddress import IPv4Address, IPv4Network
 
@@ -106,13 +106,10 @@ class Upkeep:
                 continue
             turn = self._reconciler.to_clear(self._datapath.pool)
             for start in range(0, len(turn), _CLEARED_PODS):
-                part = turn[start : start + _CLEARED_PODS]
-                if not await self._clear(part):
+                if not await self._clear(turn[start : start + _CLEARED_PODS]):
                     await asyncio.sleep(_RETRY_S)
                     self.clearing_wanted.set()
                     break
-                self._reconciler.steering.cleared(part)
-                self._changed()
 
     async def _clear(self, part: Sequence[Clearing]) -> bool:
         leaving = [clearing.pod_ip for clearing in part if clearing.phase is Phase.LEAVING]
@@ -121,7 +118,12 @@ class Upkeep:
             present = self._reconciler.local_pods()
             gone = frozenset(pod_ip for pod_ip in leaving if pod_ip not in present)
             await self._datapath.flows.end_pods(leaving, gone)
-        return await self._forget({clearing.pod_ip: clearing.keep for clearing in part}, leaving=leaving)
+
+        def clear(pod_ips: Container[IPv4Address]) -> None:
+            self._reconciler.steering.cleared(clearing for clearing in part if clearing.pod_ip in pod_ips)
+            self._changed()
+
+        return await self._forget({one.pod_ip: one.keep for one in part}, leaving=leaving, forgotten=clear)
 
     async def _forget_exempt(self) -> bool:
         """Connections to what is steered now and was not, or the reverse (rule W12); True where nothing is to be done.
@@ -145,11 +147,13 @@ class Upkeep:
         *,
         cluster: tuple[IPv4Network, ...] | None = None,
         leaving: Iterable[IPv4Address] = (),
+        forgotten: Callable[[Container[IPv4Address]], None] = lambda pods: None,
     ) -> bool:
         """Connections of these pods to the outside, but to what each keeps; False where some may be left.
 
         What is steered now becomes an ended flow first (rule E3). Looked up again until nothing is found: what comes
-        back may make an entry anew.
+        back may make an entry anew. `forgotten` gets pods as soon as nothing is found of them: a new pod does not wait
+        for one that leaves.
         """
         kept = Networks(self._reconciler.cluster_networks() if cluster is None else cluster)
         keeps, steered = _as_networks(pods), pods.keys() - set(leaving)
@@ -158,9 +162,13 @@ class Upkeep:
         try:
             for _ in range(_LOOKS):
                 doomed = await flows.end_older(await conntrack.find(keeps, kept), steered, ended)
+                left = {IPv4Address(connection.source) for connection in doomed}
+                clean = {pod_ip.packed for pod_ip in keeps.keys() - left}
+                await flows.release({key for key in ended if key[:4] in clean})
+                forgotten(keeps.keys() - left)
                 if not doomed:
-                    await flows.release(ended)
                     return True
+                keeps = {pod_ip: keeps[pod_ip] for pod_ip in left}
                 await conntrack.delete(doomed)
         except TransientError as error:
             _log.warning("connection tracking: %s; trying again", error)
