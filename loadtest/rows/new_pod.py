@@ -1,8 +1,9 @@
 """Row `new-pod`: how long a new pod waits, from its object to its first packet with the right source.
 
-Each pod sends every millisecond from before it has a device. Its object comes a moment later, as kubelet's word does.
-The time of a packet is that of its sending, and it counts if the outside server has it; whatever source that saw is
-judged.
+The policy has selected pods of the node before, so the node has ports; how long the first block of an address takes is
+measured by `loadtest scale --only port-blocks`. Each pod sends every millisecond from before it has a device. Its
+object comes a moment later, as kubelet's word does. The time of a packet is that of its sending, and it counts if the
+outside server has it; whatever source that saw is judged.
 """
 
 import contextlib
@@ -41,6 +42,7 @@ def measure_new_pod(options: DatapathOptions, report: Report) -> Row:
     with gateway.running_lab(LabOptions(name=f"{options.name}g", controllers=1), report) as lab:
         gateway.apply_policy(lab, (f"{OUTSIDE}/32",))
         gateway.wait_until_whole(lab)
+        gateway.wait_until_translated(lab, _template(lab))
         for number in range(options.sizes.new_pods):
             report(f"pod {number + 1} of {options.sizes.new_pods}")
             pod = planned(lab, number)
@@ -64,7 +66,7 @@ def measure_new_pod(options: DatapathOptions, report: Report) -> Row:
 def planned(lab: Lab, number: int) -> PlannedPod:
     """One more selected pod of the last node."""
     node = lab.plan.nodes[-1]
-    template = next(pod for pod in node.pods if pod.role == "frontend")
+    template = _template(lab)
     ip, name = node.pod_cidr[FIRST_OCTET + number], f"new-{number}"
     return replace(
         template,
@@ -75,6 +77,10 @@ def planned(lab: Lab, number: int) -> PlannedPod:
         on_bridge=number % 2 == 0,
         mac=pod_mac(ip),
     )
+
+
+def _template(lab: Lab) -> PlannedPod:
+    return next(pod for pod in lab.plan.nodes[-1].pods if pod.role == "frontend")
 
 
 def wait_of(lab: Lab, pod: PlannedPod) -> tuple[int, dict[str, int]]:
