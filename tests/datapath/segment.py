@@ -11,13 +11,11 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
-
-from pyroute2 import IPRoute
 
 from service.datapath import layout
 from service.datapath.handover_row import handover_device_value
@@ -28,6 +26,7 @@ from service.network.destinations import Destinations
 from service.network.handover_device import HANDOVER_DEVICE, ensure_handover_device
 from service.network.link import Interface
 from service.network.nftables import Carried, NftConfig, ruleset
+from service.network.route_socket import RouteSocket
 from service.network.sysctl import Sysctl
 from tests.datapath.node import (
     FLOATING_IP,
@@ -255,7 +254,7 @@ def _steer(place: Place, device: Device) -> None:
 
 
 def _make_handover_device() -> Interface:
-    with IPRoute() as ipr:
+    with closing(RouteSocket()) as ipr:
         return ensure_handover_device(ipr, Sysctl())
 
 
