@@ -35,6 +35,9 @@ class Dispatch:
     """Takes and sends every datagram of the keeper. `connect` it first; used before, it raises AttributeError."""
 
     _lines: Lines
+    _own: Address
+    """Of this node, by `_own_known`."""
+    _own_known: Electorate | None
 
     def __init__(self, settings: Settings, *, start_id: int, known: Callable[[], Electorate]) -> None:
         """`known`: the electorate of this moment, which says what address this node has as an elector."""
@@ -42,6 +45,7 @@ class Dispatch:
         self._bind = Address(settings.bind_address, settings.ports.lease)
         self._start_id = start_id
         self._known = known
+        self._own, self._own_known = self._bind, None
 
     def connect(self, lines: Lines) -> None:
         """The one step after construction.
@@ -61,7 +65,7 @@ class Dispatch:
 
     def send(self, to: Address, payload: bytes) -> None:
         """Send one datagram; to this node itself by the loop and not by the network."""
-        if to == self._own_address:
+        if to == self._own_address():
             # Its own vote: not from within the machine that asks.
             asyncio.get_running_loop().call_soon(self._take_own, payload)
         else:
@@ -69,10 +73,12 @@ class Dispatch:
 
     def _take_own(self, payload: bytes) -> None:
         with suppress(PeerError):
-            self.take(Source(self._own_address, self._node, self._start_id), payload)
+            self.take(Source(self._own_address(), self._node, self._start_id), payload)
 
-    @property
     def _own_address(self) -> Address:
-        # An elector's address is the electorate's word; the bind address may be the wildcard.
-        own = next((one for one in self._known().contacts if one.name == self._node), None)
-        return Address(own.host, self._bind.port) if own else self._bind
+        known = self._known()
+        if known is not self._own_known:
+            # An elector's address is the electorate's word; the bind address may be the wildcard.
+            own = next((one for one in known.contacts if one.name == self._node), None)
+            self._own_known, self._own = known, Address(own.host, self._bind.port) if own else self._bind
+        return self._own

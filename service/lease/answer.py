@@ -8,6 +8,9 @@ from service.lease.promise import Identity, Instant, Promise
 from service.lease.standing_claim import HolderSession, StandingClaim
 from service.model.lease import ZERO_TOKEN, Stamp, Token
 
+_GRANTED, _STALE, _PROMISED = int(Verdict.GRANTED), int(Verdict.STALE), int(Verdict.PROMISED)
+_CONTESTED, _OUTRANKED = int(Verdict.CONTESTED), int(Verdict.OUTRANKED)
+_RIVAL_IS_HOLDER = int(Verdict.RIVAL_IS_HOLDER)
 Claims = Mapping[str, Mapping[Identity, StandingClaim]]
 
 
@@ -76,24 +79,25 @@ def _detail(
     highest: Token,
 ) -> Detail | None:
     """What `granted` does not say; None where that is all. So a quiet renewal's answer has no details."""
-    verdict = Verdict.GRANTED if ours else Verdict.NONE
+    # As numbers: flags are put together by a class, and this is done for each key of each renewal.
+    verdict = _GRANTED if ours else 0
     if not ours and entry.token <= highest:
-        verdict |= Verdict.STALE
+        verdict |= _STALE
     if not ours and promise is not None and promise.holder != session.identity and not promise.is_over(now):
-        verdict |= Verdict.PROMISED
+        verdict |= _PROMISED
     rival = _rival(session.identity, claims, highest, now)
     stamp = Stamp(0, 0)
     if rival is not None:
-        verdict |= Verdict.CONTESTED
+        verdict |= _CONTESTED
         stamp = rival.token.stamp
         if rival.role is ClaimRole.HOLDER:
-            verdict |= Verdict.RIVAL_IS_HOLDER
+            verdict |= _RIVAL_IS_HOLDER
         mine = claims.get(session.identity)
         if mine is not None and rival.rank > mine.rank:
-            verdict |= Verdict.OUTRANKED
-    if verdict == Verdict.GRANTED:
+            verdict |= _OUTRANKED
+    if verdict == _GRANTED:
         return None
-    return Detail(verdict, highest, stamp)
+    return Detail(Verdict(verdict), highest, stamp)
 
 
 def _rival(

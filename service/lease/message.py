@@ -67,6 +67,9 @@ class MessageKind(IntEnum):
     TRANSFER = 9
 
 
+_KINDS = {int(kind): kind for kind in MessageKind}
+
+
 class ClaimRole(IntEnum):
     """What a session says of one key. Higher ranks first among claims of one stamp."""
 
@@ -200,10 +203,10 @@ def encode(message: Message) -> bytes:
 def kind_of(payload: bytes) -> MessageKind:
     """Which message it is, for whoever shares one socket between machines. Raises PeerError."""
     number = kind_number(payload)
-    try:
-        return MessageKind(number)
-    except ValueError as error:
-        raise PeerError(f"lease datagram: unknown kind {number}") from error
+    kind = _KINDS.get(number)
+    if kind is None:
+        raise PeerError(f"lease datagram: unknown kind {number}")
+    return kind
 
 
 def epoch_of(payload: bytes) -> int:
