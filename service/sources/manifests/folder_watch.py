@@ -31,9 +31,10 @@ async def watch_folder(folder: Path, tick_s: float) -> AsyncGenerator[bool, None
                 inotify.add_watch(folder, _OF_FILES | _OF_THE_FOLDER)
                 # What happened before it was watched.
                 yield True
-                while (event := await _next(inotify, tick_s)) is None or not _is_end(event):
-                    if event is not None:
-                        await _settle(inotify)
+                while True:
+                    event = await _next(inotify, tick_s)
+                    if event is not None and (_is_end(event) or await _settles_at_an_end(inotify)):
+                        break
                     yield event is not None
         except OSError as error:
             if not is_told:
@@ -52,13 +53,15 @@ async def _next(inotify: Inotify, seconds: float) -> Event | None:
     return None
 
 
-async def _settle(inotify: Inotify) -> None:
+async def _settles_at_an_end(inotify: Inotify) -> bool:
+    """Wait until there is no further change; whether the last one was the folder's own end."""
     loop = asyncio.get_running_loop()
     until = loop.time() + _SETTLED_S_MAX
     while loop.time() < until:
         event = await _next(inotify, _SETTLED_S)
         if event is None or _is_end(event):
-            return
+            return event is not None
+    return False
 
 
 def _is_end(event: Event) -> bool:

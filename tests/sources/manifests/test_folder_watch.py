@@ -88,9 +88,11 @@ def test_a_stream_without_end_is_told_all_the_same(runner: Runner, tmp_path: Pat
     runner(tell_a_stream(tmp_path))
 
 
-async def follow_the_name(folder: Path) -> None:
+async def follow_the_name(folder: Path, is_changed_first: bool) -> None:
     path = folder / "a.yaml"
     async with watching(folder, 0.05) as ticks:
+        if is_changed_first:
+            path.write_text("in the same moment")
         os.rename(folder, folder.with_name("former"))
         assert await anext(ticks) is False
         os.mkdir(folder)
@@ -105,9 +107,10 @@ async def follow_the_name(folder: Path) -> None:
             await anext(ticks)
 
 
-def test_a_folder_that_was_replaced_is_watched_again(runner: Runner, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_changed_first", [False, True])
+def test_a_folder_that_was_replaced_is_watched_again(runner: Runner, tmp_path: Path, is_changed_first: bool) -> None:
     (tmp_path / "watched").mkdir()
-    runner(follow_the_name(tmp_path / "watched"))
+    runner(follow_the_name(tmp_path / "watched", is_changed_first))
 
 
 async def tick(folder: Path) -> None:
