@@ -234,15 +234,11 @@ class Controller:
     def _handle_lease(self, output: object) -> None:
         if isinstance(output, OpenFence):
             if self._leader.leadership.opened(output):
-                # What was seen while another one led may be as old as its lease: nothing is placed by that.
-                self._table.expire()
-                self._electors.observe_as_leader(True)
                 self._dirty.set()
             self._blocks.lead(output.token.term, output.deadline_ns)
         elif isinstance(output, CloseFence):
             self._blocks.end()
             self._leader.leadership.closed(output)
-            self._electors.observe_as_leader(False)
         elif isinstance(output, Observed):
             self._recorder.observed(output.table, self._cluster.assignments())
             if self._table.observe(output.table, now_ns=boot_ns()):

@@ -22,9 +22,7 @@ from service.wire.pump import MachinePump
 from service.wire.sealed_socket import SealedSocket
 
 OBSERVE_NS = 100_000_000
-"""How often electors are asked who holds what by who leads; each answer may bring a turn."""
-_STANDBY_OBSERVE_NS = 300_000_000
-"""By who does not: it places nothing, and asks anew as it begins to lead."""
+"""How often electors are asked who holds what; each answer may bring a turn."""
 _SILENT_NS = 2_000_000_000
 """An elector that has not answered for so long is told of."""
 
@@ -62,7 +60,7 @@ class ElectorClient:
         self._observer = Observer(
             electorate=settings.electorate,
             lease_port=settings.ports.lease,
-            interval_ns=_STANDBY_OBSERVE_NS,
+            interval_ns=OBSERVE_NS,
             now_ns=clock(),
         )
         self.holder_pump = MachinePump(self._holder, clock=clock, send=holder_socket.sealed.send, handle=handle)
@@ -82,12 +80,6 @@ class ElectorClient:
         now_ns = self._clock()
         silent = self._observer.silent_since(now_ns - _SILENT_NS)
         return {name: (now_ns - since_ns) / 1e9 for name, since_ns in silent.items()}
-
-    def observe_as_leader(self, is_leading: bool) -> None:
-        """Ask who holds what as often as who leads needs it, from this moment on; or as who stands by."""
-        interval_ns = OBSERVE_NS if is_leading else _STANDBY_OBSERVE_NS
-        self._observer.set_interval(interval_ns, now_ns=self._clock())
-        self.observer_pump.wake()
 
     def claim_leadership(self) -> None:
         """Compete for the lease `leader` from now on."""

@@ -21,7 +21,6 @@ class HolderTable:
         self._lease_ns = lease_ns
         self._table: dict[str, Observation] = {}
         self._observed_ns: int | None = None
-        self._is_expired = False
 
     def observe(self, table: Mapping[str, Observation], *, now_ns: int) -> bool:
         """Replace the table; whether anybody else holds anything, or under another token, than by the last one.
@@ -29,18 +28,11 @@ class HolderTable:
         How old it is and how long promises last on is another with every answer, and nothing is placed by that.
         """
         former, self._table, self._observed_ns = self._table, dict(table), now_ns
-        was_expired, self._is_expired = self._is_expired, False
-        return was_expired or _held(former) != _held(self._table)
-
-    def expire(self) -> None:
-        """Count on nothing before the next observation, which is news whatever it says."""
-        self._is_expired = True
+        return _held(former) != _held(self._table)
 
     def is_fresh(self, *, now_ns: int) -> bool:
         """A majority of electors answered within AGE_NS_MAX."""
-        if self._is_expired or self._observed_ns is None:
-            return False
-        return now_ns - self._observed_ns < AGE_NS_MAX
+        return self._observed_ns is not None and now_ns - self._observed_ns < AGE_NS_MAX
 
     def holders(self, *, now_ns: int) -> dict[IPv4Address, HeldBy]:
         """Who holds each floating IP; nobody while no majority answers."""

@@ -103,14 +103,6 @@ class Observer:
         self._voted_ns.clear()
         self._next_ns = now_ns
 
-    def set_interval(self, interval_ns: int, *, now_ns: int) -> None:
-        """Ask so often from now on. A shorter one begins at once, and older answers are not counted then."""
-        self._pass(now_ns)
-        if interval_ns < self._interval_ns:
-            self._next_ns = now_ns
-            self._answers.clear()
-        self._interval_ns = interval_ns
-
     def receive(self, source: Source, payload: bytes, *, now_ns: int) -> None:
         """Take one part of a report. Raises PeerError, with nothing changed, where it is not one of this electorate."""
         message = decode(payload)

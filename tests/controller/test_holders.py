@@ -78,14 +78,3 @@ def test_the_token_is_the_highest_that_was_granted_to_anybody() -> None:
     table = HolderTable(lease_ns=LEASE_NS)
     table.observe({str(IP): Observation("worker1", Token(8, 1, 1), 0, 0, ZERO_TOKEN)}, now_ns=0)
     assert table.holders(now_ns=0) == {IP: ("worker1", Token(8, 1, 1))}
-
-
-def test_after_it_has_expired_the_same_word_is_news_and_nobody_holds_anything_before() -> None:
-    table = HolderTable(lease_ns=LEASE_NS)
-    table.observe({str(IP): held()}, now_ns=0)
-    table.expire()
-    assert not table.is_fresh(now_ns=MS)
-    assert table.holders(now_ns=MS) == {}
-    assert table.observe({str(IP): held()}, now_ns=2 * MS)
-    assert table.holders(now_ns=2 * MS) == {IP: ("worker1", TOKEN)}
-    assert not table.observe({str(IP): held()}, now_ns=3 * MS)

@@ -125,18 +125,3 @@ def test_strangers_and_other_epochs_are_refused() -> None:
         tell(machine, 0, one(sequence, HELD, epoch=2))
     with pytest.raises(PeerError, match="no elector"):
         tell(machine, 9, one(sequence, HELD))
-
-
-def test_who_asks_more_often_asks_at_once_and_counts_no_older_answer() -> None:
-    machine = observer()
-    machine.set_interval(300 * MS, now_ns=0)
-    sequence = asked(machine)
-    assert machine.deadline_ns() == 300 * MS
-    tell(machine, 0, one(sequence, HELD))
-    machine.set_interval(100 * MS, now_ns=50 * MS)
-    assert machine.deadline_ns() == 50 * MS
-    sequence = asked(machine, 50)
-    assert tell(machine, 1, one(sequence, VACANT), 51) is None, "of two electors one has answered since"
-    assert tell(machine, 2, one(sequence, VACANT), 51) is not None
-    machine.set_interval(300 * MS, now_ns=60 * MS)
-    assert machine.deadline_ns() == 150 * MS, "what was due stays due"
