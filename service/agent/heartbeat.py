@@ -36,22 +36,23 @@ def claims_of(parts: Mapping[IPv4Address, Part]) -> dict[IPv4Address, Claim]:
     }
 
 
-def uplinks_of(
-    floating_ips: Iterable[IPv4Address], uplinks: Sequence[LocalUplink], refused: Iterable[IPv4Address] = ()
-) -> tuple[Uplink, ...]:
+def uplinks_of(floating_ips: Iterable[IPv4Address], uplinks: Sequence[LocalUplink]) -> tuple[Uplink, ...]:
     """By which uplinks each floating IP that is known is served.
 
     Those without carrier too, and not only for claimed ones: what is held and no longer claimed has to be announced or
-    given up by them as well (rule S5). `refused`: a member's own addresses, which no uplink serves, so that one that is
-    held is given up at once.
+    given up by them as well (rule S5).
     """
-    served = tuple(
+    return tuple(
         Uplink(str(floating_ip), uplink.name, uplink.ifindex, uplink.mac.hex(), uplink.carrier)
         for floating_ip in floating_ips
         for uplink in uplinks
         if floating_ip in uplink.address.network
     )
-    return served + tuple(Uplink(str(floating_ip), "", 0, "", False) for floating_ip in sorted(refused))
+
+
+def unserved(refused: Iterable[IPv4Address]) -> tuple[Uplink, ...]:
+    """A member's own addresses, and others that no uplink is to serve: what of them is held is given up at once."""
+    return tuple(Uplink(str(floating_ip), "", 0, "", False) for floating_ip in sorted(refused))
 
 
 def unfit_reasons(*, is_synced: bool, is_keeper_alive: bool, uplinks: Iterable[LocalUplink]) -> list[str]:

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 from service.agent.cni_in_place import CniInPlace
 from service.agent.conflicts import Conflicts
-from service.agent.heartbeat import Part, claims_of, parts_of, unfit_reasons, uplinks_of
+from service.agent.heartbeat import Part, claims_of, parts_of, unfit_reasons, unserved, uplinks_of
 from service.agent.neighbours import Neighbours
 from service.agent.netfilter import NetfilterDifference
 from service.agent.outlived import outlived
@@ -210,10 +210,10 @@ class Turn:
         uplinks, refused = self._segment_watch.useful_uplinks(), self._conflicts.refused
 
         def served() -> tuple[Uplink, ...]:
-            lasting = [floating_ip for floating_ip in floating_ips if floating_ip not in ending]
-            return uplinks_of(lasting, uplinks, refused | ending)
+            return uplinks_of([floating_ip for floating_ip in floating_ips if floating_ip not in ending], uplinks)
 
-        return self._uplinks.of(served, floating_ips, uplinks, refused, ending)
+        # Of hundreds; the others are few, and members say anew all the time which are.
+        return self._uplinks.of(served, floating_ips, uplinks, ending) + unserved(refused | ending)
 
     def _outlived(self) -> frozenset[IPv4Address]:
         """Leases of which nobody would hear: they are to begin anew (K1)."""

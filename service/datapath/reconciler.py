@@ -60,6 +60,7 @@ class _Derived:
         self.fenced = Kept[tuple[IPv4Address, ...]]()
         self.own_addresses = Kept[tuple[IPv4Address, ...]]()
         self.probed = Kept[tuple[Pair, ...]]()
+        self.probed_of = Kept[dict[IPv4Address, tuple[Pair, ...]]]()
         self.attribution = Kept[Attribution]()
         self.insiders = Kept[Insiders]()
         self.exempt = Kept[Exemptions]()
@@ -296,7 +297,9 @@ class Reconciler:
 
         def fit() -> tuple[IPv4Address, ...]:
             own = {uplink.address.ip for uplink in uplinks} | addresses | {server}
-            return tuple(ip for ip in chain(*known) if ip not in own and ip not in faults)
+            # By sets, which remember hashes: that of an address takes longer than all else here.
+            unfit = set[IPv4Address]().union(*known) & (own | faults.addresses)
+            return tuple(ip for ip in chain(*known) if ip not in unfit) if unfit else tuple(chain(*known))
 
         return kept.of(fit, known, faults, uplinks, addresses, server)
 
@@ -392,23 +395,20 @@ class Reconciler:
         """Which members are to be asked whether a segment lets frames of a floating IP pass (rule X1): who holds an
         address that pods of this node use, or comes next. The same object until something changes.
 
-        Of listed addresses only: another one may be anybody's by now.
-        """
+        Of listed addresses only: another may be anybody's by now."""
         used, topology, listed = self.used_floating_ips(), self.topology(), self.listed()
-        return self._derived.probed.of(
-            lambda: tuple(
-                (name, floating_ip)
-                for floating_ip in used
-                if floating_ip in listed
-                for name in dict.fromkeys((self.holder_of(floating_ip), self.successor_of(floating_ip)))
-                if name not in (None, self._node) and topology.shared(name, floating_ip) is not None
-            ),
-            used,
-            topology,
-            listed,
-            self._assignments,
-            self._moves,
-        )
+        sources = (topology, listed, self._assignments, self._moves)
+        known = self._derived.probed_of.of(dict[IPv4Address, tuple[Pair, ...]], *sources)
+
+        def probed() -> tuple[Pair, ...]:
+            # An address that comes into use has no other one asked anew.
+            for one in used:
+                if one not in known:
+                    names = (self.holder_of(one), self.successor_of(one)) if one in listed else ()
+                    known[one] = topology.pairs(one, names)
+            return tuple(chain.from_iterable(map(known.__getitem__, used)))
+
+        return self._derived.probed.of(probed, used, *sources)
 
     def learn_proven(self, proven: Proven) -> bool:
         """Take where segments let frames of floating IPs pass (rule X1). False where nothing is new."""

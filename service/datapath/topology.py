@@ -71,6 +71,11 @@ class Topology:
         theirs = next((one for one in self.segments.get(name, ()) if floating_ip in one.network), None)
         return SegmentPath(uplink, theirs.mac) if uplink is not None and theirs is not None else None
 
+    def pairs(self, floating_ip: IPv4Address, names: Iterable[str | None]) -> tuple[Pair, ...]:
+        """Which of these members share the segment of the floating IP with this node; each once."""
+        others = (name for name in dict.fromkeys(names) if name is not None and name != self.node)
+        return tuple((name, floating_ip) for name in others if self.shared(name, floating_ip) is not None)
+
     def reach(self, owner: str, floating_ip: IPv4Address, seen_ns: int) -> bytes | None:
         """The kernel's row for a block of that member; None where there is no way to it."""
         if owner == self.node:

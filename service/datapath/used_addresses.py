@@ -32,5 +32,5 @@ class UsedAddresses:
                     del self._counts[address]
                     is_other = True
         if is_other:
-            self._addresses = tuple(sorted(self._counts))
+            self._addresses = tuple(sorted(self._counts, key=int))
         return self._addresses

@@ -28,6 +28,9 @@ class AddressFaults:
             for address in node.own_addresses:
                 self._found.setdefault(address, ("interface", node, None))
 
+        self.addresses = frozenset(self._found)
+        """All against which something speaks."""
+
     def __contains__(self, floating_ip: IPv4Address) -> bool:
         """Whether something speaks against it."""
         return floating_ip in self._found

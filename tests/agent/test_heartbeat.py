@@ -3,7 +3,7 @@
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 
-from service.agent.heartbeat import claims_of, keeper_reasons, parts_of, unfit_reasons, uplinks_of
+from service.agent.heartbeat import claims_of, keeper_reasons, parts_of, unfit_reasons, unserved, uplinks_of
 from service.datapath.desired import LocalUplink
 from service.model.assignment import Assignment
 from service.model.keeper_message import Heartbeat, LeaseReport
@@ -68,5 +68,5 @@ def test_a_silent_elector_or_a_lost_majority_keeps_other_nodes_from_being_restar
 
 
 def test_a_members_own_address_has_no_uplink_that_serves_it() -> None:
-    told = uplinks_of((), (UPLINK,), refused=(FLOATING_IP,))
+    told = unserved((FLOATING_IP,))
     assert [(uplink.floating_ip, uplink.carrier) for uplink in told] == [(str(FLOATING_IP), False)]
