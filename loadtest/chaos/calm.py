@@ -32,6 +32,9 @@ _LEVEL_MAPS = frozenset(
 )
 """Maps that say what is wanted, so that the same wishes give as many entries. The others learn and forget in time, and
 blocks are leased as nodes need ports, and given back much later."""
+_RULES = f"entries of {MapName.RULES}"
+_INHERITS_S = 32.0
+"""So old an agent has let go of what it has inherited from the one before it (service/agent/agent.py), and a little."""
 _RSS_SPARE_KB = 40_000
 
 
@@ -184,6 +187,12 @@ class Footprint:
 
     def __init__(self, site: ChaosSite) -> None:
         self.rules = {node.name: _kernel_state(site, node.name) for node in site.nodes}
+        self.inheriting = {
+            record.member
+            for record in site.lab.state.processes
+            if record.kind == "agent" and (age_s := _age_s(record.pid)) is not None and age_s < _INHERITS_S
+        }
+        """Nodes whose agent goes on with what the one before it knew."""
         self.programs = {
             (record.kind, record.member): _program(record)
             for record in site.lab.state.processes
@@ -194,7 +203,9 @@ class Footprint:
         """What has grown since this was taken."""
         for node, before in self.rules.items():
             for what, count in now.rules[node].items():
-                if count != before.get(what):
+                # Of a policy as it was when its agent ended: it is known anew before it is let go.
+                is_inherited = what == _RULES and node in now.inheriting
+                if count != before.get(what) and not (is_inherited and count > before.get(what, 0)):
                     yield f"{node}: {before.get(what)} {what} are {count} now"
         for key, (files, rss_kb) in self.programs.items():
             files_now, rss_now_kb = now.programs.get(key, (0, 0))
@@ -210,6 +221,15 @@ def still_grown(site: ChaosSite, before: Footprint, *, timeout_s: float) -> list
     while (grown := list(before.grown(Footprint(site)))) and time.monotonic() < deadline_s:
         time.sleep(_POLL_S)
     return grown
+
+
+def _age_s(pid: int) -> float | None:
+    """How long the process has been there; None where it is not."""
+    try:
+        began = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(began) / os.sysconf("SC_CLK_TCK")
 
 
 def _program(record: ProcessRecord) -> tuple[int, int]:

@@ -127,7 +127,7 @@ class Knowledge:
             waited_ns=self._clock() - self._started_ns,
         )
 
-    def holders(self) -> dict[IPv4Address, HeldBy]:
+    def holders(self) -> Mapping[IPv4Address, HeldBy]:
         """Who really holds each floating IP, by a majority of electors; nobody while no majority answers."""
         return self._table.holders(now_ns=self._clock())
 

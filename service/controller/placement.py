@@ -62,6 +62,9 @@ class Revision:
         return not (self.changed or self.removed)
 
 
+NOTHING_CHANGED = Revision((), ())
+
+
 class Placement:
     """The work of one leader in one term. A new term needs a new one: versions count from 1 in each.
 
@@ -79,6 +82,8 @@ class Placement:
         """Who held what in the last turn."""
         self._doubted_ns: dict[str, int] = {}
         """Nodes that have lost an address, and when."""
+        self._settled: tuple[object, ...] | None = None
+        """What the last turn went by, if nothing came of it: so it is again, and most turns find nothing new."""
         self.moves: tuple[PlannedMove, ...] = ()
         """What is to move on purpose, by the last turn; until another node than the source has it."""
 
@@ -102,6 +107,9 @@ class Placement:
         usable = [replace(node, ready=False) if node.name in silent else node for node in nodes]
         noticed = {ip: heir for ip, (heir, since_ns) in self._notices.items() if now_ns - since_ns >= NOTICE_NS}
         doubtful = self._doubt(holders, now_ns)
+        given = (tuple(floating_ips), tuple(usable), dict(holders), dict(table), dict(ordered or {}), noticed, doubtful)
+        if given == self._settled:
+            return NOTHING_CHANGED
         plan = assign(
             floating_ips, usable, holders, table, stamp=stamp, ordered=ordered, noticed=noticed, doubtful=doubtful
         )
@@ -111,6 +119,7 @@ class Placement:
             changed=tuple(row for row in rows if row.stamp == stamp),
             removed=tuple(replace(row, stamp=stamp) for key, row in table.items() if key not in floating_ips),
         )
+        self._settled = given if revision.is_empty else None
         if not revision.is_empty:
             self._version = stamp.version
         for row in revision.changed:

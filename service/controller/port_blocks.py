@@ -6,13 +6,16 @@ A machine per term: it reads what gateways and nodes have before it gives anythi
 import asyncio
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
+from operator import is_
 from typing import Any
 
 from service.audit.port_run import PortRun
 from service.audit.recorder import LeaderRecorder
 from service.controller.knowledge import Knowledge
+from service.controller.node_demand import NodeDemand
 from service.host import identity
 from service.model.gateway_node import NodeState
+from service.model.kept import Kept
 from service.model.lease import Stamp
 from service.model.machine import Address, Source
 from service.port_block.block import BLOCKS, ports_of
@@ -67,6 +70,13 @@ class LeaderPortBlocks:
         self._unsaid: list[BlockMoved | TableRead] = []
         """Not yet on record: what moves together is one record."""
         self._present = _PresentTerm()
+        self._kept_members = Kept[dict[str, LeaderMember]]()
+        self._kept_ways = Kept[dict[IPv4Address, Way]]()
+        self._told: tuple[object, object, object] = (None, None, None)
+        """Which machine was told last, of which members and ways."""
+        index = knowledge.intake.index
+        self._demand = NodeDemand(index.selections())
+        index.follow(lambda delta: self._demand.take(delta.selections))
         envelope = Envelope(
             settings.keys,
             cluster=settings.cluster,
@@ -106,9 +116,13 @@ class LeaderPortBlocks:
         if machine is None or not self._knowledge.has_caught_up():
             return
         now_ns = self._clock()
-        machine.set_members(self._members(), now_ns=now_ns)
-        machine.set_floating_ips(self._ways(), now_ns=now_ns)
-        machine.set_demand(self._demand(), now_ns=now_ns)
+        members, ways = self._members(), self._ways()
+        machine.set_members(members, now_ns=now_ns)
+        told = machine, members, ways
+        if not all(map(is_, told, self._told)):
+            machine.set_floating_ips(ways, now_ns=now_ns)
+            self._told = told
+        machine.set_demand(self._demand.nodes(), now_ns=now_ns)
         self.pump.wake()
 
     def status(self) -> dict[str, Any]:
@@ -135,30 +149,30 @@ class LeaderPortBlocks:
         return machine.shortages() if machine is not None else {}
 
     def _members(self) -> dict[str, LeaderMember]:
-        port = self._settings.ports.state
-        found = {}
-        for node in self._cluster.gateway_nodes():
-            address = self._cluster.address_of(node.name, port)
-            if address is not None:
-                found[node.name] = LeaderMember(address, node.state is NodeState.UP)
-        return found
+        nodes, sockets = self._cluster.gateway_nodes(), self._cluster.sockets(self._settings.ports.state)
+        return self._kept_members.of(
+            lambda: {
+                node.name: LeaderMember(sockets[node.name], node.state is NodeState.UP)
+                for node in nodes
+                if node.name in sockets
+            },
+            nodes,
+            sockets,
+        )
 
     def _ways(self) -> dict[IPv4Address, Way]:
         gateway = self._knowledge.intake.index.gateway()
         holders, assignments = self._knowledge.holders(), self._cluster.assignments()
-        found = {}
-        for floating_ip in gateway.floating_ips if gateway is not None else ():
-            held, assigned = holders.get(floating_ip), assignments.get(floating_ip)
-            successor = (assigned.successor or "") if assigned is not None else ""
-            found[floating_ip] = Way(held.node if held is not None else "", successor)
-        return found
 
-    def _demand(self) -> dict[IPv4Address, set[str]]:
-        found: dict[IPv4Address, set[str]] = {}
-        for selection in self._knowledge.intake.index.selections().values():
-            for floating_ip in selection.rule_set.addresses():
-                found.setdefault(floating_ip, set()).add(selection.pod.node)
-        return found
+        def ways() -> dict[IPv4Address, Way]:
+            found = {}
+            for floating_ip in gateway.floating_ips if gateway is not None else ():
+                held, assigned = holders.get(floating_ip), assignments.get(floating_ip)
+                successor = (assigned.successor or "") if assigned is not None else ""
+                found[floating_ip] = Way(held.node if held is not None else "", successor)
+            return found
+
+        return self._kept_ways.of(ways, gateway, holders, assignments)
 
     def _handle(self, output: object) -> None:
         if not isinstance(output, BlockMoved | TableRead):

@@ -74,7 +74,8 @@ class Inventory:
         """
         holders = dict.fromkeys(holding)
         return tuple(
-            replace(node, schedulable=node.schedulable and self.is_schedulable(node.name))
+            # Mostly there is nothing to add, and then it is the same object.
+            node if not node.schedulable or self.is_schedulable(node.name) else replace(node, schedulable=False)
             for node in members
             if node.state is NodeState.UP or node.name in holders or not self.is_removed(node.name)
         )

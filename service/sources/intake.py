@@ -64,7 +64,10 @@ class Intake:
         selector = gateway.node_selector if gateway is not None else None
         if selector is None:
             return nodes
-        return tuple(replace(node, selected=is_match(selector, self.inventory.labels(node))) for node in nodes)
+        matches = ((node, is_match(selector, self.inventory.labels(node))) for node in nodes)
+        return tuple(
+            node if node.selected == selected else replace(node, selected=selected) for node, selected in matches
+        )
 
     def _take_missed(self) -> list[Change]:
         gone, self._missed = list(self._missed), {}

@@ -132,6 +132,9 @@ class ClusterView:
         """What operators have ordered."""
         self._agents: Decoded[Member, GatewayNode] = Decoded(self._agent_of, level=logging.DEBUG)
         self._kept_members = Kept[dict[str, tuple[Member, MemberMetadata]]]()
+        self._kept_keys, self._kept_names = Kept[frozenset[str]](), Kept[frozenset[str]]()
+        self._tidied: dict[str, tuple[object, frozenset[str]]] = {}
+        """Of each table at which revision, and for which keys, it was gone through."""
         self._kept_answering = Kept[frozenset[str]]()
         self._kept_nodes = Kept[tuple[GatewayNode, ...]]()
         self._kept_assignments = Kept[dict[IPv4Address, Assignment]]()
@@ -276,22 +279,28 @@ class ClusterView:
 
         To be called again and again while this process leads: a row that comes back ends again.
         """
-        kept = {str(floating_ip) for floating_ip in (*floating_ips, *self.assignments())}
-        for table in (ASSIGNMENT_TABLE, LOCATION_TABLE, CONFLICT_TABLE):
+        assignments, members = self.assignments(), self._machine.members()
+        kept = self._kept_keys.of(
+            lambda: frozenset(map(str, (*floating_ips, *assignments))), tuple(floating_ips), assignments
+        )
+        for table in (ASSIGNMENT_TABLE, LOCATION_TABLE, CONFLICT_TABLE, MOVE_TABLE):
             self._end_others(table, kept)
-        self._end_others(MOVE_TABLE, kept)
+        names = self._kept_names.of(lambda: frozenset(member.name for member in members), members)
         for table in (KEYS_TABLE, DRAIN_TABLE):
-            self._end_others(table, {member.name for member in self._machine.members()})
+            self._end_others(table, names)
         now_ns = self._clock()
         if now_ns - self._ticked_ns >= TICK_NS:
             self._ticked_ns = now_ns
             self._machine.tick(now_ns=now_ns)
             self.pump.wake()
 
-    def _end_others(self, table: str, kept: Collection[str]) -> None:
+    def _end_others(self, table: str, kept: frozenset[str]) -> None:
+        if self._tidied.get(table) == (self._machine.revision(table), kept):
+            return
         for key, entry in list(self._machine.rows(table).items()):
             if key not in kept and not entry.ended:
                 self._end(table, key, entry)
+        self._tidied[table] = self._machine.revision(table), kept
 
     def _end(self, table: str, key: str, entry: Row) -> None:
         if table == ASSIGNMENT_TABLE:
@@ -385,11 +394,6 @@ class ClusterView:
         return self._kept_sockets.setdefault(port, Kept()).of(
             lambda: {name: Address(member.address.host, port) for name, (member, _) in members.items()}, members
         )
-
-    def address_of(self, name: str, port: int) -> Address | None:
-        """Another port of a member's announced address."""
-        member = self._machine.member(name)
-        return Address(member.address.host, port) if member is not None and name in self._understood() else None
 
     def _rows(self, table: str, decoded: Decoded[Row, T]) -> Mapping[str, T]:
         """What the rows of a table say, by key."""

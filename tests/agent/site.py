@@ -70,9 +70,6 @@ class StandInCluster(ClusterView):
             self.strangers[floating_ip] = mac
         return True
 
-    def address_of(self, name: str, port: int) -> Address | None:
-        return self.addresses.get(name)
-
     def sockets(self, port: int) -> dict[str, Address]:
         return self.addresses
 

@@ -4,7 +4,7 @@ What each piece decides is tested beside it. Here is what was wired to what.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -247,13 +247,13 @@ async def test_a_silent_keeper_makes_the_node_unready_and_what_it_said_void(site
 async def leading(site: Site, cluster: ClusterView, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """A controller leads, which knows what that agent's gossip says; OTHER holds the address."""
     host = "127.0.0.9"
-    address_of = ClusterView.address_of
+    sockets = ClusterView.sockets
 
-    def found(self: ClusterView, name: str, port: int) -> Address | None:
-        return Address(host, port) if name == "controller1" else address_of(self, name, port)
+    def found(self: ClusterView, port: int) -> Mapping[str, Address]:
+        return {**sockets(self, port), "controller1": Address(host, port)}
 
     monkeypatch.setattr(ClusterView, "leader", lambda self: ("controller1", 7))
-    monkeypatch.setattr(ClusterView, "address_of", found)
+    monkeypatch.setattr(ClusterView, "sockets", found)
     assert site.agent is not None
     knowledge = SimpleNamespace(
         has_caught_up=lambda: True,

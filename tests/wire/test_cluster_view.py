@@ -121,7 +121,7 @@ async def test_members_rows_and_the_leader_reach_the_other_process(unused_udp_po
     (node,) = second.gateway_nodes()
     assert (node.name, node.state, node.segments) == ("worker1", NodeState.UP, (SEGMENT,))
     assert list(second.members()) == ["controller-a", "worker1"]
-    assert second.address_of("worker1", 9644) == Address("127.0.0.1", 9644)
+    assert second.sockets(9644)["worker1"] == Address("127.0.0.1", 9644)
     assert second.locations() == {FLOATING_IP: LOCATION}
     assert heard == [LOCATION]
     assert second.conflicts() == {OTHER_IP: b"\2\0\0\0\0\7"}
@@ -245,7 +245,7 @@ def test_what_four_hundred_members_say_is_decoded_once_however_often_it_is_asked
         say(mine, f"m{index}", 1)
     for _ in range(3):
         assert len(mine.gateway_nodes()) == 401
-        assert all(mine.address_of(f"m{index}", 7) == Address("127.0.0.9", 7) for index in range(400))
+        assert all(mine.sockets(7)[f"m{index}"] == Address("127.0.0.9", 7) for index in range(400))
     assert len(decoded) == 401
     say(mine, "m7", 2)
     assert len(mine.gateway_nodes()) == 401

@@ -1,6 +1,8 @@
 """When a site is whole again, from what its flows say."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,7 @@ def footprint(rules: int, files: int, rss_kb: int) -> Footprint:
     taken = Footprint.__new__(Footprint)
     taken.rules = {"worker1": {"ip rules": rules}}
     taken.programs = {("agent", "worker1"): (files, rss_kb)}
+    taken.inheriting = set()
     return taken
 
 
@@ -90,6 +93,32 @@ def test_rules_must_be_as_many_as_before_and_files_and_memory_not_much_more() ->
     assert list(before.grown(footprint(6, 60, 100_000))) == ["worker1: 5 ip rules are 6 now"]
     grown = list(before.grown(footprint(5, 600, 900_000)))
     assert [line.split(":")[0] for line in grown] == ["agent of worker1", "agent of worker1"]
+
+
+def test_an_agent_that_has_just_started_may_have_the_rules_of_the_one_before_it_too() -> None:
+    before, after = footprint(5, 60, 1), footprint(5, 60, 1)
+    before.rules["worker1"]["entries of rules"], after.rules["worker1"]["entries of rules"] = 1, 3
+    assert list(before.grown(after)) == ["worker1: 1 entries of rules are 3 now"]
+    after.inheriting = {"worker1"}
+    assert list(before.grown(after)) == []
+    after.rules["worker1"]["ip rules"] = 6
+    assert list(before.grown(after)) == ["worker1: 5 ip rules are 6 now"]
+    after.rules["worker1"] = {"ip rules": 5, "entries of rules": 0}
+    assert list(before.grown(after)) == ["worker1: 1 entries of rules are 0 now"]
+
+
+def test_a_process_is_as_old_as_it_is() -> None:
+    with subprocess.Popen(["sleep", "60"]) as started:
+        try:
+            age_s = calm._age_s(started.pid)
+            assert age_s is not None
+            assert -0.1 < age_s < 10
+        finally:
+            started.kill()
+    own_s = calm._age_s(os.getpid())
+    assert own_s is not None
+    assert own_s > age_s
+    assert calm._age_s(started.pid) is None
 
 
 def test_what_goes_soon_has_not_grown_and_what_stays_has(site: ChaosSite, monkeypatch: pytest.MonkeyPatch) -> None:
