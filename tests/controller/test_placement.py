@@ -15,6 +15,7 @@ from service.controller.placement import (
     Revision,
     has_caught_up,
 )
+from service.gateway.assignment import assign
 from service.gateway.row import MemberMetadata
 from service.gossip.member import Member, MemberState
 from service.model.assignment import Assignment
@@ -108,6 +109,31 @@ def test_a_turn_that_changes_nothing_publishes_nothing_and_uses_no_version() -> 
     table.floating_ips = (A, B)
     (row,) = table.turn(after_ns=1).changed
     assert (row.floating_ip, row.stamp) == (B, Stamp(7, 2))
+
+
+def test_a_turn_in_which_nothing_is_new_works_nothing_out_and_any_news_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand nodes and five hundred addresses are looked at twice a second."""
+    asked: list[Any] = []
+
+    def counted(*given: Any, **named: Any) -> Any:
+        asked.append(given)
+        return assign(*given, **named)
+
+    monkeypatch.setattr("service.controller.placement.assign", counted)
+    table = Table(A, B)
+    table.turn()
+    table.turn()
+    asked.clear()
+    for _ in range(3):
+        assert table.turn().is_empty
+    assert asked == []
+    table.nodes = (replace(WORKERS[0], ready=False), WORKERS[1])
+    table.turn()
+    table.holders = {A: "worker2"}
+    table.turn()
+    table.floating_ips = (A,)
+    table.turn()
+    assert len(asked) == 3
 
 
 def test_an_address_that_is_no_longer_listed_is_withdrawn_under_a_new_stamp_with_who_had_it() -> None:
