@@ -59,13 +59,15 @@ class LeaderBlocks:
         self._stamps = Stamps(term)
         self._reads = count(1)
         self._times, self._blocks, self._quota = times, blocks, quota
-        self._began_ns = self._now_ns = self._tick_ns = self._recall_ns = now_ns
+        self._began_ns = self._now_ns = self._tick_ns = self._recall_ns = self._sweep_ns = now_ns
         self._leads_until_ns = now_ns
         self._owners: dict[str, OwnerView] = {}
         self._members = 0
         self._tables: dict[IPv4Address, LeaderTable] = {}
         self._changed: dict[IPv4Address, None] = {}
         """Of which something has happened since it was looked at."""
+        self._has_news = True
+        """For gateways or owners, perhaps; else they are only asked now and then whether they wait for an answer."""
         self._unanswered = Unanswered(now_ns)
         self._outputs: list[Send | BlockMoved | TableRead] = []
 
@@ -79,6 +81,7 @@ class LeaderBlocks:
     def set_members(self, members: Mapping[str, LeaderMember], *, now_ns: int) -> None:
         """Every node that may have a block. One that is left out counts as Down for good."""
         self._pass(now_ns)
+        self._has_news |= members.keys() != self._owners.keys()
         for name, member in sorted(members.items()):
             if name not in self._owners:
                 self._owners[name] = OwnerView(name, member.address, self._times, now_ns=now_ns)
@@ -122,6 +125,7 @@ class LeaderBlocks:
         owner = self._owners.get(source.node)
         if owner is None:
             return
+        self._has_news |= not isinstance(message, Poll)
         if isinstance(message, Table | Holdings):
             if message.term != self.term:
                 return
@@ -165,12 +169,9 @@ class LeaderBlocks:
             del self._changed[floating_ip]
             if floating_ip in self._tables:
                 self._work(floating_ip, self._tables[floating_ip])
-        for floating_ip, table in self._tables.items():
-            for view in table.gateways.values():
-                self._speak_to_gateway(floating_ip, table, view)
-        for owner in self._owners.values():
-            self._speak_to_owner(owner)
-        is_more = is_more or len(self._outputs) >= OUTPUTS_AT_ONCE
+        if self._has_news or now_ns >= self._sweep_ns:
+            self._speak()
+        is_more = is_more or self._has_news
         self._tick_ns = now_ns + (self._times.push_ns if is_more else self._times.resend_ns)
 
     def deadline_ns(self) -> int | None:
@@ -279,6 +280,7 @@ class LeaderBlocks:
 
     def _set(self, floating_ip: IPv4Address, table: LeaderTable, block: int, row: Row, cause: Cause) -> None:
         former = table.set(block, row, self._now_ns)
+        self._has_news = True
         for name in dict.fromkeys((former, row.owner)):
             if name is not None and name in self._owners:
                 self._owners[name].want((floating_ip, block), row, self._now_ns)
@@ -336,6 +338,7 @@ class LeaderBlocks:
         if self._now_ns < table.release_due_ns:
             return
         if blocks := table.unreleased([name for name, _ in table.owners() if self._is_lost(name)]):
+            self._has_news = True
             table.release(blocks, Row(None, self._stamps.next(), is_resting=True), self._now_ns)
             table.release_due_ns = self._now_ns + self._times.release_ns
 
@@ -390,6 +393,15 @@ class LeaderBlocks:
             self._send(source.address, Receiver.GATEWAY, Whole(self.term, message.sequence, tuple(whole)))
 
     # Sending
+
+    def _speak(self) -> None:
+        for floating_ip, table in self._tables.items():
+            for view in table.gateways.values():
+                self._speak_to_gateway(floating_ip, table, view)
+        for owner in self._owners.values():
+            self._speak_to_owner(owner)
+        self._has_news = len(self._outputs) >= OUTPUTS_AT_ONCE
+        self._sweep_ns = self._now_ns + self._times.resend_ns
 
     def _speak_to_gateway(self, floating_ip: IPv4Address, table: LeaderTable, view: GatewayView) -> None:
         if not view.is_due(self._now_ns) or len(self._outputs) >= OUTPUTS_AT_ONCE:
@@ -483,7 +495,7 @@ class LeaderBlocks:
 
     def _change(self, floating_ip: IPv4Address) -> None:
         self._changed[floating_ip] = None
-        self._tick_ns = self._now_ns
+        self._tick_ns, self._has_news = self._now_ns, True
 
     @property
     def _leads(self) -> bool:

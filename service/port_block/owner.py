@@ -87,6 +87,8 @@ class OwnerBlocks:
         self._times = times
         self._now_ns = now_ns
         self._holdings: dict[IPv4Address, Holding] = {}
+        self._waiting: dict[IPv4Address, None] = {}
+        """Of which something is to be had from the leader, or to be acknowledged by it."""
         self._pushes = Pushes(times, now_ns=now_ns)
         self._members: Members = {}
         self._leader: Address | None = None
@@ -135,6 +137,7 @@ class OwnerBlocks:
         self._pass(now_ns)
         holding = self._holdings.pop(floating_ip, None)
         self._pushes.forget(floating_ip)
+        self._file(floating_ip)
         if holding is None:
             return
         # Whoever did not hear that it was listed no more is to hear that this node has nothing of it now.
@@ -156,6 +159,7 @@ class OwnerBlocks:
             holding.wanted = min(BLOCKS, have + ceil(short / BLOCK_PORTS))
             if holding.keep():
                 self._changed(floating_ip)
+        self._file(floating_ip)
 
     def note_scan(self, floating_ip: IPv4Address, live: Collection[int], *, begun_ns: int, now_ns: int) -> None:
         """A scan of the flows that began then found some in these blocks: live, ended or in TIME_WAIT (Q5)."""
@@ -196,22 +200,17 @@ class OwnerBlocks:
             self._push(floating_ip)
             self._tell(floating_ip)
         # Whoever becomes short later asks at once, and not so long after another timer.
-        if self._waits and now_ns >= self._next_ask_ns:
+        if self._waiting and now_ns >= self._next_ask_ns:
             self._next_ask_ns = now_ns + self._times.ask_ns
-            for floating_ip in self._holdings:
+            for floating_ip in self._waiting:
                 self._ask(floating_ip)
                 self._return(floating_ip)
 
     def deadline_ns(self) -> int | None:
         """When `advance` has something to do next."""
         due_ns = self._pushes.deadline_ns()
-        asks = [self._next_ask_ns] if self._waits and self._leader is not None else []
+        asks = [self._next_ask_ns] if self._waiting and self._leader is not None else []
         return min([*asks, *([due_ns] if due_ns is not None else [])], default=None)
-
-    @property
-    def _waits(self) -> bool:
-        """Something is to be had from the leader, or to be acknowledged by it."""
-        return any(one.returned or one.wanted > len(one.blocks) for one in self._holdings.values())
 
     def drain(self) -> list[Output]:
         """The outputs since the last call, in order, and forget them."""
@@ -300,7 +299,9 @@ class OwnerBlocks:
         self._changed(floating_ip)
 
     def _lose(self, floating_ip: IPv4Address, block: int, stamp: Stamp) -> bool:
-        return self._holding(floating_ip).lose(block, stamp)
+        is_lost = self._holding(floating_ip).lose(block, stamp)
+        self._file(floating_ip)
+        return is_lost
 
     def _end_flows(self, floating_ip: IPv4Address, blocks: Collection[int]) -> None:
         """What ends is made anew by its pod's next packet: from then on not with a port of these blocks again."""
@@ -356,6 +357,7 @@ class OwnerBlocks:
             self._outputs.append(Store(floating_ip, block, one.stamp, one.contact_ns))
 
     def _changed(self, floating_ip: IPv4Address) -> None:
+        self._file(floating_ip)
         self._edition += 1
         self._tell(floating_ip)
 
@@ -364,6 +366,14 @@ class OwnerBlocks:
         if blocks != self._told.get(floating_ip, ()):
             self._told[floating_ip] = blocks
             self._outputs.append(Usable(floating_ip, blocks))
+
+    def _file(self, floating_ip: IPv4Address) -> None:
+        """Its holding may be another one than before."""
+        holding = self._holdings.get(floating_ip)
+        if holding is not None and (holding.returned or holding.wanted > len(holding.blocks)):
+            self._waiting[floating_ip] = None
+        else:
+            self._waiting.pop(floating_ip, None)
 
     def _holding(self, floating_ip: IPv4Address) -> Holding:
         holding = self._holdings.get(floating_ip)
