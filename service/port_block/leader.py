@@ -37,6 +37,7 @@ from service.port_block.message import (
     entries_of,
 )
 from service.port_block.owner_view import OwnerView
+from service.port_block.poll import answer_poll
 from service.port_block.record import BlockMoved, Cause, TableRead
 from service.port_block.stamps import Stamps
 from service.port_block.unanswered import Sent, Unanswered
@@ -66,8 +67,7 @@ class LeaderBlocks:
         self._tables: dict[IPv4Address, LeaderTable] = {}
         self._changed: dict[IPv4Address, None] = {}
         """Of which something has happened since it was looked at."""
-        self._has_news = True
-        """For gateways or owners, perhaps; else they are only asked now and then whether they wait for an answer."""
+        self._has_news = True  # For gateways or owners, perhaps; else only time makes one due.
         self._unanswered = Unanswered(now_ns)
         self._outputs: list[Send | BlockMoved | TableRead] = []
 
@@ -171,8 +171,7 @@ class LeaderBlocks:
                 self._work(floating_ip, self._tables[floating_ip])
         if self._has_news or now_ns >= self._sweep_ns:
             self._speak()
-        is_more = is_more or self._has_news
-        self._tick_ns = now_ns + (self._times.push_ns if is_more else self._times.resend_ns)
+        self._tick_ns = now_ns + (self._times.push_ns if is_more or self._has_news else self._times.resend_ns)
 
     def deadline_ns(self) -> int | None:
         """When `advance` has something to do next; None when leadership is over."""
@@ -291,8 +290,7 @@ class LeaderBlocks:
     # Deciding
 
     def _work(self, floating_ip: IPv4Address, table: LeaderTable) -> None:
-        now_ns = self._now_ns
-        holder = table.holder
+        now_ns, holder = self._now_ns, table.holder
         if not table.is_complete and holder is not None and self._knows_all(table):
             self._complete(floating_ip, table, holder)
         if not table.is_complete:
@@ -302,8 +300,7 @@ class LeaderBlocks:
         self._release(table)
         table.wishes = {name: wish for name, wish in table.wishes.items() if now_ns < wish.until_ns}
         up = [name for name, view in self._owners.items() if view.down_ns is None]
-        base = base_blocks(self._members, self._blocks)
-        result = allot(table, up, base=base, quota=self._quota, now_ns=now_ns)
+        result = allot(table, up, base=base_blocks(self._members, self._blocks), quota=self._quota, now_ns=now_ns)
         table.short = result.short
         self._give(floating_ip, table, result.gifts)
         is_recalling = now_ns >= table.recall_ns
@@ -338,9 +335,8 @@ class LeaderBlocks:
         if self._now_ns < table.release_due_ns:
             return
         if blocks := table.unreleased([name for name, _ in table.owners() if self._is_lost(name)]):
-            self._has_news = True
             table.release(blocks, Row(None, self._stamps.next(), is_resting=True), self._now_ns)
-            table.release_due_ns = self._now_ns + self._times.release_ns
+            table.release_due_ns, self._has_news = self._now_ns + self._times.release_ns, True
 
     def _is_lost(self, name: str) -> bool:
         view = self._owners.get(name)
@@ -377,20 +373,12 @@ class LeaderBlocks:
             self._change(floating_ip)
 
     def _take_poll(self, source: Source, message: Poll) -> None:
-        whole = []
-        for number, session in zip(message.floating_ips, message.sessions, strict=True):
-            table = self._tables.get(IPv4Address(number))
-            view = table.gateways.get(source.node) if table is not None else None
-            if table is None or view is None or view.session is None:
-                continue
-            if view.session != session:
-                # It holds anew, and may have struck the rows that it was known to have (R3).
-                view.close(self._now_ns)
-                self._change(IPv4Address(number))
-            elif table.is_complete and not view.pending:
-                whole.append(number)
+        whole, anew = answer_poll(self._tables, source.node, message)
+        for floating_ip in anew:
+            self._tables[floating_ip].gateways[source.node].close(self._now_ns)
+            self._change(floating_ip)
         if whole:
-            self._send(source.address, Receiver.GATEWAY, Whole(self.term, message.sequence, tuple(whole)))
+            self._send(source.address, Receiver.GATEWAY, Whole(self.term, message.sequence, whole))
 
     # Sending
 
@@ -412,8 +400,8 @@ class LeaderBlocks:
             )
         # What was read may be old while not all was read: it is passed on to nobody (Q7).
         if view.session is not None and table.is_complete:
-            entries = view.entries(table.row, SENT_ROWS_MAX)
-            self._grant(Receiver.GATEWAY, view, floating_ip, table, entries, session=view.session)
+            rows = view.entries(table.row, SENT_ROWS_MAX)
+            self._grant(Receiver.GATEWAY, view, floating_ip, table, rows, session=view.session)
 
     def _speak_to_owner(self, owner: OwnerView) -> None:
         if not owner.is_due(self._now_ns) or len(self._outputs) >= OUTPUTS_AT_ONCE:
@@ -428,8 +416,8 @@ class LeaderBlocks:
             elif table.is_complete and owner.start_id is not None:
                 by_address.setdefault(floating_ip, []).append(Entry(block, table.row(block)))
         for floating_ip, entries in by_address.items():
-            session = owner.start_id or 0
-            self._grant(Receiver.OWNER, owner, floating_ip, self._tables[floating_ip], entries, session=session)
+            table, session = self._tables[floating_ip], owner.start_id or 0
+            self._grant(Receiver.OWNER, owner, floating_ip, table, entries, session=session)
 
     def _grant(
         self,

@@ -111,7 +111,8 @@ def _record(address: bytes, port: str) -> list[bytes]:
         listener.bind((port, 0x0003))
         listener.settimeout(0.1)
         while time.monotonic() < until_s and len(heard) < 2000:
-            with contextlib.suppress(TimeoutError):
+            # Silence; or the port is down for a while, which another event may see to.
+            with contextlib.suppress(OSError):
                 packet = listener.recv(2048)[14:]
                 is_ours = int.from_bytes(packet[22:24], "big") in _PORTS
                 if packet[:1] == b"\x45" and packet[9] == socket.IPPROTO_UDP and packet[16:20] == address and is_ours:
