@@ -1,5 +1,6 @@
 """Events choose by their seed, and undo what they do; on a site that keeps the commands instead of running them."""
 
+import errno
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -214,6 +215,39 @@ def test_recorded_datagrams_are_sent_again_as_they_were(monkeypatch: pytest.Monk
     packet = bytes(16) + bytes((192, 168, 1, 21)) + b"datagram"
     strangers._send_again([packet])
     assert sent == [(packet, "192.168.1.21")] * 3
+
+
+def test_a_port_that_is_down_while_datagrams_are_recorded_is_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Carrier was lost in the same round: the event failed, and with it the round."""
+    address = bytes((192, 168, 1, 21))
+    packet = b"\x45" + bytes(8) + bytes([17]) + bytes(6) + address + bytes(2) + (9640).to_bytes(2, "big") + b"datagram"
+    come: list[bytes | OSError] = [OSError(errno.ENETDOWN, "Network is down"), TimeoutError(), bytes(14) + packet]
+
+    class Listener:
+        def __init__(self, *arguments: int) -> None:
+            pass
+
+        def __enter__(self) -> "Listener":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def bind(self, place: object) -> None:
+            pass
+
+        def settimeout(self, seconds: float) -> None:
+            pass
+
+        def recv(self, size: int) -> bytes:
+            one = come.pop(0) if come else TimeoutError()
+            if isinstance(one, OSError):
+                raise one
+            return one
+
+    monkeypatch.setattr(strangers.socket, "socket", Listener)
+    monkeypatch.setattr(strangers, "_GARBAGE_S", 0.01)
+    assert strangers._record(address, "port") == [packet]
 
 
 def test_the_far_end_has_ports_that_nobody_else_of_the_lab_has() -> None:
