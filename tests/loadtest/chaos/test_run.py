@@ -55,6 +55,8 @@ KEPT = (
     ChaosOptions(501, events=EIGHT, rounds=((8, ""), (17, ""))),
     # The same, and its former holder's word of it.
     ChaosOptions(701, rounds=((50, ""), (254, ""))),
+    # Rules that an agent has inherited, of a policy as it was when the one before it was killed; a port that was down.
+    ChaosOptions(1107, rounds=((70, ""), (71, ""), (169, ""))),
 )
 """Rounds of hours that found something, by what it was."""
 
