@@ -3,9 +3,9 @@
 The programs mark candidates; netfilter sees what tc cannot: the direction of a connection and the destination after
 DNAT. The guards need no agent: they stay when it dies, and drop, with a count, what would leave with a wrong source.
 
-Rendering is pure text; one `nft -f -` is one atomic transaction, and a refused one has changed nothing. So is one message
-of `nft_netlink`, by which pods come and go. While the kernel commits one, nothing else runs on that CPU where it does not
-preempt itself: long work is done in pieces (I3).
+Rendering is pure text; one `nft -f -` is one atomic transaction, and a refused one has changed nothing. So is a message
+of `nft_netlink`, by which pods come and go. While the kernel commits one, nothing else runs on that CPU where it does
+not preempt itself: long work is done in pieces (I3).
 """
 
 import asyncio
