@@ -51,7 +51,7 @@ def test_every_field_event_costs_what_it_may_and_known_faults_are_still_there(na
 KEPT = (
     # Which program was on an uplink that had lost its address for a moment; and an agent that was started again.
     # Not among them, and open: round 131 behind these three, where a member has the address for itself for a second. In
-    # three of five runs it has two speakers, 4 ms apart; one of them may be that member's own stack.
+    # most runs it has two speakers, 4 ms apart; one of them may be that member's own stack.
     ChaosOptions(301, rounds=((13, ""), (66, ""), (99, ""), (293, ""))),
     # An address that was taken from the list, and put back.
     ChaosOptions(501, events=EIGHT, rounds=((8, ""), (17, ""))),
