@@ -33,6 +33,7 @@ from service.network.netlink_message import (
     EXCLUSIVE,
     HEADER,
     NESTED,
+    NETLINK_NETFILTER,
     REQUEST,
     attribute,
     attribute_values,
@@ -46,7 +47,6 @@ from service.network.planting import Planted
 
 _T = TypeVar("_T")
 
-_NETLINK_NETFILTER = 12
 _CT_NEW = 1 << 8
 _CT_GET = 1 << 8 | 1
 _CT_DELETE = 1 << 8 | 2
@@ -222,7 +222,7 @@ def _port(value: bytes) -> int:
 
 
 def _with_socket(timeout_s: float, function: Callable[[socket.socket], _T]) -> _T:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as connection:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as connection:
         connection.bind((0, 0))
         connection.settimeout(timeout_s)
         return function(connection)

@@ -7,6 +7,8 @@ import os
 import struct
 from collections.abc import Iterator
 
+NETLINK_NETFILTER = 12
+"""The protocol of the socket; Python has no name for it."""
 HEADER = struct.Struct("=IHHII")  # length, kind, flags, sequence, port
 ATTRIBUTE = struct.Struct("=HH")
 ERROR, DONE = 2, 3

@@ -17,6 +17,7 @@ from service.network.netlink_message import (
     DUMP,
     ERROR,
     NESTED,
+    NETLINK_NETFILTER,
     REQUEST,
     attribute,
     attribute_values,
@@ -25,7 +26,6 @@ from service.network.netlink_message import (
     split_messages,
 )
 
-_NETLINK_NETFILTER = 12
 _SUBSYSTEM = 10 << 8
 _NEWELEMENTS, _DELELEMENTS = (_SUBSYSTEM | kind for kind in (12, 14))
 _NEWGEN, _GETGEN, _NEWOBJ, _GETOBJ = (_SUBSYSTEM | kind for kind in (15, 16, 18, 19))
@@ -51,7 +51,7 @@ def commit_elements(table: str, changes: Sequence[MapChange], *, timeout_s: floa
     Raises OSError where the kernel refuses one of them, or does not answer in time; then none is made, but for a
     silence, after which nobody knows.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as connection:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as connection:
         connection.settimeout(timeout_s)
         connection.send(element_batch(table, changes))
         while True:
@@ -137,7 +137,7 @@ def _number(value: bytes | None) -> int:
 
 def _asked(kind: int, flags: int, family: int) -> Iterator[tuple[int, bytes]]:
     """Kind and body of each message of the answer, up to the last one, or to where the kernel says no more."""
-    with suppress(OSError), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as connection:
+    with suppress(OSError), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as connection:
         connection.settimeout(_TIMEOUT_S)
         connection.send(message(kind, flags, 1, _NFGEN.pack(family, 0, 0)))
         while True:

@@ -15,6 +15,7 @@ from service.model.errors import TransientError
 from service.network.netlink_message import (
     ACKNOWLEDGE,
     ERROR,
+    NETLINK_NETFILTER,
     REQUEST,
     attribute,
     attribute_values,
@@ -23,7 +24,6 @@ from service.network.netlink_message import (
     split_messages,
 )
 
-_NETLINK_NETFILTER = 12
 _SUBSYSTEM = 4
 _PACKET, _CONFIG = _SUBSYSTEM << 8, _SUBSYSTEM << 8 | 1
 _CFG_COMMAND, _CFG_MODE, _CFG_THRESHOLD = 1, 2, 5
@@ -47,7 +47,7 @@ class PacketLog:
 
     def __enter__(self) -> Self:
         """Raises TransientError where the group is somebody else's now, or the process may not read it."""
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
         try:
             opened.bind((0, 0))
             opened.settimeout(_ANSWER_S)
